@@ -1,0 +1,1 @@
+"""Measuring real hosts and fitting profiles to them."""

@@ -1,0 +1,1 @@
+"""Data only: hardware profiles, models and experiments, found through importlib.resources."""

@@ -1,0 +1,60 @@
+"""chunkflow-sim: a simulator of PCIe contention for layerwise-offloaded diffusion-transformer inference.
+
+from sim import Scenario, simulate
+result = simulate(Scenario.load("scenario.yaml"))
+result.metrics["step_time_s"]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.config import InputError
+    from sim.hardware import Profile, load_profile
+    from sim.machine import DeadlockError, SimulatedMachine
+    from sim.program import Program, ProgramError, RankBuilder
+    from sim.run import Result, simulate
+    from sim.scenario import Scenario
+    from sim.timeline import Span, Timeline
+
+_HOME = {
+    "DeadlockError": "machine",
+    "InputError": "config",
+    "Profile": "hardware",
+    "Program": "program",
+    "ProgramError": "program",
+    "RankBuilder": "program",
+    "Result": "run",
+    "Scenario": "scenario",
+    "SimulatedMachine": "machine",
+    "Span": "timeline",
+    "Timeline": "timeline",
+    "load_profile": "hardware",
+    "simulate": "run",
+}
+
+__all__ = [
+    "DeadlockError",
+    "InputError",
+    "Profile",
+    "Program",
+    "ProgramError",
+    "RankBuilder",
+    "Result",
+    "Scenario",
+    "SimulatedMachine",
+    "Span",
+    "Timeline",
+    "load_profile",
+    "simulate",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded on first use: the command line must start at once.
+    if name not in _HOME:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"sim.{_HOME[name]}"), name)

@@ -1,0 +1,157 @@
+"""Reading YAML files into typed, frozen structs, with errors that say where and what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from sim import units
+
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Input that cannot be read or is wrong: names the source, the key path and what was expected."""
+
+    def __init__(self, source: str, path: str, problem: str) -> None:
+        self.source = source
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{source}: {path}: {problem}" if path else f"{source}: {problem}")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of everything that is read from YAML."""
+
+
+def read_yaml(file: Path) -> Any:
+    """The plain data of a YAML file. Raises `InputError`."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """Safe loading, without aliases (no expansion bombs) and without duplicate keys."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                mark = self.peek_event().start_mark
+                raise InputError(str(file), "", f"line {mark.line + 1}: YAML aliases are not supported")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise InputError(str(file), "", f"line {line}: the key {key.value!r} appears twice")
+                seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(str(file), "", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(str(file), "", "is not a text file (UTF-8 expected)") from None
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InputError(str(file), "", f"{where}is not YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise InputError(str(file), "", "is nested too deeply") from None
+
+
+def convert(data: object, kind: type[T], source: str) -> T:
+    """Turn plain data into `kind`. Raises `InputError` naming the exact key path."""
+    try:
+        return msgspec.convert(data, kind, dec_hook=units.parse)
+    except (msgspec.ValidationError, ValueError) as error:
+        _explain(data, kind, source, "")
+        raise InputError(source, "", _plain(error)) from None
+
+
+def _plain(error: Exception) -> str:
+    message = str(error).split(" - at `", 1)[0]
+    for theirs, ours in (
+        ("`object`", "a mapping of keys to values"),
+        ("`array`", "a list"),
+        ("`int`", "a whole number"),
+        ("`str`", "text"),
+        ("`bool`", "true or false"),
+        ("`null`", "nothing"),
+        ("`float`", "a number"),
+    ):
+        message = message.replace(theirs, ours)
+    return message[:1].lower() + message[1:]
+
+
+def _explain(data: Any, kind: Any, source: str, path: str) -> None:
+    """Raise `InputError` for the innermost fault in `data`; return if there is none."""
+    try:
+        msgspec.convert(data, kind, dec_hook=units.parse)
+        return
+    except (msgspec.ValidationError, ValueError) as error:
+        fault = error
+    kind = _chosen(data, kind, source, path)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (list, tuple) and isinstance(data, list):
+        for i, item in enumerate(data):
+            _explain(item, args[min(i, len(args) - 1) if args[-1] is not ... else 0], source, f"{path}[{i}]")
+    elif origin is dict and isinstance(data, Mapping):
+        for key, item in data.items():
+            _explain(item, args[1], source, _join(path, key))
+    elif _is_struct(kind) and isinstance(data, Mapping):
+        _explain_struct(data, kind, source, path)
+    raise InputError(source, path, _plain(fault)) from None
+
+
+def _explain_struct(data: Mapping[Any, Any], kind: Any, source: str, path: str) -> None:
+    tag = kind.__struct_config__.tag_field
+    fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
+    known = [*fields, *([tag] if tag else [])]
+    for key in data:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1, 0.6)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(source, _join(path, key), f"unknown key; {hint}expected one of {', '.join(sorted(known))}")
+    for name, field in fields.items():
+        if name in data:
+            _explain(data[name], field.type, source, _join(path, name))
+        elif field.required:
+            raise InputError(source, _join(path, name), "is missing")
+
+
+def _chosen(data: Any, kind: Any, source: str, path: str) -> Any:
+    """The member of a union that `data` means: by its tag, or the one that is not None."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind
+    members = [m for m in typing.get_args(kind) if m is not type(None)]
+    tagged = {m.__struct_config__.tag: m for m in members if _is_struct(m) and m.__struct_config__.tag_field}
+    if not tagged or not isinstance(data, Mapping):
+        return members[0] if len(members) == 1 else kind
+    field = next(iter(tagged.values())).__struct_config__.tag_field
+    given = data.get(field)
+    if given not in tagged:
+        known = ", ".join(sorted(tagged))
+        close = difflib.get_close_matches(str(given), list(tagged), 1, 0.6)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        problem = f"is {given!r}; {hint}expected one of {known}" if field in data else f"is missing; one of {known}"
+        raise InputError(source, _join(path, field), problem)
+    return tagged[given]
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(typing.get_origin(kind) or kind, type) and issubclass(
+        typing.get_origin(kind) or kind, msgspec.Struct
+    )
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

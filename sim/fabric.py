@@ -1,0 +1,224 @@
+"""Fluid bandwidth sharing on SimPy: flows over routes of directed resources.
+
+A flow moves `size` units over a route of (resource, multiplier) pairs; at rate r it takes multiplier * r of each
+resource's capacity. Rates follow a *rate law*, a plain function from the active flows to their rates, by default
+weighted max-min fairness with a demand cap per flow (`weighted_max_min`). Nothing here knows what a byte, a GPU or a
+host is: capacities and sizes may be in any consistent unit, time in seconds.
+
+Rates change only when a flow starts or ends. All changes of one timestamp are settled by one solve, and solves are
+memoised by the list of active flow specifications, of which a periodic program has few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappush
+from typing import NamedTuple
+
+import simpy
+from simpy.events import Event
+
+Route = tuple[tuple[int, float], ...]
+"""(resource index, multiplier) pairs; a resource appears at most once."""
+
+_TIGHT = 1.0 + 1e-12
+_SETTLE_PRIORITY = 2
+"""After all events of the same time: SimPy uses 0 (urgent) and 1 (normal)."""
+
+
+class FlowSpec(NamedTuple):
+    """What decides a flow's rate.
+
+    `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
+    the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
+    """
+
+    route: Route
+    cap: float
+    weight: float = 1.0
+    drag: tuple[int, float] | None = None
+
+
+RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
+"""(flow specifications, resource capacities) -> a rate per flow."""
+
+
+def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> list[float]:
+    """Weighted max-min fair rates under per-flow caps, by progressive filling.
+
+    All rates grow as weight * level until a flow meets its cap or a resource on its route is full; such flows freeze
+    and the rest go on (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
+    the max-min certificate: each flow is at its cap, or crosses a full resource on which no flow has a larger
+    rate / weight.
+    """
+    rates = [0.0] * len(flows)
+    left = list(capacities)
+    active = [i for i, f in enumerate(flows) if f.route]
+    for i, f in enumerate(flows):
+        if not f.route:
+            rates[i] = f.cap
+    while active:
+        load: dict[int, float] = {}
+        for i in active:
+            flow = flows[i]
+            for resource, multiplier in flow.route:
+                load[resource] = load.get(resource, 0.0) + multiplier * flow.weight
+        level = min(flows[i].cap / flows[i].weight for i in active)
+        for resource, demand in load.items():
+            level = min(level, max(left[resource], 0.0) / demand)
+        full = {resource for resource, demand in load.items() if left[resource] <= demand * level * _TIGHT}
+        frozen = [
+            i
+            for i in active
+            if flows[i].cap <= flows[i].weight * level * _TIGHT or any(r in full for r, _ in flows[i].route)
+        ]
+        for i in frozen:
+            rates[i] = min(flows[i].cap, flows[i].weight * level)
+            for resource, multiplier in flows[i].route:
+                left[resource] -= multiplier * rates[i]
+        done = set(frozen)
+        active = [i for i in active if i not in done]
+    return rates
+
+
+class Environment(simpy.Environment):
+    """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
+
+    def schedule_at(self, event: Event, time: float, priority: int) -> None:
+        """Trigger `event` at absolute `time` (seconds, not before now)."""
+        event._ok = True
+        event._value = None
+        heappush(self._queue, (time, priority, next(self._eid), event))  # type: ignore[misc]
+
+    def at(self, time: float) -> Event:
+        """An event that happens at absolute `time` (seconds, not before now)."""
+        event = Event(self)
+        self.schedule_at(event, time, 1)
+        return event
+
+
+class Flow:
+    """A transfer in flight. `done` succeeds when the last unit has arrived."""
+
+    __slots__ = ("done", "finish", "rate", "remaining", "since", "size", "spec")
+
+    def __init__(self, spec: FlowSpec, size: float, now: float, done: Event) -> None:
+        self.spec = spec
+        self.size = size
+        self.done = done
+        self.rate = 0.0
+        self.remaining = size
+        self.since = now
+        self.finish = float("inf")
+
+
+class Fabric:
+    """Resources shared by flows, in simulated time.
+
+    `capacities` are in units per second. `transfer` starts a flow at the current time; `rates` and `used` show the
+    state for checks and tracers.
+    """
+
+    def __init__(self, env: Environment, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> None:
+        self.env = env
+        self.capacities = tuple(capacities)
+        self.law = law
+        self.moved = [0.0] * len(self.capacities)
+        self.solves = 0
+        self._flows: list[Flow] = []
+        self._solved: dict[tuple[FlowSpec, ...], list[float]] = {}
+        self._dirty = False
+        self._wake: Event | None = None
+
+    @property
+    def active(self) -> tuple[Flow, ...]:
+        """Flows in flight, oldest first."""
+        return tuple(self._flows)
+
+    def transfer(self, spec: FlowSpec, size: float) -> Flow:
+        """Start moving `size` units now; the flow's `done` event tells when it has ended."""
+        flow = Flow(spec, size, self.env.now, Event(self.env))
+        if size <= 0:
+            flow.done.succeed()
+            return flow
+        self._flows.append(flow)
+        self._touch()
+        return flow
+
+    def cancel(self, flow: Flow) -> float:
+        """Stop `flow`; returns the units it had not moved yet. Its `done` event never happens."""
+        self._flows.remove(flow)
+        left = max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
+        self._account(flow, flow.size - left)
+        self._touch()
+        return left
+
+    def used(self) -> list[float]:
+        """Load of each resource, in units per second, at the current rates."""
+        load = [0.0] * len(self.capacities)
+        for flow in self._flows:
+            for resource, multiplier in flow.spec.route:
+                load[resource] += multiplier * flow.rate
+        return load
+
+    def _account(self, flow: Flow, units: float) -> None:
+        for resource, multiplier in flow.spec.route:
+            self.moved[resource] += multiplier * units
+
+    def _touch(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            event = Event(self.env)
+            event.callbacks = [self._settle]
+            self.env.schedule_at(event, self.env.now, _SETTLE_PRIORITY)
+
+    def _settle(self, _: Event) -> None:
+        """Give every flow its new rate and schedule the next end of one."""
+        self._dirty = False
+        flows = self._flows
+        if not flows:
+            self._wake = None
+            return
+        now = self.env.now
+        first = float("inf")
+        for flow, rate in zip(flows, self._rates(), strict=True):
+            if rate != flow.rate:
+                flow.remaining -= flow.rate * (now - flow.since)
+                flow.since = now
+                flow.rate = rate
+                flow.finish = now + max(flow.remaining, 0.0) / rate if rate > 0 else float("inf")
+            if flow.finish < first:
+                first = flow.finish
+        wake = self._wake = Event(self.env)
+        if first == float("inf"):
+            raise RuntimeError("no flow can make progress: a resource or a cap on every route is 0")
+        wake.callbacks = [self._finish]
+        self.env.schedule_at(wake, max(first, now), 1)
+
+    def _rates(self) -> list[float]:
+        key = tuple([f.spec for f in self._flows])
+        rates = self._solved.get(key)
+        if rates is None:
+            rates = self._solved[key] = self._solve(key)
+            self.solves += 1
+        return rates
+
+    def _solve(self, specs: tuple[FlowSpec, ...]) -> list[float]:
+        rates = self.law(specs, self.capacities)
+        for i, spec in enumerate(specs):
+            if spec.drag is not None:
+                resource, slowdown = spec.drag
+                load = sum(m * r for s, r in zip(specs, rates, strict=True) for at, m in s.route if at == resource)
+                rates[i] /= 1.0 + slowdown * load / self.capacities[resource]
+        return rates
+
+    def _finish(self, wake: Event) -> None:
+        if wake is not self._wake:
+            return  # rates have changed since this end was foreseen
+        now = self.env.now
+        ended = [f for f in self._flows if f.finish <= now]
+        self._flows = [f for f in self._flows if f.finish > now]
+        for flow in ended:
+            self._account(flow, flow.size)
+            flow.done.succeed()
+        self._touch()

@@ -1,0 +1,270 @@
+"""Hardware profiles: what the simulated machine knows of a host, read from YAML, each number with its source.
+
+A profile names directed resources with capacities, the routes that flows take over them, the classes of flow with
+their demand caps and weights, and what commands cost. `{gpu}`, `{src}` and `{dst}` in names stand for GPU numbers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from sim import units
+from sim.config import Config, InputError, convert, read_yaml
+from sim.fabric import FlowSpec, Route
+from sim.program import CollectiveKind, Kernel
+from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
+
+V = TypeVar("V")
+
+_FULL_SPEED = 1e30
+"""Cap, in B/s, of traffic between ranks on the same GPU: none is modelled."""
+
+
+class Sourced(Config, Generic[V], frozen=True):
+    """A number and where it comes from."""
+
+    value: V
+    source: str
+    uncertainty: Number | None = None
+    """Relative, one standard deviation."""
+
+
+class Device(Config, frozen=True):
+    """One GPU."""
+
+    name: str
+    memory: Sourced[Bytes]
+    peak_flops: Sourced[FlopRate]
+    hbm_bandwidth: Sourced[Bandwidth]
+    compute_efficiency: Sourced[Number]
+    hbm_efficiency: Sourced[Number]
+
+
+class Resource(Config, frozen=True):
+    """A directed, shared resource; one per GPU if its name holds `{gpu}`."""
+
+    capacity: Sourced[Bandwidth]
+
+
+class Routes(Config, frozen=True):
+    """Resources that a transfer crosses. h2d and d2h are per `{gpu}`, peer goes from `{src}` to `{dst}`."""
+
+    h2d: tuple[str, ...]
+    d2h: tuple[str, ...]
+    peer: tuple[str, ...]
+
+
+class CopyClass(Config, frozen=True):
+    """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) alone."""
+
+    cap: Sourced[Bandwidth]
+    weight: Sourced[Number]
+    setup: Sourced[Seconds]
+    minimum: Sourced[Seconds]
+
+
+class AloneTime(Config, frozen=True):
+    """Measured seconds of a collective alone, by `bytes` that each rank sends, ascending."""
+
+    bytes: tuple[Bytes, ...]
+    seconds: tuple[Seconds, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.bytes) != len(self.seconds) or not self.bytes:
+            raise ValueError(f"bytes and seconds differ in length: {len(self.bytes)} and {len(self.seconds)}")
+        for values in (self.bytes, self.seconds):
+            if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
+                raise ValueError("bytes and seconds must be positive and ascend")
+
+    def at(self, size: float) -> float:
+        """Seconds for `size` bytes: linear between rows, the first row's below it, the last slope beyond."""
+        sizes, times = self.bytes, self.seconds
+        if size <= sizes[0] or len(sizes) == 1:
+            return times[0] * max(size / sizes[0], 1.0)
+        i = next((i for i in range(1, len(sizes)) if size <= sizes[i]), len(sizes) - 1)
+        slope = (times[i] - times[i - 1]) / (sizes[i] - sizes[i - 1])
+        return times[i] + slope * (size - sizes[i])
+
+
+class CollectiveClass(Config, frozen=True):
+    """A kind of collective.
+
+    `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
+    beyond two. The bytes then flow with the demand cap at which the collective alone takes its measured time.
+    `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
+    takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
+    """
+
+    alone: AloneTime
+    latency: Sourced[Seconds]
+    latency_per_rank: Sourced[Seconds]
+    weight: Sourced[Number]
+    overhead: Sourced[Number]
+    copy_start: Sourced[Seconds]
+
+    def __post_init__(self) -> None:
+        if self.latency.value >= self.alone.seconds[0]:
+            raise ValueError("latency must be shorter than the shortest measured time alone")
+
+
+class Collectives(Config, frozen=True):
+    """Collectives by kind."""
+
+    all_to_all: CollectiveClass
+    all_reduce: CollectiveClass
+    all_gather: CollectiveClass
+
+
+class Streams(Config, frozen=True):
+    """What commands cost on the stream that runs them."""
+
+    memop: Sourced[Seconds]
+    """A write or wait of a flag (cuStreamWriteValue32, cuStreamWaitValue32)."""
+    event: Sourced[Seconds]
+    """Recording an event."""
+    launch_delay: Sourced[Seconds]
+    """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
+
+
+class HostIssue(Config, frozen=True):
+    """What it costs a host thread to enqueue commands."""
+
+    kernel: Sourced[Seconds]
+    copy: Sourced[Seconds]
+    collective: Sourced[Seconds]
+    event: Sourced[Seconds]
+    memop: Sourced[Seconds]
+    queue_depth: Sourced[Number]
+    """Commands that may be pending on one stream before the host thread blocks."""
+
+
+class Profile(Config, frozen=True, dict=True):
+    """A host: `gpus` GPUs, the resources between them, and what commands cost there."""
+
+    name: str
+    description: str
+    fingerprint: dict[str, str]
+    gpus: int
+    device: Device
+    resources: dict[str, Resource]
+    routes: Routes
+    h2d: CopyClass
+    d2h: CopyClass
+    collectives: Collectives
+    streams: Streams
+    host: HostIssue
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1:
+            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed")
+        for route in ("h2d", "d2h", "peer"):
+            for resource in getattr(self.routes, route):
+                if not any(_matches(resource, name) for name in self.resources):
+                    known = ", ".join(self.resources)
+                    raise ValueError(f"routes.{route} names {resource!r}, which is no resource; there are {known}")
+        for name, resource_ in self.resources.items():
+            if resource_.capacity.value <= 0:
+                raise ValueError(f"resources.{name} has no capacity")
+        for kind in ("h2d", "d2h"):
+            copies: CopyClass = getattr(self, kind)
+            if copies.cap.value <= 0 or copies.weight.value <= 0:
+                raise ValueError(f"{kind} needs a positive cap and weight")
+
+    @cached_property
+    def resource_names(self) -> tuple[str, ...]:
+        """Every resource of the host, one entry a GPU where there is one a GPU."""
+        names: list[str] = []
+        for name in self.resources:
+            names += [name.format(gpu=g) for g in range(self.gpus)] if "{gpu}" in name else [name]
+        return tuple(names)
+
+    @cached_property
+    def capacities(self) -> tuple[float, ...]:
+        """Capacity of each of `resource_names`, B/s."""
+        capacity: dict[str, float] = {}
+        for name, resource in self.resources.items():
+            for gpu in range(self.gpus):
+                capacity[name.format(gpu=gpu)] = resource.capacity.value
+        return tuple(capacity[name] for name in self.resource_names)
+
+    def copy_class(self, kind: str) -> CopyClass:
+        """The class of h2d or d2h copies."""
+        return self.h2d if kind == "h2d" else self.d2h
+
+    def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
+        """The class of a kind of collective."""
+        cls: CollectiveClass = getattr(self.collectives, kind)
+        return cls
+
+    def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
+        """The flow of a copy to or from `gpu`."""
+        cls = self.copy_class(kind)
+        names = self.routes.h2d if kind == "h2d" else self.routes.d2h
+        return FlowSpec(self._route([n.format(gpu=gpu) for n in names], 1.0), cls.cap.value, cls.weight.value)
+
+    def peer_route(self, edges: tuple[tuple[int, int], ...], overhead: float) -> Route:
+        """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
+        names = [n.format(src=a, dst=b) for a, b in edges for n in self.routes.peer]
+        return self._route(names, overhead)
+
+    def kernel_seconds(self, kernel: Kernel) -> float:
+        """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        if kernel.seconds is not None:
+            return kernel.seconds
+        device = self.device
+        return max(
+            kernel.flops / (device.peak_flops.value * device.compute_efficiency.value),
+            kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
+        )
+
+    def kernel_flow(self, gpu: int, slowdown: float) -> FlowSpec:
+        """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full."""
+        link = self.resource_names.index(self.routes.h2d[-1].format(gpu=gpu))
+        return FlowSpec((), 1.0, 1.0, (link, slowdown))
+
+    def _route(self, names: list[str], multiplier: float) -> Route:
+        total: dict[int, float] = {}
+        for name in names:
+            index = self.resource_names.index(name)
+            total[index] = total.get(index, 0.0) + multiplier
+        return tuple(sorted(total.items()))
+
+
+def _matches(wanted: str, name: str) -> bool:
+    return name in {wanted, wanted.replace("{src}", "{gpu}"), wanted.replace("{dst}", "{gpu}")}
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the profiles that come with the package."""
+    folder = files("scenarios") / "hardware"
+    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+
+
+def load_profile(name: str, base: Path | None = None) -> Profile:
+    """Load a shipped profile by name, or a YAML file by path (relative to `base`, where given).
+
+    Raises:
+        InputError: no such profile or file, or its content is wrong.
+    """
+    if name in shipped():
+        file = Path(str(files("scenarios") / "hardware" / f"{name}.yaml"))
+    else:
+        file = (base or Path()) / name
+        if not file.suffix and not file.exists():
+            raise InputError(
+                name, "", f"is no hardware profile; shipped are {', '.join(shipped())} (or give a path to a YAML file)"
+            )
+    return convert(read_yaml(file), Profile, str(file))
+
+
+def to_plain(profile: Profile) -> dict[str, object]:
+    """The profile as plain data, as its YAML file would hold it."""
+    plain: dict[str, object] = msgspec.to_builtins(profile, enc_hook=units.plain)
+    return plain

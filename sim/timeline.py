@@ -1,0 +1,163 @@
+"""Timelines: when each command of a program ran, as both machines report it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+C = TypeVar("C", bound=Command)
+
+
+class Span(NamedTuple):
+    """One command on its stream, times in s.
+
+    `start` is when the stream got to the command (a collective's peer wait and a wait's blocking lie inside), `ready`
+    when its own work began (a collective: all ranks had arrived), `alone` what that work takes without contention.
+    """
+
+    rank: int
+    command: AnyCommand
+    start: float
+    ready: float
+    end: float
+    alone: float
+
+    @property
+    def kind(self) -> str:
+        """The command's type, such as "Copy"."""
+        return type(self.command).__name__
+
+
+class Timeline(NamedTuple):
+    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps."""
+
+    program: Program
+    spans: tuple[Span, ...]
+    steps: tuple[tuple[float, ...], ...]
+
+    def of(self, rank: int) -> list[Span]:
+        """Spans of `rank`, in order of their ends."""
+        return [s for s in self.spans if s.rank == rank]
+
+    def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
+        """Spans of `rank` with their commands, for one type of command."""
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
+
+    def step_times(self, rank: int = 0) -> list[float]:
+        """Duration of each step, s."""
+        times = self.steps[rank]
+        return [b - a for a, b in pairwise(times)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s."""
+        import pandas as pd
+
+        rows = [
+            (
+                s.rank,
+                s.command.stream,
+                s.kind,
+                getattr(s.command, "name", ""),
+                getattr(s.command, "step", -1),
+                getattr(s.command, "layer", -1),
+                getattr(s.command, "bytes", 0),
+                s.start,
+                s.ready,
+                s.end,
+                s.alone,
+            )
+            for s in self.spans
+        ]
+        columns = ["rank", "stream", "kind", "name", "step", "layer", "bytes", "start_s", "ready_s", "end_s", "alone_s"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def memory(self, rank: int = 0) -> list[tuple[float, int]]:
+        """Live device memory of `rank` as a step function: (time in s, bytes from then on), from time 0.
+
+        Static buffers are live throughout; another buffer from the start of the first write after its last use to
+        the end of its last access.
+        """
+        changes: dict[float, int] = {0.0: 0}
+        buffers = {b.name: b for b in self.program.ranks[rank].buffers}
+        changes[0.0] += sum(b.bytes for b in buffers.values() if b.static)
+        open_: dict[str, tuple[float, float, bool]] = {}
+
+        def close(buffer: Buffer, start: float, end: float) -> None:
+            changes[start] = changes.get(start, 0) + buffer.bytes
+            changes[end] = changes.get(end, 0) - buffer.bytes
+
+        for span in sorted(self.of(rank), key=lambda s: s.ready):
+            for name, writes in accesses(span.command):
+                if buffers[name].static:
+                    continue
+                used = not writes or buffers[name].kind == "collective"
+                now = open_.get(name)
+                if now is None or (writes and now[2]):
+                    if now:
+                        close(buffers[name], now[0], now[1])
+                    open_[name] = (span.ready, span.end, used)
+                else:
+                    open_[name] = (now[0], max(now[1], span.end), now[2] or used)
+        for name, (start, end, _) in open_.items():
+            close(buffers[name], start, end)
+        level, steps = 0, []
+        for time in sorted(changes):
+            level += changes[time]
+            steps.append((time, level))
+        return steps
+
+
+def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
+    """(buffer name, whether it is written) for each buffer that a command uses."""
+    if isinstance(command, Copy):
+        yield command.buffer, command.kind == "h2d"
+    elif isinstance(command, Kernel | Collective):
+        for name in command.reads:
+            yield name, False
+        for name in command.writes:
+            yield name, True
+
+
+Intervals = list[tuple[float, float]]
+"""Disjoint, ascending [start, end) pairs, s."""
+
+
+def union(intervals: Iterable[tuple[float, float]]) -> Intervals:
+    """The union of intervals."""
+    merged: Intervals = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            if end > merged[-1][1]:
+                merged[-1] = (merged[-1][0], end)
+        elif end > start:
+            merged.append((start, end))
+    return merged
+
+
+def clip(intervals: Sequence[tuple[float, float]], start: float, end: float) -> Intervals:
+    """The parts of intervals inside [start, end)."""
+    return [(max(a, start), min(b, end)) for a, b in intervals if a < end and b > start]
+
+
+def measure(intervals: Intervals) -> float:
+    """Total length of disjoint intervals, s."""
+    return sum(b - a for a, b in intervals)
+
+
+def overlap(first: Intervals, second: Intervals) -> float:
+    """Length of the intersection of two unions of intervals, s."""
+    total, j = 0.0, 0
+    for start, end in first:
+        while j < len(second) and second[j][1] <= start:
+            j += 1
+        i = j
+        while i < len(second) and second[i][0] < end:
+            total += min(end, second[i][1]) - max(start, second[i][0])
+            i += 1
+    return total

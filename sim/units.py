@@ -1,0 +1,119 @@
+"""Quantities with units: SI numbers, numeric strings, or strings such as "16 MiB", "55.4 GB/s", "2.08 ms"."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal, InvalidOperation
+from typing import ClassVar, TypeVar
+
+_SI = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
+
+
+def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
+    return {prefix + unit: Decimal(factor) for prefix, factor in prefixes.items()}
+
+
+class Seconds(float):
+    """A duration in s, not negative."""
+
+    units: ClassVar = {
+        "s": Decimal(1),
+        "ms": Decimal("1e-3"),
+        "us": Decimal("1e-6"),
+        "µs": Decimal("1e-6"),
+        "ns": Decimal("1e-9"),
+    }
+    expected: ClassVar = 'a duration, such as 2.08e-3 (seconds) or "2.08 ms"'
+
+
+class Bytes(int):
+    """A size in B, not negative."""
+
+    units: ClassVar = _scaled("B", _SI | _IEC)
+    expected: ClassVar = 'a size, such as 16777216 (bytes) or "16 MiB"'
+
+
+class Bandwidth(float):
+    """A rate in B/s, not negative."""
+
+    units: ClassVar = _scaled("B/s", _SI | _IEC)
+    expected: ClassVar = 'a bandwidth, such as 55.4e9 (bytes a second) or "55.4 GB/s"'
+
+
+class Flops(float):
+    """Work in floating-point operations, not negative."""
+
+    units: ClassVar = _scaled("FLOP", _SI)
+    expected: ClassVar = 'a number of operations, such as 1.2e12 or "1.2 TFLOP"'
+
+
+class FlopRate(float):
+    """A rate in FLOP/s, not negative."""
+
+    units: ClassVar = _scaled("FLOP/s", _SI)
+    expected: ClassVar = 'a compute rate, such as 989e12 (operations a second) or "989 TFLOP/s"'
+
+
+class Number(float):
+    """A dimensionless number, not negative."""
+
+    units: ClassVar[dict[str, Decimal]] = {}
+    expected: ClassVar = "a number, such as 0.5"
+
+
+QUANTITIES = (Seconds, Bytes, Bandwidth, Flops, FlopRate, Number)
+
+Q = TypeVar("Q", Seconds, Bytes, Bandwidth, Flops, FlopRate, Number)
+
+
+def parse(kind: type[Q], given: object) -> Q:
+    """Read `given` as a quantity of `kind`; a fraction of a byte is dropped.
+
+    Raises:
+        ValueError: saying what was expected and what was given.
+    """
+    wrong = ValueError(f"expected {kind.expected}, got {given!r}")
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        raise wrong
+    text = repr(given) if isinstance(given, float) else str(given)
+    match = _QUANTITY.fullmatch(text)
+    if match is None:
+        raise wrong
+    unit = match[2]
+    if unit is not None and unit not in kind.units:
+        raise wrong
+    try:
+        value = Decimal(match[1]) * (kind.units[unit] if unit else 1)
+    except InvalidOperation:
+        raise wrong from None
+    if value < 0 or not math.isfinite(float(value)):
+        raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
+    return kind(value)
+
+
+def plain(quantity: object) -> float | int:
+    """A quantity as the number it is, for encoders (msgspec's enc_hook)."""
+    if isinstance(quantity, float):
+        return float(quantity)
+    if isinstance(quantity, int):
+        return int(quantity)
+    raise NotImplementedError(f"{type(quantity).__name__} is no quantity")
+
+
+def show_bytes(size: float) -> str:
+    """A size for people, in the binary unit that keeps it short."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:.4g} {unit}"
+    return f"{size:.4g} B"
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people."""
+    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= factor:
+            return f"{seconds / factor:.4g} {unit}"
+    return f"{seconds / 1e-6:.3g} us" if seconds else "0"

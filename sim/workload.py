@@ -1,0 +1,127 @@
+"""Workloads: the layers of one pass, as explicit blocks of compute and collectives in program order.
+
+One layer is what is prefetched as a unit. `Workload` is the form that policies read; `Explicit` is the form in
+scenario files.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sim.config import Config
+from sim.program import CollectiveKind
+from sim.units import Bytes, Flops, Seconds
+
+
+class Compute(Config, frozen=True):
+    """Work on the compute stream: `seconds`, or `flops` and `bytes` of device memory traffic for the roofline.
+
+    `launches` says how many device kernels it stands for (they count for host issue and pending commands).
+    """
+
+    name: str
+    seconds: Seconds | None = None
+    flops: Flops | None = None
+    bytes: Bytes | None = None
+    launches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seconds is None and not (self.flops or self.bytes):
+            raise ValueError("compute needs seconds, or flops or bytes")
+        if self.seconds is not None and (self.flops is not None or self.bytes is not None):
+            raise ValueError("compute takes either seconds or flops and bytes, not both")
+        if self.launches < 1:
+            raise ValueError(f"launches is {self.launches}, at least 1 is needed")
+
+
+class CollectiveOp(Config, frozen=True):
+    """A collective over all ranks; `bytes` is the per-rank buffer (all_gather: the output)."""
+
+    kind: CollectiveKind
+    bytes: Bytes
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bytes < 1:
+            raise ValueError("bytes is 0, at least 1 is needed")
+
+
+class Item(Config, frozen=True):
+    """One entry of a block: either `compute` or `collective`."""
+
+    compute: Compute | None = None
+    collective: CollectiveOp | None = None
+
+    def __post_init__(self) -> None:
+        if (self.compute is None) == (self.collective is None):
+            raise ValueError("expected exactly one of compute and collective")
+
+
+class Blocks(Config, frozen=True):
+    """`repeat` equal layers."""
+
+    repeat: int
+    layer_bytes: Bytes
+    block: tuple[Item, ...]
+
+    def __post_init__(self) -> None:
+        if self.repeat < 1:
+            raise ValueError(f"repeat is {self.repeat}, at least 1 is needed")
+        if not self.block:
+            raise ValueError("block is empty")
+
+
+class Layer(NamedTuple):
+    """One layer: its weights in bytes, and its block in program order."""
+
+    bytes: int
+    block: tuple[Compute | CollectiveOp, ...]
+
+
+class Workload(NamedTuple):
+    """What one rank does: `passes_per_step` times through `layers` in each of `steps` steps."""
+
+    layers: tuple[Layer, ...]
+    steps: int
+    passes_per_step: int = 1
+    activation_bytes: int = 0
+
+
+class Explicit(Config, frozen=True):
+    """A workload written out: one kind of layer (`layers`, `layer_bytes`, `block`) or several (`blocks`)."""
+
+    steps: int = 4
+    passes_per_step: int = 1
+    activation_bytes: Bytes = Bytes(0)
+    layers: int | None = None
+    layer_bytes: Bytes | None = None
+    block: tuple[Item, ...] | None = None
+    blocks: tuple[Blocks, ...] | None = None
+
+    def __post_init__(self) -> None:
+        single = (self.layers, self.layer_bytes, self.block)
+        if self.blocks is None:
+            missing = [n for n, v in zip(("layers", "layer_bytes", "block"), single, strict=True) if v is None]
+            if missing:
+                raise ValueError(f"{', '.join(missing)} missing: expected layers, layer_bytes and block, or blocks")
+        elif any(v is not None for v in single):
+            raise ValueError("expected either layers, layer_bytes and block, or blocks, not both")
+        elif not self.blocks:
+            raise ValueError("blocks is empty")
+        for name in ("steps", "passes_per_step", "layers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} is {value}, at least 1 is needed")
+        if self.block is not None and not self.block:
+            raise ValueError("block is empty")
+
+    def resolve(self) -> Workload:
+        """The workload with every layer spelt out."""
+        groups = self.blocks
+        if groups is None:
+            assert self.layers is not None and self.layer_bytes is not None and self.block is not None
+            groups = (Blocks(repeat=self.layers, layer_bytes=self.layer_bytes, block=self.block),)
+        layers: list[Layer] = []
+        for group in groups:
+            items = tuple(i.compute or i.collective for i in group.block)
+            layers += [Layer(int(group.layer_bytes), items)] * group.repeat  # type: ignore[arg-type]
+        return Workload(tuple(layers), self.steps, self.passes_per_step, self.activation_bytes)

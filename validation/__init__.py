@@ -1,0 +1,1 @@
+"""Measured data and the comparison of predictions with it."""
