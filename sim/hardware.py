@@ -125,12 +125,16 @@ class Collectives(Config, frozen=True):
 class Streams(Config, frozen=True):
     """What commands cost on the stream that runs them."""
 
-    memop: Sourced[Seconds]
-    """A write or wait of a flag (cuStreamWriteValue32, cuStreamWaitValue32)."""
+    wait_flag: Sourced[Seconds]
+    """cuStreamWaitValue32 on a flag that already has its value."""
+    write_flag: Sourced[Seconds]
+    """cuStreamWriteValue32."""
     event: Sourced[Seconds]
     """Recording an event."""
     launch_delay: Sourced[Seconds]
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
+    beside_kernel: Sourced[Seconds]
+    """Extra time of each of the commands above, and of a copy's setup, while a kernel runs on the same GPU."""
 
 
 class HostIssue(Config, frozen=True):

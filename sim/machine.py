@@ -85,6 +85,7 @@ class _Rank:
         self.threads_left = len(program.threads)
         self.hosts_waiting: dict[int, str] = {}
         self.meetings = 0
+        self.kernels_running = 0
 
 
 class _Meeting:
@@ -198,11 +199,13 @@ class _Run:
     def _kernel(self, rank: _Rank, command: Kernel) -> Steps:
         seconds = self.profile.kernel_seconds(command)
         start = self.env.now
+        rank.kernels_running += 1
         delay = self.profile.streams.launch_delay.value * command.launches
         if delay > 0 and seconds > 0:
             yield self.fabric.transfer(self.profile.kernel_flow(rank.number, delay / seconds), seconds).done
         else:
             yield self.env.timeout(seconds)
+        rank.kernels_running -= 1
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: _Rank, command: Copy) -> Steps:
@@ -211,7 +214,7 @@ class _Run:
         start = self.env.now
         moving = command.bytes / self.rate_law([spec], self.profile.capacities)[0]
         setup = max(cls.setup.value, cls.minimum.value - moving)
-        yield self.env.timeout(setup + self._start_delay(rank))
+        yield self._busy(rank, setup + self._start_delay(rank))
         yield self.fabric.transfer(spec, command.bytes).done
         self._span(rank, command, start, start, setup + moving)
 
@@ -229,6 +232,10 @@ class _Run:
         yield meeting.done[rank.number]
         self._span(rank, command, start, meeting.ready, self._alone(command))
 
+    def _busy(self, rank: _Rank, seconds: float) -> Event:
+        """The end of what a stream's front end does for a command: `seconds` and more while a kernel runs."""
+        return self.env.timeout(seconds + (self.profile.streams.beside_kernel.value if rank.kernels_running else 0.0))
+
     def _start_delay(self, rank: _Rank) -> float:
         """What a copy that starts now loses because a collective is moving data on its rank."""
         if not rank.meetings:
@@ -239,7 +246,7 @@ class _Run:
         return self.profile.collective_class(meeting.moving).copy_start.value
 
     def _record_event(self, rank: _Rank, command: RecordEvent) -> Steps:
-        yield self.env.timeout(self.profile.streams.event.value)
+        yield self._busy(rank, self.profile.streams.event.value)
         rank.events[command.event] = self.env.now
         for waiter in rank.event_waiters.pop(command.event, ()):
             waiter.succeed()
@@ -258,8 +265,8 @@ class _Run:
 
     def _write_flag(self, rank: _Rank, command: WriteFlag) -> Steps:
         start = self.env.now
-        cost = self.profile.streams.memop.value
-        yield self.env.timeout(cost)
+        cost = float(self.profile.streams.write_flag.value)
+        yield self._busy(rank, cost)
         rank.flags[command.flag] = command.value
         for waiter in rank.flag_waiters.pop(command.flag, ()):
             waiter.succeed()
@@ -267,8 +274,8 @@ class _Run:
 
     def _wait_flag(self, rank: _Rank, command: WaitFlag) -> Steps:
         start = self.env.now
-        cost = self.profile.streams.memop.value
-        yield self.env.timeout(cost)
+        cost = float(self.profile.streams.wait_flag.value)
+        yield self._busy(rank, cost)
         while rank.flags.get(command.flag, 0) != command.value:
             waiter = Event(self.env)
             rank.flag_waiters.setdefault(command.flag, []).append(waiter)

@@ -1,0 +1,217 @@
+"""Fit the constants of a profile to measured links and, where links cannot show them, to named cases.
+
+`python -m calibration.fit` prints every fitted number beside the shipped one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from itertools import pairwise
+from statistics import mean, median, stdev
+from typing import Any, NamedTuple
+
+import msgspec
+
+from sim.hardware import AloneTime, Profile, load_profile
+from sim.machine import SimulatedMachine
+from sim.units import Bytes, Seconds
+from validation.wan14b import DATASET, LAUNCHES, Case, load_cases
+
+Row = dict[str, Any]
+
+LONG_CHUNK = 64 * 2**20
+"""Copies of at least this size (B) show the rates under contention: per-copy costs are under 1 % of their time."""
+
+
+class Fitted(NamedTuple):
+    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it), its rows."""
+
+    value: float
+    spread: float | None
+    rows: str
+
+
+def load_links() -> list[Row]:
+    """The rows of links.json."""
+    text = (files("validation") / "data" / DATASET / "links.json").read_text()
+    rows: list[Row] = json.loads(text)["rows"]
+    return rows
+
+
+def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """(setup s, rate B/s) of seconds = setup + size / rate, least squares of the relative error."""
+    from scipy.optimize import least_squares
+
+    def error(p: Sequence[float]) -> list[float]:
+        return [(p[0] * 1e-6 + s * p[1] * 1e-12) / t - 1 for s, t in zip(sizes, seconds, strict=True)]
+
+    setup, inverse = least_squares(error, (1.0, 20.0)).x
+    return float(setup) * 1e-6, 1e12 / float(inverse)
+
+
+def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[Case]) -> dict[str, Fitted]:
+    """Every fitted constant by key path, from link rows and, where they cannot show it, from one named case each.
+
+    `profile` gives what the last one, `streams.wait_flag`, is fitted beside: it takes whole simulated steps.
+    """
+    by_name = {c.name: c for c in cases}
+    found = _fit_copies(rows)
+    event, start = _chunk_costs(by_name["1950 chunked 4 MiB"], found["h2d.cap"].value, found["h2d.setup"].value)
+    for kind in ("all_to_all", "all_reduce", "all_gather"):
+        found |= _fit_collective(kind, rows, found["h2d.cap"].value, found["h2d.setup"].value + event)
+    taken = found["collectives.all_to_all.overhead"].value * found["collectives.all_to_all.weight"].value
+    size, cap = by_name["1950 chunked 4 MiB"].copies[0][0], found["h2d.cap"].value
+    return found | {
+        "streams.launch_delay": Fitted(
+            _launch_delay(by_name["1950 resident"], by_name["1950 whole_layer"]), None, "1950 whole_layer, kernels"
+        ),
+        "streams.event": Fitted(event, None, "1950 chunked 4 MiB, copies beside no collective"),
+        "streams.write_flag": Fitted(event, None, "as streams.event: both are semaphore releases"),
+        "collectives.all_to_all.copy_start": Fitted(
+            start - size * (1 + taken) / cap, None, "1950 chunked 4 MiB, copies beside a2a3"
+        ),
+        "streams.beside_kernel": Fitted(
+            _beside_kernel(by_name["1950 yielding 1 MiB"]), None, "1950 yielding 1 MiB, copies"
+        ),
+        "streams.wait_flag": Fitted(
+            _wait_flag(profile, by_name["1950 yielding 1 MiB"]), None, "1950 yielding 1 MiB, step time"
+        ),
+    }
+
+
+def _fit_copies(rows: Sequence[Row]) -> dict[str, Fitted]:
+    copies = [r for r in rows if r["kind"] == "h2d" and r["bytes"] >= 2**18]
+    setup, cap = affine([r["bytes"] for r in copies], [r["us"] * 1e-6 for r in copies])
+    smallest = min((r for r in rows if r["kind"] == "h2d"), key=lambda r: (r["bytes"], r["us"]))
+    both_ways = next(r for r in rows if r["kind"] == "bidir")
+    d2h = max((r for r in rows if r["kind"] == "d2h"), key=lambda r: r["bytes"])
+    return {
+        "h2d.cap": Fitted(cap, None, "links h2d, 256 KiB and more"),
+        "h2d.setup": Fitted(setup, None, "links h2d, 256 KiB and more"),
+        "h2d.minimum": Fitted(smallest["us"] * 1e-6, None, "links h2d, 64 KiB"),
+        "d2h.cap": Fitted(d2h["gbps"] * 1e9, None, "links d2h, 256 MiB"),
+        "d2h.weight": Fitted(both_ways["d2h_gbps"] / both_ways["h2d_gbps"], None, "links bidir"),
+        "resources.gpu{gpu}.duplex.capacity": Fitted(
+            (both_ways["d2h_gbps"] + both_ways["h2d_gbps"]) * 1e9, None, "links bidir"
+        ),
+    }
+
+
+SHORT = {"all_to_all": "a2a", "all_reduce": "ar", "all_gather": "ag"}
+
+
+def alone_times(rows: Sequence[Row], kind: str) -> AloneTime:
+    """Time alone by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
+    alone = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
+    return AloneTime(
+        bytes=tuple(Bytes(_sent(kind, r)) for r in alone),
+        seconds=tuple(Seconds(r["us"] * 1e-6) for r in alone),
+        source=f"links, {SHORT[kind]} rows alone",
+    )
+
+
+def _sent(kind: str, row: Row) -> int:
+    return int(row["bytes"]) if kind == "all_reduce" else int(row["bytes"]) // 2
+
+
+def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float) -> dict[str, Fitted]:
+    """`per_copy` is what a copy and its event cost (s) without contention."""
+    rows = [r for r in rows if r["kind"] == SHORT[kind]]
+    alone = [r for r in rows if r.get("mode") == "alone"]
+    large = [r for r in alone if r["bytes"] >= 2**20]
+    latency, bandwidth = affine([_sent(kind, r) for r in large], [r["us"] * 1e-6 for r in large])
+    # small collectives use other protocols: the shortest bounds the latency from above
+    latency = min(latency, *(r["us"] * 1e-6 - _sent(kind, r) / bandwidth for r in alone if r not in large))
+    path = f"collectives.{kind}"
+    found = {f"{path}.latency": Fitted(latency, None, "links alone")}
+    beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
+    long = [r for r in beside if r["chunk"] >= LONG_CHUNK and r["bytes"] > 16 * 2**20]
+    if not long:
+        return found
+
+    def rate(row: Row) -> float:
+        return _sent(kind, row) / (row["us"] * 1e-6 - latency)
+
+    copy = [r["h2d_during_gbps"] * 1e9 for r in long]
+    named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
+    found[f"{path}.weight"] = Fitted(*_over([rate(r) / c for r, c in zip(long, copy, strict=True)]), named)
+    found[f"{path}.overhead"] = Fitted(*_over([(cap - c) / rate(r) for r, c in zip(long, copy, strict=True)]), named)
+    chunked = [r for r in beside if r["chunk"] < LONG_CHUNK and r["bytes"] > 16 * 2**20]
+    gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copy) - per_copy for r in chunked]
+    found[f"{path}.copy_start"] = Fitted(*_over(gaps), "links with_h2d, 4 MiB chunks")
+    return found
+
+
+def _over(values: Sequence[float]) -> tuple[float, float | None]:
+    """Median and relative spread."""
+    centre = median(values)
+    return centre, stdev(values) / centre if len(values) > 1 else None
+
+
+def _launch_delay(resident: Case, whole: Case) -> float:
+    """Seconds a launch that kernels are slower while a copy runs at full rate."""
+    kernels = ("qkv", "attn", "post")
+
+    slower = sum(median(whole.durations(name)) - median(resident.durations(name)) for name in kernels)
+    return slower / sum(LAUNCHES[name] for name in kernels)
+
+
+def _chunk_costs(case: Case, cap: float, setup: float) -> tuple[float, float]:
+    """(cost of an event, time of a chunk beside an all-to-all less its costs), s, from copies with two events each."""
+    event = (median(_periods(case, {"idle"})) - setup - case.copies[0][0] / cap) / 2
+    # a2a0 to a2a2 hold a transpose too: only a2a3 is known to be a collective throughout
+    return event, median(_periods(case, {"a2a3"})) - setup - 2 * event
+
+
+def _periods(case: Case, names: set[str]) -> list[float]:
+    """Seconds from copy to copy of equal size, for those well inside an operation of `names`."""
+    windows = [(p.start + 20e-6, p.end) for p in case.parts if p.name in names]
+    return [
+        b[1] - a[1]
+        for a, b in pairwise(case.copies)
+        if a[0] == b[0] and any(start < a[1] and b[1] < end for start, end in windows)
+    ]
+
+
+def _beside_kernel(case: Case) -> float:
+    """Extra seconds a command beside a kernel, from gated copies with two events each: four commands a chunk."""
+    return (mean(_periods(case, {"qkv", "attn", "post"})) - mean(_periods(case, {"idle"}))) / 4
+
+
+def _wait_flag(profile: Profile, case: Case) -> float:
+    """Seconds of a satisfied flag wait at which the simulated step time is the measured one."""
+    from scipy.optimize import brentq
+
+    program, replace = case.scenario.program(), msgspec.structs.replace
+
+    def error(microseconds: float) -> float:
+        wait = replace(profile.streams.wait_flag, value=Seconds(microseconds * 1e-6))
+        changed = replace(profile, streams=replace(profile.streams, wait_flag=wait))
+        return median(SimulatedMachine(changed).run(program).step_times()[2:]) / case.step_time_s - 1
+
+    return float(brentq(error, 0, 10, xtol=0.05)) * 1e-6
+
+
+def shipped_value(profile: Profile, path: str) -> float:
+    """The number at a key path of `profile`."""
+    value: Any = profile
+    while path:
+        names = value if isinstance(value, dict) else type(value).__struct_fields__
+        name = next(n for n in names if path == n or path.startswith(f"{n}."))
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
+        path = path[len(name) + 1 :]
+    return float(value.value)
+
+
+def main() -> None:
+    """Print every fitted number beside the shipped one."""
+    profile = load_profile(DATASET)
+    for path, (value, spread, rows) in fit(profile, load_links(), load_cases()).items():
+        shown = f"± {100 * spread:.1f} %" if spread is not None else ""
+        print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped_value(profile, path):.4g}  {rows}")
+
+
+if __name__ == "__main__":
+    main()
