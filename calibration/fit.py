@@ -67,6 +67,7 @@ def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[Case]) -> dict[st
         "streams.launch_delay": Fitted(
             _launch_delay(by_name["1950 resident"], by_name["1950 whole_layer"]), None, "1950 whole_layer, kernels"
         ),
+        "streams.wake": Fitted(_wake(by_name["1950 whole_layer"]) - event, None, "1950 whole_layer, copy to kernel"),
         "streams.event": Fitted(event, None, "1950 chunked 4 MiB, copies beside no collective"),
         "streams.write_flag": Fitted(event, None, "as streams.event: both are semaphore releases"),
         "collectives.all_to_all.copy_start": Fitted(
@@ -132,7 +133,7 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
         return found
 
     def rate(row: Row) -> float:
-        return _sent(kind, row) / (row["us"] * 1e-6 - latency)
+        return _sent(kind, row) / (float(row["us"]) * 1e-6 - float(latency))
 
     copy = [r["h2d_during_gbps"] * 1e9 for r in long]
     named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
@@ -156,6 +157,12 @@ def _launch_delay(resident: Case, whole: Case) -> float:
 
     slower = sum(median(whole.durations(name)) - median(resident.durations(name)) for name in kernels)
     return slower / sum(LAUNCHES[name] for name in kernels)
+
+
+def _wake(case: Case) -> float:
+    """Seconds from the end of a layer's only copy to its first kernel, which waits for it."""
+    ends = [end for _, _, end in case.copies]
+    return median(p.start - max(e for e in ends if e <= p.start) for p in case.parts if p.name == "qkv")
 
 
 def _chunk_costs(case: Case, cap: float, setup: float) -> tuple[float, float]:

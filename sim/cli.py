@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 
 class _Failure(click.ClickException):
@@ -92,6 +95,115 @@ def hardware(name: str | None, as_json: bool) -> None:
         print_profile(profiles[0])
     else:
         print_profiles(profiles)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@_guarded
+def models(name: str | None, as_json: bool) -> None:
+    """List the models that a scenario can name, or show the shapes of the model NAME with their sources."""
+    from sim.models import load_model, shipped
+    from sim.report.tables import print_model, print_models
+
+    known = [load_model(n) for n in ([name] if name else shipped())]
+    if as_json:
+        import json
+
+        import msgspec
+
+        click.echo(json.dumps(msgspec.to_builtins(known[0]) if name else [m.name for m in known], indent=2))
+    elif name:
+        print_model(known[0])
+    else:
+        print_models(known)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    required=True,
+    help="An axis: key.path=a,b,c or key.path=first..last:x2 (factor) or :+1 (step). Repeat for more axes.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_guarded
+def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None) -> None:
+    """Simulate the scenario FILE at every combination of values and print one row each.
+
+    Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
+    """
+    from sim.report.tables import print_sweep, progress
+    from sim.scenario import read_plain
+    from sim.sweep import parse_axis, points
+    from sim.sweep import sweep as run_sweep
+
+    axes = dict(parse_axis(text) for text in settings)
+    data = read_plain(file)
+    chosen = points(data, axes, str(file))
+    with executor(workers) as pool, progress(len(chosen), "points") as advance:
+        rows = run_sweep(chosen, pool, out, advance)
+    if html is not None:
+        from sim.report.sweep_page import write_page
+
+        write_page(html, str(file), data, chosen, rows)
+        click.echo(f"page: {html}", err=True)
+    print_sweep(file.name, rows)
+
+
+@main.command()
+@click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_guarded
+def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int | None) -> None:
+    """Predict the measured cases that come with the package and print measured against predicted."""
+    from sim.report.tables import print_validation, progress
+    from sim.run import simulate
+    from validation import report
+    from validation.compare import compare_all
+    from validation.wan14b import load_cases
+
+    cases = load_cases()
+    swept = next(c for c in cases if c.name == report.SWEPT)
+    scenarios = report.sweep_scenarios(swept) if html else []
+    comparisons, sweep_points = [], []
+    with executor(workers) as pool, progress(len(cases) + len(scenarios), "simulations") as advance:
+        for comparison in compare_all(cases, pool):
+            comparisons.append(comparison)
+            advance(len(comparisons))
+        for point in pool.map(report.sweep_point, scenarios):
+            sweep_points.append(point)
+            advance(len(comparisons) + len(sweep_points))
+    if markdown:
+        click.echo(report.markdown(comparisons))
+    else:
+        print_validation(comparisons)
+    if html is not None or trace is not None:
+        result = simulate(swept.scenario)
+    if html is not None:
+        report.write_page(html, comparisons, sweep_points, result)
+        click.echo(f"report: {html.resolve()}", err=True)
+    if trace is not None:
+        from sim.trace import write_trace
+
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        write_trace(result.timeline, trace)
+        click.echo(f"trace of {swept.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
+
+
+def executor(workers: int | None) -> Executor:
+    """Worker processes; fresh ones, so that nothing of this process can differ between platforms."""
+    import multiprocessing
+    import os
+    from concurrent.futures import ProcessPoolExecutor
+
+    return ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn"))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ class Device(Config, frozen=True):
     peak_flops: Sourced[FlopRate]
     hbm_bandwidth: Sourced[Bandwidth]
     compute_efficiency: Sourced[Number]
+    """Of matrix products."""
     hbm_efficiency: Sourced[Number]
+    attention_efficiency: Sourced[Number] | None = None
+    """Of attention; that of matrix products where it is not given."""
 
 
 class Resource(Config, frozen=True):
@@ -131,6 +134,8 @@ class Streams(Config, frozen=True):
     """cuStreamWriteValue32."""
     event: Sourced[Seconds]
     """Recording an event."""
+    wake: Sourced[Seconds]
+    """From the end of an event's record until a stream that was blocked on it goes on."""
     launch_delay: Sourced[Seconds]
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
     beside_kernel: Sourced[Seconds]
@@ -223,8 +228,11 @@ class Profile(Config, frozen=True, dict=True):
         if kernel.seconds is not None:
             return kernel.seconds
         device = self.device
+        efficiency = device.compute_efficiency
+        if kernel.attention and device.attention_efficiency is not None:
+            efficiency = device.attention_efficiency
         return max(
-            kernel.flops / (device.peak_flops.value * device.compute_efficiency.value),
+            kernel.flops / (device.peak_flops.value * efficiency.value),
             kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
         )
 

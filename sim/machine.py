@@ -21,6 +21,7 @@ from sim.program import (
     Collective,
     CollectiveKind,
     Copy,
+    CopyKind,
     HostWaitEvent,
     Kernel,
     Program,
@@ -112,6 +113,8 @@ class _Run:
         self.ranks = [_Rank(i, r) for i, r in enumerate(program.ranks)]
         self.meetings: list[_Meeting] = []
         self.spans: list[Span] = []
+        kinds: tuple[CopyKind, ...] = ("h2d", "d2h")
+        self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[tuple[FlowSpec, collectives.Part]]] = {}
         self.alone: dict[tuple[str, int], float] = {}
         self.execute: dict[type, Callable[[_Rank, Any], Steps]] = {
@@ -209,11 +212,10 @@ class _Run:
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: _Rank, command: Copy) -> Steps:
-        cls = self.profile.copy_class(command.kind)
-        spec = self.profile.copy_flow(command.kind, rank.number)
+        spec, rate, shortest, minimum = self.copies[command.kind, rank.number]
         start = self.env.now
-        moving = command.bytes / self.rate_law([spec], self.profile.capacities)[0]
-        setup = max(cls.setup.value, cls.minimum.value - moving)
+        moving = command.bytes / rate
+        setup = max(shortest, minimum - moving)
         yield self._busy(rank, setup + self._start_delay(rank))
         yield self.fabric.transfer(spec, command.bytes).done
         self._span(rank, command, start, start, setup + moving)
@@ -232,6 +234,12 @@ class _Run:
         yield meeting.done[rank.number]
         self._span(rank, command, start, meeting.ready, self._alone(command))
 
+    def _copy_costs(self, kind: CopyKind, gpu: int) -> tuple[FlowSpec, float, float, float]:
+        """(flow, rate alone in B/s, setup in s, least duration in s) of copies of `kind`."""
+        spec, cls = self.profile.copy_flow(kind, gpu), self.profile.copy_class(kind)
+        rate = self.rate_law([spec], self.profile.capacities)[0]
+        return spec, rate, float(cls.setup.value), float(cls.minimum.value)
+
     def _busy(self, rank: _Rank, seconds: float) -> Event:
         """The end of what a stream's front end does for a command: `seconds` and more while a kernel runs."""
         return self.env.timeout(seconds + (self.profile.streams.beside_kernel.value if rank.kernels_running else 0.0))
@@ -246,10 +254,13 @@ class _Run:
         return self.profile.collective_class(meeting.moving).copy_start.value
 
     def _record_event(self, rank: _Rank, command: RecordEvent) -> Steps:
-        yield self._busy(rank, self.profile.streams.event.value)
+        start = self.env.now
+        cost = float(self.profile.streams.event.value)
+        yield self._busy(rank, cost)
         rank.events[command.event] = self.env.now
         for waiter in rank.event_waiters.pop(command.event, ()):
             waiter.succeed()
+        self._span(rank, command, start, start, cost)
 
     def _until_event(self, rank: _Rank, event: int) -> Steps:
         if event not in rank.events:
@@ -261,6 +272,7 @@ class _Run:
         start = self.env.now
         yield from self._until_event(rank, command.event)
         if self.env.now > start:
+            yield self.env.timeout(self.profile.streams.wake.value)
             self._span(rank, command, start, start, 0.0)
 
     def _write_flag(self, rank: _Rank, command: WriteFlag) -> Steps:

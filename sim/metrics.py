@@ -6,6 +6,7 @@ Figures are of the last step and rank 0; definitions are in docs/modelling.md. A
 from __future__ import annotations
 
 from statistics import median
+from typing import TypedDict
 
 from sim import collectives
 from sim.hardware import Profile
@@ -14,7 +15,24 @@ from sim.timeline import Timeline, clip, measure, overlap, union
 
 SCHEMA_VERSION = 1
 
-Metrics = dict[str, float | int | list[float]]
+
+class Metrics(TypedDict):
+    """The figures of a run, s and bytes; the same keys as `run --json` prints."""
+
+    schema_version: int
+    step_time_s: float
+    step_times_s: list[float]
+    peak_memory_bytes: int
+    h2d_bytes_per_step: int
+    h2d_busy_s: float
+    h2d_uncovered_s: float
+    collective_time_s: float
+    collective_inflation_s: float
+    skew_s: float
+    contention_s: float
+    h2d_collective_overlap_s: float
+    exposed_prefetch_s: float
+    lower_bound_s: float
 
 
 def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:

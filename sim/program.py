@@ -36,7 +36,8 @@ class Command(msgspec.Struct, frozen=True, tag_field="op", tag=True, omit_defaul
 class Kernel(Command, frozen=True, gc=False):
     """Compute on the GPU: `seconds` if known, else `flops` and `hbm_bytes` for the machine's roofline.
 
-    `launches` is the number of device kernels that this command stands for.
+    `launches` is the number of device kernels that this command stands for, `attention` whether its flops run at the
+    device's efficiency of attention.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Kernel(Command, frozen=True, gc=False):
     writes: tuple[str, ...] = ()
     step: int = -1
     layer: int = -1
+    attention: bool = False
 
 
 class Copy(Command, frozen=True, gc=False):
@@ -269,6 +271,7 @@ class RankBuilder:
         writes: tuple[str, ...] = (),
         step: int = -1,
         layer: int = -1,
+        attention: bool = False,
     ) -> None:
         """Enqueue compute."""
         if seconds is None and flops <= 0 and hbm_bytes <= 0:
@@ -278,7 +281,7 @@ class RankBuilder:
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
         self._touch(stream, name, reads, writes)
-        self._issue(Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer))
+        self._issue(Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention))
 
     def copy(
         self,

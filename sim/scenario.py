@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile
+from sim.models import Named
 from sim.policies import Policy
 from sim.program import Program
 from sim.workload import Explicit
+
+
+def read_plain(file: Path) -> Any:
+    """The plain data of a scenario file, a hardware path in it made absolute. Raises `InputError`."""
+    data = read_yaml(file)
+    if isinstance(data, dict) and isinstance(data.get("hardware"), str):
+        beside = file.parent / data["hardware"]
+        if beside.is_file():
+            data["hardware"] = str(beside.resolve())
+    return data
 
 
 class Scenario(Config, frozen=True):
@@ -19,7 +30,7 @@ class Scenario(Config, frozen=True):
 
     hardware: str
     world_size: int
-    workload: Explicit
+    workload: Explicit | Named
     policy: Policy
 
     def __post_init__(self) -> None:
@@ -29,16 +40,19 @@ class Scenario(Config, frozen=True):
     @classmethod
     def load(cls, file: str | Path) -> Scenario:
         """Read a scenario file; a hardware path in it is relative to the file. Raises `InputError`."""
-        path = Path(file)
-        scenario = cls.from_plain(read_yaml(path), str(path))
-        if (path.parent / scenario.hardware).is_file():
-            scenario = msgspec.structs.replace(scenario, hardware=str(path.parent / scenario.hardware))
-        return scenario
+        return cls.from_plain(read_plain(Path(file)), str(file))
 
     @classmethod
     def from_plain(cls, data: object, source: str = "scenario") -> Scenario:
         """Build a scenario from plain data, as YAML or JSON gives it. Raises `InputError`."""
-        return convert(data, cls, source)
+        workload = data.get("workload") if isinstance(data, Mapping) else None
+        named = isinstance(workload, Mapping) and "model" in workload
+        scenario = convert(data, _OfModel if named else _Explicit, source)
+        try:
+            scenario.workload.resolve(scenario.world_size)
+        except InputError as error:
+            raise InputError(source, error.path, error.problem) from None
+        return scenario
 
     def profile(self) -> Profile:
         """The hardware profile. Raises `InputError`, also where it has too few GPUs."""
@@ -51,4 +65,16 @@ class Scenario(Config, frozen=True):
 
     def program(self) -> Program:
         """What the policy makes of the workload."""
-        return policies.build(self.workload.resolve(), self.policy, self.world_size)
+        return policies.build(self.workload.resolve(self.world_size), self.policy, self.world_size)
+
+
+# A workload is of a model if it has the key `model`. Unions of structs need a tag to be told apart, so each form of
+# scenario is read as a type of its own.
+
+
+class _Explicit(Scenario, frozen=True):
+    workload: Explicit
+
+
+class _OfModel(Scenario, frozen=True):
+    workload: Named

@@ -64,9 +64,9 @@ class Number(float):
     expected: ClassVar = "a number, such as 0.5"
 
 
-QUANTITIES = (Seconds, Bytes, Bandwidth, Flops, FlopRate, Number)
-
-Q = TypeVar("Q", Seconds, Bytes, Bandwidth, Flops, FlopRate, Number)
+Quantity = Seconds | Bytes | Bandwidth | Flops | FlopRate | Number
+QUANTITIES: tuple[type[Quantity], ...] = (Seconds, Bytes, Bandwidth, Flops, FlopRate, Number)
+Q = TypeVar("Q", bound=Quantity)
 
 
 def parse(kind: type[Q], given: object) -> Q:

@@ -17,6 +17,7 @@ class Compute(Config, frozen=True):
     """Work on the compute stream: `seconds`, or `flops` and `bytes` of device memory traffic for the roofline.
 
     `launches` says how many device kernels it stands for (they count for host issue and pending commands).
+    `attention` says that its flops run at the device's efficiency of attention, not of matrix products.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Compute(Config, frozen=True):
     flops: Flops | None = None
     bytes: Bytes | None = None
     launches: int = 1
+    attention: bool = False
 
     def __post_init__(self) -> None:
         if self.seconds is None and not (self.flops or self.bytes):
@@ -114,8 +116,8 @@ class Explicit(Config, frozen=True):
         if self.block is not None and not self.block:
             raise ValueError("block is empty")
 
-    def resolve(self) -> Workload:
-        """The workload with every layer spelt out."""
+    def resolve(self, world_size: int = 1) -> Workload:
+        """The workload with every layer spelt out: the same for any `world_size`, as all figures are per rank."""
         groups = self.blocks
         if groups is None:
             assert self.layers is not None and self.layer_bytes is not None and self.block is not None

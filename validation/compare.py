@@ -11,7 +11,7 @@ from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.metrics import metrics
 from sim.program import Collective, Kernel, instrumented
-from sim.timeline import Timeline
+from sim.timeline import Span, Timeline
 from validation.wan14b import BISTABLE, BLOCK, OPERATIONS, Case
 
 
@@ -46,7 +46,7 @@ def compare(case: Case, profile: Profile | None = None) -> Comparison:
         )
     # the first simulated step is the measurement's warm-up step
     step = median(timeline.step_times()[2:])
-    return Comparison(case, step, float(figures["lower_bound_s"]), operations)  # type: ignore[arg-type]
+    return Comparison(case, step, figures["lower_bound_s"], operations)
 
 
 def compare_all(cases: Sequence[Case], executor: Executor | None = None) -> Iterable[Comparison]:
@@ -59,10 +59,13 @@ def operation_times(timeline: Timeline) -> dict[tuple[int, str], float]:
 
     An operation lasts from the end of the one before to the end of its last item, as events around parts see it.
     """
-    spans = sorted((*timeline.commands(0, Kernel), *timeline.commands(0, Collective)), key=lambda pair: pair[0].end)
+    work: list[tuple[Span, Kernel | Collective]] = [
+        *timeline.commands(0, Kernel),
+        *timeline.commands(0, Collective),
+    ]
     times: dict[tuple[int, str], float] = {}
-    for layer in {c.layer for _, c in spans}:
-        items = [s for s, c in spans if c.step == 0 and c.layer == layer]
+    for layer in {c.layer for _, c in work}:
+        items = sorted((s for s, c in work if c.step == 0 and c.layer == layer), key=lambda s: s.end)
         begin = items[0].start
         for name, parts in OPERATIONS.items():
             last = BLOCK.index(parts[-1])

@@ -13,8 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
-import msgspec
-
+from sim.policies import label
 from sim.scenario import Scenario
 
 DATASET = "h200x2-hostpath"
@@ -81,10 +80,7 @@ class Case(NamedTuple):
     @property
     def policy(self) -> str:
         """The policy's kind, with "+drain" where it drains."""
-        policy = self.scenario.policy
-        return msgspec.to_builtins(policy, enc_hook=float)["kind"] + (
-            "+drain" if getattr(policy, "drain", False) else ""
-        )
+        return label(self.scenario.policy)
 
     @property
     def fitted(self) -> bool:

@@ -172,6 +172,7 @@ class _Schedule:
                     reads=weights,
                     step=step,
                     layer=layer,
+                    attention=op.attention,
                 )
                 continue
             if self.gated:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sim import units
 from sim.hardware import Profile, to_plain
+from sim.models import Model, block_bytes, parameters
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from sim.sweep import Row
+    from validation.compare import Comparison
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -40,7 +48,9 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def show(*tables: Table) -> None:
     """Print tables to standard output."""
-    console = Console(soft_wrap=True)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
     for made in tables:
         console.print(made)
 
@@ -50,9 +60,10 @@ def print_run(name: str, result: Result) -> None:
     policy = result.scenario.policy
     made = table("last step, rank 0", "", "share", title=f"{name} on {result.profile.name}: {_policy(policy)}")
     made.add_column("", style="dim")
-    step = float(result.metrics["step_time_s"])  # type: ignore[arg-type]
+    step = result.metrics["step_time_s"]
+    figures = cast(Mapping[str, float], result.metrics)
     for label, key, remark in _RUN_ROWS:
-        value = float(result.metrics[key])  # type: ignore[arg-type]
+        value = figures[key]
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), f"{100 * value / step:.1f} %" if step else "", remark)
         else:
@@ -64,6 +75,54 @@ def _policy(policy: object) -> str:
     plain = msgspec.to_builtins(policy, enc_hook=units.plain)
     shown = [f"{k} {show_bytes(v) if k.endswith('bytes') else v}" for k, v in plain.items() if k != "kind"]
     return ", ".join([plain["kind"], *shown])
+
+
+def print_sweep(name: str, rows: Sequence[Row]) -> None:
+    """One line a point: its values, step time, floor, exposed prefetch and memory."""
+    axes = list(rows[0].values)
+    made = table(*axes, "step time", "lower bound", "exposed", "peak memory", title=f"sweep of {name}")
+    fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
+    for row in rows:
+        cells = [_value(axis, row.values[axis]) for axis in axes]
+        if row.error:
+            made.add_row(*cells, f"[red]failed: {escape(row.error)}")
+            continue
+        step, floor, exposed = (row.figures[k] for k in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
+        shown = [show_seconds(step), show_seconds(floor), show_seconds(exposed)]
+        made.add_row(
+            *cells, *shown, show_bytes(row.figures["peak_memory_bytes"]), style="bold" if step == fastest else None
+        )
+    show(made)
+
+
+def _value(axis: str, value: object) -> str:
+    if value is None:
+        return "-"
+    return show_bytes(value) if axis.endswith("bytes") and isinstance(value, int) else str(value)
+
+
+def print_validation(comparisons: Sequence[Comparison]) -> None:
+    """Measured against predicted, one line a case, and what follows."""
+    from validation.report import HEADERS, rows, verdicts
+
+    made = table(*HEADERS, title="measured cases and their predictions")
+    for row in rows(comparisons):
+        made.add_row(*row)
+    show(made)
+    for sentence in verdicts(comparisons):
+        Console().print(sentence, highlight=False)
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the remaining time on standard error, where that is a terminal; yields its setter."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def print_profiles(profiles: Iterable[Profile]) -> None:
@@ -89,8 +148,32 @@ def print_profile(profile: Profile) -> None:
                 walk(f"{path}.{key}" if path else key, inner)
         elif isinstance(value, (list, tuple)):
             made.add_row(path, ", ".join(value), "")
-        else:
+        elif value is not None:
             made.add_row(path, str(value), "")
 
     walk("", {k: v for k, v in to_plain(profile).items() if k not in ("name", "description")})
+    show(made)
+
+
+def print_models(models: Iterable[Model]) -> None:
+    """One line a model."""
+    made = table("model", "blocks", "parameters", "block, bf16", title="models")
+    made.add_column("", style="dim")
+    for model in models:
+        repeats = " + ".join(str(b.repeat) for b in model.blocks)
+        sizes = " / ".join(f"{size / 1e6:.1f}" for size in block_bytes(model))
+        made.add_row(model.name, repeats, f"{parameters(model) / 1e9:.2f} B", f"{sizes} MB", model.description)
+    show(made)
+
+
+def print_model(model: Model) -> None:
+    """The shapes of a model with their sources."""
+    made = table("shape", "value", title=f"{model.name}: {model.description}")
+    made.add_column("source", style="dim")
+    for group, plain in msgspec.to_builtins(model).items():
+        for i, part in enumerate(plain if isinstance(plain, (list, tuple)) else [plain]):
+            if isinstance(part, dict):
+                path = f"{group}[{i}]" if isinstance(plain, (list, tuple)) else group
+                for j, (key, value) in enumerate((k, v) for k, v in part.items() if k != "source"):
+                    made.add_row(f"{path}.{key}", str(value), "" if j else part["source"])
     show(made)

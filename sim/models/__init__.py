@@ -1,0 +1,123 @@
+"""Named models: a workload from published shapes, frames, height, width, batch and the kind of parallelism."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.config import Config, InputError
+from sim.models.blocks import BF16, Parallelism, Setup, activation_bytes, layer
+from sim.models.shapes import Model, load_model, shipped
+from sim.workload import Layer, Workload
+
+__all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "shipped"]
+
+
+class Named(Config, frozen=True):
+    """A workload by the name of its model.
+
+    `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
+    `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
+    that many of the model's blocks are simulated, evenly spread over them.
+    """
+
+    model: str
+    height: int
+    width: int
+    frames: int | None = None
+    batch: int = 1
+    parallelism: Parallelism = "ulysses"
+    steps: int = 4
+    passes_per_step: int | None = None
+    layers: int | None = None
+    text_tokens: int | None = None
+    cross_attention_collectives: Literal[0, 4] | None = None
+
+    def tokens(self, model: Model) -> int:
+        """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
+
+        Raises:
+            InputError: `frames`, `height` or `width` do not fit the model's VAE and patches.
+        """
+        vae, patch = model.vae, model.transformer.patch
+        frames = self.frames
+        if frames is None:
+            if vae.temporal > 1:
+                raise _wrong("frames", f"is missing: {model.name} makes videos")
+            frames = 1
+        if vae.temporal == 1 and frames != 1:
+            raise _wrong("frames", f"is {frames}, but {model.name} makes images: expected 1")
+        if (frames - 1) % vae.temporal:
+            near = (frames - 1) // vae.temporal * vae.temporal + 1
+            raise _wrong(
+                "frames",
+                f"is {frames}, but {model.name} takes {vae.temporal} k + 1 frames, such as {near} or "
+                f"{near + vae.temporal}",
+            )
+        sides = []
+        for name, size, cut in (("height", self.height, patch[1]), ("width", self.width, patch[2])):
+            unit = vae.spatial * cut
+            if size % unit:
+                near = max(size // unit, 1) * unit
+                raise _wrong(name, f"is {size}, but {model.name} takes multiples of {unit}, such as {near}")
+            sides.append(size // unit)
+        return ((frames - 1) // vae.temporal + 1) // patch[0] * sides[0] * sides[1]
+
+    def setup(self, world_size: int) -> Setup:
+        """The model and how it is divided among `world_size` ranks.
+
+        Raises:
+            InputError: the model is unknown, a number is out of range, or heads or FFN cannot be divided.
+        """
+        for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise _wrong(name, f"is {value}, at least 1 is needed")
+        model = load_model(self.model, "scenario", "workload.model")
+        shapes = model.transformer
+        if shapes.heads % world_size:
+            raise _wrong(
+                "parallelism",
+                f"{self.parallelism} over world_size {world_size}: {model.name} has {shapes.heads} attention heads, "
+                "which cannot be divided evenly",
+            )
+        if self.parallelism == "tensor" and shapes.ffn % world_size:
+            raise _wrong("parallelism", f"tensor over world_size {world_size} does not divide the FFN of {shapes.ffn}")
+        if self.layers is not None and self.layers > model.layers:
+            raise _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        text = model.text.tokens if self.text_tokens is None else self.text_tokens
+        cross = self.cross_attention_collectives
+        if cross is not None and not any(b.kind == "cross" for b in model.blocks):
+            raise _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
+        cross = model.ulysses.cross_attention if cross is None else cross
+        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
+
+    def resolve(self, world_size: int) -> Workload:
+        """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
+
+        Raises:
+            InputError: as `setup`.
+        """
+        setup = self.setup(world_size)
+        model = setup.model
+        every: list[Layer] = []
+        for shape in model.blocks:
+            every += [layer(setup, shape)] * shape.repeat
+        count = self.layers or len(every)
+        layers = tuple(every[i * len(every) // count] for i in range(count))
+        passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
+        return Workload(layers, self.steps, passes, activation_bytes(setup))
+
+
+def block_bytes(model: Model) -> tuple[int, ...]:
+    """Weights of one whole block of each of `model.blocks`, B in bf16."""
+    setup = Setup(model, "ulysses", world_size=1, batch=1, tokens=1, text=1, cross_attention=0)
+    return tuple(layer(setup, shape).bytes for shape in model.blocks)
+
+
+def parameters(model: Model) -> int:
+    """Parameters of the transformer, as counted from its shapes."""
+    blocks = sum(size * shape.repeat for size, shape in zip(block_bytes(model), model.blocks, strict=True))
+    return blocks // BF16 + model.parameters.outside
+
+
+def _wrong(key: str, problem: str) -> InputError:
+    return InputError("scenario", f"workload.{key}", problem)

@@ -1,0 +1,143 @@
+"""Why a step takes as long as it does: its critical path, and the way from the resident step to it.
+
+The walk starts at the end of the last step on the compute stream and goes back to its start. At each moment it is on
+one stream; where that stream was held by an event of another one, the walk goes on there. Every piece of time gets
+one cause, so the causes sum to the step time.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from sim.hardware import Profile
+from sim.program import Collective, Copy, Kernel, RankProgram, RecordEvent, WaitEvent, WaitFlag
+from sim.timeline import Span, Timeline
+
+CAUSES = (
+    "compute",
+    "collective_alone",
+    "exposed_h2d",
+    "copy_overhead",
+    "copy_contention",
+    "collective_contention",
+    "kernel_slowdown",
+    "skew",
+    "yield_wait",
+    "stream_overhead",
+    "host_issue",
+)
+"""What time on the critical path is spent on.
+
+`exposed_h2d` is the transfer of bytes at the rate of a copy alone, `copy_overhead` the set-up of copies, and
+`copy_contention` what other traffic adds. `yield_wait` is a stream held by a flag: copies at a gate, collectives that
+drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that has run dry: its next
+command was issued late, also because another stream's queue was full.
+"""
+
+
+class Segment(NamedTuple):
+    """A piece of the critical path: from `start` to `end` (s) on `stream`, for one cause."""
+
+    start: float
+    end: float
+    stream: str
+    cause: str
+
+
+class _Streams:
+    """The spans of one rank by stream, to be looked up by time; and who recorded which event."""
+
+    def __init__(self, timeline: Timeline, rank: int) -> None:
+        self.spans: dict[str, list[Span]] = {}
+        self.recorded: dict[int, Span] = {}
+        for span in timeline.of(rank):
+            self.spans.setdefault(span.command.stream, []).append(span)
+            if isinstance(span.command, RecordEvent):
+                self.recorded[span.command.event] = span
+        self.ends = {stream: [s.end for s in spans] for stream, spans in self.spans.items()}
+
+    def before(self, stream: str, time: float) -> Span | None:
+        """The last span on `stream` that ended at or before `time`."""
+        i = bisect_right(self.ends[stream], time)
+        return self.spans[stream][i - 1] if i else None
+
+
+def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
+    """The critical path of the last step on `rank`, latest piece first; the pieces tile the step."""
+    begin, end = timeline.steps[rank][-2:]
+    streams = _Streams(timeline, rank)
+    stream, time = _compute_stream(timeline.program.ranks[rank]), end
+    path: list[Segment] = []
+
+    def go_back(to: float, cause: str) -> None:
+        nonlocal time
+        to = max(to, begin)
+        if to < time:
+            path.append(Segment(to, time, stream, cause))
+            time = to
+
+    while time > begin:
+        span = streams.before(stream, time)
+        if span is None or span.end < time:
+            go_back(begin if span is None else span.end, "host_issue")
+            continue
+        command = span.command
+        if isinstance(command, WaitEvent) and (record := streams.recorded.get(command.event)):
+            go_back(record.end, "stream_overhead")
+            stream = record.command.stream
+            continue
+        *later, (first, _) = _parts(span, profile)
+        for cause, seconds in later:
+            go_back(max(time - seconds, span.start), cause)
+        go_back(span.start, first)
+    return path
+
+
+def _parts(span: Span, profile: Profile) -> list[tuple[str, float]]:
+    """Causes of a span's time and their seconds, latest first; the walk gives the last one the rest."""
+    command, extra = span.command, max(span.end - span.ready - span.alone, 0.0)
+    if isinstance(command, Kernel):
+        return [("kernel_slowdown", extra), ("compute", span.alone)]
+    if isinstance(command, Collective):
+        parts = [("collective_contention", extra), ("collective_alone", span.alone)]
+        return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
+    if isinstance(command, Copy):
+        moving = min(command.bytes / profile.copy_class(command.kind).cap.value, span.alone)
+        return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.alone - moving)]
+    if isinstance(command, WaitFlag):
+        return [("yield_wait", extra), ("stream_overhead", span.alone)]
+    return [("stream_overhead", span.end - span.start)]
+
+
+def _compute_stream(program: RankProgram) -> str:
+    """The stream that records the step's events."""
+    last = program.step_events[-1]
+    return next(c.stream for c in program.commands() if isinstance(c, RecordEvent) and c.event == last)
+
+
+def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:
+    """Seconds of the last step by cause, in the order of `CAUSES`; they sum to the step time."""
+    total = dict.fromkeys(CAUSES, 0.0)
+    for segment in critical_path(timeline, profile, rank):
+        total[segment.cause] += segment.end - segment.start
+    return total
+
+
+class Waterfall(NamedTuple):
+    """The way from the resident step to this one: `resident_s` plus all of `parts` (s) is `step_s`."""
+
+    resident_s: float
+    parts: tuple[tuple[str, float], ...]
+    step_s: float
+
+
+def waterfall(by_cause: dict[str, float], resident: dict[str, float]) -> Waterfall:
+    """How the causes of a step differ from those of the resident step.
+
+    Compute and collectives off the critical path are one negative part, "hidden": they run while copies are waited for.
+    """
+    kept = ("compute", "collective_alone")
+    hidden = sum(by_cause[c] - resident[c] for c in kept)
+    parts = [("hidden", hidden)] + [(c, by_cause[c] - resident[c]) for c in CAUSES if c not in kept]
+    return Waterfall(sum(resident.values()), tuple((c, s) for c, s in parts if s != 0.0), sum(by_cause.values()))

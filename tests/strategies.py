@@ -1,0 +1,309 @@
+"""Round-numbered profiles, scenarios from plain data, and hypothesis strategies that make whole valid inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from hypothesis import strategies as st
+
+from sim.config import convert
+from sim.fabric import FlowSpec
+from sim.hardware import Profile, load_profile, to_plain
+from sim.program import Kernel, Program, RankBuilder, RankProgram
+from sim.run import Result, simulate
+from sim.scenario import Scenario
+from sim.units import Bandwidth, FlopRate, Seconds
+
+T = TypeVar("T")
+Plain = dict[str, Any]
+Changes = Mapping[str, float]
+
+NEVER_FULL = 2.0**60
+"""Capacity, in B/s, of a resource that no test fills."""
+
+KINDS = ("all_to_all", "all_reduce", "all_gather")
+_RESOURCES = {"down": "gpu{gpu}.down", "up": "gpu{gpu}.up", "duplex": "gpu{gpu}.duplex", "host": "host"}
+
+
+def tiny_profile(gpus: int = 2, changes: Changes | None = None) -> Profile:
+    """A host with links of 8 B/s each way, one FLOP/s, and commands that cost nothing, but for `changes`.
+
+    Keys of `changes` are the resources `down`, `up`, `duplex`, `host` (the last two are never full unless given), key
+    paths such as `h2d.cap`, and `collective.X` for field X of all kinds of collective, where `cap` is the B/s that a
+    rank sends alone.
+    """
+    left = dict(changes or {})
+    plain: Plain = to_plain(load_profile("h200x2-hostpath"))
+    plain["gpus"] = gpus
+    capacities = {"down": 8.0, "up": 8.0, "duplex": NEVER_FULL, "host": NEVER_FULL}
+    plain["resources"] = {_RESOURCES[k]: {"capacity": _sourced(left.pop(k, v))} for k, v in capacities.items()}
+    plain["routes"] = {
+        "h2d": ["host", "gpu{gpu}.duplex", "gpu{gpu}.down"],
+        "d2h": ["host", "gpu{gpu}.duplex", "gpu{gpu}.up"],
+        "peer": ["gpu{src}.up", "gpu{src}.duplex", "host", "gpu{dst}.duplex", "gpu{dst}.down"],
+    }
+    plain["streams"] = dict.fromkeys(plain["streams"], _sourced(0.0))
+    plain["host"] = dict.fromkeys(plain["host"], _sourced(0.0)) | {"queue_depth": _sourced(1000.0)}
+    for kind in ("h2d", "d2h"):
+        ones = {"cap": 8.0, "weight": 1.0}
+        plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
+    for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency"):
+        plain["device"][key] = _sourced(1.0)
+    for kind in KINDS:
+        cls: Plain = plain["collectives"][kind]
+        options = {key: 0.0 for key in cls if key != "alone"} | {"cap": 8.0, "weight": 1.0, "overhead": 1.0}
+        for key in options:
+            options[key] = left.get(f"{kind}.{key}", left.get(f"collective.{key}", options[key]))
+        cap, latency = options.pop("cap"), options["latency"]
+        alone = {"bytes": [1, 2], "seconds": [latency + 1 / cap, latency + 2 / cap], "source": "test"}
+        plain["collectives"][kind] = {"alone": alone} | {key: _sourced(value) for key, value in options.items()}
+    for path, value in left.items():
+        section, key = path.split(".")
+        if section not in ("collective", *KINDS):
+            assert key in plain[section], f"no {path} in a profile"
+            plain[section][key] = _sourced(value)
+    return convert(plain, Profile, "tiny profile")
+
+
+def _sourced(value: float) -> Plain:
+    return {"value": value, "source": "test"}
+
+
+def scaled(data: T, factor: float) -> T:
+    """A profile or a program in which everything takes `factor` times as long."""
+    kind = type(data)
+    if isinstance(data, Seconds):
+        return kind(data * factor)
+    if isinstance(data, Bandwidth | FlopRate):
+        return kind(data / factor)
+    if isinstance(data, Kernel):
+        seconds = None if data.seconds is None else data.seconds * factor
+        return msgspec.structs.replace(data, seconds=seconds)
+    if isinstance(data, msgspec.Struct):
+        fields = {f.name: scaled(getattr(data, f.name), factor) for f in msgspec.structs.fields(data)}
+        return msgspec.structs.replace(data, **fields)
+    if isinstance(data, tuple):
+        return kind(scaled(item, factor) for item in data)
+    if isinstance(data, dict):
+        return kind((key, scaled(item, factor)) for key, item in data.items())
+    return data
+
+
+def scenario(workload: Plain, policy: Plain, world_size: int = 2, hardware: str = "h200x2-hostpath") -> Scenario:
+    """A scenario from plain data, as a YAML file would give it."""
+    plain = {"hardware": hardware, "world_size": world_size, "workload": workload, "policy": policy}
+    return Scenario.from_plain(plain)
+
+
+def compute(seconds: float, name: str = "k", **more: Any) -> Plain:
+    """A block's entry: a kernel."""
+    return {"compute": {"name": name, "seconds": seconds} | more}
+
+
+def collective(size: int, kind: str = "all_to_all") -> Plain:
+    """A block's entry: a collective."""
+    return {"collective": {"kind": kind, "bytes": size}}
+
+
+def program(*ranks: RankBuilder) -> Program:
+    """The program of builders, one a rank."""
+    return Program(tuple(rank.build() for rank in ranks))
+
+
+# ---- strategies ----------------------------------------------------------------------------------------------------
+
+# A grid that makes many things happen at the same time, and floats that make nothing do.
+durations = st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.0, 2.0, 4.0]) | st.floats(1e-3, 5.0)
+costs = st.sampled_from([0.0, 0.0, 0.0, 0.125, 0.5]) | st.floats(1e-3, 0.5)
+positive = st.sampled_from([0.25, 0.5, 1.0, 1.0, 2.0]) | st.floats(0.1, 10.0)
+rates = st.sampled_from([2.0, 4.0, 8.0, 8.0, 16.0]) | st.floats(1.0, 20.0)
+
+_kernels = st.builds(
+    compute, durations, st.sampled_from(["qkv", "mlp"]), launches=st.sampled_from([1, 1, 2, 5])
+) | st.builds(lambda f, b: {"compute": {"name": "roof", "flops": f, "bytes": b}}, positive, positive)
+_collectives = st.builds(collective, st.sampled_from([1, 2, 16, 16, 64]), st.sampled_from(KINDS))
+_layer_bytes = st.sampled_from([1, 2, 3, 16, 16, 32]) | st.integers(1, 40)
+
+
+@st.composite
+def workloads(draw: st.DrawFn, layer_bytes: st.SearchStrategy[int] = _layer_bytes, min_steps: int = 1) -> Plain:
+    """One or several kinds of layer, of mixed blocks, for 1 to 4 steps of 1 or 2 passes."""
+    groups = draw(
+        st.lists(
+            st.fixed_dictionaries(
+                {
+                    "repeat": st.integers(1, 2),
+                    "layer_bytes": layer_bytes,
+                    "block": st.lists(_kernels | _collectives, min_size=1, max_size=4),
+                }
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    common = {
+        "steps": draw(st.integers(min_steps, 4)),
+        "passes_per_step": draw(st.sampled_from([1, 1, 2])),
+        "activation_bytes": draw(st.sampled_from([0, 100])),
+    }
+    if len(groups) == 1 and draw(st.booleans()):
+        (group,) = groups
+        return common | {"layers": group["repeat"], "layer_bytes": group["layer_bytes"], "block": group["block"]}
+    return common | {"blocks": groups}
+
+
+_offload = {
+    "resident_fraction": st.sampled_from([0.0, 0.0, 0.25, 0.5, 0.9, 1.0]) | st.floats(0.0, 1.0),
+    "prefetch_layers": st.integers(0, 3),
+}
+_chunk_bytes = st.integers(1, 40)
+whole_layer = st.fixed_dictionaries(
+    {"kind": st.just("whole_layer"), "issue": st.sampled_from(["async", "after_compute"])} | _offload
+)
+chunked = st.fixed_dictionaries({"kind": st.just("chunked"), "chunk_bytes": _chunk_bytes} | _offload)
+yielding = st.fixed_dictionaries(
+    {"kind": st.just("yielding"), "chunk_bytes": _chunk_bytes, "drain": st.booleans()} | _offload
+)
+offloading = whole_layer | chunked | yielding
+policies = st.just({"kind": "resident"}) | offloading
+
+_changes: dict[str, st.SearchStrategy[float]] = {
+    "down": rates,
+    "up": rates,
+    "duplex": rates | st.just(NEVER_FULL),
+    "host": rates | st.just(NEVER_FULL),
+    "h2d.cap": rates,
+    "h2d.weight": positive,
+    "h2d.setup": costs,
+    "h2d.minimum": costs | st.just(2.0),
+    **{f"{kind}.cap": rates for kind in KINDS},
+    "collective.weight": positive,
+    "collective.overhead": positive,
+    "collective.latency": costs,
+    "collective.latency_per_rank": costs,
+    "all_reduce.copy_start": costs,
+    "streams.write_flag": costs,
+    "streams.wait_flag": costs,
+    "streams.event": costs,
+    "streams.launch_delay": costs,
+    **{f"host.{command}": costs for command in ("kernel", "copy", "collective", "event", "memop")},
+    "host.queue_depth": st.sampled_from([1.0, 2.0, 3.0, 8.0, 1000.0]),
+}
+
+
+def changes(**fixed: float) -> st.SearchStrategy[Changes]:
+    """Changes to a tiny profile: any costs, contention and queue depth. `fixed` are kept (`__` stands for the dot)."""
+    keep = {key.replace("__", "."): value for key, value in fixed.items()}
+    free = {key: strategy for key, strategy in _changes.items() if key not in keep}
+    return st.fixed_dictionaries({}, optional=free).map(lambda drawn: drawn | keep)
+
+
+class Case(NamedTuple):
+    """A scenario and the host to run it on, as plain data that reads well when a test fails."""
+
+    workload: Plain
+    policy: Plain
+    ranks: int = 2
+    changes: Changes = MappingProxyType({})
+
+    @property
+    def scenario(self) -> Scenario:
+        return scenario(self.workload, self.policy, self.ranks)
+
+    @property
+    def profile(self) -> Profile:
+        return tiny_profile(self.ranks, self.changes)
+
+    def run(self) -> Result:
+        return simulate(self.scenario, self.profile)
+
+
+def cases(
+    workload: st.SearchStrategy[Plain] | None = None, policy: st.SearchStrategy[Plain] | None = None, **fixed: float
+) -> st.SearchStrategy[Case]:
+    """Whole scenarios for 1 to 4 ranks, with a host."""
+    ranks = st.sampled_from([2, 1, 2, 3, 4])
+    return st.builds(
+        Case,
+        workloads() if workload is None else workload,
+        policies if policy is None else policy,
+        ranks,
+        changes(**fixed),
+    )
+
+
+class Demand(NamedTuple):
+    """A flow that starts at `start`, and is cancelled at `cancel`, if it still goes on then."""
+
+    start: float
+    size: float
+    spec: FlowSpec
+    cancel: float | None = None
+
+
+class Network(NamedTuple):
+    """Resources and what is asked of them."""
+
+    capacities: tuple[float, ...]
+    demands: tuple[Demand, ...]
+
+
+@st.composite
+def networks(draw: st.DrawFn, *, simultaneous: bool = False) -> Network:
+    """Random resources, and flows with random routes, multipliers, weights, caps, drags, starts and cancellations."""
+    capacities = draw(st.lists(rates, min_size=1, max_size=5))
+    resources = st.integers(0, len(capacities) - 1)
+    routes = st.dictionaries(resources, positive, max_size=4).map(lambda route: tuple(sorted(route.items())))
+    moving = st.builds(FlowSpec, routes, rates, positive, st.none())  # all given: builds would infer the last
+    working = st.builds(FlowSpec, st.just(()), positive, st.just(1.0), st.tuples(resources, costs))
+    starts = st.just(0.0) if simultaneous else st.just(0.0) | durations
+    sizes = st.sampled_from([0.0, 1.0, 8.0, 16.0]) | st.floats(0.01, 100.0)
+    cancels = st.none() if simultaneous else st.none() | durations
+    demands = draw(st.lists(st.builds(Demand, starts, sizes, moving | working, cancels), min_size=1, max_size=8))
+    return Network(tuple(capacities), tuple(demands))
+
+
+@st.composite
+def direct_programs(draw: st.DrawFn, ranks: int, *, collectives: bool = True) -> Program:
+    """Programs no policy makes: several host threads and streams a rank, events between any of them, host waits.
+
+    All ranks call the same collectives, on one stream; else each does what it likes. Buffers are not shared.
+    """
+    calls = draw(st.lists(st.sampled_from([8, 16, 64]), max_size=4 if collectives else 0))
+    return Program(tuple(draw(_direct_rank(calls)) for _ in range(ranks)))
+
+
+@st.composite
+def _direct_rank(draw: st.DrawFn, calls: list[int]) -> RankProgram:
+    rank = RankBuilder()
+    left = list(calls)
+    events = [rank.record_step("t0.s0")]
+    for thread in range(draw(st.integers(1, 2))):
+        streams = [f"t{thread}.s{i}" for i in range(draw(st.integers(1, 3)))]
+        if thread:
+            rank.thread()
+        for _ in range(draw(st.integers(0, 10))):
+            stream = draw(st.sampled_from(streams))
+            match draw(st.sampled_from(["kernel", "kernel", "copy", "call", "record", "wait", "host_wait"])):
+                case "kernel":
+                    rank.kernel(stream, "k", seconds=draw(durations), launches=draw(st.sampled_from([1, 1, 4])), step=0)
+                case "copy":
+                    size, kind = draw(st.sampled_from([1, 8, 20])), draw(st.sampled_from(["h2d", "d2h"]))
+                    buffer = rank.buffer(f"b{len(rank._buffers)}", size, "weights")
+                    rank.copy(stream, "c", size, buffer, kind=kind, step=0)
+                case "call" if thread == 0 and left:
+                    rank.collective("t0.s0", "coll", "all_to_all", left.pop(0), step=0)
+                case "record":
+                    events.append(rank.record(stream))
+                case "wait":
+                    rank.wait(stream, draw(st.sampled_from(events)))
+                case "host_wait":
+                    rank.host_wait(draw(st.sampled_from(events)))
+        if thread == 0:
+            for size in left:
+                rank.collective("t0.s0", "coll", "all_to_all", size, step=0)
+            rank.record_step("t0.s0")
+    return rank.build()

@@ -1,0 +1,181 @@
+"""The fluid fabric, with times worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from sim.fabric import Environment, Fabric, Flow, FlowSpec, weighted_max_min
+
+
+class Net:
+    """A fabric on which things are planned at given times; `ends` holds when each flow ended, by name."""
+
+    def __init__(self, *capacities: float) -> None:
+        self.env = Environment()
+        self.fabric = Fabric(self.env, capacities)
+        self.flows: dict[str, Flow] = {}
+        self.ends: dict[str, float] = {}
+
+    def at(self, time: float, action: Callable[[], object]) -> None:
+        callbacks = self.env.at(time).callbacks
+        assert callbacks is not None
+        callbacks.append(lambda _: action())
+
+    def flow(self, name: str, spec: FlowSpec, size: float, start: float = 0.0) -> None:
+        def begin() -> None:
+            flow = self.flows[name] = self.fabric.transfer(spec, size)
+            assert flow.done.callbacks is not None
+            flow.done.callbacks.append(lambda _: self.ends.update({name: self.env.now}))
+
+        self.at(start, begin)
+
+    def run(self) -> dict[str, float]:
+        self.env.run()
+        assert self.fabric.active == (), "flows are left that never end"
+        return self.ends
+
+
+def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
+    """A flow that takes one unit of each of `resources` a unit moved."""
+    return FlowSpec(tuple((r, 1.0) for r in resources), cap, weight)
+
+
+@pytest.mark.parametrize(
+    ("capacities", "flows", "ends"),
+    [
+        pytest.param([10], {"a": (over(0), 50, 0)}, {"a": 5}, id="alone"),
+        pytest.param([10], {"a": (over(0, cap=4), 20, 0)}, {"a": 5}, id="alone at its cap"),
+        # 5 each until b has its 10 at 2; then a has the link: 40 left at 10
+        pytest.param([10], {"a": (over(0), 50, 0), "b": (over(0), 10, 0)}, {"a": 6, "b": 2}, id="two share a link"),
+        # 7.5 and 2.5: a ends at 4, b has moved 10 of 20
+        pytest.param(
+            [10], {"a": (over(0, weight=3), 30, 0), "b": (over(0), 20, 0)}, {"a": 4, "b": 5}, id="shares follow weights"
+        ),
+        # a takes its 2, b the other 8
+        pytest.param(
+            [10], {"a": (over(0, cap=2), 10, 0), "b": (over(0), 40, 0)}, {"a": 5, "b": 5}, id="a cap frees the rest"
+        ),
+        # a alone moves 20 until 2; 5 each until b ends at 4; a has 30 - 10 = 20 left
+        pytest.param([10], {"a": (over(0), 50, 0), "b": (over(0), 10, 2)}, {"a": 6, "b": 4}, id="one starts midway"),
+        # equal rates r: 3 r + r = 10
+        pytest.param(
+            [10],
+            {"a": (FlowSpec(((0, 3.0),), 1000.0), 10, 0), "b": (over(0), 10, 0)},
+            {"a": 4, "b": 4},
+            id="a multiplier takes more capacity, not a larger share",
+        ),
+        # link 0 gives a and b 3 each; c takes the other 7 of link 1
+        pytest.param(
+            [6, 10],
+            {"a": (over(0), 12, 0), "b": (over(0, 1), 12, 0), "c": (over(1), 28, 0)},
+            {"a": 4, "b": 4, "c": 4},
+            id="what is bound elsewhere leaves its share",
+        ),
+        # b cannot have more than 1 on link 1, so a has 9
+        pytest.param(
+            [10, 1], {"a": (over(0), 90, 0), "b": (over(0, 1), 10, 0)}, {"a": 10, "b": 10}, id="two bottlenecks"
+        ),
+        pytest.param([10], {"a": (FlowSpec((), 4.0), 8, 1)}, {"a": 3}, id="no route: its cap alone counts"),
+        pytest.param([10], {"a": (over(0), 0, 3)}, {"a": 3}, id="nothing to move ends at once"),
+        # the copy takes all of link 0 until 5: work goes at 1 / (1 + 0.25), 4 units done; then at 1
+        pytest.param(
+            [10],
+            {"copy": (over(0), 50, 0), "work": (FlowSpec((), 1.0, 1.0, (0, 0.25)), 8, 0)},
+            {"copy": 5, "work": 9},
+            id="drag slows work in full while the link is full",
+        ),
+        # half of the link is used: 1 / (1 + 0.5 * 0.5) = 0.8
+        pytest.param(
+            [10],
+            {"copy": (over(0, cap=5), 50, 0), "work": (FlowSpec((), 1.0, 1.0, (0, 0.5)), 4, 0)},
+            {"copy": 10, "work": 5},
+            id="drag goes with utilisation",
+        ),
+    ],
+)
+def test_flows_end_when_arithmetic_says(
+    capacities: list[float], flows: dict[str, tuple[FlowSpec, float, float]], ends: dict[str, float]
+) -> None:
+    net = Net(*capacities)
+    for name, (spec, size, start) in flows.items():
+        net.flow(name, spec, size, start)
+    assert net.run() == pytest.approx(ends, rel=1e-12)
+
+
+def test_cancelling_returns_what_is_left_and_gives_its_share_away() -> None:
+    net, left = Net(10), []
+    net.flow("a", over(0), 50)
+    net.flow("b", over(0), 50)
+    net.at(2, lambda: left.append(net.fabric.cancel(net.flows["b"])))
+    assert net.run() == {"a": 6}  # 10 by 2, then the 40 left at 10
+    assert left == [40]
+    assert net.fabric.moved == [60]
+
+
+@pytest.mark.parametrize(("start", "size"), [(0.0, 50.0), (2.0, 50.0)])
+def test_cancelling_a_flow_before_it_moved_returns_all(start: float, size: float) -> None:
+    net, left = Net(10), []
+    net.flow("a", over(0), size, start)
+    net.at(start, lambda: left.append(net.fabric.cancel(net.flows["a"])))
+    assert net.run() == {}
+    assert left == [size]
+
+
+def test_all_changes_of_one_time_are_settled_by_one_solve() -> None:
+    seen: list[int] = []
+
+    def law(flows: object, capacities: object) -> list[float]:
+        seen.append(len(flows))  # type: ignore[arg-type]
+        return weighted_max_min(flows, capacities)  # type: ignore[arg-type]
+
+    net = Net(10)
+    net.fabric.law = law
+    for i in range(5):
+        net.flow(f"f{i}", over(0), 10)
+    net.at(0, lambda: net.fabric.cancel(net.flows["f0"]))
+    net.run()
+    assert seen == [4]
+    assert net.fabric.solves == 1
+
+
+def test_a_train_of_equal_flows_is_solved_once() -> None:
+    net = Net(10)
+
+    def next_chunk(number: int) -> None:
+        if number < 100:
+            flow = net.fabric.transfer(over(0), 5)
+            assert flow.done.callbacks is not None
+            flow.done.callbacks.append(lambda _: next_chunk(number + 1))
+
+    net.flow("other", over(0), 250)
+    net.at(0, lambda: next_chunk(0))
+    assert net.run() == {"other": 50}  # 5 beside the 50 chunks of a second each
+    assert net.env.now == 75  # then 50 chunks of half a second
+    assert net.fabric.solves <= 4  # each alone, and both in either order
+
+
+def test_used_and_moved_count_multipliers() -> None:
+    net = Net(10, 100)
+    net.flow("a", FlowSpec(((0, 2.0), (1, 0.5)), 3.0), 30)
+    used: list[list[float]] = []
+    net.at(1, lambda: used.append(net.fabric.used()))
+    net.run()
+    assert used == [[6, 1.5]]
+    assert net.fabric.moved == [60, 15]
+
+
+def test_a_flow_that_can_never_move_is_an_error() -> None:
+    net = Net(10)
+    net.flow("a", over(0, cap=0.0), 1)
+    with pytest.raises(RuntimeError, match="no flow can make progress"):
+        net.run()
+
+
+def test_another_rate_law_can_be_given() -> None:
+    env = Environment()
+    fabric = Fabric(env, [10.0], law=lambda flows, capacities: [capacities[0] / 4 for _ in flows])
+    flow = fabric.transfer(over(0), 10)
+    env.run(flow.done)
+    assert env.now == 4

@@ -1,0 +1,526 @@
+"""The simulated machine: small programs with times worked out by hand, and all others against a longest-path sum.
+
+Links of the tiny profile move 8 B/s; a rank of a collective alone sends 8 B/s; commands cost nothing unless given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import KINDS, Case, cases, chunked, costs, direct_programs, program, tiny_profile, whole_layer
+
+from sim.hardware import Profile
+from sim.machine import DeadlockError, SimulatedMachine
+from sim.program import (
+    Collective,
+    Copy,
+    HostWaitEvent,
+    Kernel,
+    Program,
+    RankBuilder,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
+from sim.timeline import Span, Timeline
+
+Build = Callable[[RankBuilder], object]
+Times = dict[str, tuple[float, ...]]
+
+
+def kernel(stream: str, name: str, seconds: float, launches: int = 1) -> Build:
+    return lambda rank: rank.kernel(stream, name, seconds=seconds, launches=launches)
+
+
+def copy(stream: str, name: str, size: int, **more: Any) -> Build:
+    return lambda rank: rank.copy(stream, name, size, rank.buffer(name, size, "weights"), **more)
+
+
+def call(size: int = 16, name: str = "x", kind: str = "all_to_all", stream: str = "s") -> Build:
+    return lambda rank: rank.collective(stream, name, kind, size)  # type: ignore[arg-type]
+
+
+def record(stream: str) -> Build:
+    return lambda rank: rank.record(stream)
+
+
+def wait(stream: str, event: int) -> Build:
+    return lambda rank: rank.wait(stream, event)
+
+
+def host_wait(event: int) -> Build:
+    return lambda rank: rank.host_wait(event)
+
+
+def write(stream: str, flag: str, value: int) -> Build:
+    return lambda rank: rank.write_flag(stream, flag, value)
+
+
+def wait_flag(stream: str, flag: str, value: int) -> Build:
+    return lambda rank: rank.wait_flag(stream, flag, value)
+
+
+def new_thread(rank: RankBuilder) -> object:
+    return rank.thread()
+
+
+def run(ranks: list[list[Build]], changes: dict[str, float] | None = None) -> Timeline:
+    builders = [RankBuilder() for _ in ranks]
+    for rank, commands in zip(builders, ranks, strict=True):
+        for command in commands:
+            command(rank)
+    return SimulatedMachine(tiny_profile(len(ranks), changes)).run(program(*builders))
+
+
+def label(span: Span) -> str:
+    return getattr(span.command, "name", "") or f"{span.kind} {span.command.stream}"
+
+
+def times(timeline: Timeline, rank: int = 0) -> Times:
+    """(start, end) of each span of a rank by its name, or its type and stream; without records of events."""
+    spans = [s for s in timeline.of(rank) if not isinstance(s.command, RecordEvent)]
+    found = {label(s): (s.start, s.end) for s in spans}
+    assert len(found) == len(spans), "names are not unique"
+    return found
+
+
+def near(expected: Times) -> dict[str, object]:
+    return {name: pytest.approx(interval) for name, interval in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("commands", "changes", "expected"),
+    [
+        pytest.param(
+            [kernel("s", "a", 1), kernel("s", "b", 2), copy("s", "c", 8)],
+            {},
+            {"a": (0, 1), "b": (1, 3), "c": (3, 4)},
+            id="a stream is FIFO",
+        ),
+        pytest.param(
+            [kernel("s", "a", 1), kernel("t", "b", 2), copy("u", "c", 24)],
+            {},
+            {"a": (0, 1), "b": (0, 2), "c": (0, 3)},
+            id="streams run side by side",
+        ),
+        pytest.param(
+            [lambda r: r.kernel("s", "a", flops=3, hbm_bytes=5), lambda r: r.kernel("s", "b", flops=6, hbm_bytes=5)],
+            {"device.compute_efficiency": 0.5, "device.hbm_bandwidth": 2.0},
+            {"a": (0, 6), "b": (6, 18)},
+            id="the roofline takes the longer of flops and bytes",
+        ),
+        pytest.param(
+            [lambda r: r.kernel("s", "a", flops=3, hbm_bytes=20)],
+            {"device.hbm_bandwidth": 4.0, "device.hbm_efficiency": 0.5},
+            {"a": (0, 10)},
+            id="the roofline of memory traffic",
+        ),
+        # ---- events
+        pytest.param(
+            [copy("c", "c", 16), record("c"), wait("s", 0), kernel("s", "a", 1)],
+            {},
+            {"c": (0, 2), "WaitEvent s": (0, 2), "a": (2, 3)},
+            id="a wait ends with its event",
+        ),
+        pytest.param(
+            [copy("c", "c", 16), record("c"), copy("c", "d", 8), wait("s", 0), kernel("s", "a", 1)],
+            {"streams.event": 0.5, "streams.wake": 0.25},
+            {"c": (0, 2), "d": (2.5, 3.5), "WaitEvent s": (0, 2.75), "a": (2.75, 3.75)},
+            id="recording and waking cost time",
+        ),
+        pytest.param(
+            [record("c"), kernel("s", "a", 1), wait("s", 0), kernel("s", "b", 1)],
+            {"streams.event": 0.5, "streams.wake": 0.25},
+            {"a": (0, 1), "b": (1, 2)},
+            id="waiting for what has happened costs nothing",
+        ),
+        # ---- flags
+        pytest.param(
+            [kernel("s", "a", 3), write("s", "f", 1), wait_flag("t", "f", 1), kernel("t", "b", 1)],
+            {"streams.write_flag": 0.5, "streams.wait_flag": 0.25},
+            {"a": (0, 3), "WriteFlag s": (3, 3.5), "WaitFlag t": (0, 3.5), "b": (3.5, 4.5)},
+            id="a flag wait ends with the write",
+        ),
+        pytest.param(
+            [wait_flag("t", "f", 0), kernel("t", "b", 1), kernel("s", "a", 3), write("s", "f", 1)],
+            {"streams.write_flag": 0.5, "streams.wait_flag": 0.25},
+            {"WaitFlag t": (0, 0.25), "b": (0.25, 1.25), "a": (0, 3), "WriteFlag s": (3, 3.5)},
+            id="flags start at 0, a passed wait costs its time",
+        ),
+        pytest.param(
+            [
+                *(write("s", "f", 1), kernel("s", "a", 1), write("s", "f", 2), kernel("s", "b", 1)),
+                *(wait_flag("t", "f", 2), kernel("t", "c", 1), write("u", "g", 2)),
+            ],
+            {},
+            None,
+            id="a flag wait is for one value of one flag",
+        ),
+        # ---- the host
+        pytest.param(
+            [kernel("s", "a", 0.5), kernel("s", "b", 0.5, launches=3), copy("c", "c", 8), kernel("s", "d", 9)],
+            {"host.kernel": 1.0, "host.copy": 0.25},
+            {"a": (1, 1.5), "b": (4, 4.5), "c": (4.25, 5.25), "d": (5.25, 14.25)},
+            id="commands start once issued, every launch is issued",
+        ),
+        pytest.param(
+            [kernel("s", "a", 9), kernel("s", "b", 1), record("s"), wait("t", 0), write("t", "f", 1)],
+            {"host.kernel": 1.0, "host.event": 2.0, "host.memop": 4.0},
+            {"a": (1, 10), "b": (10, 11), "WaitEvent t": (6, 11), "WriteFlag t": (11, 11)},
+            id="the host runs ahead",
+        ),
+        pytest.param(
+            [*(kernel("s", f"k{i}", 1) for i in range(4)), kernel("t", "other", 1)],
+            {"host.queue_depth": 2},
+            {"k0": (0, 1), "k1": (1, 2), "k2": (2, 3), "k3": (3, 4), "other": (2, 3)},
+            id="a full queue blocks the host until a command has ended",
+        ),
+        pytest.param(
+            [*(kernel("s", f"k{i}", 1) for i in range(3)), kernel("t", "other", 1)],
+            {"host.queue_depth": 2, "host.kernel": 0.25},
+            {"k0": (0.25, 1.25), "k1": (1.25, 2.25), "k2": (2.25, 3.25), "other": (1.5, 2.5)},
+            id="a blocked host goes on from the time of room",
+        ),
+        pytest.param(
+            [kernel("s", "a", 1, launches=3), kernel("s", "b", 1, launches=2), kernel("t", "other", 1)],
+            {"host.queue_depth": 4},
+            {"a": (0, 1), "b": (1, 2), "other": (1, 2)},
+            id="launches count against the queue",
+        ),
+        pytest.param(
+            [kernel("s", "a", 1, launches=9), kernel("s", "b", 1, launches=9), kernel("t", "other", 1)],
+            {"host.queue_depth": 4},
+            {"a": (0, 1), "b": (1, 2), "other": (1, 2)},
+            id="more launches than the queue holds wait for an empty one",
+        ),
+        pytest.param(
+            [kernel("s", "a", 2), record("s"), kernel("s", "b", 2), host_wait(0), kernel("t", "c", 1)],
+            {"host.kernel": 0.5, "host.event": 0.25},
+            {"a": (0.5, 2.5), "b": (2.5, 4.5), "c": (3, 4)},
+            id="a host wait holds what is issued later",
+        ),
+        pytest.param(
+            [record("s"), kernel("s", "a", 1), host_wait(0), kernel("t", "c", 1)],
+            {"host.kernel": 0.5, "host.event": 0.25},
+            {"a": (0.75, 1.75), "c": (1.5, 2.5)},
+            id="a host wait for what has happened costs its call alone",
+        ),
+        pytest.param(
+            [kernel("s", "a", 5), record("s"), host_wait(0), kernel("s", "b", 1), new_thread, kernel("t", "c", 1)],
+            {"host.kernel": 0.5},
+            {"a": (0.5, 5.5), "b": (6, 7), "c": (0.5, 1.5)},
+            id="host threads issue side by side",
+        ),
+        # ---- copies
+        pytest.param(
+            [copy("c", "c", 16), copy("d", "d", 8)],
+            {},
+            {"c": (0, 3), "d": (0, 2)},
+            id="copies share the link",
+        ),
+        pytest.param(
+            [copy("c", "c", 16), copy("d", "d", 16, kind="d2h")],
+            {"d2h.cap": 4.0},
+            {"c": (0, 2), "d": (0, 4)},
+            id="up and down do not share links",
+        ),
+        pytest.param(
+            [copy("c", "c", 16), copy("d", "d", 24, kind="d2h")],
+            {"duplex": 8.0, "d2h.weight": 3.0},
+            {"c": (0, 5), "d": (0, 4)},  # 2 and 6 until 4, then c's last 8 bytes
+            id="up and down share a duplex limit by weight",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), copy("c", "d", 16)],
+            {"h2d.setup": 0.5, "h2d.minimum": 2.0},
+            {"c": (0, 2), "d": (2, 4.5)},
+            id="a copy takes its setup, and its minimum at least",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), copy("c", "d", 16)],
+            {"down": 4.0, "h2d.setup": 0.5, "h2d.minimum": 2.25},
+            {"c": (0, 2.5), "d": (2.5, 7)},
+            id="a link below the cap counts into the minimum",
+        ),
+        # ---- interference: full link until 5, work at 1 / (1 + 2 launches * 0.5 s / 4 s)
+        pytest.param(
+            [copy("c", "c", 40), kernel("s", "a", 4, launches=2), kernel("s", "b", 1)],
+            {"streams.launch_delay": 0.5},
+            {"c": (0, 5), "a": (0, 5), "b": (5, 6)},
+            id="launches are late while copies fill the link",
+        ),
+        pytest.param(
+            [kernel("s", "a", 4), write("t", "f", 1), copy("t", "c", 8), kernel("s", "b", 1), write("s", "f", 2)],
+            {"streams.beside_kernel": 0.125, "streams.write_flag": 0.25, "h2d.setup": 0.5},
+            {"a": (0, 4), "WriteFlag t": (0, 0.375), "c": (0.375, 2), "b": (4, 5), "WriteFlag s": (5, 5.25)},
+            id="commands take longer beside a kernel",
+        ),
+    ],
+)
+def test_one_rank(commands: list[Build], changes: dict[str, float], expected: Times | None) -> None:
+    if expected is None:
+        timeline = run([commands], changes)
+        start = {label(s): s.start for s in timeline.spans if s.kind == "Kernel"}
+        assert start == {"a": 0, "b": 1, "c": 1}
+    else:
+        assert times(run([commands], changes)) == near(expected)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "expected"),
+    [
+        pytest.param(
+            [[kernel("s", "a", 1), call()], [kernel("s", "a", 3), call(), kernel("s", "b", 1)]],
+            {},
+            [{"a": (0, 1), "x": (1, 4)}, {"a": (0, 3), "x": (3, 4), "b": (4, 5)}],
+            id="a collective waits for the last rank",
+        ),
+        pytest.param(
+            [[call(), call(32, "y")], [call(), call(32, "y")]],
+            {"collective.latency": 0.5},
+            [{"x": (0, 1.5), "y": (1.5, 4)}] * 2,
+            id="latency comes before the bytes",
+        ),
+        pytest.param(
+            [[call(24)]] * 3, {"collective.latency_per_rank": 0.25}, [{"x": (0, 2.25)}] * 3, id="latency grows with ranks"
+        ),
+        pytest.param([[call(16, kind="all_reduce")]] * 2, {}, [{"x": (0, 2)}] * 2, id="an all-reduce moves twice"),
+        pytest.param([[call(16, kind="all_gather")]] * 4, {}, [{"x": (0, 1.5)}] * 4, id="a ring sends (n-1)/n"),
+        pytest.param([[call(), kernel("s", "a", 1)]], {"collective.latency": 9}, [{"x": (0, 0), "a": (0, 1)}], id="one"),
+        pytest.param([[call()]] * 2, {"up": 4}, [{"x": (0, 2)}] * 2, id="links bound collectives too"),
+        pytest.param([[call()]] * 2, {"collective.overhead": 2}, [{"x": (0, 2)}] * 2, id="so does overhead"),
+        pytest.param(
+            # 8 B/s: the copy 6, the all-to-all 2 until 4; then its last 8 alone
+            [[call(32), copy("c", "c", 24)], [call(32)]],
+            {"collective.weight": 1 / 3},
+            [{"x": (0, 5), "c": (0, 4)}, {"x": (0, 5)}],
+            id="copies and collectives share by weight",
+        ),
+        pytest.param(
+            [[copy("c", "c", 16)], [copy("c", "c", 8)]], {"host": 8}, [{"c": (0, 3)}, {"c": (0, 2)}], id="one host"
+        ),
+        pytest.param(
+            # pairs end when they end: only those with rank 2 wait for the copy
+            [[call(24)], [call(24)], [call(24), copy("c", "c", 16)]],
+            {"collective.weight": 2},
+            [{"x": (0, 3)}, {"x": (0, 3)}, {"x": (0, 3), "c": (0, 4)}],
+            id="a rank is done with its last pair",
+        ),
+    ],
+)
+def test_several_ranks(ranks: list[list[Build]], changes: dict[str, float], expected: list[Times]) -> None:
+    timeline = run(ranks, changes)
+    assert [times(timeline, i) for i in range(len(ranks))] == [near(e) for e in expected]
+
+
+def test_a_span_tells_peer_wait_and_time_alone_apart() -> None:
+    timeline = run([[kernel("s", "a", 1), call(), copy("s", "c", 8)], [kernel("s", "a", 3), call()]], {"h2d.setup": 0.5})
+    spans = {label(s): s for s in timeline.of(0)}
+    assert spans["x"][2:] == (1, 3, 4, 1)
+    assert spans["c"][2:] == (4, 4, 5.5, 1.5)
+    assert spans["a"][2:] == (0, 0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arrival", "start"),
+    [(0.0, 0), (0.25, 0), (0.75, 0.5), (1.0, 0.5), (2.25, 0.5), (3.0, 0)],
+    ids=lambda value: str(value),
+)
+def test_a_copy_that_starts_beside_moving_data_starts_late(arrival: float, start: float) -> None:
+    # the all-reduce has its latency until 0.5 and moves until 2.5, longer beside the copy
+    commands = [call(16, kind="all_reduce"), kernel("c", "before", arrival), copy("c", "c", 8)]
+    changes = {"all_reduce.latency": 0.5, "all_reduce.copy_start": 0.5, "down": 100.0, "up": 100.0}
+    assert times(run([commands] * 2, changes))["c"] == (arrival, arrival + start + 1)
+
+
+def test_a_program_with_more_ranks_than_gpus_is_refused() -> None:
+    rank = RankBuilder()
+    rank.kernel("s", "a", seconds=1)
+    with pytest.raises(ValueError, match="the program has 3 ranks, the profile 2 GPUs"):
+        SimulatedMachine(tiny_profile(2)).run(program(rank, rank, rank))
+
+
+def test_steps_run_from_event_to_event() -> None:
+    def step(rank: RankBuilder) -> object:
+        return rank.record_step("s")
+
+    timeline = run([[kernel("s", "a", 1), step, kernel("s", "b", 2), step, kernel("s", "c", 4), step]])
+    assert timeline.steps == ((1, 3, 7),)
+    assert timeline.step_times() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "lines"),
+    [
+        pytest.param(
+            [[kernel("s", "a", 2), wait_flag("s", "f", 1), write("s", "f", 1), record("s"), wait("t", 0)]],
+            {},
+            [
+                "deadlock at 2 s:",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
+                "rank 0 stream 't' waits for event 0, which stream 's' has not recorded",
+            ],
+            id="flag and event",
+        ),
+        pytest.param(
+            [[call()], [wait_flag("s", "f", 2), call(), write("s", "f", 2)], [kernel("s", "a", 1), call()]],
+            {},
+            [
+                "rank 0 stream 's' waits for ranks [1] to arrive at all_to_all 'x'",
+                "rank 1 stream 's' waits for flag 'f' to be 2; it is 0",
+                "rank 2 stream 's' waits for ranks [1] to arrive at all_to_all 'x'",
+            ],
+            id="a rank that never arrives",
+        ),
+        pytest.param(
+            [[wait_flag("s", "f", 1), record("s"), host_wait(0), write("t", "f", 1)]],
+            {},
+            ["rank 0 host thread 0 waits for event 0", "rank 0 stream 's' waits for flag 'f' to be 1; it is 0"],
+            id="a host thread",
+        ),
+        pytest.param(
+            [[wait_flag("s", "f", 1), kernel("s", "a", 1), kernel("s", "b", 1), write("t", "f", 1)]],
+            {"host.queue_depth": 2},
+            [
+                "rank 0 host thread 0 waits for room on stream 's' (2 commands pending)",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
+            ],
+            id="a full queue",
+        ),
+    ],
+)
+def test_a_deadlock_says_who_waits_for_what(
+    ranks: list[list[Build]], changes: dict[str, float], lines: list[str]
+) -> None:
+    with pytest.raises(DeadlockError) as caught:
+        run(ranks, changes)
+    for line in lines:
+        assert line in str(caught.value)
+
+
+def test_a_longer_queue_lets_the_same_program_end() -> None:
+    commands = [wait_flag("s", "f", 1), kernel("s", "a", 1), kernel("s", "b", 1), write("t", "f", 1)]
+    assert times(run([commands], {"host.queue_depth": 3}))["b"] == (1, 2)
+
+
+@pytest.mark.xfail(strict=True, reason="collectives on two streams meet in order of arrival, whatever they are")
+def test_collectives_on_two_streams_meet_their_own_kind() -> None:
+    late = kernel("s", "late", 4)
+    ranks = [
+        [late, call(16, "first", stream="s"), call(64, "second", "all_reduce", stream="t")],
+        [call(16, "first", stream="s"), kernel("t", "late", 4), call(64, "second", "all_reduce", stream="t")],
+    ]
+    timeline = run(ranks, {"down": 100, "up": 100})
+    for rank in (0, 1):
+        spans = {label(s): s for s in timeline.of(rank)}
+        assert spans["first"].end - spans["first"].ready == pytest.approx(1)
+        assert spans["second"].end - spans["second"].ready == pytest.approx(8)
+
+
+# ---- against a longest-path sum ------------------------------------------------------------------------------------
+
+_SENT = dict(zip(KINDS, (1, 2, 1), strict=True))
+
+
+def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], list[tuple[object, float, float, float]]]:
+    """When each command runs on a host whose links are never full: (command, start, ready, end) by rank and stream.
+
+    It knows no simulated time: every command starts at the latest of what it waits for.
+    """
+    spans: dict[tuple[int, str], list[tuple[object, float, float, float]]] = {}
+    queues: dict[tuple[int, str], list[tuple[int, float]]] = {}
+    events: dict[tuple[int, int], float] = {}
+    arrivals: list[dict[int, float]] = []
+    cost = {name: float(getattr(profile.host, name).value) for name in ("kernel", "copy", "collective", "event", "memop")}
+    issue = {Kernel: "kernel", Copy: "copy", Collective: "collective", WriteFlag: "memop", WaitFlag: "memop"}
+    ranks, streams, depth = program.world_size, profile.streams, int(profile.host.queue_depth.value)
+
+    def thread(rank: int, commands: tuple[Any, ...]) -> Iterator[None]:
+        clock, calls = 0.0, 0
+        for c in commands:
+            launches = getattr(c, "launches", 1)
+            clock += cost[issue.get(type(c), "event")] * launches
+            if isinstance(c, HostWaitEvent):
+                while (rank, c.event) not in events:
+                    yield
+                clock = max(clock, events[rank, c.event])
+                continue
+            queue = queues.setdefault((rank, c.stream), [])
+            pending = launches
+            for earlier, end in reversed(queue):
+                if (pending := pending + earlier) > depth:
+                    clock = max(clock, end)
+                    break
+            start = ready = end = max([clock] + [end for _, end in queue[-1:]])
+            shown = True
+            if isinstance(c, Kernel):
+                end = start + (max(c.flops, c.hbm_bytes) if c.seconds is None else c.seconds)
+            elif isinstance(c, Copy):
+                copies = profile.copy_class(c.kind)
+                moving = c.bytes / 8
+                end = start + max(copies.setup.value, copies.minimum.value - moving) + moving
+            elif isinstance(c, Collective):
+                if calls == len(arrivals):
+                    arrivals.append({})
+                arrived, calls = arrivals[calls], calls + 1
+                arrived[rank] = start
+                while len(arrived) < ranks:
+                    yield
+                ready = end = max(arrived.values())
+                if ranks > 1:
+                    cls = profile.collective_class(c.kind)
+                    latency = cls.latency.value + (ranks - 2) * cls.latency_per_rank.value
+                    end = ready + latency + max(1, _SENT[c.kind] * c.bytes * (ranks - 1) / ranks) / 8
+            elif isinstance(c, RecordEvent):
+                end = events[rank, c.event] = start + streams.event.value
+            elif isinstance(c, WaitEvent):
+                while (rank, c.event) not in events:
+                    yield
+                shown = events[rank, c.event] > start
+                end = events[rank, c.event] + streams.wake.value if shown else start
+            queue.append((launches, end))
+            if shown:
+                spans.setdefault((rank, c.stream), []).append((c, start, ready, end))
+
+    running = [thread(rank, t) for rank, r in enumerate(program.ranks) for t in r.threads]
+    done = object()
+    while running:
+        running = [t for t in running if next(t, done) is not done]
+    return spans
+
+
+def check_longest_path(program: Program, profile: Profile) -> None:
+    timeline = SimulatedMachine(profile).run(program)
+    found: dict[tuple[int, str], list[tuple[object, float, float, float]]] = {}
+    for s in timeline.spans:
+        found.setdefault((s.rank, s.command.stream), []).append((s.command, s.start, s.ready, s.end))
+    expected = longest_path(program, profile)
+    assert found.keys() == expected.keys()
+    for stream, spans in expected.items():
+        assert [s[0] for s in found[stream]] == [s[0] for s in spans]
+        assert [s[1:] for s in found[stream]] == [pytest.approx(s[1:], rel=1e-9, abs=1e-9) for s in spans]
+
+
+UNCONTENDED = dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60) | dict.fromkeys(
+    ("h2d.cap", "all_to_all.cap", "all_reduce.cap", "all_gather.cap"), 8.0
+) | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
+_kept = {key.replace(".", "__"): value for key, value in UNCONTENDED.items()}
+
+
+@given(cases(policy=whole_layer | chunked | st.just({"kind": "resident"}), **_kept))
+def test_policies_on_free_links_take_their_longest_path(case: Case) -> None:
+    check_longest_path(case.scenario.program(), case.profile)
+
+
+@given(st.data(), st.sampled_from([1, 2, 3]))
+def test_direct_programs_on_free_links_take_their_longest_path(data: st.DataObject, ranks: int) -> None:
+    drawn = data.draw(st.fixed_dictionaries({}, optional={k: costs for k in (
+        "h2d.setup", "h2d.minimum", "d2h.setup", "d2h.minimum", "all_to_all.latency", "streams.event", "streams.wake",
+        "host.kernel", "host.copy", "host.collective", "host.event",
+    )} | {"host.queue_depth": st.integers(1, 6)}))
+    check_longest_path(data.draw(direct_programs(ranks)), tiny_profile(ranks, UNCONTENDED | drawn))

@@ -1,0 +1,319 @@
+"""Reports: figures carry the data they were given; pages are self-contained, escaped, and work in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+
+from sim import Result, Scenario, simulate
+from sim.program import Copy
+from sim.report import figures
+from sim.report.bars import RESOLUTION, bars
+from sim.report.figures import Case, Point
+from sim.report.html import Section, Table, page
+from sim.report.theme import TEMPLATES, ms, signed
+
+MIB = 2**20
+HOSTILE = "</script><img src=x onerror=alert(1)> & \"quoted\" 'too' %{x}"
+
+CASES = [
+    Case("a", "small", "chunked", 0.100, 0.101, False),
+    Case("b", "large", "yielding", 0.200, 0.190, False),
+    Case("c", "large", "resident", 0.150, 0.150, True),
+]
+POINTS = [
+    Point("chunked", MIB, 0.0, 0.30, 2 * 2**30),
+    Point("chunked", 16 * MIB, 0.0, 0.24, 2 * 2**30),
+    Point("yielding", 256 * 2**10, 0.0, 0.26, 2 * 2**30),
+    Point("yielding", 16 * MIB, 0.0, 0.20, 2 * 2**30),
+    Point("whole_layer", None, 0.5, 0.19, 4 * 2**30),
+]
+
+
+@pytest.fixture(scope="module")
+def result() -> Result:
+    block = [
+        {"compute": {"name": "<qkv>", "seconds": 2e-3}},
+        {"collective": {"kind": "all_to_all", "bytes": 80_000_000}},
+        {"compute": {"name": "attention", "seconds": 4e-3}},
+    ]
+    return simulate(
+        Scenario.from_plain(
+            {
+                "hardware": "h200x2-hostpath",
+                "world_size": 2,
+                "workload": {"layers": 4, "steps": 6, "layer_bytes": 200_000_000, "block": block},
+                "policy": {"kind": "yielding", "chunk_bytes": "1 MiB", "drain": True},
+            }
+        )
+    )
+
+
+def every_figure(result: Result) -> list[go.Figure]:
+    start, end = result.timeline.steps[0][-2:]
+    return [
+        figures.predicted_against_measured(CASES),
+        figures.error_bars(CASES),
+        figures.chunk_sweep(POINTS, 0.15, 0.18, [Point("yielding", 16 * MIB, 0.0, 0.21)]),
+        figures.memory_against_step(POINTS),
+        figures.heat_map(POINTS[2:]),
+        figures.timeline(result.timeline, 0, start, end),
+        figures.waterfall([("contention", 0.03), ("other", -0.01)], ("resident", 0.1), ("offload", 0.15)),
+    ]
+
+
+def trace(figure: go.Figure, name: str, kind: str = "scatter") -> go.Scatter:
+    """The trace with data of this name."""
+    [found] = [t for t in figure.data if t.name == name and t.type == kind and t.x and t.x[0] is not None]
+    return found
+
+
+def test_predictions_and_measurements_are_drawn_in_ms() -> None:
+    figure = figures.predicted_against_measured(CASES)
+    assert trace(figure, "yielding").x == pytest.approx([200.0])
+    assert trace(figure, "yielding").y == pytest.approx([190.0])
+    assert "ms" in figure.layout.xaxis.title.text and "ms" in figure.layout.yaxis.title.text
+    band = trace(figure, "within 5 %")
+    assert {round(y / x, 6) for x, y in zip(band.x, band.y, strict=True)} == {0.95, 1.05}
+    assert trace(figure, "resident").marker.symbol[0].endswith("-open")
+    assert trace(figure, "yielding").marker.symbol != trace(figure, "chunked").marker.symbol
+    assert "predicted 190.00 ms" in trace(figure, "yielding").hovertext[0]
+
+
+def test_a_wide_range_of_times_gets_logarithmic_axes() -> None:
+    figure = figures.predicted_against_measured(
+        [Case("a", "w", "p", 0.01, 0.01, False), Case("b", "w", "p", 9, 9, False)]
+    )
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    assert 10 ** figure.layout.xaxis.range[0] < 10 and 10 ** figure.layout.xaxis.range[1] > 9000
+
+
+def test_errors_are_signed_percent_and_sorted() -> None:
+    figure = figures.error_bars(CASES)
+    assert trace(figure, "chunked", "bar").x == pytest.approx([1.0])
+    assert trace(figure, "yielding", "bar").x == pytest.approx([-5.0])
+    assert [trace(figure, p, "bar").y[0] for p in ("yielding", "resident", "chunked")] == [0, 1, 2]
+    texts = [t.text for t in figure.data if t.type == "scatter" and t.mode == "text"]
+    assert [[s.strip() for s in text] for text in texts] == [
+        ["b", "c", "a"],
+        ["\N{MINUS SIGN}5.00 %", "0.00 %", "+1.00 %"],
+    ]
+
+
+def test_sweep_is_in_order_of_chunk_size_with_binary_labels() -> None:
+    figure = figures.chunk_sweep(POINTS, 0.15, 0.18, [Point("yielding", 16 * MIB, 0.0, 0.21)])
+    assert trace(figure, "yielding").x == (256 * 2**10, 16 * MIB)
+    assert trace(figure, "yielding").y == pytest.approx([260.0, 200.0])
+    assert trace(figure, "yielding, measured").y == pytest.approx([210.0])
+    assert trace(figure, "lower bound").y == pytest.approx([150.0, 150.0])
+    assert trace(figure, "all resident").y == pytest.approx([180.0, 180.0])
+    assert trace(figure, "whole_layer").y == pytest.approx([190.0, 190.0])
+    axis = figure.layout.xaxis
+    assert axis.type == "log"
+    assert dict(zip(axis.ticktext, axis.tickvals, strict=True))["1 MiB"] == MIB
+    assert 10 ** axis.range[0] < 256 * 2**10 and 10 ** axis.range[1] > 16 * MIB
+
+
+def test_labels_of_equal_levels_stand_apart() -> None:
+    figure = figures.chunk_sweep(POINTS[:2], 0.2, 0.2)
+    low, high = sorted(a.y for a in figure.layout.annotations)
+    assert high - low > 0.09 * (300 - 200)
+    assert (low + high) / 2 == pytest.approx(200)
+
+
+def test_the_pareto_front_has_no_point_that_another_beats() -> None:
+    assert figures.pareto_front(POINTS) == [POINTS[3], POINTS[4]]
+    figure = figures.memory_against_step(POINTS)
+    assert trace(figure, "Pareto front").x == pytest.approx([2.0, 4.0])
+    assert trace(figure, "Pareto front").y == pytest.approx([200.0, 190.0])
+    assert "GiB" in figure.layout.xaxis.title.text
+
+
+def test_heat_map_has_a_cell_a_point_and_refuses_two() -> None:
+    [cells] = figures.heat_map(POINTS[2:]).data
+    assert list(cells.x) == ["256 KiB", "16 MiB", "whole layer"]
+    assert list(cells.y) == ["0", "0.5"]
+    assert [[z and round(z) for z in row] for row in cells.z] == [[260, 200, None], [None, None, 190]]
+    with pytest.raises(ValueError, match="share a cell"):
+        figures.heat_map([POINTS[1], POINTS[3]])
+
+
+def test_waterfall_shows_what_its_parts_leave_unexplained() -> None:
+    [bars_] = figures.waterfall([("contention", 0.03)], ("resident", 0.1), ("offload", 0.15)).data
+    assert list(bars_.y) == ["resident", "contention", "not explained", "offload"]
+    assert bars_.x == pytest.approx([100.0, 30.0, 20.0, 150.0])
+    [exact] = figures.waterfall([("contention", 0.05)], ("resident", 0.1), ("offload", 0.15)).data
+    assert "not explained" not in exact.y
+
+
+def test_merging_chunks_conserves_busy_time_and_bytes(result: Result) -> None:
+    start, end = result.timeline.steps[0][0], result.timeline.steps[0][-1]
+    spans = result.timeline.of(0)
+    merged = bars(spans, start, end)
+    for kind, name in (("copy", "Copy"), ("kernel", "Kernel"), ("collective", "Collective")):
+        given = [s for s in spans if s.kind == name and s.end > start and s.start < end]
+        mine = [b for b in merged if b.kind == kind]
+        assert sum(b.busy for b in mine) == pytest.approx(sum(min(s.end, end) - max(s.start, start) for s in given))
+        assert sum(len(b.spans) for b in mine) == len(given)
+    copies = [b for b in merged if b.kind == "copy"]
+    assert len(copies) < sum(len(b.spans) for b in copies), "chunks of 1 MiB are too narrow to be drawn one by one"
+    assert all(b.end - b.start <= (end - start) / RESOLUTION * (1 + 1e-9) for b in merged if len(b.spans) > 1)
+    assert all(b.excess + b.waiting <= b.end - b.start + 1e-12 for b in merged)
+
+
+def test_a_close_view_merges_nothing(result: Result) -> None:
+    start = result.timeline.steps[0][1]
+    assert all(len(b.spans) == 1 for b in bars(result.timeline.of(0), start, start + 1e-4))
+
+
+def test_timeline_draws_every_kind_and_the_memory(result: Result) -> None:
+    start, end = result.timeline.steps[0][-2:]
+    figure = figures.timeline(result.timeline, 0, start, end)
+    copies = trace(figure, "copy", "bar")
+    clipped = [
+        min(s.end, end) - max(s.start, start)
+        for s, _ in result.timeline.commands(0, Copy)
+        if s.end > start and s.start < end
+    ]
+    assert sum(busy for busy, _ in copies.customdata) == pytest.approx(1e3 * sum(clipped))
+    assert sum(count for _, count in copies.customdata) == len(clipped)
+    assert {t.name for t in figure.data if t.type == "bar"} >= {"kernel", "collective", "flag", "wait"}
+    assert min(trace(figure, "kernel", "bar").base) >= start * 1e3 - 1e-9
+    assert list(figure.layout.yaxis.ticktext) == ["compute", "copy"]
+    memory = trace(figure, "memory")
+    assert memory.x[0] == pytest.approx(start * 1e3) and memory.x[-1] == pytest.approx(end * 1e3)
+    peak = max(level for time, level in result.timeline.memory(0) if start <= time <= end)
+    assert max(memory.y) == pytest.approx(peak / 2**30)
+    assert any("&lt;qkv&gt;" in text for text in trace(figure, "kernel", "bar").hovertext)
+
+
+def test_numbers_have_true_signs_and_zero_has_none() -> None:
+    assert signed(-1.5, "%") == "\N{MINUS SIGN}1.50 %"
+    assert signed(-0.001, "%") == signed(0.001, "%") == "0.00 %"
+    assert ms(1.5) == "1,500.00 ms"
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would load, and all text."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.text: list[str] = []
+        self.data: list[str] = []
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "action") and v]
+        if tag == "script" and ("type", "application/json") in attrs:
+            self.tags[-1] = "data"
+
+    def handle_data(self, data: str) -> None:
+        (self.data if self.tags and self.tags[-1] == "data" and data.strip() else self.text).append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append(f"/{tag}")
+
+
+def test_page_loads_nothing_and_inlines_plotly_once(result: Result) -> None:
+    source = page("t", "s", [Section(f"figure {i}", "", f) for i, f in enumerate(every_figure(result))], {"k": "v"})
+    read = Reader(source)
+    assert [u for u in read.loads if not u.startswith(("#", "data:"))] == []
+    assert "@import" not in source.split("</style>")[0] and "url(" not in source.split("</style>")[0]
+    assert source.count("plotly.js v") == 1
+    assert "default-src 'none'" in source
+    assert "showSendToCloud: false" in source
+    assert len(read.data) == len(every_figure(result))
+
+
+def test_page_without_figures_has_no_script() -> None:
+    source = page("t", "s", [Section("a", "", "text"), Section("b", "only words")], {})
+    assert "<script" not in source
+    assert len(source) < 20_000
+
+
+def test_page_escapes_everything_it_is_given() -> None:
+    figure = figures.error_bars([Case(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.11, False)])
+    bodies = [HOSTILE, Table([HOSTILE], [[HOSTILE]]), figure]
+    sections = [Section(HOSTILE, HOSTILE, body) for body in bodies]
+    read = Reader(page(HOSTILE, HOSTILE, sections, {HOSTILE: HOSTILE}))
+    assert "img" not in read.tags
+    assert read.tags.count("data") == 1
+    assert read.text.count(HOSTILE) == 17  # 3 titles, 2 facts, 3 links, 3 headings, 3 texts, 2 cells, 1 body
+    [data] = read.data
+    labels = [t["text"][0] for t in json.loads(data)["data"] if t.get("mode") == "text"]
+    assert "&lt;img" in labels[0] and "<img" not in data
+
+
+def test_tables_align_numbers_to_the_right() -> None:
+    table = Table(
+        ["case", "step", "error", "n"], [["16 is a name", "39.7 ms", "\N{MINUS SIGN}0.3 %", 12345], ["b", "", "", 1]]
+    )
+    source = page("t", "s", [Section("a", "", table)], {})
+    assert re.findall(r"<th( class=\"n\")?>", source) == ["", ' class="n"', ' class="n"', ' class="n"']
+    assert '<td class="n">12,345</td>' in source
+
+
+def test_contents_only_on_longer_pages() -> None:
+    sections = [Section(f"part {i}", "") for i in range(3)]
+    assert page("t", "s", sections, {}).count('href="#s') == 3
+    assert "<nav" not in page("t", "s", sections[:2], {})
+
+
+def test_every_figure_renders_with_the_page_theme(result: Result) -> None:
+    for figure in every_figure(result):
+        source = page("t", "s", [Section("a", "", figure)], {})
+        [data] = Reader(source).data
+        drawn = json.loads(data)
+        assert "template" not in drawn["layout"] and drawn["layout"]["height"] > 0
+        assert figure.layout.template.layout.font.family == TEMPLATES["light"]["layout"]["font"]["family"]
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def in_browser(source: str, folder: Path) -> tuple[str, list[str]]:
+    """The page's document after its scripts have run, and what it wrote on the console."""
+    assert CHROMIUM
+    file = folder / "page.html"
+    file.write_text(source, encoding="utf-8")
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--enable-logging=stderr",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--window-size=1280,8000",
+        "--virtual-time-budget=10000",
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+    ]
+    done = subprocess.run([CHROMIUM, *options, file.as_uri()], capture_output=True, text=True, timeout=90, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH to open a page")
+def test_page_draws_in_a_browser_without_console_errors(result: Result, tmp_path: Path) -> None:
+    drawn = every_figure(result)
+    document, console = in_browser(
+        page("t", "s", [Section(f"figure {i}", "", f) for i, f in enumerate(drawn)], {}), tmp_path
+    )
+    assert console == []
+    assert document.count("js-plotly-plot") >= len(drawn)
+    assert document.count('class="main-svg"') >= len(drawn)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH to open a page")
+def test_the_browser_itself_keeps_a_page_from_the_network(tmp_path: Path) -> None:
+    source = page("t", "s", [], {}).replace("</body>", '<script>fetch("https://example.org/")</script></body>')
+    _, console = in_browser(source, tmp_path)
+    assert any("Content Security Policy" in line for line in console)
