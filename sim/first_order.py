@@ -23,7 +23,7 @@ from sim import collectives
 from sim.fabric import weighted_max_min
 from sim.hardware import Profile
 from sim.models import Named
-from sim.policies.layerwise import copied_bytes
+from sim.policies import copied_bytes
 from sim.program import Kernel
 from sim.workload import CollectiveOp, Compute, Layer, Workload
 

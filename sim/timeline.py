@@ -34,12 +34,29 @@ class Span(NamedTuple):
         return type(self.command).__name__
 
 
+class HostSpan(NamedTuple):
+    """A host thread of a rank that was held, times in s.
+
+    It went on because of `event` (it completed), of host thread `by` (it changed a counter or gave a lock back), or of
+    a place on `stream`.
+    """
+
+    rank: int
+    thread: int
+    start: float
+    end: float
+    event: int | None = None
+    by: int | None = None
+    stream: str = ""
+
+
 class Timeline(NamedTuple):
     """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps."""
 
     program: Program
     spans: tuple[Span, ...]
     steps: tuple[tuple[float, ...], ...]
+    host: tuple[HostSpan, ...] = ()
 
     def of(self, rank: int) -> list[Span]:
         """Spans of `rank`, in order of their ends."""

@@ -1,8 +1,8 @@
 """Why a step takes as long as it does: its critical path, and the way from the resident step to it.
 
 The walk starts at the end of the last step on the compute stream and goes back to its start. At each moment it is on
-one stream; where that stream was held by an event of another one, the walk goes on there. Every piece of time gets
-one cause, so the causes sum to the step time.
+one stream; where that stream was held by an event of another one, or dry because its host thread was held, the walk
+goes on there. Every piece of time gets one cause, so the causes sum to the step time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sim.hardware import Profile
 from sim.program import Collective, Copy, Kernel, RankProgram, RecordEvent, WaitEvent, WaitFlag
-from sim.timeline import Span, Timeline
+from sim.timeline import HostSpan, Span, Timeline
 
 CAUSES = (
     "compute",
@@ -31,8 +31,8 @@ CAUSES = (
 
 `exposed_h2d` is the transfer of bytes at the rate of a copy alone, `copy_overhead` the set-up of copies, and
 `copy_contention` what other traffic adds. `yield_wait` is a stream held by a flag: copies at a gate, collectives that
-drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that has run dry: its next
-command was issued late, also because another stream's queue was full.
+drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that ran dry while the host was busy;
+where the host was held by an event, another thread or a full queue, the walk goes on there.
 """
 
 
@@ -45,8 +45,8 @@ class Segment(NamedTuple):
     cause: str
 
 
-class _Streams:
-    """The spans of one rank by stream, to be looked up by time; and who recorded which event."""
+class _Rank:
+    """The spans of one rank by stream and by host thread, to be looked up by time; who recorded which event."""
 
     def __init__(self, timeline: Timeline, rank: int) -> None:
         self.spans: dict[str, list[Span]] = {}
@@ -56,42 +56,93 @@ class _Streams:
             if isinstance(span.command, RecordEvent):
                 self.recorded[span.command.event] = span
         self.ends = {stream: [s.end for s in spans] for stream, spans in self.spans.items()}
+        self.held: dict[int, list[HostSpan]] = {}
+        for held in timeline.host:
+            if held.rank == rank:
+                self.held.setdefault(held.thread, []).append(held)
+        self.held_ends = {thread: [h.end for h in spans] for thread, spans in self.held.items()}
+        self.feeder = _feeders(timeline.program.ranks[rank])
 
     def before(self, stream: str, time: float) -> Span | None:
         """The last span on `stream` that ended at or before `time`."""
-        i = bisect_right(self.ends[stream], time)
+        i = bisect_right(self.ends.get(stream, []), time)
         return self.spans[stream][i - 1] if i else None
+
+    def held_before(self, thread: int, time: float) -> HostSpan | None:
+        """The last time that host thread `thread` was held before `time`."""
+        i = bisect_right(self.held_ends.get(thread, []), time)
+        return self.held[thread][i - 1] if i else None
+
+
+def _feeders(program: RankProgram) -> dict[str, int]:
+    """Which host thread feeds a stream (a further one may record events on it)."""
+    feeders: dict[str, int] = {}
+    for number, thread in enumerate(program.threads):
+        for command in thread:
+            if command.stream and not isinstance(command, RecordEvent):
+                feeders.setdefault(command.stream, number)
+    return feeders
+
+
+class _Walk:
+    """The walk back through the last step of one rank."""
+
+    def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
+        self.profile = profile
+        self.rank = _Rank(timeline, rank)
+        self.begin, self.time = timeline.steps[rank][-2:]
+        self.path: list[Segment] = []
+        self.stream = _compute_stream(timeline.program.ranks[rank])
+
+    def run(self) -> list[Segment]:
+        """All segments, latest first."""
+        while self.time > self.begin:
+            span = self.rank.before(self.stream, self.time)
+            if span is None or span.end < self.time:
+                self._through_host(self.begin if span is None else span.end)
+                continue
+            command = span.command
+            if isinstance(command, WaitEvent) and (record := self.rank.recorded.get(command.event)):
+                self._back(record.end, "stream_overhead")
+                self.stream = record.command.stream
+                continue
+            *later, (first, _) = _parts(span, self.profile)
+            for cause, seconds in later:
+                self._back(max(self.time - seconds, span.start), cause)
+            self._back(span.start, first)
+        return self.path
+
+    def _back(self, to: float, cause: str) -> None:
+        to = max(to, self.begin)
+        if to < self.time:
+            self.path.append(Segment(to, self.time, self.stream, cause))
+            self.time = to
+
+    def _through_host(self, idle_since: float) -> None:
+        """The stream was dry: go back over what the host thread that feeds it did, to what held that thread."""
+        thread = self.rank.feeder[self.stream]
+        while self.time > max(idle_since, self.begin):
+            held = self.rank.held_before(thread, self.time)
+            if held is None or held.end <= idle_since:
+                self._back(idle_since, "host_issue")
+                return
+            self._back(held.end, "host_issue")
+            if held.by is not None and held.by != thread:
+                thread = held.by
+            elif held.event is not None and (record := self.rank.recorded.get(held.event)):
+                self._back(record.end, "host_issue")  # a polling thread sees it late
+                self.stream = record.command.stream
+                return
+            elif held.stream and held.stream != self.stream:
+                self.stream = held.stream
+                return
+            else:
+                self._back(held.start, "host_issue")
 
 
 def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
     """The critical path of the last step on `rank`, latest piece first; the pieces tile the step."""
-    begin, end = timeline.steps[rank][-2:]
-    streams = _Streams(timeline, rank)
-    stream, time = _compute_stream(timeline.program.ranks[rank]), end
-    path: list[Segment] = []
-
-    def go_back(to: float, cause: str) -> None:
-        nonlocal time
-        to = max(to, begin)
-        if to < time:
-            path.append(Segment(to, time, stream, cause))
-            time = to
-
-    while time > begin:
-        span = streams.before(stream, time)
-        if span is None or span.end < time:
-            go_back(begin if span is None else span.end, "host_issue")
-            continue
-        command = span.command
-        if isinstance(command, WaitEvent) and (record := streams.recorded.get(command.event)):
-            go_back(record.end, "stream_overhead")
-            stream = record.command.stream
-            continue
-        *later, (first, _) = _parts(span, profile)
-        for cause, seconds in later:
-            go_back(max(time - seconds, span.start), cause)
-        go_back(span.start, first)
-    return path
+    return _Walk(timeline, profile, rank).run()
 
 
 def _parts(span: Span, profile: Profile) -> list[tuple[str, float]]:

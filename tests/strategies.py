@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sim.config import convert
 from sim.fabric import FlowSpec
 from sim.hardware import Profile, load_profile, to_plain
+from sim.policies import copied_bytes
 from sim.program import Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
@@ -186,6 +187,8 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "collective.latency_per_rank": costs,
     "all_reduce.copy_start": costs,
     "streams.write_flag": costs,
+    "streams.wake": costs,
+    "streams.beside_kernel": costs,
     "streams.wait_flag": costs,
     "streams.event": costs,
     "streams.launch_delay": costs,
@@ -226,13 +229,21 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Whole scenarios for 1 to 4 ranks, with a host."""
     ranks = st.sampled_from([2, 1, 2, 3, 4])
-    return st.builds(
+    drawn = st.builds(
         Case,
         workloads() if workload is None else workload,
         policies if policy is None else policy,
         ranks,
         changes(**fixed),
     )
+    return drawn.filter(_every_layer_copies_or_none)
+
+
+def _every_layer_copies_or_none(case: Case) -> bool:
+    # Others are refused or run a copy too early: tests/test_policies.py::test_layers_without_copies_keep_the_order.
+    layers = case.scenario.workload.resolve(case.ranks).layers
+    copied = {copied_bytes(layer.bytes, case.policy.get("resident_fraction", 1.0)) > 0 for layer in layers}
+    return len(copied) == 1
 
 
 class Demand(NamedTuple):

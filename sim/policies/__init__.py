@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from typing import get_args
 
-from sim.policies.layerwise import Chunked, Resident, WholeLayer, Yielding, build_rank
+from sim.policies.device import DeviceSchedule
+from sim.policies.host import HostSchedule
+from sim.policies.parameters import Chunked, Policy, Resident, WholeLayer, Yielding
+from sim.policies.schedule import copied_bytes
 from sim.program import Program
 from sim.workload import Workload
 
-Policy = Resident | WholeLayer | Chunked | Yielding
-
-__all__ = ["Chunked", "Policy", "Resident", "WholeLayer", "Yielding", "build", "fields_of", "label"]
+__all__ = [
+    "Chunked",
+    "Policy",
+    "Resident",
+    "WholeLayer",
+    "Yielding",
+    "build",
+    "copied_bytes",
+    "fields_of",
+    "label",
+]
 
 
 def fields_of(kind: object) -> frozenset[str] | None:
@@ -25,12 +36,17 @@ def fields_of(kind: object) -> frozenset[str] | None:
 
 
 def label(policy: Policy) -> str:
-    """The policy's kind, with "+drain" or "+after_compute" where it does that."""
-    drains = isinstance(policy, Yielding) and policy.drain
-    late = isinstance(policy, WholeLayer) and policy.issue == "after_compute"
-    return str(policy.__struct_config__.tag) + ("+drain" if drains else "+after_compute" if late else "")
+    """The policy's kind, with what sets it apart from others of its kind, such as "yielding+drain"."""
+    kind = str(policy.__struct_config__.tag)
+    if isinstance(policy, Yielding) and (policy.drain or policy.window != "device_gate"):
+        return f"{kind}+{'drain' if policy.drain else policy.window}"
+    if isinstance(policy, WholeLayer) and policy.issue == "after_compute":
+        return f"{kind}+after_compute"
+    return kind
 
 
 def build(workload: Workload, policy: Policy, world_size: int) -> Program:
     """The program of `workload` under `policy`: the same for every rank."""
-    return Program((build_rank(workload, policy),) * world_size)
+    on_host = isinstance(policy, Yielding) and policy.window != "device_gate"
+    schedule = HostSchedule(workload, policy) if on_host else DeviceSchedule(workload, policy)  # type: ignore[arg-type]
+    return Program((schedule.build(),) * world_size)

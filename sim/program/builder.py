@@ -1,217 +1,34 @@
-"""Programs: what host threads enqueue on CUDA streams, as plain data.
-
-A `Program` holds, for every rank, the commands its host threads issue, in issue order. Streams are FIFO; events and
-flags order them. Nothing here knows how long anything takes: a machine (simulated or real) decides that.
-
-`RankBuilder` is the way to make one. It tracks which commands are ordered before which (a vector clock per stream,
-merged by events) and refuses, at construction, a wait that nobody can end and an access to a buffer that may still be
-in use.
-"""
+"""Building a rank's program command by command, each checked against all before it."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
-from functools import cached_property
-from typing import Literal
+import math
+from collections.abc import Sequence
 
 import msgspec
 
-COLLECTIVES = ("all_to_all", "all_reduce", "all_gather")
-CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather"]
-CopyKind = Literal["h2d", "d2h"]
-BufferKind = Literal["weights", "slot", "activations", "collective"]
-
-
-class ProgramError(ValueError):
-    """A program that no machine could run correctly."""
-
-
-class Command(msgspec.Struct, frozen=True, tag_field="op", tag=True, omit_defaults=True, gc=False):
-    """Anything a host thread issues. `stream` names the stream it is enqueued on ("" for host-side commands)."""
-
-    stream: str
-
-
-class Kernel(Command, frozen=True, gc=False):
-    """Compute on the GPU: `seconds` if known, else `flops` and `hbm_bytes` for the machine's roofline.
-
-    `launches` is the number of device kernels that this command stands for, `attention` whether its flops run at the
-    device's efficiency of attention.
-    """
-
-    name: str
-    seconds: float | None = None
-    flops: float = 0.0
-    hbm_bytes: float = 0.0
-    launches: int = 1
-    reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    step: int = -1
-    layer: int = -1
-    attention: bool = False
-
-
-class Copy(Command, frozen=True, gc=False):
-    """A DMA copy of `bytes` between pinned host memory and device `buffer` (at byte `offset` of it)."""
-
-    name: str
-    bytes: int
-    buffer: str
-    kind: CopyKind = "h2d"
-    offset: int = 0
-    step: int = -1
-    layer: int = -1
-
-
-class Collective(Command, frozen=True, gc=False):
-    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output)."""
-
-    name: str
-    kind: CollectiveKind
-    bytes: int
-    reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ()
-    step: int = -1
-    layer: int = -1
-
-
-class RecordEvent(Command, frozen=True, gc=False):
-    """Complete event `event` when all earlier commands of the stream have ended."""
-
-    event: int
-
-
-class WaitEvent(Command, frozen=True, gc=False):
-    """Hold the stream until `event` has completed."""
-
-    event: int
-
-
-class WriteFlag(Command, frozen=True, gc=False):
-    """cuStreamWriteValue32: set device word `flag`."""
-
-    flag: str
-    value: int
-
-
-class WaitFlag(Command, frozen=True, gc=False):
-    """cuStreamWaitValue32 (EQ): hold the stream until device word `flag` equals `value`. Flags start at 0."""
-
-    flag: str
-    value: int
-
-
-class HostWaitEvent(Command, frozen=True, gc=False):
-    """cudaEventSynchronize: hold the issuing host thread until `event` has completed."""
-
-    event: int
-
-
-AnyCommand = Kernel | Copy | Collective | RecordEvent | WaitEvent | WriteFlag | WaitFlag | HostWaitEvent
-WORK = (Kernel, Copy, Collective)
-
-
-class Buffer(msgspec.Struct, frozen=True, gc=False):
-    """Device memory. `static` buffers live for the whole program, others from first write to last access."""
-
-    name: str
-    bytes: int
-    kind: BufferKind
-    static: bool = False
-
-
-class RankProgram(msgspec.Struct, frozen=True):
-    """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
-
-    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1.
-    """
-
-    threads: tuple[tuple[AnyCommand, ...], ...]
-    buffers: tuple[Buffer, ...]
-    step_events: tuple[int, ...]
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Stream names in order of first use."""
-        return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
-
-    def commands(self) -> Iterable[AnyCommand]:
-        """All commands, thread by thread."""
-        for thread in self.threads:
-            yield from thread
-
-
-class Program(msgspec.Struct, frozen=True, dict=True):
-    """One `RankProgram` a rank. Ranks that do the same may share one object."""
-
-    ranks: tuple[RankProgram, ...]
-
-    def __post_init__(self) -> None:
-        if not self.ranks:
-            raise ProgramError("a program needs at least one rank")
-        first = _collectives(self.ranks[0])
-        checked = {id(self.ranks[0])}
-        for rank, other in enumerate(self.ranks):
-            if id(other) in checked:
-                continue
-            checked.add(id(other))
-            theirs = _collectives(other)
-            for i, (a, b) in enumerate(zip(first, theirs, strict=False)):
-                if a != b:
-                    raise ProgramError(
-                        f"collective {i} differs between ranks: rank 0 calls {a[0]} of {a[1]} bytes, "
-                        f"rank {rank} calls {b[0]} of {b[1]} bytes"
-                    )
-            if len(first) != len(theirs):
-                raise ProgramError(f"rank 0 calls {len(first)} collectives, rank {rank} calls {len(theirs)}")
-
-    @property
-    def world_size(self) -> int:
-        return len(self.ranks)
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 over the canonical JSON of the program: equal on every machine and Python version."""
-        digest = hashlib.sha256()
-        encoded: dict[int, bytes] = {}
-        for rank in self.ranks:
-            if id(rank) not in encoded:
-                encoded[id(rank)] = hashlib.sha256(msgspec.json.encode(rank)).digest()
-            digest.update(encoded[id(rank)])
-        return digest.hexdigest()
-
-
-def instrumented(program: Program) -> Program:
-    """The program with an event recorded before and after each copy, as a measurement of its timeline has.
-
-    Those events cost time on the copy stream; step times are therefore taken without them.
-    """
-    done: dict[int, RankProgram] = {}
-    for rank in program.ranks:
-        if id(rank) in done:
-            continue
-        event = 1 + max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
-        threads = []
-        for thread in rank.threads:
-            commands: list[AnyCommand] = []
-            for command in thread:
-                if isinstance(command, Copy):
-                    commands += (
-                        RecordEvent(command.stream, event),
-                        command,
-                        RecordEvent(command.stream, event + 1),
-                    )
-                    event += 2
-                else:
-                    commands.append(command)
-            threads.append(tuple(commands))
-        done[id(rank)] = RankProgram(tuple(threads), rank.buffers, rank.step_events)
-    return Program(tuple(done[id(rank)] for rank in program.ranks))
-
-
-def _collectives(rank: RankProgram) -> list[tuple[str, int]]:
-    return [(c.kind, c.bytes) for c in rank.commands() if isinstance(c, Collective)]
+from sim.program.commands import (
+    COLLECTIVES,
+    AnyCommand,
+    Buffer,
+    BufferKind,
+    Collective,
+    CollectiveKind,
+    Copy,
+    CopyKind,
+    HostAcquire,
+    HostAdd,
+    HostRelease,
+    HostWait,
+    HostWaitEvent,
+    Kernel,
+    ProgramError,
+    RankProgram,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
 
 
 class _Access(msgspec.Struct, gc=False):
@@ -219,6 +36,12 @@ class _Access(msgspec.Struct, gc=False):
 
     write: tuple[str, int, str] | None = None
     reads: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
+
+
+def _period(poll: float) -> float:
+    if not 0.0 <= poll < math.inf:
+        raise ProgramError(f"a polling period of {poll} s is not finite and not negative")
+    return poll
 
 
 class RankBuilder:
@@ -236,7 +59,8 @@ class RankBuilder:
         self._position: dict[str, int] = {}
         self._owner: dict[str, int] = {}
         self._clock: dict[str, dict[str, int]] = {}
-        self._host_clock: dict[str, int] = {}
+        self._host_clock: list[dict[str, int]] = [{}]
+        self._held: set[tuple[str, int]] = set()
         self._event_clock: list[dict[str, int]] = []
         self._step_events: list[int] = []
         self._written_flags: set[tuple[str, int]] = set()
@@ -255,8 +79,13 @@ class RankBuilder:
     def thread(self) -> int:
         """Start a further host thread; later commands are issued by it. Returns its number."""
         self._threads.append([])
-        self._thread = len(self._threads) - 1
-        return self._thread
+        self._host_clock.append({})
+        return self.switch(len(self._threads) - 1)
+
+    def switch(self, thread: int) -> int:
+        """Let host thread `thread` issue the commands that follow. Returns its number."""
+        self._thread = thread
+        return thread
 
     def kernel(
         self,
@@ -274,10 +103,11 @@ class RankBuilder:
         attention: bool = False,
     ) -> None:
         """Enqueue compute."""
-        if seconds is None and flops <= 0 and hbm_bytes <= 0:
+        for what, value in (("seconds", seconds or 0.0), ("flops", flops), ("hbm_bytes", hbm_bytes)):
+            if not 0.0 <= value < math.inf:
+                raise ProgramError(f"kernel {name!r} has {what} {value}, which must be finite and not negative")
+        if seconds is None and flops == 0 and hbm_bytes == 0:
             raise ProgramError(f"kernel {name!r} needs seconds, or flops or hbm_bytes")
-        if seconds is not None and seconds < 0:
-            raise ProgramError(f"kernel {name!r} takes {seconds} s: a duration cannot be negative")
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
         self._touch(stream, name, reads, writes)
@@ -327,9 +157,15 @@ class RankBuilder:
         self._issue(Collective(stream, name, kind, bytes, reads, writes, step, layer))
 
     def record(self, stream: str) -> int:
-        """Record a new event on `stream`; returns its number."""
-        clock = dict(self._clock_of(stream))
-        clock[stream] = self._position.get(stream, 0)
+        """Record a new event on `stream`; returns its number.
+
+        On a stream that another thread feeds, the event orders nothing that can be relied on: how much of the stream
+        was issued before it is up to the race.
+        """
+        mine = self._owner.get(stream, self._thread) == self._thread
+        clock = dict(self._clock_of(stream)) if mine else {}
+        if mine:
+            clock[stream] = self._position.get(stream, 0)
         self._event_clock.append(clock)
         event = len(self._event_clock) - 1
         self._issue(RecordEvent(stream, event))
@@ -346,11 +182,38 @@ class RankBuilder:
         self._merge(self._clock_of(stream), event)
         self._issue(WaitEvent(stream, event))
 
-    def host_wait(self, event: int) -> None:
-        """Make the issuing host thread wait for `event`. Everything issued later is ordered after it."""
-        for clock in (self._host_clock, *self._clock.values()):
+    def host_wait(self, event: int, poll: float = 0.0) -> None:
+        """Make the issuing host thread wait for `event`. Everything it issues later is ordered after it."""
+        mine = [clock for stream, clock in self._clock.items() if self._owner.get(stream) == self._thread]
+        for clock in (self._host_clock[self._thread], *mine):
             self._merge(clock, event)
-        self._issue(HostWaitEvent("", event))
+        self._issue(HostWaitEvent("", event, _period(poll)))
+
+    def host_add(self, counter: str, delta: int) -> None:
+        """Add `delta` to a counter of this process."""
+        self._issue(HostAdd("", counter, delta))
+
+    def host_wait_counter(
+        self, counter: str, *, least: int | None = None, most: int | None = None, poll: float = 0.0
+    ) -> None:
+        """Make the issuing host thread wait until `least` <= `counter` <= `most`."""
+        if least is None and most is None:
+            raise ProgramError(f"a wait for counter {counter!r} needs a bound")
+        self._issue(HostWait("", counter, least, most, _period(poll)))
+
+    def host_acquire(self, lock: str) -> None:
+        """Make the issuing host thread take `lock`."""
+        if (lock, self._thread) in self._held:
+            raise ProgramError(f"host thread {self._thread} takes lock {lock!r} twice")
+        self._held.add((lock, self._thread))
+        self._issue(HostAcquire("", lock))
+
+    def host_release(self, lock: str) -> None:
+        """Make the issuing host thread give `lock` back."""
+        if (lock, self._thread) not in self._held:
+            raise ProgramError(f"host thread {self._thread} gives back lock {lock!r}, which it does not hold")
+        self._held.remove((lock, self._thread))
+        self._issue(HostRelease("", lock))
 
     def write_flag(self, stream: str, flag: str, value: int) -> None:
         """Set device word `flag` when the stream gets there."""
@@ -364,6 +227,8 @@ class RankBuilder:
 
     def build(self) -> RankProgram:
         """The finished program of this rank."""
+        if self._held:
+            raise ProgramError(f"lock {min(self._held)[0]!r} is never given back")
         for (flag, value), stream in self._awaited_flags.items():
             if value != 0 and (flag, value) not in self._written_flags:
                 raise ProgramError(f"stream {stream!r} waits for flag {flag!r} to be {value}, which nobody writes")
@@ -374,7 +239,8 @@ class RankBuilder:
     def _issue(self, command: AnyCommand) -> None:
         self._threads[self._thread].append(command)
         if command.stream:
-            if self._owner.setdefault(command.stream, self._thread) != self._thread:
+            shared = isinstance(command, RecordEvent)
+            if not shared and self._owner.setdefault(command.stream, self._thread) != self._thread:
                 raise ProgramError(
                     f"stream {command.stream!r} is fed by host threads {self._owner[command.stream]} and "
                     f"{self._thread}: the order of its commands would be undefined"
@@ -383,7 +249,7 @@ class RankBuilder:
 
     def _clock_of(self, stream: str) -> dict[str, int]:
         """How many commands of each stream surely end before the next one of `stream` starts."""
-        return self._clock.setdefault(stream, dict(self._host_clock))
+        return self._clock.setdefault(stream, dict(self._host_clock[self._thread]))
 
     def _merge(self, clock: dict[str, int], event: int) -> None:
         if not 0 <= event < len(self._event_clock):

@@ -7,8 +7,7 @@ pending. Streams take commands in FIFO order; transfers and kernels become flows
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from simpy.events import Event
@@ -16,24 +15,21 @@ from simpy.events import Event
 from sim import collectives
 from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import Profile
+from sim.machine.host import HostThread
+from sim.machine.state import Meeting, MeetingKey, Rank, Steps, Stream, launches
 from sim.program import (
     AnyCommand,
     Collective,
-    CollectiveKind,
     Copy,
     CopyKind,
-    HostWaitEvent,
     Kernel,
     Program,
-    RankProgram,
     RecordEvent,
     WaitEvent,
     WaitFlag,
     WriteFlag,
 )
-from sim.timeline import Span, Timeline
-
-Steps = Generator[Event, Any, None]
+from sim.timeline import HostSpan, Span, Timeline
 
 
 class DeadlockError(RuntimeError):
@@ -59,48 +55,6 @@ class SimulatedMachine:
         return _Run(self.profile, program, self.rate_law).run()
 
 
-class _Stream:
-    """Commands pending on one stream of one rank, each with the time at which it was issued."""
-
-    __slots__ = ("commands", "current", "idle", "launches", "name", "room")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.commands: deque[tuple[float, AnyCommand]] = deque()
-        self.launches = 0
-        self.idle: Event | None = None
-        self.room: Event | None = None
-        self.current: AnyCommand | None = None
-
-
-class _Rank:
-    """State of one rank: its streams, events that have completed, flags, and those who wait for them."""
-
-    def __init__(self, number: int, program: RankProgram) -> None:
-        self.number = number
-        self.streams = {name: _Stream(name) for name in program.streams}
-        self.events: dict[int, float] = {}
-        self.event_waiters: dict[int, list[Event]] = {}
-        self.flags: dict[str, int] = {}
-        self.flag_waiters: dict[str, list[Event]] = {}
-        self.threads_left = len(program.threads)
-        self.hosts_waiting: dict[int, str] = {}
-        self.meetings = 0
-        self.kernels_running = 0
-
-
-class _Meeting:
-    """One collective: which ranks have arrived, when all had, and what ends it for each."""
-
-    __slots__ = ("arrived", "done", "moving", "ready")
-
-    def __init__(self, env: Environment, world_size: int) -> None:
-        self.arrived: list[int] = []
-        self.done = [Event(env) for _ in range(world_size)]
-        self.ready = 0.0
-        self.moving: CollectiveKind | None = None
-
-
 class _Run:
     """One run of one program."""
 
@@ -110,17 +64,17 @@ class _Run:
         self.rate_law = rate_law
         self.env = Environment()
         self.fabric = Fabric(self.env, profile.capacities, rate_law)
-        self.ranks = [_Rank(i, r) for i, r in enumerate(program.ranks)]
-        self.meetings: list[_Meeting] = []
+        self.ranks = [Rank(i, r) for i, r in enumerate(program.ranks)]
+        self.meetings: dict[MeetingKey, Meeting] = {}
         self.spans: list[Span] = []
+        self.held: list[HostSpan] = []
         kinds: tuple[CopyKind, ...] = ("h2d", "d2h")
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[tuple[FlowSpec, collectives.Part]]] = {}
         self.alone: dict[tuple[str, int], float] = {}
-        self.execute: dict[type, Callable[[_Rank, Any], Steps]] = {
+        self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
-            Collective: self._collective,
             RecordEvent: self._record_event,
             WaitEvent: self._wait_event,
             WriteFlag: self._write_flag,
@@ -130,7 +84,7 @@ class _Run:
     def run(self) -> Timeline:
         for rank, program in zip(self.ranks, self.program.ranks, strict=True):
             for number, thread in enumerate(program.threads):
-                self.env.process(self._host(rank, number, thread))
+                self.env.process(HostThread(self.env, self.profile.host, rank, number, self.held).run(thread))
             for stream in rank.streams.values():
                 self.env.process(self._stream(rank, stream))
         self.env.run()
@@ -139,67 +93,31 @@ class _Run:
             tuple(rank.events[e] for e in program.step_events)
             for rank, program in zip(self.ranks, self.program.ranks, strict=True)
         )
-        return Timeline(self.program, tuple(self.spans), steps)
+        return Timeline(self.program, tuple(self.spans), steps, tuple(self.held))
 
-    def _host(self, rank: _Rank, number: int, commands: tuple[AnyCommand, ...]) -> Steps:
-        """A host thread. `clock` is its own time: ahead of the simulated one, except where it has to block."""
-        clock = 0.0
-        host = self.profile.host
-        depth = int(host.queue_depth.value)
-        costs = {
-            Kernel: host.kernel.value,
-            Copy: host.copy.value,
-            Collective: host.collective.value,
-            RecordEvent: host.event.value,
-            WaitEvent: host.event.value,
-            HostWaitEvent: host.event.value,
-            WriteFlag: host.memop.value,
-            WaitFlag: host.memop.value,
-        }
-        for command in commands:
-            if isinstance(command, HostWaitEvent):
-                clock += costs[HostWaitEvent]
-                rank.hosts_waiting[number] = f"event {command.event}"
-                yield from self._until_event(rank, command.event)
-                del rank.hosts_waiting[number]
-                clock = max(clock, rank.events[command.event])
-                continue
-            launches = _launches(command)
-            clock += costs[type(command)] * launches
-            stream = rank.streams[command.stream]
-            while stream.commands and stream.launches + launches > depth:
-                rank.hosts_waiting[number] = f"room on stream {stream.name!r} ({stream.launches} commands pending)"
-                stream.room = Event(self.env)
-                yield stream.room
-                clock = max(clock, self.env.now)
-                del rank.hosts_waiting[number]
-            stream.commands.append((clock, command))
-            stream.launches += launches
-            if stream.idle is not None:
-                stream.idle.succeed()
-                stream.idle = None
-        rank.threads_left -= 1
-
-    def _stream(self, rank: _Rank, stream: _Stream) -> Steps:
+    def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""
         env, commands, execute = self.env, stream.commands, self.execute
         while True:
             if not commands:
                 stream.idle = Event(env)
                 yield stream.idle
-            issued, command = commands[0]
+            issued, command, meeting = commands[0]
             if issued > env.now:
                 yield env.at(issued)
-            stream.current = command
-            yield from execute[type(command)](rank, command)
+            stream.current = command, meeting
+            if isinstance(command, Collective) and meeting is not None:
+                yield from self._collective(rank, command, meeting)
+            else:
+                yield from execute[type(command)](rank, command)
             stream.current = None
             commands.popleft()
-            stream.launches -= _launches(command)
-            if stream.room is not None:
-                stream.room.succeed()
-                stream.room = None
+            stream.launches -= launches(command)
+            for waiter in stream.room:
+                waiter.succeed()
+            stream.room.clear()
 
-    def _kernel(self, rank: _Rank, command: Kernel) -> Steps:
+    def _kernel(self, rank: Rank, command: Kernel) -> Steps:
         seconds = self.profile.kernel_seconds(command)
         start = self.env.now
         rank.kernels_running += 1
@@ -211,7 +129,7 @@ class _Run:
         rank.kernels_running -= 1
         self._span(rank, command, start, start, seconds)
 
-    def _copy(self, rank: _Rank, command: Copy) -> Steps:
+    def _copy(self, rank: Rank, command: Copy) -> Steps:
         spec, rate, shortest, minimum = self.copies[command.kind, rank.number]
         start = self.env.now
         moving = command.bytes / rate
@@ -220,13 +138,11 @@ class _Run:
         yield self.fabric.transfer(spec, command.bytes).done
         self._span(rank, command, start, start, setup + moving)
 
-    def _collective(self, rank: _Rank, command: Collective) -> Steps:
+    def _collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Steps:
         start = self.env.now
-        index = rank.meetings
-        rank.meetings += 1
-        if index == len(self.meetings):
-            self.meetings.append(_Meeting(self.env, len(self.ranks)))
-        meeting = self.meetings[index]
+        meeting = self.meetings.get(key)
+        if meeting is None:
+            meeting = self.meetings[key] = Meeting(self.env, command.kind, len(self.ranks))
         meeting.arrived.append(rank.number)
         if len(meeting.arrived) == len(self.ranks):
             meeting.ready = start
@@ -240,20 +156,16 @@ class _Run:
         rate = self.rate_law([spec], self.profile.capacities)[0]
         return spec, rate, float(cls.setup.value), float(cls.minimum.value)
 
-    def _busy(self, rank: _Rank, seconds: float) -> Event:
+    def _busy(self, rank: Rank, seconds: float) -> Event:
         """The end of what a stream's front end does for a command: `seconds` and more while a kernel runs."""
         return self.env.timeout(seconds + (self.profile.streams.beside_kernel.value if rank.kernels_running else 0.0))
 
-    def _start_delay(self, rank: _Rank) -> float:
+    def _start_delay(self, rank: Rank) -> float:
         """What a copy that starts now loses because a collective is moving data on its rank."""
-        if not rank.meetings:
-            return 0.0
-        meeting = self.meetings[rank.meetings - 1]
-        if meeting.moving is None or meeting.done[rank.number].triggered:
-            return 0.0
-        return self.profile.collective_class(meeting.moving).copy_start.value
+        kinds = [m.kind for m in rank.moving if not m.done[rank.number].triggered]
+        return max((self.profile.collective_class(kind).copy_start.value for kind in kinds), default=0.0)
 
-    def _record_event(self, rank: _Rank, command: RecordEvent) -> Steps:
+    def _record_event(self, rank: Rank, command: RecordEvent) -> Steps:
         start = self.env.now
         cost = float(self.profile.streams.event.value)
         yield self._busy(rank, cost)
@@ -262,20 +174,20 @@ class _Run:
             waiter.succeed()
         self._span(rank, command, start, start, cost)
 
-    def _until_event(self, rank: _Rank, event: int) -> Steps:
+    def _until_event(self, rank: Rank, event: int) -> Steps:
         if event not in rank.events:
             waiter = Event(self.env)
             rank.event_waiters.setdefault(event, []).append(waiter)
             yield waiter
 
-    def _wait_event(self, rank: _Rank, command: WaitEvent) -> Steps:
+    def _wait_event(self, rank: Rank, command: WaitEvent) -> Steps:
         start = self.env.now
         yield from self._until_event(rank, command.event)
         if self.env.now > start:
             yield self.env.timeout(self.profile.streams.wake.value)
             self._span(rank, command, start, start, 0.0)
 
-    def _write_flag(self, rank: _Rank, command: WriteFlag) -> Steps:
+    def _write_flag(self, rank: Rank, command: WriteFlag) -> Steps:
         start = self.env.now
         cost = float(self.profile.streams.write_flag.value)
         yield self._busy(rank, cost)
@@ -284,7 +196,7 @@ class _Run:
             waiter.succeed()
         self._span(rank, command, start, start, cost)
 
-    def _wait_flag(self, rank: _Rank, command: WaitFlag) -> Steps:
+    def _wait_flag(self, rank: Rank, command: WaitFlag) -> Steps:
         start = self.env.now
         cost = float(self.profile.streams.wait_flag.value)
         yield self._busy(rank, cost)
@@ -294,15 +206,17 @@ class _Run:
             yield waiter
         self._span(rank, command, start, start, cost)
 
-    def _span(self, rank: _Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:
+    def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:
         self.spans.append(Span(rank.number, command, start, ready, self.env.now, alone))
 
-    def _move(self, env: Environment, fabric: Fabric, command: Collective, meeting: _Meeting) -> Steps:
+    def _move(self, env: Environment, fabric: Fabric, command: Collective, meeting: Meeting) -> Steps:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
         flows = self._flows_of(command)
         if flows:
             yield env.timeout(collectives.latency(self.profile, command.kind, len(self.ranks)))
-        meeting.moving = command.kind
+        if env is self.env:
+            for rank_ in self.ranks:
+                rank_.moving = [m for m in rank_.moving if not m.done[rank_.number].triggered] + [meeting]
         left = [0] * len(self.ranks)
         for spec, part in flows:
             done = fabric.transfer(spec, part.size).done
@@ -333,7 +247,7 @@ class _Run:
         if key not in self.alone:
             env = Environment()
             fabric = Fabric(env, self.profile.capacities, self.rate_law)
-            meeting = _Meeting(env, len(self.ranks))
+            meeting = Meeting(env, command.kind, len(self.ranks))
             env.process(self._move(env, fabric, command, meeting))
             env.run()
             self.alone[key] = env.now
@@ -352,25 +266,21 @@ class _Run:
         if lines:
             raise DeadlockError(f"deadlock at {self.env.now:.9g} s:\n  " + "\n  ".join(lines))
 
-    def _awaited(self, rank: _Rank, stream: _Stream) -> str:
-        command = stream.current
+    def _awaited(self, rank: Rank, stream: Stream) -> str:
+        assert stream.current is not None
+        command, meeting = stream.current
         if isinstance(command, WaitEvent):
             return f"event {command.event}, which {self._recorder(rank, command.event)} has not recorded"
         if isinstance(command, WaitFlag):
             is_ = rank.flags.get(command.flag, 0)
             return f"flag {command.flag!r} to be {command.value}; it is {is_} and nobody is left to write it"
-        if isinstance(command, Collective):
-            meeting = self.meetings[rank.meetings - 1]
-            missing = [r.number for r in self.ranks if r.number not in meeting.arrived]
+        if isinstance(command, Collective) and meeting is not None:
+            missing = [r.number for r in self.ranks if r.number not in self.meetings[meeting].arrived]
             return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
         return f"the end of {command}"
 
-    def _recorder(self, rank: _Rank, event: int) -> str:
+    def _recorder(self, rank: Rank, event: int) -> str:
         for command in self.program.ranks[rank.number].commands():
             if isinstance(command, RecordEvent) and command.event == event:
                 return f"stream {command.stream!r}"
         return "nobody"
-
-
-def _launches(command: AnyCommand) -> int:
-    return command.launches if isinstance(command, Kernel) else 1

@@ -1,0 +1,168 @@
+"""Host threads: they enqueue commands on streams, run ahead of the GPU, and block only where they must.
+
+Issuing needs no knowledge of the GPU's state, so a thread has a clock of its own, ahead of the simulated time. It
+comes back to simulated time where a stream's queue is full, and where threads can see each other: counters, locks,
+events, and streams that several threads feed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from simpy.events import Event
+
+from sim.fabric import Environment
+from sim.hardware import HostIssue
+from sim.machine.state import Rank, Steps, launches
+from sim.program import (
+    AnyCommand,
+    Collective,
+    Copy,
+    HostAcquire,
+    HostAdd,
+    HostRelease,
+    HostWait,
+    HostWaitEvent,
+    Kernel,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
+from sim.timeline import HostSpan
+
+
+class HostThread:
+    """Host thread `number` of `rank`; `clock` is its own time, s."""
+
+    def __init__(self, env: Environment, host: HostIssue, rank: Rank, number: int, spans: list[HostSpan]) -> None:
+        self.env = env
+        self.rank = rank
+        self.number = number
+        self.spans = spans
+        self.clock = 0.0
+        self.depth = int(host.queue_depth.value)
+        self.issue_cost: dict[type, float] = {
+            Kernel: host.kernel.value,
+            Copy: host.copy.value,
+            Collective: host.collective.value,
+            RecordEvent: host.event.value,
+            WaitEvent: host.event.value,
+            HostWaitEvent: host.event.value,
+            WriteFlag: host.memop.value,
+            WaitFlag: host.memop.value,
+        }
+        self.on_host: dict[type, Callable[[Any], Steps]] = {
+            HostWaitEvent: self._wait_event,
+            HostAdd: self._add,
+            HostWait: self._wait_counter,
+            HostAcquire: self._acquire,
+            HostRelease: self._release,
+        }
+
+    def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
+        """The process that issues `commands` in order."""
+        collectives_issued = 0
+        for command in commands:
+            if not command.stream:
+                yield from self.on_host[type(command)](command)
+                continue
+            size = launches(command)
+            self.clock += self.issue_cost[type(command)] * size
+            stream = self.rank.streams[command.stream]
+            if stream.shared and self.clock > self.env.now:
+                yield self.env.at(self.clock)  # its order among the other thread's commands is decided here
+            while stream.commands and stream.launches + size > self.depth:
+                since = self.clock
+                stream.room.append(Event(self.env))
+                yield from self._block(
+                    stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
+                )
+                self._held(since, stream=stream.name)
+            meeting = (self.number, collectives_issued) if isinstance(command, Collective) else None
+            collectives_issued += meeting is not None
+            stream.commands.append((self.clock, command, meeting))
+            stream.launches += size
+            if stream.idle is not None:
+                stream.idle.succeed()
+                stream.idle = None
+
+    def _block(self, until: Event, what: str) -> Steps:
+        """Hold the thread until an event of the simulation; its clock goes on from there."""
+        self.rank.hosts_waiting[self.number] = what
+        yield until
+        del self.rank.hosts_waiting[self.number]
+        self.clock = max(self.clock, self.env.now)
+
+    def _held(self, since: float, event: int | None = None, by: int | None = None, stream: str = "") -> None:
+        if self.clock > since:
+            self.spans.append(HostSpan(self.rank.number, self.number, since, self.clock, event, by, stream))
+
+    def _catch_up(self) -> Steps:
+        """Let simulated time reach a thread's clock: what it does next is seen by other threads, or depends on them."""
+        if self.clock > self.env.now:
+            yield self.env.at(self.clock)
+        self.clock = self.env.now
+
+    def _next_look(self, since: float, poll: float) -> Steps:
+        """Let a polling thread, which looks every `poll` seconds from `since` on, come to its next look."""
+        if poll > 0:
+            self.clock = max(since + math.ceil((self.env.now - since) / poll - 1e-9) * poll, self.env.now)
+            yield from self._catch_up()
+
+    def _wait_event(self, command: HostWaitEvent) -> Steps:
+        self.clock += self.issue_cost[HostWaitEvent]
+        since = self.clock
+        if command.event not in self.rank.events:
+            waiter = Event(self.env)
+            self.rank.event_waiters.setdefault(command.event, []).append(waiter)
+            yield from self._block(waiter, f"event {command.event}")
+        if self.rank.events[command.event] > since:
+            yield from self._next_look(since, command.poll)
+        self._held(since, event=command.event)
+
+    def _add(self, command: HostAdd) -> Steps:
+        yield from self._catch_up()
+        self.rank.counters[command.counter] = self.rank.counters.get(command.counter, 0) + command.delta
+        self.rank.last_user[command.counter] = self.number
+        for waiter in self.rank.counter_waiters.pop(command.counter, ()):
+            waiter.succeed()
+
+    def _wait_counter(self, command: HostWait) -> Steps:
+        yield from self._catch_up()
+        since = self.clock
+        while not _holds(command, self.rank.counters.get(command.counter, 0)):
+            waiter = Event(self.env)
+            self.rank.counter_waiters.setdefault(command.counter, []).append(waiter)
+            yield from self._block(waiter, _wanted(command))
+            yield from self._next_look(since, command.poll)
+        self._held(since, by=self.rank.last_user.get(command.counter))
+
+    def _acquire(self, command: HostAcquire) -> Steps:
+        yield from self._catch_up()
+        queue = self.rank.locks.setdefault(command.lock, deque())
+        queue.append(Event(self.env))
+        if len(queue) > 1:
+            since = self.clock
+            yield from self._block(queue[-1], f"lock {command.lock!r}")
+            self._held(since, by=self.rank.last_user[command.lock])
+
+    def _release(self, command: HostRelease) -> Steps:
+        yield from self._catch_up()
+        queue = self.rank.locks[command.lock]
+        queue.popleft()
+        self.rank.last_user[command.lock] = self.number
+        if queue:
+            queue[0].succeed()
+
+
+def _holds(wait: HostWait, value: int) -> bool:
+    return (wait.least is None or value >= wait.least) and (wait.most is None or value <= wait.most)
+
+
+def _wanted(wait: HostWait) -> str:
+    bounds = [f"at least {wait.least}"] * (wait.least is not None) + [f"at most {wait.most}"] * (wait.most is not None)
+    return f"counter {wait.counter!r} to be {' and '.join(bounds)}"

@@ -1,0 +1,66 @@
+"""Parameters of the policies, as scenario files give them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.config import Config
+from sim.units import Bytes, Seconds
+
+
+class _Offload(Config, frozen=True):
+    """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU."""
+
+    resident_fraction: float = 0.0
+    prefetch_layers: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.resident_fraction <= 1.0:
+            raise ValueError(f"resident_fraction is {self.resident_fraction}, expected 0 to 1")
+        if self.prefetch_layers < 0:
+            raise ValueError(f"prefetch_layers is {self.prefetch_layers}, expected 0 or more")
+
+
+class Resident(Config, frozen=True, tag_field="kind", tag="resident"):
+    """All weights on the GPU."""
+
+
+class WholeLayer(_Offload, frozen=True, tag_field="kind", tag="whole_layer"):
+    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued."""
+
+    issue: Literal["async", "after_compute"] = "async"
+
+
+class Chunked(_Offload, frozen=True, kw_only=True, tag_field="kind", tag="chunked"):
+    """Copies of `chunk_bytes`, back to back."""
+
+    chunk_bytes: Bytes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_bytes < 1:
+            raise ValueError("chunk_bytes is 0, at least 1 is needed")
+
+
+class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
+    """Chunks that keep clear of collectives; `window` says when copies yield.
+
+    - `device_gate`: the compute stream sets a flag right before each collective and clears it right after; the copy
+      stream waits for 0 before each chunk. With `drain` the collective also waits until the chunk in flight has ended.
+    - `launch`: a host thread issues one chunk at a time and waits for it; it issues none while another host thread is
+      launching a collective. What the GPU does then is not known to either.
+    - `kernel`: as `launch`, but the window lasts until the collective has ended on the GPU, which a third host thread
+      sees by polling every `poll`.
+    """
+
+    window: Literal["device_gate", "launch", "kernel"] = "device_gate"
+    drain: bool = False
+    poll: Seconds = Seconds(1e-3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drain and self.window != "device_gate":
+            raise ValueError("drain needs window: device_gate")
+
+
+Policy = Resident | WholeLayer | Chunked | Yielding

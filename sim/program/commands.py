@@ -1,0 +1,242 @@
+"""The commands of a program and the program itself: plain data, no machine in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+COLLECTIVES = ("all_to_all", "all_reduce", "all_gather")
+CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather"]
+CopyKind = Literal["h2d", "d2h"]
+BufferKind = Literal["weights", "slot", "activations", "collective"]
+
+
+class ProgramError(ValueError):
+    """A program that no machine could run correctly."""
+
+
+class Command(msgspec.Struct, frozen=True, tag_field="op", tag=True, omit_defaults=True, gc=False):
+    """Anything a host thread issues. `stream` names the stream it is enqueued on ("" for host-side commands)."""
+
+    stream: str
+
+
+class Kernel(Command, frozen=True, gc=False):
+    """Compute on the GPU: `seconds` if known, else `flops` and `hbm_bytes` for the machine's roofline.
+
+    `launches` is the number of device kernels that this command stands for, `attention` whether its flops run at the
+    device's efficiency of attention.
+    """
+
+    name: str
+    seconds: float | None = None
+    flops: float = 0.0
+    hbm_bytes: float = 0.0
+    launches: int = 1
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    step: int = -1
+    layer: int = -1
+    attention: bool = False
+
+
+class Copy(Command, frozen=True, gc=False):
+    """A DMA copy of `bytes` between pinned host memory and device `buffer` (at byte `offset` of it)."""
+
+    name: str
+    bytes: int
+    buffer: str
+    kind: CopyKind = "h2d"
+    offset: int = 0
+    step: int = -1
+    layer: int = -1
+
+
+class Collective(Command, frozen=True, gc=False):
+    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output)."""
+
+    name: str
+    kind: CollectiveKind
+    bytes: int
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    step: int = -1
+    layer: int = -1
+
+
+class RecordEvent(Command, frozen=True, gc=False):
+    """Complete event `event` when all earlier commands of the stream have ended."""
+
+    event: int
+
+
+class WaitEvent(Command, frozen=True, gc=False):
+    """Hold the stream until `event` has completed."""
+
+    event: int
+
+
+class WriteFlag(Command, frozen=True, gc=False):
+    """cuStreamWriteValue32: set device word `flag`."""
+
+    flag: str
+    value: int
+
+
+class WaitFlag(Command, frozen=True, gc=False):
+    """cuStreamWaitValue32 (EQ): hold the stream until device word `flag` equals `value`. Flags start at 0."""
+
+    flag: str
+    value: int
+
+
+class HostWaitEvent(Command, frozen=True, gc=False):
+    """cudaEventSynchronize: hold the issuing host thread until `event` has completed.
+
+    With `poll`, the thread looks (cudaEventQuery) only every `poll` seconds.
+    """
+
+    event: int
+    poll: float = 0.0
+
+
+class HostAdd(Command, frozen=True, gc=False):
+    """Add `delta` to `counter`, an integer in the memory of the rank's process that starts at 0."""
+
+    counter: str
+    delta: int
+
+
+class HostWait(Command, frozen=True, gc=False):
+    """Hold the issuing host thread until `least` <= `counter` <= `most` (None: no bound), looking every `poll` seconds.
+
+    With `poll` 0 the thread goes on at once, as on a condition variable.
+    """
+
+    counter: str
+    least: int | None = None
+    most: int | None = None
+    poll: float = 0.0
+
+
+class HostAcquire(Command, frozen=True, gc=False):
+    """Hold the issuing host thread until it has `lock`; threads get it in the order of their asking."""
+
+    lock: str
+
+
+class HostRelease(Command, frozen=True, gc=False):
+    """Give `lock` back."""
+
+    lock: str
+
+
+StreamCommand = Kernel | Copy | Collective | RecordEvent | WaitEvent | WriteFlag | WaitFlag
+HostCommand = HostWaitEvent | HostAdd | HostWait | HostAcquire | HostRelease
+AnyCommand = StreamCommand | HostCommand
+
+
+class Buffer(msgspec.Struct, frozen=True, gc=False):
+    """Device memory. `static` buffers live for the whole program, others from first write to last access."""
+
+    name: str
+    bytes: int
+    kind: BufferKind
+    static: bool = False
+
+
+class RankProgram(msgspec.Struct, frozen=True):
+    """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
+
+    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1.
+    """
+
+    threads: tuple[tuple[AnyCommand, ...], ...]
+    buffers: tuple[Buffer, ...]
+    step_events: tuple[int, ...]
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Stream names in order of first use."""
+        return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
+
+    def commands(self) -> Iterable[AnyCommand]:
+        """All commands, thread by thread."""
+        for thread in self.threads:
+            yield from thread
+
+
+class Program(msgspec.Struct, frozen=True, dict=True):
+    """One `RankProgram` a rank. Ranks that do the same may share one object."""
+
+    ranks: tuple[RankProgram, ...]
+
+    def __post_init__(self) -> None:
+        if not self.ranks:
+            raise ProgramError("a program needs at least one rank")
+        first = _collectives(self.ranks[0])
+        checked = {id(self.ranks[0])}
+        for rank, other in enumerate(self.ranks):
+            if id(other) in checked:
+                continue
+            checked.add(id(other))
+            theirs = _collectives(other)
+            for i, (a, b) in enumerate(zip(first, theirs, strict=False)):
+                if a != b:
+                    raise ProgramError(
+                        f"collective {i} differs between ranks: rank 0 calls {a[0]} of {a[1]} bytes, "
+                        f"rank {rank} calls {b[0]} of {b[1]} bytes"
+                    )
+            if len(first) != len(theirs):
+                raise ProgramError(f"rank 0 calls {len(first)} collectives, rank {rank} calls {len(theirs)}")
+
+    @property
+    def world_size(self) -> int:
+        return len(self.ranks)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of the program: equal on every machine and Python version."""
+        digest = hashlib.sha256()
+        encoded: dict[int, bytes] = {}
+        for rank in self.ranks:
+            if id(rank) not in encoded:
+                encoded[id(rank)] = hashlib.sha256(msgspec.json.encode(rank)).digest()
+            digest.update(encoded[id(rank)])
+        return digest.hexdigest()
+
+
+def instrumented(program: Program) -> Program:
+    """The program with an event recorded before and after each copy, as a measurement of its timeline has.
+
+    Those events cost time on the copy stream; step times are therefore taken without them.
+    """
+    done: dict[int, RankProgram] = {}
+    for rank in program.ranks:
+        if id(rank) in done:
+            continue
+        event = 1 + max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
+        threads = []
+        for thread in rank.threads:
+            commands: list[AnyCommand] = []
+            for command in thread:
+                if isinstance(command, Copy):
+                    commands += (
+                        RecordEvent(command.stream, event),
+                        command,
+                        RecordEvent(command.stream, event + 1),
+                    )
+                    event += 2
+                else:
+                    commands.append(command)
+            threads.append(tuple(commands))
+        done[id(rank)] = RankProgram(tuple(threads), rank.buffers, rank.step_events)
+    return Program(tuple(done[id(rank)] for rank in program.ranks))
+
+
+def _collectives(rank: RankProgram) -> list[tuple[str, int]]:
+    return [(c.kind, c.bytes) for c in rank.commands() if isinstance(c, Collective)]

@@ -1,0 +1,365 @@
+"""What holds of every run, whatever the workload, the policy and the host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import (
+    Case,
+    Plain,
+    cases,
+    changes,
+    chunked,
+    direct_programs,
+    offloading,
+    scaled,
+    tiny_profile,
+    whole_layer,
+    workloads,
+    yielding,
+)
+from test_fabric_properties import check_max_min
+
+from sim import collectives
+from sim.fabric import FlowSpec, weighted_max_min
+from sim.hardware import Profile
+from sim.machine import SimulatedMachine
+from sim.policies import copied_bytes
+from sim.program import (
+    Collective,
+    Command,
+    Copy,
+    Kernel,
+    Program,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
+from sim.timeline import Span, Timeline
+
+SLACK = 1 + 1e-9
+TIE = 1e-9
+FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop")}
+
+
+def by_command(timeline: Timeline, rank: int) -> dict[int, Span]:
+    """Spans by the identity of their command: no rank runs a command object twice."""
+    return {id(s.command): s for s in timeline.of(rank)}
+
+
+def streams_of(program: Program, rank: int) -> dict[str, list[Command]]:
+    streams: dict[str, list[Command]] = {}
+    for command in program.ranks[rank].commands():
+        if command.stream:
+            streams.setdefault(command.stream, []).append(command)
+    return streams
+
+
+def check_order(timeline: Timeline) -> None:
+    """Every command runs once; streams are FIFO; waits end after their records; nothing ends before it could."""
+    assert [s.end for s in timeline.spans] == sorted(s.end for s in timeline.spans)
+    for span in timeline.spans:
+        assert 0 <= span.start <= span.ready <= span.end
+        assert (span.end - span.ready) * SLACK + TIE >= span.alone >= 0
+    for rank in range(timeline.program.world_size):
+        spans = by_command(timeline, rank)
+        recorded = {s.command.event: s.end for s in spans.values() if isinstance(s.command, RecordEvent)}
+        for commands in streams_of(timeline.program, rank).values():
+            now = 0.0
+            for command in commands:
+                if isinstance(command, WaitEvent):
+                    span = spans.get(id(command))
+                    if span is not None:
+                        assert now <= span.start < recorded[command.event] <= span.end
+                    now = max(now, recorded[command.event])
+                else:
+                    span = spans.pop(id(command))
+                    assert span.start >= now
+                    now = span.end
+        assert {type(s.command) for s in spans.values()} <= {WaitEvent}
+
+
+@given(cases())
+def test_streams_are_fifo_and_waits_end_after_records(case: Case) -> None:
+    check_order(case.run().timeline)
+
+
+@given(st.data(), changes(), st.sampled_from([1, 2, 3]))
+def test_streams_of_any_program_are_fifo_and_waits_end_after_records(
+    data: st.DataObject, drawn: dict[str, float], ranks: int
+) -> None:
+    check_order(SimulatedMachine(tiny_profile(ranks, drawn)).run(data.draw(direct_programs(ranks))))
+
+
+@given(cases())
+def test_rates_are_fair_in_every_run(case: Case) -> None:
+    solved = 0
+
+    def checked(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> list[float]:
+        nonlocal solved
+        solved += 1
+        rates = weighted_max_min(flows, capacities)
+        check_max_min([f._replace(drag=None) for f in flows], capacities, rates)
+        return rates
+
+    SimulatedMachine(case.profile, checked).run(case.scenario.program())
+    assert solved
+
+
+@given(cases(policy=offloading))
+def test_each_layer_copies_its_bytes_once_in_chunks(case: Case) -> None:
+    workload, policy = case.scenario.workload.resolve(case.ranks), case.policy
+    sizes = [copied_bytes(layer.bytes, policy["resident_fraction"]) for layer in workload.layers]
+    passes = workload.steps * workload.passes_per_step
+    ahead = policy["prefetch_layers"] if any(sizes) else 0
+    count = len(sizes)
+    expected = [
+        (n // (count * workload.passes_per_step), n % count, offset, min(chunk, size - offset))
+        for n in range(passes * count + ahead)
+        for size in [sizes[n % count]]
+        for chunk in [policy.get("chunk_bytes", size)]
+        for offset in range(0, size, chunk or 1)
+    ]
+    for rank in case.scenario.program().ranks:
+        copies = [c for c in rank.commands() if isinstance(c, Copy)]
+        assert [(c.step, c.layer, c.offset, c.bytes) for c in copies] == expected
+
+
+@given(cases(policy=offloading))
+def test_no_block_starts_before_its_weights_and_no_slot_is_overwritten_in_use(case: Case) -> None:
+    timeline = case.run().timeline
+    workload = case.scenario.workload.resolve(case.ranks)
+    for rank, program in enumerate(timeline.program.ranks):
+        spans = by_command(timeline, rank)
+        landed: dict[str, float] = {}  # when the layer in each slot had arrived
+        bytes_in: dict[str, tuple[int, int, int]] = {}  # its step, layer, and bytes so far
+        free: dict[str, float] = {}  # when its last reader had ended
+        # Issue order: a layer's chunks are issued before its block, and after the block of the slot's last layer.
+        for command in program.commands():
+            span = spans.get(id(command))
+            if isinstance(command, Copy) and span:
+                slot = command.buffer
+                if command.offset == 0:
+                    bytes_in[slot] = (command.step, command.layer, 0)
+                step, layer, arrived = bytes_in[slot]
+                assert (step, layer, arrived) == (command.step, command.layer, command.offset)
+                bytes_in[slot] = (step, layer, arrived + command.bytes)
+                landed[slot] = max(landed.get(slot, 0.0), span.end)
+                assert span.start >= free.get(slot, 0.0)
+            elif isinstance(command, Kernel) and span:
+                size = copied_bytes(workload.layers[command.layer].bytes, case.policy["resident_fraction"])
+                slots = [name for name in command.reads if name.startswith("slot")]
+                assert len(slots) == (size > 0)
+                for slot in slots:
+                    assert bytes_in[slot] == (command.step, command.layer, size)
+                    assert span.start >= landed[slot]
+                    free[slot] = max(free.get(slot, 0.0), span.end)
+
+
+@given(cases(policy=yielding))
+def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> None:
+    timeline = case.run().timeline
+    for rank in range(case.ranks):
+        writes = [(s.end, c.value) for s, c in timeline.commands(rank, WriteFlag) if c.flag == "gate"]
+        closed = [(a, b) for (a, value), (b, _) in zip(writes, writes[1:], strict=False) if value == 1]
+        assert [value for _, value in writes] == [1, 0] * len(closed)
+        passed = [s.end for s, c in timeline.commands(rank, WaitFlag) if c.flag == "gate"]
+        assert not [p for p in passed for a, b in closed if a < p < b]
+        copies = streams_of(timeline.program, rank).get("copy", [])
+        chunks = [i for i, c in enumerate(copies) if isinstance(c, Copy)]
+        assert len(passed) == len(chunks)
+        drain = case.policy["drain"]
+        assert all(isinstance(copies[i - 1 - drain], WaitFlag) for i in chunks)
+        # the flag is set throughout every collective
+        calls = [(s.start, s.end) for s, _ in timeline.commands(rank, Collective)]
+        if chunks:
+            assert all(any(a <= start and end <= b for a, b in closed) for start, end in calls)
+
+
+@given(cases(policy=yielding.map(lambda policy: policy | {"drain": True}), **FREE_HOST, host__queue_depth=1000.0))
+def test_with_drain_no_chunk_moves_beside_a_collective(case: Case) -> None:
+    timeline = case.run().timeline
+    for rank in range(case.ranks):
+        calls = [s for s, _ in timeline.commands(rank, Collective) if s.end > s.start]
+        for span, _ in timeline.commands(rank, Copy):
+            beside = [c for c in calls if min(c.end, span.end) - max(c.start, span.start) > TIE]
+            assert not beside, f"{span} moves beside {beside[0]}"
+
+
+@given(cases(policy=offloading.map(lambda policy: policy | {"resident_fraction": 1.0})))
+def test_all_resident_is_resident(case: Case) -> None:
+    assert case.run().timeline == case._replace(policy={"kind": "resident"}).run().timeline
+
+
+@given(cases(policy=whole_layer.map(lambda policy: policy | {"issue": "async"})))
+def test_one_chunk_a_layer_is_whole_layer(case: Case) -> None:
+    policy = {key: value for key, value in case.policy.items() if key != "issue"}
+    one_chunk = case._replace(policy=policy | {"kind": "chunked", "chunk_bytes": 1000})
+    assert case.run().timeline == one_chunk.run().timeline
+
+
+@given(cases(policy=yielding.map(lambda policy: policy | {"drain": False})))
+def test_a_gate_without_collectives_changes_no_copy(case: Case) -> None:
+    def quiet(block: list[Plain]) -> list[Plain]:
+        return [item for item in block if "compute" in item] or [{"compute": {"name": "k", "seconds": 1}}]
+
+    workload = dict(case.workload)
+    if "blocks" in workload:
+        workload["blocks"] = [b | {"block": quiet(b["block"])} for b in workload["blocks"]]
+    else:
+        workload["block"] = quiet(workload["block"])
+    free = {key: 0.0 for key in ("streams.wait_flag", "streams.beside_kernel", "host.memop")}
+    # a wait is a command, so it takes a place in the queue
+    case = case._replace(workload=workload, changes=dict(case.changes) | free | {"host.queue_depth": 1000.0})
+    policy = {key: value for key, value in case.policy.items() if key != "drain"} | {"kind": "chunked"}
+    gated, plain = (
+        [(s.command, s.start, s.end) for s in c.run().timeline.spans if isinstance(s.command, Copy | Kernel)]
+        for c in (case, case._replace(policy=policy))
+    )
+    assert gated == plain
+
+
+# ---- bounds --------------------------------------------------------------------------------------------------------
+
+
+@given(cases(workload=workloads(min_steps=2), **FREE_HOST))
+def test_no_step_is_shorter_than_the_lower_bound(case: Case) -> None:
+    figures = case.run().metrics
+    assert figures["lower_bound_s"] <= figures["step_time_s"] * SLACK + TIE
+
+
+def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
+    """Seconds that all commands of all ranks take one after the other, host calls included.
+
+    Flows count one by one: while any flow is active, the flows do at least a second of lone work a second.
+    """
+    host, streams = profile.host, profile.streams
+    issue = {"Kernel": "kernel", "Copy": "copy", "Collective": "collective", "WriteFlag": "memop", "WaitFlag": "memop"}
+    late = max(
+        (getattr(profile.collectives, kind).copy_start.value for kind in ("all_to_all", "all_reduce", "all_gather"))
+    )
+    ranks, total = timeline.program.world_size, 0.0
+    for rank, program in enumerate(timeline.program.ranks):
+        for c in program.commands():
+            launches = getattr(c, "launches", 1)
+            total += launches * float(getattr(host, issue.get(type(c).__name__, "event")).value) + streams.beside_kernel.value
+            if isinstance(c, Kernel):
+                total += profile.kernel_seconds(c) + launches * streams.launch_delay.value
+            elif isinstance(c, Copy):
+                spec, costs = profile.copy_flow(c.kind, rank), profile.copy_class(c.kind)
+                moving = c.bytes / weighted_max_min([spec], profile.capacities)[0]
+                total += max(costs.minimum.value, costs.setup.value + moving) + late
+            elif isinstance(c, Collective) and rank == 0 and ranks > 1:
+                total += collectives.latency(profile, c.kind, ranks)
+                for spec, part in collectives.flows(profile, c.kind, c.bytes, ranks):
+                    total += part.size / weighted_max_min([spec], profile.capacities)[0]
+            elif isinstance(c, RecordEvent):
+                total += streams.event.value
+            elif isinstance(c, WaitEvent):
+                total += streams.wake.value
+            elif isinstance(c, WriteFlag):
+                total += streams.write_flag.value
+            elif isinstance(c, WaitFlag):
+                total += streams.wait_flag.value
+    return total
+
+
+@given(cases())
+def test_no_run_is_longer_than_its_commands_one_at_a_time(case: Case) -> None:
+    result = case.run()
+    longest = one_at_a_time(result.timeline, result.profile) * SLACK
+    assert result.timeline.spans[-1].end <= longest
+    assert sum(result.metrics["step_times_s"]) <= longest
+
+
+@given(st.data(), changes(), st.sampled_from([1, 2, 3]))
+def test_no_program_takes_longer_than_its_commands_one_at_a_time(
+    data: st.DataObject, drawn: dict[str, float], ranks: int
+) -> None:
+    profile = tiny_profile(ranks, drawn)
+    timeline = SimulatedMachine(profile).run(data.draw(direct_programs(ranks)))
+    assert timeline.spans[-1].end <= one_at_a_time(timeline, profile) * SLACK
+
+
+# ---- symmetries ----------------------------------------------------------------------------------------------------
+
+
+@given(cases())
+def test_the_same_scenario_gives_the_same_timeline_bit_for_bit(case: Case) -> None:
+    first, second = case.run(), case.run()
+    assert first.timeline == second.timeline
+    assert first.metrics == second.metrics
+
+
+RUN = """
+import hashlib, sys
+sys.path.insert(0, {tests!r})
+from strategies import Case, compute, collective
+case = Case(
+    {{"steps": 3, "layers": 3, "layer_bytes": 41, "block": [compute(0.7), collective(48), compute(0.3), collective(9, "all_reduce")]}},
+    {{"kind": "yielding", "chunk_bytes": 3, "prefetch_layers": 2, "drain": True}},
+    3,
+    {{"host": 17.0, "duplex": 11.0, "streams.write_flag": 0.01, "collective.weight": 0.3, "streams.launch_delay": 0.1}},
+)
+print(hashlib.sha256(repr((case.run().timeline.spans, case.run().metrics)).encode()).hexdigest())
+"""
+
+
+def test_the_timeline_is_the_same_in_every_process() -> None:
+    tests = os.path.dirname(__file__)  # noqa: PTH120
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", RUN.format(tests=tests)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "77")
+    }
+    assert len(digests) == 1
+
+
+@given(cases(), st.sampled_from([0.25, 8.0]))
+def test_scaling_every_time_and_inversely_every_rate_scales_the_timeline(case: Case, factor: float) -> None:
+    # by powers of two, so that no rounding differs
+    program, profile = case.scenario.program(), case.profile
+    fast = SimulatedMachine(profile).run(program)
+    slow = SimulatedMachine(scaled(profile, factor)).run(scaled(program, factor))
+    assert [s[2:] for s in slow.spans] == [tuple(t * factor for t in s[2:]) for s in fast.spans]
+    assert slow.steps == tuple(tuple(t * factor for t in steps) for steps in fast.steps)
+
+
+# Conditions on the state at one instant turn a difference in the last bit into a visible one.
+_CONTINUOUS = {"streams__wake": 0.0, "streams__beside_kernel": 0.0, "all_reduce__copy_start": 0.0}
+
+
+@given(st.data(), changes(**_CONTINUOUS), st.sampled_from([2, 3, 4]))
+def test_permuting_ranks_permutes_timelines(data: st.DataObject, drawn: dict[str, float], ranks: int) -> None:
+    # all GPUs of the tiny profile are alike, so every permutation is an automorphism
+    program = data.draw(direct_programs(ranks))
+    order = data.draw(st.permutations(range(ranks)))
+    machine = SimulatedMachine(tiny_profile(ranks, drawn))
+    straight = machine.run(program)
+    permuted = machine.run(msgspec.structs.replace(program, ranks=tuple(program.ranks[i] for i in order)))
+    for new, old in enumerate(order):
+        there, here = by_command(permuted, new), by_command(straight, old)
+        assert there.keys() == here.keys()
+        for command, span in here.items():
+            assert there[command][2:] == pytest.approx(span[2:], rel=1e-9, abs=1e-9)
+        assert permuted.steps[new] == pytest.approx(straight.steps[old], rel=1e-9, abs=1e-9)
+
+
+@given(cases(policy=chunked | whole_layer | st.just({"kind": "resident"}), **_CONTINUOUS))
+def test_ranks_that_do_the_same_on_like_gpus_take_the_same_time(case: Case) -> None:
+    timeline = case.run().timeline
+    for rank in range(1, case.ranks):
+        assert timeline.steps[rank] == pytest.approx(timeline.steps[0], rel=1e-9, abs=1e-9)
