@@ -15,6 +15,9 @@ from sim import units
 
 T = TypeVar("T")
 
+_DEEPEST = 50
+"""Levels of nesting in a YAML file: deeper ones could overflow the parser's stack."""
+
 
 class InputError(Exception):
     """Input that cannot be read or is wrong: names the source, the key path and what was expected."""
@@ -34,20 +37,23 @@ def read_yaml(file: Path) -> Any:
     """The plain data of a YAML file. Raises `InputError`."""
     import yaml
 
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Safe loading, without aliases (no expansion bombs) and without duplicate keys."""
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.events.AliasEvent):
-                mark = self.peek_event().start_mark
-                raise InputError(str(file), "", f"line {mark.line + 1}: YAML aliases are not supported")
-            return super().compose_node(parent, index)
+    class Loader(base):  # type: ignore[misc, valid-type]
+        """Safe loading without duplicate keys; dates stay text."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012, yaml's own name
+            first: [r for r in resolvers if r[0] != "tag:yaml.org,2002:timestamp"]
+            for first, resolvers in base.yaml_implicit_resolvers.items()
+        }
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    raise InputError(str(file), "", f"line {line}: a key must be a word, not a list or a mapping")
                 if key.value in seen:
-                    line = key.start_mark.line + 1
                     raise InputError(str(file), "", f"line {line}: the key {key.value!r} appears twice")
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
@@ -58,14 +64,24 @@ def read_yaml(file: Path) -> Any:
         raise InputError(str(file), "", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(str(file), "", "is not a text file (UTF-8 expected)") from None
+    except ValueError as error:
+        raise InputError(str(file), "", f"is no path: {error}") from None
     try:
+        depth = 0
+        for event in yaml.parse(text, base):
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if isinstance(event, yaml.AliasEvent):
+                raise InputError(str(file), "", f"line {line}: YAML aliases are not supported")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise InputError(str(file), "", f"line {line}: is nested too deeply")
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InputError(str(file), "", f"{where}is not YAML: {getattr(error, 'problem', error)}") from None
-    except RecursionError:
-        raise InputError(str(file), "", "is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(str(file), "", f"holds a value that cannot be read: {error}") from None
 
 
 def convert(data: object, kind: type[T], source: str) -> T:
@@ -78,7 +94,7 @@ def convert(data: object, kind: type[T], source: str) -> T:
 
 
 def _plain(error: Exception) -> str:
-    message = str(error).split(" - at `", 1)[0]
+    message = str(error).split(" - at `", 1)[0].replace(" | null`", "`")
     for theirs, ours in (
         ("`object`", "a mapping of keys to values"),
         ("`array`", "a list"),
@@ -113,7 +129,7 @@ def _explain(data: Any, kind: Any, source: str, path: str) -> None:
 
 
 def _explain_struct(data: Mapping[Any, Any], kind: Any, source: str, path: str) -> None:
-    tag = kind.__struct_config__.tag_field
+    tag = (typing.get_origin(kind) or kind).__struct_config__.tag_field
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     known = [*fields, *([tag] if tag else [])]
     for key in data:
@@ -138,7 +154,7 @@ def _chosen(data: Any, kind: Any, source: str, path: str) -> Any:
         return members[0] if len(members) == 1 else kind
     field = next(iter(tagged.values())).__struct_config__.tag_field
     given = data.get(field)
-    if given not in tagged:
+    if not isinstance(given, str) or given not in tagged:
         known = ", ".join(sorted(tagged))
         close = difflib.get_close_matches(str(given), list(tagged), 1, 0.6)
         hint = f"did you mean {close[0]!r}? " if close else ""

@@ -6,11 +6,12 @@ their demand caps and weights, and what commands cost. `{gpu}`, `{src}` and `{ds
 
 from __future__ import annotations
 
+import difflib
 from functools import cached_property
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -173,18 +174,29 @@ class Profile(Config, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if self.gpus < 1:
             raise ValueError(f"gpus is {self.gpus}, at least 1 is needed")
-        for route in ("h2d", "d2h", "peer"):
-            for resource in getattr(self.routes, route):
-                if not any(_matches(resource, name) for name in self.resources):
-                    known = ", ".join(self.resources)
-                    raise ValueError(f"routes.{route} names {resource!r}, which is no resource; there are {known}")
-        for name, resource_ in self.resources.items():
-            if resource_.capacity.value <= 0:
-                raise ValueError(f"resources.{name} has no capacity")
-        for kind in ("h2d", "d2h"):
-            copies: CopyClass = getattr(self, kind)
-            if copies.cap.value <= 0 or copies.weight.value <= 0:
-                raise ValueError(f"{kind} needs a positive cap and weight")
+        for name in self.resources:
+            if name.replace("{gpu}", "").count("{") or name.replace("{gpu}", "").count("}"):
+                raise ValueError(f"resources has {name!r}: only {{gpu}} may stand in a name")
+        for kind, places in (("h2d", ("{gpu}",)), ("d2h", ("{gpu}",)), ("peer", ("{src}", "{dst}"))):
+            route: tuple[str, ...] = getattr(self.routes, kind)
+            if not route:
+                raise ValueError(f"routes.{kind} is empty")
+            known = {name.replace("{gpu}", place) for name in self.resources for place in places}
+            for name in route:
+                if name not in known:
+                    raise ValueError(f"routes.{kind} names {name!r}, which is none of {', '.join(sorted(known))}")
+        positive: dict[str, Sourced[Any]] = {f"resources.{n}.capacity": r.capacity for n, r in self.resources.items()}
+        for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
+            if (number := getattr(self.device, name)) is not None:
+                positive[f"device.{name}"] = number
+        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
+            positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
+        for name in type(self.collectives).__struct_fields__:
+            positive[f"collectives.{name}.weight"] = getattr(self.collectives, name).weight
+        positive["host.queue_depth"] = self.host.queue_depth
+        for name, number in positive.items():
+            if number.value <= 0:
+                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0")
 
     @cached_property
     def resource_names(self) -> tuple[str, ...]:
@@ -249,30 +261,36 @@ class Profile(Config, frozen=True, dict=True):
         return tuple(sorted(total.items()))
 
 
-def _matches(wanted: str, name: str) -> bool:
-    return name in {wanted, wanted.replace("{src}", "{gpu}"), wanted.replace("{dst}", "{gpu}")}
-
-
 def shipped() -> tuple[str, ...]:
     """Names of the profiles that come with the package."""
     folder = files("scenarios") / "hardware"
     return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
 
 
-def load_profile(name: str, base: Path | None = None) -> Profile:
-    """Load a shipped profile by name, or a YAML file by path (relative to `base`, where given).
+def profile_file(name: str) -> Path:
+    """The file of a shipped profile, or the path that `name` is.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if name in shipped():
+        return Path(str(files("scenarios") / "hardware" / f"{name}.yaml"))
+    file = Path(name)
+    if "\0" in name or not file.exists():
+        close = difflib.get_close_matches(name, shipped(), 1, 0.6)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        known = ", ".join(shipped())
+        raise InputError(name, "", f"{name!r} is no hardware profile; {hint}shipped are {known}, or give a YAML file")
+    return file
+
+
+def load_profile(name: str) -> Profile:
+    """Load a shipped profile by name, or a YAML file by path.
 
     Raises:
         InputError: no such profile or file, or its content is wrong.
     """
-    if name in shipped():
-        file = Path(str(files("scenarios") / "hardware" / f"{name}.yaml"))
-    else:
-        file = (base or Path()) / name
-        if not file.suffix and not file.exists():
-            raise InputError(
-                name, "", f"is no hardware profile; shipped are {', '.join(shipped())} (or give a path to a YAML file)"
-            )
+    file = profile_file(name)
     return convert(read_yaml(file), Profile, str(file))
 
 

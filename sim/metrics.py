@@ -5,12 +5,13 @@ Figures are of the last step and rank 0; definitions are in docs/modelling.md. A
 
 from __future__ import annotations
 
+import math
 from statistics import median
 from typing import TypedDict
 
 from sim import collectives
 from sim.hardware import Profile
-from sim.program import Collective, Copy, Kernel, Program, RecordEvent, WaitEvent
+from sim.program import Collective, Copy, CopyKind, Kernel, Program, RecordEvent, WaitEvent
 from sim.timeline import Timeline, clip, measure, overlap, union
 
 SCHEMA_VERSION = 1
@@ -77,25 +78,61 @@ def prefetch_events(program: Program, rank: int) -> set[int]:
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     """A floor of the last step, s: the largest of
 
-    - compute and collectives of `rank` alone, one after the other, as they are on its stream;
-    - its copied bytes at the copies' demand cap;
+    - the kernels and collectives of `rank` alone, one after the other on each stream;
+    - its copied bytes at their demand cap, on each stream;
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
+
+    The step's copies count as far as they can have run inside it: before a run has settled, a step may find layers
+    prefetched that it does not prefetch again. Where the last two steps differ and the last one is too short to have
+    moved all of its copies, resources count what has surely moved within it.
     """
-    last = len(timeline.steps[rank]) - 2
+    times = timeline.step_times(rank)
+    last = len(times) - 1
+    settled = last > 0 and math.isclose(times[last], times[last - 1], rel_tol=1e-9)
+    alone: dict[str, float] = {}
     calls = [(s, c) for s, c in timeline.commands(rank, Collective) if c.step == last]
-    kernels = [s for s, c in timeline.commands(rank, Kernel) if c.step == last]
-    alone = sum(s.alone for s in kernels) + sum(s.alone for s, _ in calls)
-    copied = 0.0
+    for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step == last)):
+        alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
+    copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
-    for other, program in enumerate(timeline.program.ranks):
-        for command in program.commands():
-            if isinstance(command, Copy) and command.step == last:
-                spec = profile.copy_flow(command.kind, other)
-                copied += command.bytes / spec.cap if other == rank else 0.0
-                for resource, multiplier in spec.route:
-                    taken[resource] += multiplier * command.bytes
+    surely = [0.0] * len(profile.capacities)
+    for other in range(timeline.program.world_size):
+        for (stream, kind), (most, least) in _copied(timeline, profile, other, last).items():
+            spec = profile.copy_flow(kind, other)
+            if other == rank:
+                copied[stream] = copied.get(stream, 0.0) + most / spec.cap
+            for resource, multiplier in spec.route:
+                taken[resource] += multiplier * most
+                surely[resource] += multiplier * least
     for _, call in calls:
         for spec, part in collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size):
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * part.size
-    return max(alone, copied, *(t / c for t, c in zip(taken, profile.capacities, strict=True)))
+                surely[resource] += multiplier * part.size
+    shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
+    if shared > times[last] and not settled:
+        shared = proved
+    return max(0.0, shared, *alone.values(), *copied.values())
+
+
+def _copied(
+    timeline: Timeline, profile: Profile, rank: int, step: int
+) -> dict[tuple[str, CopyKind], tuple[float, float]]:
+    """Bytes copied for `step` by stream and kind: at most what can have moved within the step, and what surely did."""
+    start, end = timeline.steps[rank][step : step + 2]
+    wanted: dict[tuple[str, CopyKind], float] = {}
+    within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
+    for span, copy in timeline.commands(rank, Copy):
+        key = copy.stream, copy.kind
+        if copy.step == step:
+            wanted[key] = wanted.get(key, 0.0) + copy.bytes
+        inside = min(span.end, end) - max(span.start, start)
+        if inside > 0:
+            cap = profile.copy_class(copy.kind).cap.value
+            outside = span.end - span.start - inside
+            most, least = within.get(key, (0.0, 0.0))
+            within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)
+    return {
+        key: (min(size, within.get(key, (0.0, 0.0))[0]), min(size, within.get(key, (0.0, 0.0))[1]))
+        for key, size in wanted.items()
+    }

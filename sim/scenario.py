@@ -8,7 +8,7 @@ from typing import Any
 
 from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
-from sim.hardware import Profile, load_profile
+from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
 from sim.policies import Policy
 from sim.program import Program
@@ -20,7 +20,7 @@ def read_plain(file: Path) -> Any:
     data = read_yaml(file)
     if isinstance(data, dict) and isinstance(data.get("hardware"), str):
         beside = file.parent / data["hardware"]
-        if beside.is_file():
+        if "\0" not in data["hardware"] and beside.is_file():
             data["hardware"] = str(beside.resolve())
     return data
 
@@ -48,6 +48,10 @@ class Scenario(Config, frozen=True):
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
         scenario = convert(data, _OfModel if named else _Explicit, source)
+        try:
+            profile_file(scenario.hardware)
+        except InputError as error:
+            raise InputError(source, "hardware", error.problem) from None
         try:
             scenario.workload.resolve(scenario.world_size)
         except InputError as error:

@@ -31,8 +31,8 @@ CAUSES = (
 
 `exposed_h2d` is the transfer of bytes at the rate of a copy alone, `copy_overhead` the set-up of copies, and
 `copy_contention` what other traffic adds. `yield_wait` is a stream held by a flag: copies at a gate, collectives that
-drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that ran dry while the host was busy;
-where the host was held by an event, another thread or a full queue, the walk goes on there.
+drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that ran dry while the host was
+busy; where the host was held by an event, another thread or a full queue, the walk goes on there.
 """
 
 

@@ -216,7 +216,7 @@ def test_a_gate_without_collectives_changes_no_copy(case: Case) -> None:
         workload["blocks"] = [b | {"block": quiet(b["block"])} for b in workload["blocks"]]
     else:
         workload["block"] = quiet(workload["block"])
-    free = {key: 0.0 for key in ("streams.wait_flag", "streams.beside_kernel", "host.memop")}
+    free = dict.fromkeys(("streams.wait_flag", "streams.beside_kernel", "host.memop"), 0.0)
     # a wait is a command, so it takes a place in the queue
     case = case._replace(workload=workload, changes=dict(case.changes) | free | {"host.queue_depth": 1000.0})
     policy = {key: value for key, value in case.policy.items() if key != "drain"} | {"kind": "chunked"}
@@ -244,13 +244,16 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
     host, streams = profile.host, profile.streams
     issue = {"Kernel": "kernel", "Copy": "copy", "Collective": "collective", "WriteFlag": "memop", "WaitFlag": "memop"}
     late = max(
-        (getattr(profile.collectives, kind).copy_start.value for kind in ("all_to_all", "all_reduce", "all_gather"))
+        getattr(profile.collectives, kind).copy_start.value for kind in ("all_to_all", "all_reduce", "all_gather")
     )
     ranks, total = timeline.program.world_size, 0.0
     for rank, program in enumerate(timeline.program.ranks):
         for c in program.commands():
             launches = getattr(c, "launches", 1)
-            total += launches * float(getattr(host, issue.get(type(c).__name__, "event")).value) + streams.beside_kernel.value
+            total += (
+                launches * float(getattr(host, issue.get(type(c).__name__, "event")).value)
+                + streams.beside_kernel.value
+            )
             if isinstance(c, Kernel):
                 total += profile.kernel_seconds(c) + launches * streams.launch_delay.value
             elif isinstance(c, Copy):

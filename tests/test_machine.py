@@ -287,11 +287,16 @@ def test_one_rank(commands: list[Build], changes: dict[str, float], expected: Ti
             id="latency comes before the bytes",
         ),
         pytest.param(
-            [[call(24)]] * 3, {"collective.latency_per_rank": 0.25}, [{"x": (0, 2.25)}] * 3, id="latency grows with ranks"
+            [[call(24)]] * 3,
+            {"collective.latency_per_rank": 0.25},
+            [{"x": (0, 2.25)}] * 3,
+            id="latency grows with ranks",
         ),
         pytest.param([[call(16, kind="all_reduce")]] * 2, {}, [{"x": (0, 2)}] * 2, id="an all-reduce moves twice"),
         pytest.param([[call(16, kind="all_gather")]] * 4, {}, [{"x": (0, 1.5)}] * 4, id="a ring sends (n-1)/n"),
-        pytest.param([[call(), kernel("s", "a", 1)]], {"collective.latency": 9}, [{"x": (0, 0), "a": (0, 1)}], id="one"),
+        pytest.param(
+            [[call(), kernel("s", "a", 1)]], {"collective.latency": 9}, [{"x": (0, 0), "a": (0, 1)}], id="one"
+        ),
         pytest.param([[call()]] * 2, {"up": 4}, [{"x": (0, 2)}] * 2, id="links bound collectives too"),
         pytest.param([[call()]] * 2, {"collective.overhead": 2}, [{"x": (0, 2)}] * 2, id="so does overhead"),
         pytest.param(
@@ -319,7 +324,9 @@ def test_several_ranks(ranks: list[list[Build]], changes: dict[str, float], expe
 
 
 def test_a_span_tells_peer_wait_and_time_alone_apart() -> None:
-    timeline = run([[kernel("s", "a", 1), call(), copy("s", "c", 8)], [kernel("s", "a", 3), call()]], {"h2d.setup": 0.5})
+    timeline = run(
+        [[kernel("s", "a", 1), call(), copy("s", "c", 8)], [kernel("s", "a", 3), call()]], {"h2d.setup": 0.5}
+    )
     spans = {label(s): s for s in timeline.of(0)}
     assert spans["x"][2:] == (1, 3, 4, 1)
     assert spans["c"][2:] == (4, 4, 5.5, 1.5)
@@ -408,7 +415,6 @@ def test_a_longer_queue_lets_the_same_program_end() -> None:
     assert times(run([commands], {"host.queue_depth": 3}))["b"] == (1, 2)
 
 
-@pytest.mark.xfail(strict=True, reason="collectives on two streams meet in order of arrival, whatever they are")
 def test_collectives_on_two_streams_meet_their_own_kind() -> None:
     late = kernel("s", "late", 4)
     ranks = [
@@ -436,7 +442,9 @@ def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], li
     queues: dict[tuple[int, str], list[tuple[int, float]]] = {}
     events: dict[tuple[int, int], float] = {}
     arrivals: list[dict[int, float]] = []
-    cost = {name: float(getattr(profile.host, name).value) for name in ("kernel", "copy", "collective", "event", "memop")}
+    cost = {
+        name: float(getattr(profile.host, name).value) for name in ("kernel", "copy", "collective", "event", "memop")
+    }
     issue = {Kernel: "kernel", Copy: "copy", Collective: "collective", WriteFlag: "memop", WaitFlag: "memop"}
     ranks, streams, depth = program.world_size, profile.streams, int(profile.host.queue_depth.value)
 
@@ -506,9 +514,11 @@ def check_longest_path(program: Program, profile: Profile) -> None:
         assert [s[1:] for s in found[stream]] == [pytest.approx(s[1:], rel=1e-9, abs=1e-9) for s in spans]
 
 
-UNCONTENDED = dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60) | dict.fromkeys(
-    ("h2d.cap", "all_to_all.cap", "all_reduce.cap", "all_gather.cap"), 8.0
-) | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
+UNCONTENDED = (
+    dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60)
+    | dict.fromkeys(("h2d.cap", "all_to_all.cap", "all_reduce.cap", "all_gather.cap"), 8.0)
+    | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
+)
 _kept = {key.replace(".", "__"): value for key, value in UNCONTENDED.items()}
 
 
@@ -519,8 +529,26 @@ def test_policies_on_free_links_take_their_longest_path(case: Case) -> None:
 
 @given(st.data(), st.sampled_from([1, 2, 3]))
 def test_direct_programs_on_free_links_take_their_longest_path(data: st.DataObject, ranks: int) -> None:
-    drawn = data.draw(st.fixed_dictionaries({}, optional={k: costs for k in (
-        "h2d.setup", "h2d.minimum", "d2h.setup", "d2h.minimum", "all_to_all.latency", "streams.event", "streams.wake",
-        "host.kernel", "host.copy", "host.collective", "host.event",
-    )} | {"host.queue_depth": st.integers(1, 6)}))
+    drawn = data.draw(
+        st.fixed_dictionaries(
+            {},
+            optional=dict.fromkeys(
+                (
+                    "h2d.setup",
+                    "h2d.minimum",
+                    "d2h.setup",
+                    "d2h.minimum",
+                    "all_to_all.latency",
+                    "streams.event",
+                    "streams.wake",
+                    "host.kernel",
+                    "host.copy",
+                    "host.collective",
+                    "host.event",
+                ),
+                costs,
+            )
+            | {"host.queue_depth": st.integers(1, 6)},
+        )
+    )
     check_longest_path(data.draw(direct_programs(ranks)), tiny_profile(ranks, UNCONTENDED | drawn))

@@ -167,17 +167,16 @@ def test_figures_fit_together(case: Case) -> None:
 def test_exposed_prefetch_is_what_the_compute_stream_waits(case: Case) -> None:
     result = case.run()
     start, end = result.timeline.steps[0][-2:]
-    busy = sorted((s.start, s.end) for s in result.timeline.of(0) if s.command.stream == "compute" and s.kind != "WaitEvent")
+    busy = sorted(
+        (s.start, s.end) for s in result.timeline.of(0) if s.command.stream == "compute" and s.kind != "WaitEvent"
+    )
     idle = sum(max(b - a, 0.0) for (_, a), (b, _) in pairwise([i for i in busy if i[1] >= start and i[0] <= end]))
     assert result.metrics["exposed_prefetch_s"] <= idle + 1e-9 * max(1, end)
 
 
-# ---- known to be wrong ---------------------------------------------------------------------------------------------
-
 Build = Callable[[RankBuilder], object]
 
 
-@pytest.mark.xfail(strict=True, reason="work on different streams or engines is summed, though it runs side by side")
 @pytest.mark.parametrize(
     "build",
     [
@@ -201,7 +200,6 @@ def test_the_lower_bound_of_side_by_side_work(build: Build) -> None:
     assert lower_bound(timeline, profile) <= 2
 
 
-@pytest.mark.xfail(strict=True, reason="copies for a step that ran before it still count into its floor")
 @pytest.mark.parametrize(
     "case",
     [

@@ -248,7 +248,6 @@ def test_kernels_between_collectives_are_outside_the_gate() -> None:
 # ---- layers of which some have nothing to copy ---------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a copy waits only for the layer before its own, and only if that was copied")
 @pytest.mark.parametrize("ahead", [0, 1, 2, 3])
 @pytest.mark.parametrize("block", [[compute(1)], [collective(32)]], ids=["compute", "collective"])
 def test_layers_without_copies_keep_the_order(ahead: int, block: list[Plain]) -> None:

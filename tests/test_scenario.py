@@ -55,7 +55,12 @@ def load(tmp_path: Path, text: str | bytes, name: str = "s.yaml") -> Scenario:
 def test_the_documented_shape_is_read(tmp_path: Path) -> None:
     scenario = load(tmp_path, DOCUMENTED)
     workload = scenario.workload.resolve(2)
-    assert (scenario.hardware, scenario.world_size, len(workload.layers), workload.steps) == ("h200x2-hostpath", 2, 10, 4)
+    assert (scenario.hardware, scenario.world_size, len(workload.layers), workload.steps) == (
+        "h200x2-hostpath",
+        2,
+        10,
+        4,
+    )
     (compute, collective) = workload.layers[0].block
     assert (workload.layers[0].bytes, compute.seconds, collective.bytes) == (702545920, 2.08e-3, 79872000)  # type: ignore[union-attr]
     assert scenario.policy.chunk_bytes == 16 * 2**20  # type: ignore[union-attr]
@@ -81,7 +86,7 @@ def test_a_profile_beside_the_scenario_is_found(tmp_path: Path, monkeypatch: pyt
 def test_shipped_profiles_load_and_survive_writing(name: str, tmp_path: Path) -> None:
     profile = load_profile(name)
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(to_plain(profile)))
-    assert load_profile("again.yaml", tmp_path) == profile
+    assert load_profile(str(tmp_path / "again.yaml")) == profile
 
 
 @given(workloads(), policies, st.integers(1, 8))
@@ -168,7 +173,7 @@ def changed(path: str, value: object) -> Plain:
         ("policy.kind", 7, "policy.kind", f"is 7; expected one of {POLICIES}"),
         ("policy.kind", [], "policy.kind", f"is []; expected one of {POLICIES}"),
         ("policy.kind", REMOVED, "policy.kind", f"is missing; one of {POLICIES}"),
-        ("policy.issue", "async", "policy.issue", "unknown key; expected one of chunk_bytes, drain, kind, prefetch_layers"),
+        ("policy.issue", "async", "policy.issue", "unknown key; expected one of chunk_bytes, drain, kind, poll, prefetch_layers"),
         ("policy.window", "kernal", "policy.window", "kernal"),
         ("policy", {"kind": "chunked"}, "policy.chunk_bytes", "is missing"),
         ("policy", {"kind": "resident", "chunk_bytes": 1}, "policy.chunk_bytes", "unknown key; expected one of kind"),
@@ -229,7 +234,10 @@ def test_a_wrong_value_is_named_with_its_path_and_what_was_expected(
         ("!!python/object/apply:os.system ['true']", "is not YAML"),
         (DOCUMENTED + "world_size: 3\n", "line 12: the key 'world_size' appears twice"),
         (DOCUMENTED.replace("steps: 4", "steps: 4\n  steps: 5"), "line 7: the key 'steps' appears twice"),
-        (DOCUMENTED.replace("world_size: 2", "world_size: &two 2\nother: *two"), "line 4: YAML aliases are not supported"),
+        (
+            DOCUMENTED.replace("world_size: 2", "world_size: &two 2\nother: *two"),
+            "line 4: YAML aliases are not supported",
+        ),
     ],
     ids=lambda text: repr(text[:20]),
 )
@@ -240,7 +248,6 @@ def test_a_file_that_holds_no_scenario_is_named(text: str | bytes, problem: str,
     assert problem in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="libyaml's composer overflows the C stack")
 def test_deep_nesting_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "deep.yaml").write_text("[" * 100_000)  # in a process of its own: a fault would end this one
     load = "import sys; from sim.scenario import Scenario; Scenario.load(sys.argv[1])"
@@ -256,7 +263,9 @@ def test_deep_nesting_is_an_input_error(tmp_path: Path) -> None:
         pytest.param("? {a: b}\n: 1\n", id="a mapping as a key"),
         pytest.param("world_size: 2001-13-45\n", id="a date that does not exist"),
         pytest.param(f"world_size: {'9' * 5000}\n", id="a number of 5,000 digits"),
-        pytest.param('hardware: "a\\0.yaml"\n' + DOCUMENTED.replace("hardware: h200x2-hostpath\n", ""), id="a null in a path"),
+        pytest.param(
+            'hardware: "a\\0.yaml"\n' + DOCUMENTED.replace("hardware: h200x2-hostpath\n", ""), id="a null in a path"
+        ),
         pytest.param("1: 2\n", id="a number as a key"),
         pytest.param("world_size: !!binary aGk=\n", id="binary data"),
         pytest.param("world_size: 2024-01-01\n", id="a date"),
@@ -278,11 +287,29 @@ def test_no_file_makes_the_loader_crash(tmp_path_factory: pytest.TempPathFactory
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
-junk = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3))
+junk = st.recursive(
+    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+)
 paths = st.sampled_from(
-    "hardware world_size workload policy workload.layers workload.layer_bytes workload.block workload.block[0]"
-    " workload.block[0].compute workload.block[1].collective workload.block[1].collective.bytes policy.kind"
-    " policy.chunk_bytes policy.resident_fraction policy.prefetch_layers workload.blocks policy.drain".split()
+    [
+        "hardware",
+        "world_size",
+        "workload",
+        "policy",
+        "workload.layers",
+        "workload.layer_bytes",
+        "workload.block",
+        "workload.block[0]",
+        "workload.block[0].compute",
+        "workload.block[1].collective",
+        "workload.block[1].collective.bytes",
+        "policy.kind",
+        "policy.chunk_bytes",
+        "policy.resident_fraction",
+        "policy.prefetch_layers",
+        "workload.blocks",
+        "policy.drain",
+    ]
 )
 
 
@@ -291,8 +318,8 @@ def test_no_value_anywhere_makes_the_loader_crash(path: str, value: object) -> N
     try:
         Scenario.from_plain(changed(path, value), "junk.yaml")
     except InputError as error:
-        assert error.source == "junk.yaml"  # noqa: PT017
-        assert "`" not in error.problem, "msgspec's own words are for programmers"  # noqa: PT017
+        assert error.source == "junk.yaml"
+        assert "`" not in error.problem, "msgspec's own words are for programmers"
 
 
 @pytest.mark.parametrize(
@@ -311,12 +338,12 @@ def test_a_file_that_cannot_be_read_is_named(name: str, problem: str, tmp_path: 
 def test_an_unknown_profile_is_told_the_shipped_ones() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain(changed("hardware", "h200x3")).profile()
-    assert str(caught.value).startswith("h200x3: is no hardware profile; shipped are ")
+    assert str(caught.value).startswith("scenario: hardware: 'h200x3' is no hardware profile; shipped are ")
     assert all(name in str(caught.value) for name in shipped())
 
 
 def test_a_profile_file_that_is_missing_is_named() -> None:
-    with pytest.raises(InputError, match=r"^/nowhere/host\.yaml: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"^scenario: hardware: '/nowhere/host\.yaml' is no hardware profile"):
         Scenario.from_plain(changed("hardware", "/nowhere/host.yaml")).profile()
 
 
@@ -332,14 +359,24 @@ def test_too_many_ranks_for_the_profile() -> None:
         ("h2d.cap.value", "55 GB", "h2d.cap.value", "expected a bandwidth, such as 55.4e9 (bytes a second) or"),
         ("h2d.cap.source", REMOVED, "h2d.cap.source", "is missing"),
         ("h2d.cap", 55e9, "h2d.cap", "expected a mapping of keys to values, got "),
-        ("h2d.cap.value", 0, "", "h2d needs a positive cap and weight"),
-        ("d2h.weight.value", 0, "", "d2h needs a positive cap and weight"),
+        ("h2d.cap.value", 0, "", "h2d.cap is 0.0, expected more than 0"),
+        ("d2h.weight.value", 0, "", "d2h.weight is 0.0, expected more than 0"),
         ("host.kernel.value", -1e-6, "host.kernel.value", "expected a duration"),
         ("host.kernl", {}, "host.kernl", "did you mean 'kernel'?"),
         ("streams.event", REMOVED, "streams.event", "is missing"),
-        ("routes.h2d", ["gpu{gpu}.dwn"], "", "routes.h2d names 'gpu{gpu}.dwn', which is no resource; there are "),
-        ("collectives.all_reduce.alone.seconds", [1e-3], "collectives.all_reduce.alone", "bytes and seconds differ in length"),
-        ("collectives.all_to_all.latency.value", 1, "collectives.all_to_all", "latency must be shorter than the shortest"),
+        ("routes.h2d", ["gpu{gpu}.dwn"], "", "routes.h2d names 'gpu{gpu}.dwn', which is none of gpu{gpu}.down, "),
+        (
+            "collectives.all_reduce.alone.seconds",
+            [1e-3],
+            "collectives.all_reduce.alone",
+            "bytes and seconds differ in length",
+        ),
+        (
+            "collectives.all_to_all.latency.value",
+            1,
+            "collectives.all_to_all",
+            "latency must be shorter than the shortest",
+        ),
         ("collectives.all_gather", REMOVED, "collectives.all_gather", "is missing"),
         ("device.memory.value", "141 GB/s", "device.memory.value", "expected a size"),
     ],
@@ -351,9 +388,7 @@ def test_a_wrong_profile_is_named_with_its_path(path: str, value: object, where:
     assert problem in caught.value.problem
 
 
-@pytest.mark.parametrize(
-    "seconds", [[2e-3, 1e-3], [1e-3, 1e-3], [0, 1e-3]], ids=["descending", "equal", "zero"]
-)
+@pytest.mark.parametrize("seconds", [[2e-3, 1e-3], [1e-3, 1e-3], [0, 1e-3]], ids=["descending", "equal", "zero"])
 def test_times_alone_must_ascend(seconds: list[float]) -> None:
     alone = {"bytes": [1, 2], "seconds": seconds, "source": "test"}
     with pytest.raises(InputError, match="bytes and seconds must be positive and ascend"):
@@ -373,7 +408,6 @@ def changed_profile(path: str, value: object) -> Plain:
     return data  # type: ignore[no-any-return]
 
 
-@pytest.mark.xfail(strict=True, reason="nothing checks that these are positive: they end in a division by zero or worse")
 @pytest.mark.parametrize(
     "change",
     [

@@ -24,7 +24,9 @@ def covered(intervals: list[tuple[int, int]]) -> set[int]:
 
 
 @given(sets, sets, ends)
-def test_interval_arithmetic_is_set_arithmetic(first: list[tuple[int, int]], second: list[tuple[int, int]], window) -> None:  # type: ignore[no-untyped-def]
+def test_interval_arithmetic_is_set_arithmetic(
+    first: list[tuple[int, int]], second: list[tuple[int, int]], window
+) -> None:  # type: ignore[no-untyped-def]
     a, b = union(first), union(second)
     assert all(start < end for start, end in a)
     assert all(left[1] < right[0] for left, right in zip(a, a[1:], strict=False))
@@ -61,7 +63,9 @@ def test_memory_is_a_step_function_of_live_buffers() -> None:
 
 def test_collective_buffers_live_from_the_arrival_of_the_last_rank() -> None:
     timeline = simulate(
-        scenario({"layers": 1, "steps": 1, "layer_bytes": 10, "block": [compute(1), collective(16)]}, {"kind": "resident"}),
+        scenario(
+            {"layers": 1, "steps": 1, "layer_bytes": 10, "block": [compute(1), collective(16)]}, {"kind": "resident"}
+        ),
         tiny_profile(2),
     ).timeline
     assert timeline.memory(1) == [(0, 10), (1, 42), (2, 10)]

@@ -13,7 +13,12 @@ from strategies import Case, Plain, cases, collective, compute
 from sim.trace import trace_events, write_trace
 
 GATED = Case(
-    {"layers": 1, "steps": 2, "layer_bytes": 16, "block": [compute(1.25, "gemm"), collective(32), compute(1.25, "mlp")]},
+    {
+        "layers": 1,
+        "steps": 2,
+        "layer_bytes": 16,
+        "block": [compute(1.25, "gemm"), collective(32), compute(1.25, "mlp")],
+    },
     {"kind": "yielding", "chunk_bytes": 4},
 )
 
@@ -49,7 +54,9 @@ def test_processes_and_threads_have_names() -> None:
 def test_memory_is_a_counter() -> None:
     result = GATED.run()
     counters = of(trace_events(result.timeline), ph="C", pid=0)
-    assert [(e["ts"] / 1e6, e["args"]["bytes"]) for e in counters] == pytest.approx(result.timeline.memory(0))
+    levels = result.timeline.memory(0)
+    assert [e["ts"] / 1e6 for e in counters] == pytest.approx([time for time, _ in levels])
+    assert [e["args"]["bytes"] for e in counters] == [level for _, level in levels]
 
 
 @given(cases())

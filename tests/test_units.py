@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.units import QUANTITIES, Bandwidth, Bytes, FlopRate, Flops, Number, Q, Seconds, parse, plain, show_bytes
-from sim.units import show_seconds
+from sim.units import (
+    QUANTITIES,
+    Bandwidth,
+    Bytes,
+    FlopRate,
+    Flops,
+    Number,
+    Q,
+    Seconds,
+    parse,
+    plain,
+    show_bytes,
+    show_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +51,9 @@ from sim.units import show_seconds
         (Number, "0.5", 0.5),
     ],
 )
-def test_quantities_are_numbers_numeric_strings_or_strings_with_a_unit(kind: type[Q], given: object, value: float) -> None:
+def test_quantities_are_numbers_numeric_strings_or_strings_with_a_unit(
+    kind: type[Q], given: object, value: float
+) -> None:
     read = parse(kind, given)
     assert read == value
     assert type(read) is kind

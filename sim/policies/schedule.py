@@ -42,9 +42,9 @@ class Schedule(ABC):
         """Declare the memory, then issue all steps."""
         self._declare()
         per_step = len(self.workload.layers) * self.workload.passes_per_step
+        self.rank.record_step(COMPUTE)
         for n in range(self.ahead):
             self.prefetch(n)
-        self.rank.record_step(COMPUTE)
         for n in range(per_step * self.workload.steps):
             self.prefetch(n + self.ahead)
             self._layer(n)

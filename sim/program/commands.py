@@ -19,7 +19,7 @@ class ProgramError(ValueError):
     """A program that no machine could run correctly."""
 
 
-class Command(msgspec.Struct, frozen=True, tag_field="op", tag=True, omit_defaults=True, gc=False):
+class Command(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False):
     """Anything a host thread issues. `stream` names the stream it is enqueued on ("" for host-side commands)."""
 
     stream: str
