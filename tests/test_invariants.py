@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> Non
     timeline = case.run().timeline
     for rank in range(case.ranks):
         writes = [(s.end, c.value) for s, c in timeline.commands(rank, WriteFlag) if c.flag == "gate"]
-        closed = [(a, b) for (a, value), (b, _) in zip(writes, writes[1:], strict=False) if value == 1]
+        closed = [(a, b) for (a, value), (b, _) in itertools.pairwise(writes) if value == 1]
         assert [value for _, value in writes] == [1, 0] * len(closed)
         passed = [s.end for s, c in timeline.commands(rank, WaitFlag) if c.flag == "gate"]
         assert not [p for p in passed for a, b in closed if a < p < b]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -29,7 +30,7 @@ def test_interval_arithmetic_is_set_arithmetic(
 ) -> None:  # type: ignore[no-untyped-def]
     a, b = union(first), union(second)
     assert all(start < end for start, end in a)
-    assert all(left[1] < right[0] for left, right in zip(a, a[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(a))
     assert covered(a) == covered(first)  # type: ignore[arg-type]
     assert measure(a) == len(covered(first))
     assert overlap(a, b) == overlap(b, a) == len(covered(first) & covered(second))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_every_trace_is_json_with_each_span_once_and_none_astride(case: Case) ->
     assert len([e for e in of(events, ph="X") if e["cat"] != "Step"]) == len(timeline.spans)
     for spans in rows.values():  # viewers draw spans of one thread that overlap in part as if nested
         spans.sort()
-        assert all(a[1] <= b[0] * (1 + 1e-9) + 1e-3 for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] * (1 + 1e-9) + 1e-3 for a, b in itertools.pairwise(spans))
 
 
 def test_the_file_is_what_viewers_open(tmp_path: Path) -> None:
