@@ -67,14 +67,42 @@ def run(file: Path, as_json: bool, trace: Path | None) -> None:
         from sim.trace import write_trace
 
         write_trace(result.timeline, trace)
+    from sim.explain import resident_causes
+    from sim.why import causes, waterfall
+
+    by_cause = causes(result.timeline, result.profile)
+    fall = waterfall(by_cause, resident_causes(result.scenario))
     if as_json:
         import json
 
-        click.echo(json.dumps(result.metrics, indent=2))
+        click.echo(json.dumps({**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}, indent=2))
         return
-    from sim.report.tables import print_run
+    from sim.report.tables import print_run, print_waterfall
 
     print_run(file.name, result)
+    print_waterfall(fall)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_guarded
+def explain(file: Path, as_json: bool) -> None:
+    """Say what binds the scenario FILE, and what would help."""
+    from sim.explain import explain as explain_result
+    from sim.explain import to_plain
+    from sim.run import simulate
+    from sim.scenario import Scenario
+
+    explanation = explain_result(simulate(Scenario.load(file)))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(to_plain(explanation), indent=2))
+        return
+    from sim.report.tables import print_explanation
+
+    print_explanation(file.name, explanation)
 
 
 @main.command()

@@ -14,19 +14,23 @@ from sim.hardware import Profile
 from sim.program import Collective, Copy, Kernel, RankProgram, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
 
-CAUSES = (
-    "compute",
-    "collective_alone",
-    "exposed_h2d",
-    "copy_overhead",
-    "copy_contention",
-    "collective_contention",
-    "kernel_slowdown",
-    "skew",
-    "yield_wait",
-    "stream_overhead",
-    "host_issue",
-)
+WORDS = {
+    "compute": "compute",
+    "collective_alone": "collectives alone",
+    "exposed_h2d": "exposed H2D transfer",
+    "copy_overhead": "set-up of copies",
+    "copy_contention": "copies slowed by other traffic",
+    "collective_contention": "collectives slowed by other traffic",
+    "kernel_slowdown": "kernels slowed by copies",
+    "skew": "waiting for peers",
+    "yield_wait": "waiting at gates",
+    "stream_overhead": "events and flags",
+    "host_issue": "host issue",
+    "hidden": "compute and collectives hidden behind copies",
+}
+"""Causes, and the waterfall's extra part, for people."""
+
+CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 """What time on the critical path is spent on.
 
 `exposed_h2d` is the transfer of bytes at the rate of a copy alone, `copy_overhead` the set-up of copies, and

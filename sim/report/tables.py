@@ -17,8 +17,10 @@ from sim.hardware import Profile, to_plain
 from sim.models import Model, block_bytes, parameters
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
+from sim.why import WORDS, Waterfall
 
 if TYPE_CHECKING:
+    from sim.explain import Explanation
     from sim.sweep import Row
     from validation.compare import Comparison
 
@@ -68,6 +70,34 @@ def print_run(name: str, result: Result) -> None:
             made.add_row(label, show_seconds(value), f"{100 * value / step:.1f} %" if step else "", remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
+    show(made)
+
+
+def print_waterfall(fall: Waterfall) -> None:
+    """The way from the resident step to this one."""
+    made = table("critical path", "", "share", title="why: from the resident step to this one")
+    made.add_row("resident step", show_seconds(fall.resident_s), f"{100 * fall.resident_s / fall.step_s:.1f} %")
+    for cause, seconds in fall.parts:
+        if abs(seconds) >= 0.0005 * fall.step_s:
+            sign = "-" if seconds < 0 else "+"
+            share = f"{100 * seconds / fall.step_s:+.1f} %"
+            made.add_row(f"  {WORDS[cause]}", f"{sign} {show_seconds(abs(seconds))}", share)
+    made.add_row("this step", show_seconds(fall.step_s), "100.0 %", style="bold")
+    show(made)
+
+
+def print_explanation(name: str, explanation: Explanation) -> None:
+    """What binds, in words; the waterfall; the neighbours that were tried."""
+    console = Console()
+    console.print(f"[bold]{escape(name)}[/]")
+    for sentence in explanation.sentences:
+        console.print(f"- {escape(sentence)}", highlight=False)
+    made = table("with", "step time", "less", "memory", title="neighbours, each changed in one thing")
+    for change in explanation.changes:
+        share = 100 * change.gain_s / (change.step_s + change.gain_s)
+        memory = ("-" if change.memory_bytes < 0 else "+") + show_bytes(abs(change.memory_bytes))
+        made.add_row(change.words, show_seconds(change.step_s), f"{share:+.1f} %", memory)
+    print_waterfall(explanation.waterfall)
     show(made)
 
 
