@@ -151,6 +151,8 @@ class HostIssue(Config, frozen=True):
     collective: Sourced[Seconds]
     event: Sourced[Seconds]
     memop: Sourced[Seconds]
+    wake: Sourced[Seconds]
+    """From the end of an event until a host thread that was blocked on it goes on."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
 

@@ -45,6 +45,7 @@ class HostThread:
         self.spans = spans
         self.clock = 0.0
         self.depth = int(host.queue_depth.value)
+        self.wake = float(host.wake.value)
         self.issue_cost: dict[type, float] = {
             Kernel: host.kernel.value,
             Copy: host.copy.value,
@@ -120,6 +121,7 @@ class HostThread:
             waiter = Event(self.env)
             self.rank.event_waiters.setdefault(command.event, []).append(waiter)
             yield from self._block(waiter, f"event {command.event}")
+            self.clock += self.wake
         if self.rank.events[command.event] > since:
             yield from self._next_look(since, command.poll)
         self._held(since, event=command.event)

@@ -23,6 +23,7 @@ class HostSchedule(Schedule):
     def __init__(self, workload: Workload, policy: Yielding) -> None:
         super().__init__(workload, policy)
         self.poll = float(policy.poll)
+        self.slots = max(policy.slots or 0, self.slots)
         self.model = 0
         self.worker = self.rank.thread() if self.offloads else 0
         self.poller = self.rank.thread() if self.offloads and policy.window == "kernel" else None
@@ -39,7 +40,7 @@ class HostSchedule(Schedule):
         rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
         self.wait_for_slot(n)
         for name, offset, size in self.chunks(n):
-            rank.host_wait_counter(ACTIVE, most=0)
+            rank.host_wait_counter(ACTIVE, most=0, poll=self.poll)
             rank.host_acquire(LOCK)
             self.copy(n, name, offset, size)
             self.landed[n] = rank.record(COPY)

@@ -51,16 +51,22 @@ class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
       launching a collective. What the GPU does then is not known to either.
     - `kernel`: as `launch`, but the window lasts until the collective has ended on the GPU, which a third host thread
       sees by polling every `poll`.
+
+    The host threads of `launch` and `kernel` may have `slots` layers on the GPU (prefetch_layers + 1 unless given): the
+    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full.
     """
 
     window: Literal["device_gate", "launch", "kernel"] = "device_gate"
     drain: bool = False
     poll: Seconds = Seconds(1e-3)
+    slots: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.drain and self.window != "device_gate":
             raise ValueError("drain needs window: device_gate")
+        if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
+            raise ValueError("slots is for windows launch and kernel, and more than prefetch_layers")
 
 
 Policy = Resident | WholeLayer | Chunked | Yielding

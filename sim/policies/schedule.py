@@ -35,6 +35,7 @@ class Schedule(ABC):
         self.copied = [copied_bytes(layer.bytes, fraction) for layer in workload.layers]
         self.offloads = any(self.copied)
         self.ahead = 0 if isinstance(policy, Resident) else policy.prefetch_layers
+        self.slots = self.ahead + 1
         self.landed: dict[int, int] = {}
         self.slot_free: dict[int, int] = {}
 
@@ -79,7 +80,7 @@ class Schedule(ABC):
 
     def wait_for_slot(self, n: int) -> None:
         """Make the copy stream wait until the n-th layer's slot is free."""
-        if (free := self.slot_free.get(n - self.ahead - 1)) is not None:
+        if (free := self.slot_free.get(n - self.slots)) is not None:
             self.rank.wait(COPY, free)
 
     def _declare(self) -> None:
@@ -87,7 +88,7 @@ class Schedule(ABC):
         resident = sum(layer.bytes - copied for layer, copied in zip(layers, self.copied, strict=True))
         self.rank.buffer("resident", resident, "weights", static=True)
         if self.offloads:
-            for slot in range(self.ahead + 1):
+            for slot in range(self.slots):
                 self.rank.buffer(f"slot{slot}", max(self.copied), "slot")
         if self.workload.activation_bytes:
             self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
@@ -106,7 +107,7 @@ class Schedule(ABC):
         return n // (count * self.workload.passes_per_step), n % count, self.copied[n % count]
 
     def _slot(self, n: int) -> str:
-        return f"slot{n % (self.ahead + 1)}"
+        return f"slot{n % self.slots}"
 
     def _layer(self, n: int) -> None:
         """Issue the kernels and collectives of the n-th layer executed."""
@@ -136,7 +137,7 @@ class Schedule(ABC):
                 self._collective(op, step, layer)
                 self.after_collective()
         if self.offloads:
-            self.slot_free.pop(n - self.ahead - 1, None)
+            self.slot_free.pop(n - self.slots, None)
             self.slot_free[n] = rank.record(COMPUTE)
 
     def _collective(self, op: CollectiveOp, step: int, layer: int) -> None:
