@@ -184,6 +184,33 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 
 
 @main.command()
+@click.argument("name", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_guarded
+def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None) -> None:
+    """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
+    from sim.experiment import load_experiment, shipped
+    from sim.report.tables import print_experiments, print_sweep, progress
+    from sim.sweep import sweep as run_sweep
+
+    if name is None:
+        print_experiments({n: load_experiment(n).title for n in shipped()})
+        return
+    chosen = load_experiment(name)
+    points = chosen.points(name)
+    with executor(workers) as pool, progress(len(points), "points") as advance:
+        rows = run_sweep(points, pool, out, advance)
+    if html is not None:
+        from sim.report.sweep_page import write_experiment
+
+        write_experiment(html, chosen, points, rows)
+        click.echo(f"page: {html}", err=True)
+    print_sweep(name, rows)
+
+
+@main.command()
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")

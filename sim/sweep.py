@@ -44,6 +44,9 @@ FIGURES = (
 )
 """The metrics in each row."""
 
+CASE = "case"
+"""The axis whose values are named settings of several keys."""
+
 _RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
 MOST_POINTS = 1_000_000
 
@@ -102,7 +105,10 @@ def _number(axis: str, text: str) -> Decimal:
 
 
 def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> list[Point]:
-    """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one."""
+    """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
+
+    A value of the axis "case" is {"name": ..., "set": {key path: value}}: several keys that change together.
+    """
     made: list[Point] = []
     seen: set[str] = set()
     count = 1
@@ -113,8 +119,13 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
     for values in itertools.product(*axes.values()):
         point = copy.deepcopy(dict(data))
         chosen = dict(zip(axes, values, strict=True))
-        for path, value in chosen.items():
-            _set(point, path, value, source)
+        for path, value in list(chosen.items()):
+            if path == CASE and isinstance(value, Mapping):
+                chosen[CASE] = value["name"]
+                for inner, setting in value["set"].items():
+                    _set(point, inner, setting, source)
+            else:
+                _set(point, path, value, source)
         for path in _inapplicable(point) if "policy.kind" in axes else ():
             chosen[path] = None
         key = identity(point)

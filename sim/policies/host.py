@@ -40,7 +40,7 @@ class HostSchedule(Schedule):
         rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
         self.wait_for_slot(n)
         for name, offset, size in self.chunks(n):
-            rank.host_wait_counter(ACTIVE, most=0, poll=self.poll)
+            rank.host_wait_counter(ACTIVE, most=0)
             rank.host_acquire(LOCK)
             self.copy(n, name, offset, size)
             self.landed[n] = rank.record(COPY)

@@ -6,7 +6,7 @@ Times are given in s and drawn in ms, sizes in B and drawn in binary units. Hove
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -20,7 +20,9 @@ from sim.units import show_bytes
 __all__ = [
     "Case",
     "Point",
+    "bars_by_case",
     "chunk_sweep",
+    "curves",
     "error_bars",
     "heat_map",
     "memory_against_step",
@@ -87,6 +89,43 @@ def chunk_sweep(
     if measured:
         key(figure, "measured", "circle-open")
     figure.update_xaxes(title_text="chunk size", **axis)
+    figure.update_yaxes(title_text="step time, ms")
+    return figure
+
+
+def curves(x_label: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
+    """Step time, ms, against any number, a line per policy: `series` holds (x, seconds)."""
+    figure = blank(height=460)
+    for policy, (colour, symbol) in styles(series).items():
+        figure.add_scatter(
+            x=[x for x, _ in series[policy]],
+            y=[s * 1e3 for _, s in series[policy]],
+            mode="lines+markers",
+            name=plain(policy),
+            line={"color": colour, "width": 2},
+            marker={"symbol": symbol, "size": 6},
+            hovertext=[f"<b>{plain(policy)}</b><br>{plain(x_label)} {x:g}<br>{ms(s)}" for x, s in series[policy]],
+            hoverinfo="text",
+        )
+    figure.update_xaxes(title_text=plain(x_label))
+    figure.update_yaxes(title_text="step time, ms", rangemode="tozero")
+    return figure
+
+
+def bars_by_case(series: Mapping[str, Mapping[str, float]]) -> go.Figure:
+    """Step time, ms, as groups of bars: `series` holds policy -> case -> seconds."""
+    figure = blank(height=460, barmode="group")
+    for policy, (colour, _) in styles(series).items():
+        found = series[policy]
+        figure.add_bar(
+            x=[plain(case) for case in found],
+            y=[s * 1e3 for s in found.values()],
+            name=plain(policy),
+            marker={"color": colour},
+            text=[f"{s * 1e3:.0f}" for s in found.values()],
+            hovertext=[f"<b>{plain(policy)}</b><br>{plain(case)}<br>{ms(s)}" for case, s in found.items()],
+            hoverinfo="text",
+        )
     figure.update_yaxes(title_text="step time, ms")
     return figure
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sim.experiment import Experiment
 from sim.output import write_atomically
 from sim.policies import label
 from sim.report import figures
@@ -20,24 +21,73 @@ from sim.units import show_bytes
 
 def write_page(file: Path, name: str, data: Mapping[str, Any], points: Sequence[Point], rows: Sequence[Row]) -> None:
     """Write the page of a finished sweep of the scenario `data`. Raises OSError."""
-    drawn = [_drawn(p, r) for p, r in zip(points, rows, strict=True) if not r.error]
+    drawn = _drawn_points(points, rows)
     resident = simulate(Scenario.from_plain({**data, "policy": {"kind": "resident"}}))
     sections = [Section("Step time against chunk size", _CHUNKS, _chunks(drawn, rows, resident.metrics["step_time_s"]))]
-    if len({p.memory_bytes for p in drawn}) > 1:
+    sections += [*_trade_offs(drawn), Section("All points", "", _table(rows))]
+    facts = {"profile": resident.profile.name, "host": resident.profile.description, "scenario": name}
+    _write(file, f"Sweep of {Path(name).name}", f"{len(rows)} points", sections, facts)
+
+
+def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point], rows: Sequence[Row]) -> None:
+    """Write the page of a finished experiment. Raises OSError."""
+    drawn = _drawn_points(points, rows)
+    resident = simulate(Scenario.from_plain({**experiment.scenario, "policy": {"kind": "resident"}}))
+    if experiment.plot == "chunk":
+        figure = _chunks(drawn, rows, resident.metrics["step_time_s"])
+    elif experiment.plot == "curves":
+        figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
+    else:
+        figure = figures.bars_by_case(_bars(experiment.x, points, rows))
+    sections = [Section("Step time", experiment.about, figure), *_trade_offs(drawn)]
+    sections.append(Section("All points", "", _table(rows)))
+    facts = {"profile": resident.profile.name, "host": resident.profile.description}
+    _write(file, experiment.title, f"{len(rows)} points", sections, facts)
+
+
+def _write(file: Path, title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, page(title, subtitle, sections, {**facts, "chunkflow-sim": version("chunkflow-sim")}))
+
+
+def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
+    """Memory against step time, and chunk size against residency, where the points differ in them."""
+    sections = []
+    if len({p.memory_bytes for p in drawn}) > 1 and len({p.resident_fraction for p in drawn}) > 1:
         sections.append(Section("Memory against step time", _MEMORY, figures.memory_against_step(drawn)))
     for policy in dict.fromkeys(p.policy for p in drawn):
         mine = [p for p in drawn if p.policy == policy and p.chunk_bytes]
-        if len({p.resident_fraction for p in mine}) > 1 and len({p.chunk_bytes for p in mine}) > 1:
+        cells = {(p.chunk_bytes, p.resident_fraction) for p in mine}
+        both = len({c for c, _ in cells}) > 1 and len({r for _, r in cells}) > 1
+        if both and len(cells) == len(mine):
             sections.append(Section(f"Chunk size and residency, {policy}", _HEAT, figures.heat_map(mine)))
-    sections.append(Section("All points", "", _table(rows)))
-    facts = {
-        "profile": resident.profile.name,
-        "scenario": name,
-        "points": str(len(rows)),
-        "chunkflow-sim": version("chunkflow-sim"),
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, page(f"Sweep of {Path(name).name}", resident.profile.description, sections, facts))
+    return sections
+
+
+def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
+    """Policy -> (x, step time s); a policy that has no such key is drawn as a level over the whole range."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    found = [(label(Scenario.from_plain(p.data).policy), r) for p, r in zip(points, rows, strict=True) if not r.error]
+    values = sorted({float(str(r.values[x])) for _, r in found if r.values[x] is not None})
+    for policy, row in found:
+        at = values if row.values[x] is None else [float(str(row.values[x]))]
+        series.setdefault(policy, []).extend((v, row.figures["step_time_s"]) for v in at)
+    return series
+
+
+def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Policy -> case -> step time, s; one series where every case has a policy of its own."""
+    series: dict[str, dict[str, float]] = {}
+    alone = len(rows) == len({str(r.values[x]) for r in rows})
+    for point, row in zip(points, rows, strict=True):
+        if not row.error:
+            name = "step time" if alone else label(Scenario.from_plain(point.data).policy)
+            series.setdefault(name, {})[str(row.values[x])] = row.figures["step_time_s"]
+    return series
+
+
+def _drawn_points(points: Sequence[Point], rows: Sequence[Row]) -> list[figures.Point]:
+    return [_drawn(p, r) for p, r in zip(points, rows, strict=True) if not r.error]
 
 
 _CHUNKS = """Small chunks pay the cost of a copy often, large ones keep the link from the collectives.

@@ -125,6 +125,14 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
     show(made)
 
 
+def print_experiments(titles: Mapping[str, str]) -> None:
+    """One line an experiment."""
+    made = table("experiment", "", title="experiments")
+    for name, title in titles.items():
+        made.add_row(name, title)
+    show(made)
+
+
 def _value(axis: str, value: object) -> str:
     if value is None:
         return "-"

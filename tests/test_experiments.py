@@ -1,0 +1,114 @@
+"""The shipped experiments run, and their curves have the published shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from sim.config import InputError
+from sim.experiment import load_experiment, shipped
+from sim.report.sweep_page import write_experiment
+from sim.sweep import Row, sweep
+
+MiB = 2**20
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    with ProcessPoolExecutor(2) as executor:
+        yield executor
+
+
+def run(name: str, pool: Executor) -> list[Row]:
+    rows = sweep(load_experiment(name).points(name), pool)
+    assert not [r.error for r in rows if r.error]
+    return rows
+
+
+def curve(rows: list[Row], kind: str, x: str) -> dict[float, float]:
+    """Step time, s, over the axis `x` for one kind of policy."""
+    return {
+        float(str(r.values[x])): r.figures["step_time_s"]
+        for r in rows
+        if r.values["policy.kind"] == kind and r.values[x] is not None
+    }
+
+
+def test_the_chunk_size_curve_is_a_u(pool: Executor) -> None:
+    steps = curve(run("chunk-size-wan", pool), "yielding", "policy.chunk_bytes")
+    sizes = sorted(steps)
+    best = min(sizes, key=lambda size: steps[size])
+    assert 4 * MiB <= best <= 64 * MiB
+    falling, rising = [s for s in sizes if s <= best], [s for s in sizes if s >= best]
+    assert all(steps[a] > steps[b] for a, b in pairwise(falling))
+    assert all(steps[a] < steps[b] for a, b in pairwise(rising))
+    assert steps[sizes[0]] > 1.1 * steps[best]
+    assert steps[sizes[-1]] > 1.1 * steps[best]
+
+
+def test_the_step_falls_in_a_line_with_residency_until_it_meets_the_resident_one(pool: Executor) -> None:
+    rows = run("residency-wan-small", pool)
+    resident = next(r.figures["step_time_s"] for r in rows if r.values["policy.kind"] == "resident")
+    for kind in ("whole_layer", "yielding"):
+        steps = curve(rows, kind, "policy.resident_fraction")
+        fractions = sorted(steps)
+        assert steps[1.0] == pytest.approx(resident)
+        bound = [f for f in fractions if steps[f] > 1.5 * resident]  # here copies bind, with little in the way
+        assert len(bound) >= 6
+        slope = (steps[bound[-1]] - steps[0.0]) / bound[-1]
+        assert slope < 0
+        for f in bound:
+            assert steps[f] == pytest.approx(steps[0.0] + slope * f, rel=0.02)
+        assert all(steps[a] >= steps[b] * (1 - 1e-3) for a, b in pairwise(fractions))
+
+
+def test_overhead_vanishes_past_the_crossover(pool: Executor) -> None:
+    rows = run("frames-wan", pool)
+    resident, yielding = (curve(rows, kind, "workload.frames") for kind in ("resident", "yielding"))
+    overhead = [yielding[frames] / resident[frames] - 1 for frames in sorted(resident)]
+    assert overhead[0] > 3
+    assert overhead[-1] < 0.02
+    assert all(a > b - 0.02 for a, b in pairwise(overhead))  # which collective a chunk meets moves it by a point
+
+
+def test_three_models_keep_the_published_order(pool: Executor) -> None:
+    rows = run("models-policies", pool)
+    steps = {(r.values["case"], r.values["policy.kind"]): r.figures["step_time_s"] for r in rows}
+    published = {
+        "Wan2.2-TI2V-5B, 81 frames": 1.302,
+        "HunyuanVideo, 21 frames": 1.340,
+        "FLUX.1-dev, batch 8": 1.624,
+    }
+    for case, seconds in published.items():
+        assert steps[case, "resident"] == pytest.approx(seconds, rel=0.1)
+        assert steps[case, "resident"] < steps[case, "yielding"] < steps[case, "whole_layer"]
+
+
+def test_yield_windows_leak_as_published(pool: Executor) -> None:
+    rows = {str(r.values["case"]): r.figures for r in run("yield-windows-wan", pool)}
+    leak = {name: f["h2d_collective_overlap_s"] / f["collective_time_s"] for name, f in rows.items()}
+    assert 1 / 3 <= leak["launch window"] <= 2 / 3
+    assert leak["kernel window"] == 0
+    assert leak["device gate, drain"] < 0.01
+    # a gate leaks at most the chunk in flight: 16 MiB at a quarter of the host path, once a collective
+    calls, chunk = 8 * 60, 16 * MiB / (61e9 / 4)
+    assert rows["device gate"]["h2d_collective_overlap_s"] <= calls * (chunk + 10e-6)
+    assert rows["launch window"]["step_time_s"] == pytest.approx(1.483, rel=0.06)
+    assert rows["no yielding"]["step_time_s"] > rows["device gate"]["step_time_s"]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) -> None:
+    experiment = load_experiment(name)
+    points = experiment.points(name)[:6]
+    write_experiment(tmp_path / "page.html", experiment, points, sweep(points, pool))
+    assert experiment.title in (tmp_path / "page.html").read_text()
+
+
+def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
+    with pytest.raises(InputError, match="is no experiment; shipped are"):
+        load_experiment("chunks")
