@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sim.config import convert
 from sim.fabric import FlowSpec
 from sim.hardware import Profile, load_profile, to_plain
-from sim.policies import copied_bytes
-from sim.program import Kernel, Program, RankBuilder, RankProgram
+from sim.program import HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.units import Bandwidth, FlopRate, Seconds
@@ -83,6 +82,8 @@ def scaled(data: T, factor: float) -> T:
     if isinstance(data, Kernel):
         seconds = None if data.seconds is None else data.seconds * factor
         return msgspec.structs.replace(data, seconds=seconds)
+    if isinstance(data, HostWait | HostWaitEvent):
+        return msgspec.structs.replace(data, poll=data.poll * factor)
     if isinstance(data, msgspec.Struct):
         fields = {f.name: scaled(getattr(data, f.name), factor) for f in msgspec.structs.fields(data)}
         return msgspec.structs.replace(data, **fields)
@@ -165,10 +166,15 @@ whole_layer = st.fixed_dictionaries(
     {"kind": st.just("whole_layer"), "issue": st.sampled_from(["async", "after_compute"])} | _offload
 )
 chunked = st.fixed_dictionaries({"kind": st.just("chunked"), "chunk_bytes": _chunk_bytes} | _offload)
-yielding = st.fixed_dictionaries(
+gated = st.fixed_dictionaries(
     {"kind": st.just("yielding"), "chunk_bytes": _chunk_bytes, "drain": st.booleans()} | _offload
 )
-offloading = whole_layer | chunked | yielding
+windowed = st.fixed_dictionaries(
+    {"kind": st.just("yielding"), "chunk_bytes": _chunk_bytes, "window": st.sampled_from(["launch", "kernel"])}
+    | {"poll": st.sampled_from([0.0, 0.25, 0.7])}
+    | _offload
+)
+offloading = whole_layer | chunked | gated | windowed
 policies = st.just({"kind": "resident"}) | offloading
 
 _changes: dict[str, st.SearchStrategy[float]] = {
@@ -192,7 +198,7 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "streams.wait_flag": costs,
     "streams.event": costs,
     "streams.launch_delay": costs,
-    **{f"host.{command}": costs for command in ("kernel", "copy", "collective", "event", "memop")},
+    **{f"host.{command}": costs for command in ("kernel", "copy", "collective", "event", "memop", "wake")},
     "host.queue_depth": st.sampled_from([1.0, 2.0, 3.0, 8.0, 1000.0]),
 }
 
@@ -229,21 +235,13 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Whole scenarios for 1 to 4 ranks, with a host."""
     ranks = st.sampled_from([2, 1, 2, 3, 4])
-    drawn = st.builds(
+    return st.builds(
         Case,
         workloads() if workload is None else workload,
         policies if policy is None else policy,
         ranks,
         changes(**fixed),
     )
-    return drawn.filter(_every_layer_copies_or_none)
-
-
-def _every_layer_copies_or_none(case: Case) -> bool:
-    # Others are refused or run a copy too early: tests/test_policies.py::test_layers_without_copies_keep_the_order.
-    layers = case.scenario.workload.resolve(case.ranks).layers
-    copied = {copied_bytes(layer.bytes, case.policy.get("resident_fraction", 1.0)) > 0 for layer in layers}
-    return len(copied) == 1
 
 
 class Demand(NamedTuple):

@@ -18,13 +18,15 @@ from strategies import (
     cases,
     changes,
     chunked,
+    collective,
+    compute,
     direct_programs,
+    gated,
     offloading,
     scaled,
     tiny_profile,
     whole_layer,
     workloads,
-    yielding,
 )
 from test_fabric_properties import check_max_min
 
@@ -37,6 +39,11 @@ from sim.program import (
     Collective,
     Command,
     Copy,
+    HostAcquire,
+    HostAdd,
+    HostRelease,
+    HostWait,
+    HostWaitEvent,
     Kernel,
     Program,
     RecordEvent,
@@ -45,10 +52,11 @@ from sim.program import (
     WriteFlag,
 )
 from sim.timeline import Span, Timeline
+from sim.workload import Compute
 
 SLACK = 1 + 1e-9
 TIE = 1e-9
-FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop")}
+FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop", "wake")}
 
 
 def by_command(timeline: Timeline, rank: int) -> dict[int, Span]:
@@ -137,35 +145,38 @@ def test_each_layer_copies_its_bytes_once_in_chunks(case: Case) -> None:
 @given(cases(policy=offloading))
 def test_no_block_starts_before_its_weights_and_no_slot_is_overwritten_in_use(case: Case) -> None:
     timeline = case.run().timeline
-    workload = case.scenario.workload.resolve(case.ranks)
+    layers = case.scenario.workload.resolve(case.ranks).layers
+    reads = [sum(isinstance(op, Compute) for op in layer.block) for layer in layers]
+    sizes = [copied_bytes(layer.bytes, case.policy["resident_fraction"]) for layer in layers]
     for rank, program in enumerate(timeline.program.ranks):
-        spans = by_command(timeline, rank)
-        landed: dict[str, float] = {}  # when the layer in each slot had arrived
-        bytes_in: dict[str, tuple[int, int, int]] = {}  # its step, layer, and bytes so far
-        free: dict[str, float] = {}  # when its last reader had ended
-        # Issue order: a layer's chunks are issued before its block, and after the block of the slot's last layer.
-        for command in program.commands():
-            span = spans.get(id(command))
-            if isinstance(command, Copy) and span:
-                slot = command.buffer
-                if command.offset == 0:
-                    bytes_in[slot] = (command.step, command.layer, 0)
-                step, layer, arrived = bytes_in[slot]
-                assert (step, layer, arrived) == (command.step, command.layer, command.offset)
-                bytes_in[slot] = (step, layer, arrived + command.bytes)
-                landed[slot] = max(landed.get(slot, 0.0), span.end)
-                assert span.start >= free.get(slot, 0.0)
-            elif isinstance(command, Kernel) and span:
-                size = copied_bytes(workload.layers[command.layer].bytes, case.policy["resident_fraction"])
-                slots = [name for name in command.reads if name.startswith("slot")]
-                assert len(slots) == (size > 0)
-                for slot in slots:
-                    assert bytes_in[slot] == (command.step, command.layer, size)
-                    assert span.start >= landed[slot]
-                    free[slot] = max(free.get(slot, 0.0), span.end)
+        copies, kernels = timeline.commands(rank, Copy), timeline.commands(rank, Kernel)
+        assert all(sum(name.startswith("slot") for name in c.reads) == (sizes[c.layer] > 0) for _, c in kernels)
+        for slot in (b.name for b in program.buffers if b.kind == "slot"):
+            arrivals = [(s, c) for s, c in copies if c.buffer == slot]
+            uses = [(s, c) for s, c in kernels if slot in c.reads]
+            free = 0.0
+            while arrivals:
+                # one layer's chunks, then the kernels of its block; none for a layer beyond the last step
+                _, first = arrivals[0]
+                step, layer, size = first.step, first.layer, 0
+                assert first.offset == 0
+                landed = 0.0
+                while size < sizes[layer]:
+                    span, chunk = arrivals.pop(0)
+                    assert (chunk.step, chunk.layer, chunk.offset) == (step, layer, size)
+                    assert span.start >= free
+                    size, landed = size + chunk.bytes, max(landed, span.end)
+                assert size == sizes[layer]
+                if step < case.workload["steps"]:
+                    for _ in range(reads[layer]):
+                        span, kernel = uses.pop(0)
+                        assert (kernel.step, kernel.layer) == (step, layer)
+                        assert span.start >= landed
+                        free = max(free, span.end)
+            assert not uses
 
 
-@given(cases(policy=yielding))
+@given(cases(policy=gated))
 def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> None:
     timeline = case.run().timeline
     for rank in range(case.ranks):
@@ -185,14 +196,34 @@ def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> Non
             assert all(any(a <= start and end <= b for a, b in closed) for start, end in calls)
 
 
-@given(cases(policy=yielding.map(lambda policy: policy | {"drain": True}), **FREE_HOST, host__queue_depth=1000.0))
-def test_with_drain_no_chunk_moves_beside_a_collective(case: Case) -> None:
+def beside_collectives(case: Case) -> list[tuple[Span, Span]]:
+    """Copies and collectives of one rank that overlap."""
     timeline = case.run().timeline
-    for rank in range(case.ranks):
-        calls = [s for s, _ in timeline.commands(rank, Collective) if s.end > s.start]
-        for span, _ in timeline.commands(rank, Copy):
-            beside = [c for c in calls if min(c.end, span.end) - max(c.start, span.start) > TIE]
-            assert not beside, f"{span} moves beside {beside[0]}"
+    return [
+        (span, call)
+        for rank in range(case.ranks)
+        for call, _ in timeline.commands(rank, Collective)
+        for span, _ in timeline.commands(rank, Copy)
+        if min(call.end, span.end) - max(call.start, span.start) > TIE
+    ]
+
+
+# A chunk that has passed the gate tells so with a write. The compute stream, having shut the gate, must look later.
+_LOOKS_LATER = {"streams__write_flag": 0.125, "streams__wait_flag": 0.125, "streams__beside_kernel": 0.0}
+drained = gated.map(lambda policy: policy | {"drain": True})
+
+
+@given(cases(policy=drained, **FREE_HOST, **_LOOKS_LATER, host__queue_depth=1000.0))
+def test_with_drain_no_chunk_moves_beside_a_collective(case: Case) -> None:
+    assert not beside_collectives(case)
+
+
+@pytest.mark.xfail(strict=True, reason="between passing the gate and writing `busy` a chunk is invisible to the drain")
+def test_drain_sees_a_chunk_that_has_just_passed_the_gate() -> None:
+    # a chunk passes at 6 and says so at 6.5; the gate is shut at 6.05 and `busy` looked at at once
+    workload = {"layers": 1, "steps": 2, "layer_bytes": 16, "block": [compute(1.55), collective(32)]}
+    policy = {"kind": "yielding", "chunk_bytes": 8, "drain": True}
+    assert not beside_collectives(Case(workload, policy, 2, {"streams.write_flag": 0.5}))
 
 
 @given(cases(policy=offloading.map(lambda policy: policy | {"resident_fraction": 1.0})))
@@ -207,7 +238,7 @@ def test_one_chunk_a_layer_is_whole_layer(case: Case) -> None:
     assert case.run().timeline == one_chunk.run().timeline
 
 
-@given(cases(policy=yielding.map(lambda policy: policy | {"drain": False})))
+@given(cases(policy=gated.map(lambda policy: policy | {"drain": False})))
 def test_a_gate_without_collectives_changes_no_copy(case: Case) -> None:
     def quiet(block: list[Plain]) -> list[Plain]:
         return [item for item in block if "compute" in item] or [{"compute": {"name": "k", "seconds": 1}}]
@@ -250,6 +281,9 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
     ranks, total = timeline.program.world_size, 0.0
     for rank, program in enumerate(timeline.program.ranks):
         for c in program.commands():
+            if isinstance(c, HostWait | HostAdd | HostAcquire | HostRelease | HostWaitEvent):
+                total += getattr(c, "poll", 0.0) + host.wake.value + host.event.value
+                continue
             launches = getattr(c, "launches", 1)
             total += (
                 launches * float(getattr(host, issue.get(type(c).__name__, "event")).value)

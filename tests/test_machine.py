@@ -271,6 +271,83 @@ def test_one_rank(commands: list[Build], changes: dict[str, float], expected: Ti
         assert times(run([commands], changes)) == near(expected)
 
 
+def add(counter: str, delta: int = 1) -> Build:
+    return lambda rank: rank.host_add(counter, delta)
+
+
+def wait_counter(counter: str, **bounds: float) -> Build:
+    return lambda rank: rank.host_wait_counter(counter, **bounds)  # type: ignore[arg-type]
+
+
+def acquire(lock: str) -> Build:
+    return lambda rank: rank.host_acquire(lock)
+
+
+def release(lock: str) -> Build:
+    return lambda rank: rank.host_release(lock)
+
+
+@pytest.mark.parametrize(
+    ("commands", "changes", "expected"),
+    [
+        pytest.param(
+            # thread 0 counts at 1 and at 3, when its calls have returned
+            [kernel("s", "a", 0, 1), add("n"), kernel("s", "b", 0, 2), add("n")]
+            + [new_thread, wait_counter("n", least=1), kernel("t", "c", 1), wait_counter("n", least=2), record("t")]
+            + [kernel("t", "d", 1)],
+            {"host.kernel": 1.0},
+            {"a": (1, 1), "b": (3, 3), "c": (2, 3), "d": (4, 5)},
+            id="a counter holds a thread until it is high enough",
+        ),
+        pytest.param(
+            [add("n"), kernel("s", "a", 4), record("s"), host_wait(0), add("n", -1)]
+            + [new_thread, kernel("t", "b", 0), wait_counter("n", most=0), kernel("t", "c", 1)],
+            {"host.kernel": 1.0},
+            {"a": (1, 5), "b": (1, 1), "c": (6, 7)},
+            id="or low enough",
+        ),
+        pytest.param(
+            [kernel("s", "a", 0), add("n"), new_thread, wait_counter("n", least=1, poll=0.75), kernel("t", "c", 1)],
+            {"host.kernel": 1.0},
+            {"a": (1, 1), "c": (2.5, 3.5)},  # looks at 0, 0.75 and 1.5
+            id="a polling thread sees a counter late",
+        ),
+        pytest.param(
+            [kernel("s", "a", 1), record("s")]
+            + [new_thread, lambda r: r.host_wait(0, poll=0.75), kernel("t", "c", 1)],
+            {"host.wake": 0.0},
+            {"a": (0, 1), "c": (1.5, 2.5)},
+            id="a polling thread sees an event late",
+        ),
+        pytest.param(
+            [kernel("s", "a", 1), record("s"), host_wait(0), kernel("s", "b", 1)],
+            {"host.wake": 0.25},
+            {"a": (0, 1), "b": (1.25, 2.25)},
+            id="a blocked thread wakes late",
+        ),
+        pytest.param(
+            # both ask at 1; the second has it at 4, and issues until 5
+            [kernel("x", "p", 0), acquire("l"), *(kernel("s", f"k{i}", 1) for i in range(3)), release("l")]
+            + [new_thread, kernel("y", "q", 0), acquire("l"), kernel("t", "c", 1), release("l")],
+            {"host.kernel": 1.0},
+            {"p": (1, 1), "q": (1, 1), "k0": (2, 3), "k1": (3, 4), "k2": (4, 5), "c": (5, 6)},
+            id="a lock is held until it is given back",
+        ),
+        pytest.param(
+            # the second thread records at 1.5, when the first has issued a alone
+            [kernel("s", "a", 4), kernel("s", "b", 4)]
+            + [new_thread, lambda r: r.copy("c", "c", 8, r.buffer("c", 8, "weights")), record("s"), wait("t", 0)]
+            + [kernel("t", "d", 1)],
+            {"host.kernel": 1.0, "host.copy": 1.5},
+            {"a": (1, 5), "b": (5, 9), "c": (1.5, 2.5), "WaitEvent t": (1.5, 5), "d": (5, 6)},
+            id="an event on a stream of another thread comes where the race puts it",
+        ),
+    ],
+)
+def test_host_threads(commands: list[Build], changes: dict[str, float], expected: Times) -> None:
+    assert times(run([commands], changes)) == near(expected)
+
+
 @pytest.mark.parametrize(
     ("ranks", "changes", "expected"),
     [
@@ -398,6 +475,21 @@ def test_steps_run_from_event_to_event() -> None:
                 "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
             ],
             id="a full queue",
+        ),
+        pytest.param(
+            [[wait_counter("n", least=2, most=3), new_thread, add("n")]],
+            {},
+            ["rank 0 host thread 0 waits for counter 'n' to be at least 2 and at most 3"],
+            id="a counter",
+        ),
+        pytest.param(
+            [
+                [acquire("l"), kernel("s", "a", 1), wait_counter("n", least=1), release("l")]
+                + [new_thread, acquire("l"), add("n"), release("l")]
+            ],
+            {},
+            ["rank 0 host thread 0 waits for counter 'n'", "rank 0 host thread 1 waits for lock 'l'"],
+            id="a lock",
         ),
     ],
 )

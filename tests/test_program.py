@@ -69,6 +69,21 @@ def writes(rank: RankBuilder) -> None:
             [lambda r: r.kernel("s", "k", seconds=1), RankBuilder.thread, lambda r: r.kernel("s", "k", seconds=1)],
             "stream 's' is fed by host threads 0 and 1: the order of its commands would be undefined",
         ),
+        ([lambda r: r.host_wait_counter("n")], "a wait for counter 'n' needs a bound"),
+        ([lambda r: r.host_wait_counter("n", least=1, poll=-1.0)], "a polling period of -1.0 s is not finite and not neg"),
+        ([lambda r: r.host_wait_counter("n", least=1, poll=math.inf)], "a polling period of inf s is not finite"),
+        ([lambda r: r.host_release("l")], "host thread 0 gives back lock 'l', which it does not hold"),
+        ([lambda r: r.host_acquire("l"), lambda r: r.host_acquire("l")], "host thread 0 takes lock 'l' twice"),
+        (
+            [lambda r: r.host_acquire("l"), RankBuilder.thread, lambda r: r.host_release("l")],
+            "host thread 1 gives back lock 'l', which it does not hold",
+        ),
+        ([lambda r: r.host_acquire("l"), RankBuilder.build], "lock 'l' is never given back"),
+        # an event that another thread records on a stream orders nothing of what that stream was given
+        (
+            [copies, RankBuilder.thread, lambda r: r.wait("compute", r.record("copy")), reads],
+            "'gemm' on stream 'compute' uses buffer 'w' while 'chunk' on stream 'copy' may still be writing it",
+        ),
         # accesses that no event orders
         (
             [copies, reads],
