@@ -6,13 +6,14 @@ Figures are of the last step and rank 0; definitions are in docs/modelling.md. A
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from statistics import median
 from typing import TypedDict
 
 from sim import collectives
 from sim.hardware import Profile
 from sim.program import Collective, Copy, CopyKind, Kernel, Program, RecordEvent, WaitEvent
-from sim.timeline import Timeline, clip, measure, overlap, union
+from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
 
 SCHEMA_VERSION = 1
 
@@ -46,8 +47,6 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
     calls = [s for s, c in timeline.commands(rank, Collective) if c.step == last]
     communicating = union((s.start, s.end) for s in calls)
-    prefetched = prefetch_events(timeline.program, rank)
-    exposed = [(s.start, s.end) for s, c in timeline.commands(rank, WaitEvent) if c.event in prefetched]
     skew = sum(s.ready - s.start for s in calls)
     contention = sum(s.end - s.ready - s.alone for s in calls)
     return {
@@ -63,9 +62,31 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
         "skew_s": skew,
         "contention_s": contention,
         "h2d_collective_overlap_s": overlap(in_flight, communicating),
-        "exposed_prefetch_s": measure(clip(exposed, start, end)),
+        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)),
         "lower_bound_s": lower_bound(timeline, profile, rank),
     }
+
+
+def _exposed(timeline: Timeline, rank: int) -> Intervals:
+    """When the compute stream waits for an event of a copy stream, or is dry because its host thread waits for one.
+
+    A host thread that is held by another thread (a counter, a lock) waits for the one that issues the copies.
+    """
+    program = timeline.program.ranks[rank]
+    prefetched = prefetch_events(timeline.program, rank)
+    waiting = [(s.start, s.end) for s, c in timeline.commands(rank, WaitEvent) if c.event in prefetched]
+    compute = program.step_stream()
+    thread = program.feeders().get(compute)
+    held = union(
+        (h.start, h.end)
+        for h in timeline.host
+        if h.rank == rank and h.thread == thread and (h.by is not None or h.event in prefetched)
+    )
+    if held:
+        busy = union((s.start, s.end) for s in timeline.of(rank) if s.command.stream == compute)
+        dry = [(a, b) for (_, a), (b, _) in pairwise(busy)]
+        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(held, a, b)]
+    return union(waiting)
 
 
 def prefetch_events(program: Program, rank: int) -> set[int]:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from sim.hardware import Profile
-from sim.program import Collective, Copy, Kernel, RankProgram, RecordEvent, WaitEvent, WaitFlag
+from sim.program import Collective, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
 
 WORDS = {
@@ -65,7 +65,7 @@ class _Rank:
             if held.rank == rank:
                 self.held.setdefault(held.thread, []).append(held)
         self.held_ends = {thread: [h.end for h in spans] for thread, spans in self.held.items()}
-        self.feeder = _feeders(timeline.program.ranks[rank])
+        self.feeder = timeline.program.ranks[rank].feeders()
 
     def before(self, stream: str, time: float) -> Span | None:
         """The last span on `stream` that ended at or before `time`."""
@@ -78,16 +78,6 @@ class _Rank:
         return self.held[thread][i - 1] if i else None
 
 
-def _feeders(program: RankProgram) -> dict[str, int]:
-    """Which host thread feeds a stream (a further one may record events on it)."""
-    feeders: dict[str, int] = {}
-    for number, thread in enumerate(program.threads):
-        for command in thread:
-            if command.stream and not isinstance(command, RecordEvent):
-                feeders.setdefault(command.stream, number)
-    return feeders
-
-
 class _Walk:
     """The walk back through the last step of one rank."""
 
@@ -96,7 +86,7 @@ class _Walk:
         self.rank = _Rank(timeline, rank)
         self.begin, self.time = timeline.steps[rank][-2:]
         self.path: list[Segment] = []
-        self.stream = _compute_stream(timeline.program.ranks[rank])
+        self.stream = timeline.program.ranks[rank].step_stream()
 
     def run(self) -> list[Segment]:
         """All segments, latest first."""
@@ -163,12 +153,6 @@ def _parts(span: Span, profile: Profile) -> list[tuple[str, float]]:
     if isinstance(command, WaitFlag):
         return [("yield_wait", extra), ("stream_overhead", span.alone)]
     return [("stream_overhead", span.end - span.start)]
-
-
-def _compute_stream(program: RankProgram) -> str:
-    """The stream that records the step's events."""
-    last = program.step_events[-1]
-    return next(c.stream for c in program.commands() if isinstance(c, RecordEvent) and c.event == last)
 
 
 def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:

@@ -164,6 +164,20 @@ class RankProgram(msgspec.Struct, frozen=True):
         """Stream names in order of first use."""
         return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
 
+    def step_stream(self) -> str:
+        """The stream whose events bound the steps: the compute stream."""
+        last = self.step_events[-1]
+        return next(c.stream for c in self.commands() if isinstance(c, RecordEvent) and c.event == last)
+
+    def feeders(self) -> dict[str, int]:
+        """Which host thread feeds each stream (further ones may record events on it)."""
+        found: dict[str, int] = {}
+        for number, thread in enumerate(self.threads):
+            for command in thread:
+                if command.stream and not isinstance(command, RecordEvent):
+                    found.setdefault(command.stream, number)
+        return found
+
     def commands(self) -> Iterable[AnyCommand]:
         """All commands, thread by thread."""
         for thread in self.threads:
