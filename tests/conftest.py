@@ -1,14 +1,20 @@
-"""Hypothesis profiles (chosen by HYPOTHESIS_PROFILE) and a guard against simulations that never end."""
+"""Hypothesis profiles (chosen by HYPOTHESIS_PROFILE), a guard against simulations that never end, the command line."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+import sim
 
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -31,3 +37,36 @@ def _never_ending() -> Iterator[None]:
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` writes tests/golden/*.json anew; look at the difference before you keep it."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.json instead of comparing")
+
+
+class Command(Protocol):
+    """Runs the installed command `chunkflow-sim` in a process of its own."""
+
+    environment: dict[str, str]
+    line: list[str]
+
+    def __call__(self, *args: str | Path, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run it with `args`; `options` are those of `subprocess.run`."""
+
+
+class _Command:
+    def __init__(self) -> None:
+        script = Path(sys.executable).with_name("chunkflow-sim")
+        self.line = [str(script)] if script.exists() else [sys.executable, "-m", "sim.cli"]
+        # of the tree that is tested, wherever the script was installed from
+        self.environment = os.environ | {"PYTHONPATH": str(Path(sim.__file__).parents[1])}
+
+    def __call__(self, *args: str | Path, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        given = {"capture_output": True, "text": True, "timeout": 60, "cwd": cwd, "env": self.environment}
+        return subprocess.run([*self.line, *map(str, args)], **(given | options))
+
+
+@pytest.fixture(scope="session")
+def chunkflow() -> Command:
+    """The command line."""
+    return _Command()
