@@ -180,7 +180,8 @@ def test_no_block_starts_before_its_weights_and_no_slot_is_overwritten_in_use(ca
 def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> None:
     timeline = case.run().timeline
     for rank in range(case.ranks):
-        writes = [(s.end, c.value) for s, c in timeline.commands(rank, WriteFlag) if c.flag == "gate"]
+        shut = [(s.end, c.value) for s, c in timeline.commands(rank, WriteFlag) if c.flag == "gate"]
+        writes = [w for before, w in itertools.pairwise([(0.0, 0), *shut]) if w[1] != before[1]]  # drain shuts it twice
         closed = [(a, b) for (a, value), (b, _) in itertools.pairwise(writes) if value == 1]
         assert [value for _, value in writes] == [1, 0] * len(closed)
         passed = [s.end for s, c in timeline.commands(rank, WaitFlag) if c.flag == "gate"]
@@ -208,17 +209,16 @@ def beside_collectives(case: Case) -> list[tuple[Span, Span]]:
     ]
 
 
-# A chunk that has passed the gate tells so with a write. The compute stream, having shut the gate, must look later.
-_LOOKS_LATER = {"streams__write_flag": 0.125, "streams__wait_flag": 0.125, "streams__beside_kernel": 0.0}
+# Ties at no cost aside: a write that takes time, and no kernel that delays one stream's write and not the other's.
+_WRITES = {"streams__write_flag": 0.125, "streams__beside_kernel": 0.0}
 drained = gated.map(lambda policy: policy | {"drain": True})
 
 
-@given(cases(policy=drained, **FREE_HOST, **_LOOKS_LATER, host__queue_depth=1000.0))
+@given(cases(policy=drained, **FREE_HOST, **_WRITES, host__queue_depth=1000.0))
 def test_with_drain_no_chunk_moves_beside_a_collective(case: Case) -> None:
     assert not beside_collectives(case)
 
 
-@pytest.mark.xfail(strict=True, reason="between passing the gate and writing `busy` a chunk is invisible to the drain")
 def test_drain_sees_a_chunk_that_has_just_passed_the_gate() -> None:
     # a chunk passes at 6 and says so at 6.5; the gate is shut at 6.05 and `busy` looked at at once
     workload = {"layers": 1, "steps": 2, "layer_bytes": 16, "block": [compute(1.55), collective(32)]}

@@ -292,16 +292,34 @@ def release(lock: str) -> Build:
     [
         pytest.param(
             # thread 0 counts at 1 and at 3, when its calls have returned
-            [kernel("s", "a", 0, 1), add("n"), kernel("s", "b", 0, 2), add("n")]
-            + [new_thread, wait_counter("n", least=1), kernel("t", "c", 1), wait_counter("n", least=2), record("t")]
-            + [kernel("t", "d", 1)],
+            [
+                kernel("s", "a", 0, 1),
+                add("n"),
+                kernel("s", "b", 0, 2),
+                add("n"),
+                new_thread,
+                wait_counter("n", least=1),
+                kernel("t", "c", 1),
+                wait_counter("n", least=2),
+                record("t"),
+                kernel("t", "d", 1),
+            ],
             {"host.kernel": 1.0},
             {"a": (1, 1), "b": (3, 3), "c": (2, 3), "d": (4, 5)},
             id="a counter holds a thread until it is high enough",
         ),
         pytest.param(
-            [add("n"), kernel("s", "a", 4), record("s"), host_wait(0), add("n", -1)]
-            + [new_thread, kernel("t", "b", 0), wait_counter("n", most=0), kernel("t", "c", 1)],
+            [
+                add("n"),
+                kernel("s", "a", 4),
+                record("s"),
+                host_wait(0),
+                add("n", -1),
+                new_thread,
+                kernel("t", "b", 0),
+                wait_counter("n", most=0),
+                kernel("t", "c", 1),
+            ],
             {"host.kernel": 1.0},
             {"a": (1, 5), "b": (1, 1), "c": (6, 7)},
             id="or low enough",
@@ -313,8 +331,7 @@ def release(lock: str) -> Build:
             id="a polling thread sees a counter late",
         ),
         pytest.param(
-            [kernel("s", "a", 1), record("s")]
-            + [new_thread, lambda r: r.host_wait(0, poll=0.75), kernel("t", "c", 1)],
+            [kernel("s", "a", 1), record("s"), new_thread, lambda r: r.host_wait(0, poll=0.75), kernel("t", "c", 1)],
             {"host.wake": 0.0},
             {"a": (0, 1), "c": (1.5, 2.5)},
             id="a polling thread sees an event late",
@@ -327,17 +344,32 @@ def release(lock: str) -> Build:
         ),
         pytest.param(
             # both ask at 1; the second has it at 4, and issues until 5
-            [kernel("x", "p", 0), acquire("l"), *(kernel("s", f"k{i}", 1) for i in range(3)), release("l")]
-            + [new_thread, kernel("y", "q", 0), acquire("l"), kernel("t", "c", 1), release("l")],
+            [
+                kernel("x", "p", 0),
+                acquire("l"),
+                *(kernel("s", f"k{i}", 1) for i in range(3)),
+                release("l"),
+                new_thread,
+                kernel("y", "q", 0),
+                acquire("l"),
+                kernel("t", "c", 1),
+                release("l"),
+            ],
             {"host.kernel": 1.0},
             {"p": (1, 1), "q": (1, 1), "k0": (2, 3), "k1": (3, 4), "k2": (4, 5), "c": (5, 6)},
             id="a lock is held until it is given back",
         ),
         pytest.param(
             # the second thread records at 1.5, when the first has issued a alone
-            [kernel("s", "a", 4), kernel("s", "b", 4)]
-            + [new_thread, lambda r: r.copy("c", "c", 8, r.buffer("c", 8, "weights")), record("s"), wait("t", 0)]
-            + [kernel("t", "d", 1)],
+            [
+                kernel("s", "a", 4),
+                kernel("s", "b", 4),
+                new_thread,
+                lambda r: r.copy("c", "c", 8, r.buffer("c", 8, "weights")),
+                record("s"),
+                wait("t", 0),
+                kernel("t", "d", 1),
+            ],
             {"host.kernel": 1.0, "host.copy": 1.5},
             {"a": (1, 5), "b": (5, 9), "c": (1.5, 2.5), "WaitEvent t": (1.5, 5), "d": (5, 6)},
             id="an event on a stream of another thread comes where the race puts it",
@@ -484,8 +516,16 @@ def test_steps_run_from_event_to_event() -> None:
         ),
         pytest.param(
             [
-                [acquire("l"), kernel("s", "a", 1), wait_counter("n", least=1), release("l")]
-                + [new_thread, acquire("l"), add("n"), release("l")]
+                [
+                    acquire("l"),
+                    kernel("s", "a", 1),
+                    wait_counter("n", least=1),
+                    release("l"),
+                    new_thread,
+                    acquire("l"),
+                    add("n"),
+                    release("l"),
+                ]
             ],
             {},
             ["rank 0 host thread 0 waits for counter 'n'", "rank 0 host thread 1 waits for lock 'l'"],

@@ -70,7 +70,10 @@ def writes(rank: RankBuilder) -> None:
             "stream 's' is fed by host threads 0 and 1: the order of its commands would be undefined",
         ),
         ([lambda r: r.host_wait_counter("n")], "a wait for counter 'n' needs a bound"),
-        ([lambda r: r.host_wait_counter("n", least=1, poll=-1.0)], "a polling period of -1.0 s is not finite and not neg"),
+        (
+            [lambda r: r.host_wait_counter("n", least=1, poll=-1.0)],
+            "a polling period of -1.0 s is not finite and not neg",
+        ),
         ([lambda r: r.host_wait_counter("n", least=1, poll=math.inf)], "a polling period of inf s is not finite"),
         ([lambda r: r.host_release("l")], "host thread 0 gives back lock 'l', which it does not hold"),
         ([lambda r: r.host_acquire("l"), lambda r: r.host_acquire("l")], "host thread 0 takes lock 'l' twice"),

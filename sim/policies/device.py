@@ -42,6 +42,8 @@ class DeviceSchedule(Schedule):
         if self.gated:
             self.rank.write_flag(COMPUTE, GATE, 1)
         if self.drains:
+            # a chunk that passed as the gate closed says so one flag write later: look no sooner
+            self.rank.write_flag(COMPUTE, GATE, 1)
             self.rank.wait_flag(COMPUTE, BUSY, 0)
 
     def after_collective(self) -> None:
