@@ -7,12 +7,15 @@ goes on there. Every piece of time gets one cause, so the causes sum to the step
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from typing import NamedTuple
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from typing import Generic, NamedTuple, TypeVar
 
 from sim.hardware import Profile
 from sim.program import Collective, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
+
+S = TypeVar("S", Span, HostSpan)
 
 WORDS = {
     "compute": "compute",
@@ -49,62 +52,83 @@ class Segment(NamedTuple):
     cause: str
 
 
-class _Rank:
-    """The spans of one rank by stream and by host thread, to be looked up by time; who recorded which event."""
+class _Backwards(Generic[S]):
+    """Spans of one stream or thread, ordered by their ends, to be taken from the last to the first, each once.
 
-    def __init__(self, timeline: Timeline, rank: int) -> None:
-        self.spans: dict[str, list[Span]] = {}
-        self.recorded: dict[int, Span] = {}
-        for span in timeline.of(rank):
-            self.spans.setdefault(span.command.stream, []).append(span)
-            if isinstance(span.command, RecordEvent):
-                self.recorded[span.command.event] = span
-        self.ends = {stream: [s.end for s in spans] for stream, spans in self.spans.items()}
-        self.held: dict[int, list[HostSpan]] = {}
-        for held in timeline.host:
-            if held.rank == rank:
-                self.held.setdefault(held.thread, []).append(held)
-        self.held_ends = {thread: [h.end for h in spans] for thread, spans in self.held.items()}
-        self.feeder = timeline.program.ranks[rank].feeders()
+    At one moment there may be several spans without length: taking each once is what lets the walk end.
+    """
 
-    def before(self, stream: str, time: float) -> Span | None:
-        """The last span on `stream` that ended at or before `time`."""
-        i = bisect_right(self.ends.get(stream, []), time)
-        return self.spans[stream][i - 1] if i else None
+    def __init__(self) -> None:
+        self.spans: list[S] = []
+        self.ends: list[float] = []
 
-    def held_before(self, thread: int, time: float) -> HostSpan | None:
-        """The last time that host thread `thread` was held before `time`."""
-        i = bisect_right(self.held_ends.get(thread, []), time)
-        return self.held[thread][i - 1] if i else None
+    def add(self, span: S) -> None:
+        """Append the span that ends next."""
+        self.spans.append(span)
+        self.ends.append(span.end)
+
+    def end_before(self, time: float) -> float | None:
+        """When the last span left that ended at or before `time` did so."""
+        i = bisect_right(self.ends, time)
+        return self.ends[i - 1] if i else None
+
+    def take(self, time: float) -> S:
+        """The last span left that ended at or before `time`; it and later ones are gone."""
+        i = bisect_right(self.ends, time) - 1
+        del self.ends[i:]
+        return self.spans[i]
+
+    def forget_after(self, span: S) -> None:
+        """Leave nothing later than `span`."""
+        i = bisect_left(self.ends, span.end)
+        while i < len(self.ends) and self.spans[i] is not span:
+            i += 1
+        del self.ends[i + 1 :]
 
 
 class _Walk:
     """The walk back through the last step of one rank."""
 
     def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
+        program = timeline.program.ranks[rank]
         self.profile = profile
-        self.rank = _Rank(timeline, rank)
         self.begin, self.time = timeline.steps[rank][-2:]
         self.path: list[Segment] = []
-        self.stream = timeline.program.ranks[rank].step_stream()
+        self.stream = program.step_stream()
+        self.feeder = program.feeders()
+        self.spans: defaultdict[str, _Backwards[Span]] = defaultdict(_Backwards)
+        self.held: defaultdict[int, _Backwards[HostSpan]] = defaultdict(_Backwards)
+        self.recorded: dict[int, Span] = {}
+        for span in timeline.of(rank):
+            self.spans[span.command.stream].add(span)
+            if isinstance(span.command, RecordEvent):
+                self.recorded[span.command.event] = span
+        for held in sorted((h for h in timeline.host if h.rank == rank), key=lambda h: h.end):
+            self.held[held.thread].add(held)
 
     def run(self) -> list[Segment]:
         """All segments, latest first."""
         while self.time > self.begin:
-            span = self.rank.before(self.stream, self.time)
-            if span is None or span.end < self.time:
-                self._through_host(self.begin if span is None else span.end)
+            end = self.spans[self.stream].end_before(self.time)
+            if end is None or end < self.time:
+                self._through_host(self.begin if end is None else end)
                 continue
+            span = self.spans[self.stream].take(self.time)
             command = span.command
-            if isinstance(command, WaitEvent) and (record := self.rank.recorded.get(command.event)):
-                self._back(record.end, "stream_overhead")
-                self.stream = record.command.stream
+            if isinstance(command, WaitEvent) and (record := self.recorded.get(command.event)):
+                self._to_record(record, "stream_overhead")
                 continue
             *later, (first, _) = _parts(span, self.profile)
             for cause, seconds in later:
                 self._back(max(self.time - seconds, span.start), cause)
             self._back(span.start, first)
         return self.path
+
+    def _to_record(self, record: Span, cause: str) -> None:
+        """Go on where an event was recorded; what passed since is for `cause`."""
+        self._back(record.end, cause)
+        self.stream = record.command.stream
+        self.spans[self.stream].forget_after(record)
 
     def _back(self, to: float, cause: str) -> None:
         to = max(to, self.begin)
@@ -114,18 +138,18 @@ class _Walk:
 
     def _through_host(self, idle_since: float) -> None:
         """The stream was dry: go back over what the host thread that feeds it did, to what held that thread."""
-        thread = self.rank.feeder[self.stream]
+        thread = self.feeder.get(self.stream, 0)
         while self.time > max(idle_since, self.begin):
-            held = self.rank.held_before(thread, self.time)
-            if held is None or held.end <= idle_since:
+            end = self.held[thread].end_before(self.time)
+            if end is None or end <= idle_since:
                 self._back(idle_since, "host_issue")
                 return
+            held = self.held[thread].take(self.time)
             self._back(held.end, "host_issue")
             if held.by is not None and held.by != thread:
                 thread = held.by
-            elif held.event is not None and (record := self.rank.recorded.get(held.event)):
-                self._back(record.end, "host_issue")  # a polling thread sees it late
-                self.stream = record.command.stream
+            elif held.event is not None and (record := self.recorded.get(held.event)):
+                self._to_record(record, "host_issue")  # a polling thread sees it late
                 return
             elif held.stream and held.stream != self.stream:
                 self.stream = held.stream

@@ -154,11 +154,12 @@ def near(expected: Times) -> dict[str, object]:
         ),
         pytest.param(
             [
-                *(write("s", "f", 1), kernel("s", "a", 1), write("s", "f", 2), kernel("s", "b", 1)),
-                *(wait_flag("t", "f", 2), kernel("t", "c", 1), write("u", "g", 2)),
+                *(kernel("s", "a", 1), write("s", "f", 1), kernel("t", "b", 2), write("t", "f", 2)),
+                *(kernel("u", "c", 1), write("u", "g", 2), wait_flag("v", "f", 2), kernel("v", "d", 1)),
             ],
             {},
-            None,
+            {"a": (0, 1), "b": (0, 2), "c": (0, 1), "d": (2, 3), "WaitFlag v": (0, 2)}
+            | {f"WriteFlag {stream}": (time, time) for stream, time in (("s", 1), ("t", 2), ("u", 1))},
             id="a flag wait is for one value of one flag",
         ),
         # ---- the host
@@ -191,6 +192,12 @@ def near(expected: Times) -> dict[str, object]:
             {"host.queue_depth": 4},
             {"a": (0, 1), "b": (1, 2), "other": (1, 2)},
             id="launches count against the queue",
+        ),
+        pytest.param(
+            [*(kernel("s", f"k{i}", 1, launches=2) for i in range(3)), kernel("t", "other", 1)],
+            {"host.queue_depth": 4},
+            {"k0": (0, 1), "k1": (1, 2), "k2": (2, 3), "other": (1, 2)},
+            id="all launches of a command leave the queue with it",
         ),
         pytest.param(
             [kernel("s", "a", 1, launches=9), kernel("s", "b", 1, launches=9), kernel("t", "other", 1)],
@@ -262,13 +269,8 @@ def near(expected: Times) -> dict[str, object]:
         ),
     ],
 )
-def test_one_rank(commands: list[Build], changes: dict[str, float], expected: Times | None) -> None:
-    if expected is None:
-        timeline = run([commands], changes)
-        start = {label(s): s.start for s in timeline.spans if s.kind == "Kernel"}
-        assert start == {"a": 0, "b": 1, "c": 1}
-    else:
-        assert times(run([commands], changes)) == near(expected)
+def test_one_rank(commands: list[Build], changes: dict[str, float], expected: Times) -> None:
+    assert times(run([commands], changes)) == near(expected)
 
 
 def add(counter: str, delta: int = 1) -> Build:

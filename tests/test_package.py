@@ -1,0 +1,96 @@
+"""A plain install has everything, and works from anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import shared_folder
+
+import sim
+
+ROOT = Path(sim.__file__).parents[1]
+PACKAGES = ("sim", "scenarios", "calibration", "validation")
+HEAVY = ("simpy", "numpy", "pandas", "plotly", "scipy", "rich", "msgspec", "yaml", "click", "torch")
+
+
+def files_of(folder: Path) -> set[str]:
+    """All files of the project's packages, without what Python leaves behind."""
+    found = (f for package in PACKAGES for f in (folder / package).rglob("*") if f.is_file())
+    return {str(f.relative_to(folder)) for f in found if "__pycache__" not in f.parts}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the project is installed into."""
+    target = shared_folder(tmp_path_factory, "installed", install)
+    if not list(target.iterdir()):
+        pytest.skip("needs setuptools from an index")
+    return target
+
+
+def install(target: Path) -> None:
+    """Install from a copy, as building leaves files beside the sources; nothing where there is no setuptools."""
+    source = target.with_name("source")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*pip, "--target", target, source], capture_output=True, text=True)
+    if "No matching distribution found for setuptools" not in done.stderr:
+        assert done.returncode == 0, done.stderr
+
+
+def python(program: str, installed: Path, cwd: Path) -> str:
+    """What a program prints that finds the installed project only."""
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_every_file_of_the_packages_is_installed(installed: Path) -> None:
+    assert files_of(installed) == files_of(ROOT)
+    others = {f.name for f in installed.iterdir()} - {*PACKAGES, "bin"}
+    assert all(name.endswith(".dist-info") for name in others), "tests and tools are not installed"
+
+
+def test_shipped_data_loads_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    program = """
+import sim
+from sim import hardware, models
+from validation.wan14b import load_cases
+from calibration.fit import load_links
+names = hardware.shipped()
+loaded = [hardware.load_profile(n).name for n in names], [models.load_model(n).name for n in models.shipped()]
+assert loaded == (list(names), list(models.shipped()))
+print(sim.__file__, len(names), len(models.shipped()), len(load_cases()), len(load_links()) > 50)
+"""
+    shipped = [len(list((ROOT / "scenarios" / kind).glob("*.yaml"))) for kind in ("hardware", "models")]
+    expected = [str(installed / "sim" / "__init__.py"), *map(str, shipped), "30", "True"]
+    assert python(program, installed, tmp_path).split() == expected
+
+
+def test_the_installed_command_runs_a_scenario_by_the_name_of_its_host(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "{hardware: h200x2-hostpath, world_size: 1, policy: {kind: chunked, chunk_bytes: 1 MiB}, workload: "
+        "{layers: 2, layer_bytes: 4 MiB, block: [{compute: {name: k, seconds: 1 ms}}]}}"
+    )
+    program = "import sys; from sim.cli import main; sys.argv = ['chunkflow-sim', 'run', 's.yaml', '--json']; main()"
+    assert json.loads(python(program, installed, tmp_path))["step_time_s"] == pytest.approx(2e-3, rel=0.1)
+    script = installed / "bin" / "chunkflow-sim"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, env={"PYTHONPATH": str(installed)})
+    assert done.stdout.startswith("chunkflow-sim, version ")
+
+
+def test_importing_loads_nothing_that_is_slow(installed: Path, tmp_path: Path) -> None:
+    program = f"import sys, sim; print([n for n in {HEAVY!r} if n in sys.modules])"
+    assert python(program, installed, tmp_path) == "[]"
+    program = "import sim; print(all(getattr(sim, n).__module__.startswith('sim.') for n in sim.__all__))"
+    assert python(program, installed, tmp_path) == "True"
