@@ -165,12 +165,18 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
+    from sim.config import InputError
     from sim.report.tables import print_sweep, progress
     from sim.scenario import read_plain
     from sim.sweep import parse_axis, points
     from sim.sweep import sweep as run_sweep
 
-    axes = dict(parse_axis(text) for text in settings)
+    axes: dict[str, list[object]] = {}
+    for text in settings:
+        path, values = parse_axis(text)
+        if path in axes:
+            raise InputError("--set", text, f"{path} is given twice")
+        axes[path] = values
     data = read_plain(file)
     chosen = points(data, axes, str(file))
     with executor(workers) as pool, progress(len(chosen), "points") as advance:
@@ -178,7 +184,7 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
     if html is not None:
         from sim.report.sweep_page import write_page
 
-        write_page(html, str(file), data, chosen, rows)
+        write_page(html, str(file), chosen, rows)
         click.echo(f"page: {html}", err=True)
     print_sweep(file.name, rows)
 

@@ -71,14 +71,17 @@ def parse_axis(text: str) -> tuple[str, list[object]]:
     values: list[object] = []
     for item in given.split(","):
         match = _RANGE.fullmatch(item.strip())
-        values += _range(text, *match.groups()) if match else [_scalar(item.strip())]
+        values += _range(text, *match.groups()) if match else [_scalar(text, item.strip())]
     return path, values
 
 
-def _scalar(text: str) -> object:
+def _scalar(axis: str, text: str) -> object:
     import yaml
 
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError("--set", axis, f"{text!r} is no value as YAML has them") from None
 
 
 def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
@@ -109,6 +112,8 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
 
     A value of the axis "case" is {"name": ..., "set": {key path: value}}: several keys that change together.
     """
+    if not isinstance(data, Mapping):
+        raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
     made: list[Point] = []
     seen: set[str] = set()
     count = 1
@@ -211,7 +216,7 @@ def sweep(
     progress(len(rows))
     todo = [p.data for p in chosen[len(rows) :]]
     results: Iterator[dict[str, Any]] = executor.map(run_point, todo) if executor else map(run_point, todo)
-    file = output.open("a", newline="") if output else None
+    file = output.open("a", newline="", encoding="utf-8") if output else None
     try:
         for point, result in zip(chosen[len(rows) :], results, strict=True):
             error = result.pop("error", "")
@@ -244,19 +249,23 @@ def _line(cells: Sequence[object]) -> str:
 def _resume(output: Path, chosen: Sequence[Point]) -> list[Row]:
     """Rows that `output` holds for the first points; cuts off a half-written last line, writes a missing header."""
     header = _line(_header(chosen))
-    text = output.read_text() if output.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
+    other = InputError(str(output), "", "is not the result of this sweep: give another --out or remove it")
+    content = output.read_bytes() if output.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
     if not whole:
-        if text and not header.startswith(text):
-            raise InputError(str(output), "", "is not the result of this sweep: give another --out or remove it")
-        output.write_text(header)
+        if not header.encode().startswith(content):
+            raise other
+        output.write_text(header, encoding="utf-8")
         return []
-    lines = list(csv.reader(io.StringIO(whole)))
+    try:
+        lines = list(csv.reader(io.StringIO(whole.decode())))
+    except (UnicodeDecodeError, csv.Error):
+        raise other from None
     expected = [identity(p.data) for p in chosen]
-    if lines[0] != _header(chosen) or [line[0] for line in lines[1:]] != expected[: len(lines) - 1]:
-        raise InputError(str(output), "", "is not the result of this sweep: give another --out or remove it")
-    if whole != text:
-        output.write_text(whole)
+    if lines[0] != _header(chosen) or [line[:1] for line in lines[1:]] != [[e] for e in expected[: len(lines) - 1]]:
+        raise other
+    if whole != content:
+        output.write_bytes(whole)
     first = 1 + len(chosen[0].values)
     return [
         Row(

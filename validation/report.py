@@ -156,8 +156,7 @@ def write_page(
         "chunkflow-sim": version("chunkflow-sim"),
     }
     content = page("Predictions against measurements", f"{len(cases)} measured cases", sections, facts)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, content)
+    write_atomically(file, content, parents=True)
 
 
 def _measured_point(case: Case) -> Point | None:

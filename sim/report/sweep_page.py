@@ -19,10 +19,10 @@ from sim.sweep import Point, Row
 from sim.units import show_bytes
 
 
-def write_page(file: Path, name: str, data: Mapping[str, Any], points: Sequence[Point], rows: Sequence[Row]) -> None:
-    """Write the page of a finished sweep of the scenario `data`. Raises OSError."""
+def write_page(file: Path, name: str, points: Sequence[Point], rows: Sequence[Row]) -> None:
+    """Write the page of a finished sweep; the resident line is that of its first point. Raises OSError."""
     drawn = _drawn_points(points, rows)
-    resident = simulate(Scenario.from_plain({**data, "policy": {"kind": "resident"}}))
+    resident = simulate(Scenario.from_plain({**points[0].data, "policy": {"kind": "resident"}}))
     sections = [Section("Step time against chunk size", _CHUNKS, _chunks(drawn, rows, resident.metrics["step_time_s"]))]
     sections += [*_trade_offs(drawn), Section("All points", "", _table(rows))]
     facts = {"profile": resident.profile.name, "host": resident.profile.description, "scenario": name}
@@ -32,7 +32,7 @@ def write_page(file: Path, name: str, data: Mapping[str, Any], points: Sequence[
 def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point], rows: Sequence[Row]) -> None:
     """Write the page of a finished experiment. Raises OSError."""
     drawn = _drawn_points(points, rows)
-    resident = simulate(Scenario.from_plain({**experiment.scenario, "policy": {"kind": "resident"}}))
+    resident = simulate(Scenario.from_plain({**points[0].data, "policy": {"kind": "resident"}}))
     if experiment.plot == "chunk":
         figure = _chunks(drawn, rows, resident.metrics["step_time_s"])
     elif experiment.plot == "curves":
@@ -46,8 +46,9 @@ def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point]
 
 
 def _write(file: Path, title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, page(title, subtitle, sections, {**facts, "chunkflow-sim": version("chunkflow-sim")}))
+    write_atomically(
+        file, page(title, subtitle, sections, {**facts, "chunkflow-sim": version("chunkflow-sim")}), parents=True
+    )
 
 
 def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
