@@ -12,7 +12,7 @@ from sim.metrics import Metrics
 from sim.policies import Chunked, Policy, Resident, WholeLayer, Yielding, label
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.units import Bytes, show_bytes, show_seconds
+from sim.units import Bytes, Number, show_bytes, show_seconds
 from sim.why import WORDS, Waterfall, causes, waterfall
 
 WORTH = 0.005
@@ -134,7 +134,7 @@ def _neighbours(policy: Policy) -> Iterator[tuple[str, Policy]]:
             if size >= 2**16:
                 yield f"chunk_bytes {show_bytes(size)}", replace(policy, chunk_bytes=Bytes(size))
     yield f"prefetch_layers {policy.prefetch_layers + 1}", replace(policy, prefetch_layers=policy.prefetch_layers + 1)
-    more = round(min(policy.resident_fraction + 0.25, 1.0), 6)
+    more = Number(round(min(policy.resident_fraction + 0.25, 1.0), 6))
     yield f"resident_fraction {more:g}", replace(policy, resident_fraction=more)
 
 

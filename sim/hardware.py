@@ -23,9 +23,6 @@ from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
 V = TypeVar("V")
 
-_FULL_SPEED = 1e30
-"""Cap, in B/s, of traffic between ranks on the same GPU: none is modelled."""
-
 
 class Sourced(Config, Generic[V], frozen=True):
     """A number and where it comes from."""

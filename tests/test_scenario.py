@@ -151,7 +151,7 @@ def changed(path: str, value: object) -> Plain:
         ("workload.block", [], "workload", "block is empty"),
         ("policy.prefetch_layers", -1, "policy", "prefetch_layers is -1, expected 0 or more"),
         ("policy.resident_fraction", 1.5, "policy", "resident_fraction is 1.5, expected 0 to 1"),
-        ("policy.resident_fraction", math.nan, "policy", "resident_fraction is nan, expected 0 to 1"),
+        ("policy.resident_fraction", math.nan, "policy.resident_fraction", "expected a number, such as 0.5"),
         ("policy.chunk_bytes", 0, "policy", "chunk_bytes is 0, at least 1 is needed"),
         ("policy.chunk_bytes", "0.5 B", "policy", "chunk_bytes is 0, at least 1 is needed"),
         ("workload.block[1].collective.bytes", 0, "workload.block[1].collective", "bytes is 0, at least 1 is needed"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.config import Config
-from sim.units import Bytes, Seconds
+from sim.units import Bytes, Number, Seconds
 
 
 class _Offload(Config, frozen=True):
     """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU."""
 
-    resident_fraction: float = 0.0
+    resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
 
     def __post_init__(self) -> None:
