@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sim.config import Config
 from sim.program import CollectiveKind
+from sim.program.ops import AnyOperation
 from sim.units import Bytes, Flops, Seconds
 
 
@@ -17,7 +18,8 @@ class Compute(Config, frozen=True):
     """Work on the compute stream: `seconds`, or `flops` and `bytes` of device memory traffic for the roofline.
 
     `launches` says how many device kernels it stands for (they count for host issue and pending commands).
-    `attention` says that its flops run at the device's efficiency of attention, not of matrix products.
+    `attention` says that its flops run at the device's efficiency of attention, not of matrix products. `ops` say what
+    it computes, for machines that do; models fill them in.
     """
 
     name: str
@@ -26,6 +28,7 @@ class Compute(Config, frozen=True):
     bytes: Bytes | None = None
     launches: int = 1
     attention: bool = False
+    ops: tuple[AnyOperation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seconds is None and not (self.flops or self.bytes):
@@ -34,6 +37,11 @@ class Compute(Config, frozen=True):
             raise ValueError("compute takes either seconds or flops and bytes, not both")
         if self.launches < 1:
             raise ValueError(f"launches is {self.launches}, at least 1 is needed")
+
+
+def collective_buffer(kind: CollectiveKind, size: int) -> str:
+    """Name of the buffer of a collective of `size` bytes per rank."""
+    return f"{kind}_{size}"
 
 
 class CollectiveOp(Config, frozen=True):
@@ -46,6 +54,11 @@ class CollectiveOp(Config, frozen=True):
     def __post_init__(self) -> None:
         if self.bytes < 1:
             raise ValueError("bytes is 0, at least 1 is needed")
+
+    @property
+    def buffer(self) -> str:
+        """Name of the buffer it works on."""
+        return collective_buffer(self.kind, int(self.bytes))
 
 
 class Item(Config, frozen=True):

@@ -210,7 +210,7 @@ rank.write_flag("compute", "gate", 0)
 rank.host_wait(rank.record_step("compute"))
 small = Program((rank.build(),) * 2)
 """
-SMALL_HASH = "2dabdf6d4b55687800d5169f8899865007f628826946a01ec0b64d20619f50f2"
+SMALL_HASH = "a96918188d5498b7cde1218f2d53aad4ccfe04d492b700d292cc4e1ce48c0810"
 
 
 def small() -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.config import Config, InputError
-from sim.models.blocks import BF16, Parallelism, Setup, activation_bytes, layer
+from sim.models.blocks import BF16, Parallelism, Setup, block
 from sim.models.shapes import Model, load_model, shipped
 from sim.workload import Layer, Workload
 
@@ -99,18 +99,21 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
+        activations = 0
         for shape in model.blocks:
-            every += [layer(setup, shape)] * shape.repeat
+            made = block(setup, shape)
+            every += [made.layer] * shape.repeat
+            activations = max(activations, made.activations)
         count = self.layers or len(every)
         layers = tuple(every[i * len(every) // count] for i in range(count))
         passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
-        return Workload(layers, self.steps, passes, activation_bytes(setup))
+        return Workload(layers, self.steps, passes, activations * self.batch * BF16)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:
     """Weights of one whole block of each of `model.blocks`, B in bf16."""
     setup = Setup(model, "ulysses", world_size=1, batch=1, tokens=1, text=1, cross_attention=0)
-    return tuple(layer(setup, shape).bytes for shape in model.blocks)
+    return tuple(block(setup, shape).layer.bytes for shape in model.blocks)
 
 
 def parameters(model: Model) -> int:

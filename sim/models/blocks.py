@@ -2,18 +2,34 @@
 
 Everything is bf16. Per rank: a projection of m rows from k to n features takes 2 m k n FLOP and moves its input,
 weights and output through device memory once; attention of q queries over k keys takes 4 q k times its features.
-Norms, rotary embeddings, activations and residuals are counted as fused kernels that read each operand and write each
-result once. docs/models.md gives the formulas and what they leave out.
+Norms, rotary embeddings, activations and residuals are fused kernels that read each operand and write each result
+once. docs/models.md gives the formulas and what they leave out. Every kernel comes with its operations on matrices, so
+that a machine that really computes runs what is counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import msgspec
+
+from sim.models.registers import Registers
 from sim.models.shapes import BlockShape, Model
 from sim.program import CollectiveKind
+from sim.program.ops import (
+    WEIGHTS,
+    AnyOperation,
+    Attention,
+    Gelu,
+    Linear,
+    Matrix,
+    Normalise,
+    Permute,
+    Rotate,
+)
 from sim.units import Bytes, Flops
-from sim.workload import CollectiveOp, Compute, Layer
+from sim.workload import CollectiveOp, Compute, Layer, collective_buffer
 
 BF16 = 2
 """Bytes of a bf16 number."""
@@ -48,24 +64,68 @@ class Setup(NamedTuple):
         return -(-self.tokens // self.world_size) if self.parallelism == "ulysses" else self.tokens
 
 
+class Block(NamedTuple):
+    """A layer, and the elements of activations that one sample of it needs at its fullest moment."""
+
+    layer: Layer
+    activations: int
+
+
 class _Block:
-    """Collects one layer in program order. Neighbouring kernels of one name become one item."""
+    """Collects one layer in program order. Neighbouring kernels of one name become one item.
 
-    def __init__(self, setup: Setup) -> None:
+    Matrices have the rows of one sample: work, traffic and collectives are multiplied by the batch.
+    """
+
+    def __init__(self, setup: Setup, shape: BlockShape) -> None:
         self.setup = setup
-        self.hidden = setup.model.transformer.hidden
+        shapes = setup.model.transformer
+        self.hidden = shapes.hidden
+        self.heads = self.hidden // setup.shards
+        """Features of a rank's heads before an exchange."""
+        self.inner = shapes.ffn // setup.shards
+        self.head = self.hidden // shapes.heads
         self.items: list[Compute | CollectiveOp] = []
-        self.weights = 0
+        cross = any(b.kind == "cross" for b in setup.model.blocks)
+        rows = setup.local + (0 if cross else setup.text)
+        self.registers = Registers(
+            [
+                ("x", rows, self.hidden),
+                *([("context", setup.text, self.hidden)] if cross else []),
+                *([("condition", 1, shapes.modulation)] if shapes.modulation else []),
+            ]
+        )
+        self.x = self.registers.kept["x"]
+        self.normed = self.registers.new("normed", rows, self.hidden)
+        width = self.hidden if shape.small_parameters >= self.hidden else self.head
+        self.weights = shape.small_parameters
+        self.vectors = [Matrix(WEIGHTS, i * width, 1, width, width) for i in range(self.weights // width)]
+        self.vectors_used = 0
+        self.scratch = 0
 
-    def row_bytes(self, rows: int) -> int:
-        """Bytes of `rows` hidden vectors."""
-        return rows * self.hidden * BF16
+    def finish(self) -> Block:
+        """The layer, every matrix at its place."""
+        operations = [op for item in self.items if isinstance(item, Compute) for op in item.ops]
+        elements = self.registers.plan(operations)
+        replace = msgspec.structs.replace
 
-    def add(self, name: str, flops: int, moved: int, launches: int = 1, attention: bool = False) -> None:
+        def placed(item: Compute | CollectiveOp) -> Compute | CollectiveOp:
+            if isinstance(item, CollectiveOp):
+                return item
+            # rows of several samples are interleaved by exchanges: only one sample is really computed
+            single = self.setup.batch == 1
+            return replace(item, ops=tuple(map(self.registers.place, item.ops)) if single else ())
+
+        return Block(Layer(self.weights * BF16, tuple(map(placed, self.items))), elements + self.scratch)
+
+    def add(self, name: str, op: AnyOperation, moved: int, flops: int = 0) -> None:
+        """One kernel that moves `moved` B through device memory."""
+        ops, launches, attention = (op,), 1, isinstance(op, Attention)
         if self.items and isinstance(last := self.items[-1], Compute) and last.name == name:
             flops += int(last.flops or 0)
             moved += int(last.bytes or 0)
             launches += last.launches
+            ops = (*last.ops, op)  # type: ignore[assignment]
             self.items.pop()
         self.items.append(
             Compute(
@@ -74,205 +134,269 @@ class _Block:
                 bytes=Bytes(moved),
                 launches=launches,
                 attention=attention,
+                ops=ops,
             )
         )
 
-    def small(self, name: str, moved: int, launches: int = 1) -> None:
-        """Kernels bound by device memory."""
-        self.add(name, 0, moved, launches)
+    def small(self, name: str, op: AnyOperation, elements: int) -> None:
+        """A kernel bound by device memory, which reads and writes `elements` of a sample."""
+        self.add(name, op, elements * self.setup.batch * BF16)
 
-    def linear(
-        self,
-        name: str,
-        rows: int,
-        inputs: int,
-        outputs: int,
-        cut: Literal["columns", "rows", "none"],
-        launches: int = 1,
-    ) -> None:
-        """A projection with bias, its weights cut under tensor parallelism."""
-        shards = 1 if cut == "none" else self.setup.shards
-        inner, outer = (inputs // shards, outputs) if cut == "rows" else (inputs, outputs // shards)
-        self.weights += inner * outer + outer
-        self.add(name, 2 * rows * inner * outer, BF16 * (rows * inner + inner * outer + rows * outer), launches)
+    def linear(self, name: str, x: Matrix, y: Matrix) -> None:
+        """A projection with bias: the next weights of the layer."""
+        batch, inputs, outputs = self.setup.batch, x.columns, y.columns
+        weight = Matrix(WEIGHTS, self.weights, outputs, inputs, inputs)
+        bias = Matrix(WEIGHTS, self.weights + outputs * inputs, 1, outputs, outputs)
+        self.weights += outputs * inputs + outputs
+        moved = BF16 * (batch * x.rows * (inputs + outputs) + inputs * outputs)
+        self.add(name, Linear(x, weight, bias, y), moved, 2 * batch * x.rows * inputs * outputs)
 
-    def collective(self, kind: CollectiveKind, name: str, size: int) -> None:
-        self.items.append(CollectiveOp(kind=kind, bytes=Bytes(size), name=name))
+    def vector(self, columns: int) -> Matrix | None:
+        """The next of the layer's vectors for a norm or a gate, if it has any."""
+        if not self.vectors:
+            return None
+        chosen = self.vectors[self.vectors_used % len(self.vectors)]
+        self.vectors_used += 1
+        return chosen.part(columns=min(columns, chosen.columns))
 
-    def exchange(self, name: str, rows: int) -> None:
-        """An all-to-all of `rows` hidden vectors, and the transposes before and after it."""
-        if self.setup.ulysses:
-            size = self.row_bytes(rows)
-            self.small("transpose", 2 * size)
-            self.collective("all_to_all", name, size)
-            self.small("transpose", 2 * size)
+    def normalise(self, name: str, x: Matrix, y: Matrix | None, residual: Matrix | None = None) -> None:
+        """x += gate * residual; y = norm(x) * (1 + scale) + shift."""
+        gate = self.vector(x.columns) if residual else None
+        scale, shift = (self.vector(x.columns), self.vector(x.columns)) if y else (None, None)
+        operands = 1 + (2 if residual else 0) + (1 if y else 0)
+        self.small(name, Normalise(x, y, residual, gate, scale, shift), operands * x.rows * x.columns)
 
-    def reduce(self, name: str, rows: int) -> None:
-        """Sum the ranks' partial results under tensor parallelism."""
-        if self.setup.shards > 1:
-            self.collective("all_reduce", name, self.row_bytes(rows))
+    def rms_norm(self, name: str, x: Matrix) -> None:
+        """x = norm(x) * (1 + scale), for queries and keys."""
+        op = Normalise(x, x, scale=self.vector(x.columns), rms=True)
+        self.small(name, op, 2 * x.rows * x.columns)
 
-    def attention(self, name: str, queries: int, keys: int) -> None:
-        """Attention of one rank's heads, `queries` over `keys` tokens of each sample."""
+    def permute(self, x: Matrix, y: Matrix, shape: tuple[int, ...], order: tuple[int, ...]) -> None:
+        """y = x, read as an array of `shape`, its axes in `order`."""
+        self.small("transpose", Permute(x, y, shape, order), 2 * x.rows * x.columns)
+
+    def buffer(self, kind: CollectiveKind, elements: int) -> str:
+        """Name of the buffer of a collective over `elements` of each sample."""
+        return collective_buffer(kind, elements * self.setup.batch * BF16)
+
+    def collective(self, kind: CollectiveKind, name: str, elements: int) -> None:
+        """Run a collective over a buffer of `elements` of each sample."""
+        size = Bytes(elements * self.setup.batch * BF16)
+        self.items.append(CollectiveOp(kind=kind, bytes=size, name=name))
+
+    def to_heads(self, name: str, x: Matrix) -> Matrix:
+        """Exchange a rank's tokens for its heads: [rows, heads] to [ranks * rows, heads / ranks]."""
         setup = self.setup
-        width = setup.batch * self.hidden // setup.world_size
-        self.add(name, 4 * queries * keys * width, BF16 * 2 * (queries + keys) * width, attention=True)
+        if not setup.ulysses:
+            return x
+        ranks, size, share = setup.world_size, x.rows * x.columns, x.columns // setup.world_size
+        buffer = self.buffer("all_to_all", size)
+        y = self.registers.new(name, ranks * x.rows, share)
+        self.permute(x, Matrix(buffer, 0, y.rows, share, share), (x.rows, ranks, share), (1, 0, 2))
+        self.collective("all_to_all", name, size)
+        self.permute(Matrix(buffer, size, y.rows, share, share), y, (y.rows, share), (0, 1))
+        return y
+
+    def to_tokens(self, name: str, x: Matrix, y: Matrix) -> None:
+        """Exchange a rank's heads for its tokens: x [ranks * rows, heads / ranks] to y [rows, heads]."""
+        setup = self.setup
+        ranks, size, share = setup.world_size, x.rows * x.columns, x.columns
+        buffer = self.buffer("all_to_all", size)
+        self.permute(x, Matrix(buffer, 0, x.rows, share, share), (x.rows, share), (0, 1))
+        self.collective("all_to_all", name, size)
+        self.permute(Matrix(buffer, size, x.rows, share, share), y, (ranks, y.rows, share), (1, 0, 2))
+
+    def attention(self, name: str, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
+        """Attention of every query over all keys; its output passes through memory of the kernel's own."""
+        batch = self.setup.batch
+        # one more matrix like y, and for each query and head a sum in fp32
+        self.scratch = max(self.scratch, q.rows * q.columns + 2 * q.rows * q.columns // self.head)
+        moved = BF16 * 2 * (q.rows + k.rows) * q.columns * batch
+        self.add(name, Attention(q, k, v, y, self.head), moved, 4 * batch * q.rows * k.rows * q.columns)
 
     def modulation(self, vectors: int) -> None:
         """Project the conditioning to `vectors` shifts, scales and gates; replicated on every rank."""
-        if width := self.setup.model.transformer.modulation:
-            self.linear("modulation", self.setup.batch, width, vectors * self.hidden, "none")
+        if self.setup.model.transformer.modulation:
+            y = self.registers.new("modulation", 1, vectors * self.hidden)
+            self.linear("modulation", self.registers.kept["condition"], y)
+            self.vectors += [y.part(column=i * self.hidden, columns=self.hidden) for i in range(vectors)]
 
-    def queries_and_keys(self, rows: int) -> None:
-        """Norms and rotary embedding of the queries and keys of `rows`."""
+    def queries_and_keys(self, qkv: Matrix) -> None:
+        """Norms and rotary embedding of the queries and keys."""
         shapes = self.setup.model.transformer
-        size = 4 * self.row_bytes(rows) // self.setup.shards
+        parts = [qkv.part(column=i * self.heads, columns=self.heads) for i in range(2)]
         if shapes.qk_norm:
-            self.small("qk_norm", size, 2)
+            for part in parts:
+                self.rms_norm("qk_norm", part)
         if shapes.rope:
-            self.small("rope", size, 2)
+            for part in parts:
+                self.small("rope", Rotate(part, self.head), 2 * part.rows * part.columns)
 
-    def self_attention(self, text: int) -> None:
-        """The image attends to itself and to `text` tokens a sample (0: cross-attention follows)."""
+    def self_attention(self, qkv: Matrix, y: Matrix) -> None:
+        """Attention over all rows of q, k and v, side by side in `qkv`."""
         setup = self.setup
-        if setup.model.ulysses.attention == "packed":
-            self.exchange("qkv", 3 * setup.batch * setup.local)
-            tokens = setup.local * (setup.world_size if setup.ulysses else 1) + text
-            self.attention("attention", tokens, tokens)
-            if setup.ulysses:
-                self.collective("all_gather", "text", self.row_bytes(setup.batch * text))
-            self.exchange("output", setup.batch * setup.local)
-            return
-        rows = setup.batch * (setup.local + text)
-        for name in ("q", "k", "v"):
-            self.exchange(name, rows)
-        tokens = (setup.local + text) * (setup.world_size if setup.ulysses else 1)
-        self.attention("attention", tokens, tokens)
-        self.exchange("output", rows)
+        q, k, v = (qkv.part(column=i * self.heads, columns=self.heads) for i in range(3))
+        if not setup.ulysses:
+            self.attention("attention", q, k, v, y)
+        elif setup.model.ulysses.attention == "packed":
+            self._packed_attention(qkv, y)
+        else:
+            q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+            mine = self.registers.new("attention", q.rows, q.columns)
+            self.attention("attention", q, k, v, mine)
+            self.to_tokens("output", mine, y)
 
-    def cross_attention(self, rows: int, text_rows: int) -> None:
+    def _packed_attention(self, qkv: Matrix, y: Matrix) -> None:
+        """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""
+        setup = self.setup
+        ranks, local, text, share = setup.world_size, setup.local, setup.text, self.heads // setup.world_size
+        size = 3 * local * self.heads
+        buffer = self.buffer("all_to_all", size)
+        sent = Matrix(buffer, 0, ranks * 3 * local, share, share)
+        self.permute(qkv.part(rows=local), sent, (local, 3, ranks, share), (2, 1, 0, 3))
+        self.collective("all_to_all", "qkv", size)
+        whole = []
+        for i in range(3):
+            block = local * share
+            x = Matrix(buffer, size + i * block, ranks, block, 3 * block)
+            whole.append(self.registers.new("qkv"[i], ranks * local + text, share))
+            self.permute(x, whole[i].part(rows=ranks * local), (ranks, local, share), (0, 1, 2))
+            words = qkv.part(local, text, i * self.heads, share)
+            words = msgspec.structs.replace(words, per_rank=share)
+            self.permute(words, whole[i].part(ranks * local), (text, share), (0, 1))
+        mine = self.registers.new("attention", whole[0].rows, share)
+        self.attention("attention", whole[0], whole[1], whole[2], mine)
+        gathered = text * self.heads
+        buffer = self.buffer("all_gather", gathered)
+        place = Matrix(buffer, 0, text, share, share, per_rank=text * share)
+        self.permute(mine.part(ranks * local), place, (text, share), (0, 1))
+        self.collective("all_gather", "text", gathered)
+        self.permute(Matrix(buffer, 0, ranks * text, share, share), y.part(local), (ranks, text, share), (1, 0, 2))
+        self.to_tokens("output", mine.part(rows=ranks * local), y.part(rows=local))
+
+    def projections(self, name: str, x: Matrix, y: Matrix, streams: Streams) -> None:
+        """Matrices side by side in y, as many as x's heads fit: q, k and v of each stream; its own weights each."""
+        for row, rows in streams:
+            for column in range(0, y.columns, self.heads):
+                self.linear(name, x.part(row, rows), y.part(row, rows, column, self.heads))
+
+    def reduced(self, name: str, collective: str, x: Matrix, streams: Streams) -> Matrix:
+        """Project x of each stream to hidden vectors and, under tensor parallelism, sum the ranks' partial results."""
+        rows = sum(n for _, n in streams)
+        size = rows * self.hidden
+        if self.setup.shards > 1:
+            buffer = self.buffer("all_reduce", size)
+            y = Matrix(buffer, 0, rows, self.hidden, self.hidden)
+        else:
+            y = self.registers.new(name, rows, self.hidden)
+        for row, n in streams:
+            self.linear(name, x.part(row, n), y.part(row, n))
+        if self.setup.shards > 1:
+            self.collective("all_reduce", collective, size)
+        return y
+
+    def cross_attention(self) -> None:
         """The image attends to the text."""
-        setup, hidden = self.setup, self.hidden
-        self.linear("cross_qkv", rows, hidden, hidden, "columns")
-        self.linear("cross_qkv", text_rows, hidden, 2 * hidden, "columns", 2)
+        setup, context = self.setup, self.registers.kept["context"]
+        q = self.registers.new("cross_q", self.x.rows, self.heads)
+        kv = self.registers.new("cross_kv", setup.text, 2 * self.heads)
+        self.linear("cross_qkv", self.normed, q)
+        self.projections("cross_qkv", context, kv, [(0, setup.text)])
+        k, v = kv.part(columns=self.heads), kv.part(column=self.heads)
         if setup.model.transformer.qk_norm:
-            self.small("cross_qk_norm", 2 * self.row_bytes(rows + text_rows) // setup.shards, 2)
-        exchanged = setup.ulysses and setup.cross_attention
-        if exchanged:
-            for name, sent in (("cross_q", rows), ("cross_k", text_rows), ("cross_v", text_rows)):
-                self.exchange(name, sent)
-        # every rank sends the whole text, so an exchanged attention sees it world_size times
-        self.attention(
-            "cross_attention",
-            setup.local * (setup.world_size if setup.ulysses else 1),
-            setup.text * (setup.world_size if exchanged else 1),
-        )
-        if exchanged:
-            self.exchange("cross_output", rows)
-        self.linear("cross_out", rows, hidden, hidden, "rows")
-        self.reduce("cross_output", rows)
+            self.rms_norm("cross_qk_norm", q)
+            self.rms_norm("cross_qk_norm", k)
+        y = self.registers.new("cross_attention", q.rows, self.heads)
+        if setup.ulysses and setup.cross_attention:
+            # every rank sends the whole text, so attention sees it world_size times
+            q, k, v = (self.to_heads(name, x) for name, x in (("cross_q", q), ("cross_k", k), ("cross_v", v)))
+            mine = self.registers.new("cross_attention", q.rows, q.columns)
+            self.attention("cross_attention", q, k, v, mine)
+            self.to_tokens("cross_output", mine, y)
+        else:
+            self.attention("cross_attention", q, k, v, y)
+        out = self.reduced("cross_out", "cross_output", y, [(0, y.rows)])
+        self.normalise("residual_norm", self.x, self.normed, out)
 
-    def ffn(self, *streams: int) -> None:
+    def ffn(self, streams: Streams) -> None:
         """Two projections with an activation between them, for each stream of rows; its own weights each."""
-        inner = self.setup.model.transformer.ffn
-        for rows in streams:
-            self.linear("ffn_up", rows, self.hidden, inner, "columns")
-        self.small("activation", sum(streams) * inner // self.setup.shards * BF16 * 2, len(streams))
-        for rows in streams:
-            self.linear("ffn_down", rows, inner, self.hidden, "rows")
-        self.reduce("ffn", sum(streams))
-        self.small("residual", 3 * self.row_bytes(sum(streams)), len(streams))
+        x = self.registers.new("ffn", sum(n for _, n in streams), self.inner)
+        for row, rows in streams:
+            self.linear("ffn_up", self.normed.part(row, rows), x.part(row, rows))
+        for row, rows in streams:
+            self.gelu(x.part(row, rows))
+        out = self.reduced("ffn_down", "ffn", x, streams)
+        for row, rows in streams:
+            self.normalise("residual", self.x.part(row, rows), None, out.part(row, rows))
 
-    def projections(self, name: str, outputs: int, cut: Literal["columns", "rows"], *streams: int) -> None:
-        """q, k and v, or the output, of each stream of rows; its own weights each."""
-        for rows in streams:
-            self.linear(name, rows, self.hidden, outputs * self.hidden, cut, outputs)
+    def gelu(self, x: Matrix) -> None:
+        """The FFN's activation."""
+        self.small("activation", Gelu(x), 2 * x.rows * x.columns)
 
 
-def layer(setup: Setup, shape: BlockShape) -> Layer:
+Streams = Sequence[tuple[int, int]]
+"""(first row, rows) of those parts of a sequence that have weights of their own."""
+
+
+def block(setup: Setup, shape: BlockShape) -> Block:
     """One block of kind `shape`: the weights of a rank in bytes, and what it runs in program order."""
-    block = _Block(setup)
-    image, text = setup.batch * setup.local, setup.batch * setup.text
-    build = {"cross": _cross, "joint": _joint, "double": _double, "double_last": _double_last, "single": _single}
-    build[shape.kind](block, image, text)
-    return Layer((block.weights + shape.small_parameters) * BF16, tuple(block.items))
+    made = _Block(setup, shape)
+    image, text = (0, setup.local), (setup.local, setup.text)
+    if shape.kind == "cross":
+        _cross(made, [image])
+    elif shape.kind == "joint":
+        _streams(made, [(0, setup.local + setup.text)], [6, 6])
+    elif shape.kind == "double":
+        _streams(made, [image, text], [6, 6])
+    elif shape.kind == "double_last":
+        _streams(made, [image, text], [6, 2], last=True)
+    else:
+        _single(made)
+    return made.finish()
 
 
-def _cross(block: _Block, image: int, text: int) -> None:
+def _cross(block: _Block, streams: Streams) -> None:
     block.modulation(6)
-    block.small("norm", 2 * block.row_bytes(image))
-    block.projections("qkv", 3, "columns", image)
-    block.queries_and_keys(image)
-    block.self_attention(0)
-    block.projections("out", 1, "rows", image)
-    block.reduce("output", image)
-    block.small("residual_norm", 4 * block.row_bytes(image))
-    block.cross_attention(image, text)
-    block.small("residual_norm", 4 * block.row_bytes(image))
-    block.ffn(image)
+    _attend(block, streams, streams)
+    block.cross_attention()
+    block.ffn(streams)
 
 
-def _streams(block: _Block, *streams: int) -> None:
-    """Joint attention and FFN of streams with weights of their own."""
-    rows = sum(streams)
-    block.small("norm", 2 * block.row_bytes(rows), len(streams))
-    block.projections("qkv", 3, "columns", *streams)
-    block.queries_and_keys(rows)
-    block.self_attention(block.setup.text)
-    block.projections("out", 1, "rows", *streams)
-    block.reduce("output", rows)
-    block.small("residual_norm", 4 * block.row_bytes(rows), len(streams))
-    block.ffn(*streams)
+def _streams(block: _Block, streams: Streams, modulations: Sequence[int], last: bool = False) -> None:
+    """Joint attention and FFN of streams with weights of their own; of the first alone in the `last` block."""
+    for vectors in modulations:
+        block.modulation(vectors)
+    lasting = streams[:1] if last else streams
+    _attend(block, streams, lasting)
+    block.ffn(lasting)
 
 
-def _joint(block: _Block, image: int, text: int) -> None:
-    block.modulation(6)
-    block.modulation(6)
-    _streams(block, image + text)
+def _attend(block: _Block, streams: Streams, lasting: Streams) -> None:
+    """Norm, self-attention over all streams, and its output added to the `lasting` ones."""
+    x, normed = block.x, block.normed
+    for row, rows in streams:
+        block.normalise("norm", x.part(row, rows), normed.part(row, rows))
+    qkv = block.registers.new("qkv", x.rows, 3 * block.heads)
+    block.projections("qkv", normed, qkv, streams)
+    block.queries_and_keys(qkv)
+    y = block.registers.new("attention", x.rows, block.heads)
+    block.self_attention(qkv, y)
+    out = block.reduced("out", "output", y, lasting)
+    for row, rows in lasting:
+        block.normalise("residual_norm", x.part(row, rows), normed.part(row, rows), out.part(row, rows))
 
 
-def _double(block: _Block, image: int, text: int) -> None:
-    block.modulation(6)
-    block.modulation(6)
-    _streams(block, image, text)
-
-
-def _double_last(block: _Block, image: int, text: int) -> None:
-    block.modulation(6)
-    block.modulation(2)
-    block.small("norm", 2 * block.row_bytes(image + text), 2)
-    block.projections("qkv", 3, "columns", image, text)
-    block.queries_and_keys(image + text)
-    block.self_attention(block.setup.text)
-    block.projections("out", 1, "rows", image)
-    block.reduce("output", image)
-    block.small("residual_norm", 4 * block.row_bytes(image))
-    block.ffn(image)
-
-
-def _single(block: _Block, image: int, text: int) -> None:
-    rows, inner = image + text, block.setup.model.transformer.ffn
+def _single(block: _Block) -> None:
+    """Attention beside the FFN: q, k, v and the FFN's hidden layer from one projection."""
+    x, heads = block.x, block.heads
     block.modulation(3)
-    block.small("norm", 2 * block.row_bytes(rows))
-    block.linear("qkv_mlp", rows, block.hidden, 3 * block.hidden + inner, "columns")
-    block.queries_and_keys(rows)
-    block.self_attention(block.setup.text)
-    block.small("activation", rows * inner // block.setup.shards * BF16 * 2)
-    block.linear("out_mlp", rows, block.hidden + inner, block.hidden, "rows")
-    block.reduce("output", rows)
-    block.small("residual", 3 * block.row_bytes(rows))
-
-
-def activation_bytes(setup: Setup) -> int:
-    """Activations of a rank at the fullest moment of a block, B; buffers of collectives come on top.
-
-    The residual stream and a normed copy of it, with the larger of q, k, v and the attention's output, and the FFN's
-    hidden layer before and after its activation; a single block holds all of these at once.
-    """
-    shapes = setup.model.transformer
-    rows = setup.batch * (setup.local + setup.text)
-    stream = rows * shapes.hidden * BF16
-    heads = 4 * stream // setup.shards
-    inner = 2 * rows * shapes.ffn * BF16 // setup.shards
-    at_once = any(b.kind == "single" for b in setup.model.blocks)
-    return 2 * stream + (heads + inner if at_once else max(heads, inner))
+    block.normalise("norm", x, block.normed)
+    wide = block.registers.new("qkv_mlp", x.rows, 3 * heads + block.inner)
+    block.linear("qkv_mlp", block.normed, wide)
+    qkv = wide.part(columns=3 * heads)
+    block.queries_and_keys(qkv)
+    # attention leaves its output where v was, beside the FFN's hidden layer
+    block.self_attention(qkv, qkv.part(column=2 * heads))
+    block.gelu(wide.part(column=3 * heads))
+    out = block.reduced("out_mlp", "output", wide.part(column=2 * heads), [(0, x.rows)])
+    block.normalise("residual", x, None, out)

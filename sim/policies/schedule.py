@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from sim.policies.parameters import Chunked, Policy, Resident
-from sim.program import RankBuilder, RankProgram
+from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workload import CollectiveOp, Compute, Workload
 
 COMPUTE, COPY = "compute", "copy"
@@ -51,7 +51,7 @@ class Schedule(ABC):
             self._layer(n)
             if (n + 1) % per_step == 0:
                 self.rank.record_step(COMPUTE)
-        return self.rank.build()
+        return self.rank.build(tuple(self._weights()))
 
     @abstractmethod
     def prefetch(self, n: int) -> None:
@@ -92,14 +92,16 @@ class Schedule(ABC):
                 self.rank.buffer(f"slot{slot}", max(self.copied), "slot")
         if self.workload.activation_bytes:
             self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
-        self.collective_buffers: dict[tuple[str, int], str] = {}
-        for op in (op for layer in layers for op in layer.block if not isinstance(op, Compute)):
-            if (op.kind, op.bytes) not in self.collective_buffers:
-                # all_reduce works in place; the others keep their input until the output is complete
-                size = {"all_to_all": 2 * op.bytes, "all_gather": op.bytes, "all_reduce": op.bytes}[op.kind]
-                self.collective_buffers[op.kind, op.bytes] = self.rank.buffer(
-                    f"{op.kind}_{op.bytes:d}", int(size), "collective"
-                )
+        collectives = {op.buffer: op for layer in layers for op in layer.block if not isinstance(op, Compute)}
+        for name, op in collectives.items():
+            # all_reduce and all_gather work in place, all_to_all keeps its input until the output is complete
+            self.rank.buffer(name, int(op.bytes) * (2 if op.kind == "all_to_all" else 1), "collective")
+
+    def _weights(self) -> Iterator[LayerWeights]:
+        offset = 0
+        for layer, copied in zip(self.workload.layers, self.copied, strict=True):
+            yield LayerWeights(layer.bytes, layer.bytes - copied, offset)
+            offset += layer.bytes - copied
 
     def _place(self, n: int) -> tuple[int, int, int]:
         """(step, layer, copied bytes) of the n-th layer executed."""
@@ -131,6 +133,7 @@ class Schedule(ABC):
                     step=step,
                     layer=layer,
                     attention=op.attention,
+                    ops=op.ops,
                 )
             else:
                 self.before_collective()
@@ -146,7 +149,7 @@ class Schedule(ABC):
             op.name or op.kind,
             op.kind,
             int(op.bytes),
-            writes=(self.collective_buffers[op.kind, op.bytes],),
+            writes=(op.buffer,),
             step=step,
             layer=layer,
         )

@@ -22,6 +22,7 @@ from sim.program.commands import (
     HostWait,
     HostWaitEvent,
     Kernel,
+    LayerWeights,
     ProgramError,
     RankProgram,
     RecordEvent,
@@ -29,6 +30,7 @@ from sim.program.commands import (
     WaitFlag,
     WriteFlag,
 )
+from sim.program.ops import AnyOperation
 
 
 class _Access(msgspec.Struct, gc=False):
@@ -101,6 +103,7 @@ class RankBuilder:
         step: int = -1,
         layer: int = -1,
         attention: bool = False,
+        ops: tuple[AnyOperation, ...] = (),
     ) -> None:
         """Enqueue compute."""
         for what, value in (("seconds", seconds or 0.0), ("flops", flops), ("hbm_bytes", hbm_bytes)):
@@ -111,7 +114,9 @@ class RankBuilder:
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
         self._touch(stream, name, reads, writes)
-        self._issue(Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention))
+        self._issue(
+            Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention, ops)
+        )
 
     def copy(
         self,
@@ -225,15 +230,15 @@ class RankBuilder:
         self._awaited_flags.setdefault((flag, value), stream)
         self._issue(WaitFlag(stream, flag, value))
 
-    def build(self) -> RankProgram:
-        """The finished program of this rank."""
+    def build(self, weights: tuple[LayerWeights, ...] = ()) -> RankProgram:
+        """The finished program of this rank, whose layers' weights lie where `weights` says."""
         if self._held:
             raise ProgramError(f"lock {min(self._held)[0]!r} is never given back")
         for (flag, value), stream in self._awaited_flags.items():
             if value != 0 and (flag, value) not in self._written_flags:
                 raise ProgramError(f"stream {stream!r} waits for flag {flag!r} to be {value}, which nobody writes")
         return RankProgram(
-            tuple(tuple(t) for t in self._threads), tuple(self._buffers.values()), tuple(self._step_events)
+            tuple(tuple(t) for t in self._threads), tuple(self._buffers.values()), tuple(self._step_events), weights
         )
 
     def _issue(self, command: AnyCommand) -> None:

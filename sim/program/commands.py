@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from sim.program.ops import AnyOperation
+
 COLLECTIVES = ("all_to_all", "all_reduce", "all_gather")
 CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather"]
 CopyKind = Literal["h2d", "d2h"]
@@ -29,7 +31,7 @@ class Kernel(Command, frozen=True, gc=False):
     """Compute on the GPU: `seconds` if known, else `flops` and `hbm_bytes` for the machine's roofline.
 
     `launches` is the number of device kernels that this command stands for, `attention` whether its flops run at the
-    device's efficiency of attention.
+    device's efficiency of attention. `ops` say what it computes; without them it only takes its time.
     """
 
     name: str
@@ -42,10 +44,14 @@ class Kernel(Command, frozen=True, gc=False):
     step: int = -1
     layer: int = -1
     attention: bool = False
+    ops: tuple[AnyOperation, ...] = ()
 
 
 class Copy(Command, frozen=True, gc=False):
-    """A DMA copy of `bytes` between pinned host memory and device `buffer` (at byte `offset` of it)."""
+    """A DMA copy of `bytes` between pinned host memory and device `buffer` (at byte `offset` of it).
+
+    An h2d copy of `layer` into a slot brings the bytes that follow the layer's resident part by `offset`.
+    """
 
     name: str
     bytes: int
@@ -57,7 +63,11 @@ class Copy(Command, frozen=True, gc=False):
 
 
 class Collective(Command, frozen=True, gc=False):
-    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output)."""
+    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output).
+
+    An all_to_all reads the first `bytes` of the buffer it writes and leaves its output in the next `bytes`; an
+    all_reduce and an all_gather, whose input lies at the rank's place, work in place.
+    """
 
     name: str
     kind: CollectiveKind
@@ -149,15 +159,25 @@ class Buffer(msgspec.Struct, frozen=True, gc=False):
     static: bool = False
 
 
+class LayerWeights(msgspec.Struct, frozen=True, gc=False):
+    """Where a layer's `bytes` of weights lie: the first `resident` ones from byte `offset` of buffer "resident" on."""
+
+    bytes: int
+    resident: int
+    offset: int
+
+
 class RankProgram(msgspec.Struct, frozen=True):
     """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
 
-    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1.
+    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
+    an entry a layer.
     """
 
     threads: tuple[tuple[AnyCommand, ...], ...]
     buffers: tuple[Buffer, ...]
     step_events: tuple[int, ...]
+    weights: tuple[LayerWeights, ...] = ()
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -248,7 +268,7 @@ def instrumented(program: Program) -> Program:
                 else:
                     commands.append(command)
             threads.append(tuple(commands))
-        done[id(rank)] = RankProgram(tuple(threads), rank.buffers, rank.step_events)
+        done[id(rank)] = msgspec.structs.replace(rank, threads=tuple(threads))
     return Program(tuple(done[id(rank)] for rank in program.ranks))
 
 

@@ -1,0 +1,105 @@
+"""What a kernel computes: operations on matrices inside a rank's buffers, as plain data.
+
+A simulated machine needs only a kernel's FLOP and bytes; a machine that really computes needs these. All numbers are
+bf16; offsets, rows, columns and strides count elements.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+WEIGHTS = "weights"
+"""The buffer name that stands for the weights of the kernel's own layer, wherever they lie."""
+
+
+class Matrix(msgspec.Struct, frozen=True, gc=False):
+    """A matrix in `buffer`: element (i, j) lies at `offset` + i * `stride` + j.
+
+    On rank r everything lies r * `per_rank` further on.
+    """
+
+    buffer: str
+    offset: int
+    rows: int
+    columns: int
+    stride: int
+    per_rank: int = 0
+
+    def part(self, row: int = 0, rows: int | None = None, column: int = 0, columns: int | None = None) -> Matrix:
+        """`rows` rows from `row` on, `columns` columns from `column` on (None: all that follow)."""
+        return Matrix(
+            self.buffer,
+            self.offset + row * self.stride + column,
+            self.rows - row if rows is None else rows,
+            self.columns - column if columns is None else columns,
+            self.stride,
+            self.per_rank,
+        )
+
+
+class Operation(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False):
+    """One device kernel."""
+
+    def operands(self) -> list[Matrix]:
+        """All matrices that it reads or writes."""
+        values = (getattr(self, name) for name in self.__struct_fields__)
+        return [v for v in values if isinstance(v, Matrix)]
+
+
+class Linear(Operation, frozen=True, gc=False):
+    """y = x weight^T + bias, with weight [outputs, inputs] and bias [1, outputs]."""
+
+    x: Matrix
+    weight: Matrix
+    bias: Matrix
+    y: Matrix
+
+
+class Attention(Operation, frozen=True, gc=False):
+    """y = softmax(q k^T / sqrt(head)) v for each head of `head` columns; rows are tokens."""
+
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    y: Matrix
+    head: int
+
+
+class Normalise(Operation, frozen=True, gc=False):
+    """x += gate * residual if there is a residual; then y = norm(x) * (1 + scale) + shift if there is a y.
+
+    The norm is over a row: LayerNorm, or RMSNorm with `rms`. Vectors have one row and repeat if they are narrower.
+    """
+
+    x: Matrix
+    y: Matrix | None = None
+    residual: Matrix | None = None
+    gate: Matrix | None = None
+    scale: Matrix | None = None
+    shift: Matrix | None = None
+    rms: bool = False
+
+
+class Rotate(Operation, frozen=True, gc=False):
+    """Rotary embedding in place: neighbouring columns of each head of `head` columns turn by the row's position."""
+
+    x: Matrix
+    head: int
+
+
+class Gelu(Operation, frozen=True, gc=False):
+    """x = gelu(x) in place, by the tanh formula."""
+
+    x: Matrix
+
+
+class Permute(Operation, frozen=True, gc=False):
+    """y = x, read as an array of `shape`, its axes in `order`."""
+
+    x: Matrix
+    y: Matrix
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+
+AnyOperation = Linear | Attention | Normalise | Rotate | Gelu | Permute
