@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import direct_programs, program
 
-from sim.program import Copy, Kernel, Program, ProgramError, RankBuilder, RankProgram, RecordEvent, instrumented
+from sim.program import Copy, Kernel, Program, ProgramError, RankBuilder, RankProgram, RecordEvent, instrument
 
 
 def built(*build: Callable[[RankBuilder], object]) -> RankBuilder:
@@ -262,7 +262,7 @@ def test_programs_survive_json(one: Program) -> None:
 
 @given(direct_programs(2))
 def test_instrumenting_adds_an_event_around_each_copy_and_nothing_else(one: Program) -> None:
-    for before, after in zip(one.ranks, instrumented(one).ranks, strict=True):
+    for before, after in zip(one.ranks, instrument(one, (Copy,)).program.ranks, strict=True):
         assert (before.buffers, before.step_events) == (after.buffers, after.step_events)
         known = {c.event for c in before.commands() if isinstance(c, RecordEvent)}
         for old, new in zip(before.threads, after.threads, strict=True):

@@ -19,7 +19,7 @@ from sim import Scenario, SimulatedMachine, simulate, units
 from sim.fabric import FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import load_profile
 from sim.metrics import lower_bound
-from sim.program import instrumented
+from sim.program import Copy, instrument
 from validation import report
 from validation.compare import Comparison, compare, compare_all, operation_times, summarise
 from validation.wan14b import BISTABLE, DATASET, FITTED, OPERATIONS, Case, load_cases
@@ -158,7 +158,7 @@ def compared(case: Case, law: RateLaw) -> Comparison:
     """As `compare`, under a rate law."""
     profile = case.scenario.profile()
     machine, program = SimulatedMachine(profile, law), case.scenario.program()
-    timeline, operations = machine.run(program), operation_times(machine.run(instrumented(program)))
+    timeline, operations = machine.run(program), operation_times(machine.run(instrument(program, (Copy,)).program))
     times = {n: (median(case.durations(n)), median(operations[p.layer, n] for p in case.parts if p.name == n)) for n in OPERATIONS}  # fmt: skip
     return Comparison(case, median(timeline.step_times()[2:]), lower_bound(timeline, profile), times)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.metrics import metrics
-from sim.program import Collective, Kernel, instrumented
+from sim.program import Collective, Copy, Kernel, instrument
 from sim.timeline import Span, Timeline
 from validation.wan14b import BISTABLE, BLOCK, OPERATIONS, Case
 
@@ -37,7 +37,7 @@ def compare(case: Case, profile: Profile | None = None) -> Comparison:
     program = case.scenario.program()
     timeline = machine.run(program)
     figures = metrics(timeline, profile)
-    predicted = operation_times(machine.run(instrumented(program)))
+    predicted = operation_times(machine.run(instrument(program, (Copy,)).program))
     operations = {}
     for name in OPERATIONS:
         operations[name] = (

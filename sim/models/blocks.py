@@ -229,8 +229,10 @@ class _Block:
             for part in parts:
                 self.rms_norm("qk_norm", part)
         if shapes.rope:
-            for part in parts:
-                self.small("rope", Rotate(part, self.head), 2 * part.rows * part.columns)
+            # the text has no place in the image
+            first = self.setup.local if self.setup.ulysses else 0
+            for part in (p.part(rows=self.setup.local) for p in parts):
+                self.small("rope", Rotate(part, self.head, first), 2 * part.rows * part.columns)
 
     def self_attention(self, qkv: Matrix, y: Matrix) -> None:
         """Attention over all rows of q, k and v, side by side in `qkv`."""

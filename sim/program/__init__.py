@@ -24,6 +24,7 @@ from sim.program.commands import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    Instrumented,
     Kernel,
     LayerWeights,
     Program,
@@ -33,7 +34,7 @@ from sim.program.commands import (
     WaitEvent,
     WaitFlag,
     WriteFlag,
-    instrumented,
+    instrument,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "HostRelease",
     "HostWait",
     "HostWaitEvent",
+    "Instrumented",
     "Kernel",
     "LayerWeights",
     "Program",
@@ -61,5 +63,5 @@ __all__ = [
     "WaitEvent",
     "WaitFlag",
     "WriteFlag",
-    "instrumented",
+    "instrument",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -244,32 +244,55 @@ class Program(msgspec.Struct, frozen=True, dict=True):
         return digest.hexdigest()
 
 
-def instrumented(program: Program) -> Program:
-    """The program with an event recorded before and after each copy, as a measurement of its timeline has.
+class Instrumented(NamedTuple):
+    """A program with events around commands: for each rank (command, event before, event after), in issue order."""
 
-    Those events cost time on the copy stream; step times are therefore taken without them.
+    program: Program
+    brackets: tuple[tuple[tuple[AnyCommand, int, int], ...], ...]
+
+
+def instrument(program: Program, kinds: tuple[type[Command], ...] = (Kernel, Copy, Collective)) -> Instrumented:
+    """The program with an event recorded before and after each command of `kinds`, as a measured timeline has.
+
+    Each copy has two events of its own; on other streams the event after a command also serves as the one before the
+    next. Those events cost time on their streams; step times are therefore taken without them.
     """
-    done: dict[int, RankProgram] = {}
+    done: dict[int, tuple[RankProgram, tuple[tuple[AnyCommand, int, int], ...]]] = {}
     for rank in program.ranks:
-        if id(rank) in done:
-            continue
-        event = 1 + max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
-        threads = []
-        for thread in rank.threads:
-            commands: list[AnyCommand] = []
-            for command in thread:
-                if isinstance(command, Copy):
-                    commands += (
-                        RecordEvent(command.stream, event),
-                        command,
-                        RecordEvent(command.stream, event + 1),
-                    )
-                    event += 2
-                else:
-                    commands.append(command)
-            threads.append(tuple(commands))
-        done[id(rank)] = msgspec.structs.replace(rank, threads=tuple(threads))
-    return Program(tuple(done[id(rank)] for rank in program.ranks))
+        if id(rank) not in done:
+            done[id(rank)] = _instrument_rank(rank, kinds)
+    return Instrumented(
+        Program(tuple(done[id(rank)][0] for rank in program.ranks)),
+        tuple(done[id(rank)][1] for rank in program.ranks),
+    )
+
+
+def _instrument_rank(
+    rank: RankProgram, kinds: tuple[type[Command], ...]
+) -> tuple[RankProgram, tuple[tuple[AnyCommand, int, int], ...]]:
+    event = max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
+    brackets: list[tuple[AnyCommand, int, int]] = []
+    threads = []
+    for thread in rank.threads:
+        commands: list[AnyCommand] = []
+        fresh: dict[str, int] = {}
+        """Stream -> the event that was recorded right after its last command."""
+        for command in thread:
+            if not isinstance(command, kinds):
+                commands.append(command)
+                fresh.pop(command.stream, None)
+                continue
+            before = None if isinstance(command, Copy) else fresh.get(command.stream)
+            if before is None:
+                event += 1
+                before = event
+                commands.append(RecordEvent(command.stream, before))
+            event += 1
+            commands += (command, RecordEvent(command.stream, event))
+            brackets.append((command, before, event))
+            fresh[command.stream] = event
+        threads.append(tuple(commands))
+    return msgspec.structs.replace(rank, threads=tuple(threads)), tuple(brackets)
 
 
 def _collectives(rank: RankProgram) -> list[tuple[str, int]]:

@@ -81,10 +81,14 @@ class Normalise(Operation, frozen=True, gc=False):
 
 
 class Rotate(Operation, frozen=True, gc=False):
-    """Rotary embedding in place: neighbouring columns of each head of `head` columns turn by the row's position."""
+    """Rotary embedding in place: neighbouring columns of each head of `head` columns turn by the row's position.
+
+    The first row's position is 0, on rank r r * `per_rank`.
+    """
 
     x: Matrix
     head: int
+    per_rank: int = 0
 
 
 class Gelu(Operation, frozen=True, gc=False):

@@ -1,0 +1,130 @@
+"""Triton kernels: the fused norms, rotary embedding and activation of a block, and one that only takes time.
+
+Each reads every operand and writes every result once. All matrices are bf16 with rows of any stride; arithmetic is
+fp32.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import globaltimer
+
+BLOCK = 4096
+"""Elements that a program of an elementwise kernel takes."""
+
+
+@triton.jit
+def _normalise(  # type: ignore[no-untyped-def]
+    x, y, residual, gate, scale, shift,
+    x_stride, y_stride, residual_stride, columns, gate_width, scale_width, shift_width, epsilon,
+    HAS_RESIDUAL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_Y: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_SHIFT: tl.constexpr, RMS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    inside = column < columns
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        added = tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
+        if HAS_GATE:
+            added *= tl.load(gate + column % gate_width, mask=inside, other=0.0).to(tl.float32)
+        value += added
+        tl.store(x + row * x_stride + column, value.to(tl.bfloat16), mask=inside)
+    if HAS_Y:
+        mean = 0.0
+        if not RMS:
+            mean = tl.sum(value, 0) / columns
+        centred = tl.where(inside, value - mean, 0.0)
+        value = centred * tl.rsqrt(tl.sum(centred * centred, 0) / columns + epsilon)
+        if HAS_SCALE:
+            value *= 1.0 + tl.load(scale + column % scale_width, mask=inside, other=0.0).to(tl.float32)
+        if HAS_SHIFT:
+            value += tl.load(shift + column % shift_width, mask=inside, other=0.0).to(tl.float32)
+        tl.store(y + row * y_stride + column, value.to(tl.bfloat16), mask=inside)
+
+
+def normalise(
+    x: torch.Tensor,
+    y: torch.Tensor | None,
+    residual: torch.Tensor | None,
+    gate: torch.Tensor | None,
+    scale: torch.Tensor | None,
+    shift: torch.Tensor | None,
+    rms: bool,
+    epsilon: float,
+) -> None:
+    """x += gate * residual; y = norm(x) * (1 + scale) + shift, for x, y and residual [rows, columns]."""
+
+    def width(vector: torch.Tensor | None) -> int:
+        return 1 if vector is None else vector.numel()
+
+    def or_x(operand: torch.Tensor | None) -> torch.Tensor:
+        return x if operand is None else operand
+
+    rows, columns = x.shape
+    _normalise[(rows,)](
+        x, or_x(y), or_x(residual), or_x(gate), or_x(scale), or_x(shift),
+        x.stride(0), or_x(y).stride(0), or_x(residual).stride(0), columns,
+        width(gate), width(scale), width(shift), epsilon,
+        HAS_RESIDUAL=residual is not None, HAS_GATE=gate is not None, HAS_Y=y is not None,
+        HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, RMS=rms,
+        WIDTH=triton.next_power_of_2(columns), num_warps=8,
+    )  # fmt: skip
+
+
+@triton.jit
+def _rotate(x, stride, columns, head, start, log_base, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    pair = tl.arange(0, WIDTH)
+    inside = 2 * pair < columns
+    first = tl.load(x + row * stride + 2 * pair, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(x + row * stride + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
+    angle = (start + row).to(tl.float32) * tl.exp(-log_base * (2 * pair % head).to(tl.float32) / head)
+    cosine, sine = tl.cos(angle), tl.sin(angle)
+    tl.store(x + row * stride + 2 * pair, (first * cosine - second * sine).to(tl.bfloat16), mask=inside)
+    tl.store(x + row * stride + 2 * pair + 1, (first * sine + second * cosine).to(tl.bfloat16), mask=inside)
+
+
+def rotate(x: torch.Tensor, head: int, start: int, log_base: float) -> None:
+    """Rotary embedding of x [rows, columns] in place, heads of `head` columns, positions from `start` on."""
+    rows, columns = x.shape
+    width = triton.next_power_of_2(columns // 2)
+    _rotate[(rows,)](x, x.stride(0), columns, head, start, log_base, WIDTH=width, num_warps=8)
+
+
+@triton.jit
+def _gelu(x, stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = column < columns
+    value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    inner = 0.7978845608028654 * (value + 0.044715 * value * value * value)
+    value = value * tl.sigmoid(2 * inner)  # 0.5 (1 + tanh(inner)) = sigmoid(2 inner)
+    tl.store(x + row * stride + column, value.to(tl.bfloat16), mask=inside)
+
+
+def gelu(x: torch.Tensor) -> None:
+    """x = gelu(x) in place (tanh formula), for x [rows, columns]."""
+    rows, columns = x.shape
+    _gelu[(rows, triton.cdiv(columns, BLOCK))](x, x.stride(0), columns, WIDTH=BLOCK, num_warps=8)
+
+
+@triton.jit
+def _spin(out, nanoseconds):  # type: ignore[no-untyped-def]
+    start = globaltimer()
+    now = start
+    while now - start < nanoseconds:
+        now = globaltimer()
+    tl.store(out, now)
+
+
+_OUT: dict[torch.device, torch.Tensor] = {}
+
+
+def spin(device: torch.device, seconds: float) -> None:
+    """Keep one SM of `device` busy for `seconds` by the GPU's own clock."""
+    if device not in _OUT:
+        _OUT[device] = torch.zeros(1, dtype=torch.int64, device=device)
+    _spin[(1,)](_OUT[device], round(seconds * 1e9), num_warps=1)

@@ -1,0 +1,163 @@
+"""Operations of kernels as calls on tensors: Triton and cuBLAS on a GPU, plain torch on a CPU.
+
+On a CPU matrix products and attention run in fp64 and are rounded to bf16: the result is then the same bits however
+a product is cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from calibration.torch_machine.streams import Call
+from sim.program.ops import AnyOperation, Attention, Gelu, Linear, Matrix, Normalise, Permute, Rotate
+
+EPSILON = 1e-6
+"""Of norms."""
+
+LOG_BASE = math.log(10_000.0)
+"""Of the rotary embedding's wavelengths."""
+
+
+class Piece(NamedTuple):
+    """Rows of a weight matrix from `row` on, contiguous in memory."""
+
+    row: int
+    tensor: torch.Tensor
+
+
+class Views(NamedTuple):
+    """Finds the memory of matrices: those that lie whole, and a layer's weights, which may lie in two pieces."""
+
+    whole: Callable[[Matrix], torch.Tensor]
+    pieces: Callable[[Matrix], Sequence[Piece]]
+    rank: int
+
+
+def build(op: AnyOperation, views: Views, on_gpu: bool) -> Call:
+    """A call that runs `op` on the current stream."""
+    if isinstance(op, Linear):
+        return _linear(op, views, on_gpu)
+    if isinstance(op, Attention):
+        return _attention(op, views, on_gpu)
+    if isinstance(op, Permute):
+        return _permute(op, views)
+    if isinstance(op, Normalise):
+        return _normalise(op, views, on_gpu)
+    if isinstance(op, Gelu):
+        return _gelu(views.whole(op.x), on_gpu)
+    return _rotate(op, views, on_gpu)
+
+
+def _linear(op: Linear, views: Views, on_gpu: bool) -> Call:
+    x, y, bias = views.whole(op.x), views.whole(op.y), views.whole(op.bias)[0]
+    parts = []
+    for row, weight in views.pieces(op.weight):
+        rows = slice(row, row + weight.shape[0])
+        parts.append((bias[rows], weight.t(), y[:, rows]))
+    if on_gpu:
+
+        def call() -> None:
+            for bias_part, weight, out in parts:
+                torch.addmm(bias_part, x, weight, out=out)
+    else:
+
+        def call() -> None:
+            for bias_part, weight, out in parts:
+                out.copy_(torch.addmm(bias_part.double(), x.double(), weight.double()))
+
+    return call
+
+
+def _attention(op: Attention, views: Views, on_gpu: bool) -> Call:
+    def heads(matrix: Matrix) -> torch.Tensor:
+        tensor = views.whole(matrix)
+        return tensor.unflatten(1, (-1, op.head)).transpose(0, 1).unsqueeze(0)
+
+    q, k, v, y = heads(op.q), heads(op.k), heads(op.v), heads(op.y)
+    if on_gpu:
+        return lambda: y.copy_(F.scaled_dot_product_attention(q, k, v))
+
+    def call() -> None:
+        y.copy_(F.scaled_dot_product_attention(q.double(), k.double(), v.double()))
+
+    return call
+
+
+def _permute(op: Permute, views: Views) -> Call:
+    x = _as_array(views.whole(op.x), op.shape).permute(op.order)
+    y = _as_array(views.whole(op.y), x.shape)
+    return lambda: y.copy_(x)
+
+
+def _as_array(matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A view of a strided matrix as an array of `shape`, whose first axes make up the rows."""
+    for split in range(1, len(shape)):
+        if math.prod(shape[:split]) == matrix.shape[0]:
+            return matrix.unflatten(1, tuple(shape[split:])).unflatten(0, tuple(shape[:split]))
+    return matrix.view(tuple(shape))  # an axis runs over rows and columns: only a matrix without gaps can be seen so
+
+
+def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
+    def optional(matrix: Matrix | None) -> torch.Tensor | None:
+        return None if matrix is None else views.whole(matrix)
+
+    x, y, residual = views.whole(op.x), optional(op.y), optional(op.residual)
+    gate, scale, shift = optional(op.gate), optional(op.scale), optional(op.shift)
+    if on_gpu:
+        from calibration.torch_machine.kernels import normalise
+
+        return lambda: normalise(x, y, residual, gate, scale, shift, op.rms, EPSILON)
+
+    def vector(value: torch.Tensor) -> torch.Tensor:
+        return value.float().repeat(1, x.shape[1] // value.shape[1])
+
+    def call() -> None:
+        value = x.float()
+        if residual is not None:
+            value = value + residual.float() * (1.0 if gate is None else vector(gate))
+            x.copy_(value)
+        if y is not None:
+            if not op.rms:
+                value = value - value.mean(1, keepdim=True)
+            value = value * torch.rsqrt(value.square().mean(1, keepdim=True) + EPSILON)
+            if scale is not None:
+                value = value * (1 + vector(scale))
+            if shift is not None:
+                value = value + vector(shift)
+            y.copy_(value)
+
+    return call
+
+
+def _gelu(x: torch.Tensor, on_gpu: bool) -> Call:
+    if on_gpu:
+        from calibration.torch_machine.kernels import gelu
+
+        return lambda: gelu(x)
+    return lambda: x.copy_(F.gelu(x.float(), approximate="tanh"))
+
+
+def _rotate(op: Rotate, views: Views, on_gpu: bool) -> Call:
+    x, first = views.whole(op.x), views.rank * op.per_rank
+    if on_gpu:
+        from calibration.torch_machine.kernels import rotate
+
+        return lambda: rotate(x, op.head, first, LOG_BASE)
+
+    rows, columns = x.shape
+    pair = torch.arange(columns // 2)
+    angle = torch.arange(first, first + rows)[:, None] * torch.exp(-LOG_BASE * (2 * pair % op.head) / op.head)
+    cosine, sine = angle.cos(), angle.sin()
+    pairs = x.unflatten(1, (-1, 2))
+
+    def call() -> None:
+        first, second = pairs[..., 0].float(), pairs[..., 1].float()
+        pairs[..., 0] = first * cosine - second * sine
+        pairs[..., 1] = first * sine + second * cosine
+
+    return call

@@ -1,0 +1,318 @@
+"""Runs one rank's program on its device: issues every command in order, from as many host threads as it has."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from calibration.torch_machine.memory import BF16, HostWeights, Memory
+from calibration.torch_machine.operations import build
+from calibration.torch_machine.streams import Call, Device, Event, Stream
+from sim.program import (
+    AnyCommand,
+    Collective,
+    Copy,
+    HostAcquire,
+    HostAdd,
+    HostRelease,
+    HostWait,
+    HostWaitEvent,
+    Kernel,
+    ProgramError,
+    RankProgram,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
+from sim.program.ops import AnyOperation, Matrix
+
+
+class RankResult(msgspec.Struct):
+    """What one rank's run gives; times in s since all ranks left a common collective."""
+
+    events: dict[int, float]
+    """Event -> time, of timed events."""
+    issue_s: float
+    """How long host thread 0 took to issue its commands."""
+    output: str
+    """SHA-256 of the activations after the last command."""
+    finite: bool
+    """Whether all activations are finite numbers."""
+    landed: bool
+    """Whether every slot holds the bytes of the layer last copied into it."""
+    memory_bytes: int
+    """Peak device memory of the program's buffers and of what its kernels allocated."""
+    workspace_bytes: int
+    """Device memory that libraries keep: cuBLAS workspaces, compiled kernels' constants."""
+
+
+class Runner:
+    """One run of a rank's program. `timed` are the events whose times are wanted."""
+
+    def __init__(
+        self, device: Device, program: RankProgram, host: HostWeights, rank: int, world_size: int, timed: set[int]
+    ) -> None:
+        self.device = device
+        self.program = program
+        self.rank = rank
+        self.world_size = world_size
+        self.timed = timed
+        self.before_bytes = _allocated(device)
+        self.memory = Memory(device, program, host, rank)
+        recorded = [c.event for c in program.commands() if isinstance(c, RecordEvent)]
+        self.events: dict[int, Event] = {e: device.event(e in timed) for e in recorded}
+        self.recorded_on = {c.event: c.stream for c in program.commands() if isinstance(c, RecordEvent)}
+        self.counters: dict[str, int] = {}
+        self.counters_changed = threading.Condition()
+        self.locks: dict[str, FairLock] = {}
+        self.last_copy: dict[str, tuple[int, int]] = {}
+        self.operations: dict[tuple[int, int, str | None], Sequence[Call]] = {}
+        self.prepare: dict[type, Callable[..., Call]] = {
+            Kernel: self._kernel,
+            Copy: self._copy,
+            Collective: self._collective,
+            RecordEvent: lambda c: self._stream(c).record(self.events[c.event]),
+            WaitEvent: lambda c: self._stream(c).wait(self.events[c.event]),
+            WriteFlag: lambda c: self._stream(c).write_flag(c.flag, c.value),
+            WaitFlag: lambda c: self._stream(c).wait_flag(c.flag, c.value),
+            HostWaitEvent: self._host_wait_event,
+            HostAdd: self._host_add,
+            HostWait: self._host_wait,
+            HostAcquire: lambda c: self._lock(c.lock).acquire,
+            HostRelease: lambda c: self._lock(c.lock).release,
+        }
+        self.threads = [[self.prepare[type(c)](c) for c in thread] for thread in program.threads]
+
+    def run(self) -> RankResult:
+        """Warm up, run the program to its end, look at what it left."""
+        device, main = self.device, self.program.step_stream()
+        buffers = _allocated(device)
+        self._warm_up()
+        workspace = _allocated(device) - buffers
+        self.memory.randomise(device)
+        device.reset()
+        _reset_peak(device)
+        device.stream(main).run(lambda: dist.all_reduce(torch.zeros(1, device=device.torch_device)))()
+        device.start(main)
+        began = time.perf_counter()
+        others = [threading.Thread(target=self._issue, args=(t,), daemon=True) for t in self.threads[1:]]
+        for thread in others:
+            thread.start()
+        self._issue(self.threads[0])
+        issued = time.perf_counter() - began
+        for thread in others:
+            thread.join()
+        device.synchronize()
+        peak = _peak(device) - self.before_bytes - workspace
+        return RankResult(
+            events={e: self.events[e].time() for e in self.timed},
+            issue_s=issued,
+            output=self._digest(),
+            finite=self._finite(),
+            landed=self._landed(),
+            memory_bytes=peak,
+            workspace_bytes=workspace,
+        )
+
+    def _issue(self, calls: Sequence[Call]) -> None:
+        self.device.enter()
+        for call in calls:
+            call()
+
+    def held(self) -> str:
+        """Where the run is: the first event of each stream that has not completed."""
+        waiting: dict[str, str] = {}
+        last: dict[str, str] = {}
+        for command in self.program.commands():
+            if isinstance(command, RecordEvent) and not self.events[command.event].done():
+                waiting.setdefault(
+                    command.stream, f"event {command.event}, after {last.get(command.stream, 'nothing')}"
+                )
+            elif command.stream:
+                last[command.stream] = msgspec.json.encode(command).decode()[:200]
+        return "; ".join(f"stream {name!r} has not reached {what}" for name, what in waiting.items())
+
+    def _stream(self, command: AnyCommand) -> Stream:
+        return self.device.stream(command.stream)
+
+    def _kernel(self, command: Kernel) -> Call:
+        if command.ops:
+            calls = self._calls(command)
+        elif command.seconds is not None:
+            calls = [self.device.spin(command.seconds / command.launches)] * command.launches
+        else:
+            raise ProgramError(
+                f"kernel {command.name!r} gives FLOP and bytes but not what it computes: give seconds, or a model with "
+                "batch 1"
+            )
+
+        def launch() -> None:
+            for call in calls:
+                call()
+
+        return self._stream(command).run(launch)
+
+    def _calls(self, command: Kernel) -> Sequence[Call]:
+        slot = next((b for b in command.reads if b in self.memory.buffers and b.startswith("slot")), None)
+        key = id(command.ops), command.layer, slot
+        if key not in self.operations:
+            views = self.memory.views(command.layer, slot)
+            self.operations[key] = [build(op, views, self.device.kind == "cuda") for op in command.ops]
+        return self.operations[key]
+
+    def _copy(self, command: Copy) -> Call:
+        target, source = self.memory.landing(command.buffer, command.layer, command.offset, command.bytes)
+        self.last_copy[command.buffer] = (
+            command.layer,
+            max(
+                command.offset + command.bytes,
+                self.last_copy[command.buffer][1]
+                if self.last_copy.get(command.buffer, (-1,))[0] == command.layer
+                else 0,
+            ),
+        )
+        return self._stream(command).copy(target, source)
+
+    def _collective(self, command: Collective) -> Call:
+        return self._stream(command).run(self._collective_call(command))
+
+    def _collective_call(self, command: Collective) -> Call:
+        buffer = self.memory.buffers[command.writes[0]]
+        whole = command.bytes // (BF16 * self.world_size) * BF16 * self.world_size
+        if command.kind == "all_to_all":
+            sent = buffer[:whole].view(torch.bfloat16)
+            received = buffer[command.bytes // BF16 * BF16 :][:whole].view(torch.bfloat16)
+            return lambda: dist.all_to_all_single(received, sent)
+        if command.kind == "all_reduce":
+            values = buffer[: command.bytes // BF16 * BF16].view(torch.bfloat16)
+            return lambda: dist.all_reduce(values)
+        part = whole // self.world_size
+        gathered = buffer[:whole].view(torch.bfloat16)
+        mine = buffer[self.rank * part :][:part].view(torch.bfloat16)
+        return lambda: dist.all_gather_into_tensor(gathered, mine)
+
+    def _host_wait_event(self, command: HostWaitEvent) -> Call:
+        event = self.events[command.event]
+        if not command.poll:
+            return event.synchronize
+
+        def poll() -> None:
+            while not event.done():
+                time.sleep(command.poll)
+
+        return poll
+
+    def _host_add(self, command: HostAdd) -> Call:
+        def add() -> None:
+            with self.counters_changed:
+                self.counters[command.counter] = self.counters.get(command.counter, 0) + command.delta
+                self.counters_changed.notify_all()
+
+        return add
+
+    def _host_wait(self, command: HostWait) -> Call:
+        least = -(10**18) if command.least is None else command.least
+        most = 10**18 if command.most is None else command.most
+
+        def holds() -> bool:
+            return least <= self.counters.get(command.counter, 0) <= most
+
+        def wait() -> None:
+            with self.counters_changed:
+                self.counters_changed.wait_for(holds)
+
+        def poll() -> None:
+            while not holds():
+                time.sleep(command.poll)
+
+        return poll if command.poll else wait
+
+    def _lock(self, name: str) -> FairLock:
+        return self.locks.setdefault(name, FairLock())
+
+    def _warm_up(self) -> None:
+        """Run every kernel and collective once: a lazy load while a stream waits on a flag would never end."""
+        stream = self.device.stream(self.program.step_stream())
+        warm: set[object] = set()
+        for command in self.program.commands():
+            if isinstance(command, Kernel) and command.ops:
+                keyed = list(
+                    zip((self._shape(op, command.layer) for op in command.ops), self._calls(command), strict=True)
+                )
+            elif isinstance(command, Kernel):
+                keyed = [(Kernel, self.device.spin(0.0))]
+            elif isinstance(command, Collective):
+                keyed = [((command.kind, command.bytes), self._collective_call(command))]
+            else:
+                continue
+            for key, call in keyed:
+                if key not in warm:
+                    warm.add(key)
+                    stream.run(call)()
+        self.device.synchronize()
+
+    def _shape(self, op: AnyOperation, layer: int) -> object:
+        """What decides which device kernel an operation runs: its kind, its matrices' shapes and where they are cut."""
+        values = (getattr(op, name) for name in op.__struct_fields__)
+        return type(op), *(self.memory.shape(v, layer) if isinstance(v, Matrix) else v for v in values)
+
+    def _digest(self) -> str:
+        activations = self.memory.buffers.get("activations")
+        content = b"" if activations is None else activations.cpu().numpy().tobytes()
+        return hashlib.sha256(content).hexdigest()
+
+    def _finite(self) -> bool:
+        activations = self.memory.buffers.get("activations")
+        if activations is None:
+            return True
+        values = activations[: activations.nbytes // BF16 * BF16].view(torch.bfloat16)
+        return bool(torch.isfinite(values).all())
+
+    def _landed(self) -> bool:
+        for buffer, (layer, size) in self.last_copy.items():
+            target, source = self.memory.landing(buffer, layer, 0, size)
+            if not torch.equal(target.cpu(), source):
+                return False
+        return True
+
+
+class FairLock:
+    """A lock that threads get in the order of their asking."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._queue: deque[int] = deque()
+
+    def acquire(self) -> None:
+        """Hold the calling thread until it is its turn."""
+        me = threading.get_ident()
+        with self._changed:
+            self._queue.append(me)
+            self._changed.wait_for(lambda: self._queue[0] == me)
+
+    def release(self) -> None:
+        """Let the next one go on."""
+        with self._changed:
+            self._queue.popleft()
+            self._changed.notify_all()
+
+
+def _allocated(device: Device) -> int:
+    return torch.cuda.memory_allocated(device.torch_device) if device.kind == "cuda" else 0
+
+
+def _reset_peak(device: Device) -> None:
+    if device.kind == "cuda":
+        torch.cuda.reset_peak_memory_stats(device.torch_device)
+
+
+def _peak(device: Device) -> int:
+    return torch.cuda.max_memory_allocated(device.torch_device) if device.kind == "cuda" else 0

@@ -1,0 +1,109 @@
+"""A rank's process: joins the process group, then runs programs that its parent sends, one after the other."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import traceback
+from datetime import timedelta
+from multiprocessing.connection import Connection
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from calibration.torch_machine.memory import HostWeights
+from calibration.torch_machine.runner import RankResult, Runner
+from calibration.torch_machine.streams import CpuDevice, Device
+from sim.program import RankProgram
+
+
+class Job(msgspec.Struct):
+    """A program to run, the events to time, and after how many seconds to give up."""
+
+    program: RankProgram
+    timed: list[int]
+    timeout_s: float
+
+
+class Failure(msgspec.Struct):
+    """Why a job has no result."""
+
+    reason: str
+    deadlock: bool = False
+
+
+class Answer(msgspec.Struct):
+    """A job's result, or its failure."""
+
+    result: RankResult | None = None
+    failure: Failure | None = None
+
+
+def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -> None:
+    """Run jobs from `pipe` until it closes. `store` is a file that all ranks share, `kind` "cuda" or "cpu"."""
+    try:
+        device = _device(kind, rank)
+        dist.init_process_group(
+            device.backend,
+            store=dist.FileStore(store, world_size),
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(minutes=10),
+            device_id=device.torch_device if kind == "cuda" else None,
+        )
+        pipe.send_bytes(msgspec.msgpack.encode(Answer()))
+    except Exception as error:
+        pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=Failure(f"{type(error).__name__}: {error}"))))
+        return
+    host: HostWeights | None = None
+    while True:
+        try:
+            job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
+        except EOFError:
+            break
+        sizes = tuple(w.bytes for w in job.program.weights)
+        if host is None or host.sizes != sizes:
+            host = None
+            device.release()
+            host = HostWeights(device, sizes)
+        answer = _run(device, job, host, rank, world_size, pipe)
+        gc.collect()
+        if kind == "cuda":
+            torch.cuda.empty_cache()
+        pipe.send_bytes(msgspec.msgpack.encode(answer))
+    dist.destroy_process_group()
+    device.close()
+
+
+def _device(kind: str, rank: int) -> Device:
+    if kind == "cpu":
+        torch.set_num_threads(1)
+        return CpuDevice()
+    from calibration.torch_machine.cuda import CudaDevice
+
+    return CudaDevice(rank)
+
+
+def _run(device: Device, job: Job, host: HostWeights, rank: int, world_size: int, pipe: Connection) -> Answer:
+    runner: list[Runner] = []
+
+    def give_up() -> None:
+        # whatever holds the main thread, a driver call or a full queue, will not let go: say so and end
+        where = runner[0].held() if runner else "it was still preparing"
+        failure = Failure(f"rank {rank} has not ended after {job.timeout_s:g} s: {where}", deadlock=True)
+        pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=failure)))
+        os._exit(1)
+
+    timer = threading.Timer(job.timeout_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        runner.append(Runner(device, job.program, host, rank, world_size, set(job.timed)))
+        return Answer(result=runner[0].run())
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error} ({where.name})"))
+    finally:
+        timer.cancel()
