@@ -94,12 +94,16 @@ class Layer(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """What one rank does: `passes_per_step` times through `layers` in each of `steps` steps."""
+    """What one rank does: `passes_per_step` times through `layers` in each of `steps` steps.
+
+    `scratch_bytes` are taken by kernels for themselves, on top of the activations.
+    """
 
     layers: tuple[Layer, ...]
     steps: int
     passes_per_step: int = 1
     activation_bytes: int = 0
+    scratch_bytes: int = 0
 
 
 class Explicit(Config, frozen=True):

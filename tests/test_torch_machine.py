@@ -19,10 +19,10 @@ from sim.workload import Workload
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from calibration.torch_machine import MachineError, TorchMachine  # noqa: E402
+from calibration.torch_machine.cpu import CpuDevice  # noqa: E402
 from calibration.torch_machine.memory import HostWeights, Memory  # noqa: E402
 from calibration.torch_machine.operations import build as build_operation  # noqa: E402
 from calibration.torch_machine.runner import FairLock  # noqa: E402
-from calibration.torch_machine.streams import CpuDevice  # noqa: E402
 
 MODELS = {
     "cross": "wan2.1-1.3b",
@@ -45,7 +45,7 @@ def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: i
     setup = Setup(shapes, parallelism, world_size, 1, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
     blocks = [block(setup, shape) for shape in shapes.blocks]
     activations = 2 * max(b.activations for b in blocks)
-    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations)
+    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, 2 * max(b.scratch for b in blocks))
 
 
 POLICIES: list[dict[str, Any]] = [
@@ -190,7 +190,7 @@ class Ranks:
         host = HostWeights(device, [w.bytes for w in self.program.weights])
         self.memories = [Memory(device, self.program, host, rank) for rank in range(program.world_size)]
         for memory in self.memories:
-            memory.randomise(device)
+            memory.randomise()
 
     def after(self, rank: int, offset: int, elements: int) -> Any:
         """Activations of `rank` from an element on, in whole places of 128."""
@@ -245,27 +245,30 @@ def test_what_cannot_run_is_said(alone: TorchMachine) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.77, 1.0])
 def test_weights_are_found_wherever_the_cut_runs(fraction: float) -> None:
-    """Each matrix, put together from its pieces, is the layer's own bytes."""
-    policy = policy_of({"kind": "chunked", "chunk_bytes": "1 MiB", "resident_fraction": fraction})
+    """What a kernel sees as a layer's weights is the layer's own bytes, resident or copied."""
+    policy = policy_of({"kind": "chunked", "chunk_bytes": "1 KiB", "resident_fraction": fraction})
     program = build(tiny("wan2.1-1.3b"), policy, 1).ranks[0]
     device = CpuDevice()
     host = HostWeights(device, [w.bytes for w in program.weights])
     memory = Memory(device, program, host, 0)
-    cut = 0
     for layer in range(2):
+        slot = f"slot{layer}" if fraction < 1 else None
         for command in program.commands():
             if isinstance(command, Copy) and command.layer == layer:
-                target, source = memory.landing("slot0", layer, command.offset, command.bytes)
+                target, source = memory.landing(f"slot{layer}", layer, command.offset, command.bytes)
                 target.copy_(source)
-        views = memory.views(layer, "slot0" if fraction < 1 else None)
+        assert torch.equal(memory.layer(layer, slot), host.layers[layer])
         kernels = [c for c in program.commands() if isinstance(c, Kernel) and c.layer == layer]
         for matrix in {m for k in kernels for op in k.ops for m in op.operands() if m.buffer == "weights"}:
-            pieces = views.pieces(matrix)
-            cut += len(pieces) > 1
-            whole = torch.cat([p.tensor for p in pieces])
+            seen = memory.views(layer, slot).of(matrix).flatten()
             expected = host.layers[layer].view(torch.bfloat16)[matrix.offset :][: matrix.rows * matrix.columns]
-            assert torch.equal(whole.flatten().view(torch.uint8), expected.view(torch.uint8))
-    assert bool(cut) == (0 < fraction < 1)
+            assert torch.equal(seen.view(torch.uint8), expected.view(torch.uint8))
+    page = device.granule
+    resident = sum(w.resident for w in program.weights)
+    slots = sum(b.bytes for b in program.buffers if b.kind == "slot")
+    assert resident + slots <= memory.mapped_bytes <= resident + slots + page * (len(program.weights) + 2)
+    del seen
+    memory.close()
 
 
 def test_a_fair_lock_is_given_in_the_order_of_asking() -> None:

@@ -6,11 +6,12 @@ a tenth of what a torch operator does, and small chunks would otherwise be bound
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
-from calibration.torch_machine.streams import Call, Device, Event, Stream
+from calibration.torch_machine.device import Call, Device, Event, Physical, Stream
 
 try:
     from cuda.bindings import driver
@@ -25,9 +26,23 @@ class MissingBindingsError(RuntimeError):
         super().__init__("the package cuda-bindings is missing: install it to run programs on CUDA devices")
 
 
-def _check(result: tuple[Any, ...]) -> None:
+def _call(function: Any, *arguments: Any) -> Any:
+    """What a call to the driver gives. Raises RuntimeError with its error's name."""
+    result = function(*arguments)
     if result[0] != 0:
-        raise RuntimeError(f"the CUDA driver answered {result[0]!r}")
+        raise RuntimeError(f"{function.__name__} answered {getattr(result[0], 'name', result[0])}")
+    return result[1] if len(result) > 1 else None
+
+
+class _Mapping(NamedTuple):
+    """A range of addresses, as torch takes it: an array of bytes (the CUDA array interface, version 3)."""
+
+    address: int
+    size: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": (self.size,), "typestr": "|u1", "data": (self.address, False), "version": 3}
 
 
 class _CudaEvent(Event):
@@ -63,9 +78,9 @@ class _CudaStream(Stream):
         handle, size, to_device = self._handle, target.nbytes, target.is_cuda
         if to_device:
             pointer, host = driver.CUdeviceptr(target.data_ptr()), source.data_ptr()
-            return lambda: _check(driver.cuMemcpyHtoDAsync(pointer, host, size, handle))
+            return lambda: _call(driver.cuMemcpyHtoDAsync, pointer, host, size, handle)
         pointer, host = driver.CUdeviceptr(source.data_ptr()), target.data_ptr()
-        return lambda: _check(driver.cuMemcpyDtoHAsync(host, pointer, size, handle))
+        return lambda: _call(driver.cuMemcpyDtoHAsync, host, pointer, size, handle)
 
     def record(self, event: Event) -> Call:
         assert isinstance(event, _CudaEvent)
@@ -77,12 +92,12 @@ class _CudaStream(Stream):
 
     def write_flag(self, flag: str, value: int) -> Call:
         handle, word = self._handle, self._device.flag(flag)
-        return lambda: _check(driver.cuStreamWriteValue32(handle, word, value, 0))
+        return lambda: _call(driver.cuStreamWriteValue32, handle, word, value, 0)
 
     def wait_flag(self, flag: str, value: int) -> Call:
         handle, word = self._handle, self._device.flag(flag)
         equal = driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ
-        return lambda: _check(driver.cuStreamWaitValue32(handle, word, value, equal))
+        return lambda: _call(driver.cuStreamWaitValue32, handle, word, value, equal)
 
 
 class CudaDevice(Device):
@@ -103,6 +118,14 @@ class CudaDevice(Device):
         self._flags: dict[str, int] = {}
         self._streams: dict[str, _CudaStream] = {}
         self._registered: list[torch.Tensor] = []
+        self._handles: list[Any] = []
+        self._mappings: list[tuple[_Mapping, list[tuple[int, int]]]] = []
+        self._properties = driver.CUmemAllocationProp()
+        self._properties.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+        self._properties.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
+        self._properties.location.id = index
+        minimum = driver.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
+        self.granule = int(_call(driver.cuMemGetAllocationGranularity, self._properties, minimum))
         self.origin = torch.cuda.Event(enable_timing=True)
         # one attention kernel whatever the shapes: results must be the same bits under every policy
         self.attention = "cudnn" if torch.cuda.get_device_capability(self.torch_device)[0] >= 9 else "flash"
@@ -129,7 +152,7 @@ class CudaDevice(Device):
     def pinned(self, size: int) -> torch.Tensor:
         # torch's own pinned allocator rounds up to a power of two
         memory = torch.empty(size, dtype=torch.uint8)
-        _check((int(torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), size, 0)),))
+        _call(driver.cuMemHostRegister, memory.data_ptr(), size, 0)
         self._registered.append(memory)
         return memory
 
@@ -143,6 +166,38 @@ class CudaDevice(Device):
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
+    def physical(self, size: int) -> Physical:
+        handle = _call(driver.cuMemCreate, size, self._properties, 0) if size else None
+        if handle is not None:
+            self._handles.append(handle)
+        return handle
+
+    def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
+        total = sum(size for _, size in parts)
+        base = int(_call(driver.cuMemAddressReserve, total, 0, driver.CUdeviceptr(0), 0))
+        mapping, pieces, at = _Mapping(base, total), [], base
+        for handle, size in parts:
+            if size:
+                _call(driver.cuMemMap, driver.CUdeviceptr(at), size, 0, handle, 0)
+                pieces.append((at, size))
+            at += size
+        access = driver.CUmemAccessDesc()
+        access.location = self._properties.location
+        access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+        _call(driver.cuMemSetAccess, driver.CUdeviceptr(base), total, [access], 1)
+        self._mappings.append((mapping, pieces))
+        return torch.as_tensor(mapping, device=self.torch_device)
+
+    def unmap(self) -> None:
+        self.synchronize()
+        while self._mappings:
+            mapping, pieces = self._mappings.pop()
+            for address, size in pieces:
+                _call(driver.cuMemUnmap, driver.CUdeviceptr(address), size)
+            _call(driver.cuMemAddressFree, driver.CUdeviceptr(mapping.address), mapping.size)
+        while self._handles:
+            _call(driver.cuMemRelease, self._handles.pop())
+
     def spin(self, seconds: float) -> Call:
         from calibration.torch_machine.kernels import spin
 
@@ -154,7 +209,10 @@ class CudaDevice(Device):
     def release(self) -> None:
         self.synchronize()
         while self._registered:
-            _check((int(torch.cuda.cudart().cudaHostUnregister(self._registered.pop().data_ptr())),))
+            _call(driver.cuMemHostUnregister, self._registered.pop().data_ptr())
+
+    def trim(self) -> None:
+        torch.cuda.empty_cache()
 
     def close(self) -> None:
         self.release()

@@ -75,23 +75,26 @@ def normalise(
 
 
 @triton.jit
-def _rotate(x, stride, columns, head, start, log_base, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotate(x, stride, pairs, head, start, log_base, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     pair = tl.arange(0, WIDTH)
-    inside = 2 * pair < columns
-    first = tl.load(x + row * stride + 2 * pair, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(x + row * stride + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
+    inside = pair < pairs
+    word = tl.load(x + row * stride + pair, mask=inside, other=0)  # two neighbours, the first in the low half
+    first = (word << 16).to(tl.float32, bitcast=True)
+    second = (word & -65536).to(tl.float32, bitcast=True)
     angle = (start + row).to(tl.float32) * tl.exp(-log_base * (2 * pair % head).to(tl.float32) / head)
     cosine, sine = tl.cos(angle), tl.sin(angle)
-    tl.store(x + row * stride + 2 * pair, (first * cosine - second * sine).to(tl.bfloat16), mask=inside)
-    tl.store(x + row * stride + 2 * pair + 1, (first * sine + second * cosine).to(tl.bfloat16), mask=inside)
+    low = (first * cosine - second * sine).to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+    high = (first * sine + second * cosine).to(tl.bfloat16).to(tl.int16, bitcast=True).to(tl.int32) << 16
+    tl.store(x + row * stride + pair, low | high, mask=inside)
 
 
 def rotate(x: torch.Tensor, head: int, start: int, log_base: float) -> None:
     """Rotary embedding of x [rows, columns] in place, heads of `head` columns, positions from `start` on."""
-    rows, columns = x.shape
-    width = triton.next_power_of_2(columns // 2)
-    _rotate[(rows,)](x, x.stride(0), columns, head, start, log_base, WIDTH=width, num_warps=8)
+    words = x.view(torch.int32)
+    rows, pairs = words.shape
+    width = triton.next_power_of_2(pairs)
+    _rotate[(rows,)](words, words.stride(0), pairs, head, start, log_base, WIDTH=width, num_warps=8)
 
 
 @triton.jit

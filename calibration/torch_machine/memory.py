@@ -1,25 +1,22 @@
 """The memory of a rank's program: its buffers on the device, and its layers' weights in pinned host memory.
 
-A layer's weights are its resident bytes, in memory of their own, and its copied bytes, in a slot. A matrix that the
-cut runs through is used in two pieces; the row that it runs through is kept whole beside the resident bytes, and a
-slot begins at such an address that every later row keeps its alignment.
+A layer's weights are its resident bytes, in memory of their own, and its copied bytes, in a slot. Both are mapped to
+neighbouring addresses, so that every matrix lies whole wherever the cut between them runs: a kernel reads the same
+shapes under every policy. A layer has an address range for each slot that it is ever in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
-from calibration.torch_machine.operations import Piece, Views
-from calibration.torch_machine.streams import Device
-from sim.program import Kernel, RankProgram
-from sim.program.ops import WEIGHTS, AnyOperation, Matrix
+from calibration.torch_machine.device import Device
+from calibration.torch_machine.operations import Views
+from sim.program import RankProgram
+from sim.program.ops import WEIGHTS, Matrix
 
 BF16 = 2
-ALIGNMENT = 256
-"""Of memory, B, as CUDA's allocator has it."""
 
 SPREAD = 0.02
 """Standard deviation of random weights: products of thousands of them with normed rows stay of order 1."""
@@ -43,111 +40,81 @@ class HostWeights:
             start += size
 
 
-class Place(NamedTuple):
-    """A layer's weights on the device: resident bytes and, as far as the layer is copied, the slot it is in."""
-
-    resident: torch.Tensor
-    cut: int
-    """Layer bytes that are resident."""
-
-
 class Memory:
     """The buffers of `program` on `device`."""
 
     def __init__(self, device: Device, program: RankProgram, host: HostWeights, rank: int) -> None:
+        self.device = device
         self.host = host
         self.rank = rank
+        self.weights = program.weights
         self.buffers: dict[str, torch.Tensor] = {}
         shared = device.empty(max((b.bytes for b in program.buffers if b.kind == "collective"), default=0))
+        slot_sizes = {b.name: b.bytes for b in program.buffers if b.kind == "slot"}
         for buffer in program.buffers:
             if buffer.kind == "collective":
                 # collectives follow each other on one stream: they may share their memory
                 self.buffers[buffer.name] = shared[: buffer.bytes]
-            elif buffer.kind == "slot":
-                self.buffers[buffer.name] = device.empty(buffer.bytes + ALIGNMENT)
-            elif buffer.kind != "weights":
+            elif buffer.kind == "activations":
                 self.buffers[buffer.name] = device.empty(buffer.bytes)
-        ends = _resident_ends(program)
-        self.places: list[Place] = []
-        for layer, weights in enumerate(program.weights):
-            resident = device.empty(ends[layer])
-            resident.copy_(host.layers[layer][: ends[layer]])
-            self.places.append(Place(resident, weights.resident))
+        self.mapped_bytes = 0
+        self._own_sizes = [self._round_up(w.resident) if w.resident else 0 for w in self.weights]
+        self._own = [self._physical(size) for size in self._own_sizes]
+        self._slots = {name: self._physical(self._round_up(size)) for name, size in slot_sizes.items()}
+        self._layers: dict[tuple[int, str | None], torch.Tensor] = {}
+        for number, weights in enumerate(self.weights):
+            if weights.resident:
+                own = device.mapped([(self._own[number], self._own_sizes[number])])
+                own[: weights.resident].copy_(host.layers[number][: weights.resident])
 
-    def randomise(self, device: Device) -> None:
+    def layer(self, number: int, slot: str | None) -> torch.Tensor:
+        """All bytes of a layer whose copied ones are in `slot` (None: it has none), at neighbouring addresses."""
+        key = number, slot
+        if key not in self._layers:
+            size, own = self.weights[number].bytes, self._own_sizes[number]
+            parts = [(self._own[number], own)]
+            if slot is not None and size > own:
+                parts.append((self._slots[slot], self._round_up(size - own)))
+            self._layers[key] = self.device.mapped(parts)[:size]
+        return self._layers[key]
+
+    def randomise(self) -> None:
         """Fill the activations with random numbers, the same for the same rank."""
         if (activations := self.buffers.get("activations")) is not None:
-            generator = torch.Generator(device.torch_device).manual_seed(1000 + self.rank)
+            generator = torch.Generator(self.device.torch_device).manual_seed(1000 + self.rank)
             activations[: activations.nbytes // BF16 * BF16].view(torch.bfloat16).normal_(generator=generator)
 
-    def landing(self, buffer: str, layer: int, offset: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def landing(self, slot: str, layer: int, offset: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(target on the device, source on the host) of a copy into a slot."""
-        cut = self.places[layer].cut
-        start = cut % ALIGNMENT + offset
-        source = cut + offset
-        return self.buffers[buffer][start : start + size], self.host.layers[layer][source : source + size]
+        start = self.weights[layer].resident + offset
+        return self.layer(layer, slot)[start : start + size], self.host.layers[layer][start : start + size]
 
     def views(self, layer: int, slot: str | None) -> Views:
         """Where the matrices of a kernel of `layer` lie, whose copied weights are in `slot`."""
-        return Views(
-            lambda matrix: self._whole(matrix, layer, slot),
-            lambda matrix: self._pieces(matrix, layer, slot),
-            self.rank,
-        )
 
-    def shape(self, matrix: Matrix, layer: int) -> tuple[int, ...]:
-        """Rows, columns and stride of a matrix, and the row at which it is cut in two (0: it is whole)."""
-        cut = _resident_rows(matrix, self.places[layer].cut) % matrix.rows if matrix.buffer == WEIGHTS else 0
-        return matrix.rows, matrix.columns, matrix.stride, cut
+        def view(matrix: Matrix) -> torch.Tensor:
+            if matrix.buffer == WEIGHTS:
+                return _strided(self.layer(layer, slot), matrix.offset, matrix)
+            return _strided(self.buffers[matrix.buffer], matrix.offset + matrix.per_rank * self.rank, matrix)
 
-    def _whole(self, matrix: Matrix, layer: int, slot: str | None) -> torch.Tensor:
-        if matrix.buffer == WEIGHTS:
-            (piece,) = self._pieces(matrix, layer, slot)
-            return piece.tensor
-        offset = matrix.offset + matrix.per_rank * self.rank
-        return _strided(self.buffers[matrix.buffer], offset * BF16, matrix)
+        return Views(view, self.rank)
 
-    def _pieces(self, matrix: Matrix, layer: int, slot: str | None) -> list[Piece]:
-        place = self.places[layer]
-        rows = _resident_rows(matrix, place.cut)
-        pieces = []
-        if rows:
-            pieces.append(Piece(0, _strided(place.resident, matrix.offset * BF16, matrix.part(rows=rows))))
-        if rows < matrix.rows:
-            assert slot is not None
-            rest = matrix.part(rows)
-            start = rest.offset * BF16 - place.cut + place.cut % ALIGNMENT
-            pieces.append(Piece(rows, _strided(self.buffers[slot], start, rest)))
-        return pieces
+    def close(self) -> None:
+        """Give all memory back."""
+        self.buffers.clear()
+        self._layers.clear()
+        self.device.unmap()
+
+    def _round_up(self, size: int) -> int:
+        return -(-size // self.device.granule) * self.device.granule
+
+    def _physical(self, size: int) -> object:
+        self.mapped_bytes += size
+        return self.device.physical(size)
 
 
-def _strided(memory: torch.Tensor, start: int, matrix: Matrix) -> torch.Tensor:
-    """[rows, columns] bf16 at byte `start` of `memory`."""
+def _strided(memory: torch.Tensor, offset: int, matrix: Matrix) -> torch.Tensor:
+    """[rows, columns] from element `offset` of `memory` on."""
     elements = (matrix.rows - 1) * matrix.stride + matrix.columns
-    values = memory[start : start + elements * BF16].view(torch.bfloat16)
+    values = memory[offset * BF16 : (offset + elements) * BF16].view(torch.bfloat16)
     return values.as_strided((matrix.rows, matrix.columns), (matrix.stride, 1))
-
-
-def _resident_rows(matrix: Matrix, cut: int) -> int:
-    """How many rows of a layer's matrix are used from the resident bytes: those that begin before `cut`."""
-    return min(max(-(-(cut - matrix.offset * BF16) // (matrix.stride * BF16)), 0), matrix.rows)
-
-
-def _resident_ends(program: RankProgram) -> list[int]:
-    """For each layer how many of its bytes are kept on the device: the resident ones and the row that they end in."""
-    ends = [w.resident for w in program.weights]
-    seen: set[tuple[int, int]] = set()
-    for command in program.commands():
-        if isinstance(command, Kernel) and (command.layer, id(command.ops)) not in seen:
-            seen.add((command.layer, id(command.ops)))
-            cut = program.weights[command.layer].resident if command.layer >= 0 else 0
-            for matrix in _weight_operands(command.ops):
-                rows = _resident_rows(matrix, cut)
-                if rows:
-                    end = (matrix.offset + (rows - 1) * matrix.stride + matrix.columns) * BF16
-                    ends[command.layer] = max(ends[command.layer], end)
-    return ends
-
-
-def _weight_operands(ops: Sequence[AnyOperation]) -> list[Matrix]:
-    return [m for op in ops for m in op.operands() if m.buffer == WEIGHTS]

@@ -1,7 +1,6 @@
 """Operations of kernels as calls on tensors: Triton and cuBLAS on a GPU, plain torch on a CPU.
 
-On a CPU matrix products and attention run in fp64 and are rounded to bf16: the result is then the same bits however
-a product is cut.
+On a CPU matrix products and attention run in fp64 and are rounded to bf16.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from calibration.torch_machine.streams import Call
+from calibration.torch_machine.device import Call
 from sim.program.ops import AnyOperation, Attention, Gelu, Linear, Matrix, Normalise, Permute, Rotate
 
 EPSILON = 1e-6
@@ -23,18 +22,10 @@ LOG_BASE = math.log(10_000.0)
 """Of the rotary embedding's wavelengths."""
 
 
-class Piece(NamedTuple):
-    """Rows of a weight matrix from `row` on, contiguous in memory."""
-
-    row: int
-    tensor: torch.Tensor
-
-
 class Views(NamedTuple):
-    """Finds the memory of matrices: those that lie whole, and a layer's weights, which may lie in two pieces."""
+    """Where matrices lie, and for which rank."""
 
-    whole: Callable[[Matrix], torch.Tensor]
-    pieces: Callable[[Matrix], Sequence[Piece]]
+    of: Callable[[Matrix], torch.Tensor]
     rank: int
 
 
@@ -49,33 +40,20 @@ def build(op: AnyOperation, views: Views, on_gpu: bool) -> Call:
     if isinstance(op, Normalise):
         return _normalise(op, views, on_gpu)
     if isinstance(op, Gelu):
-        return _gelu(views.whole(op.x), on_gpu)
+        return _gelu(views.of(op.x), on_gpu)
     return _rotate(op, views, on_gpu)
 
 
 def _linear(op: Linear, views: Views, on_gpu: bool) -> Call:
-    x, y, bias = views.whole(op.x), views.whole(op.y), views.whole(op.bias)[0]
-    parts = []
-    for row, weight in views.pieces(op.weight):
-        rows = slice(row, row + weight.shape[0])
-        parts.append((bias[rows], weight.t(), y[:, rows]))
+    x, y, bias, weight = views.of(op.x), views.of(op.y), views.of(op.bias)[0], views.of(op.weight).t()
     if on_gpu:
-
-        def call() -> None:
-            for bias_part, weight, out in parts:
-                torch.addmm(bias_part, x, weight, out=out)
-    else:
-
-        def call() -> None:
-            for bias_part, weight, out in parts:
-                out.copy_(torch.addmm(bias_part.double(), x.double(), weight.double()))
-
-    return call
+        return lambda: torch.addmm(bias, x, weight, out=y)
+    return lambda: y.copy_(torch.addmm(bias.double(), x.double(), weight.double()))
 
 
 def _attention(op: Attention, views: Views, on_gpu: bool) -> Call:
     def heads(matrix: Matrix) -> torch.Tensor:
-        tensor = views.whole(matrix)
+        tensor = views.of(matrix)
         return tensor.unflatten(1, (-1, op.head)).transpose(0, 1).unsqueeze(0)
 
     q, k, v, y = heads(op.q), heads(op.k), heads(op.v), heads(op.y)
@@ -89,8 +67,8 @@ def _attention(op: Attention, views: Views, on_gpu: bool) -> Call:
 
 
 def _permute(op: Permute, views: Views) -> Call:
-    x = _as_array(views.whole(op.x), op.shape).permute(op.order)
-    y = _as_array(views.whole(op.y), x.shape)
+    x = _as_array(views.of(op.x), op.shape).permute(op.order)
+    y = _as_array(views.of(op.y), x.shape)
     return lambda: y.copy_(x)
 
 
@@ -104,9 +82,9 @@ def _as_array(matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
     def optional(matrix: Matrix | None) -> torch.Tensor | None:
-        return None if matrix is None else views.whole(matrix)
+        return None if matrix is None else views.of(matrix)
 
-    x, y, residual = views.whole(op.x), optional(op.y), optional(op.residual)
+    x, y, residual = views.of(op.x), optional(op.y), optional(op.residual)
     gate, scale, shift = optional(op.gate), optional(op.scale), optional(op.shift)
     if on_gpu:
         from calibration.torch_machine.kernels import normalise
@@ -143,7 +121,7 @@ def _gelu(x: torch.Tensor, on_gpu: bool) -> Call:
 
 
 def _rotate(op: Rotate, views: Views, on_gpu: bool) -> Call:
-    x, first = views.whole(op.x), views.rank * op.per_rank
+    x, first = views.of(op.x), views.rank * op.per_rank
     if on_gpu:
         from calibration.torch_machine.kernels import rotate
 

@@ -12,9 +12,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 
+from calibration.torch_machine.device import Call, Device, Event, Stream
 from calibration.torch_machine.memory import BF16, HostWeights, Memory
 from calibration.torch_machine.operations import build
-from calibration.torch_machine.streams import Call, Device, Event, Stream
 from sim.program import (
     AnyCommand,
     Collective,
@@ -49,7 +49,7 @@ class RankResult(msgspec.Struct):
     landed: bool
     """Whether every slot holds the bytes of the layer last copied into it."""
     memory_bytes: int
-    """Peak device memory of the program's buffers and of what its kernels allocated."""
+    """Peak device memory of the program's buffers and of what its kernels allocated: torch's peak and mapped memory."""
     workspace_bytes: int
     """Device memory that libraries keep: cuBLAS workspaces, compiled kernels' constants."""
 
@@ -66,6 +66,7 @@ class Runner:
         self.world_size = world_size
         self.timed = timed
         self.before_bytes = _allocated(device)
+        self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.memory = Memory(device, program, host, rank)
         recorded = [c.event for c in program.commands() if isinstance(c, RecordEvent)]
         self.events: dict[int, Event] = {e: device.event(e in timed) for e in recorded}
@@ -97,7 +98,7 @@ class Runner:
         buffers = _allocated(device)
         self._warm_up()
         workspace = _allocated(device) - buffers
-        self.memory.randomise(device)
+        self.memory.randomise()
         device.reset()
         _reset_peak(device)
         device.stream(main).run(lambda: dist.all_reduce(torch.zeros(1, device=device.torch_device)))()
@@ -111,7 +112,7 @@ class Runner:
         for thread in others:
             thread.join()
         device.synchronize()
-        peak = _peak(device) - self.before_bytes - workspace
+        peak = _peak(device) - self.before_bytes - workspace + self.memory.mapped_bytes
         return RankResult(
             events={e: self.events[e].time() for e in self.timed},
             issue_s=issued,
@@ -121,6 +122,12 @@ class Runner:
             memory_bytes=peak,
             workspace_bytes=workspace,
         )
+
+    def close(self) -> None:
+        """Give the memory back, also after a failure."""
+        self.threads.clear()
+        self.operations.clear()
+        self.memory.close()
 
     def _issue(self, calls: Sequence[Call]) -> None:
         self.device.enter()
@@ -161,7 +168,7 @@ class Runner:
         return self._stream(command).run(launch)
 
     def _calls(self, command: Kernel) -> Sequence[Call]:
-        slot = next((b for b in command.reads if b in self.memory.buffers and b.startswith("slot")), None)
+        slot = next((name for name in command.reads if name in self.slots), None)
         key = id(command.ops), command.layer, slot
         if key not in self.operations:
             views = self.memory.views(command.layer, slot)
@@ -244,9 +251,7 @@ class Runner:
         warm: set[object] = set()
         for command in self.program.commands():
             if isinstance(command, Kernel) and command.ops:
-                keyed = list(
-                    zip((self._shape(op, command.layer) for op in command.ops), self._calls(command), strict=True)
-                )
+                keyed = list(zip(map(_shape, command.ops), self._calls(command), strict=True))
             elif isinstance(command, Kernel):
                 keyed = [(Kernel, self.device.spin(0.0))]
             elif isinstance(command, Collective):
@@ -258,11 +263,6 @@ class Runner:
                     warm.add(key)
                     stream.run(call)()
         self.device.synchronize()
-
-    def _shape(self, op: AnyOperation, layer: int) -> object:
-        """What decides which device kernel an operation runs: its kind, its matrices' shapes and where they are cut."""
-        values = (getattr(op, name) for name in op.__struct_fields__)
-        return type(op), *(self.memory.shape(v, layer) if isinstance(v, Matrix) else v for v in values)
 
     def _digest(self) -> str:
         activations = self.memory.buffers.get("activations")
@@ -303,6 +303,12 @@ class FairLock:
         with self._changed:
             self._queue.popleft()
             self._changed.notify_all()
+
+
+def _shape(op: AnyOperation) -> object:
+    """What decides which device kernel an operation runs: its kind, its matrices' shapes, what is left out."""
+    values = (getattr(op, name) for name in op.__struct_fields__)
+    return type(op), *((v.rows, v.columns, v.stride) if isinstance(v, Matrix) else v for v in values)
 
 
 def _allocated(device: Device) -> int:

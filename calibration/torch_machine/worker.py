@@ -13,9 +13,10 @@ import msgspec
 import torch
 import torch.distributed as dist
 
+from calibration.torch_machine.cpu import CpuDevice
+from calibration.torch_machine.device import Device
 from calibration.torch_machine.memory import HostWeights
 from calibration.torch_machine.runner import RankResult, Runner
-from calibration.torch_machine.streams import CpuDevice, Device
 from sim.program import RankProgram
 
 
@@ -69,9 +70,6 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
             device.release()
             host = HostWeights(device, sizes)
         answer = _run(device, job, host, rank, world_size, pipe)
-        gc.collect()
-        if kind == "cuda":
-            torch.cuda.empty_cache()
         pipe.send_bytes(msgspec.msgpack.encode(answer))
     dist.destroy_process_group()
     device.close()
@@ -107,3 +105,7 @@ def _run(device: Device, job: Job, host: HostWeights, rank: int, world_size: int
         return Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error} ({where.name})"))
     finally:
         timer.cancel()
+        while runner:
+            runner.pop().close()
+        gc.collect()
+        device.trim()

@@ -99,15 +99,16 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
-        activations = 0
+        activations = scratch = 0
         for shape in model.blocks:
             made = block(setup, shape)
             every += [made.layer] * shape.repeat
-            activations = max(activations, made.activations)
+            activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
         layers = tuple(every[i * len(every) // count] for i in range(count))
         passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
-        return Workload(layers, self.steps, passes, activations * self.batch * BF16)
+        sample = self.batch * BF16
+        return Workload(layers, self.steps, passes, activations * sample, scratch * sample)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

@@ -65,10 +65,11 @@ class Setup(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A layer, and the elements of activations that one sample of it needs at its fullest moment."""
+    """A layer, and the elements that one sample of it needs: of activations, and of kernels for themselves."""
 
     layer: Layer
     activations: int
+    scratch: int
 
 
 class _Block:
@@ -116,7 +117,7 @@ class _Block:
             single = self.setup.batch == 1
             return replace(item, ops=tuple(map(self.registers.place, item.ops)) if single else ())
 
-        return Block(Layer(self.weights * BF16, tuple(map(placed, self.items))), elements + self.scratch)
+        return Block(Layer(self.weights * BF16, tuple(map(placed, self.items))), elements, self.scratch)
 
     def add(self, name: str, op: AnyOperation, moved: int, flops: int = 0) -> None:
         """One kernel that moves `moved` B through device memory."""

@@ -92,6 +92,8 @@ class Schedule(ABC):
                 self.rank.buffer(f"slot{slot}", max(self.copied), "slot")
         if self.workload.activation_bytes:
             self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
+        if self.workload.scratch_bytes:
+            self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
         collectives = {op.buffer: op for layer in layers for op in layer.block if not isinstance(op, Compute)}
         for name, op in collectives.items():
             # all_reduce and all_gather work in place, all_to_all keeps its input until the output is complete

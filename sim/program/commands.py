@@ -14,7 +14,7 @@ from sim.program.ops import AnyOperation
 COLLECTIVES = ("all_to_all", "all_reduce", "all_gather")
 CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather"]
 CopyKind = Literal["h2d", "d2h"]
-BufferKind = Literal["weights", "slot", "activations", "collective"]
+BufferKind = Literal["weights", "slot", "activations", "collective", "scratch"]
 
 
 class ProgramError(ValueError):
@@ -151,7 +151,10 @@ AnyCommand = StreamCommand | HostCommand
 
 
 class Buffer(msgspec.Struct, frozen=True, gc=False):
-    """Device memory. `static` buffers live for the whole program, others from first write to last access."""
+    """Device memory. `static` buffers live for the whole program, others from first write to last access.
+
+    "scratch" is what kernels take for themselves while they run.
+    """
 
     name: str
     bytes: int

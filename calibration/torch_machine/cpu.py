@@ -1,113 +1,21 @@
-"""What a rank's program needs of a device: streams, events, flags, memory. The CPU's is made of threads.
+"""The CPU as a device: a stream is a thread that takes calls from a bounded queue.
 
-A CPU stream is a thread that takes calls from a bounded queue, so that order, overlap, blocking and deadlocks are real.
+Order, overlap, blocking and deadlocks are real there, times mean nothing.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from queue import SimpleQueue
 
 import torch
 
-Call = Callable[[], object]
-
-
-class Event(ABC):
-    """An event of a rank; recorded once."""
-
-    @abstractmethod
-    def done(self) -> bool:
-        """Whether it has completed."""
-
-    @abstractmethod
-    def synchronize(self) -> None:
-        """Hold the calling host thread until it has completed."""
-
-    @abstractmethod
-    def time(self) -> float:
-        """When it completed, s since the device's `start`. Only of timed events."""
-
-
-class Stream(ABC):
-    """A FIFO of commands. All methods return at once unless the queue is full."""
-
-    @abstractmethod
-    def run(self, call: Call) -> Call:
-        """A call that enqueues the kernels which `call` launches."""
-
-    @abstractmethod
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Call:
-        """A call that enqueues a copy of equal bytes between pinned host memory and the device."""
-
-    @abstractmethod
-    def record(self, event: Event) -> Call:
-        """A call that enqueues an event's record."""
-
-    @abstractmethod
-    def wait(self, event: Event) -> Call:
-        """A call that enqueues a wait for an event."""
-
-    @abstractmethod
-    def write_flag(self, flag: str, value: int) -> Call:
-        """A call that enqueues a write to a flag of the device."""
-
-    @abstractmethod
-    def wait_flag(self, flag: str, value: int) -> Call:
-        """A call that enqueues a wait until a flag equals `value`."""
-
-
-class Device(ABC):
-    """One rank's device. `kind` is "cuda" or "cpu"."""
-
-    kind: str
-    torch_device: torch.device
-    backend: str
-    """Of torch.distributed."""
-
-    @abstractmethod
-    def stream(self, name: str) -> Stream:
-        """The stream of that name, made on first use."""
-
-    @abstractmethod
-    def event(self, timed: bool) -> Event:
-        """A new event."""
-
-    @abstractmethod
-    def pinned(self, size: int) -> torch.Tensor:
-        """`size` bytes of pinned host memory."""
-
-    @abstractmethod
-    def reset(self) -> None:
-        """Set every flag to 0, with all streams idle."""
-
-    @abstractmethod
-    def start(self, stream: str) -> None:
-        """Let time begin when `stream` gets here."""
-
-    @abstractmethod
-    def synchronize(self) -> None:
-        """Wait until every stream is idle."""
-
-    @abstractmethod
-    def spin(self, seconds: float) -> Call:
-        """A call that keeps the device busy for `seconds`, to be run on a stream."""
-
-    def empty(self, size: int) -> torch.Tensor:
-        """`size` bytes of device memory."""
-        return torch.empty(size, dtype=torch.uint8, device=self.torch_device)
-
-    def enter(self) -> None:  # noqa: B027, a CPU needs nothing
-        """Make the calling host thread one that may use the device."""
-
-    def release(self) -> None:  # noqa: B027
-        """Give back all pinned memory."""
-
-    def close(self) -> None:  # noqa: B027
-        """Give back streams and pinned memory."""
+from calibration.torch_machine.device import Call, Device, Event, Physical, Stream
 
 
 class _CpuEvent(Event):
@@ -201,6 +109,8 @@ class CpuDevice(Device):
         self.flags_changed = threading.Condition()
         self.failure: BaseException | None = None
         self._streams: dict[str, _CpuStream] = {}
+        self._files: list[int] = []
+        self._mappings: list[tuple[int, int]] = []
 
     def stream(self, name: str) -> Stream:
         if name not in self._streams:
@@ -220,6 +130,32 @@ class CpuDevice(Device):
         self.synchronize()
         self.origin = time.perf_counter()
 
+    granule = mmap.PAGESIZE
+
+    def physical(self, size: int) -> Physical:
+        file = os.memfd_create("weights")
+        os.ftruncate(file, size)
+        self._files.append(file)
+        return file
+
+    def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
+        total = sum(size for _, size in parts)
+        base = _map(None, total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        self._mappings.append((base, total))
+        at = base
+        for file, size in parts:
+            if size:
+                assert isinstance(file, int)
+                _map(at, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED, file)
+            at += size
+        return torch.frombuffer((ctypes.c_uint8 * total).from_address(base), dtype=torch.uint8)
+
+    def unmap(self) -> None:
+        while self._mappings:
+            _LIBC.munmap(*self._mappings.pop())
+        while self._files:
+            os.close(self._files.pop())
+
     def synchronize(self) -> None:
         """Wait until every stream is idle. Raises what a command raised."""
         for stream in self._streams.values():
@@ -235,3 +171,19 @@ class CpuDevice(Device):
     def close(self) -> None:
         for stream in self._streams.values():
             stream.close()
+
+
+_PROT_NONE = 0  # neither is in Python's own module before 3.13
+_MAP_FIXED = 0x10
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+def _map(at: int | None, size: int, protection: int, flags: int, file: int) -> int:
+    """mmap(2), which Python's own module does not offer at a chosen address."""
+    address = _LIBC.mmap(at, size, protection, flags, file, 0)
+    if address == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "mmap failed")
+    return int(address)

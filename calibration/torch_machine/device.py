@@ -1,0 +1,125 @@
+"""What a rank's program needs of a device: streams, events, flags, memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+
+Call = Callable[[], object]
+
+Physical = object
+"""Device memory without an address."""
+
+
+class Event(ABC):
+    """An event of a rank; recorded once."""
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether it has completed."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Hold the calling host thread until it has completed."""
+
+    @abstractmethod
+    def time(self) -> float:
+        """When it completed, s since the device's `start`. Only of timed events."""
+
+
+class Stream(ABC):
+    """A FIFO of commands. All methods return at once unless the queue is full."""
+
+    @abstractmethod
+    def run(self, call: Call) -> Call:
+        """A call that enqueues the kernels which `call` launches."""
+
+    @abstractmethod
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Call:
+        """A call that enqueues a copy of equal bytes between pinned host memory and the device."""
+
+    @abstractmethod
+    def record(self, event: Event) -> Call:
+        """A call that enqueues an event's record."""
+
+    @abstractmethod
+    def wait(self, event: Event) -> Call:
+        """A call that enqueues a wait for an event."""
+
+    @abstractmethod
+    def write_flag(self, flag: str, value: int) -> Call:
+        """A call that enqueues a write to a flag of the device."""
+
+    @abstractmethod
+    def wait_flag(self, flag: str, value: int) -> Call:
+        """A call that enqueues a wait until a flag equals `value`."""
+
+
+class Device(ABC):
+    """One rank's device. `kind` is "cuda" or "cpu"."""
+
+    kind: str
+    torch_device: torch.device
+    backend: str
+    """Of torch.distributed."""
+
+    @abstractmethod
+    def stream(self, name: str) -> Stream:
+        """The stream of that name, made on first use."""
+
+    @abstractmethod
+    def event(self, timed: bool) -> Event:
+        """A new event."""
+
+    @abstractmethod
+    def pinned(self, size: int) -> torch.Tensor:
+        """`size` bytes of pinned host memory."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Set every flag to 0, with all streams idle."""
+
+    @abstractmethod
+    def start(self, stream: str) -> None:
+        """Let time begin when `stream` gets here."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until every stream is idle."""
+
+    @abstractmethod
+    def spin(self, seconds: float) -> Call:
+        """A call that keeps the device busy for `seconds`, to be run on a stream."""
+
+    def empty(self, size: int) -> torch.Tensor:
+        """`size` bytes of device memory."""
+        return torch.empty(size, dtype=torch.uint8, device=self.torch_device)
+
+    def enter(self) -> None:  # noqa: B027, a CPU needs nothing
+        """Make the calling host thread one that may use the device."""
+
+    granule: int
+    """Physical memory comes in multiples of this many bytes."""
+
+    @abstractmethod
+    def physical(self, size: int) -> Physical:
+        """`size` bytes of device memory without an address; `size` is a multiple of `granule`."""
+
+    @abstractmethod
+    def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
+        """The first bytes of each part, behind each other at neighbouring addresses. Several may show one part."""
+
+    @abstractmethod
+    def unmap(self) -> None:
+        """Give back all physical memory; tensors over it may not be used any more."""
+
+    def release(self) -> None:  # noqa: B027
+        """Give back all pinned memory."""
+
+    def trim(self) -> None:  # noqa: B027
+        """Give back memory that is cached."""
+
+    def close(self) -> None:  # noqa: B027
+        """Give back streams and pinned memory."""
