@@ -258,6 +258,60 @@ def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int
         click.echo(f"trace of {swept.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
 
 
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--set", "settings", multiple=True, help="An axis as `sweep` takes it, for every scenario file.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the data set; continued if there."
+)
+@click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
+@click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
+@_guarded
+def measure(
+    files: tuple[Path, ...], settings: tuple[str, ...], out: Path, runs: int, device: str | None, timeout: float
+) -> None:
+    """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
+    _needs_torch()
+    from calibration.measure import measure as run_all
+    from calibration.measure import plan, scenarios
+    from sim.report.tables import print_measured, progress
+
+    chosen = [data for file in files for data in scenarios(file, settings)]
+    with progress(len(plan(chosen)), "cases") as advance:
+        cases = run_all(chosen, out, runs, device, advance, timeout)
+    print_measured(cases)
+    click.echo(f"data set: {out.resolve()}", err=True)
+    if failed := sum(bool(case.error) for case in cases):
+        raise _Failure(f"{failed} of {len(cases)} cases failed")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@_guarded
+def doctor(as_json: bool) -> None:
+    """Say what is wrong with this host before anything is measured on it; exit code 1 if something is."""
+    from calibration.doctor import examine, print_findings, to_plain, worst
+    from calibration.host import inspect
+
+    findings = examine(inspect())
+    if as_json:
+        import json
+
+        click.echo(json.dumps(to_plain(findings), indent=2))
+    else:
+        print_findings(findings)
+    if worst(findings) == "error":
+        sys.exit(1)
+
+
+def _needs_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise _Failure("torch is not installed: pip install 'chunkflow-sim[torch]', or a build of torch for your GPUs")
+
+
 def executor(workers: int | None) -> Executor:
     """Worker processes; fresh ones, so that nothing of this process can differ between platforms."""
     import multiprocessing

@@ -50,18 +50,24 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
     program: str
     """Hash of the program that ran."""
     date: str
-    step_times_s: tuple[tuple[tuple[float, ...], ...], ...]
-    instrumented_step_times_s: tuple[float, ...]
+    error: str = ""
+    """Why there are no figures."""
+    step_times_s: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    instrumented_step_times_s: tuple[float, ...] = ()
     """Rank 0; events around every kernel, copy and collective cost time."""
-    issue_s: float
+    issue_s: float = 0.0
     """How long rank 0's first host thread took to issue the program."""
-    memory_bytes: tuple[int, ...]
-    workspace_bytes: tuple[int, ...]
-    output: tuple[str, ...]
+    memory_bytes: tuple[int, ...] = ()
+    """Each rank's peak: buffers, mapped weights, and what kernels took for themselves."""
+    simulated_memory_bytes: int = 0
+    """What the simulator says of rank 0's peak."""
+    workspace_bytes: tuple[int, ...] = ()
+    """What libraries keep on each rank, not in its peak: cuBLAS workspaces."""
+    output: tuple[str, ...] = ()
     """SHA-256 of each rank's activations at the end: equal for every policy."""
     sampled: dict[str, dict[str, float]] = {}
     """GPU and quantity -> least, median and most: clocks (MHz), power (W), temperature (C)."""
-    operations: tuple[Operation, ...]
+    operations: tuple[Operation, ...] = ()
 
     @property
     def steps_s(self) -> list[float]:
@@ -115,7 +121,7 @@ def operations_of(timeline: Timeline) -> tuple[Operation, ...]:
 
 
 def load_cases(folder: Path) -> list[MeasuredCase]:
-    """All cases of a data set, in the order of measuring. A half-written last line is left out.
+    """All cases of a data set, failed ones too, in the order of measuring. A half-written last line is left out.
 
     Raises:
         InputError: there is no such file, or a line is no measured case of this schema.

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sim import units
+from sim import policies, units
 from sim.hardware import Profile, to_plain
 from sim.models import Model, block_bytes, parameters
 from sim.run import Result
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.explain import Explanation
     from sim.sweep import Row
     from validation.compare import Comparison
+    from validation.measured import MeasuredCase
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -149,6 +150,37 @@ def print_validation(comparisons: Sequence[Comparison]) -> None:
     show(made)
     for sentence in verdicts(comparisons):
         Console().print(sentence, highlight=False)
+
+
+def print_measured(cases: Sequence[MeasuredCase]) -> None:
+    """Measured cases, a line each."""
+    made = table(
+        "policy", "chunk", "resident", "step", "spread %", "events %", "peak memory", "simulated %", "same output"
+    )
+    outputs: dict[str, tuple[str, ...]] = {}
+    for case in cases:
+        policy = case.load_scenario().policy
+        chunk = getattr(policy, "chunk_bytes", None)
+        cells = [
+            policies.label(policy),
+            show_bytes(chunk) if chunk else "",
+            f"{getattr(policy, 'resident_fraction', 1.0):g}",
+        ]
+        if case.error:
+            made.add_row(*cells, escape(case.error))
+            continue
+        expected = outputs.setdefault(str((case.scenario["workload"], case.scenario["world_size"])), case.output)
+        peak = max(case.memory_bytes)
+        made.add_row(
+            *cells,
+            show_seconds(case.step_time_s),
+            f"{100 * case.spread:.2f}",
+            f"{100 * case.event_overhead:+.1f}",
+            show_bytes(peak),
+            f"{100 * (case.simulated_memory_bytes / peak - 1):+.1f}" if peak else "",
+            "yes" if case.output == expected else "NO",
+        )
+    show(made)
 
 
 @contextmanager

@@ -1,0 +1,208 @@
+"""Measuring: scenarios run on the torch machine, each written to a data set as it ends.
+
+Step times come from runs without instrumentation, timelines from one more run with events. Resident repeats stand
+between the other cases, as clocks and power drift. A data set that is there already is continued: cases whose number
+and program it holds are not run again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from calibration.host import Sampler, fingerprint, inspect
+from calibration.torch_machine import Execution, MachineError, TorchMachine
+from sim.config import InputError
+from sim.experiment import load_experiment
+from sim.machine import DeadlockError
+from sim.output import write_atomically
+from sim.run import simulate
+from sim.scenario import Scenario, read_plain
+from sim.sweep import parse_axis, points
+from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
+
+RESIDENT_EVERY = 5
+"""Cases between two repeats of their workload without offload."""
+
+
+class Measurement(NamedTuple):
+    """What is to be measured: its number, and its scenario as plain data."""
+
+    number: int
+    scenario: dict[str, Any]
+
+
+def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The scenarios of a scenario file, swept over `settings` ("key.path=values"), or of an experiment file.
+
+    Raises:
+        InputError: a file or a setting is wrong, or an experiment comes with settings.
+    """
+    data = read_plain(file)
+    if isinstance(data, dict) and "scenario" in data:
+        if settings:
+            raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
+        return [p.data for p in load_experiment(str(file)).points(str(file))]
+    axes = dict(parse_axis(text) for text in settings)
+    return [p.data for p in points(data, axes, str(file))]
+
+
+def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
+    """`cases` in order, each workload's own begun, interleaved and ended with the resident case."""
+    chosen: list[dict[str, Any]] = []
+
+    def resident(data: dict[str, Any]) -> dict[str, Any]:
+        return {**data, "policy": {"kind": "resident"}}
+
+    def workload(data: dict[str, Any]) -> tuple[Any, Any]:
+        return data["workload"], data["world_size"]
+
+    since = 0
+    for i, data in enumerate(cases):
+        new = i == 0 or workload(cases[i - 1]) != workload(data)
+        if new and i:
+            chosen.append(resident(cases[i - 1]))
+        if new or since == RESIDENT_EVERY:
+            chosen.append(resident(data))
+            since = 0
+        if data["policy"]["kind"] != "resident":
+            chosen.append(data)
+            since += 1
+    if cases:
+        chosen.append(resident(cases[-1]))
+    return [Measurement(n, data) for n, data in enumerate(chosen)]
+
+
+def measure(
+    cases: Sequence[dict[str, Any]],
+    out: Path,
+    runs: int = 2,
+    kind: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    timeout_s: float = 120.0,
+) -> list[MeasuredCase]:
+    """Measure `cases` (plain data of scenarios, checked) and write the data set `out`.
+
+    `runs` is how many times each program runs without instrumentation, `kind` "cuda" or "cpu". `progress` is called
+    with the number of finished cases.
+
+    A case that fails or does not end is written with its error, and the others go on.
+
+    Raises:
+        InputError: `out` holds other cases than these.
+        MachineError: the ranks cannot be started.
+    """
+    planned = plan(cases)
+    done = load_cases(out) if (out / CASES).exists() else []
+    for case, measurement in zip(done, planned, strict=False):
+        if case.scenario != measurement.scenario:
+            raise InputError(str(out / CASES), f"line {case.number + 1}", "is another case: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    _trim(out / CASES)
+    host = {
+        "fingerprint": fingerprint(inspect()),
+        "date": _now(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))},
+    }
+    write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
+    progress(len(done))
+    with _Machines(kind, timeout_s) as machines, (out / CASES).open("ab") as file:
+        for measurement in planned[len(done) :]:
+            case = _measure(measurement, machines, runs)
+            file.write(msgspec.json.encode(case) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+            done.append(case)
+            progress(len(done))
+    return done
+
+
+class _Machines:
+    """The machine for a number of ranks; one is kept."""
+
+    def __init__(self, kind: str | None, timeout_s: float) -> None:
+        self.kind = kind
+        self.timeout_s = timeout_s
+        self.machine: TorchMachine | None = None
+
+    def __enter__(self) -> _Machines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.machine:
+            self.machine.close()
+
+    def of(self, world_size: int) -> TorchMachine:
+        """A machine of `world_size` ranks."""
+        if self.machine and (self.machine.closed or self.machine.world_size != world_size):
+            self.machine.close()
+            self.machine = None
+        if self.machine is None:
+            self.machine = TorchMachine(world_size, self.kind, self.timeout_s)
+        return self.machine
+
+
+def _measure(measurement: Measurement, machines: _Machines, runs: int) -> MeasuredCase:
+    scenario = Scenario.from_plain(measurement.scenario)
+    program = scenario.program()
+    machine = machines.of(scenario.world_size)
+    case = MeasuredCase(number=measurement.number, scenario=measurement.scenario, program=program.hash, date=_now())
+    try:
+        with Sampler() as sampler:
+            plain = [machine.execute(program) for _ in range(runs)]
+            timed = machine.execute(program, instrumented=True)
+        _check([*plain, timed])
+    except (MachineError, DeadlockError) as error:
+        return msgspec.structs.replace(case, error=str(error))
+    ranks = plain[-1].ranks
+    return msgspec.structs.replace(
+        case,
+        step_times_s=tuple(_step_times(run) for run in plain),
+        instrumented_step_times_s=_step_times(timed)[0],
+        issue_s=round(ranks[0].issue_s, 6),
+        memory_bytes=tuple(r.memory_bytes for r in ranks),
+        simulated_memory_bytes=simulate(scenario).metrics["peak_memory_bytes"],
+        workspace_bytes=tuple(r.workspace_bytes for r in ranks),
+        output=tuple(r.output for r in ranks),
+        sampled=sampler.summary(),
+        operations=operations_of(timed.timeline),
+    )
+
+
+def _check(executions: Sequence[Execution]) -> None:
+    """Raise MachineError unless every run computed the same, finite numbers from weights that had landed."""
+    first = [r.output for r in executions[0].ranks]
+    for execution in executions:
+        for rank, result in enumerate(execution.ranks):
+            if not result.landed:
+                raise MachineError(f"rank {rank}: a slot does not hold the layer that was copied into it")
+            if not result.finite:
+                raise MachineError(f"rank {rank}: the output has numbers that are not finite")
+            if result.output != first[rank]:
+                raise MachineError(f"rank {rank}: two runs of the same program computed different outputs")
+
+
+def _step_times(run: Execution) -> tuple[tuple[float, ...], ...]:
+    """Every rank's steps, s."""
+    timeline = run.timeline
+    return tuple(tuple(round(s, 9) for s in timeline.step_times(rank)) for rank in range(len(timeline.steps)))
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _trim(file: Path) -> None:
+    """Cut off a half-written last line."""
+    if file.exists():
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            write_atomically(file, whole)
