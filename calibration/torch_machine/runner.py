@@ -70,7 +70,7 @@ class Runner:
         self.memory = Memory(device, program, host, rank)
         recorded = [c.event for c in program.commands() if isinstance(c, RecordEvent)]
         self.events: dict[int, Event] = {e: device.event(e in timed) for e in recorded}
-        self.recorded_on = {c.event: c.stream for c in program.commands() if isinstance(c, RecordEvent)}
+        self.issued = {e: threading.Event() for e in _crossing(program)}
         self.counters: dict[str, int] = {}
         self.counters_changed = threading.Condition()
         self.locks: dict[str, FairLock] = {}
@@ -80,8 +80,8 @@ class Runner:
             Kernel: self._kernel,
             Copy: self._copy,
             Collective: self._collective,
-            RecordEvent: lambda c: self._stream(c).record(self.events[c.event]),
-            WaitEvent: lambda c: self._stream(c).wait(self.events[c.event]),
+            RecordEvent: self._record,
+            WaitEvent: lambda c: self._when_issued(c.event, self._stream(c).wait(self.events[c.event])),
             WriteFlag: lambda c: self._stream(c).write_flag(c.flag, c.value),
             WaitFlag: lambda c: self._stream(c).wait_flag(c.flag, c.value),
             HostWaitEvent: self._host_wait_event,
@@ -206,16 +206,36 @@ class Runner:
         mine = buffer[self.rank * part :][:part].view(torch.bfloat16)
         return lambda: dist.all_gather_into_tensor(gathered, mine)
 
+    def _record(self, command: RecordEvent) -> Call:
+        record = self._stream(command).record(self.events[command.event])
+        if (issued := self.issued.get(command.event)) is None:
+            return record
+
+        def record_and_tell() -> None:
+            record()
+            issued.set()
+
+        return record_and_tell
+
+    def _when_issued(self, event: int, call: Call) -> Call:
+        """`call`, once the thread that records `event` has done so: to CUDA an unrecorded event has completed."""
+        if (issued := self.issued.get(event)) is None:
+            return call
+
+        def wait_and_call() -> None:
+            issued.wait()
+            call()
+
+        return wait_and_call
+
     def _host_wait_event(self, command: HostWaitEvent) -> Call:
         event = self.events[command.event]
-        if not command.poll:
-            return event.synchronize
 
         def poll() -> None:
             while not event.done():
                 time.sleep(command.poll)
 
-        return poll
+        return self._when_issued(command.event, poll if command.poll else event.synchronize)
 
     def _host_add(self, command: HostAdd) -> Call:
         def add() -> None:
@@ -303,6 +323,17 @@ class FairLock:
         with self._changed:
             self._queue.popleft()
             self._changed.notify_all()
+
+
+def _crossing(program: RankProgram) -> set[int]:
+    """Events that one host thread records and another waits for."""
+    recorder = {c.event: i for i, thread in enumerate(program.threads) for c in thread if isinstance(c, RecordEvent)}
+    return {
+        c.event
+        for i, thread in enumerate(program.threads)
+        for c in thread
+        if isinstance(c, WaitEvent | HostWaitEvent) and recorder[c.event] != i
+    }
 
 
 def _shape(op: AnyOperation) -> object:
