@@ -1,0 +1,162 @@
+"""Measuring into data sets, on a CPU, and predictions of what was measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sim.config import InputError
+from sim.hardware import load_profile
+from sim.machine import SimulatedMachine
+from sim.program import Kernel, instrument
+from sim.scenario import Scenario
+from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
+from validation.predict import kernel_times, predict, references, with_kernel_times
+
+SCENARIO: dict[str, Any] = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {
+        "layers": 2,
+        "layer_bytes": 300_000,
+        "steps": 3,
+        "block": [
+            {"compute": {"name": "a", "seconds": "2 ms"}},
+            {"collective": {"kind": "all_to_all", "bytes": 1024}},
+            {"compute": {"name": "b", "seconds": "1 ms"}},
+            {"compute": {"name": "a", "seconds": "3 ms"}},
+        ],
+    },
+    "policy": {"kind": "whole_layer"},
+}
+
+
+def test_resident_repeats_stand_between_the_cases() -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.measure import plan
+
+    other = {**SCENARIO, "world_size": 1}
+    chunked = [{**SCENARIO, "policy": {"kind": "chunked", "chunk_bytes": n}} for n in range(1, 8)]
+    kinds = [
+        m.scenario["policy"]["kind"][0] for m in plan([*chunked, {**other, "policy": {"kind": "resident"}}, other])
+    ]
+    assert "".join(kinds) == "rcccccrccrrwr"
+    assert [m.number for m in plan(chunked)] == list(range(10))
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "sim.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_measure_writes_a_data_set_and_continues_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    file, out = tmp_path / "s.yaml", tmp_path / "set"
+    file.write_text(yaml.safe_dump(SCENARIO))
+    command = ["measure", str(file), "--set", "policy.kind=whole_layer,chunked", "--set", "policy.chunk_bytes=64 KiB"]
+    command += ["--out", str(out), "--device", "cpu", "--runs", "1"]
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "whole_layer" in done.stdout
+    cases = load_cases(out)
+    assert [c.scenario["policy"]["kind"] for c in cases] == ["resident", "whole_layer", "chunked", "resident"]
+    assert {c.output for c in cases} == {cases[0].output}
+    for case in cases:
+        assert case.program == case.load_scenario().program().hash
+        assert len(case.step_times_s[0]) == 2
+        assert len(case.step_times_s[0][0]) == 3
+        assert 12e-3 < case.step_time_s < 5
+        assert case.simulated_memory_bytes > 0
+        names = [op.name for op in case.operations if op.kind == "Kernel"]
+        assert names == ["a", "b", "a"] * 2
+        copies = [op for op in case.operations if op.kind == "Copy"]
+        assert bool(copies) == (case.scenario["policy"]["kind"] != "resident")
+    host = json.loads((out / HOST).read_text())
+    assert {"fingerprint", "date", "command", "environment"} <= host.keys()
+
+    lines = (out / CASES).read_bytes().splitlines(keepends=True)
+    (out / CASES).write_bytes(b"".join(lines[:3]) + lines[3][:40])  # killed while the last case was written
+    again = run(*command)
+    assert again.returncode == 0, again.stderr
+    assert (out / CASES).read_bytes().splitlines(keepends=True)[:3] == lines[:3]
+    assert len(load_cases(out)) == 4
+
+    other = run("measure", str(file), "--out", str(out), "--device", "cpu")
+    assert other.returncode == 2
+    assert f"{out / CASES}" in other.stderr
+    assert "another case" in other.stderr
+
+
+def test_a_case_that_fails_is_written_and_the_others_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    good, bad, out = tmp_path / "good.yaml", tmp_path / "bad.yaml", tmp_path / "set"
+    plain = {**SCENARIO, "world_size": 1}
+    good.write_text(yaml.safe_dump(plain))
+    flops = [{"compute": {"name": "a", "flops": 1e9}}]
+    bad.write_text(yaml.safe_dump({**plain, "workload": {**SCENARIO["workload"], "block": flops}}))
+    done = run("measure", str(bad), str(good), "--out", str(out), "--device", "cpu", "--runs", "1")
+    assert done.returncode == 1
+    assert "3 of 6 cases failed" in done.stderr
+    assert ["FLOP" in c.error for c in load_cases(out)] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"{}\n", "is no measured case"),
+        (b"\xff\n", "is no measured case"),
+        (b'{"schema": 2, "number": 0, "scenario": {}, "program": "", "date": ""}\n', "has schema 2, expected 1"),
+    ],
+)
+def test_wrong_data_sets_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / CASES).write_bytes(content)
+    with pytest.raises(InputError, match=f"line 1: {problem}"):
+        load_cases(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_cases(tmp_path / "nowhere")
+
+
+def as_measured(number: int, data: dict[str, Any], overhead_s: float = 0.0) -> MeasuredCase:
+    """A case as if the simulated machine were the host, each of its events taking time on the compute stream."""
+    scenario = Scenario.from_plain(data)
+    machine = SimulatedMachine(scenario.profile())
+    steps = machine.run(scenario.program()).step_times()
+    timeline = machine.run(instrument(scenario.program()).program)
+    operations = operations_of(timeline)
+    return MeasuredCase(
+        number=number,
+        scenario=data,
+        program=scenario.program().hash,
+        date="",
+        step_times_s=((tuple(steps),),),
+        instrumented_step_times_s=tuple(timeline.step_times()),
+        operations=operations,
+    )
+
+
+def test_predictions_take_kernel_times_from_the_resident_case() -> None:
+    """Played through with the simulated machine as the host, whose events cost 2.8 us each."""
+    policies = [{"kind": "resident"}, {"kind": "whole_layer"}, {"kind": "yielding", "chunk_bytes": 65536}]
+    cases = [as_measured(i, {**SCENARIO, "policy": p}) for i, p in enumerate(policies)]
+    found = references(cases)
+    assert [[c.number for c in group] for group in found.values()] == [[0]]
+    times = kernel_times(cases[:1])
+    assert set(times) == {(layer, *which) for layer in (0, 1) for which in (("a", 0), ("a", 1), ("b", 0))}
+    for (_, name, number), expected in zip(sorted(times), [2e-3, 3e-3, 1e-3] * 2, strict=True):
+        assert times[0, name, number] == pytest.approx(expected, abs=4e-6)
+    profile = load_profile("h200x2-hostpath")
+    for case in cases:
+        assert predict(case, cases[:1], profile).error == pytest.approx(0, abs=2e-3)
+
+
+def test_kernel_times_go_to_their_kernels() -> None:
+    program = Scenario.from_plain({**SCENARIO, "workload": {**SCENARIO["workload"], "passes_per_step": 2}}).program()
+    times = {(layer, n, i): layer + len(n) + i / 8 for layer in (0, 1) for n, i in (("a", 0), ("b", 0), ("a", 1))}
+    timed = [c for c in with_kernel_times(program, times).ranks[0].commands() if isinstance(c, Kernel)]
+    assert [c.seconds for c in timed[:6]] == [1, 1, 1.125, 2, 2, 2.125]
+    assert [c.seconds for c in timed] == [c.seconds for c in timed[:6]] * (len(timed) // 6)
