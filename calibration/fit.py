@@ -9,11 +9,13 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
-from statistics import mean, median, stdev
-from typing import Any, NamedTuple
+from statistics import mean, median
+from typing import Any
 
 import msgspec
 
+from calibration.fitting.collectives import LARGE, LONG_CHUNK
+from calibration.fitting.numbers import Fitted, affine, latency, over, share
 from sim.hardware import AloneTime, Profile, load_profile
 from sim.machine import SimulatedMachine
 from sim.units import Bytes, Seconds
@@ -21,34 +23,12 @@ from validation.wan14b import DATASET, LAUNCHES, Case, load_cases
 
 Row = dict[str, Any]
 
-LONG_CHUNK = 64 * 2**20
-"""Copies of at least this size (B) show the rates under contention: per-copy costs are under 1 % of their time."""
-
-
-class Fitted(NamedTuple):
-    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it), its rows."""
-
-    value: float
-    spread: float | None
-    rows: str
-
 
 def load_links() -> list[Row]:
     """The rows of links.json."""
     text = (files("validation") / "data" / DATASET / "links.json").read_text()
     rows: list[Row] = json.loads(text)["rows"]
     return rows
-
-
-def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
-    """(setup s, rate B/s) of seconds = setup + size / rate, least squares of the relative error."""
-    from scipy.optimize import least_squares
-
-    def error(p: Sequence[float]) -> list[float]:
-        return [(p[0] * 1e-6 + s * p[1] * 1e-12) / t - 1 for s, t in zip(sizes, seconds, strict=True)]
-
-    setup, inverse = least_squares(error, (1.0, 20.0)).x
-    return float(setup) * 1e-6, 1e12 / float(inverse)
 
 
 def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[Case]) -> dict[str, Fitted]:
@@ -121,34 +101,23 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     """`per_copy` is what a copy and its event cost (s) without contention."""
     rows = [r for r in rows if r["kind"] == SHORT[kind]]
     alone = [r for r in rows if r.get("mode") == "alone"]
-    large = [r for r in alone if r["bytes"] >= 2**20]
-    latency, bandwidth = affine([_sent(kind, r) for r in large], [r["us"] * 1e-6 for r in large])
-    # small collectives use other protocols: the shortest bounds the latency from above
-    latency = min(latency, *(r["us"] * 1e-6 - _sent(kind, r) / bandwidth for r in alone if r not in large))
+    late = latency([_sent(kind, r) for r in alone], [r["us"] * 1e-6 for r in alone])
     path = f"collectives.{kind}"
-    found = {f"{path}.latency": Fitted(latency, None, "links alone")}
+    found = {f"{path}.latency": Fitted(late, None, "links alone")}
     beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
-    long = [r for r in beside if r["chunk"] >= LONG_CHUNK and r["bytes"] > 16 * 2**20]
+    long = [r for r in beside if r["chunk"] >= LONG_CHUNK and r["bytes"] > LARGE]
     if not long:
         return found
-
-    def rate(row: Row) -> float:
-        return _sent(kind, row) / (float(row["us"]) * 1e-6 - float(latency))
-
-    copy = [r["h2d_during_gbps"] * 1e9 for r in long]
+    rates = [_sent(kind, r) / (r["us"] * 1e-6 - late) for r in long]
+    copies = [r["h2d_during_gbps"] * 1e9 for r in long]
+    weight, overhead = share(rates, copies, cap)
     named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
-    found[f"{path}.weight"] = Fitted(*_over([rate(r) / c for r, c in zip(long, copy, strict=True)]), named)
-    found[f"{path}.overhead"] = Fitted(*_over([(cap - c) / rate(r) for r, c in zip(long, copy, strict=True)]), named)
-    chunked = [r for r in beside if r["chunk"] < LONG_CHUNK and r["bytes"] > 16 * 2**20]
-    gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copy) - per_copy for r in chunked]
-    found[f"{path}.copy_start"] = Fitted(*_over(gaps), "links with_h2d, 4 MiB chunks")
+    found[f"{path}.weight"] = Fitted(*weight, named)
+    found[f"{path}.overhead"] = Fitted(*overhead, named)
+    chunked = [r for r in beside if r["chunk"] < LONG_CHUNK and r["bytes"] > LARGE]
+    gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copies) - per_copy for r in chunked]
+    found[f"{path}.copy_start"] = Fitted(*over(gaps), "links with_h2d, 4 MiB chunks")
     return found
-
-
-def _over(values: Sequence[float]) -> tuple[float, float | None]:
-    """Median and relative spread."""
-    centre = median(values)
-    return centre, stdev(values) / centre if len(values) > 1 else None
 
 
 def _launch_delay(resident: Case, whole: Case) -> float:

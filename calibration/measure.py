@@ -20,6 +20,7 @@ from calibration.host import Sampler, fingerprint, inspect
 from calibration.torch_machine import Execution, MachineError, TorchMachine
 from sim.config import InputError
 from sim.experiment import load_experiment
+from sim.hardware import Profile, load_profile
 from sim.machine import DeadlockError
 from sim.output import write_atomically
 from sim.run import simulate
@@ -168,12 +169,18 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
         instrumented_step_times_s=_step_times(timed)[0],
         issue_s=round(ranks[0].issue_s, 6),
         memory_bytes=tuple(r.memory_bytes for r in ranks),
-        simulated_memory_bytes=simulate(scenario).metrics["peak_memory_bytes"],
+        simulated_memory_bytes=simulate(scenario, _large_enough(scenario)).metrics["peak_memory_bytes"],
         workspace_bytes=tuple(r.workspace_bytes for r in ranks),
         output=tuple(r.output for r in ranks),
         sampled=sampler.summary(),
         operations=operations_of(timed.timeline),
     )
+
+
+def _large_enough(scenario: Scenario) -> Profile:
+    """The scenario's profile with as many GPUs as it has ranks: peak memory does not depend on the host."""
+    profile = load_profile(scenario.hardware)
+    return msgspec.structs.replace(profile, gpus=max(profile.gpus, scenario.world_size))
 
 
 def _check(executions: Sequence[Execution]) -> None:

@@ -272,7 +272,7 @@ def measure(
     files: tuple[Path, ...], settings: tuple[str, ...], out: Path, runs: int, device: str | None, timeout: float
 ) -> None:
     """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
-    _needs_torch()
+    _needs("torch")
     from calibration.measure import measure as run_all
     from calibration.measure import plan, scenarios
     from sim.report.tables import print_measured, progress
@@ -284,6 +284,44 @@ def measure(
     click.echo(f"data set: {out.resolve()}", err=True)
     if failed := sum(bool(case.error) for case in cases):
         raise _Failure(f"{failed} of {len(cases)} cases failed")
+
+
+@main.command()
+@click.option("--name", default="this-host", show_default=True, help="Name of the profile.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; as NAME unless given.")
+@click.option("--quick", is_flag=True, help="Fewer sizes and repeats.")
+@click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use; all there are unless given.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
+@click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
+@_guarded
+def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
+    """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
+    _needs("torch", "scipy")
+    from calibration import calibrate as steps
+    from calibration.probes import ProbeCase, Row, listing
+    from sim.report.tables import progress
+
+    cases = steps.dry_run(quick, gpus)
+    if dry_run:
+        click.echo("\n".join(listing(cases)))
+        return
+    folder = out or Path(name)
+    if fit_only:
+        written = steps.refit(folder, name)
+    else:
+        with progress(len(cases), "probes") as advance:
+            done: set[str] = set()
+
+            def show(case: ProbeCase, row: Row | None) -> None:
+                if row is not None:
+                    done.add(case.name)
+                    advance(len(done))
+
+            written = steps.calibrate(folder, name, quick, show, gpus)
+    for case, reason in written.calibrated.rejected.items():
+        click.echo(f"left out: {case}: {reason}", err=True)
+    click.echo(f"profile: {written.profile.resolve()}", err=True)
+    click.echo(f"residuals: {written.residuals.resolve()}", err=True)
 
 
 @main.command()
@@ -305,11 +343,13 @@ def doctor(as_json: bool) -> None:
         sys.exit(1)
 
 
-def _needs_torch() -> None:
+def _needs(*packages: str) -> None:
     from importlib.util import find_spec
 
-    if find_spec("torch") is None:
-        raise _Failure("torch is not installed: pip install 'chunkflow-sim[torch]', or a build of torch for your GPUs")
+    if missing := [name for name in packages if find_spec(name) is None]:
+        extras = {"torch": "torch", "scipy": "calibrate"}
+        wanted = ",".join(extras[name] for name in missing)
+        raise _Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
 
 def executor(workers: int | None) -> Executor:

@@ -7,13 +7,15 @@ the date and the command that made it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from sim.config import InputError
+from sim.config import InputError, read_yaml
+from sim.hardware import Profile, load_profile
 from sim.scenario import Scenario
 from sim.timeline import Timeline
 
@@ -144,3 +146,39 @@ def _decode(file: Path, lines: Iterable[bytes]) -> Iterable[MeasuredCase]:
         if case.schema != SCHEMA:
             raise InputError(str(file), f"line {number}", f"has schema {case.schema}, expected {SCHEMA}")
         yield case
+
+
+class DataSet(NamedTuple):
+    """A shipped data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
+
+    name: str
+    host: dict[str, Any]
+    cases: tuple[MeasuredCase, ...]
+    fitted: frozenset[int]
+    """Numbers of the cases that constants may be fitted on."""
+
+    def profile(self) -> Profile:
+        """The host's profile, fitted to probes of the same hour. Raises InputError."""
+        return load_profile(self.name)
+
+
+def shipped_sets() -> tuple[str, ...]:
+    """Names of the data sets that come with the package."""
+    folder = Path(str(files("validation"))) / "data"
+    return tuple(sorted(f.parent.name for f in folder.glob(f"*/{CASES}")))
+
+
+def load_set(name: str) -> DataSet:
+    """A shipped data set by name.
+
+    Raises:
+        InputError: there is none of that name, or it cannot be read.
+    """
+    folder = Path(str(files("validation"))) / "data"
+    if name not in shipped_sets():
+        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())}")
+    cases = tuple(c for c in load_cases(folder / name) if not c.error)
+    allowed = read_yaml(folder / "split.yaml").get(name, [])
+    fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
+    host = msgspec.json.decode((folder / name / HOST).read_bytes())
+    return DataSet(name, host, cases, frozenset(fitted))

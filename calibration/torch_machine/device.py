@@ -109,7 +109,7 @@ class Device(ABC):
 
     @abstractmethod
     def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
-        """The first bytes of each part, behind each other at neighbouring addresses. Several may show one part."""
+        """Memory and its size, each whole (CUDA maps no less), at neighbouring addresses; it may be mapped often."""
 
     @abstractmethod
     def unmap(self) -> None:

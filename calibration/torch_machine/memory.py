@@ -60,7 +60,8 @@ class Memory:
         self.mapped_bytes = 0
         self._own_sizes = [self._round_up(w.resident) if w.resident else 0 for w in self.weights]
         self._own = [self._physical(size) for size in self._own_sizes]
-        self._slots = {name: self._physical(self._round_up(size)) for name, size in slot_sizes.items()}
+        rounded = {name: self._round_up(size) for name, size in slot_sizes.items()}
+        self._slots = {name: (self._physical(size), size) for name, size in rounded.items()}
         self._layers: dict[tuple[int, str | None], torch.Tensor] = {}
         for number, weights in enumerate(self.weights):
             if weights.resident:
@@ -74,7 +75,7 @@ class Memory:
             size, own = self.weights[number].bytes, self._own_sizes[number]
             parts = [(self._own[number], own)]
             if slot is not None and size > own:
-                parts.append((self._slots[slot], self._round_up(size - own)))
+                parts.append(self._slots[slot])
             self._layers[key] = self.device.mapped(parts)[:size]
         return self._layers[key]
 

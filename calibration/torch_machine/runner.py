@@ -299,7 +299,7 @@ class Runner:
     def _landed(self) -> bool:
         for buffer, (layer, size) in self.last_copy.items():
             target, source = self.memory.landing(buffer, layer, 0, size)
-            if not torch.equal(target.cpu(), source):
+            if not torch.equal(target, source.to(target.device)):
                 return False
         return True
 

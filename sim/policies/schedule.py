@@ -88,8 +88,10 @@ class Schedule(ABC):
         resident = sum(layer.bytes - copied for layer, copied in zip(layers, self.copied, strict=True))
         self.rank.buffer("resident", resident, "weights", static=True)
         if self.offloads:
+            # an allocator's slots come and go, others are taken once
+            static = self.slots == self.ahead + 1
             for slot in range(self.slots):
-                self.rank.buffer(f"slot{slot}", max(self.copied), "slot")
+                self.rank.buffer(f"slot{slot}", max(self.copied), "slot", static=static)
         if self.workload.activation_bytes:
             self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:

@@ -1,0 +1,183 @@
+"""Collectives: times alone, latencies, and what they and copies do to each other; or that they do not meet at all."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import NamedTuple
+
+from calibration.fitting.copies import LEAST
+from calibration.fitting.numbers import Fitted, affine, latency, over, share
+from calibration.fitting.selection import Rows
+from calibration.probes.rows import Row
+from sim.collectives import sent_per_rank
+from sim.hardware import Collectives
+from sim.program import CollectiveKind
+
+LONG_CHUNK = 64 * 2**20
+"""Copies of at least this size (B) show the rates under contention: per-copy costs are under 1 % of their time."""
+
+LARGE = 16 * 2**20
+"""Collectives over this size (B) show them: their latency is a small part of their time."""
+
+QUIET = 0.05
+"""Collectives and copies that slow each other by less than this share use different resources."""
+
+KINDS: tuple[str, ...] = Collectives.__struct_fields__
+"""Kinds of collective that a profile holds."""
+
+
+class Kind(NamedTuple):
+    """A kind of collective: numbers by key, its times alone by bytes sent, and where those come from."""
+
+    numbers: dict[str, Fitted]
+    bytes: list[int]
+    seconds: list[float]
+    source: str
+
+
+class Links(NamedTuple):
+    """What collectives cross: NVLink if `nvlink` is its capacity, otherwise the links of copies. `why` says so."""
+
+    nvlink: float | None
+    why: str
+
+
+def sent(row: Row) -> int:
+    """Bytes that each rank sends in the collective of `row`."""
+    kind = row.params["collective"]
+    name: CollectiveKind = "all_gather" if kind == "reduce_scatter" else kind
+    return round(sent_per_rank(name, int(row.params["bytes"]), int(row.params["ranks"])))
+
+
+def beside(rows: Rows, kind: str) -> list[Row]:
+    """Rows of `kind` beside H2D copies."""
+    return rows.find("beside", collective=kind, direction="h2d")
+
+
+def _long(found: list[Row]) -> list[Row]:
+    """Those that show rates: long chunks, large collectives; the largest there are if none is so large."""
+    if not found:
+        return []
+    chunk = min(max(int(r.params["chunk"]) for r in found), LONG_CHUNK)
+    size = min(max(int(r.params["bytes"]) for r in found), LARGE + 1)
+    return [r for r in found if r.params["chunk"] >= chunk and r.params["bytes"] >= size]
+
+
+def _free(row: Row, copies: dict[str, Fitted], event: float) -> float:
+    """Rate of the copies of a beside row without collectives, each with its share of an event, B/s."""
+    chunk = int(row.params["chunk"])
+    per_copy = copies["h2d.setup"].value + event / int(row.params["events_every"])
+    return chunk / (chunk / copies["h2d.cap"].value + per_copy)
+
+
+def choose_links(rows: Rows, copies: dict[str, Fitted], event: float) -> Links:
+    """Whether collectives leave copies alone, and copies them."""
+    slower, lost, number = [], [], 0
+    for kind in KINDS:
+        found = _long(beside(rows, kind))
+        number += len(found)
+        if found:
+            slower.append(median(rows.value(r, "seconds") / rows.value(r, "alone_seconds") - 1 for r in found))
+            lost.append(median(1 - rows.value(r, "rate") / _free(r, copies, event) for r in found))
+    if number:
+        said = f"collectives take {100 * max(slower):+.1f} %, copies move {-100 * max(lost):+.1f} %, at worst"
+        quiet = max(slower) < QUIET and max(lost) < QUIET
+        return Links(_fastest(rows) if quiet else None, f"{said} ({number} rows beside copies)")
+    fastest = _fastest(rows)
+    if fastest > 1.2 * copies["h2d.cap"].value:
+        return Links(fastest, "not measured beside copies; faster than the link of copies")
+    return Links(None, "not measured beside copies; not faster than the link of copies")
+
+
+def _fastest(rows: Rows) -> float:
+    """The most that a rank sends, B/s, without latency, over all kinds and sizes."""
+    best = 0.0
+    for kind in KINDS:
+        found = _alone(rows, kind)
+        if found:
+            sizes, seconds = _curve(rows, found, kind)
+            late = latency(sizes, seconds)
+            best = max(best, *(s / (t - late) for s, t in zip(sizes, seconds, strict=True) if t > late))
+            best = max(best, (sizes[-1] - sizes[-2]) / (seconds[-1] - seconds[-2]))
+    return best * 1.001
+
+
+def _alone(rows: Rows, kind: str) -> list[Row]:
+    """Rows alone, of the fewest ranks: more of them only add to the latency."""
+    found = rows.find("collective", collective=kind)
+    fewest = min((int(r.params["ranks"]) for r in found), default=0)
+    return [r for r in found if r.params["ranks"] == fewest]
+
+
+def _curve(rows: Rows, found: list[Row], kind: str) -> tuple[list[int], list[float]]:
+    """(bytes sent by a rank, s) of `found`."""
+    _, seconds = rows.curve(found, "seconds", 2, f"collective/{kind}")
+    return sorted(sent(r) for r in found), seconds
+
+
+def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: float, nvlink: bool) -> Kind | None:
+    """The class of `kind`; None if it was not measured."""
+    found = _alone(rows, kind)
+    if not found:
+        return None
+    sizes, seconds = _curve(rows, found, kind)
+    ranks = int(found[0].params["ranks"])
+    named = f"collective/{kind}/{ranks}"
+    late = min(max(latency(sizes, seconds), 0.0), 0.95 * seconds[0])
+    numbers = {
+        "latency": Fitted(late, rows.spread(found, "seconds"), f"{named}: before the first byte"),
+        "latency_per_rank": _per_rank(rows, kind, sizes, seconds, ranks),
+    }
+    numbers |= _contention(rows, kind, copies, event, nvlink, late)
+    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends")
+
+
+def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:
+    """From small collectives of more ranks."""
+    from numpy import interp
+
+    more = [r for r in rows.find("collective", collective=kind) if r.params["ranks"] > fewest]
+    small = [r for r in more if r.params["bytes"] <= 4 * LEAST]
+    if not small:
+        return Fitted(0.0, None, f"not measured: all rows have {fewest} ranks")
+    values = [
+        (rows.value(r, "seconds") - float(interp(sent(r), sizes, seconds))) / (int(r.params["ranks"]) - fewest)
+        for r in small
+    ]
+    value, spread = over(values)
+    return Fitted(max(value, 0.0), spread, f"collective/{kind}, small ones of more than {fewest} ranks")
+
+
+def _contention(
+    rows: Rows, kind: str, copies: dict[str, Fitted], event: float, nvlink: bool, late: float
+) -> dict[str, Fitted]:
+    found = beside(rows, kind)
+    cap = copies["h2d.cap"].value
+    long = _long(found)
+    if not long:
+        source = "not measured beside copies: as a copy"
+        return {k: Fitted(v, None, source) for k, v in (("weight", 1.0), ("overhead", 1.0), ("copy_start", 0.0))}
+    where = f"beside/{kind}, {len(long)} rows of large collectives and long chunks"
+    size = min(int(r.params["bytes"]) for r in long)
+    chunked = [r for r in found if int(r.params["bytes"]) >= size]
+    chunks = [int(r.params["chunk"]) for r in chunked]
+    # what a copy takes besides its bytes shows in short chunks, its rate in long ones
+    times = [
+        int(r.params["chunk"]) / rows.value(r, "rate") - event / int(r.params["events_every"]) for r in chunked
+    ]  # fmt: skip
+    if len(set(chunks)) > 1:
+        taken, rate = affine(chunks, times)
+        start = Fitted(
+            max(taken - copies["h2d.setup"].value, 0.0),
+            None,
+            f"beside/{kind}, {len(chunked)} rows: time + chunk / rate",
+        )
+    else:
+        rate = median(rows.value(r, "rate") for r in long)
+        start = Fitted(0.0, None, "not measured: chunks of one size")
+    if nvlink:
+        quiet = Fitted(1.0, None, f"{where}: no contention")
+        return {"weight": quiet, "overhead": quiet, "copy_start": start}
+    rates = [sent(r) / (rows.value(r, "seconds") - late) for r in long]
+    weight, overhead = share(rates, [min(rate, cap * 0.999)] * len(rates), cap)
+    return {"weight": Fitted(*weight, where), "overhead": Fitted(*overhead, where), "copy_start": start}

@@ -1,0 +1,106 @@
+"""Copies: rates, setup and least time of each direction, and the resources that they share."""
+
+from __future__ import annotations
+
+from calibration.fitting.numbers import FitError, Fitted, affine
+from calibration.fitting.selection import Rows
+from calibration.probes.rows import Row
+
+LEAST = 2**18
+"""Copies of at least this size (B) lie on a line; smaller ones all take the least time."""
+
+FLOOR = 1.03
+"""Copies that take less than this times the least time take the least time: they say nothing of the line."""
+
+SHARED = 0.95
+"""Copies that get less than this share of their rate alone contend for something."""
+
+NEGATIVE_S = 2e-6
+"""A line may miss the origin by this much below it; more is nonsense."""
+
+
+def fit_copies(rows: Rows) -> dict[str, Fitted]:
+    """`h2d` and `d2h` classes by key path. Raises FitError; D2H that was not measured is taken as H2D."""
+    found = _direction(rows, "h2d")
+    if rows.find("copy", directions=["d2h"], ranks=1):
+        found |= _direction(rows, "d2h")
+    else:
+        found |= {f"d2h.{k}": Fitted(found[f"h2d.{k}"].value, None, "not measured: as h2d") for k in _KEYS}
+    found["h2d.weight"] = Fitted(1.0, None, "definition")
+    both = _both(rows, 1)
+    if both is None:
+        found["d2h.weight"] = Fitted(1.0, None, "not measured: as h2d")
+    else:
+        down, up, row = both
+        found["d2h.weight"] = Fitted(up / down, rows.spread([row], "d2h"), f"{row.case}: rates of d2h over h2d")
+    return found
+
+
+_KEYS = ("cap", "setup", "minimum")
+
+
+def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
+    named = f"copy/{direction}/1/train"
+    trains = [r for r in rows.find("copy", directions=[direction], ranks=1) if r.params["count"] > 1]
+    sizes, seconds = rows.curve(trains, direction, 3, named)
+    floor = FLOOR * seconds[0]
+    line = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= LEAST and (t > floor or not rows.strict)]
+    if len(line) < 3:
+        raise FitError(f"{named}: {len(line)} usable rows of 256 KiB and more, at least 3 are needed")
+    setup, cap = affine([s for s, _ in line], [t for _, t in line])
+    if cap <= 0 or (rows.strict and setup < -NEGATIVE_S):
+        raise FitError(f"{named}: a line through the times gives {setup:.3g} s + size / {cap:.4g} B/s")
+    where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more: setup + size / rate"
+    spread = rows.spread(trains, direction)
+    return {
+        f"{direction}.cap": Fitted(cap, spread, where),
+        f"{direction}.setup": Fitted(max(setup, 0.0), None, where),
+        f"{direction}.minimum": Fitted(seconds[0], spread, f"{named}/{sizes[0]}"),
+    }
+
+
+def _both(rows: Rows, ranks: int) -> tuple[float, float, Row] | None:
+    """Rates down and up of one GPU with both directions at once on `ranks` GPUs, B/s, of the largest copies."""
+    found = rows.find("copy", directions=["h2d", "d2h"], ranks=ranks)
+    if not found:
+        return None
+    row = max(found, key=lambda r: int(r.params["bytes"]))
+    size = int(row.params["bytes"])
+    return size / rows.value(row, "h2d"), size / rows.value(row, "d2h"), row
+
+
+def fit_resources(rows: Rows, copies: dict[str, Fitted]) -> dict[str, Fitted]:
+    """Capacities by resource: the links of a GPU, both directions together, and what all GPUs share if that binds."""
+    found = {}
+    caps = {"down": copies["h2d.cap"], "up": copies["d2h.cap"]}
+    for name, cap in caps.items():
+        found[f"gpu{{gpu}}.{name}"] = Fitted(cap.value, cap.spread, f"{cap.rows}: a copy alone fills the link")
+    total = caps["down"].value + caps["up"].value
+    both = _both(rows, 1)
+    if both is None:
+        found["gpu{gpu}.duplex"] = Fitted(total, None, "not measured: both directions in full")
+        pair = total
+    else:
+        down, up, row = both
+        pair = min(down + up, total)
+        found["gpu{gpu}.duplex"] = Fitted(
+            pair, rows.spread([row], "h2d"), f"{row.case}: {down / 1e9:.1f} down + {up / 1e9:.1f} up, GB/s"
+        )
+    if rows.gpus > 1:
+        for name, direction in (("down", "h2d"), ("up", "d2h")):
+            at_once = rows.find("copy", directions=[direction], ranks=rows.gpus)
+            if at_once:
+                row = max(at_once, key=lambda r: int(r.params["bytes"]))
+                rate = int(row.params["bytes"]) / rows.value(row, direction)
+                if rate < SHARED * caps[name].value:
+                    found[f"host.{name}"] = _of_all(rows, row, direction, rate)
+        all_both = _both(rows, rows.gpus)
+        if all_both is not None and all_both[0] + all_both[1] < SHARED * pair:
+            down, up, row = all_both
+            found["host.duplex"] = _of_all(rows, row, "h2d", down + up)
+    return found
+
+
+def _of_all(rows: Rows, row: Row, direction: str, rate: float) -> Fitted:
+    where = f"{row.case}: {rows.gpus} x {rate / 1e9:.1f} GB/s"
+    return Fitted(rate * rows.gpus, rows.spread([row], direction), where)

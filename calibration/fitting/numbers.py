@@ -1,0 +1,62 @@
+"""Numbers from rows: fitted values with their spread and origin, lines, medians, shares under contention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median, stdev
+from typing import NamedTuple
+
+
+class FitError(ValueError):
+    """Rows that no profile can be fitted to. The message says which, and why."""
+
+
+class Fitted(NamedTuple):
+    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it), its rows."""
+
+    value: float
+    spread: float | None
+    rows: str
+
+
+def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
+    """(setup s, rate B/s) of seconds = setup + size / rate, least squares of the relative error."""
+    from scipy.optimize import least_squares
+
+    def error(p: Sequence[float]) -> list[float]:
+        return [(p[0] * 1e-6 + s * p[1] * 1e-12) / t - 1 for s, t in zip(sizes, seconds, strict=True)]
+
+    setup, inverse = least_squares(error, (1.0, 20.0)).x
+    return float(setup) * 1e-6, 1e12 / float(inverse)
+
+
+def over(values: Sequence[float]) -> tuple[float, float | None]:
+    """Median and relative spread."""
+    centre = median(values)
+    return centre, stdev(values) / abs(centre) if len(values) > 1 and centre else None
+
+
+def latency(sizes: Sequence[float], seconds: Sequence[float]) -> float:
+    """Seconds before the first byte of a collective, from its times alone by bytes sent, ascending.
+
+    The line through those of 512 KiB and more; small ones use other protocols: each bounds it from above.
+    """
+    large = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= 2**19]
+    if len(large) < 2:
+        large = list(zip(sizes, seconds, strict=True))
+    setup, bandwidth = affine([s for s, _ in large], [t for _, t in large])
+    small = [t - s / bandwidth for s, t in zip(sizes, seconds, strict=True) if (s, t) not in large]
+    return min([setup, *small])
+
+
+class Share(NamedTuple):
+    """What a collective beside a copy gets and takes: see `sim.hardware.CollectiveClass`."""
+
+    weight: tuple[float, float | None]
+    overhead: tuple[float, float | None]
+
+
+def share(rates: Sequence[float], copies: Sequence[float], cap: float) -> Share:
+    """From rates of collectives and of the copies beside them, B/s; copies alone move at `cap`."""
+    pairs = list(zip(rates, copies, strict=True))
+    return Share(over([r / c for r, c in pairs]), over([(cap - c) / r for r, c in pairs]))

@@ -1,0 +1,143 @@
+"""A fitted profile as plain data and as YAML, every number with its unit, uncertainty and the rows behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from calibration.fitting.collectives import KINDS, Kind, Links, choose_links, fit_collective
+from calibration.fitting.compute import fit_device
+from calibration.fitting.copies import fit_copies, fit_resources
+from calibration.fitting.numbers import Fitted
+from calibration.fitting.selection import Rows
+from calibration.fitting.streams import fit_streams
+from sim.hardware import Profile
+
+UNITS = {
+    "B/s": (("TB/s", 1e12), ("GB/s", 1e9), ("MB/s", 1e6)),
+    "FLOP/s": (("TFLOP/s", 1e12), ("GFLOP/s", 1e9)),
+    "s": (("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)),
+    "B": (("GB", 1e9), ("MB", 1e6)),
+}
+"""Units that numbers are written in, largest first."""
+
+
+def fit_plain(
+    rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], usual: Profile
+) -> dict[str, Any]:
+    """The profile's plain data. What was not measured is as in `usual`. Raises FitError."""
+    copies = fit_copies(rows)
+    streams = fit_streams(rows, copies, usual)
+    resources = fit_resources(rows, copies)
+    event = streams["streams.event"].value
+    measured = bool(rows.find("collective"))
+    links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
+    kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
+    if links.nvlink is not None:
+        for way in ("out", "in"):
+            resources[f"gpu{{gpu}}.nvlink_{way}"] = Fitted(links.nvlink, None, f"NVLink: {links.why}")
+    return {
+        "name": name,
+        "description": description,
+        "fingerprint": dict(fingerprint),
+        "gpus": rows.gpus,
+        "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in fit_device(rows).items()},
+        "resources": {k: {"capacity": number(v, "B/s")} for k, v in resources.items()},
+        "routes": _routes(resources, links),
+        "h2d": _class(copies, "h2d"),
+        "d2h": _class(copies, "d2h"),
+        "collectives": {kind: _collective(found, kind, kinds, copies, links) for kind, found in kinds.items()},
+        "streams": {k.split(".")[1]: number(v, "s") for k, v in streams.items() if k.startswith("streams.")},
+        "host": {
+            k.split(".")[1]: number(v, "" if k == "host.queue_depth" else "s")
+            for k, v in streams.items()
+            if k.startswith("host.")
+        },
+    }
+
+
+_DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
+_COPIES = {"cap": "B/s", "setup": "s", "minimum": "s"}
+_COLLECTIVES = {"latency": "s", "latency_per_rank": "s", "copy_start": "s"}
+
+
+class _Line(dict[str, Any]):
+    """A mapping that YAML shows in one line."""
+
+
+def number(fitted: Fitted, unit: str) -> dict[str, Any]:
+    """A number with four digits in a unit that suits it, its uncertainty if it is known, and its source."""
+    plain = _Line(value=_quantity(fitted.value, unit))
+    if fitted.spread is not None:
+        plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
+    plain["source"] = fitted.rows
+    return plain
+
+
+def _quantity(value: float, unit: str) -> float | str:
+    if unit == "":
+        return float(f"{value:.4g}")
+    name, factor = next(((n, f) for n, f in UNITS[unit] if value >= f), UNITS[unit][-1])
+    return f"{float(f'{value / factor:.4g}'):.10g} {name}"
+
+
+def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
+    keys = ("cap", "weight", "setup", "minimum")
+    return {key: number(copies[f"{direction}.{key}"], _COPIES.get(key, "")) for key in keys}
+
+
+def _routes(resources: Mapping[str, Fitted], links: Links) -> dict[str, list[str]]:
+    """The last resource of h2d is the GPU's link, whose load slows kernel launches."""
+
+    def shared(*names: str) -> list[str]:
+        return [f"host.{name}" for name in names if f"host.{name}" in resources]
+
+    if links.nvlink is not None:
+        peer = ["gpu{src}.nvlink_out", "gpu{dst}.nvlink_in"]
+    else:
+        # through host memory: both directions of the host are crossed, and what they share is crossed twice
+        host = shared("up", "duplex", "down", "duplex")
+        peer = ["gpu{src}.up", "gpu{src}.duplex", *host, "gpu{dst}.duplex", "gpu{dst}.down"]
+    return {
+        "h2d": [*shared("duplex", "down"), "gpu{gpu}.duplex", "gpu{gpu}.down"],
+        "d2h": [*shared("duplex", "up"), "gpu{gpu}.duplex", "gpu{gpu}.up"],
+        "peer": peer,
+    }
+
+
+def _collective(
+    found: Kind | None, kind: str, kinds: Mapping[str, Kind | None], copies: Mapping[str, Fitted], links: Links
+) -> dict[str, Any]:
+    """A kind's plain data; one that was not measured is as another that was, or as a copy."""
+    if found is not None:
+        numbers, source = found.numbers, f"{found.source}; peers: {links.why}"
+        sizes, seconds = found.bytes, found.seconds
+    elif (other := next((k for k, f in kinds.items() if f is not None), None)) is not None:
+        like = kinds[other]
+        assert like is not None
+        source = f"not measured: as {other}"
+        numbers = {k: Fitted(v.value, v.spread, source) for k, v in like.numbers.items()}
+        sizes, seconds = like.bytes, like.seconds
+    else:
+        source = "collectives were not measured: as a copy, after 20 us"
+        values = {"latency": 20e-6, "latency_per_rank": 0.0, "weight": 1.0, "overhead": 1.0, "copy_start": 0.0}
+        numbers = {k: Fitted(v, None, source) for k, v in values.items()}
+        sizes = [2**20, 2**28]
+        seconds = [20e-6 + size / copies["h2d.cap"].value for size in sizes]
+    return {
+        "alone": {"bytes": sizes, "seconds": [float(f"{t:.7g}") for t in seconds], "source": source},
+        **{k: number(v, _COLLECTIVES.get(k, "")) for k, v in numbers.items()},
+    }
+
+
+def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:
+    """The YAML of a profile, with `remarks` as a comment on top."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Numbers and lists in one line each."""
+
+    Dumper.add_representer(_Line, lambda d, v: d.represent_mapping("tag:yaml.org,2002:map", v.items(), flow_style=True))
+    Dumper.add_representer(list, lambda d, v: d.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True))
+    comment = "".join(f"# {line}\n" for line in remarks.splitlines())
+    return comment + yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, width=118, allow_unicode=True)

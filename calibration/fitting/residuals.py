@@ -1,0 +1,145 @@
+"""What a fitted profile says of every row that it was fitted to, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from calibration.fitting.collectives import KINDS, sent
+from calibration.fitting.compute import flops
+from calibration.fitting.selection import Rows
+from calibration.probes.rows import Row
+from sim import collectives
+from sim.fabric import FlowSpec, weighted_max_min
+from sim.hardware import Profile
+
+
+class Residual(NamedTuple):
+    """A row's quantity, measured and by the profile, in `unit`: "s" (a time) or "B/s" (a rate)."""
+
+    case: str
+    quantity: str
+    measured: float
+    fitted: float
+    unit: str
+
+    @property
+    def probe(self) -> str:
+        """The row's group."""
+        return self.case.split("/")[0]
+
+    @property
+    def error(self) -> float:
+        """Signed relative error of the fit, %."""
+        return 100 * (self.fitted / self.measured - 1)
+
+
+def residuals(rows: Rows, profile: Profile) -> list[Residual]:
+    """A residual for every quantity that the profile predicts."""
+    return [
+        *_copies(rows, profile),
+        *_commands(rows, profile),
+        *_collectives(rows, profile),
+        *_beside(rows, profile),
+        *_launches(rows, profile),
+        *_compute(rows, profile),
+    ]
+
+
+def _copy_seconds(profile: Profile, direction: str, size: int, rate: float) -> float:
+    cls = profile.copy_class(direction)
+    return max(cls.minimum.value, cls.setup.value + size / rate)
+
+
+def _copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    for row in rows.find("copy"):
+        if row.params["count"] > 1:  # a lone copy's time holds the events around it
+            directions = row.params["directions"]
+            flows = [profile.copy_flow(d, gpu) for gpu in range(row.params["ranks"]) for d in directions]
+            rates = weighted_max_min(flows, profile.capacities)
+            for direction, rate in zip(directions, rates, strict=False):
+                fitted = _copy_seconds(profile, direction, int(row.params["bytes"]), rate)
+                yield Residual(row.case, direction, rows.value(row, direction), fitted, "s")
+
+
+def _commands(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    streams = profile.streams
+    costs = {"event": streams.event.value, "write": streams.write_flag.value, "wait": streams.wait_flag.value}
+    for row in rows.find("commands"):
+        size = int(row.params["bytes"])
+        if size and "timed" not in row.params["pattern"]:
+            parts = row.params["pattern"].split("+")
+            fitted = _copy_seconds(profile, "h2d", size, profile.h2d.cap.value)
+            fitted += sum(costs.get(part, 0.0) for part in parts)
+            fitted += len(parts) * streams.beside_kernel.value if row.params["beside"] else 0.0
+            yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
+    for row in rows.find("wake", by="event"):
+        fitted = streams.wake.value + streams.event.value
+        yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
+
+
+class _Moving(NamedTuple):
+    """A collective's parts: its latency (s), the bytes of its slowest flow, and that flow's and a copy's rates, B/s."""
+
+    latency: float
+    size: float
+    rate: float
+    copy: float
+
+
+def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
+    """The collective of `row`, with a copy in direction `copies` on every rank."""
+    kind, ranks = row.params["collective"], int(row.params["ranks"])
+    parts = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)
+    flows: list[FlowSpec] = [flow for flow, _ in parts]
+    if copies:
+        flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
+    rates = weighted_max_min(flows, profile.capacities)
+    _, size, rate = max((p.size / rate, p.size, rate) for (_, p), rate in zip(parts, rates, strict=False))
+    return _Moving(collectives.latency(profile, kind, ranks), size, rate, rates[-1])
+
+
+def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    for row in rows.find("collective"):
+        if row.params["collective"] in KINDS:
+            found = _moving(profile, row, None)
+            fitted = found.latency + found.size / found.rate
+            yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
+
+
+def _beside(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    for row in rows.find("beside"):
+        kind, chunk, direction = row.params["collective"], int(row.params["chunk"]), row.params["direction"]
+        if kind in KINDS and sent(row):
+            alone, found = _moving(profile, row, None), _moving(profile, row, direction)
+            start = profile.copy_class(direction).setup.value + profile.collective_class(kind).copy_start.value
+            start += profile.streams.event.value / int(row.params["events_every"])
+            moving = chunk / found.copy
+            # while a copy starts the collective has the link to itself
+            rate = (found.rate * moving + alone.rate * start) / (moving + start)
+            fitted = found.latency + found.size / rate
+            yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
+            yield Residual(row.case, "rate", rows.value(row, "rate"), chunk / (moving + start), "B/s")
+
+
+def _launches(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    for row in rows.find("launch", direction="h2d"):
+        if rows.has(row, "beside"):
+            full = rows.value(row, "rate") / profile.h2d.cap.value
+            delay = profile.streams.launch_delay.value * rows.value(row, "launches") * full
+            fitted = rows.value(row, "alone") + delay
+            yield Residual(row.case, "beside", rows.value(row, "beside"), fitted, "s")
+
+
+def _compute(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    device = profile.device
+    attention = rows.find("attention")
+    if attention:  # slower backends would be chosen by nobody
+        fastest = max(attention, key=lambda row: flops(row) / rows.value(row, "seconds")).params["backend"]
+        attention = [row for row in attention if row.params["backend"] == fastest]
+    for row in [*rows.find("gemm"), *attention]:
+        efficiency = device.compute_efficiency
+        if row.kind == "attention" and device.attention_efficiency is not None:
+            efficiency = device.attention_efficiency
+        fitted = flops(row) / (device.peak_flops.value * efficiency.value)
+        yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")

@@ -1,0 +1,140 @@
+"""What commands cost on streams, what host threads pay for them, and how copies slow kernels."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from calibration.fitting.numbers import FitError, Fitted, over
+from calibration.fitting.selection import Rows
+from calibration.probes.rows import Row
+from sim.hardware import Profile
+
+NOISE_S = 1e-6
+"""A cost may come out this much below nothing."""
+
+
+def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[str, Fitted]:
+    """`streams` and `host` by key path; what was not measured is as in `usual`."""
+    costs = {"event": "copy+event", "wait_flag": "wait+copy", "write_flag": "write+copy+write"}
+    found = {f"streams.{name}": _extra(rows, f"streams.{name}", pattern, usual) for name, pattern in costs.items()}
+    found["streams.wake"] = _wake(rows, found["streams.event"].value, usual)
+    found["streams.beside_kernel"] = _beside_kernel(rows, usual)
+    found["streams.launch_delay"] = _launch_delay(rows, copies["h2d.cap"].value, usual)
+    calls = {"kernel": "gemm", "copy": "copy", "collective": "collective", "event": "event", "memop": "write_flag"}
+    for name, call in calls.items():
+        issued = rows.find("issue", call=call)
+        found[f"host.{name}"] = (
+            Fitted(rows.value(issued[0], "seconds"), rows.spread(issued, "seconds"), issued[0].case)
+            if issued
+            else _as_usual(usual, f"host.{name}")
+        )
+    found["host.wake"] = _host_wake(rows, usual)
+    found["host.queue_depth"] = _depth(rows, usual)
+    return found
+
+
+def _as_usual(usual: Profile, path: str) -> Fitted:
+    group, name = path.split(".")
+    return Fitted(float(getattr(getattr(usual, group), name).value), None, f"not measured: as {usual.name}")
+
+
+def turn(rows: Rows, pattern: str, size: int, beside: str | None) -> Row | None:
+    """The row of a train of `pattern`."""
+    found = rows.find("commands", pattern=pattern, bytes=size, beside=beside)
+    return found[0] if found else None
+
+
+def _sizes(rows: Rows) -> list[int]:
+    return sorted({int(r.params["bytes"]) for r in rows.find("commands") if r.params["bytes"]})
+
+
+def _not_negative(seconds: float, path: str, where: str, rows: Rows) -> float:
+    if rows.strict and seconds < -NOISE_S:
+        raise FitError(f"{path} comes out as {seconds * 1e6:.2f} us from {where}: a cost cannot be negative")
+    return max(seconds, 0.0)
+
+
+def _extra(rows: Rows, path: str, pattern: str, usual: Profile) -> Fitted:
+    """Seconds of one command that a turn has more than a bare copy, over all sizes."""
+    more = pattern.count("+")
+    values = []
+    for size in _sizes(rows):
+        plain, row = turn(rows, "copy", size, None), turn(rows, pattern, size, None)
+        if plain and row:
+            values.append((rows.value(row, "seconds") - rows.value(plain, "seconds")) / more)
+    if not values:
+        return _as_usual(usual, path)
+    seconds, spread = over(values)
+    where = f"commands/{pattern} less commands/copy"
+    if pattern == "copy+event" and (timed := _extra(rows, path, "copy+timed", usual)).rows.startswith("commands"):
+        where += f"; {timed.value * 1e6:.2f} us with timing"
+    return Fitted(_not_negative(seconds, path, where, rows), spread if seconds > 0 else None, where)
+
+
+def _wake(rows: Rows, event: float, usual: Profile) -> Fitted:
+    """Behind a copy: this is what kernels wait for when weights are late."""
+    found = rows.find("wake", by="event")
+    chosen = [row for row in found if row.params["work"] == "copy"] or found
+    if not chosen:
+        return _as_usual(usual, "streams.wake")
+    where = f"{chosen[0].case}, less streams.event"
+    for row in found:
+        if row is not chosen[0]:
+            where += f"; {rows.value(row, 'seconds') * 1e6:.2f} us in {row.case}"
+    seconds = _not_negative(rows.value(chosen[0], "seconds") - event, "streams.wake", where, rows)
+    return Fitted(seconds, rows.spread(chosen[:1], "seconds"), where)
+
+
+def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
+    """Extra seconds a command while a kernel runs, over all trains on the copy stream."""
+    values = []
+    for row in rows.find("commands", beside="kernel"):
+        pattern, size = row.params["pattern"], int(row.params["bytes"])
+        alone = turn(rows, pattern, size, None)
+        if alone and size:
+            values.append((rows.value(row, "seconds") - rows.value(alone, "seconds")) / (pattern.count("+") + 1))
+    if not values:
+        return _as_usual(usual, "streams.beside_kernel")
+    where = "commands beside a kernel less alone, a command"
+    return Fitted(_not_negative(median(values), "streams.beside_kernel", where, rows), None, where)
+
+
+def launch_extra(rows: Rows, row: Row) -> float:
+    """Seconds that each launch of `row` takes longer beside copies."""
+    return (rows.value(row, "beside") - rows.value(row, "alone")) / rows.value(row, "launches")
+
+
+def _launch_delay(rows: Rows, cap: float, usual: Profile) -> Fitted:
+    """From whole blocks if they were measured, weighted by what their spread leaves of it: clocks move long chains."""
+    found = [row for row in rows.find("launch", direction="h2d") if rows.has(row, "beside")]
+    blocks = [row for row in found if row.params["work"] == "block"]
+    chosen = blocks or [row for row in found if row.params["work"] == "elementwise"]
+    if not chosen:
+        return _as_usual(usual, "streams.launch_delay")
+    values, weights = [], []
+    for row in chosen:
+        values.append(launch_extra(rows, row) * cap / rows.value(row, "rate"))
+        spread = max(rows.spread([row], "alone") or 0.0, rows.spread([row], "beside") or 0.0, 1e-4)
+        weights.append((rows.value(row, "launches") / (spread * rows.value(row, "alone"))) ** 2)
+    seconds = sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+    error = sum(weights) ** -0.5 / abs(seconds) if seconds else None
+    where = f"{', '.join(row.case for row in chosen)}: beside copies less alone, a launch, at the link's full rate"
+    return Fitted(max(seconds, 0.0), error, where + ("" if seconds > 0 else f"; {seconds * 1e6:.2f} us taken as 0"))
+
+
+def _host_wake(rows: Rows, usual: Profile) -> Fitted:
+    found = rows.find("host_wake")
+    if not found:
+        return _as_usual(usual, "host.wake")
+    seconds = rows.value(found[0], "blocked") - rows.value(found[0], "polling")
+    where = f"{found[0].case}: a host thread blocked on an event less one that polls it"
+    return Fitted(max(seconds, 0.0), rows.spread(found, "blocked"), where)
+
+
+def _depth(rows: Rows, usual: Profile) -> Fitted:
+    found = [row for row in rows.find("depth") if row.ranks[0]["full"].median == 1]
+    if not found:
+        return _as_usual(usual, "host.queue_depth")
+    depths = {row.params["call"]: rows.value(row, "commands") for row in found}
+    where = "depth: commands that a parked stream took: " + ", ".join(f"{d:.0f} of {c}" for c, d in depths.items())
+    return Fitted(depths.get("elementwise", min(depths.values())), None, where)

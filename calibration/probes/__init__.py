@@ -1,0 +1,24 @@
+"""Probes: small measurements of a host's GPUs from which a hardware profile is fitted.
+
+`plan` says what will be measured and for how long, `run` measures it and appends a row per case to a folder's
+raw.jsonl. One process a GPU; on a machine without GPUs the same probes run on the CPU at tiny sizes.
+"""
+
+from calibration.probes.plan import ProbeCase, listing, plan
+from calibration.probes.rows import RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows
+from calibration.probes.runner import ProbeError, run
+
+__all__ = [
+    "RAW",
+    "SCHEMA",
+    "Journal",
+    "ProbeCase",
+    "ProbeError",
+    "Row",
+    "RowError",
+    "Stat",
+    "listing",
+    "load_rows",
+    "plan",
+    "run",
+]

@@ -1,0 +1,156 @@
+"""Collectives alone, beside copies by a DMA engine, and beside copies by SMs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from calibration.probes.context import Context, Measured
+from calibration.torch_machine.device import Call, Event
+
+Params = dict[str, Any]
+
+HELD = 400
+"""Copies that are enqueued before the collectives may start, at most: a full queue would hold the host."""
+
+ENOUGH = 3
+"""Repeats that must be covered."""
+
+LONGEST = 300
+"""Collectives in a train at most."""
+
+
+def collective(context: Context, params: Params, stretch: int) -> Measured:
+    """`count` collectives back to back, after one that brings the ranks together. "seconds" of one."""
+    _rehearse(context, params)
+    return Measured({"seconds": [_alone(context, params, params["count"]) for _ in range(params["repeats"])]})
+
+
+def _train(context: Context, params: Params, count: int) -> tuple[list[Call], tuple[Event, Event]]:
+    """One collective and `count` more between two events."""
+    stream = context.device.stream("compute")
+    size = int(params.get("size") or params["bytes"])
+    call = stream.run(context.collective(params["collective"], size, params["ranks"]))
+    start, end = context.event(), context.event()
+    return [call, stream.record(start), *[call] * count, stream.record(end)], (start, end)
+
+
+def _alone(context: Context, params: Params, count: int) -> float:
+    """Seconds of one of `count` collectives."""
+    context.refresh()
+    calls, (start, end) = _train(context, params, count)
+    context.parked({"compute": calls}, params["ranks"])
+    return (end.time() - start.time()) / count
+
+
+def _rehearse(context: Context, params: Params) -> None:
+    """Make connections and load kernels, which must not be done while a stream is parked."""
+    for call in _train(context, params, 1)[0]:
+        call()
+    context.device.synchronize()
+
+
+def beside(context: Context, params: Params, stretch: int) -> Measured:
+    """A train of collectives, `window` s long when alone, beside copies of `chunk` bytes.
+
+    Quantities: "seconds" of one collective, "rate" of the copies meanwhile, B/s; "alone_seconds" of a collective in
+    the same train without copies, run in turn with the other.
+    """
+    chunk, direction = params["chunk"], params["direction"]
+    _rehearse(context, params)
+    for call in context.copies(context.device.stream(direction), direction, chunk, 1):
+        call()
+    count = min(max(round(params["window"] / context.agree(_alone(context, params, 2), params["ranks"])), 2), LONGEST)
+    total = params["lead"] + stretch * params["copies"]
+    samples: dict[str, list[float]] = {"seconds": [], "rate": [], "alone_seconds": []}
+    uncovered = ""
+    for _ in range(params["repeats"]):
+        samples["alone_seconds"].append(_alone(context, params, count))
+        calls, (start, end) = _train(context, params, count)
+        marks, copies = _marked(context, direction, chunk, total, params["events_every"])
+        context.parked({"compute": calls}, params["ranks"], _beside_copies(copies, min(2 * params["lead"], HELD)))
+        passed = [(m.time(), done) for m, done in marks]
+        inside = [(at, done) for at, done in passed if start.time() <= at <= end.time()]
+        if passed[0][0] > start.time() or passed[-1][0] < end.time():
+            uncovered = "the copies did not run from before the first to after the last collective"
+        elif len(inside) < 3:
+            uncovered = f"only {max(len(inside) - 1, 0)} groups of copies ended while the collectives ran"
+        else:
+            (first, before), (last, after) = inside[0], inside[-1]
+            samples["seconds"].append((end.time() - start.time()) / count)
+            samples["rate"].append((after - before) * chunk / (last - first))
+    return _covered(samples, uncovered)
+
+
+def _covered(samples: dict[str, list[float]], uncovered: str) -> Measured:
+    """What was found; repeats that were not covered have left no samples, and few of the others suffice."""
+    enough = len(samples["seconds"]) >= ENOUGH
+    return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
+
+
+def _marked(
+    context: Context, direction: str, chunk: int, count: int, every: int
+) -> tuple[list[tuple[Event, int]], list[Call]]:
+    """`count` copies with an event before the first and after every `every`; the events with the copies before them."""
+    stream = context.device.stream(direction)
+    first = context.event()
+    marks, calls = [(first, 0)], [stream.record(first)]
+    for number, call in enumerate(context.copies(stream, direction, chunk, count), 1):
+        calls.append(call)
+        if number % every == 0:
+            mark = context.event()
+            marks.append((mark, number))
+            calls.append(stream.record(mark))
+    return marks, calls
+
+
+def _beside_copies(copies: Sequence[Call], lead: int) -> Callable[[Callable[[], None]], None]:
+    """Enqueue `copies`, and open the gate when `lead` of them are: a full queue then drains by itself."""
+
+    def enqueue(open_gate: Callable[[], None]) -> None:
+        for number, call in enumerate(copies):
+            if number == lead:
+                open_gate()
+            call()
+        open_gate()
+
+    return enqueue
+
+
+def sm_copy(context: Context, params: Params, stretch: int) -> Measured:
+    """A kernel of `ctas` programs that reads pinned host memory, alone and beside collectives.
+
+    Quantities: "copy_alone" and "copy_beside" B/s, and with several ranks "seconds" and "alone_seconds" of a
+    collective. The copy beside is timed whole and is covered by collectives only in part: its rate is derived.
+    """
+    from calibration.probes.kernels import sm_copy as kernel
+
+    size = params["bytes"]
+    device, host = context.random("h2d device", size)[:size], context.pinned("h2d", size)[:size]
+    stream = context.device.stream("h2d")
+    call = stream.run(lambda: kernel(device, host, params["ctas"]))
+    call()
+    count = max(params["count"] // stretch, 1)  # the copy cannot be longer: the collectives are shorter
+    if params["ranks"] > 1:
+        _rehearse(context, params)
+    samples: dict[str, list[float]] = {"copy_alone": [], "seconds": [], "alone_seconds": [], "copy_beside": []}
+    uncovered = ""
+    for _ in range(params["repeats"]):
+        begin, done = context.event(), context.event()
+        copying = [stream.record(begin), call, stream.record(done)]
+        context.parked({"h2d": copying}, params["ranks"])
+        copy_s = done.time() - begin.time()
+        samples["copy_alone"].append(size / copy_s)
+        if params["ranks"] == 1:
+            continue
+        samples["alone_seconds"].append(_alone(context, params, count))
+        calls, (start, end) = _train(context, params, count)
+        context.parked({"h2d": copying, "compute": calls}, params["ranks"])
+        if begin.time() > start.time() or done.time() < end.time():
+            uncovered = "the copy did not run from before the first to after the last collective"
+            continue
+        beside_s = end.time() - start.time()
+        rest_s = done.time() - begin.time() - beside_s
+        samples["seconds"].append(beside_s / count)
+        samples["copy_beside"].append(size * (1 - rest_s / copy_s) / beside_s)
+    return _covered(samples, uncovered)

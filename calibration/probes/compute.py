@@ -1,0 +1,159 @@
+"""What the GPU computes: products, attention, copies in its memory; and how copies over the link slow kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from calibration.probes.context import Context, Measured
+from calibration.torch_machine.device import Call
+
+Params = dict[str, Any]
+
+
+def device(context: Context, params: Params, stretch: int) -> Measured:
+    """ "memory" of the device, B."""
+    memory = 2**30
+    if context.cuda:
+        memory = torch.cuda.get_device_properties(context.device.torch_device).total_memory
+    return Measured({"memory": [float(memory)]})
+
+
+def _timed(context: Context, calls: Sequence[Call], repeats: int) -> list[float]:
+    """Seconds of `calls` on the compute stream, one after the other, for each repeat; a rehearsal comes first."""
+    stream = context.device.stream("compute")
+    samples = []
+    for repeat in range(repeats + 1):
+        start, end = context.event(), context.event()
+        train = [stream.record(start), *(stream.run(call) for call in calls), stream.record(end)]
+        if repeat == 0:
+            for call in train:
+                call()
+            context.device.synchronize()
+            continue
+        context.parked({"compute": train})
+        samples.append(end.time() - start.time())
+    return samples
+
+
+def _matrix(context: Context, name: str, rows: int, columns: int) -> torch.Tensor:
+    memory = context.random(name, 2 * rows * columns)
+    return memory.view(torch.bfloat16).view(rows, columns)
+
+
+def gemm(context: Context, params: Params, stretch: int) -> Measured:
+    """Products of random bf16 matrices m x k and k x n. "seconds" of one."""
+    m, n, k = params["m"], params["n"], params["k"]
+    a, b, out = _matrix(context, "a", m, k), _matrix(context, "b", n, k), _matrix(context, "out", m, n)
+    times = _timed(context, [lambda: torch.mm(a, b.t(), out=out)] * params["count"], params["repeats"])
+    return Measured({"seconds": [t / params["count"] for t in times]})
+
+
+def attention(context: Context, params: Params, stretch: int) -> Measured:
+    """Attention of `heads` heads over `tokens` tokens, by one backend. "seconds" of one."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backend = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "math": SDPBackend.MATH,
+    }[params["backend"]]
+    heads, tokens, head = params["heads"], params["tokens"], params["head"]
+    memory = context.random("qkv", 6 * heads * tokens * head).view(torch.bfloat16)
+    q, k, v = memory.view(3, 1, tokens, heads, head).transpose(2, 3)
+
+    def call() -> None:
+        with sdpa_kernel(backend):
+            F.scaled_dot_product_attention(q, k, v)
+
+    times = _timed(context, [call] * params["count"], params["repeats"])
+    return Measured({"seconds": [t / params["count"] for t in times]})
+
+
+def device_copy(context: Context, params: Params, stretch: int) -> Measured:
+    """Copies within the device's memory. "rate": B/s read and written."""
+    size = params["bytes"]
+    source, target = context.random("h2d device", size), context.random("d2h device", size)
+    times = _timed(context, [lambda: target.copy_(source)] * params["count"], params["repeats"])
+    return Measured({"rate": [2 * size * params["count"] / t for t in times]})
+
+
+def launch(context: Context, params: Params, stretch: int) -> Measured:
+    """A chain of kernels alone and beside copies of `chunk` bytes in turn.
+
+    Quantities: "alone" and "beside", s of the chain; "launches" in it; "rate" of the copies beside it, B/s.
+    """
+    direction, chunk = params["direction"], params["chunk"]
+    calls = _WORK[params["work"]](context, params)
+    device, compute = context.device, context.device.stream("compute")
+    samples: dict[str, list[float]] = {"alone": [], "beside": [], "rate": []}
+    uncovered = ""
+    for call in [*(compute.run(c) for c in calls), *context.copies(device.stream(direction), direction, chunk, 1)]:
+        call()
+    device.synchronize()
+    [usual] = _timed(context, calls, 1)
+    count = min(max(round(stretch * 2 * usual * params["rate"] / chunk), 4), 700)
+    for _ in range(params["repeats"]):
+        start, end = context.event(), context.event()
+        train = [compute.record(start), *(compute.run(call) for call in calls), compute.record(end)]
+        context.parked({"compute": train})
+        samples["alone"].append(end.time() - start.time())
+        copy_stream = device.stream(direction)
+        first, last = context.event(), context.event()
+        lead = context.copies(copy_stream, direction, chunk, 1)
+        copying = [*lead, copy_stream.record(first), *context.copies(copy_stream, direction, chunk, count)]
+        copying.append(copy_stream.record(last))
+        start, end = context.event(), context.event()
+        train = [compute.wait(first), compute.record(start)]
+        train += [*(compute.run(call) for call in calls), compute.record(end)]
+        # the copy stream's first event comes before the compute stream waits for it
+        context.parked({direction: copying, "compute": train})
+        if last.time() < end.time():
+            uncovered = "the copies ended before the last kernel"
+            continue
+        samples["beside"].append(end.time() - start.time())
+        samples["rate"].append(count * chunk / (last.time() - first.time()))
+    samples["launches"] = [float(len(calls))]
+    enough = len(samples["beside"]) >= 3
+    return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
+
+
+def _elementwise(context: Context, params: Params) -> list[Callable[[], object]]:
+    small = context.random("small", 4096).view(torch.bfloat16)
+    return [lambda: small.mul_(-1.0)] * params["count"]
+
+
+def _gemms(context: Context, params: Params) -> list[Callable[[], object]]:
+    m, n, k = params["m"], params["n"], params["k"]
+    a, b, out = _matrix(context, "a", m, k), _matrix(context, "b", n, k), _matrix(context, "out", m, n)
+    return [lambda: torch.mm(a, b.t(), out=out)] * params["count"]
+
+
+def _block(context: Context, params: Params) -> list[Callable[[], object]]:
+    """`count` transformer blocks: norm, q, k and v, attention, projection, norm, feed-forward layers, residuals."""
+    tokens, width, ffn, heads = params["tokens"], params["width"], params["ffn"], params["heads"]
+    x, y = _matrix(context, "x", tokens, width), _matrix(context, "y", tokens, width)
+    qkv, wide = _matrix(context, "qkv", tokens, 3 * width), _matrix(context, "wide", tokens, ffn)
+    into, out = _matrix(context, "w1", 3 * width, width), _matrix(context, "w2", width, width)
+    up, down = _matrix(context, "w3", ffn, width), _matrix(context, "w4", width, ffn)
+    q, k, v = (part.unflatten(1, (heads, -1)).transpose(0, 1).unsqueeze(0) for part in qkv.chunk(3, 1))
+    mixed = y.view(1, tokens, heads, width // heads).transpose(1, 2)
+    steps: list[Callable[[], object]] = [
+        lambda: torch.mul(x, 0.02, out=y),
+        lambda: torch.mm(y, into.t(), out=qkv),
+        lambda: qkv.mul_(0.02),
+        lambda: mixed.copy_(F.scaled_dot_product_attention(q, k, v)),
+        lambda: torch.mm(y, out.t(), out=x),
+        lambda: torch.mul(x, 0.02, out=y),
+        lambda: torch.mm(y, up.t(), out=wide),
+        lambda: wide.mul_(0.02),
+        lambda: torch.mm(wide, down.t(), out=x),
+        lambda: x.mul_(0.02),
+    ]
+    return steps * int(params["count"])
+
+
+_WORK = {"elementwise": _elementwise, "gemm": _gemms, "block": _block}

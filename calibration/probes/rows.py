@@ -1,0 +1,127 @@
+"""Raw rows: what a finished probe case writes, one line of JSON each."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+"""Version of `Row`; rows of another one are refused."""
+
+ABOUT = ("host", "sampled")
+"""Kinds of rows that say something of the host and measure nothing."""
+
+RAW = "raw.jsonl"
+"""The file of a folder of raw rows."""
+
+
+class RowError(ValueError):
+    """A file of raw rows that cannot be used. The message names the file, the line and what is wrong."""
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """One quantity over a case's repeats, in SI units."""
+
+    median: float
+    spread: float
+    """1.4826 x the median absolute deviation, relative to the median: one standard deviation of normal errors."""
+    repeats: int
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A finished case. `ranks` holds a mapping of quantities for every rank that took part, in order."""
+
+    schema: int
+    case: str
+    """The case's name, unique in a plan."""
+    kind: str
+    params: dict[str, Any]
+    device: str
+    """"cuda" or "cpu"; times on a CPU mean nothing."""
+    gpu: str
+    """What the device calls itself."""
+    date: str
+    seconds: float
+    """Wall time that the case took, s."""
+    ranks: list[dict[str, Stat]]
+    rejected: str | None = None
+    """Why the row must not be used; None if it may."""
+    attempts: int = 1
+    sampled: Any = None
+    """Of rows of the kind "sampled": clocks, power and temperature during a group; of kind "host": its fingerprint."""
+
+    def stat(self, quantity: str, rank: int = 0) -> Stat:
+        """A quantity of one rank. Raises KeyError."""
+        return self.ranks[rank][quantity]
+
+
+def stat(samples: Sequence[float]) -> Stat:
+    """Median and spread of `samples`, at least one."""
+    centre = median(samples)
+    deviation = 1.4826 * median(abs(s - centre) for s in samples)
+    return Stat(centre, deviation / abs(centre) if centre else 0.0, len(samples))
+
+
+def stats(samples: Mapping[str, Sequence[float]]) -> dict[str, Stat]:
+    """`stat` of every quantity."""
+    return {name: stat(values) for name, values in samples.items()}
+
+
+def load_rows(file: Path) -> list[Row]:
+    """The last row of every case in `file`, in the order of their first; a half-written last line is left out.
+
+    Raises:
+        RowError: the file cannot be read, or a line is no row of this schema.
+    """
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RowError(f"{file}: cannot be read: {error.strerror}") from None
+    found: dict[str, Row] = {}
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = msgspec.json.decode(line, type=Row)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RowError(f"{file}: line {number}: {error}") from None
+        if row.schema != SCHEMA:
+            raise RowError(f"{file}: line {number}: has schema {row.schema}, expected {SCHEMA}")
+        for quantities in row.ranks:
+            for name, value in quantities.items():
+                if not math.isfinite(value.median):
+                    raise RowError(f"{file}: line {number}: {row.case}: {name} is {value.median}, expected a number")
+        found[row.case] = row
+    return list(found.values())
+
+
+class Journal:
+    """The file of raw rows, open for appending: each row is on the disk when `append` returns."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = load_rows(file) if file.exists() else []
+        self._file = file.open("ab")
+        whole = file.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(whole)  # a line that a killed run left half-written
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def done(self) -> set[str]:
+        """Names of cases that have a row that may be used."""
+        return {row.case for row in self.rows if row.rejected is None}
+
+    def append(self, row: Row) -> None:
+        """Write `row` as one line."""
+        self._file.write(msgspec.json.encode(row) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.rows = [r for r in self.rows if r.case != row.case] + [row]

@@ -1,0 +1,79 @@
+"""Sizes of plans: of the full one, the quick one, and the one for a CPU."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["cuda", "cpu"]
+
+KIB, MIB = 2**10, 2**20
+
+
+class Scale(NamedTuple):
+    """Sizes of a plan; bytes, and for the rest what the name says."""
+
+    copies: tuple[int, ...]
+    collectives: tuple[int, ...]
+    beside: tuple[int, ...]
+    """Collectives beside copies."""
+    chunks: tuple[int, ...]
+    commands: tuple[int, ...]
+    """Copies in trains of commands."""
+    train: int
+    """Copies or collectives in a train at most."""
+    window_s: float
+    """How long a train should take."""
+    gemms: tuple[tuple[int, int, int], ...]
+    attention: tuple[int, ...]
+    """Tokens."""
+    blocks: tuple[int, ...]
+    """Tokens."""
+    repeats: int
+    long_repeats: int
+    rate: float = 40e9
+    """Expected rate of copies, B/s."""
+
+
+FULL = Scale(
+    copies=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, 512 * MIB),
+    collectives=tuple(k * MIB for k in (1, 4, 16, 40, 80, 160, 320)),
+    beside=(40 * MIB, 160 * MIB),
+    chunks=tuple(k * MIB for k in (1, 4, 16, 64, 256)),
+    commands=(256 * KIB, MIB, 4 * MIB),
+    train=200,
+    window_s=5e-3,
+    gemms=((4096, 4096, 4096), (8192, 8192, 8192), *((m, 13824, 5120) for m in (1024, 2048, 4096, 8192, 16384))),
+    attention=(2048, 4096, 8192, 16384, 32768),
+    blocks=(2048, 8192),
+    repeats=12,
+    long_repeats=5,
+)
+FULL = FULL._replace(collectives=(64 * KIB, 256 * KIB, *FULL.collectives))
+QUICK = FULL._replace(
+    copies=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
+    collectives=(64 * KIB, MIB, 4 * MIB, 16 * MIB, 40 * MIB, 160 * MIB),
+    beside=(40 * MIB,),
+    chunks=(4 * MIB, 16 * MIB, 64 * MIB),
+    commands=(MIB,),
+    train=100,
+    gemms=((8192, 8192, 8192), (4096, 13824, 5120)),
+    attention=(8192,),
+    blocks=(4096,),
+    repeats=7,
+    long_repeats=3,
+)
+CPU = Scale(
+    copies=(16 * KIB, 256 * KIB, MIB, 8 * MIB),
+    collectives=(64 * KIB, 512 * KIB, 4 * MIB),
+    beside=(512 * KIB,),
+    chunks=(64 * KIB,),
+    commands=(256 * KIB,),
+    train=6,
+    window_s=1e-3,
+    gemms=((64, 64, 64),),
+    attention=(64,),
+    blocks=(32,),
+    repeats=3,
+    long_repeats=3,
+    rate=2e9,
+)

@@ -1,0 +1,430 @@
+"""Fitting: rows made from a known host give its numbers back; rows that make no sense are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from test_report import Reader
+
+from calibration.calibrate import RESIDUALS, write
+from calibration.fit import shipped_value
+from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
+from calibration.probes.plan import ProbeCase, plan
+from calibration.probes.rows import RAW, SCHEMA, Journal, Row, Stat
+from sim import SimulatedMachine
+from sim.collectives import sent_per_rank
+from sim.config import convert
+from sim.fabric import weighted_max_min
+from sim.hardware import Profile, load_profile, to_plain
+from sim.program import Collective, Copy, Program, RankBuilder
+
+Plain = dict[str, Any]
+Numbers = Mapping[str, float]
+
+MIB = 2**20
+
+# ---- a host of known numbers ---------------------------------------------------------------------------------------
+
+
+def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile:  # noqa: B006
+    """The shipped host with `changes` by key path; with `nvlink` B/s peers reach each other over links of their own.
+
+    Kinds of collective take latency + bytes / cap alone; `cap` may be changed.
+    """
+    left = {"cap": 23e9} | dict(changes)
+    plain = to_plain(load_profile("h200x2-hostpath"))
+    plain["gpus"] = gpus
+    cap = left.pop("cap")
+    for kind in plain["collectives"]:
+        cls = plain["collectives"][kind]
+        sizes = [2**15 * 4**k for k in range(8)]
+        late = left.get(f"collectives.{kind}.latency", cls["latency"]["value"])
+        cls["alone"] |= {"bytes": sizes, "seconds": [late + s / cap for s in sizes]}
+        cls["latency"]["value"] = late
+    for path, value in left.items():
+        at: Plain = plain
+        for key in path.split("."):
+            at = at[key]
+        at["value"] = value
+    link = max(plain["h2d"]["cap"]["value"], plain["d2h"]["cap"]["value"])
+    for name in ("down", "up"):
+        plain["resources"][f"gpu{{gpu}}.{name}"]["capacity"]["value"] = plain["h2d" if name == "down" else "d2h"]["cap"]["value"]  # fmt: skip
+    plain["resources"]["gpu{gpu}.duplex"]["capacity"]["value"] = 1.64 * link
+    if nvlink:
+        for way in ("out", "in"):
+            plain["resources"][f"gpu{{gpu}}.nvlink_{way}"] = {"capacity": {"value": nvlink, "source": "test"}}
+        plain["routes"]["peer"] = ["gpu{src}.nvlink_out", "gpu{dst}.nvlink_in"]
+    return convert(plain, Profile, "test")
+
+
+class Bench:
+    """Answers probe cases as a profile would."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def rows(self, cases: list[ProbeCase]) -> list[Row]:
+        made = []
+        for case in cases:
+            found = getattr(self, f"_{case.kind}")(case.params)
+            if found is not None:
+                made.append(row(case, found))
+        return made
+
+    def _device(self, p: Plain) -> Numbers:
+        return {"memory": self.profile.device.memory.value}
+
+    def _gemm(self, p: Plain) -> Numbers:
+        return {"seconds": 2 * p["m"] * p["n"] * p["k"] / 700e12}
+
+    def _attention(self, p: Plain) -> Numbers:
+        return {"seconds": 4 * p["tokens"] ** 2 * p["heads"] * p["head"] / 500e12}
+
+    def _device_copy(self, p: Plain) -> Numbers:
+        return {"rate": 4.2e12}
+
+    def _copy(self, p: Plain) -> Numbers:
+        flows = [self.profile.copy_flow(d, g) for g in range(p["ranks"]) for d in p["directions"]]
+        rates = weighted_max_min(flows, self.profile.capacities)
+        found = {}
+        for direction, rate in zip(p["directions"], rates, strict=False):
+            cls = self.profile.copy_class(direction)
+            found[direction] = max(cls.minimum.value, cls.setup.value + p["bytes"] / rate)
+        return found
+
+    def _commands(self, p: Plain) -> Numbers:
+        streams = self.profile.streams
+        costs = {"event": streams.event, "write": streams.write_flag, "wait": streams.wait_flag}
+        parts = p["pattern"].split("+")
+        seconds = 5e-6 if "kernel" in parts else self._copy({"directions": ["h2d"], "ranks": 1, **p})["h2d"]
+        seconds += sum(costs[part].value for part in parts if part in costs)
+        return {"seconds": seconds + (len(parts) * streams.beside_kernel.value if p["beside"] else 0.0)}
+
+    def _wake(self, p: Plain) -> Numbers:
+        if p["work"] == "kernel":
+            return {"seconds": 2e-6}
+        return {"seconds": self.profile.streams.wake.value + self.profile.streams.event.value}
+
+    def _issue(self, p: Plain) -> Numbers:
+        costs = self.profile.host
+        named = {"gemm": costs.kernel, "copy": costs.copy, "collective": costs.collective, "event": costs.event}
+        return {"seconds": named.get(p["call"], costs.memop).value}
+
+    def _depth(self, p: Plain) -> Numbers:
+        return {"commands": self.profile.host.queue_depth.value, "full": 1.0}
+
+    def _host_wake(self, p: Plain) -> Numbers:
+        return {"blocked": 1e-3 + self.profile.host.wake.value, "polling": 1e-3}
+
+    def _launch(self, p: Plain) -> Numbers:
+        delay = self.profile.streams.launch_delay.value if p["direction"] == "h2d" else 0.0
+        rate = 0.98 * self.profile.h2d.cap.value
+        return {"alone": 4e-3, "beside": 4e-3 + 40 * delay * 0.98, "launches": 40.0, "rate": rate}
+
+    def _collective(self, p: Plain) -> Numbers | None:
+        if p["collective"] == "reduce_scatter":
+            return {"seconds": 1e-4 + p["bytes"] / 40e9}
+        return {"seconds": self._alone(p)}
+
+    def _alone(self, p: Plain) -> float:
+        cls = self.profile.collective_class(p["collective"])
+        more = cls.latency_per_rank.value * (p["ranks"] - 2)
+        return cls.alone.at(sent_per_rank(p["collective"], p["bytes"], p["ranks"])) + more
+
+    def _beside(self, p: Plain) -> Numbers | None:
+        """From the simulated machine: collectives on one stream, copies with events on another."""
+        if p["collective"] == "reduce_scatter" or p["direction"] == "d2h":
+            return None
+        alone = self._alone(p)
+        calls, copies = max(2, round(5 * p["chunk"] / 40e9 / alone)), 8
+        start, end, ends = 0.0, 1.0, [0.0]
+        while ends[-1] < end:  # the copies must outlast the collectives
+            copies *= 2
+            timeline = SimulatedMachine(self.profile).run(beside_program(p, calls + 1, copies))
+            spans = [s for s, _ in timeline.commands(0, Collective)]
+            ends = [s.end for s, _ in timeline.commands(0, Copy)]
+            start, end = spans[1].start, spans[-1].end
+        inside = [t for t in ends if start <= t <= end]
+        rate = (len(inside) - 1) * p["chunk"] / (inside[-1] - inside[0])
+        return {"seconds": (end - start) / calls, "rate": rate, "alone_seconds": alone}
+
+    def _sm_copy(self, p: Plain) -> None:
+        return None
+
+
+def beside_program(p: Plain, calls: int, copies: int) -> Program:
+    """As the probe `beside` does it."""
+    builder = RankBuilder()
+    builder.buffer("slot", p["chunk"], "slot")
+    builder.buffer("sent", p["bytes"], "collective")
+    builder.record_step("copy")
+    for number in range(copies):
+        builder.copy("copy", "chunk", p["chunk"], "slot")
+        if (number + 1) % p["events_every"] == 0:
+            builder.record("copy")
+    builder.thread()  # a full queue of copies holds its host thread
+    for _ in range(calls):
+        builder.collective("compute", "call", p["collective"], p["bytes"], writes=("sent",))
+    builder.record_step("compute")
+    return Program((builder.build(),) * p["ranks"])
+
+
+def row(case: ProbeCase, found: Numbers, **changes: Any) -> Row:
+    stats = {name: Stat(float(value), 0.01, 5) for name, value in found.items()}
+    made = Row(
+        schema=SCHEMA, case=case.name, kind=case.kind, params=dict(case.params), device="cuda", gpu="NVIDIA H200",
+        date="2026-01-01T00:00:00+00:00", seconds=0.1, ranks=[stats] * case.ranks,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[Row]:
+    return Bench(host()).rows(plan(2, quick=True))
+
+
+# ---- round trips ---------------------------------------------------------------------------------------------------
+
+EXACT = (
+    "streams.event", "streams.wait_flag", "streams.write_flag", "streams.wake", "streams.beside_kernel",
+    "streams.launch_delay", "host.kernel", "host.copy", "host.collective", "host.event", "host.memop", "host.wake",
+    "host.queue_depth", "h2d.cap", "d2h.cap", "h2d.minimum", "d2h.minimum", "h2d.setup", "d2h.setup",
+)  # fmt: skip
+"""Key paths that come back within 1 %."""
+
+
+def assert_found(calibrated: Calibrated, truth: Profile, close: Numbers) -> None:
+    paths = dict.fromkeys(EXACT, 0.01) | dict(close)
+    off = {p: shipped_value(calibrated.profile, p) / shipped_value(truth, p) - 1 for p in paths}
+    assert {p: e for p, e in off.items() if abs(e) > paths[p]} == {}
+
+
+# the share of a collective must stay below its rate alone: otherwise nothing shows what its weight is
+def costs(low: float, high: float) -> st.SearchStrategy[float]:
+    return st.floats(low, high).map(lambda v: float(f"{v:.4g}"))
+
+
+HOSTS = st.fixed_dictionaries(
+    {
+        "cap": costs(21e9, 24e9),
+        "h2d.cap": costs(45e9, 58e9),
+        "d2h.cap": costs(45e9, 58e9),
+        "h2d.setup": costs(1e-6, 4e-6),
+        "d2h.setup": costs(1e-6, 4e-6),
+        "collectives.all_to_all.weight": costs(0.2, 0.4),
+        "collectives.all_to_all.overhead": costs(1.0, 1.4),
+        "collectives.all_reduce.weight": costs(0.3, 0.5),
+        "collectives.all_reduce.overhead": costs(1.1, 1.4),
+        "collectives.all_to_all.latency": costs(10e-6, 40e-6),
+        "collectives.all_to_all.copy_start": costs(5e-6, 30e-6),
+        "streams.event": costs(0.5e-6, 4e-6),
+        "streams.wait_flag": costs(0.5e-6, 4e-6),
+        "streams.write_flag": costs(0.5e-6, 4e-6),
+        "streams.wake": costs(3e-6, 20e-6),
+        "streams.launch_delay": costs(0.5e-6, 4e-6),
+        "host.queue_depth": st.integers(500, 2000).map(float),
+    }
+)
+
+
+@settings(max_examples=15, phases=[Phase.generate])
+@given(HOSTS)
+def test_the_numbers_of_a_host_come_back(changes: Numbers) -> None:
+    truth = host(changes)
+    calibrated = fit_rows(Bench(truth).rows(plan(2, quick=False)), "found")
+    contended = {f"collectives.{k}.{n}": 0.04 for k in ("all_to_all", "all_reduce") for n in ("weight", "overhead")}
+    contended |= {"collectives.all_to_all.copy_start": 0.15, "collectives.all_to_all.latency": 0.05}
+    assert_found(calibrated, truth, contended)
+    assert calibrated.profile.routes == truth.routes
+    off = [abs(r.error) for r in calibrated.residuals if r.probe in ("copy", "commands", "collective", "beside")]
+    assert median(off) < 1
+    assert max(off) < 6
+
+
+@settings(max_examples=4, phases=[Phase.generate])
+@given(st.floats(100e9, 400e9))
+def test_peers_that_copies_do_not_slow_have_links_of_their_own(rate: float) -> None:
+    overheads = {f"collectives.{kind}.overhead": 1.0 for kind in ("all_to_all", "all_reduce", "all_gather")}
+    truth = host({"cap": rate} | overheads, rate)
+    calibrated = fit_rows(Bench(truth).rows(plan(2, quick=True)), "found")
+    assert calibrated.profile.routes.peer == ("gpu{src}.nvlink_out", "gpu{dst}.nvlink_in")
+    capacity = calibrated.profile.resources["gpu{gpu}.nvlink_out"].capacity
+    assert capacity.value == pytest.approx(rate, rel=0.01)
+    assert "copies move" in capacity.source
+    assert calibrated.profile.collectives.all_to_all.weight.value == 1
+
+
+def test_what_all_gpus_share_is_found() -> None:
+    truth = host(gpus=4)
+    rows = []
+    for found in Bench(truth).rows(plan(4, quick=True)):
+        if found.kind == "copy" and found.params["ranks"] == 4 and found.params["directions"] == ["h2d"]:
+            slow = {"h2d": Stat(found.params["bytes"] / 25e9, 0.0, 5)}
+            found = msgspec.structs.replace(found, ranks=[slow] * 4)
+        rows.append(found)
+    profile = fit_rows(rows, "found").profile
+    assert profile.resources["host.down"].capacity.value == pytest.approx(100e9, rel=1e-3)
+    assert "host.down" in profile.routes.h2d
+    assert "host.down" in profile.routes.peer
+    assert "host.up" not in profile.resources
+
+
+def test_more_ranks_add_to_the_latency() -> None:
+    truth = host({"collectives.all_to_all.latency_per_rank": 3e-6}, gpus=4)
+    rows = [r for r in Bench(truth).rows(plan(4, quick=True)) if r.kind != "beside"]
+    found = fit_rows(rows, "found").profile.collectives.all_to_all
+    assert found.latency_per_rank.value == pytest.approx(3e-6, rel=0.02)
+
+
+def test_one_gpu_has_a_profile_that_says_what_is_missing() -> None:
+    calibrated = fit_rows(Bench(host(gpus=1)).rows(plan(1, quick=True)), "one")
+    assert calibrated.profile.gpus == 1
+    assert "not measured" in calibrated.profile.collectives.all_to_all.alone.source
+    assert_found(calibrated, host(), {})
+
+
+OPTIONAL = {
+    "commands": "streams.event",
+    "wake": "streams.wake",
+    "launch": "streams.launch_delay",
+    "issue": "host.kernel",
+    "depth": "host.queue_depth",
+    "host_wake": "host.wake",
+    "beside": "collectives.all_to_all.weight",
+    "gemm": "device.compute_efficiency",
+    "device_copy": "device.hbm_efficiency",
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONAL)
+def test_a_missing_probe_has_a_fallback_that_says_so(kind: str, measured: list[Row]) -> None:
+    profile = fit_rows([r for r in measured if r.kind != kind], "found").profile
+    at: Any = profile
+    for key in OPTIONAL[kind].split("."):
+        at = getattr(at, key)
+    assert "not measured" in at.source
+
+
+def test_a_noisy_row_says_little_of_what_launches_cost(measured: list[Row]) -> None:
+    def noisy(r: Row) -> Row:
+        found = {k: Stat(s.median * (1.05 if k == "beside" else 1), 0.05, 5) for k, s in r.ranks[0].items()}
+        return msgspec.structs.replace(r, case="launch/block/noisy", ranks=[found])
+
+    [block] = [r for r in measured if r.case.startswith("launch/block")]
+    clear = {name: Stat(s.median, 0.001, 5) for name, s in block.ranks[0].items()}
+    rows = [r for r in measured if r is not block] + [msgspec.structs.replace(block, ranks=[clear]), noisy(block)]
+    delay = fit_rows(rows, "found").profile.streams.launch_delay
+    assert delay.value == pytest.approx(host().streams.launch_delay.value, rel=0.05)
+
+
+def test_timed_events_and_wakes_behind_kernels_are_told(measured: list[Row]) -> None:
+    streams = fit_rows(measured, "found").profile.streams
+    assert streams.event.source.endswith("us with timing")
+    assert "2.00 us in wake/event/kernel" in streams.wake.source
+
+
+def test_a_kind_that_was_not_measured_is_as_another(measured: list[Row]) -> None:
+    rows = [r for r in measured if r.params.get("collective") != "all_gather"]
+    found = fit_rows(rows, "found").profile.collectives
+    assert found.all_gather.alone.seconds == found.all_to_all.alone.seconds
+    assert found.all_gather.weight.source == "not measured: as all_to_all"
+
+
+def test_rejected_rows_are_left_out_and_named(measured: list[Row]) -> None:
+    wrong = next(r for r in measured if r.case.startswith("copy/h2d/1/train"))
+    nonsense = [{"h2d": Stat(1.0, 0.0, 5)}]
+    bad = msgspec.structs.replace(wrong, case="copy/h2d/1/train/7", rejected="not covered", ranks=nonsense)
+    calibrated = fit_rows([*measured, bad], "found")
+    assert calibrated.rejected == {"copy/h2d/1/train/7": "not covered"}
+    assert calibrated.profile == fit_rows(measured, "found").profile
+
+
+# ---- nonsense ------------------------------------------------------------------------------------------------------
+
+
+def changed(rows: list[Row], start: str, change: Callable[[Row], Row | None]) -> list[Row]:
+    made = [change(r) if r.case.startswith(start) else r for r in rows]
+    return [r for r in made if r is not None]
+
+
+def scaled(*factors: float) -> Callable[[Row], Row]:
+    """Every quantity times a factor a rank."""
+
+    def change(r: Row) -> Row:
+        ranks = [
+            {name: Stat(s.median * f, s.spread, s.repeats) for name, s in rank.items()}
+            for rank, f in zip(r.ranks, factors, strict=False)
+        ]
+        return msgspec.structs.replace(r, ranks=ranks)
+
+    return change
+
+
+def without(r: Row) -> None:
+    return None
+
+
+NONSENSE = {
+    "no rows": ("", without, "no usable rows"),
+    "no copies": ("copy/h2d/1/train", without, "copy/h2d/1/train: 0 usable rows, at least 3"),
+    "negative time": ("copy/h2d/1/train/1048576", scaled(-1.0), "h2d is -.*expected more than 0"),
+    "zero time": ("collective/all_to_all/2/1048576", scaled(0.0, 0.0), "expected more than 0"),
+    "shrinking time": ("copy/h2d/1/train/67108864", scaled(0.1), "less than the"),
+    "shrinking collective": ("collective/all_reduce/2/41943040", scaled(0.1, 0.1), "all_reduce.*less than the"),
+    "ranks disagree": ("collective/all_to_all/2/4194304", scaled(1.0, 2.5), "ranks disagree more than twofold"),
+    "negative cost": ("commands/copy/alone", scaled(1.5), "cannot be negative"),
+    "negative setup": ("copy/h2d/1/train/262144", scaled(0.1), "setup|less than|a line"),
+    "no quantity": ("host_wake", lambda r: msgspec.structs.replace(r, ranks=[{}]), "not every rank has 'blocked'"),
+    "two GPUs": ("gemm", lambda r: msgspec.structs.replace(r, gpu="other"), "more than one GPU"),
+}
+
+
+@pytest.mark.parametrize(("start", "change", "said"), NONSENSE.values(), ids=NONSENSE.keys())
+def test_nonsense_is_refused(start: str, change: Any, said: str, measured: list[Row]) -> None:
+    with pytest.raises(FitError, match=said):
+        fit_rows(changed(measured, start, change), "found")
+
+
+# ---- what is written -----------------------------------------------------------------------------------------------
+
+
+def test_the_profile_that_is_written_loads_and_says_where_its_numbers_are_from(
+    measured: list[Row], tmp_path: Path
+) -> None:
+    with Journal(tmp_path / RAW) as journal:
+        for found in measured:
+            journal.append(found)
+    written = write(measured, tmp_path, "new-host")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["new-host.yaml", RAW, RESIDUALS]
+    assert load_profile(str(written.profile)) == written.calibrated.profile
+    text = written.profile.read_text()
+    assert "# 2 x NVIDIA H200" in text
+    assert "{value: 55.35 GB/s, uncertainty: 0.01, source:" in text
+
+
+def test_the_page_shows_every_residual(measured: list[Row], tmp_path: Path) -> None:
+    lost = msgspec.structs.replace(measured[0], case="device/lost", rejected="because")
+    sampled = msgspec.structs.replace(
+        measured[0], case="sampled/copy", kind="sampled", ranks=[], sampled={"GPU 0 clock": {"least": 345.0}}
+    )
+    written = write([*measured, lost, sampled], tmp_path, "new-host")
+    read = Reader(written.residuals.read_text())
+    assert [u for u in read.loads if not u.startswith(("#", "data:"))] == []
+    assert len(read.data) == 2
+    for wanted in (*(r.case for r in written.calibrated.residuals), "device/lost", "because", "GPU 0 clock"):
+        assert wanted in read.text
+
+
+def test_yaml_keeps_small_and_large_numbers(measured: list[Row]) -> None:
+    plain = fit_rows(measured, "found").plain
+    text = to_yaml(plain, "two\nlines")
+    assert text.startswith("# two\n# lines\nname: found\n")
+    assert plain["streams"]["beside_kernel"]["value"] == "128 ns"
+    assert plain["device"]["memory"]["value"] == "141 GB"

@@ -1,0 +1,226 @@
+"""Probes on a CPU: real processes, real gloo, real threads as streams; plans, resuming, rejected cases."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from calibration.probes.plan import QUEUE, ProbeCase, plan, rank_counts
+from calibration.probes.rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
+from sim.hardware import load_profile
+
+ROOT = Path(__file__).parents[1]
+
+
+def a_row(case: str = "copy/x", **changes: Any) -> Row:
+    made = Row(
+        schema=SCHEMA, case=case, kind="copy", params={"bytes": 1}, device="cpu", gpu="cpu", date="2026-01-01",
+        seconds=0.1, ranks=[{"h2d": Stat(1.0, 0.0, 3)}],
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **changes)
+
+
+# ---- plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8])
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_plan_is_plain_data_of_bounded_cost(gpus: int, quick: bool) -> None:
+    cases = plan(gpus, quick)
+    assert len({c.name for c in cases}) == len(cases)
+    assert msgspec.json.decode(msgspec.json.encode(cases), type=list[ProbeCase]) == cases
+    assert max(c.ranks for c in cases) == gpus
+    assert all(0 < c.seconds < 10 for c in cases)
+    assert sum(c.seconds for c in cases) < (90 if quick else 240)
+    kinds = {c.kind for c in cases}
+    assert ("collective" in kinds) == (gpus > 1)
+    assert {"copy", "commands", "wake", "launch", "issue", "depth", "gemm", "attention", "device_copy"} <= kinds
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_no_parked_stream_is_given_more_than_its_queue_takes(quick: bool) -> None:
+    for case in plan(8, quick):
+        p = case.params
+        if case.kind == "copy":
+            assert p["lead"] + p["count"] + min(3 * p["tail"], 300) + 4 <= QUEUE, case.name
+        elif case.kind == "commands":
+            assert p["count"] * (p["pattern"].count("+") + 1) <= QUEUE, case.name
+
+
+def test_every_number_of_gpus_is_covered() -> None:
+    assert [rank_counts(n) for n in (1, 2, 3, 4, 8)] == [[], [2], [2, 3], [2, 4], [2, 4, 8]]
+    with pytest.raises(ValueError, match="gpus is 0"):
+        plan(0, True)
+
+
+# ---- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_spread_is_that_of_most_repeats() -> None:
+    assert stat([1.0, 1.0, 1.0, 50.0]) == Stat(1.0, 0.0, 4)
+    assert stat([9.0, 10.0, 11.0]).spread == pytest.approx(0.14826)
+
+
+def test_a_half_written_line_is_forgotten(tmp_path: Path) -> None:
+    with Journal(tmp_path / RAW) as journal:
+        journal.append(a_row("a"))
+        journal.append(a_row("b"))
+    file = tmp_path / RAW
+    file.write_bytes(file.read_bytes()[:-20])
+    assert [r.case for r in load_rows(file)] == ["a"]
+    with Journal(file) as journal:
+        assert journal.done() == {"a"}
+        journal.append(a_row("c"))
+    assert [r.case for r in load_rows(file)] == ["a", "c"]
+
+
+def test_a_rejected_case_is_run_again_and_its_last_row_counts(tmp_path: Path) -> None:
+    with Journal(tmp_path / RAW) as journal:
+        journal.append(a_row("a", rejected="not covered"))
+        assert journal.done() == set()
+        journal.append(a_row("a"))
+        assert journal.done() == {"a"}
+    [kept] = load_rows(tmp_path / RAW)
+    assert kept.rejected is None
+
+
+WRONG = {
+    "no JSON": (b"{\n", "line 1"),
+    "no row": (b'{"case": "a"}\n', "line 1.*missing required field"),
+    "other schema": (msgspec.json.encode(a_row(schema=SCHEMA + 1)) + b"\n", f"schema {SCHEMA + 1}, expected {SCHEMA}"),
+    "unknown key": (msgspec.json.encode({**msgspec.to_builtins(a_row()), "more": 1}) + b"\n", "unknown field `more`"),
+    "text for a number": (msgspec.json.encode(a_row()).replace(b'"median":1.0', b'"median":"1"') + b"\n", "median"),
+    "too large": (msgspec.json.encode(a_row()).replace(b'"median":1.0', b'"median":1e999') + b"\n", "line 1"),
+    "no text": (b"\xff\xfe\n", "line 1"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), WRONG.values(), ids=WRONG.keys())
+def test_rows_that_cannot_be_read_are_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / RAW
+    file.write_bytes(content)
+    with pytest.raises(RowError, match=said):
+        load_rows(file)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RowError, match="cannot be read"):
+        load_rows(tmp_path / RAW)
+
+
+# ---- on a CPU ------------------------------------------------------------------------------------------------------
+
+
+def probes(*arguments: str | Path) -> subprocess.Popen[str]:
+    """`python -m calibration.probes` in a process group of its own."""
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    line = [sys.executable, "-m", "calibration.probes", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, start_new_session=True, env=environment)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=100)
+    return process.returncode, out, err
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]] if file.exists() else []
+
+
+def test_two_processes_measure_everything_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+    arguments = ("--run", tmp_path, "--gpus", "2", "--quick")
+    killed = probes(*arguments)
+    deadline = time.monotonic() + 60
+    while len(lines(tmp_path / RAW)) < 15:
+        assert killed.poll() is None, killed.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    before = lines(tmp_path / RAW)
+    code, out, err = finish(probes(*arguments))
+    assert code == 0, err
+    after = lines(tmp_path / RAW)
+    assert after[: len(before)] == before, "nothing that was measured is lost or measured again"
+    accepted = Counter(r["case"] for r in after if r["rejected"] is None and r["kind"] not in ABOUT)
+    assert set(accepted.values()) == {1}
+    wanted = {c.name for c in plan(2, True, "cpu")}
+    assert {r["case"] for r in after if r["kind"] not in ABOUT} == wanted
+    assert all(r["device"] == "cpu" and r["schema"] == SCHEMA for r in after)
+    failed = {r["case"]: r["rejected"] for r in after if (r["rejected"] or "").startswith("failed")}
+    assert failed == {}, "rows may be rejected for what a CPU's threads do, not for errors"
+    for r in after:
+        if r["rejected"] is None and r["kind"] not in ABOUT:
+            assert len(r["ranks"]) == r["params"].get("ranks", 1)
+    assert "REJECTED" in out or not any(r["rejected"] for r in after)
+    assert_fits(tmp_path)
+
+
+def assert_fits(folder: Path) -> None:
+    from calibration.calibrate import refit
+
+    written = refit(folder, "stand-in")
+    assert load_profile(str(written.profile)) == written.calibrated.profile
+    assert "times mean nothing" in written.calibrated.profile.description
+    rejected = {r.case for r in load_rows(folder / RAW) if r.rejected}
+    assert set(written.calibrated.rejected) == rejected
+    assert written.calibrated.profile.fingerprint["cpu"]
+    assert not rejected & {r.case for r in written.calibrated.residuals}
+
+
+def test_one_process_measures_what_needs_no_peer(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.calibrate import calibrate
+
+    seen: list[tuple[str, bool]] = []
+    written = calibrate(tmp_path, "alone", True, lambda case, row: seen.append((case.name, row is not None)), gpus=1)
+    names = [c.name for c in plan(1, True, "cpu")]
+    assert seen == [(name, done) for name in names for done in (False, True)]
+    assert written.calibrated.profile.gpus == 1
+    assert "not measured" in written.calibrated.profile.collectives.all_to_all.alone.source
+
+
+def test_the_plan_is_listed_and_may_be_narrowed() -> None:
+    code, out, err = finish(probes("--plan", "--gpus", "2", "--only", "gemm,beside"))
+    assert code == 0, err
+    *rows, total, where = out.splitlines()
+    assert {row.split()[-1].split("/")[0] for row in rows} == {"gemm", "beside"}
+    assert total.endswith(f"{len(rows)} cases")
+    assert where.endswith("2 x cpu")
+
+
+def test_cases_that_fail_are_rejected_and_too_many_end_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.probes.runner import FAILURES, ProbeError, run
+
+    good = ProbeCase("gemm/good", "gemm", {"m": 16, "n": 16, "k": 16, "count": 1, "repeats": 2}, 0.1)
+    bad = [ProbeCase(f"gemm/bad{i}", "gemm", {"repeats": 2}, 0.1) for i in range(FAILURES + 1)]
+    with pytest.raises(
+        ProbeError, match=f"{FAILURES} cases one after the other failed, the last is gemm/bad{FAILURES}"
+    ):
+        run([bad[0], good, *bad[1:]], tmp_path, device="cpu")
+    rows = load_rows(tmp_path / RAW)
+    assert [r.case for r in rows if r.rejected is None] == ["host", "gemm/good"]
+    assert all(str(r.rejected).startswith("failed: rank 0: KeyError") for r in rows if r.rejected)
+
+
+def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the torch extra is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a GPU")
+    from calibration.probes.runner import ProbeError, run
+
+    with pytest.raises(ProbeError, match="the plan needs 2 GPUs, there are 0"):
+        run(plan(2, True), tmp_path, device="cuda")
