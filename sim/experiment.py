@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from sim.config import Config, InputError, convert, read_yaml
-from sim.sweep import CASE, Point, parse_axis, points
+from sim.config import Config, convert, read_yaml
+from sim.ledger import Point
+from sim.shelf import Shelf
+from sim.sweep import CASE, parse_axis, points
 
 
 class Setting(Config, frozen=True):
@@ -43,18 +43,11 @@ class Experiment(Config, frozen=True):
         return points(self.scenario, axes, source)
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the experiments that come with the package."""
-    folder = files("scenarios") / "experiments"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+_SHELF = Shelf("experiments", "experiment")
+shipped = _SHELF.names
 
 
 def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
-    if name in shipped():
-        file = Path(str(files("scenarios") / "experiments" / f"{name}.yaml"))
-    elif Path(name).exists():
-        file = Path(name)
-    else:
-        raise InputError(name, "", f"is no experiment; shipped are {', '.join(shipped())} (or give a YAML file)")
+    file = _SHELF.file(name)
     return convert(read_yaml(file), Experiment, str(file))

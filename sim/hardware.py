@@ -6,19 +6,17 @@ their demand caps and weights, and what commands cost. `{gpu}`, `{src}` and `{ds
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
-from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from sim import units
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, convert, read_yaml
 from sim.fabric import FlowSpec, Route
 from sim.program import CollectiveKind, Kernel
+from sim.shelf import Shelf
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
 V = TypeVar("V")
@@ -260,27 +258,9 @@ class Profile(Config, frozen=True, dict=True):
         return tuple(sorted(total.items()))
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the profiles that come with the package."""
-    folder = files("scenarios") / "hardware"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
-
-
-def profile_file(name: str) -> Path:
-    """The file of a shipped profile, or the path that `name` is.
-
-    Raises:
-        InputError: there is neither.
-    """
-    if name in shipped():
-        return Path(str(files("scenarios") / "hardware" / f"{name}.yaml"))
-    file = Path(name)
-    if "\0" in name or not file.exists():
-        close = difflib.get_close_matches(name, shipped(), 1, 0.6)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        known = ", ".join(shipped())
-        raise InputError(name, "", f"{name!r} is no hardware profile; {hint}shipped are {known}, or give a YAML file")
-    return file
+_SHELF = Shelf("hardware", "hardware profile")
+shipped = _SHELF.names
+profile_file = _SHELF.file
 
 
 def load_profile(name: str) -> Profile:

@@ -58,13 +58,12 @@ class Scenario(Config, frozen=True):
             raise InputError(source, error.path, error.problem) from None
         return scenario
 
-    def profile(self) -> Profile:
-        """The hardware profile. Raises `InputError`, also where it has too few GPUs."""
+    def profile(self, source: str = "scenario") -> Profile:
+        """The hardware profile. Raises `InputError`, of `source` where it has too few GPUs."""
         profile = load_profile(self.hardware)
         if self.world_size > profile.gpus:
-            raise InputError(
-                self.hardware, "gpus", f"the profile has {profile.gpus}, the scenario's world_size is {self.world_size}"
-            )
+            problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
+            raise InputError(source, "world_size", problem)
         return profile
 
     def program(self) -> Program:

@@ -112,8 +112,8 @@ def show_bytes(size: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration for people."""
+    """A duration for people; less than a picosecond is rounding, and shown as 0."""
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= factor:
             return f"{seconds / factor:.4g} {unit}"
-    return f"{seconds / 1e-6:.3g} us" if seconds else "0"
+    return f"{seconds / 1e-6:.3g} us" if seconds >= 1e-12 else "0"

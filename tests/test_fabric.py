@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -121,6 +122,36 @@ def test_cancelling_a_flow_before_it_moved_returns_all(start: float, size: float
     net.at(start, lambda: left.append(net.fabric.cancel(net.flows["a"])))
     assert net.run() == {}
     assert left == [size]
+
+
+def test_a_flow_that_has_ended_cannot_be_cancelled() -> None:
+    net = Net(10)
+    net.flow("a", over(0), 50)
+    net.run()
+    with pytest.raises(ValueError, match="the flow of 50 units is not in flight"):
+        net.fabric.cancel(net.flows["a"])
+
+
+@pytest.mark.parametrize(
+    ("flow", "capacity"),
+    [
+        (over(0, cap=math.nan), 10.0),
+        (over(0, weight=math.nan), 10.0),
+        (over(0), math.nan),
+        (FlowSpec(((0, math.nan),), 1.0), 10.0),
+    ],
+)
+def test_rates_of_what_is_no_number_are_an_error_and_no_endless_loop(flow: FlowSpec, capacity: float) -> None:
+    net = Net(capacity)
+    net.flow("a", flow, 1)
+    net.flow("b", over(0), 1)
+    with pytest.raises(RuntimeError, match="a rate of nan|there are no fair rates"):
+        net.run()
+
+
+def test_a_remainder_that_vanishes_ends_the_filling() -> None:
+    # the least that a float can hold, shared: rounding to 0 must not leave a flow that is never frozen
+    assert weighted_max_min([over(0, weight=1e10), over(0)], [5e-324]) == [0.0, 0.0]
 
 
 def test_all_changes_of_one_time_are_settled_by_one_solve() -> None:

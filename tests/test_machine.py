@@ -480,7 +480,7 @@ def test_steps_run_from_event_to_event() -> None:
             {},
             [
                 "deadlock at 2 s:",
-                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and stream 's' has not come to its write",
                 "rank 0 stream 't' waits for event 0, which stream 's' has not recorded",
             ],
             id="flag and event",
@@ -498,7 +498,11 @@ def test_steps_run_from_event_to_event() -> None:
         pytest.param(
             [[wait_flag("s", "f", 1), record("s"), host_wait(0), write("t", "f", 1)]],
             {},
-            ["rank 0 host thread 0 waits for event 0", "rank 0 stream 's' waits for flag 'f' to be 1; it is 0"],
+            [
+                "rank 0 host thread 0 waits for event 0",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and host thread 0 has not issued its write on "
+                "stream 't'",
+            ],
             id="a host thread",
         ),
         pytest.param(
@@ -509,6 +513,12 @@ def test_steps_run_from_event_to_event() -> None:
                 "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
             ],
             id="a full queue",
+        ),
+        pytest.param(
+            [[write("s", "f", 1), write("s", "f", 0), kernel("t", "a", 1), wait_flag("t", "f", 1)]],
+            {},
+            ["rank 0 stream 't' waits for flag 'f' to be 1; it is 0 and nobody is left to write it"],
+            id="a flag that was missed",
         ),
         pytest.param(
             [[wait_counter("n", least=2, most=3), new_thread, add("n")]],

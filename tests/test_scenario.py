@@ -348,7 +348,7 @@ def test_a_profile_file_that_is_missing_is_named() -> None:
 
 
 def test_too_many_ranks_for_the_profile() -> None:
-    with pytest.raises(InputError, match=r"^h200x2-hostpath: gpus: the profile has 2, the scenario's world_size is 3$"):
+    with pytest.raises(InputError, match=r"^scenario: world_size: is 3, but h200x2-hostpath has 2 GPUs$"):
         Scenario.from_plain(changed("world_size", 3)).profile()
 
 

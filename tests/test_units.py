@@ -112,6 +112,8 @@ def test_plain_gives_encoders_plain_numbers() -> None:
         (show_bytes(2**20), "1 MiB"),
         (show_bytes(5.5 * 2**30), "5.5 GiB"),
         (show_seconds(0), "0"),
+        (show_seconds(8.5e-17), "0"),
+        (show_seconds(1e-12), "1e-06 us"),
         (show_seconds(2.5e-9), "0.0025 us"),
         (show_seconds(2.5e-6), "2.5 us"),
         (show_seconds(1e-3), "1 ms"),

@@ -273,11 +273,24 @@ class _Run:
             return f"event {command.event}, which {self._recorder(rank, command.event)} has not recorded"
         if isinstance(command, WaitFlag):
             is_ = rank.flags.get(command.flag, 0)
-            return f"flag {command.flag!r} to be {command.value}; it is {is_} and nobody is left to write it"
+            return f"flag {command.flag!r} to be {command.value}; it is {is_} and {self._writer(rank, command)}"
         if isinstance(command, Collective) and meeting is not None:
             missing = [r.number for r in self.ranks if r.number not in self.meetings[meeting].arrived]
             return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
         return f"the end of {command}"
+
+    def _writer(self, rank: Rank, wait: WaitFlag) -> str:
+        """Where the next write that `wait` needs is stuck."""
+        ran = {id(span.command) for span in self.spans if span.rank == rank.number}
+        for number, thread in enumerate(self.program.ranks[rank.number].threads):
+            for command in thread:
+                wanted = isinstance(command, WriteFlag) and (command.flag, command.value) == (wait.flag, wait.value)
+                if not wanted or id(command) in ran:
+                    continue
+                if any(command is queued for _, queued, _ in rank.streams[command.stream].commands):
+                    return f"stream {command.stream!r} has not come to its write"
+                return f"host thread {number} has not issued its write on stream {command.stream!r}"
+        return "nobody is left to write it"
 
     def _recorder(self, rank: Rank, event: int) -> str:
         for command in self.program.ranks[rank.number].commands():
