@@ -6,17 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from sim.config import Config, convert, read_yaml
+from sim.config import Config, InputError, convert, read_yaml
 from sim.ledger import Point
 from sim.shelf import Shelf
-from sim.sweep import CASE, parse_axis, points
-
-
-class Setting(Config, frozen=True):
-    """A named case: keys that change together."""
-
-    name: str
-    set: dict[str, Any]
+from sim.sweep import Setting, parse_axis, points
 
 
 class Experiment(Config, frozen=True):
@@ -37,9 +30,14 @@ class Experiment(Config, frozen=True):
         """All points, checked. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
-            axes[CASE] = [{"name": c.name, "set": c.set} for c in self.cases]
+            axes["case"] = list(self.cases)
         for path, values in self.axes.items():
-            axes[path] = list(values) if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
+            try:
+                axes[path] = values if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
+            except InputError as error:
+                raise InputError(source, f"axes.{path}", error.problem) from None
+        if self.x not in axes:
+            raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {', '.join(axes)}")
         return points(self.scenario, axes, source)
 
 

@@ -21,6 +21,8 @@ from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
 V = TypeVar("V")
 
+MOST_GPUS = 1024
+
 
 class Sourced(Config, Generic[V], frozen=True):
     """A number and where it comes from."""
@@ -169,8 +171,8 @@ class Profile(Config, frozen=True, dict=True):
     host: HostIssue
 
     def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed")
+        if not 1 <= self.gpus <= MOST_GPUS:
+            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated")
         for name in self.resources:
             if name.replace("{gpu}", "").count("{") or name.replace("{gpu}", "").count("}"):
                 raise ValueError(f"resources has {name!r}: only {{gpu}} may stand in a name")
@@ -190,6 +192,7 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for name in type(self.collectives).__struct_fields__:
             positive[f"collectives.{name}.weight"] = getattr(self.collectives, name).weight
+            positive[f"collectives.{name}.overhead"] = getattr(self.collectives, name).overhead
         positive["host.queue_depth"] = self.host.queue_depth
         for name, number in positive.items():
             if number.value <= 0:

@@ -10,6 +10,14 @@ from typing import NamedTuple
 from sim.config import InputError
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; no for what is no path at all."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
 class Shelf(NamedTuple):
     """The YAML files of one folder of `scenarios`; `what` one of them is called, `paths`: whether a path will do."""
 
@@ -31,7 +39,7 @@ class Shelf(NamedTuple):
         known = self.names()
         if name in known:
             return Path(str(files("scenarios") / self.folder / f"{name}.yaml"))
-        if self.paths and "\0" not in name and Path(name).exists():
+        if self.paths and name and is_there(Path(name)):
             return Path(name)
         close = difflib.get_close_matches(name, known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""

@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 
 from sim import units
-from sim.config import InputError
+from sim.config import Config, InputError
 from sim.hardware import load_profile, to_plain
 from sim.ledger import DIED, FIGURES, Ledger, Point, Row
 from sim.run import simulate
@@ -30,11 +30,15 @@ from sim.scenario import Scenario
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
 
-CASE = "case"
-"""The axis whose values are named settings of several keys."""
-
 _RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
 MOST_POINTS = 1_000_000
+
+
+class Setting(Config, frozen=True):
+    """Keys that change together, under one name."""
+
+    name: str
+    set: dict[str, Any]
 
 
 def parse_axis(text: str) -> tuple[str, list[object]]:
@@ -100,7 +104,7 @@ def _number(axis: str, text: str) -> Decimal:
 def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> list[Point]:
     """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
 
-    A value of the axis "case" is {"name": ..., "set": {key path: value}}: several keys that change together.
+    A value of any axis may be a `Setting`: several keys that change together, shown by its name.
     """
     if not isinstance(data, Mapping):
         raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
@@ -108,7 +112,9 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
     seen: set[bytes] = set()
     hosts: dict[str, str] = {}
     count = 1
-    for values in axes.values():
+    for path, values in axes.items():
+        if not values:
+            raise InputError(source, path, "has no values")
         count *= len(values)
     if count > MOST_POINTS:
         raise InputError(source, "", f"the sweep has {count} points, at most {MOST_POINTS} are run")
@@ -116,9 +122,9 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
         point = copy.deepcopy(dict(data))
         chosen = dict(zip(axes, values, strict=True))
         for path, value in list(chosen.items()):
-            if path == CASE and isinstance(value, Mapping):
-                chosen[CASE] = value["name"]
-                for inner, setting in value["set"].items():
+            if isinstance(value, Setting):
+                chosen[path] = value.name
+                for inner, setting in value.set.items():
                     _set(point, inner, setting, source)
             else:
                 _set(point, path, value, source)
