@@ -13,7 +13,8 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?
 
 
 _LEAST, _MOST = Decimal("1e-30"), Decimal("1e30")
-"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them."""
+"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them. More is
+refused, less is 0."""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -95,9 +96,9 @@ def parse(kind: type[Q], given: object) -> Q:
         raise wrong from None
     if value < 0 or not math.isfinite(float(value)):
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
-    if value and not _LEAST <= value <= _MOST:
-        raise ValueError(f"expected {kind.expected}, 0 or from {_LEAST:g} to {_MOST:g}, got {given!r}")
-    return kind(value)
+    if value > _MOST:
+        raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
+    return kind(value if value >= _LEAST else 0)
 
 
 def plain(quantity: object) -> float | int:

@@ -97,6 +97,13 @@ def test_whole_bytes_are_exact(size: int) -> None:
     assert parse(Bytes, size) == parse(Bytes, str(size)) == parse(Bytes, f"{size} B") == size
 
 
+def test_what_is_too_much_is_refused_and_what_is_too_little_is_nothing() -> None:
+    assert (parse(Seconds, "9e-31"), parse(Seconds, "1e-30"), parse(Number, "1e-999999")) == (0.0, 1e-30, 0.0)
+    assert parse(Bandwidth, 1e30) == 1e30
+    with pytest.raises(ValueError, match=r"at most 1e\+30"):
+        parse(Bandwidth, "1.1e30")
+
+
 def test_plain_gives_encoders_plain_numbers() -> None:
     assert [type(plain(q)) for q in (Bytes(3), Seconds(0.5))] == [int, float]
     with pytest.raises(NotImplementedError, match="complex is no quantity"):
