@@ -3,9 +3,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-# Pythons that are here, besides the one that runs the tests.
-PYTHONS := $(foreach v,3.11 3.12 3.13,$(if $(shell python$(v) -c '' 2>/dev/null && echo yes),$(v)))
-
 .PHONY: demo test test-long test-oracle mutation lint ci clean
 
 # Installed once, again when pyproject.toml changes.
@@ -14,9 +11,14 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[dev]
 	touch $@
 
-.venv-%/installed: pyproject.toml
-	python$* -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --disable-pip-version-check --editable .
+# A virtual environment for each Python that is here, to compare their times.
+.venv-pythons: pyproject.toml
+	for v in 3.11 3.12 3.13; do for python in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do \
+	    if $$python -c '' 2>/dev/null; then \
+	        $$python -m venv .venv-$$v && .venv-$$v/bin/pip install --quiet --disable-pip-version-check --editable . ; \
+	        break; \
+	    fi; \
+	done; done
 	touch $@
 
 demo: $(VENV)/installed
@@ -26,7 +28,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 2
 
 # Thousands of examples for every property, sweeps killed many times, a million events; hours on two cores.
-test-long: $(VENV)/installed $(PYTHONS:%=.venv-%/installed)
+test-long: $(VENV)/installed .venv-pythons
 	HYPOTHESIS_PROFILE=long $(BIN)/python -m pytest -q -n 2
 
 # Against SimGrid, from Debian's packages.

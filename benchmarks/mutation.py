@@ -27,7 +27,20 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ("sim/fabric.py", "sim/collectives.py", "sim/machine", "sim/policies")
-TESTS = ("fabric", "collectives", "policies", "golden", "machine", "metrics", "fabric_properties", "invariants")
+TESTS = (
+    "fabric",
+    "collectives",
+    "policies",
+    "machine",
+    "golden",
+    "metrics",
+    "scenario",
+    "why",
+    "fabric_properties",
+    "invariants",
+    "relations",
+    "oracles",
+)
 SEED = 7
 PATIENCE_S = 60
 MEMORY_BYTES = 4 * 2**30

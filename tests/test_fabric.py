@@ -80,6 +80,7 @@ def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
         ),
         pytest.param([10], {"a": (FlowSpec((), 4.0), 8, 1)}, {"a": 3}, id="no route: its cap alone counts"),
         pytest.param([10], {"a": (over(0), 0, 3)}, {"a": 3}, id="nothing to move ends at once"),
+        pytest.param([10], {"a": (over(0, cap=0), 0, 3)}, {"a": 3}, id="nothing to move needs no rate"),
         # the copy takes all of link 0 until 5: work goes at 1 / (1 + 0.25), 4 units done; then at 1
         pytest.param(
             [10],
@@ -185,6 +186,14 @@ def test_a_train_of_equal_flows_is_solved_once() -> None:
     assert net.run() == {"other": 50}  # 5 beside the 50 chunks of a second each
     assert net.env.now == 75  # then 50 chunks of half a second
     assert net.fabric.solves <= 4  # each alone, and both in either order
+
+
+def test_an_end_does_not_shift_while_others_come_and_go() -> None:
+    net = Net(10, 10)
+    net.flow("long", over(0, cap=0.3), 7)
+    for i in range(60):
+        net.flow(f"f{i}", over(1), 1.1, i / 3)
+    assert net.run()["long"] == 7 / 0.3, "to the last bit"
 
 
 def test_used_and_moved_count_multipliers() -> None:
