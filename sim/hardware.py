@@ -22,6 +22,8 @@ from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 V = TypeVar("V")
 
 MOST_GPUS = 1024
+LEAST = 1e-30
+"""Of what is divided by: less could leave the range of a float."""
 
 
 class Sourced(Config, Generic[V], frozen=True):
@@ -195,8 +197,8 @@ class Profile(Config, frozen=True, dict=True):
             positive[f"collectives.{name}.overhead"] = getattr(self.collectives, name).overhead
         positive["host.queue_depth"] = self.host.queue_depth
         for name, number in positive.items():
-            if number.value <= 0:
-                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0")
+            if number.value < LEAST:
+                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
     @cached_property
     def resource_names(self) -> tuple[str, ...]:

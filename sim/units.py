@@ -12,9 +12,8 @@ _IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
 
 
-_LEAST, _MOST = Decimal("1e-30"), Decimal("1e30")
-"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them. More is
-refused, less is 0."""
+_MOST = Decimal("1e30")
+"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them."""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -98,7 +97,7 @@ def parse(kind: type[Q], given: object) -> Q:
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
     if value > _MOST:
         raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
-    return kind(value if value >= _LEAST else 0)
+    return kind(value)
 
 
 def plain(quantity: object) -> float | int:

@@ -89,7 +89,7 @@ def test_anything_else_is_refused_with_what_was_expected_and_what_was_given(kind
 @given(st.floats(0, 1e15), st.sampled_from(["ns", "us", "ms", "s"]))
 def test_a_unit_multiplies_to_the_nearest_float(number: float, unit: str) -> None:
     exact = number / {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1}[unit]
-    assert parse(Seconds, f"{number!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=1e-30)
+    assert parse(Seconds, f"{number!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=0)
 
 
 @given(st.integers(0, 2**80))
@@ -97,9 +97,8 @@ def test_whole_bytes_are_exact(size: int) -> None:
     assert parse(Bytes, size) == parse(Bytes, str(size)) == parse(Bytes, f"{size} B") == size
 
 
-def test_what_is_too_much_is_refused_and_what_is_too_little_is_nothing() -> None:
-    assert (parse(Seconds, "9e-31"), parse(Seconds, "1e-30"), parse(Number, "1e-999999")) == (0.0, 1e-30, 0.0)
-    assert parse(Bandwidth, 1e30) == 1e30
+def test_what_is_too_much_is_refused() -> None:
+    assert (parse(Bandwidth, 1e30), parse(Number, 1e-300), parse(Number, "1e-999999")) == (1e30, 1e-300, 0.0)
     with pytest.raises(ValueError, match=r"at most 1e\+30"):
         parse(Bandwidth, "1.1e30")
 
