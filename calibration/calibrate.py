@@ -76,6 +76,6 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     about = calibrated.profile.description
     remarks = f"{about}. Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
     written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS)
-    write_atomically(written.profile, to_yaml(calibrated.plain, remarks), parents=True)
-    write_atomically(written.residuals, residual_page(calibrated, rows), parents=True)
+    write_atomically(written.profile, to_yaml(calibrated.plain, remarks))
+    write_atomically(written.residuals, residual_page(calibrated, rows))
     return written

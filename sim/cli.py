@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from calibration.probes import ProbeCase
+    from calibration.probes import Row as ProbeRow
+    from sim.ledger import Point, Row
+    from sim.run import Result
 
 
 class _Failure(click.ClickException):
@@ -59,10 +62,7 @@ def main() -> None:
 @_guarded
 def run(file: Path, as_json: bool, trace: Path | None) -> None:
     """Simulate the scenario FILE and print its figures."""
-    from sim.run import simulate
-    from sim.scenario import Scenario
-
-    result = simulate(Scenario.load(file))
+    result = _simulate(file)
     if trace is not None:
         from sim.trace import write_trace
 
@@ -91,10 +91,8 @@ def explain(file: Path, as_json: bool) -> None:
     """Say what binds the scenario FILE, and what would help."""
     from sim.explain import explain as explain_result
     from sim.explain import to_plain
-    from sim.run import simulate
-    from sim.scenario import Scenario
 
-    explanation = explain_result(simulate(Scenario.load(file)))
+    explanation = explain_result(_simulate(file))
     if as_json:
         import json
 
@@ -166,10 +164,8 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
     from sim.config import InputError
-    from sim.report.tables import print_sweep, progress
     from sim.scenario import read_plain
     from sim.sweep import parse_axis, points
-    from sim.sweep import sweep as run_sweep
 
     axes: dict[str, list[object]] = {}
     for text in settings:
@@ -179,14 +175,13 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
         axes[path] = values
     data = read_plain(file)
     chosen = points(data, axes, str(file))
-    with executor(workers) as pool, progress(len(chosen), "points") as advance:
-        rows = run_sweep(chosen, pool, out, advance)
-    if html is not None:
+
+    def page(html: Path, rows: Sequence[Row]) -> None:
         from sim.report.sweep_page import write_page
 
         write_page(html, str(file), chosen, rows)
-        click.echo(f"page: {html}", err=True)
-    print_sweep(file.name, rows)
+
+    _run_points(file.name, chosen, out, html, workers, page)
 
 
 @main.command()
@@ -198,22 +193,20 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None) -> None:
     """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
     from sim.experiment import load_experiment, shipped
-    from sim.report.tables import print_experiments, print_sweep, progress
-    from sim.sweep import sweep as run_sweep
+    from sim.report.tables import print_experiments
 
     if name is None:
         print_experiments({n: load_experiment(n).title for n in shipped()})
         return
     chosen = load_experiment(name)
     points = chosen.points(name)
-    with executor(workers) as pool, progress(len(points), "points") as advance:
-        rows = run_sweep(points, pool, out, advance)
-    if html is not None:
+
+    def page(html: Path, rows: Sequence[Row]) -> None:
         from sim.report.sweep_page import write_experiment
 
         write_experiment(html, chosen, points, rows)
-        click.echo(f"page: {html}", err=True)
-    print_sweep(name, rows)
+
+    _run_points(name, points, out, html, workers, page)
 
 
 @main.command()
@@ -226,6 +219,7 @@ def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int
     """Predict the measured cases that come with the package and print measured against predicted."""
     from sim.report.tables import print_validation, progress
     from sim.run import simulate
+    from sim.workers import Workers
     from validation import report
     from validation.compare import compare_all
     from validation.wan14b import load_cases
@@ -234,7 +228,7 @@ def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int
     swept = next(c for c in cases if c.name == report.SWEPT)
     scenarios = report.sweep_scenarios(swept) if html else []
     comparisons, sweep_points = [], []
-    with executor(workers) as pool, progress(len(cases) + len(scenarios), "simulations") as advance:
+    with Workers(workers) as pool, progress(len(cases) + len(scenarios), "simulations") as advance:
         for comparison in compare_all(cases, pool):
             comparisons.append(comparison)
             advance(len(comparisons))
@@ -253,7 +247,6 @@ def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int
     if trace is not None:
         from sim.trace import write_trace
 
-        trace.parent.mkdir(parents=True, exist_ok=True)
         write_trace(result.timeline, trace)
         click.echo(f"trace of {swept.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
 
@@ -298,7 +291,7 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
     _needs("torch", "scipy")
     from calibration import calibrate as steps
-    from calibration.probes import ProbeCase, Row, listing
+    from calibration.probes import listing
     from sim.report.tables import progress
 
     cases = steps.dry_run(quick, gpus)
@@ -312,7 +305,7 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
         with progress(len(cases), "probes") as advance:
             done: set[str] = set()
 
-            def show(case: ProbeCase, row: Row | None) -> None:
+            def show(case: ProbeCase, row: ProbeRow | None) -> None:
                 if row is not None:
                     done.add(case.name)
                     advance(len(done))
@@ -352,13 +345,39 @@ def _needs(*packages: str) -> None:
         raise _Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
 
-def executor(workers: int | None) -> Executor:
-    """Worker processes; fresh ones, so that nothing of this process can differ between platforms."""
-    import multiprocessing
-    import os
-    from concurrent.futures import ProcessPoolExecutor
+def _simulate(file: Path) -> Result:
+    from sim.run import simulate
+    from sim.scenario import Scenario
 
-    return ProcessPoolExecutor(workers or os.cpu_count(), multiprocessing.get_context("spawn"))
+    scenario = Scenario.load(file)
+    return simulate(scenario, scenario.profile(str(file)))
+
+
+def _run_points(
+    name: str,
+    points: Sequence[Point],
+    out: Path | None,
+    html: Path | None,
+    workers: int | None,
+    write_page: Callable[[Path, Sequence[Row]], None],
+) -> None:
+    """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
+    from sim.report.tables import print_sweep, progress
+    from sim.sweep import sweep as run_sweep
+    from sim.workers import Workers
+
+    try:
+        with Workers(workers) as pool, progress(len(points), "points") as advance:
+            rows = run_sweep(points, pool, out, advance)
+    except KeyboardInterrupt:
+        kept = f": {out} holds the points that have finished, the same command goes on from there" if out else ""
+        raise _Failure(f"stopped{kept}") from None
+    print_sweep(name, rows)
+    if html is not None:
+        write_page(html, rows)
+        click.echo(f"page: {html}", err=True)
+    if failed := sum(bool(row.error) for row in rows):
+        raise _Failure(f"{failed} of {len(rows)} points failed")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sim import units
 
 T = TypeVar("T")
 
+_MOST = 10**30
 _DEEPEST = 50
 """Levels of nesting in a YAML file: deeper ones could overflow the parser's stack."""
 
@@ -23,10 +24,16 @@ class InputError(Exception):
     """Input that cannot be read or is wrong: names the source, the key path and what was expected."""
 
     def __init__(self, source: str, path: str, problem: str) -> None:
-        self.source = source
-        self.path = path
-        self.problem = problem
-        super().__init__(f"{source}: {path}: {problem}" if path else f"{source}: {problem}")
+        self.source = _short(source)
+        self.path = _short(path)
+        self.problem = _short(problem)
+        super().__init__(": ".join(part for part in (self.source, self.path, self.problem) if part))
+
+
+def _short(text: str) -> str:
+    """One line of text that holds what was given, however long that is."""
+    line = " ".join(text.splitlines())
+    return line if len(line) <= 800 else f"{line[:400]} ... {line[-300:]}"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -72,6 +79,8 @@ def read_yaml(file: Path) -> Any:
             line = event.start_mark.line + 1 if event.start_mark else 0
             if isinstance(event, yaml.AliasEvent):
                 raise InputError(str(file), "", f"line {line}: YAML aliases are not supported")
+            if getattr(event, "tag", None) is not None:
+                raise InputError(str(file), "", f"line {line}: YAML tags are not supported")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 raise InputError(str(file), "", f"line {line}: is nested too deeply")
@@ -80,17 +89,30 @@ def read_yaml(file: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InputError(str(file), "", f"{where}is not YAML: {getattr(error, 'problem', error)}") from None
-    except ValueError as error:
+    except (ValueError, ArithmeticError) as error:
         raise InputError(str(file), "", f"holds a value that cannot be read: {error}") from None
 
 
 def convert(data: object, kind: type[T], source: str) -> T:
     """Turn plain data into `kind`. Raises `InputError` naming the exact key path."""
+    _refuse_endless(data, source, "")
     try:
         return msgspec.convert(data, kind, dec_hook=units.parse)
     except (msgspec.ValidationError, ValueError) as error:
         _explain(data, kind, source, "")
         raise InputError(source, "", _plain(error)) from None
+
+
+def _refuse_endless(data: object, source: str, path: str) -> None:
+    """Raise `InputError` for a whole number that nothing has so many of."""
+    if isinstance(data, Mapping):
+        for key, item in data.items():
+            _refuse_endless(item, source, _join(path, key))
+    elif isinstance(data, list):
+        for i, item in enumerate(data):
+            _refuse_endless(item, source, f"{path}[{i}]")
+    elif isinstance(data, int) and abs(data) > _MOST:
+        raise InputError(source, path, f"has {len(hex(data)) - 2} hexadecimal digits: expected a number below 1e30")
 
 
 def _plain(error: Exception) -> str:
@@ -149,10 +171,11 @@ def _chosen(data: Any, kind: Any, source: str, path: str) -> Any:
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
     members = [m for m in typing.get_args(kind) if m is not type(None)]
-    tagged = {m.__struct_config__.tag: m for m in members if _is_struct(m) and m.__struct_config__.tag_field}
+    configs = [((typing.get_origin(m) or m).__struct_config__, m) for m in members if _is_struct(m)]
+    tagged = {config.tag: m for config, m in configs if config.tag_field}
     if not tagged or not isinstance(data, Mapping):
         return members[0] if len(members) == 1 else kind
-    field = next(iter(tagged.values())).__struct_config__.tag_field
+    field = next(config.tag_field for config, _ in configs)
     given = data.get(field)
     if not isinstance(given, str) or given not in tagged:
         known = ", ".join(sorted(tagged))

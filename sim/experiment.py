@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from sim.config import Config, InputError, convert, read_yaml
-from sim.sweep import CASE, Point, parse_axis, points
-
-
-class Setting(Config, frozen=True):
-    """A named case: keys that change together."""
-
-    name: str
-    set: dict[str, Any]
+from sim.ledger import Point
+from sim.shelf import Shelf
+from sim.sweep import Setting, parse_axis, points
 
 
 class Experiment(Config, frozen=True):
@@ -37,24 +30,22 @@ class Experiment(Config, frozen=True):
         """All points, checked. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
-            axes[CASE] = [{"name": c.name, "set": c.set} for c in self.cases]
+            axes["case"] = list(self.cases)
         for path, values in self.axes.items():
-            axes[path] = list(values) if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
+            try:
+                axes[path] = values if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
+            except InputError as error:
+                raise InputError(source, f"axes.{path}", error.problem) from None
+        if self.x not in axes:
+            raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {', '.join(axes)}")
         return points(self.scenario, axes, source)
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the experiments that come with the package."""
-    folder = files("scenarios") / "experiments"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+_SHELF = Shelf("experiments", "experiment")
+shipped = _SHELF.names
 
 
 def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
-    if name in shipped():
-        file = Path(str(files("scenarios") / "experiments" / f"{name}.yaml"))
-    elif Path(name).exists():
-        file = Path(name)
-    else:
-        raise InputError(name, "", f"is no experiment; shipped are {', '.join(shipped())} (or give a YAML file)")
+    file = _SHELF.file(name)
     return convert(read_yaml(file), Experiment, str(file))

@@ -63,15 +63,16 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
             flow = flows[i]
             for resource, multiplier in flow.route:
                 load[resource] = load.get(resource, 0.0) + multiplier * flow.weight
-        level = min(flows[i].cap / flows[i].weight for i in active)
-        for resource, demand in load.items():
-            level = min(level, max(left[resource], 0.0) / demand)
-        full = {resource for resource, demand in load.items() if left[resource] <= demand * level * _TIGHT}
+        levels = {resource: max(left[resource], 0.0) / demand for resource, demand in load.items()}
+        level = min(min(levels.values()), min(flows[i].cap / flows[i].weight for i in active))
+        full = {resource for resource, at in levels.items() if at <= level * _TIGHT}
         frozen = [
             i
             for i in active
-            if flows[i].cap <= flows[i].weight * level * _TIGHT or any(r in full for r, _ in flows[i].route)
+            if flows[i].cap / flows[i].weight <= level * _TIGHT or any(r in full for r, _ in flows[i].route)
         ]
+        if not frozen:  # comparisons with NaN are false: without this the loop would never end
+            raise RuntimeError(f"there are no fair rates: a capacity or a demand is no number: {flows}")
         for i in frozen:
             rates[i] = min(flows[i].cap, flows[i].weight * level)
             for resource, multiplier in flows[i].route:
@@ -146,7 +147,13 @@ class Fabric:
         return flow
 
     def cancel(self, flow: Flow) -> float:
-        """Stop `flow`; returns the units it had not moved yet. Its `done` event never happens."""
+        """Stop `flow`; returns the units it had not moved yet. Its `done` event never happens.
+
+        Raises:
+            ValueError: the flow is not in flight: it has ended, or is another fabric's.
+        """
+        if flow not in self._flows:
+            raise ValueError(f"the flow of {flow.size} units is not in flight: it has ended or was cancelled")
         self._flows.remove(flow)
         left = max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
         self._account(flow, flow.size - left)
@@ -210,6 +217,9 @@ class Fabric:
                 resource, slowdown = spec.drag
                 load = sum(m * r for s, r in zip(specs, rates, strict=True) for at, m in s.route if at == resource)
                 rates[i] /= 1.0 + slowdown * load / self.capacities[resource]
+        for spec, rate in zip(specs, rates, strict=True):
+            if not rate >= 0:  # NaN as well
+                raise RuntimeError(f"the rate law gives {spec} a rate of {rate}")
         return rates
 
     def _finish(self, wake: Event) -> None:

@@ -6,22 +6,24 @@ their demand caps and weights, and what commands cost. `{gpu}`, `{src}` and `{ds
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
-from importlib.resources import files
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from sim import units
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, convert, read_yaml
 from sim.fabric import FlowSpec, Route
 from sim.program import CollectiveKind, Kernel
+from sim.shelf import Shelf
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
 V = TypeVar("V")
+
+MOST_GPUS = 1024
+LEAST = 1e-30
+"""Of what is divided by: less could leave the range of a float."""
 
 
 class Sourced(Config, Generic[V], frozen=True):
@@ -171,8 +173,8 @@ class Profile(Config, frozen=True, dict=True):
     host: HostIssue
 
     def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed")
+        if not 1 <= self.gpus <= MOST_GPUS:
+            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated")
         for name in self.resources:
             if name.replace("{gpu}", "").count("{") or name.replace("{gpu}", "").count("}"):
                 raise ValueError(f"resources has {name!r}: only {{gpu}} may stand in a name")
@@ -192,10 +194,11 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for name in type(self.collectives).__struct_fields__:
             positive[f"collectives.{name}.weight"] = getattr(self.collectives, name).weight
+            positive[f"collectives.{name}.overhead"] = getattr(self.collectives, name).overhead
         positive["host.queue_depth"] = self.host.queue_depth
         for name, number in positive.items():
-            if number.value <= 0:
-                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0")
+            if number.value < LEAST:
+                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
     @cached_property
     def resource_names(self) -> tuple[str, ...]:
@@ -260,27 +263,9 @@ class Profile(Config, frozen=True, dict=True):
         return tuple(sorted(total.items()))
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the profiles that come with the package."""
-    folder = files("scenarios") / "hardware"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
-
-
-def profile_file(name: str) -> Path:
-    """The file of a shipped profile, or the path that `name` is.
-
-    Raises:
-        InputError: there is neither.
-    """
-    if name in shipped():
-        return Path(str(files("scenarios") / "hardware" / f"{name}.yaml"))
-    file = Path(name)
-    if "\0" in name or not file.exists():
-        close = difflib.get_close_matches(name, shipped(), 1, 0.6)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        known = ", ".join(shipped())
-        raise InputError(name, "", f"{name!r} is no hardware profile; {hint}shipped are {known}, or give a YAML file")
-    return file
+_SHELF = Shelf("hardware", "hardware profile")
+shipped = _SHELF.names
+profile_file = _SHELF.file
 
 
 def load_profile(name: str) -> Profile:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomically(file: Path, data: bytes | str, parents: bool = False) -> None:
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let every OSError inside name `file`: that of a write names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+
+
+def write_atomically(file: Path, data: bytes | str) -> None:
     """Write `file` whole or not at all: to a temporary file beside it, then renamed. Raises OSError naming `file`.
 
-    With `parents`, missing folders are made. What is there and no regular file, such as a pipe, is written to as it is.
+    Missing folders are made. A link stays a link, to what is written. What is there and no regular file, such as a
+    pipe, is written to as it is.
     """
     content = data.encode() if isinstance(data, str) else data
-    try:
-        if parents:
-            file.parent.mkdir(parents=True, exist_ok=True)
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists() and not file.is_file():
             file.write_bytes(content)
         else:
-            _replace(file, content)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
+            _replace(Path(os.path.realpath(file)), content)
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -10,9 +10,14 @@ from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
-from sim.policies import Policy
+from sim.policies import Chunked, Policy, Resident, copied_bytes
 from sim.program import Program
+from sim.shelf import is_there
 from sim.workload import Explicit
+
+MOST_LAYERS = 10_000
+MOST_COMMANDS = 10_000_000
+"""A rank's commands that fit into the memory of a large machine."""
 
 
 def read_plain(file: Path) -> Any:
@@ -20,7 +25,7 @@ def read_plain(file: Path) -> Any:
     data = read_yaml(file)
     if isinstance(data, dict) and isinstance(data.get("hardware"), str):
         beside = file.parent / data["hardware"]
-        if "\0" not in data["hardware"] and beside.is_file():
+        if is_there(beside) and beside.is_file():
             data["hardware"] = str(beside.resolve())
     return data
 
@@ -53,23 +58,39 @@ class Scenario(Config, frozen=True):
         except InputError as error:
             raise InputError(source, "hardware", error.problem) from None
         try:
-            scenario.workload.resolve(scenario.world_size)
+            _check_size(scenario)
         except InputError as error:
             raise InputError(source, error.path, error.problem) from None
         return scenario
 
-    def profile(self) -> Profile:
-        """The hardware profile. Raises `InputError`, also where it has too few GPUs."""
+    def profile(self, source: str = "scenario") -> Profile:
+        """The hardware profile. Raises `InputError`, of `source` where it has too few GPUs."""
         profile = load_profile(self.hardware)
         if self.world_size > profile.gpus:
-            raise InputError(
-                self.hardware, "gpus", f"the profile has {profile.gpus}, the scenario's world_size is {self.world_size}"
-            )
+            problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
+            raise InputError(source, "world_size", problem)
         return profile
 
     def program(self) -> Program:
         """What the policy makes of the workload."""
         return policies.build(self.workload.resolve(self.world_size), self.policy, self.world_size)
+
+
+def _check_size(scenario: Scenario) -> None:
+    """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
+    if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
+        raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
+    workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
+    ahead = 0 if isinstance(policy, Resident) else max(policy.prefetch_layers, getattr(policy, "slots", None) or 0)
+    passes = workload.steps * workload.passes_per_step
+    commands = ahead
+    for layer in workload.layers:
+        copied = 0 if isinstance(policy, Resident) else copied_bytes(layer.bytes, policy.resident_fraction)
+        chunks = -(-copied // policy.chunk_bytes) if isinstance(policy, Chunked) else 1
+        commands += (passes + -(-ahead // len(workload.layers))) * (len(layer.block) + chunks)
+    if commands > MOST_COMMANDS:
+        problem = f"makes at least {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "
+        raise InputError("scenario", "", problem + "take fewer steps, prefetch_layers or slots, or larger chunks")
 
 
 # A workload is of a model if it has the key `model`. Unions of structs need a tag to be told apart, so each form of

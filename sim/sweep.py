@@ -1,61 +1,44 @@
 """Sweeps: one scenario, some of its keys over ranges, one row of figures a point.
 
 Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
-`concurrent.futures.Executor`; rows come back, and are written, in the order of the points, so that a sweep that was
-stopped continues where its file ends.
+`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, goes on
+with what its file does not hold.
 """
 
 from __future__ import annotations
 
 import copy
-import csv
 import hashlib
-import io
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 
 from sim import units
-from sim.config import InputError
-from sim.metrics import SCHEMA_VERSION
+from sim.config import Config, InputError
+from sim.hardware import load_profile, to_plain
+from sim.ledger import DIED, FIGURES, Ledger, Point, Row
 from sim.run import simulate
 from sim.scenario import Scenario
 
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
 
-FIGURES = (
-    "step_time_s",
-    "lower_bound_s",
-    "peak_memory_bytes",
-    "h2d_bytes_per_step",
-    "h2d_busy_s",
-    "h2d_uncovered_s",
-    "collective_time_s",
-    "collective_inflation_s",
-    "h2d_collective_overlap_s",
-    "exposed_prefetch_s",
-)
-"""The metrics in each row."""
-
-CASE = "case"
-"""The axis whose values are named settings of several keys."""
-
 _RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
 MOST_POINTS = 1_000_000
 
 
-class Point(NamedTuple):
-    """One scenario of a sweep: the values on its axes (None where its policy has no such key) and its plain data."""
+class Setting(Config, frozen=True):
+    """Keys that change together, under one name."""
 
-    values: dict[str, object]
-    data: dict[str, Any]
+    name: str
+    set: dict[str, Any]
 
 
 def parse_axis(text: str) -> tuple[str, list[object]]:
@@ -69,10 +52,21 @@ def parse_axis(text: str) -> tuple[str, list[object]]:
     if not equals or not path or not given.strip():
         raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
     values: list[object] = []
-    for item in given.split(","):
+    for item in _items(given):
         match = _RANGE.fullmatch(item.strip())
         values += _range(text, *match.groups()) if match else [_scalar(text, item.strip())]
     return path, values
+
+
+def _items(given: str) -> Iterator[str]:
+    """Cut at the commas that are in no bracket."""
+    start = depth = 0
+    for at, letter in enumerate(given):
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            yield given[start:at]
+            start = at + 1
+    yield given[start:]
 
 
 def _scalar(axis: str, text: str) -> object:
@@ -110,14 +104,17 @@ def _number(axis: str, text: str) -> Decimal:
 def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> list[Point]:
     """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
 
-    A value of the axis "case" is {"name": ..., "set": {key path: value}}: several keys that change together.
+    A value of any axis may be a `Setting`: several keys that change together, shown by its name.
     """
     if not isinstance(data, Mapping):
         raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
     made: list[Point] = []
-    seen: set[str] = set()
+    seen: set[bytes] = set()
+    hosts: dict[str, str] = {}
     count = 1
-    for values in axes.values():
+    for path, values in axes.items():
+        if not values:
+            raise InputError(source, path, "has no values")
         count *= len(values)
     if count > MOST_POINTS:
         raise InputError(source, "", f"the sweep has {count} points, at most {MOST_POINTS} are run")
@@ -125,20 +122,22 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
         point = copy.deepcopy(dict(data))
         chosen = dict(zip(axes, values, strict=True))
         for path, value in list(chosen.items()):
-            if path == CASE and isinstance(value, Mapping):
-                chosen[CASE] = value["name"]
-                for inner, setting in value["set"].items():
+            if isinstance(value, Setting):
+                chosen[path] = value.name
+                for inner, setting in value.set.items():
                     _set(point, inner, setting, source)
             else:
                 _set(point, path, value, source)
         for path in _inapplicable(point) if "policy.kind" in axes else ():
             chosen[path] = None
-        key = identity(point)
+        key = _canonical(point)
         if key in seen:
             continue
         seen.add(key)
-        Scenario.from_plain(point, ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())]))
-        made.append(Point({k: chosen.get(k) for k in axes}, point))
+        name = Scenario.from_plain(point, ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())])).hardware
+        if name not in hosts:
+            hosts[name] = _digest(_canonical(to_plain(load_profile(name))))
+        made.append(Point({k: chosen.get(k) for k in axes}, point, _digest(key + hosts[name].encode())))
     return made
 
 
@@ -174,9 +173,12 @@ def _inapplicable(data: dict[str, Any]) -> list[str]:
     return [f"policy.{key}" for key in dropped]
 
 
-def identity(data: object) -> str:
-    """A short hash of plain data: which scenario a row belongs to."""
-    return hashlib.sha256(msgspec.json.encode(data, order="sorted")).hexdigest()[:16]
+def _canonical(data: object) -> bytes:
+    return msgspec.json.encode(data, order="sorted")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def run_point(data: dict[str, Any]) -> dict[str, Any]:
@@ -184,16 +186,10 @@ def run_point(data: dict[str, Any]) -> dict[str, Any]:
     try:
         figures = cast(Mapping[str, Any], simulate(Scenario.from_plain(data)).metrics)
     except (InputError, ValueError, RuntimeError) as error:
-        return {"error": str(error).splitlines()[0]}
+        return {"error": " ".join(str(error).split())}
+    except Exception as error:  # not foreseen; the other points go on
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     return {name: figures[name] for name in FIGURES}
-
-
-class Row(NamedTuple):
-    """The figures of one point (SI units); `error` says why there are none."""
-
-    values: dict[str, object]
-    figures: dict[str, float]
-    error: str = ""
 
 
 def sweep(
@@ -204,74 +200,41 @@ def sweep(
 ) -> list[Row]:
     """Run all points, on `executor` if given; rows in the order of the points.
 
-    With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again.
-    `progress` is called with the number of finished points.
+    With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
+    but for those whose worker died. `progress` is called with the number of finished points.
 
     Raises:
         InputError: `output` belongs to another sweep.
         OSError: `output` cannot be written.
     """
-    done = _resume(output, chosen) if output else []
-    rows = list(done)
-    progress(len(rows))
-    todo = [p.data for p in chosen[len(rows) :]]
-    results: Iterator[dict[str, Any]] = executor.map(run_point, todo) if executor else map(run_point, todo)
-    file = output.open("a", newline="", encoding="utf-8") if output else None
-    try:
-        for point, result in zip(chosen[len(rows) :], results, strict=True):
-            error = result.pop("error", "")
-            rows.append(Row(point.values, result, error))
-            if file:
-                file.write(_line(_cells(point, rows[-1])))
-                file.flush()
+    rows: dict[int, Row] = {}
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(output, chosen)) if output else None
+        if ledger:
+            rows |= ledger.done
+        progress(len(rows))
+        for number, figures in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
+            error = figures.pop("error", "")
+            rows[number] = Row(chosen[number].values, figures, error)
+            if ledger:
+                ledger.add(number, rows[number])
             progress(len(rows))
-    finally:
-        if file:
-            file.close()
-    return rows
+        if ledger:
+            ledger.finish(rows)
+    return [rows[i] for i in range(len(chosen))]
 
 
-def _header(chosen: Sequence[Point]) -> list[str]:
-    return [f"scenario_v{SCHEMA_VERSION}", *chosen[0].values, *FIGURES, "error"]
-
-
-def _cells(point: Point, row: Row) -> list[object]:
-    figures = [row.figures.get(name, "") for name in FIGURES]
-    return [identity(point.data), *("" if v is None else v for v in point.values.values()), *figures, row.error]
-
-
-def _line(cells: Sequence[object]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
-    return out.getvalue()
-
-
-def _resume(output: Path, chosen: Sequence[Point]) -> list[Row]:
-    """Rows that `output` holds for the first points; cuts off a half-written last line, writes a missing header."""
-    header = _line(_header(chosen))
-    other = InputError(str(output), "", "is not the result of this sweep: give another --out or remove it")
-    content = output.read_bytes() if output.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole:
-        if not header.encode().startswith(content):
-            raise other
-        output.write_text(header, encoding="utf-8")
-        return []
-    try:
-        lines = list(csv.reader(io.StringIO(whole.decode())))
-    except (UnicodeDecodeError, csv.Error):
-        raise other from None
-    expected = [identity(p.data) for p in chosen]
-    if lines[0] != _header(chosen) or [line[:1] for line in lines[1:]] != [[e] for e in expected[: len(lines) - 1]]:
-        raise other
-    if whole != content:
-        output.write_bytes(whole)
-    first = 1 + len(chosen[0].values)
-    return [
-        Row(
-            point.values,
-            {n: float(v) for n, v in zip(FIGURES, line[first:], strict=False) if v},
-            line[-1],
-        )
-        for point, line in zip(chosen, lines[1:], strict=False)
-    ]
+def _results(
+    chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of the point, what `run_point` gives), as they come."""
+    if executor is None:
+        for number in todo:
+            yield number, run_point(chosen[number].data)
+        return
+    running = {executor.submit(run_point, chosen[number].data): number for number in todo}
+    for future in as_completed(running):
+        try:
+            yield running[future], future.result()
+        except BrokenExecutor:
+            yield running[future], {"error": DIED}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal, DecimalException
 from typing import ClassVar, TypeVar
 
 _SI = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
+
+
+_MOST = Decimal("1e30")
+"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them."""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -87,10 +91,12 @@ def parse(kind: type[Q], given: object) -> Q:
         raise wrong
     try:
         value = Decimal(match[1]) * (kind.units[unit] if unit else 1)
-    except InvalidOperation:
+    except DecimalException:
         raise wrong from None
     if value < 0 or not math.isfinite(float(value)):
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
+    if value > _MOST:
+        raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
     return kind(value)
 
 
@@ -112,8 +118,8 @@ def show_bytes(size: float) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """A duration for people."""
+    """A duration for people; less than a picosecond is rounding, and shown as 0."""
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if seconds >= factor:
             return f"{seconds / factor:.4g} {unit}"
-    return f"{seconds / 1e-6:.3g} us" if seconds else "0"
+    return f"{seconds / 1e-6:.3g} us" if seconds >= 1e-12 else "0"

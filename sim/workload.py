@@ -133,6 +133,10 @@ class Explicit(Config, frozen=True):
         if self.block is not None and not self.block:
             raise ValueError("block is empty")
 
+    def layer_count(self) -> int:
+        """Layers of one pass."""
+        return self.layers or sum(group.repeat for group in self.blocks or ())
+
     def resolve(self, world_size: int = 1) -> Workload:
         """The workload with every layer spelt out: the same for any `world_size`, as all figures are per rank."""
         groups = self.blocks

@@ -20,10 +20,18 @@ import sim
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("mutation", settings.get_profile("ci"), max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
-_PATIENCE_S = 120 if settings().max_examples <= 100 else 3600
+LONG = settings().max_examples > 100
+"""Whether there is time for what takes minutes."""
+
+_PATIENCE_S = 3600 if LONG else 120
+
+
+class NeverEndsError(BaseException):
+    """A test goes on for ever. No `Exception`, which hypothesis would take for a finding to shrink, in the same loop."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +39,7 @@ def _never_ending() -> Iterator[None]:
     """Fail a test whose simulation goes on for ever instead of hanging the suite."""
 
     def give_up(signum: int, frame: FrameType | None) -> None:
-        pytest.fail(f"the test has not ended after {_PATIENCE_S} s: its simulation never ends")
+        raise NeverEndsError(f"the test has not ended after {_PATIENCE_S} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_PATIENCE_S)

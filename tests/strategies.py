@@ -261,9 +261,9 @@ class Network(NamedTuple):
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, simultaneous: bool = False) -> Network:
+def networks(draw: st.DrawFn, *, simultaneous: bool = False, most_resources: int = 5, most_flows: int = 8) -> Network:
     """Random resources, and flows with random routes, multipliers, weights, caps, drags, starts and cancellations."""
-    capacities = draw(st.lists(rates, min_size=1, max_size=5))
+    capacities = draw(st.lists(rates, min_size=1, max_size=most_resources))
     resources = st.integers(0, len(capacities) - 1)
     routes = st.dictionaries(resources, positive, max_size=4).map(lambda route: tuple(sorted(route.items())))
     moving = st.builds(FlowSpec, routes, rates, positive, st.none())  # all given: builds would infer the last
@@ -271,7 +271,9 @@ def networks(draw: st.DrawFn, *, simultaneous: bool = False) -> Network:
     starts = st.just(0.0) if simultaneous else st.just(0.0) | durations
     sizes = st.sampled_from([0.0, 1.0, 8.0, 16.0]) | st.floats(0.01, 100.0)
     cancels = st.none() if simultaneous else st.none() | durations
-    demands = draw(st.lists(st.builds(Demand, starts, sizes, moving | working, cancels), min_size=1, max_size=8))
+    demands = draw(
+        st.lists(st.builds(Demand, starts, sizes, moving | working, cancels), min_size=1, max_size=most_flows)
+    )
     return Network(tuple(capacities), tuple(demands))
 
 

@@ -108,5 +108,5 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
 
 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
-    with pytest.raises(InputError, match="is no experiment; shipped are"):
+    with pytest.raises(InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? shipped are"):
         load_experiment("chunks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -79,6 +80,7 @@ def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
         ),
         pytest.param([10], {"a": (FlowSpec((), 4.0), 8, 1)}, {"a": 3}, id="no route: its cap alone counts"),
         pytest.param([10], {"a": (over(0), 0, 3)}, {"a": 3}, id="nothing to move ends at once"),
+        pytest.param([10], {"a": (over(0, cap=0), 0, 3)}, {"a": 3}, id="nothing to move needs no rate"),
         # the copy takes all of link 0 until 5: work goes at 1 / (1 + 0.25), 4 units done; then at 1
         pytest.param(
             [10],
@@ -123,6 +125,36 @@ def test_cancelling_a_flow_before_it_moved_returns_all(start: float, size: float
     assert left == [size]
 
 
+def test_a_flow_that_has_ended_cannot_be_cancelled() -> None:
+    net = Net(10)
+    net.flow("a", over(0), 50)
+    net.run()
+    with pytest.raises(ValueError, match="the flow of 50 units is not in flight"):
+        net.fabric.cancel(net.flows["a"])
+
+
+@pytest.mark.parametrize(
+    ("flow", "capacity"),
+    [
+        (over(0, cap=math.nan), 10.0),
+        (over(0, weight=math.nan), 10.0),
+        (over(0), math.nan),
+        (FlowSpec(((0, math.nan),), 1.0), 10.0),
+    ],
+)
+def test_rates_of_what_is_no_number_are_an_error_and_no_endless_loop(flow: FlowSpec, capacity: float) -> None:
+    net = Net(capacity)
+    net.flow("a", flow, 1)
+    net.flow("b", over(0), 1)
+    with pytest.raises(RuntimeError, match="a rate of nan|there are no fair rates"):
+        net.run()
+
+
+def test_a_remainder_that_vanishes_ends_the_filling() -> None:
+    # the least that a float can hold, shared: rounding to 0 must not leave a flow that is never frozen
+    assert weighted_max_min([over(0, weight=1e10), over(0)], [5e-324]) == [0.0, 0.0]
+
+
 def test_all_changes_of_one_time_are_settled_by_one_solve() -> None:
     seen: list[int] = []
 
@@ -154,6 +186,14 @@ def test_a_train_of_equal_flows_is_solved_once() -> None:
     assert net.run() == {"other": 50}  # 5 beside the 50 chunks of a second each
     assert net.env.now == 75  # then 50 chunks of half a second
     assert net.fabric.solves <= 4  # each alone, and both in either order
+
+
+def test_an_end_does_not_shift_while_others_come_and_go() -> None:
+    net = Net(10, 10)
+    net.flow("long", over(0, cap=0.3), 7)
+    for i in range(60):
+        net.flow(f"f{i}", over(1), 1.1, i / 3)
+    assert net.run()["long"] == 7 / 0.3, "to the last bit"
 
 
 def test_used_and_moved_count_multipliers() -> None:

@@ -64,11 +64,13 @@ def by_command(timeline: Timeline, rank: int) -> dict[int, Span]:
     return {id(s.command): s for s in timeline.of(rank)}
 
 
-def streams_of(program: Program, rank: int) -> dict[str, list[Command]]:
-    streams: dict[str, list[Command]] = {}
-    for command in program.ranks[rank].commands():
-        if command.stream:
-            streams.setdefault(command.stream, []).append(command)
+def streams_of(program: Program, rank: int) -> dict[tuple[int, str], list[Command]]:
+    """What each host thread enqueues on each stream."""
+    streams: dict[tuple[int, str], list[Command]] = {}
+    for number, thread in enumerate(program.ranks[rank].threads):
+        for command in thread:
+            if command.stream:
+                streams.setdefault((number, command.stream), []).append(command)
     return streams
 
 
@@ -94,6 +96,9 @@ def check_order(timeline: Timeline) -> None:
                     assert span.start >= now
                     now = span.end
         assert {type(s.command) for s in spans.values()} <= {WaitEvent}
+        for stream in timeline.program.ranks[rank].streams:
+            executed = [s for s in timeline.of(rank) if s.command.stream == stream]
+            assert all(a.end <= b.start for a, b in itertools.pairwise(executed)), "one command at a time"
 
 
 @given(cases())
@@ -186,7 +191,7 @@ def test_no_chunk_passes_its_gate_while_its_ranks_flag_is_set(case: Case) -> Non
         assert [value for _, value in writes] == [1, 0] * len(closed)
         passed = [s.end for s, c in timeline.commands(rank, WaitFlag) if c.flag == "gate"]
         assert not [p for p in passed for a, b in closed if a < p < b]
-        copies = streams_of(timeline.program, rank).get("copy", [])
+        copies = streams_of(timeline.program, rank).get((0, "copy"), [])
         chunks = [i for i, c in enumerate(copies) if isinstance(c, Copy)]
         assert len(passed) == len(chunks)
         drain = case.policy["drain"]

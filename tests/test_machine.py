@@ -339,6 +339,26 @@ def release(lock: str) -> Build:
             id="a polling thread sees an event late",
         ),
         pytest.param(
+            [kernel("s", "a", 2), record("s"), new_thread, lambda r: r.host_wait(0, poll=0.5), kernel("t", "c", 1)],
+            {},
+            {"a": (0, 2), "c": (2, 3)},
+            id="a polling thread that looks just then sees it",
+        ),
+        pytest.param(
+            [
+                kernel("s", "a", 1),
+                record("s"),
+                new_thread,
+                host_wait(0),
+                kernel("t", "b", 1, launches=3),
+                lambda r: r.host_wait(0, poll=2),
+                kernel("t", "c", 1),
+            ],
+            {"host.kernel": 1.0},
+            {"a": (1, 2), "b": (5, 6), "c": (6, 7)},
+            id="a thread that finds an event of the past does not go back to it",
+        ),
+        pytest.param(
             [kernel("s", "a", 1), record("s"), host_wait(0), kernel("s", "b", 1)],
             {"host.wake": 0.25},
             {"a": (0, 1), "b": (1.25, 2.25)},
@@ -456,6 +476,16 @@ def test_a_copy_that_starts_beside_moving_data_starts_late(arrival: float, start
     assert times(run([commands] * 2, changes))["c"] == (arrival, arrival + start + 1)
 
 
+@pytest.mark.parametrize("first", ["all_reduce", "all_gather"])
+def test_a_copy_starts_late_by_the_worst_of_all_collectives_that_move(first: str) -> None:
+    # both move from 0 on; the one that begun first is not forgotten when the next one begins
+    commands = [call(64, "x", first, "s"), call(64, "y", "all_gather", "t"), call(64, "z", "all_reduce", "u"), kernel("c", "before", 1), copy("c", "c", 8)]  # fmt: skip
+    if first == "all_gather":
+        commands = [commands[2], commands[1], *commands[3:]]
+    free = {"down": 1000.0, "up": 1000.0}
+    assert times(run([commands] * 2, free | {"all_reduce.copy_start": 0.5}))["c"] == (1, 2.5)
+
+
 def test_a_program_with_more_ranks_than_gpus_is_refused() -> None:
     rank = RankBuilder()
     rank.kernel("s", "a", seconds=1)
@@ -480,7 +510,7 @@ def test_steps_run_from_event_to_event() -> None:
             {},
             [
                 "deadlock at 2 s:",
-                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and stream 's' has not come to its write",
                 "rank 0 stream 't' waits for event 0, which stream 's' has not recorded",
             ],
             id="flag and event",
@@ -498,7 +528,11 @@ def test_steps_run_from_event_to_event() -> None:
         pytest.param(
             [[wait_flag("s", "f", 1), record("s"), host_wait(0), write("t", "f", 1)]],
             {},
-            ["rank 0 host thread 0 waits for event 0", "rank 0 stream 's' waits for flag 'f' to be 1; it is 0"],
+            [
+                "rank 0 host thread 0 waits for event 0",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and host thread 0 has not issued its write on "
+                "stream 't'",
+            ],
             id="a host thread",
         ),
         pytest.param(
@@ -509,6 +543,12 @@ def test_steps_run_from_event_to_event() -> None:
                 "rank 0 stream 's' waits for flag 'f' to be 1; it is 0",
             ],
             id="a full queue",
+        ),
+        pytest.param(
+            [[write("s", "f", 1), write("s", "f", 0), kernel("t", "a", 1), wait_flag("t", "f", 1)]],
+            {},
+            ["rank 0 stream 't' waits for flag 'f' to be 1; it is 0 and nobody is left to write it"],
+            id="a flag that was missed",
         ),
         pytest.param(
             [[wait_counter("n", least=2, most=3), new_thread, add("n")]],

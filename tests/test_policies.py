@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import Plain, cases, collective, compute, scenario, tiny_profile
 
-from sim.policies import copied_bytes
+from sim.policies import copied_bytes, fields_of, label
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program, RecordEvent, WaitEvent, WaitFlag, WriteFlag
 from sim.run import simulate
 from sim.timeline import Timeline
@@ -69,7 +69,12 @@ def test_there_is_one_slot_more_than_layers_ahead(ahead: int) -> None:
     sizes = {b.name: (b.bytes, b.kind, b.static) for b in rank.buffers}
     assert sizes.pop("resident") == (100, "weights", True)
     assert sizes.pop("all_to_all_32") == (64, "collective", False)
-    assert sizes == {f"slot{i}": (50, "slot", False) for i in range(ahead + 1)}
+    assert sizes == {f"slot{i}": (50, "slot", True) for i in range(ahead + 1)}
+
+
+def test_slots_of_an_allocator_come_and_go() -> None:
+    rank = program(CHUNKS | {"kind": "yielding", "window": "launch", "slots": 4}).ranks[0]
+    assert [b.static for b in rank.buffers if b.kind == "slot"] == [False] * 4
 
 
 def test_slots_hold_the_largest_layer_and_collective_buffers_their_input_where_it_must_stay() -> None:
@@ -124,6 +129,51 @@ def test_the_gate_closes_right_before_a_collective_and_opens_right_after() -> No
         WriteFlag("copy", "busy", 1),
         WriteFlag("copy", "busy", 0),
     )
+
+
+@pytest.mark.parametrize("window", ["launch", "kernel"])
+def test_a_published_window_orders_each_collective_after_the_copies_issued_before_it(window: str) -> None:
+    made = program({"kind": "yielding", "chunk_bytes": 30, "window": window}).ranks[0]
+    model = [c for c in made.threads[0] if c.stream]
+    calls = [i for i, c in enumerate(model) if isinstance(c, Collective)]
+    assert len(calls) == 2
+    for i in calls:
+        record, wait = model[i - 2 : i]
+        assert isinstance(record, RecordEvent) and record.stream == "copy"
+        assert isinstance(wait, WaitEvent) and (wait.stream, wait.event) == ("compute", record.event)
+
+
+def test_commands_say_what_they_are_and_nothing_more() -> None:
+    block = [compute(1), collective(32), {"collective": {"kind": "all_reduce", "bytes": 8, "name": "sum"}}]
+    block.append({"compute": {"name": "r", "bytes": 5}})
+    made = program({"kind": "resident"}, LAYERS | {"block": block, "layers": 1}).ranks[0]
+    kernels = [c for c in made.commands() if isinstance(c, Kernel)]
+    assert [(k.seconds, k.flops, k.hbm_bytes) for k in kernels] == [(1, 0, 0), (None, 0, 5)]
+    assert [c.name for c in made.commands() if isinstance(c, Collective)] == ["all_to_all", "sum"]
+    assert [(b.name, b.static) for b in made.buffers] == [("resident", True), ("all_to_all_32", False), ("all_reduce_8", False)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        ({"kind": "resident"}, "resident"),
+        ({"kind": "whole_layer"}, "whole_layer"),
+        ({"kind": "whole_layer", "issue": "after_compute"}, "whole_layer+after_compute"),
+        (CHUNKS, "chunked"),
+        (CHUNKS | {"kind": "yielding"}, "yielding"),
+        (CHUNKS | {"kind": "yielding", "drain": True}, "yielding+drain"),
+        (CHUNKS | {"kind": "yielding", "window": "launch"}, "yielding+launch"),
+    ],
+)
+def test_a_label_says_what_sets_a_policy_apart(policy: Plain, shown: str) -> None:
+    read = scenario(LAYERS, policy).policy
+    assert label(read) == shown
+    assert fields_of(policy["kind"]) == {"kind", *type(read).__struct_fields__}
+    assert hash(read) == hash(scenario(LAYERS, policy).policy), "a policy is frozen"
+
+
+def test_no_kind_no_fields() -> None:
+    assert fields_of("nothing") is None and fields_of(None) is None
 
 
 def test_ranks_share_one_program() -> None:

@@ -231,7 +231,7 @@ def test_a_wrong_value_is_named_with_its_path_and_what_was_expected(
         ("a: 1\n b: 2\n", "line 2, column 3: is not YAML"),
         ("\ta: 1", "is not YAML"),
         ("a: 1\n---\nb: 1\n", "is not YAML"),
-        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+        ("!!python/object/apply:os.system ['true']", "line 1: YAML tags are not supported"),
         (DOCUMENTED + "world_size: 3\n", "line 12: the key 'world_size' appears twice"),
         (DOCUMENTED.replace("steps: 4", "steps: 4\n  steps: 5"), "line 7: the key 'steps' appears twice"),
         (
@@ -348,7 +348,7 @@ def test_a_profile_file_that_is_missing_is_named() -> None:
 
 
 def test_too_many_ranks_for_the_profile() -> None:
-    with pytest.raises(InputError, match=r"^h200x2-hostpath: gpus: the profile has 2, the scenario's world_size is 3$"):
+    with pytest.raises(InputError, match=r"^scenario: world_size: is 3, but h200x2-hostpath has 2 GPUs$"):
         Scenario.from_plain(changed("world_size", 3)).profile()
 
 

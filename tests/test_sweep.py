@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import copy
 import csv
-import os
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,10 @@ from test_report import Reader
 
 from sim import simulate
 from sim.config import InputError
+from sim.hardware import load_profile, to_plain
+from sim.ledger import FIGURES, Point, Row
 from sim.scenario import Scenario
-from sim.sweep import FIGURES, Point, Row, parse_axis, points, sweep
+from sim.sweep import parse_axis, points, sweep
 
 MIB = 2**20
 BASE: Plain = {
@@ -64,6 +62,8 @@ BASE: Plain = {
         ("a=10GB/s..40GB/s:x2", "a", [10**10, 2 * 10**10, 4 * 10**10]),
         ("a=5..5:x2", "a", [5]),
         ("a=1,4..16:x2,100", "a", [1, 4, 8, 16, 100]),
+        ("a=[1,2],3", "a", [[1, 2], 3]),
+        ("a=[[1, 2], [3]],{b: 1, c: 2}", "a", [[[1, 2], [3]], {"b": 1, "c": 2}]),
         ("workload.block[0].compute.seconds=1 ms", "workload.block[0].compute.seconds", ["1 ms"]),
     ],
 )
@@ -199,10 +199,11 @@ class Counting(Executor):
     def __init__(self) -> None:
         self.runs = 0
 
-    def map(self, function: Callable[..., Any], *given: Any, **_: Any) -> Iterator[Any]:
-        for args in zip(*given, strict=True):
-            self.runs += 1
-            yield function(*args)
+    def submit(self, function: Callable[..., Any], /, *given: Any, **_: Any) -> Future[Any]:
+        self.runs += 1
+        future: Future[Any] = Future()
+        future.set_result(function(*given))
+        return future
 
 
 def test_rows_are_what_single_runs_give(chosen: list[Point], whole: tuple[list[Row], bytes]) -> None:
@@ -213,7 +214,9 @@ def test_rows_are_what_single_runs_give(chosen: list[Point], whole: tuple[list[R
         assert row.values == point.values
         assert [line[axis] for axis in AXES] == ["" if v is None else str(v) for v in row.values.values()]
         if point.values["world_size"] == 3:
-            assert row.figures == {} and "gpus: the profile has 2" in row.error == line["error"]
+            assert (
+                row.figures == {} and "world_size: is 3, but h200x2-hostpath has 2 GPUs" in row.error == line["error"]
+            )
             assert all(line[name] == "" for name in FIGURES)
             continue
         metrics: Any = simulate(Scenario.from_plain(point.data)).metrics
@@ -238,14 +241,13 @@ def test_rows_are_written_one_by_one_as_they_come(
     chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.csv"
-    lines, counting, seen = whole[1].splitlines(keepends=True), Counting(), []
+    lines, seen = whole[1].splitlines(keepends=True), []
 
     def progress(done: int) -> None:
         assert file.read_bytes() == b"".join(lines[: done + 1])
-        assert counting.runs == done
         seen.append(done)
 
-    sweep(chosen, counting, file, progress)
+    sweep(chosen, None, file, progress)
     assert seen == list(range(len(chosen) + 1))
 
 
@@ -324,7 +326,8 @@ def test_a_file_with_more_than_ascii_is_continued(inside: bool, tmp_path: Path) 
         pytest.param(lambda c: c.replace(b"scenario_v1", b"scenario_v0"), id="other figures"),
         pytest.param(lambda c: c.split(b"\n", 1)[1], id="no header"),
         pytest.param(lambda c: c + c.splitlines(keepends=True)[-1], id="a row too many"),
-        pytest.param(lambda c: b"".join(c.splitlines(keepends=True)[i] for i in (0, 2, 1)), id="another order"),
+        pytest.param(lambda c: c.replace(b",yielding,", b",yield,ing,", 1), id="a cell too many"),
+        pytest.param(lambda c: c.replace(b",12582912,", b",many,", 1), id="no number"),
         pytest.param(lambda c: b"notes", id="something else"),
         pytest.param(lambda c: b"\n", id="an empty line"),
     ],
@@ -355,44 +358,42 @@ def test_a_file_with_a_blank_line_is_refused(
         sweep(chosen, output=tmp_path / "rows.csv")
 
 
-def test_a_new_sweep_in_a_missing_folder_fails_before_it_runs(chosen: list[Point], tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_fails_before_anything_runs(chosen: list[Point], tmp_path: Path) -> None:
     counting = Counting()
-    with pytest.raises(FileNotFoundError):
-        sweep(chosen, counting, tmp_path / "missing" / "rows.csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/rows.csv"):
+        sweep(chosen, counting, tmp_path / "file" / "rows.csv")
     assert counting.runs == 0
 
 
+def test_rows_in_any_order_are_taken_and_put_in_order(
+    chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path
+) -> None:
+    file, counting = tmp_path / "new" / "rows.csv", Counting()
+    file.parent.mkdir()
+    header, *lines = whole[1].splitlines(keepends=True)
+    file.write_bytes(header + b"".join(lines[i] for i in (7, 2, 5)))
+    assert sweep(chosen, counting, file) == whole[0]
+    assert (counting.runs, file.read_bytes()) == (len(chosen) - 3, whole[1])
+
+
+@pytest.mark.parametrize("change", ["h2d:\n", "h2d:\n  # checked again\n"])
+def test_a_changed_profile_makes_another_sweep_and_a_comment_does_not(change: str, tmp_path: Path) -> None:
+    host: Any = to_plain(load_profile("h200x2-hostpath"))
+    file, rows = tmp_path / "host.yaml", tmp_path / "rows.csv"
+    file.write_text(yaml.safe_dump(host))
+    base, axes = BASE | {"hardware": str(file)}, {"world_size": [1, 2]}
+    done = sweep(points(base, axes), output=rows)
+    file.write_text(yaml.safe_dump(host).replace("h2d:\n", change, 1))
+    counting = Counting()
+    assert sweep(points(base, axes), counting, rows) == done and counting.runs == 0
+    host["h2d"]["cap"]["value"] *= 2
+    file.write_text(yaml.safe_dump(host))
+    with pytest.raises(InputError, match="is not the result of this sweep"):
+        sweep(points(base, axes), counting, rows)
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
-
-SLOW = ["--set", "policy.chunk_bytes=48KiB..76KiB:+4KiB"]
-"""Eight points that each take some tenths of a second."""
-
-
-def slow_scenario(folder: Path) -> None:
-    slow = copy.deepcopy(BASE)
-    slow["workload"] |= {"layers": 3, "layer_bytes": 20 * MIB}
-    (folder / "s.yaml").write_text(yaml.safe_dump(slow))
-
-
-def test_a_killed_sweep_is_continued_to_the_identical_file(chunkflow: Command, tmp_path: Path) -> None:
-    slow_scenario(tmp_path)
-    command = [*chunkflow.line, "sweep", "s.yaml", *SLOW, "--workers", "1", "--out", "rows.csv"]
-    running = subprocess.Popen(
-        command, cwd=tmp_path, env=chunkflow.environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    rows = tmp_path / "rows.csv"
-    while running.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 3):
-        time.sleep(0.002)
-    os.killpg(running.pid, signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
-    left = rows.read_bytes()
-    assert 3 <= left.count(b"\n") < 9, "two rows are there, and not all eight"
-    done = chunkflow("sweep", "s.yaml", *SLOW, "--workers", "2", "--out", "rows.csv", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    data = yaml.safe_load((tmp_path / "s.yaml").read_text())
-    sweep(points(data, dict([parse_axis(SLOW[1])])), output=tmp_path / "uninterrupted.csv")
-    assert rows.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
-    assert rows.read_bytes().startswith(left[: left.rindex(b"\n") + 1])
 
 
 @pytest.fixture(scope="module")
@@ -404,15 +405,17 @@ def finished(chunkflow: Command, tmp_path_factory: pytest.TempPathFactory) -> tu
         axes = [f"--set={path}={','.join(map(str, values))}" for path, values in AXES.items()]
         done = chunkflow("sweep", "<s>.yaml", *axes, "--set=policy.resident_fraction=0,0.5", "--workers", "2", "--html", "new/page.html", cwd=folder)  # fmt: skip
         (folder / "out").write_text(done.stdout)
-        assert done.stderr == "page: new/page.html\n"
+        assert (done.returncode, done.stderr) == (1, "page: new/page.html\nError: 10 of 20 points failed\n")
 
     folder = shared_folder(tmp_path_factory, "finished", make)
     return (folder / "out").read_text(), (folder / "new" / "page.html").read_text(encoding="utf-8")
 
 
 def test_points_that_fail_are_reported_and_the_others_finish(finished: tuple[str, str]) -> None:
-    flat = " ".join(finished[0].split())
-    assert flat.count("failed: ") == flat.count("gpus: the profile") == 10
+    why = [line for line in finished[0].splitlines() if line.startswith("failed: ")]
+    assert len(why) == 10
+    whole = "failed: policy.kind=whole_layer, world_size=3, policy.resident_fraction=0: "
+    assert why[0] == whole + "scenario: world_size: is 3, but h200x2-hostpath has 2 GPUs"
     assert len([line for line in finished[0].splitlines() if line.rstrip().endswith(" MiB")]) == 10
 
 
@@ -422,13 +425,25 @@ def test_the_page_of_a_sweep_has_every_point_and_loads_nothing(finished: tuple[s
     assert len(read.data) == 4  # chunk sizes, memory, and two heat maps
     assert "Sweep of <s>.yaml" in read.text
     assert finished[1].count("<tr>") == 1 + 20
-    assert len([t for t in read.text if "gpus: the profile has 2" in t]) == 10
+    assert len([t for t in read.text if "world_size: is 3, but" in t]) == 10
 
 
 def test_the_page_needs_only_the_points_to_be_valid(chunkflow: Command, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE | {"world_size": 4}))
     done = chunkflow("sweep", "s.yaml", "--set", "world_size=1,2", "--html", "page.html", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "page: page.html\n")
+
+
+@pytest.mark.parametrize("ranks", ["3,2", "3,4"])
+def test_the_page_of_a_sweep_whose_first_points_fail(ranks: str, chunkflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
+    done = chunkflow("sweep", "s.yaml", "--set", f"world_size={ranks}", "--html", "page.html", cwd=tmp_path)
+    failed = 1 if "2" in ranks else 2
+    assert (done.returncode, done.stderr) == (1, f"page: page.html\nError: {failed} of 2 points failed\n")
+    assert done.stdout.count("failed: world_size=") == failed
+    page = Reader((tmp_path / "page.html").read_text())
+    assert ("all resident" in str(page.data)) == ("2" in ranks)
+    assert sum("but h200x2-hostpath has 2 GPUs" in text for text in page.text) == failed
 
 
 def test_an_axis_given_twice_is_refused(chunkflow: Command, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_collective_buffers_live_from_the_arrival_of_the_last_rank() -> None:
     assert timeline.memory(1) == [(0, 10), (1, 42), (2, 10)]
 
 
-def test_a_slot_refilled_at_once_counts_once() -> None:
+def test_slots_are_taken_once() -> None:
     timeline = simulate(
         scenario(
             {"layers": 1, "steps": 3, "layer_bytes": 16, "block": [compute(2)], "activation_bytes": 3},
@@ -80,8 +80,7 @@ def test_a_slot_refilled_at_once_counts_once() -> None:
         ),
         tiny_profile(2),
     ).timeline
-    # slot 0: 0 to 4, 4 to 8; slot 1: 2 to 6, 6 to 8 (the layer after the last step is never used)
-    assert timeline.memory() == [(0, 19), (2, 35), (4, 35), (6, 35), (8, 3)]
+    assert timeline.memory() == [(0, 35)]
 
 
 @given(cases())

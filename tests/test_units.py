@@ -97,6 +97,12 @@ def test_whole_bytes_are_exact(size: int) -> None:
     assert parse(Bytes, size) == parse(Bytes, str(size)) == parse(Bytes, f"{size} B") == size
 
 
+def test_what_is_too_much_is_refused() -> None:
+    assert (parse(Bandwidth, 1e30), parse(Number, 1e-300), parse(Number, "1e-999999")) == (1e30, 1e-300, 0.0)
+    with pytest.raises(ValueError, match=r"at most 1e\+30"):
+        parse(Bandwidth, "1.1e30")
+
+
 def test_plain_gives_encoders_plain_numbers() -> None:
     assert [type(plain(q)) for q in (Bytes(3), Seconds(0.5))] == [int, float]
     with pytest.raises(NotImplementedError, match="complex is no quantity"):
@@ -112,6 +118,8 @@ def test_plain_gives_encoders_plain_numbers() -> None:
         (show_bytes(2**20), "1 MiB"),
         (show_bytes(5.5 * 2**30), "5.5 GiB"),
         (show_seconds(0), "0"),
+        (show_seconds(8.5e-17), "0"),
+        (show_seconds(1e-12), "1e-06 us"),
         (show_seconds(2.5e-9), "0.0025 us"),
         (show_seconds(2.5e-6), "2.5 us"),
         (show_seconds(1e-3), "1 ms"),

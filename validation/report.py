@@ -156,7 +156,7 @@ def write_page(
         "chunkflow-sim": version("chunkflow-sim"),
     }
     content = page("Predictions against measurements", f"{len(cases)} measured cases", sections, facts)
-    write_atomically(file, content, parents=True)
+    write_atomically(file, content)
 
 
 def _measured_point(case: Case) -> Point | None:

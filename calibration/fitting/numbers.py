@@ -7,7 +7,7 @@ from statistics import median, stdev
 from typing import NamedTuple
 
 
-class FitError(ValueError):
+class FitError(RuntimeError):
     """Rows that no profile can be fitted to. The message says which, and why."""
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from sim.config import InputError
+
 SCHEMA = 1
 """Version of `Row`; rows of another one are refused."""
 
@@ -21,8 +23,8 @@ RAW = "raw.jsonl"
 """The file of a folder of raw rows."""
 
 
-class RowError(ValueError):
-    """A file of raw rows that cannot be used. The message names the file, the line and what is wrong."""
+class RowError(InputError):
+    """A file of raw rows that cannot be used."""
 
 
 class Stat(msgspec.Struct, frozen=True):
@@ -82,19 +84,21 @@ def load_rows(file: Path) -> list[Row]:
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError as error:
-        raise RowError(f"{file}: cannot be read: {error.strerror}") from None
+        raise RowError(str(file), "", f"cannot be read: {error.strerror}") from None
     found: dict[str, Row] = {}
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = msgspec.json.decode(line, type=Row)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RowError(f"{file}: line {number}: {error}") from None
+            raise RowError(str(file), f"line {number}", str(error)) from None
         if row.schema != SCHEMA:
-            raise RowError(f"{file}: line {number}: has schema {row.schema}, expected {SCHEMA}")
+            raise RowError(str(file), f"line {number}", f"has schema {row.schema}, expected {SCHEMA}")
         for quantities in row.ranks:
             for name, value in quantities.items():
                 if not math.isfinite(value.median):
-                    raise RowError(f"{file}: line {number}: {row.case}: {name} is {value.median}, expected a number")
+                    raise RowError(
+                        str(file), f"line {number}", f"{row.case}: {name} is {value.median}, expected a number"
+                    )
         found[row.case] = row
     return list(found.values())
 

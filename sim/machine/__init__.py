@@ -270,17 +270,28 @@ class _Run:
         assert stream.current is not None
         command, meeting = stream.current
         if isinstance(command, WaitEvent):
-            return f"event {command.event}, which {self._recorder(rank, command.event)} has not recorded"
+            by = next(c.stream for c in self.program.ranks[rank.number].commands() if _records(c, command.event))
+            return f"event {command.event}, which stream {by!r} has not recorded"
         if isinstance(command, WaitFlag):
             is_ = rank.flags.get(command.flag, 0)
-            return f"flag {command.flag!r} to be {command.value}; it is {is_} and nobody is left to write it"
-        if isinstance(command, Collective) and meeting is not None:
-            missing = [r.number for r in self.ranks if r.number not in self.meetings[meeting].arrived]
-            return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
-        return f"the end of {command}"
+            return f"flag {command.flag!r} to be {command.value}; it is {is_} and {self._writer(rank, command)}"
+        assert isinstance(command, Collective) and meeting is not None, "all else ends by itself"
+        missing = [r.number for r in self.ranks if r.number not in self.meetings[meeting].arrived]
+        return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
 
-    def _recorder(self, rank: Rank, event: int) -> str:
-        for command in self.program.ranks[rank.number].commands():
-            if isinstance(command, RecordEvent) and command.event == event:
-                return f"stream {command.stream!r}"
-        return "nobody"
+    def _writer(self, rank: Rank, wait: WaitFlag) -> str:
+        """Where the next write that `wait` needs is stuck."""
+        ran = {id(span.command) for span in self.spans if span.rank == rank.number}
+        for number, thread in enumerate(self.program.ranks[rank.number].threads):
+            for command in thread:
+                wanted = isinstance(command, WriteFlag) and (command.flag, command.value) == (wait.flag, wait.value)
+                if not wanted or id(command) in ran:
+                    continue
+                if any(command is queued for _, queued, _ in rank.streams[command.stream].commands):
+                    return f"stream {command.stream!r} has not come to its write"
+                return f"host thread {number} has not issued its write on stream {command.stream!r}"
+        return "nobody is left to write it"
+
+
+def _records(command: AnyCommand, event: int) -> bool:
+    return isinstance(command, RecordEvent) and command.event == event

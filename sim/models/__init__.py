@@ -12,6 +12,9 @@ from sim.workload import Layer, Workload
 __all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "shipped"]
 
 
+_MOST = 10**6
+
+
 class Named(Config, frozen=True):
     """A workload by the name of its model.
 
@@ -69,8 +72,8 @@ class Named(Config, frozen=True):
             InputError: the model is unknown, a number is out of range, or heads or FFN cannot be divided.
         """
         for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise _wrong(name, f"is {value}, at least 1 is needed")
+            if (value := getattr(self, name)) is not None and not 1 <= value <= _MOST:
+                raise _wrong(name, f"is {value}, at least 1 is needed and at most {_MOST} are simulated")
         model = load_model(self.model, "scenario", "workload.model")
         shapes = model.transformer
         if shapes.heads % world_size:

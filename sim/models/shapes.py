@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import files
-from pathlib import Path
 from typing import Literal
 
 from sim.config import Config, InputError, convert, read_yaml
+from sim.shelf import Shelf
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 """How a block is built:
@@ -108,10 +106,8 @@ class Model(Config, frozen=True, kw_only=True):
         return sum(b.repeat for b in self.blocks)
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the models that come with the package."""
-    folder = files("scenarios") / "models"
-    return tuple(sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")))
+_SHELF = Shelf("models", "known model", paths=False)
+shipped = _SHELF.names
 
 
 def load_model(name: str, source: str = "", path: str = "") -> Model:
@@ -120,10 +116,8 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
     Raises:
         InputError: there is none of that name; it names `source` and key `path`, and close names.
     """
-    known = shipped()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, 2, 0.5)
-        hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-        raise InputError(source or name, path, f"{name!r} is no known model; {hint}known are {', '.join(known)}")
-    file = Path(str(files("scenarios") / "models" / f"{name}.yaml"))
+    try:
+        file = _SHELF.file(name)
+    except InputError as error:
+        raise InputError(source or name, path, error.problem) from None
     return convert(read_yaml(file), Model, str(file))

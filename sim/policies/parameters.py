@@ -65,6 +65,8 @@ class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
         super().__post_init__()
         if self.drain and self.window != "device_gate":
             raise ValueError("drain needs window: device_gate")
+        if 0 < self.poll < 1e-9:
+            raise ValueError(f"poll is {float(self.poll)} s, expected 0 or at least 1 ns")
         if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
             raise ValueError("slots is for windows launch and kernel, and more than prefetch_layers")
 

@@ -8,47 +8,55 @@ from pathlib import Path
 from typing import Any
 
 from sim.experiment import Experiment
+from sim.ledger import Point, Row
 from sim.output import write_atomically
 from sim.policies import label
 from sim.report import figures
 from sim.report.html import Section, Table, page
 from sim.report.theme import ms
-from sim.run import simulate
+from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.sweep import Point, Row
 from sim.units import show_bytes
 
 
 def write_page(file: Path, name: str, points: Sequence[Point], rows: Sequence[Row]) -> None:
-    """Write the page of a finished sweep; the resident line is that of its first point. Raises OSError."""
+    """Write the page of a finished sweep. Raises OSError."""
     drawn = _drawn_points(points, rows)
-    resident = simulate(Scenario.from_plain({**points[0].data, "policy": {"kind": "resident"}}))
-    sections = [Section("Step time against chunk size", _CHUNKS, _chunks(drawn, rows, resident.metrics["step_time_s"]))]
+    resident = _resident(points, rows)
+    sections = [Section("Step time against chunk size", _CHUNKS, _chunks(drawn, rows, resident))]
     sections += [*_trade_offs(drawn), Section("All points", "", _table(rows))]
-    facts = {"profile": resident.profile.name, "host": resident.profile.description, "scenario": name}
-    _write(file, f"Sweep of {Path(name).name}", f"{len(rows)} points", sections, facts)
+    _write(file, f"Sweep of {Path(name).name}", f"{len(rows)} points", sections, {**_host(resident), "scenario": name})
 
 
 def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point], rows: Sequence[Row]) -> None:
     """Write the page of a finished experiment. Raises OSError."""
     drawn = _drawn_points(points, rows)
-    resident = simulate(Scenario.from_plain({**points[0].data, "policy": {"kind": "resident"}}))
+    resident = _resident(points, rows)
     if experiment.plot == "chunk":
-        figure = _chunks(drawn, rows, resident.metrics["step_time_s"])
+        figure = _chunks(drawn, rows, resident)
     elif experiment.plot == "curves":
         figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
     else:
         figure = figures.bars_by_case(_bars(experiment.x, points, rows))
     sections = [Section("Step time", experiment.about, figure), *_trade_offs(drawn)]
     sections.append(Section("All points", "", _table(rows)))
-    facts = {"profile": resident.profile.name, "host": resident.profile.description}
-    _write(file, experiment.title, f"{len(rows)} points", sections, facts)
+    _write(file, experiment.title, f"{len(rows)} points", sections, _host(resident))
+
+
+def _resident(points: Sequence[Point], rows: Sequence[Row]) -> Result | None:
+    """The first point that did not fail, with all weights on the GPU."""
+    for point, row in zip(points, rows, strict=True):
+        if not row.error:
+            return simulate(Scenario.from_plain({**point.data, "policy": {"kind": "resident"}}))
+    return None
+
+
+def _host(resident: Result | None) -> dict[str, str]:
+    return {"profile": resident.profile.name, "host": resident.profile.description} if resident else {}
 
 
 def _write(file: Path, title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str]) -> None:
-    write_atomically(
-        file, page(title, subtitle, sections, {**facts, "chunkflow-sim": version("chunkflow-sim")}), parents=True
-    )
+    write_atomically(file, page(title, subtitle, sections, {**facts, "chunkflow-sim": version("chunkflow-sim")}))
 
 
 def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
@@ -92,8 +100,8 @@ def _drawn_points(points: Sequence[Point], rows: Sequence[Row]) -> list[figures.
 
 
 _CHUNKS = """Small chunks pay the cost of a copy often, large ones keep the link from the collectives.
-The lower bound is the smallest of the points' floors: no schedule on this host is faster. The resident line needs no
-copies at all."""
+The lower bound is the smallest of the points' floors: no schedule on this host is faster. The resident line is that
+of the first point without its copies."""
 _MEMORY = "Peak device memory and step time of each point; no point beats those on the front in both."
 _HEAT = "Step time by chunk size and resident fraction."
 
@@ -109,12 +117,12 @@ def _drawn(point: Point, row: Row) -> figures.Point:
     )
 
 
-def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident_s: float) -> Any:
+def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Result | None) -> Any:
     """Chunk sizes at the smallest resident fraction: one line a policy."""
     least = min((p.resident_fraction for p in drawn if p.chunk_bytes), default=0.0)
     shown = [p for p in drawn if p.policy != "resident" and p.resident_fraction == least]
     floor = min((r.figures["lower_bound_s"] for r in rows if not r.error), default=None)
-    return figures.chunk_sweep(shown, floor, resident_s)
+    return figures.chunk_sweep(shown, floor, resident.metrics["step_time_s"] if resident else None)
 
 
 def _table(rows: Sequence[Row]) -> Table:

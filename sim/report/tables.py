@@ -21,7 +21,7 @@ from sim.why import WORDS, Waterfall
 
 if TYPE_CHECKING:
     from sim.explain import Explanation
-    from sim.sweep import Row
+    from sim.ledger import Row
     from validation.compare import Comparison
     from validation.measured import MeasuredCase
 
@@ -109,14 +109,14 @@ def _policy(policy: object) -> str:
 
 
 def print_sweep(name: str, rows: Sequence[Row]) -> None:
-    """One line a point: its values, step time, floor, exposed prefetch and memory."""
+    """One line a point: its values, step time, floor, exposed prefetch and memory; then why points failed."""
     axes = list(rows[0].values)
     made = table(*axes, "step time", "lower bound", "exposed", "peak memory", title=f"sweep of {name}")
     fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
     for row in rows:
         cells = [_value(axis, row.values[axis]) for axis in axes]
         if row.error:
-            made.add_row(*cells, f"[red]failed: {escape(row.error)}")
+            made.add_row(*cells, "[red]failed")
             continue
         step, floor, exposed = (row.figures[k] for k in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
         shown = [show_seconds(step), show_seconds(floor), show_seconds(exposed)]
@@ -124,6 +124,10 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
             *cells, *shown, show_bytes(row.figures["peak_memory_bytes"]), style="bold" if step == fastest else None
         )
     show(made)
+    for row in rows:
+        if row.error:
+            at = ", ".join(f"{axis}={value}" for axis, value in row.values.items() if value is not None)
+            Console().print(f"failed: {at}: {row.error}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_experiments(titles: Mapping[str, str]) -> None:

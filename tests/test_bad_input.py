@@ -1,0 +1,617 @@
+"""Bad input of every kind: one line that names the file, the key and what was expected; exit code 2; nothing written.
+
+In this process, through click's runner, as hundreds of processes would take minutes; a few are real commands.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import Command
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import Plain
+
+from sim.cli import main
+from sim.config import InputError
+from sim.experiment import load_experiment
+from sim.hardware import load_profile, shipped, to_plain
+from sim.models import load_model
+from sim.scenario import Scenario
+
+SCENARIO: Plain = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {
+        "layers": 2,
+        "steps": 2,
+        "passes_per_step": 1,
+        "activation_bytes": 0,
+        "layer_bytes": 1000000,
+        "block": [
+            {"compute": {"name": "a", "seconds": "1 ms", "launches": 1}},
+            {"collective": {"kind": "all_to_all", "bytes": 100000}},
+            {"compute": {"name": "b", "flops": 1e9, "bytes": 1e6}},
+        ],
+    },
+    "policy": {
+        "kind": "yielding",
+        "chunk_bytes": 500000,
+        "resident_fraction": 0.0,
+        "prefetch_layers": 1,
+        "window": "kernel",
+        "drain": False,
+        "poll": "1 ms",
+        "slots": 2,
+    },
+}
+NAMED: Plain = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {"model": "wan2.1-1.3b", "frames": 5, "height": 64, "width": 64, "steps": 1, "layers": 1},
+    "policy": {"kind": "resident"},
+}
+PROFILE: Plain = yaml.safe_load(yaml.safe_dump(to_plain(load_profile("h200x2-hostpath")), default_flow_style=False))
+EXPERIMENT: Plain = {
+    "title": "t",
+    "about": "a",
+    "x": "world_size",
+    "plot": "curves",
+    "scenario": SCENARIO,
+    "axes": {"world_size": [1, 2]},
+}
+GONE = object()
+
+
+def changed(data: Plain, path: str, value: object) -> Plain:
+    """`data` with the value at a path such as `workload.block[0].compute` replaced or removed."""
+    return put(data, [int(k) if k.isdigit() else k for k in path.replace("[", ".").replace("]", "").split(".")], value)
+
+
+def put(data: Plain, keys: Sequence[str | int], value: object) -> Plain:
+    data = copy.deepcopy(data)
+    at: Any = data
+    for key in keys[:-1]:
+        at = at[key]
+    if value is GONE:
+        del at[keys[-1]]
+    else:
+        at[keys[-1]] = value
+    return data
+
+
+def write(file: str, data: object) -> None:
+    plain = type("Plain", (yaml.SafeDumper,), {"ignore_aliases": lambda *_: True})
+    Path(file).write_text(yaml.dump(data, Dumper=plain))
+
+
+def tree(folder: Path) -> dict[Path, bytes]:
+    return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def answered(args: list[str], code: int, *words: str) -> None:
+    """The command says one line that has `words`, exits with `code`, and leaves the folder as it was."""
+    before = tree(Path.cwd())
+    done = CliRunner().invoke(main, args)
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert (done.exit_code, done.stdout) == (code, ""), done.stderr
+    *usage, message = done.stderr.splitlines()
+    assert message.startswith("Error: ") and len(message) < 3000
+    assert not usage or usage[0].startswith("Usage: "), "one line, but for wrong options"
+    for word in words:
+        assert word in message, message
+    assert tree(Path.cwd()) == before
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def cases(paths: list[str], values: list[Any], but: Collection[tuple[str, Any]] = ()) -> list[Any]:
+    """Every value at every path, `but` those that are good input there."""
+    wrong = [(path, value) for path, value in product(paths, values) if (path, value) not in but]
+    return [pytest.param(path, value, id=f"{path}={str(value)[:20]}") for path, value in wrong]
+
+
+# ---- scenarios -----------------------------------------------------------------------------------------------------
+
+QUANTITIES = [
+    "workload.activation_bytes",
+    "workload.layer_bytes",
+    "workload.block[0].compute.seconds",
+    "workload.block[1].collective.bytes",
+    "workload.block[2].compute.flops",
+    "workload.block[2].compute.bytes",
+    "policy.chunk_bytes",
+    "policy.resident_fraction",
+    "policy.poll",
+]
+NO_QUANTITY: list[Any] = [
+    True,
+    -1,
+    "-3 MiB",
+    math.nan,
+    math.inf,
+    -math.inf,
+    "nan",
+    "1e999",
+    "1e999999999999999999999",
+    1e31,
+    10**400,
+    "",
+    "many",
+    "5 parsecs",
+    "5 W",
+    "1,000",
+    "0x10",
+    "\N{ARABIC-INDIC DIGIT ONE}",
+    [1],
+    {"value": 1},
+]
+
+
+@pytest.mark.parametrize(("path", "value"), cases(QUANTITIES, NO_QUANTITY))
+def test_what_is_no_quantity(path: str, value: object) -> None:
+    write("s.yaml", changed(SCENARIO, path, value))
+    answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ", "expected ")
+
+
+WHOLE = [
+    "world_size",
+    "workload.layers",
+    "workload.steps",
+    "workload.passes_per_step",
+    "workload.block[0].compute.launches",
+    "policy.prefetch_layers",
+    "policy.slots",
+]
+
+
+@pytest.mark.parametrize(("path", "value"), cases(WHOLE, [True, 1.5, "2", "two", math.nan, math.inf, [], {}, 10**31]))
+def test_what_is_no_whole_number(path: str, value: object) -> None:
+    write("s.yaml", changed(SCENARIO, path, value))
+    answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ", "expected ")
+
+
+GOOD = [("workload.block[0].compute.launches", 10**18), ("policy.prefetch_layers", 0)]
+
+
+@pytest.mark.parametrize(("path", "value"), cases(WHOLE, [-1, 0, 10**18], GOOD))
+def test_numbers_out_of_range(path: str, value: int) -> None:
+    key = path.rsplit(".", 1)[-1]
+    write("s.yaml", changed(SCENARIO, path, value))
+    told = {"layers": "layers", "steps": "steps", "passes_per_step": "steps"} if value > 0 else {}
+    answered(["run", "s.yaml"], 2, "s.yaml: ", told.get(key, key))
+
+
+CHOICES = [
+    ("workload.block[1].collective.kind", "all_gather"),
+    ("policy.kind", "resident"),
+    ("policy.window", "device_gate"),
+]
+
+
+@pytest.mark.parametrize("value", ["", "All_Gather", "resident ", 0, None, True, [], ["resident"], {}, "x" * 10**5])
+@pytest.mark.parametrize(("path", "known"), CHOICES)
+def test_what_is_none_of_the_choices(path: str, known: str, value: object) -> None:
+    write("s.yaml", changed(SCENARIO, path, value))
+    answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ")
+
+
+@pytest.mark.parametrize("path", ["world_size", "hardware", "workload", "policy", "workload.layers", "workload.block", "policy.chunk_bytes", "policy.kind", "workload.block[1].collective.bytes", "workload.block[0].compute.name"])  # fmt: skip
+def test_keys_that_are_missing(path: str) -> None:
+    write("s.yaml", changed(SCENARIO, path, GONE))
+    answered(["run", "s.yaml"], 2, "s.yaml: ", path.rsplit(".", 1)[-1], "missing")
+
+
+@pytest.mark.parametrize("path", ["x", "World_size", "workload.layer", "workload.block[0].computes", "workload.block[0].compute.second", "policy.chunk", "policy.issue", "policy.kind.x"])  # fmt: skip
+def test_keys_that_nothing_has(path: str) -> None:
+    if path == "policy.kind.x":
+        write("s.yaml", changed(SCENARIO, "policy.kind", {"x": 1}))
+        answered(["run", "s.yaml"], 2, "s.yaml: policy.kind: ")
+        return
+    write("s.yaml", changed(SCENARIO, path, 1))
+    answered(["run", "s.yaml"], 2, f"s.yaml: {path}: unknown key; ", "expected one of ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    cases(
+        ["workload", "workload.block", "policy", "workload.blocks"],
+        [None, 3, "x", [], {}, [[]], [{}], [{"compute": 1}], [{"compute": []}], [None]],
+        [("workload.blocks", None)],
+    ),
+)
+def test_structures_that_are_something_else(path: str, value: object) -> None:
+    write("s.yaml", changed(SCENARIO, path, value))
+    answered(["run", "s.yaml"], 2, "s.yaml: workload" if "workload" in path else "s.yaml: policy")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("hardware", "nowhere.yaml", "'nowhere.yaml' is no hardware profile"),
+        ("hardware", "", "hardware: '' is no hardware profile"),
+        ("hardware", "x" * 10**5, "is no hardware profile"),
+        ("hardware", "a\0b", "is no hardware profile"),
+        ("hardware", "../../../../../../..", "Is a directory"),
+        ("hardware", 3, "hardware: expected text"),
+        ("hardware", ["h200x2-hostpath"], "hardware: expected text"),
+        ("world_size", 3, "world_size: is 3, but h200x2-hostpath has 2 GPUs"),
+        ("policy.resident_fraction", 1.5, "resident_fraction is 1.5, expected 0 to 1"),
+        ("policy.resident_fraction", "150e-2", "resident_fraction is 1.5, expected 0 to 1"),
+        ("policy.chunk_bytes", 0, "chunk_bytes is 0, at least 1 is needed"),
+        ("policy.poll", "0.1 ns", "poll is 1e-10 s, expected 0 or at least 1 ns"),
+        ("policy.slots", 1, "slots is for windows launch and kernel, and more than prefetch_layers"),
+        ("policy.window", "device_gate", "slots is for windows launch and kernel"),
+        ("policy.drain", True, "drain needs window: device_gate"),
+        ("workload.block[0].compute.flops", 1, "either seconds or flops and bytes, not both"),
+        ("workload.block[1].collective.bytes", 0, "bytes is 0, at least 1 is needed"),
+        ("workload.block[1].compute", {"name": "x", "seconds": 1}, "exactly one of compute and collective"),
+        ("workload.blocks", [{"repeat": 1, "layer_bytes": 1, "block": [{"compute": {"name": "a", "seconds": 1}}]}], "or blocks, not both"),
+        ("workload.layer_bytes", 10**15, "makes at least 12000000020 commands a rank, at most 10000000 are simulated"),
+        ("workload.layers", 10**6, "has 1000000 layers, at most 10000 are simulated"),
+        ("workload.model", "wan2.1-1.3b", "workload.activation_bytes: unknown key"),
+    ],
+)  # fmt: skip
+def test_values_that_do_not_fit(path: str, value: object, words: str) -> None:
+    write("s.yaml", changed(SCENARIO, path, value))
+    answered(["run", "s.yaml"], 2, words)
+
+
+@pytest.mark.parametrize(("path", "value"), cases(["frames", "height", "width", "batch", "text_tokens", "steps", "layers"], [0, -4, 1.5, "4", 10**12, 10**40]))  # fmt: skip
+def test_numbers_of_a_named_model(path: str, value: object) -> None:
+    write("s.yaml", changed(NAMED, f"workload.{path}", value))
+    answered(["run", "s.yaml"], 2, f"s.yaml: workload.{path}: ")
+
+
+TEXTS: dict[str, tuple[str | bytes, str]] = {
+    "empty": ("", "expected a mapping of keys to values, got nothing"),
+    "a list": ("- 1", "expected a mapping of keys to values, got a list"),
+    "a word": ("scenario", "expected a mapping of keys to values, got text"),
+    "binary": (bytes(range(256)), "is not a text file (UTF-8 expected)"),
+    "ELF": (Path(sys.executable).read_bytes()[:4096], "is not a text file"),
+    "UTF-16": ("world_size: 2".encode("utf-16"), "is not a text file"),
+    "null bytes": (b"\0" * 100, "is not YAML"),
+    "control characters": (b"a: \x07", "is not YAML"),
+    "unclosed": ("a: [1, 2", "is not YAML"),
+    "tabs": ("\ta: 1", "is not YAML"),
+    "two documents": ("a: 1\n---\nb: 1", "is not YAML"),
+    "JSON cut off": ('{"world_size": 2,', "is not YAML"),
+    "a duplicate key": ("world_size: 1\nworld_size: 2", "line 2: the key 'world_size' appears twice"),
+    "a duplicate key in depth": ("policy: {kind: resident, kind: chunked}", "the key 'kind' appears twice"),
+    "an alias": ("a: &x 1\nb: *x", "line 2: YAML aliases are not supported"),
+    "a cycle": ("a: &x [*x]", "YAML aliases are not supported"),
+    "a billion laughs": (
+        "a: &a [x, x]\n"
+        + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [*{chr(97 + i)}, *{chr(97 + i)}]\n" for i in range(20)),
+        "YAML aliases are not supported",
+    ),
+    "nested lists": ("[" * 100_000, "is nested too deeply"),
+    "nested mappings": ("a: " + "{a: " * 100_000, "is nested too deeply"),
+    "a Python object": ("!!python/object/apply:os.system ['touch owned']", "line 1: YAML tags are not supported"),
+    "a Python name": ("a: !!python/name:os.system", "YAML tags are not supported"),
+    "a Python module": ("a: !!python/module:os", "YAML tags are not supported"),
+    "an unknown tag": ("a: !thing 1", "YAML tags are not supported"),
+    "a merge": ("<<: {world_size: 2}", "hardware: is missing"),
+    "a list as a key": ("? [1, 2]\n: 3", "a key must be a word"),
+    "a mapping as a key": ("? {a: 1}\n: 3", "a key must be a word"),
+    "a number as a key": ("1: 2", "1: unknown key"),
+    "nothing as a key": ("~: 2", "None: unknown key"),
+    "a date": ("world_size: 2024-01-01", "hardware: is missing"),
+    "a set": ("!!set {a, b}", "YAML tags are not supported"),
+    "binary data": ("world_size: !!binary aGk=", "YAML tags are not supported"),
+    "an ordered map": ("a: !!omap [a: 1]", "YAML tags are not supported"),
+    "a number of 5,000 digits": ("world_size: " + "9" * 5000, "holds a value that cannot be read"),
+    "a hexadecimal number of 5,000 digits": ("world_size: 0x" + "f" * 5000, "expected a number below 1e30"),
+    "a sexagesimal number": ("world_size: 190:20:30", "hardware: is missing"),
+    "a key of 100,000 letters": ("x" * 100_000 + ": 1", "is not YAML"),
+    "a million commas": ("[" + "," * 1_000_000, "is not YAML"),
+    "a comment alone": ("# scenario", "expected a mapping of keys to values, got nothing"),
+    "a byte order mark alone": ("\N{ZERO WIDTH NO-BREAK SPACE}", "expected a mapping"),
+    "right to left": ("\N{RIGHT-TO-LEFT OVERRIDE}world_size: 2", "unknown key"),
+    "a trace": ('{"traceEvents": []}', "traceEvents: unknown key"),
+    "a table": ("scenario_v1,world_size\n0123,2\n", "expected a mapping of keys to values, got text"),
+}
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "sweep", "hardware", "experiment"])
+@pytest.mark.parametrize("name", TEXTS)
+def test_files_that_hold_something_else(name: str, command: str) -> None:
+    content, words = TEXTS[name]
+    Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    args = [command, "bad.yaml", *(["--set", "policy.drain=true"] if command == "sweep" else [])]
+    # what a mapping must hold depends on what it is to be
+    answered(args, 2, "bad.yaml", *([words] if command in ("run", "explain") else []))
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "explain", "sweep", "hardware", "experiment"])
+@pytest.mark.parametrize("name", ["nothing.yaml", "folder", "folder/x/y.yaml", "link", "loop", "/proc/self/mem", "\udce9.yaml", " ", "x" * 5000])  # fmt: skip
+def test_files_that_cannot_be_read(name: str, command: str) -> None:
+    Path("folder").mkdir()
+    Path("link").symlink_to("gone.yaml")
+    Path("loop").symlink_to("loop")
+    args = [command, name, *(["--set", "world_size=1"] if command == "sweep" else [])]
+    answered(args, 2, "" if "\udce9" in name else name[:100])
+
+
+# ---- profiles ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *cases(["h2d.cap.value", "streams.wake.value", "host.kernel.value", "device.memory.value", "h2d.cap.uncertainty"], [-1, math.nan, math.inf, "5 parsecs", None, [], 1e40], [("h2d.cap.uncertainty", None)]),
+        *cases(["h2d", "h2d.cap", "streams", "collectives.all_to_all.alone", "resources", "routes"], [None, 1, [], "x"]),
+        *cases(["gpus"], [0, -1, 1.5, "2", 10**9, None]),
+        *cases(["device.peak_flops.value", "resources.host.capacity.value", "collectives.all_gather.weight.value", "collectives.all_reduce.overhead.value", "host.queue_depth.value"], [0, 1e-31]),
+    ],
+)  # fmt: skip
+def test_wrong_profiles(path: str, value: object) -> None:
+    if "resources.host" in path and "host" not in PROFILE["resources"]:
+        path = f"resources.{next(iter(PROFILE['resources']))}.capacity.value"
+        data = copy.deepcopy(PROFILE)
+        next(iter(data["resources"].values()))["capacity"]["value"] = value
+    else:
+        data = changed(PROFILE, path, value)
+    write("host.yaml", data)
+    answered(["hardware", "host.yaml"], 2, "host.yaml: ", path.removesuffix(".value").split(".")[0])
+    write("s.yaml", SCENARIO | {"hardware": "host.yaml"})
+    answered(["run", "s.yaml"], 2, "host.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("h2d.cap.source", GONE, "h2d.cap.source: is missing"),
+        ("h2d.kap", {}, "h2d.kap: unknown key; did you mean 'cap'?"),
+        ("routes.h2d", [], "routes.h2d is empty"),
+        ("routes.h2d", ["nowhere"], "routes.h2d names 'nowhere'"),
+        ("routes.peer", ["gpu{gpu}.up"], "routes.peer names"),
+        ("collectives.all_to_all.alone.bytes", [], "bytes and seconds"),
+        ("collectives.all_to_all.alone.bytes", [1], "bytes and seconds"),
+        ("collectives.all_to_all.latency.value", 1e9, "latency must be shorter"),
+        ("resources.{}", {"capacity": {"value": 1, "source": "x"}}, "only {gpu} may stand in a name"),
+        ("resources.{gpu!r}", {"capacity": {"value": 1, "source": "x"}}, "only {gpu} may stand in a name"),
+        ("fingerprint", {"cpu": 3}, "fingerprint.cpu: expected text"),
+        ("name", None, "name: expected text"),
+    ],
+)
+def test_profiles_that_do_not_fit(path: str, value: object, words: str) -> None:
+    data = copy.deepcopy(PROFILE)
+    if path.startswith("resources."):
+        data["resources"][path.removeprefix("resources.")] = value
+    else:
+        data = changed(data, path, value)
+    write("host.yaml", data)
+    answered(["hardware", "host.yaml"], 2, "host.yaml: ", words)
+
+
+@pytest.mark.parametrize("name", ["", "h200", "h200x2-hostpath.yaml", "H200x2-hostpath", "x" * 10**5, "../hardware"])
+def test_profiles_that_nothing_has(name: str) -> None:
+    if name:
+        answered(["hardware", name], 2, f"{name[:100]}", "is no hardware profile", "shipped are h")
+    answered(["models", name or "-"], 2, "is no known model", "shipped are ")
+
+
+# ---- sweeps and experiments ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ("", "expected key.path=value"),
+        ("x", "expected key.path=value"),
+        ("=1", "expected key.path=value"),
+        ("world_size=", "expected key.path=value"),
+        ("world_size=[1", "no value as YAML has them"),
+        ("world_size={", "no value as YAML has them"),
+        ("world_size=!!python/name:os.system", "no value as YAML has them"),
+        ("world_size=*x", "no value as YAML has them"),
+        ("world_size=1,,2", "world_size: expected a whole number"),
+        ("world_size=1..2:+1,x", "world_size: expected a whole number"),
+        ("world_size=2..1:+1", "a range that ascends"),
+        ("world_size=1..2:x1", "a range that ascends"),
+        ("world_size=1..2:x0.5", "a range that ascends"),
+        ("world_size=1..2:+0", "a range that ascends"),
+        ("world_size=1..nan:+1", "no number with a unit"),
+        ("world_size=1..1e9:+1", "more than 1000000 values"),
+        ("world_size=1..1e999:x2", "no number with a unit"),
+        ("world_size=1 MiB..2 ms:x2", "world_size"),
+        ("policy.chunk_byte=1", "policy.chunk_byte: unknown key"),
+        ("policy.chunk_bytes=1 W", "policy.chunk_bytes: expected a size"),
+        ("policy.kind=x", "policy.kind: is 'x'"),
+        ("policy.kind=[resident]", "policy.kind: is ['resident']"),
+        ("policy=3", "policy: expected a mapping"),
+        ("workload=3", "workload: expected a mapping"),
+        ("workload.block=[]", "block is empty"),
+        ("workload.block[9].compute=1", "there is no '[9]'"),
+        ("workload.block[-1].compute=1", "workload.block[2].compute: expected a mapping"),
+        ("workload.block[a].compute=1", "there is no '[a]'"),
+        ("workload.block[0]=1", "workload.block[0]: expected a mapping"),
+        ("workload.nothing.x=1", "there is no 'nothing'"),
+        ("workload.layers.x=1", "leads into something that has no keys"),
+        ("hardware=nowhere", "'nowhere' is no hardware profile"),
+        ("hardware=[a]", "hardware: expected text"),
+        ("world_size=2000-01-01", "world_size: expected a whole number"),
+        ("world_size=.nan", "world_size: expected a whole number"),
+        ("world_size=99999999999999999999999999999999", "world_size"),
+        ("case=x", "case: unknown key"),
+        ("case={name: a}", "case: unknown key"),
+        ("..=1", "there is no ''"),
+        ("[0]=1", "there is no ''"),
+    ],
+)
+def test_wrong_axes(axis: str, words: str) -> None:
+    write("s.yaml", SCENARIO)
+    answered(["sweep", "s.yaml", "--set", axis, "--out", "rows.csv", "--html", "page.html"], 2, words)
+
+
+@pytest.mark.parametrize("content", [b"notes", b"\0" * 999, b"scenario_v1,x\n", bytes(range(256)), b'"', b"\n\n"])
+def test_results_of_something_else(content: bytes) -> None:
+    write("s.yaml", SCENARIO)
+    Path("rows.csv").write_bytes(content)
+    answered(["sweep", "s.yaml", "--set", "world_size=1", "--out", "rows.csv"], 2, "rows.csv: is not the result")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("title", GONE, "title: is missing"),
+        ("plot", "pie", "plot: "),
+        ("x", "step_time", "x: is 'step_time', which is none of the axes: world_size"),
+        ("scenario", 3, "scenario: expected a mapping"),
+        ("scenario", {}, "hardware: is missing"),
+        ("axes", [], "axes: expected a mapping"),
+        ("axes", {}, "x: is 'world_size', which is none of the axes"),
+        ("axes", {"world_size": []}, "world_size: has no values"),
+        ("axes", {"world_size": "1..x:+1"}, "no number with a unit"),
+        ("axes", {"world_size": ["a"]}, "world_size: expected a whole number"),
+        ("axes", {"world_size": {"a": 1}}, "world_size: expected a whole number"),
+        ("axes", {"case": [1], "world_size": [1]}, "case: unknown key"),
+        ("cases", [{"name": "a"}], "cases[0].set: is missing"),
+        ("cases", [{"name": "a", "set": {"nowhere.x": 1}}], "there is no 'nowhere'"),
+        ("cases", [{"name": "a", "set": {"policy.slots": "x"}}], "policy.slots: expected a whole number"),
+        ("cases", 3, "cases: expected a list"),
+    ],
+)
+def test_wrong_experiments(path: str, value: object, words: str) -> None:
+    write("e.yaml", changed(EXPERIMENT, path, value))
+    answered(["experiment", "e.yaml", "--out", "rows.csv", "--html", "page.html"], 2, "e.yaml", words)
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "chunk-size", "x" * 10**5, "a\0b"])
+def test_experiments_that_nothing_has(name: str) -> None:
+    answered(["experiment", name or "."], 2, "is no experiment" if name else "Is a directory")
+
+
+# ---- output --------------------------------------------------------------------------------------------------------
+
+OUTPUTS = {
+    "trace": ["run", "s.yaml", "--json", "--trace"],
+    "out": ["sweep", "s.yaml", "--set", "world_size=1", "--workers", "1", "--out"],
+}
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/dev/full", "No space left on device"),
+        ("folder", "Is a directory"),
+        ("s.yaml/x", ""),
+        ("/proc/nothing/x", ""),
+        ("/sys/x", ""),
+        ("x" * 300, "File name too long"),
+        ("loop/x", ""),
+    ],
+)
+def test_output_that_cannot_be_written(name: str, reason: str, option: str) -> None:
+    write("s.yaml", SCENARIO)
+    Path("folder").mkdir()
+    Path("loop").symlink_to("loop")
+    answered([*OUTPUTS[option], name], 1, f"Error: {name}: cannot be written: ", reason)
+
+
+@pytest.mark.parametrize("args", [["--workers", "0"], ["--workers", "x"], ["--trace"], ["--nothing"], ["--json"]])
+def test_wrong_options(args: list[str]) -> None:
+    write("s.yaml", SCENARIO)
+    answered(["sweep", "s.yaml", "--set", "world_size=1", *args], 2)
+
+
+# ---- as a user meets it --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["binary", "nested lists", "a billion laughs", "a Python object", "UTF-16"])
+def test_real_commands_answer_alike(name: str, chunkflow: Command, tmp_path: Path) -> None:
+    content, words = TEXTS[name]
+    Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = chunkflow("run", "bad.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("Error: bad.yaml: ") and words in done.stderr
+    assert os.listdir() == ["bad.yaml"]  # noqa: PTH208
+
+
+# ---- anything ------------------------------------------------------------------------------------------------------
+
+words = st.sampled_from(["world_size", "policy", "kind", "resident", "workload", "block", "compute", "seconds", "h2d"])
+tokens = st.sampled_from(
+    [*"[]{}:,-?&*!|>'\"%@`#\n\t ", ": ", "- ", "<<", "!!python/name:os.system", "0x1f", "1e9", "~"]
+)
+texts = st.lists(words | tokens | st.text(max_size=3), max_size=40).map("".join)
+
+
+@given(texts | st.binary(max_size=100).map(lambda b: b.decode("latin-1")))
+@example("a: !!timestamp x")
+@example("a: !!int x")
+@example("a: !!float x")
+@example("!!binary x: 1")
+def test_no_text_gets_more_than_a_message_out_of_the_loaders(text: str) -> None:
+    file = Path("any.yaml")
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    for loader in (Scenario.load, load_profile, load_experiment):
+        with pytest.raises(InputError, match=r"any\.yaml"):
+            loader(str(file))
+
+
+plain_text = st.text(st.characters(exclude_characters="`"), max_size=8)  # msgspec's own words have the backtick
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | plain_text
+    | st.sampled_from(["1 MiB", "1e-300", "-0", "1e300", 10**300]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths(data: object) -> Iterator[tuple[str | int, ...]]:
+    """The keys to everything in plain data."""
+    inner: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(data, dict):
+        inner = data.items()
+    elif isinstance(data, list):
+        inner = enumerate(data)
+    for key, value in inner:
+        yield (key,)
+        yield from ((key, *more) for more in paths(value))
+
+
+@pytest.mark.parametrize(
+    "whole", [SCENARIO, NAMED, PROFILE, EXPERIMENT], ids=["scenario", "named", "profile", "experiment"]
+)
+@given(st.data())
+def test_no_value_gets_more_than_a_message_out_of_the_loaders(whole: Plain, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(list(paths(whole))))
+    write("any.yaml", put(whole, path, data.draw(values)))
+    try:
+        if whole is PROFILE:
+            load_profile("any.yaml")
+        elif whole is EXPERIMENT:
+            load_experiment("any.yaml").points("any.yaml")
+        else:
+            Scenario.load("any.yaml")
+    except InputError as error:
+        assert "any.yaml" in str(error) and "`" not in error.problem
+
+
+def test_every_shipped_file_is_good_input() -> None:
+    from sim import experiment, models
+
+    assert all(load_profile(name) for name in shipped())
+    assert all(load_model(name) for name in models.shipped())
+    assert all(load_experiment(name).points(name) for name in experiment.shipped())
