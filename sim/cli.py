@@ -210,13 +210,27 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
 
 @main.command()
+@click.option("--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all.")
+@click.option("--hardware", help="Profile to predict with; the data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
 @click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @_guarded
-def validate(html: Path | None, trace: Path | None, markdown: bool, workers: int | None) -> None:
-    """Predict the measured cases that come with the package and print measured against predicted."""
+def validate(
+    sets: tuple[str, ...],
+    hardware: str | None,
+    html: Path | None,
+    trace: Path | None,
+    markdown: bool,
+    workers: int | None,
+) -> None:
+    """Predict measured cases and print measured against predicted: the first data set, or those that --data names."""
+    if sets:
+        if html or trace:
+            raise click.UsageError("--html and --trace are of the first data set: leave --data out")
+        _validate_sets(sets, hardware, markdown, workers)
+        return
     from sim.report.tables import print_validation, progress
     from sim.run import simulate
     from sim.workers import Workers
@@ -334,6 +348,27 @@ def doctor(as_json: bool) -> None:
         print_findings(findings)
     if worst(findings) == "error":
         sys.exit(1)
+
+
+def _validate_sets(names: Sequence[str], hardware: str | None, markdown: bool, workers: int | None) -> None:
+    from sim.hardware import load_profile
+    from sim.report.tables import print_compared, progress
+    from sim.workers import Workers
+    from validation.measured import load_set, shipped_sets
+    from validation.sets import compare_set
+    from validation.sets import markdown as as_markdown
+
+    chosen = [load_set(name) for name in (shipped_sets() if "all" in names else names)]
+    profile = load_profile(hardware) if hardware else None
+    compared = []
+    with Workers(workers) as pool, progress(sum(len(c.cases) for c in chosen), "cases") as advance:
+        for data in chosen:
+            compared += compare_set(data, profile, pool)
+            advance(len(compared))
+    if markdown:
+        click.echo(as_markdown(compared))
+    else:
+        print_compared(compared)
 
 
 def _needs(*packages: str) -> None:

@@ -17,7 +17,7 @@ from sim.machine import SimulatedMachine
 from sim.program import Kernel, instrument
 from sim.scenario import Scenario
 from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
-from validation.predict import kernel_times, predict, references, with_kernel_times
+from validation.predict import KernelTimes, kernel_times, predict, references, with_kernel_times
 
 SCENARIO: dict[str, Any] = {
     "hardware": "h200x2-hostpath",
@@ -145,7 +145,8 @@ def test_predictions_take_kernel_times_from_the_resident_case() -> None:
     cases = [as_measured(i, {**SCENARIO, "policy": p}) for i, p in enumerate(policies)]
     found = references(cases)
     assert [[c.number for c in group] for group in found.values()] == [[0]]
-    times = kernel_times(cases[:1])
+    times, others = kernel_times(cases[:1])
+    assert others == pytest.approx(times)
     assert set(times) == {(layer, *which) for layer in (0, 1) for which in (("a", 0), ("a", 1), ("b", 0))}
     for (_, name, number), expected in zip(sorted(times), [2e-3, 3e-3, 1e-3] * 2, strict=True):
         assert times[0, name, number] == pytest.approx(expected, abs=4e-6)
@@ -157,6 +158,9 @@ def test_predictions_take_kernel_times_from_the_resident_case() -> None:
 def test_kernel_times_go_to_their_kernels() -> None:
     program = Scenario.from_plain({**SCENARIO, "workload": {**SCENARIO["workload"], "passes_per_step": 2}}).program()
     times = {(layer, n, i): layer + len(n) + i / 8 for layer in (0, 1) for n, i in (("a", 0), ("b", 0), ("a", 1))}
-    timed = [c for c in with_kernel_times(program, times).ranks[0].commands() if isinstance(c, Kernel)]
+    slower = {key: 2 * seconds for key, seconds in times.items()}
+    ranks = with_kernel_times(program, KernelTimes(times, slower)).ranks
+    timed, other = ([c for c in rank.commands() if isinstance(c, Kernel)] for rank in ranks)
     assert [c.seconds for c in timed[:6]] == [1, 1, 1.125, 2, 2, 2.125]
+    assert [c.seconds for c in other] == [2 * (c.seconds or 0) for c in timed]
     assert [c.seconds for c in timed] == [c.seconds for c in timed[:6]] * (len(timed) // 6)

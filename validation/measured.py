@@ -169,16 +169,21 @@ def shipped_sets() -> tuple[str, ...]:
 
 
 def load_set(name: str) -> DataSet:
-    """A shipped data set by name.
+    """A shipped data set by name, or a folder that `measure` wrote.
 
     Raises:
-        InputError: there is none of that name, or it cannot be read.
+        InputError: there is neither, or it cannot be read.
     """
-    folder = Path(str(files("validation"))) / "data"
-    if name not in shipped_sets():
-        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())}")
-    cases = tuple(c for c in load_cases(folder / name) if not c.error)
-    allowed = read_yaml(folder / "split.yaml").get(name, [])
+    data = Path(str(files("validation"))) / "data"
+    shipped = name in shipped_sets()
+    folder = data / name if shipped else Path(name)
+    if not folder.is_dir():
+        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
+    cases = tuple(c for c in load_cases(folder) if not c.error)
+    allowed = read_yaml(data / "split.yaml").get(name, []) if shipped else []
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
-    host = msgspec.json.decode((folder / name / HOST).read_bytes())
+    try:
+        host = msgspec.json.decode((folder / HOST).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(str(folder / HOST), "", f"cannot be read: {error}") from None
     return DataSet(name, host, cases, frozenset(fitted))

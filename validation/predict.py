@@ -19,8 +19,15 @@ from sim.program import AnyCommand, Kernel, Program, RankProgram
 from sim.timeline import Timeline
 from validation.measured import MeasuredCase
 
-KernelTimes = dict[tuple[int, str, int], float]
-"""(layer, name, how many of that name came before in the layer) -> s."""
+EVENT_S = 2.8e-6
+"""What a timed event takes of its stream at most (`streams.event` of h200x2-hostpath), s."""
+
+
+class KernelTimes(NamedTuple):
+    """(layer, name, how many of that name came before in the layer) -> s, for rank 0 and for the other ranks."""
+
+    first: dict[tuple[int, str, int], float]
+    others: dict[tuple[int, str, int], float]
 
 
 class Prediction(NamedTuple):
@@ -51,29 +58,60 @@ def workload_key(case: MeasuredCase) -> str:
 
 
 def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
-    """Seconds of each kernel of a layer: means over resident cases of the layers' own times."""
-    times: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    """Seconds of each kernel of a layer: means over resident cases of the layers' own times.
+
+    An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
+    kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
+    at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
+    """
+    first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     for case in residents:
-        operations = case.operations
-        lengthened = median(case.instrumented_step_times_s[1:]) - case.step_time_s
-        event = max(lengthened, 0.0) / max(len(operations), 1)
-        kernels = [op for op in operations if op.kind == "Kernel"]
-        for op, number in zip(kernels, _numbers((op.layer, op.name) for op in kernels), strict=True):
-            times[op.layer, op.name, number].append(max((op.end - op.start) * 1e-6 - event, 0.0))
-    return {key: mean(values) for key, values in times.items()}
+        operations = [op for op in case.operations if op.kind in ("Kernel", "Collective")]
+        longer = case.instrumented_step_times_s[-1] - case.step_time_s
+        event = min(max(longer / max(len(operations), 1), 0.0), EVENT_S)
+        seconds = [max((op.end - op.start) * 1e-6 - event, 0.0) for op in operations]
+        kernels = sum(s for op, s in zip(operations, seconds, strict=True) if op.kind == "Kernel")
+        scale = (case.step_time_s - (sum(seconds) - kernels)) / kernels
+        numbers = _numbers((op.layer, op.name) for op in operations if op.kind == "Kernel")
+        since: list[tuple[tuple[int, str, int], float]] = []
+        for op, taken in zip(operations, seconds, strict=True):
+            if op.kind == "Kernel":
+                since.append(((op.layer, op.name, next(numbers)), taken * scale))
+                continue
+            _add(first, others, since, (op.ready - op.start) * 1e-6)
+            since = []
+        _add(first, others, since, 0.0)
+    return KernelTimes({k: mean(v) for k, v in first.items()}, {k: mean(v) for k, v in others.items()})
+
+
+def _add(
+    first: dict[tuple[int, str, int], list[float]],
+    others: dict[tuple[int, str, int], list[float]],
+    kernels: Sequence[tuple[tuple[int, str, int], float]],
+    waited: float,
+) -> None:
+    """Take the kernels before a collective at which rank 0 `waited`, s."""
+    whole = sum(seconds for _, seconds in kernels)
+    for key, seconds in kernels:
+        first[key].append(seconds)
+        others[key].append(seconds * (1 + waited / whole) if whole else seconds)
 
 
 def with_kernel_times(program: Program, times: KernelTimes) -> Program:
     """`program` with the seconds of its kernels as given."""
-    done: dict[int, RankProgram] = {}
-    for rank in program.ranks:
-        if id(rank) not in done:
-            threads = tuple(_timed(thread, times) for thread in rank.threads)
-            done[id(rank)] = msgspec.structs.replace(rank, threads=threads)
-    return Program(tuple(done[id(rank)] for rank in program.ranks))
+    done: dict[tuple[int, bool], RankProgram] = {}
+    ranks = []
+    for number, rank in enumerate(program.ranks):
+        key = id(rank), number == 0
+        if key not in done:
+            chosen = times.others if number else times.first
+            done[key] = msgspec.structs.replace(rank, threads=tuple(_timed(t, chosen) for t in rank.threads))
+        ranks.append(done[key])
+    return Program(tuple(ranks))
 
 
-def _timed(thread: Sequence[AnyCommand], times: KernelTimes) -> tuple[AnyCommand, ...]:
+def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float]) -> tuple[AnyCommand, ...]:
     known = Counter((layer, name) for layer, name, _ in times)
     numbers = _numbers((c.layer, c.name) for c in thread if isinstance(c, Kernel))
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sim.ledger import Row
     from validation.compare import Comparison
     from validation.measured import MeasuredCase
+    from validation.sets import Compared
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -185,6 +186,21 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
             "yes" if case.output == expected else "NO",
         )
     show(made)
+
+
+def print_compared(compared: Sequence[Compared]) -> None:
+    """Measured against predicted cases, and the errors of each set and group."""
+    from validation.sets import by_group
+
+    cases = table("case", "", "measured", "spread %", "predicted", "error %", title="Cases")
+    for c in compared:
+        times = show_seconds(c.measured_s), f"{100 * c.spread:.2f}", show_seconds(c.predicted_s)
+        cases.add_row(c.name, c.group, *times, f"{100 * c.error:+.2f}")
+    summary = table("set", "", "cases", "median %", "mean %", "95th %", "max %", title="Absolute errors of step times")
+    for (name, group), e in by_group(compared).items():
+        figures = (f"{100 * value:.2f}" for value in (e.median, e.mean, e.p95, e.maximum))
+        summary.add_row(name, group, str(e.cases), *figures)
+    show(cases, summary)
 
 
 @contextmanager
