@@ -45,12 +45,6 @@ def sent_per_rank(kind: CollectiveKind, size: int, world_size: int) -> float:
     return rounds * size * (world_size - 1) / world_size
 
 
-def latency(profile: Profile, kind: CollectiveKind, world_size: int) -> float:
-    """Seconds from the arrival of the last rank to the first byte."""
-    cls = profile.collective_class(kind)
-    return cls.latency.value + cls.latency_per_rank.value * max(world_size - 2, 0)
-
-
 def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[tuple[FlowSpec, Part]]:
     """The flows of a collective on `profile`, rank r on GPU r.
 
@@ -62,7 +56,7 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
     if not moving:
         return []
     peers = len(moving) / world_size if kind == "all_to_all" else 1
-    cap = sent / (cls.alone.at(sent) - cls.latency.value) / peers
+    cap = cls.rate_alone(world_size, sent) / peers
     return [
         (FlowSpec(profile.peer_route(p.edges, cls.overhead.value), cap, cls.weight.value / peers), p) for p in moving
     ]

@@ -240,7 +240,7 @@ def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> tuple[fl
     alone = weighted_max_min(specs, profile.capacities)
     beside = weighted_max_min([*copies, *specs], profile.capacities)
     return (
-        collectives.latency(profile, op.kind, world_size),
+        profile.collective_class(op.kind).latency_of(world_size),
         max(part.size / rate for rate, (_, part) in zip(alone, moving, strict=True)),
         max(part.size / rate for rate, (_, part) in zip(beside[world_size:], moving, strict=True)),
         min(beside[:world_size]),

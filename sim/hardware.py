@@ -106,15 +106,32 @@ class CollectiveClass(Config, frozen=True):
     """
 
     alone: AloneTime
+    """Of two ranks; where `alone_by_ranks` has no table of its own, of any number."""
     latency: Sourced[Seconds]
     latency_per_rank: Sourced[Seconds]
     weight: Sourced[Number]
     overhead: Sourced[Number]
     copy_start: Sourced[Seconds]
+    alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.latency.value >= self.alone.seconds[0]:
             raise ValueError("latency must be shorter than the shortest measured time alone")
+        for ranks, alone in self.alone_by_ranks.items():
+            if ranks < 2:
+                raise ValueError(f"alone_by_ranks has {ranks}, at least 2 is needed")
+            if self.latency_of(ranks) >= alone.seconds[0]:
+                raise ValueError(f"the latency of {ranks} ranks must be shorter than their shortest time alone")
+
+    def latency_of(self, ranks: int) -> float:
+        """Seconds from the arrival of the last of `ranks` to the first byte."""
+        return self.latency.value + self.latency_per_rank.value * max(ranks - 2, 0)
+
+    def rate_alone(self, ranks: int, sent: float) -> float:
+        """B/s at which each of `ranks` alone sends `sent` B once bytes flow."""
+        if ranks in self.alone_by_ranks:
+            return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
+        return sent / (self.alone.at(sent) - self.latency.value)
 
 
 class Collectives(Config, frozen=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
 
@@ -33,6 +35,8 @@ class Kind(NamedTuple):
     bytes: list[int]
     seconds: list[float]
     source: str
+    more: Mapping[int, tuple[list[int], list[float]]]
+    """(bytes, s) of more ranks than the fewest."""
 
 
 class Links(NamedTuple):
@@ -103,10 +107,23 @@ def _fastest(rows: Rows) -> float:
 
 
 def _alone(rows: Rows, kind: str) -> list[Row]:
-    """Rows alone, of the fewest ranks: more of them only add to the latency."""
+    """Rows alone, of the fewest ranks."""
     found = rows.find("collective", collective=kind)
     fewest = min((int(r.params["ranks"]) for r in found), default=0)
     return [r for r in found if r.params["ranks"] == fewest]
+
+
+def _more(rows: Rows, kind: str, fewest: int) -> dict[int, tuple[list[int], list[float]]]:
+    """Ranks -> (bytes sent by a rank, s) alone, of more ranks: several peers use a host otherwise than one does."""
+    found = rows.find("collective", collective=kind)
+    counts = sorted({int(r.params["ranks"]) for r in found} - {fewest})
+    return {n: _curve(rows, [r for r in found if r.params["ranks"] == n], kind) for n in counts}
+
+
+def crossed(rows: Rows, gpus: int) -> float:
+    """The most that collectives of all `gpus` alone move into host memory, B/s; as much leaves it at once."""
+    found = [r for kind in KINDS for r in rows.find("collective", collective=kind) if r.params["ranks"] == gpus]
+    return max((gpus * sent(r) / rows.value(r, "seconds") for r in found), default=0.0)
 
 
 def _curve(rows: Rows, found: list[Row], kind: str) -> tuple[list[int], list[float]]:
@@ -129,7 +146,11 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
         "latency_per_rank": _per_rank(rows, kind, sizes, seconds, ranks),
     }
     numbers |= _contention(rows, kind, copies, event, nvlink, late)
-    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends")
+    more = _more(rows, kind, ranks)
+    shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
+    per_rank = numbers["latency_per_rank"]
+    numbers["latency_per_rank"] = per_rank._replace(value=min(per_rank.value, max(0.95 * shortest, 0.0)))
+    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calibration.fitting.collectives import KINDS, Kind, Links, choose_links, fit_collective
+from calibration.fitting.collectives import KINDS, Kind, Links, choose_links, crossed, fit_collective
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
 from calibration.fitting.numbers import Fitted
@@ -43,7 +43,7 @@ def fit_plain(
         "gpus": rows.gpus,
         "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in fit_device(rows).items()},
         "resources": {k: {"capacity": number(v, "B/s")} for k, v in resources.items()},
-        "routes": _routes(resources, links),
+        "routes": _routes(resources, links, crossed(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
         "collectives": {kind: _collective(found, kind, kinds, copies, links) for kind, found in kinds.items()},
@@ -55,6 +55,9 @@ def fit_plain(
         },
     }
 
+
+_CROSSED = {"host.up": 1, "host.down": 1, "host.duplex": 2}
+"""How often a byte between peers crosses what copies share."""
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
 _COPIES = {"cap": "B/s", "setup": "s", "minimum": "s"}
@@ -86,8 +89,12 @@ def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
     return {key: number(copies[f"{direction}.{key}"], _COPIES.get(key, "")) for key in keys}
 
 
-def _routes(resources: Mapping[str, Fitted], links: Links) -> dict[str, list[str]]:
-    """The last resource of h2d is the GPU's link, whose load slows kernel launches."""
+def _routes(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, list[str]]:
+    """Resources of each route; the last one of h2d is the GPU's link, whose load slows kernel launches.
+
+    `peers` is what collectives alone move into host memory and out of it, B/s. Where that is more than copies can,
+    peers find each other's bytes in the processor's cache and do not cross what limits copies.
+    """
 
     def shared(*names: str) -> list[str]:
         return [f"host.{name}" for name in names if f"host.{name}" in resources]
@@ -96,7 +103,7 @@ def _routes(resources: Mapping[str, Fitted], links: Links) -> dict[str, list[str
         peer = ["gpu{src}.nvlink_out", "gpu{dst}.nvlink_in"]
     else:
         # through host memory: both directions of the host are crossed, and what they share is crossed twice
-        host = shared("up", "duplex", "down", "duplex")
+        host = [n for n in shared("up", "duplex", "down", "duplex") if peers * _CROSSED[n] <= resources[n].value]
         peer = ["gpu{src}.up", "gpu{src}.duplex", *host, "gpu{dst}.duplex", "gpu{dst}.down"]
     return {
         "h2d": [*shared("duplex", "down"), "gpu{gpu}.duplex", "gpu{gpu}.down"],
@@ -124,10 +131,17 @@ def _collective(
         numbers = {k: Fitted(v, None, source) for k, v in values.items()}
         sizes = [2**20, 2**28]
         seconds = [20e-6 + size / copies["h2d.cap"].value for size in sizes]
+    more = found.more if found is not None else {}
+    tables = {n: _table(*curve, f"collective/{kind}/{n}") for n, curve in more.items()}
     return {
-        "alone": {"bytes": sizes, "seconds": [float(f"{t:.7g}") for t in seconds], "source": source},
+        "alone": _table(sizes, seconds, source),
         **{k: number(v, _COLLECTIVES.get(k, "")) for k, v in numbers.items()},
+        **({"alone_by_ranks": tables} if tables else {}),
     }
+
+
+def _table(sizes: list[int], seconds: list[float], source: str) -> dict[str, Any]:
+    return {"bytes": sizes, "seconds": [float(f"{t:.7g}") for t in seconds], "source": source}
 
 
 def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:

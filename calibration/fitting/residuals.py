@@ -96,7 +96,7 @@ def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
         flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
     rates = weighted_max_min(flows, profile.capacities)
     _, size, rate = max((p.size / rate, p.size, rate) for (_, p), rate in zip(parts, rates, strict=False))
-    return _Moving(collectives.latency(profile, kind, ranks), size, rate, rates[-1])
+    return _Moving(profile.collective_class(kind).latency_of(ranks), size, rate, rates[-1])
 
 
 def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:

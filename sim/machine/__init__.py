@@ -213,7 +213,7 @@ class _Run:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
         flows = self._flows_of(command)
         if flows:
-            yield env.timeout(collectives.latency(self.profile, command.kind, len(self.ranks)))
+            yield env.timeout(self.profile.collective_class(command.kind).latency_of(len(self.ranks)))
         if env is self.env:
             for rank_ in self.ranks:
                 rank_.moving = [m for m in rank_.moving if not m.done[rank_.number].triggered] + [meeting]
