@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import LONG, Command
+from conftest import Command
 from test_cli import small_files
 from test_sweep import BASE, MIB
 
@@ -172,11 +172,11 @@ def test_workers_end_when_the_process_they_work_for_is_killed(chunkflow: Command
 
 def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path)
-    axis = ["--set", "policy.chunk_bytes=64KiB..8047KiB:+16KiB"] if LONG else SMALL
+    axis = ["--set", "policy.chunk_bytes=64KiB..8048KiB:+16KiB"]
     times, held = random.Random(5), 1
-    for _ in range(5 if LONG else 2):
+    for _ in range(5):
         running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        goal = held + times.randint(1, 80 if LONG else 12)
+        goal = held + times.randint(1, 80)
         until(running, lambda goal=goal: len(rows(tmp_path)) >= goal)  # type: ignore[misc]
         time.sleep(times.uniform(0, 0.02))
         os.killpg(running.pid, signal.SIGKILL)
@@ -188,5 +188,5 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
     done = chunkflow("sweep", "s.yaml", *axis, "--out", "rows.csv", cwd=tmp_path, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(before) <= set(rows(tmp_path))
-    assert len(rows(tmp_path)) == 1 + (500 if LONG else 40)
+    assert len(rows(tmp_path)) == 1 + 500
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, axis[1])
