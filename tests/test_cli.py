@@ -247,7 +247,7 @@ SCENARIOS = {
     "missing key": (changed("world_size: 2\n", ""), "world_size: is missing"),
     "unknown profile": (
         changed("h200x2-hostpath", "h200x2-hostpth"),
-        "hardware: 'h200x2-hostpth' is no hardware profile; did you mean 'h200x2-hostpath'?",
+        "hardware: 'h200x2-hostpth' is no hardware profile; did you mean 'h200x2-hostpath'",
     ),
     "unknown model": (
         "hardware: h200x2-hostpath\nworld_size: 2\n"
