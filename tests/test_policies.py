@@ -142,11 +142,11 @@ def test_a_published_window_orders_each_collective_after_the_copies_issued_befor
 def test_commands_say_what_they_are_and_nothing_more() -> None:
     block = [compute(1), collective(32), {"collective": {"kind": "all_reduce", "bytes": 8, "name": "sum"}}]
     block.append({"compute": {"name": "r", "bytes": 5}})
-    made = program({"kind": "resident"}, LAYERS | {"block": block, "layers": 1}).ranks[0]
+    made = program({"kind": "resident"}, LAYERS | {"block": block, "layers": 1, "activation_bytes": 7}).ranks[0]
     kernels = [c for c in made.commands() if isinstance(c, Kernel)]
     assert [(k.seconds, k.flops, k.hbm_bytes) for k in kernels] == [(1, 0, 0), (None, 0, 5)]
     assert [c.name for c in made.commands() if isinstance(c, Collective)] == ["all_to_all", "sum"]
-    assert [(b.name, b.static) for b in made.buffers] == [("resident", True), ("all_to_all_32", False), ("all_reduce_8", False)]  # fmt: skip
+    assert [(b.name, b.static) for b in made.buffers] == [("resident", True), ("activations", True), ("all_to_all_32", False), ("all_reduce_8", False)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
