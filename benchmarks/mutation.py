@@ -132,7 +132,7 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Call(ast.Name(_FUNCTIONS[name], ast.Load()), node.args, node.keywords)
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
             yield ast.Pass()
-        case ast.Return(value=ast.expr()):
+        case ast.Return(value=ast.expr() as value) if not (isinstance(value, ast.Constant) and value.value is None):
             yield ast.Return(ast.Constant(None))
 
 

@@ -43,8 +43,10 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except OSError as error:
             raise _Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
-        except RuntimeError as error:
+        except (RuntimeError, ArithmeticError) as error:
             raise _Failure(str(error)) from None
+        except MemoryError:
+            raise _Failure("the memory is full: take fewer layers or steps, or larger chunks") from None
 
     return guarded
 

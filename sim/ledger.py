@@ -78,7 +78,7 @@ class Ledger:
             if not device and len(content) > len(self._whole(content)):
                 self._out.truncate(len(self._whole(content)))
             if not self._whole(content):
-                self._out.write(_line(self.header))
+                self._append(self.header)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,13 +87,18 @@ class Ledger:
     def add(self, number: int, row: Row) -> None:
         """Write the row of the point `number`."""
         with naming(self.file):
-            self._out.write(_line(self._cells(number, row)))
+            self._append(self._cells(number, row))
 
     def finish(self, rows: Mapping[int, Row]) -> None:
         """Put all rows in the order of the points, unless they are, or went to a device."""
         ordered = _line(self.header) + b"".join(_line(self._cells(i, rows[i])) for i in range(len(self.points)))
         if self.file.is_file() and self.file.read_bytes() != ordered:
             write_atomically(self.file, ordered)
+
+    def _append(self, cells: Sequence[object]) -> None:
+        left = _line(cells)
+        while left:  # a disk that is nearly full takes a part, and refuses the rest
+            left = left[self._out.write(left) :]
 
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]

@@ -61,6 +61,7 @@ class Workers(ThreadPoolExecutor):
             return self._own.pool.submit(fn, *args, **kwargs).result()  # type: ignore[no-any-return]
         except BrokenProcessPool:
             self._alive.pop(self._own.process, None)
+            self._own.pool.shutdown()  # its threads would otherwise close what Python's own end still writes to
             self._own.pool = None
             raise
 

@@ -54,7 +54,11 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None) -> Profile:
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
         cls: Plain = plain["collectives"][kind]
-        options = {key: 0.0 for key in cls if key != "alone"} | {"cap": 8.0, "weight": 1.0, "overhead": 1.0}
+        options = {key: 0.0 for key in cls if not key.startswith("alone")} | {
+            "cap": 8.0,
+            "weight": 1.0,
+            "overhead": 1.0,
+        }
         for key in options:
             options[key] = left.get(f"{kind}.{key}", left.get(f"collective.{key}", options[key]))
         cap, latency = options.pop("cap"), options["latency"]

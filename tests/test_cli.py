@@ -246,8 +246,8 @@ SCENARIOS = {
     ),
     "missing key": (changed("world_size: 2\n", ""), "world_size: is missing"),
     "unknown profile": (
-        changed("h200x2-hostpath", "h100x2-pci"),
-        "hardware: 'h100x2-pci' is no hardware profile; did you mean 'h100x2-pcie'",
+        changed("h200x2-hostpath", "h200x2-hostpth"),
+        "hardware: 'h200x2-hostpth' is no hardware profile; did you mean 'h200x2-hostpath'",
     ),
     "unknown model": (
         "hardware: h200x2-hostpath\nworld_size: 2\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from strategies import KINDS, tiny_profile
 from sim import collectives
 from sim.hardware import AloneTime, load_profile
 from sim.program import CollectiveKind
+from sim.units import Bytes, Seconds
 
 kinds = st.sampled_from(KINDS)
 
@@ -89,7 +91,7 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
 @pytest.mark.parametrize(("ranks", "latency"), [(1, 1.0), (2, 1.0), (3, 1.25), (5, 1.75)])
 def test_latency_grows_with_ranks_beyond_two(ranks: int, latency: float) -> None:
     profile = tiny_profile(8, {"collective.latency": 1, "collective.latency_per_rank": 0.25})
-    assert collectives.latency(profile, "all_gather", ranks) == latency
+    assert profile.collectives.all_gather.latency_of(ranks) == latency
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,16 @@ def test_times_alone_are_interpolated_and_go_on_with_the_last_slope(size: float,
 def test_one_rank_has_nothing_to_move() -> None:
     profile = load_profile("h200x2-hostpath")
     assert collectives.flows(profile, "all_reduce", 100, 1) == []
+
+
+def test_more_ranks_have_times_of_their_own() -> None:
+    table = AloneTime(bytes=(Bytes(1), Bytes(2)), seconds=(Seconds(0.5), Seconds(0.75)), source="test")
+    profile = tiny_profile(4, {"all_to_all.latency": 0.125, "all_to_all.latency_per_rank": 0.0625})
+    cls = msgspec.structs.replace(profile.collectives.all_to_all, alone_by_ranks={4: table})
+    assert cls.rate_alone(4, 2.0) == 2 / (0.75 - 0.25)
+    assert cls.rate_alone(3, 2.0) == cls.rate_alone(2, 2.0) == 8
+    with pytest.raises(ValueError, match="latency of 4 ranks"):
+        short = msgspec.structs.replace(table, seconds=(Seconds(0.25), Seconds(0.75)))
+        msgspec.structs.replace(cls, alone_by_ranks={4: short})
+    with pytest.raises(ValueError, match="at least 2"):
+        msgspec.structs.replace(cls, alone_by_ranks={1: table})

@@ -301,7 +301,7 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
                 moving = c.bytes / weighted_max_min([spec], profile.capacities)[0]
                 total += max(costs.minimum.value, costs.setup.value + moving) + late
             elif isinstance(c, Collective) and rank == 0 and ranks > 1:
-                total += collectives.latency(profile, c.kind, ranks)
+                total += profile.collective_class(c.kind).latency_of(ranks)
                 for spec, part in collectives.flows(profile, c.kind, c.bytes, ranks):
                     total += part.size / weighted_max_min([spec], profile.capacities)[0]
             elif isinstance(c, RecordEvent):

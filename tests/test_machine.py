@@ -352,7 +352,7 @@ def release(lock: str) -> Build:
                 host_wait(0),
                 kernel("t", "b", 1, launches=3),
                 lambda r: r.host_wait(0, poll=2),
-                kernel("t", "c", 1),
+                kernel("u", "c", 1),
             ],
             {"host.kernel": 1.0},
             {"a": (1, 2), "b": (5, 6), "c": (6, 7)},

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import Plain, cases, collective, compute, scenario, tiny_profile
 
+from sim.config import InputError
 from sim.policies import copied_bytes, fields_of, label
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program, RecordEvent, WaitEvent, WaitFlag, WriteFlag
 from sim.run import simulate
@@ -146,11 +147,11 @@ def test_a_published_window_orders_each_collective_after_the_copies_issued_befor
 def test_commands_say_what_they_are_and_nothing_more() -> None:
     block = [compute(1), collective(32), {"collective": {"kind": "all_reduce", "bytes": 8, "name": "sum"}}]
     block.append({"compute": {"name": "r", "bytes": 5}})
-    made = program({"kind": "resident"}, LAYERS | {"block": block, "layers": 1}).ranks[0]
+    made = program({"kind": "resident"}, LAYERS | {"block": block, "layers": 1, "activation_bytes": 7}).ranks[0]
     kernels = [c for c in made.commands() if isinstance(c, Kernel)]
     assert [(k.seconds, k.flops, k.hbm_bytes) for k in kernels] == [(1, 0, 0), (None, 0, 5)]
     assert [c.name for c in made.commands() if isinstance(c, Collective)] == ["all_to_all", "sum"]
-    assert [(b.name, b.static) for b in made.buffers] == [("resident", True), ("all_to_all_32", False), ("all_reduce_8", False)]  # fmt: skip
+    assert [(b.name, b.static) for b in made.buffers] == [("resident", True), ("activations", True), ("all_to_all_32", False), ("all_reduce_8", False)]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,23 @@ def test_a_label_says_what_sets_a_policy_apart(policy: Plain, shown: str) -> Non
     assert label(read) == shown
     assert fields_of(policy["kind"]) == {"kind", *type(read).__struct_fields__}
     assert hash(read) == hash(scenario(LAYERS, policy).policy), "a policy is frozen"
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"drain": True, "window": "launch"}, "drain needs window: device_gate"),
+        ({"slots": 2}, "slots is for windows launch and kernel"),
+        ({"slots": 1, "window": "kernel"}, "more than prefetch_layers"),
+        ({"poll": 9e-10, "window": "kernel"}, "expected 0 or at least 1 ns"),
+        ({"prefetch_layers": -1}, "prefetch_layers is -1"),
+        ({"resident_fraction": 1.01}, "resident_fraction is 1.01"),
+        ({"chunk_bytes": 0}, "chunk_bytes is 0"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(more: Plain, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        scenario(LAYERS, {"kind": "yielding", "chunk_bytes": 8} | more)
 
 
 def test_no_kind_no_fields() -> None:

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import LONG, Command
+from conftest import Command
+from test_cli import small_files
 from test_sweep import BASE, MIB
 
+from sim.hardware import load_profile, to_plain
 from sim.ledger import DIED, Point
 from sim.sweep import parse_axis, points, sweep
 from sim.workers import Workers
@@ -103,6 +105,29 @@ def test_a_point_whose_worker_dies_is_reported_and_tried_again(tmp_path: Path) -
     assert pool.runs == 1
 
 
+def test_a_full_disk_ends_the_sweep_and_keeps_its_rows(chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path)
+    running = start(chunkflow, tmp_path, *SMALL, "--workers", "1", preexec_fn=small_files)
+    out, error = running.communicate()
+    assert (running.returncode, out) == (1, "")
+    assert error == "Error: rows.csv: cannot be written: File too large\n"
+    before = rows(tmp_path)
+    assert 1 < len(before) < 41
+    assert chunkflow("sweep", "s.yaml", *SMALL, "--out", "rows.csv", cwd=tmp_path).returncode == 0
+    assert rows(tmp_path)[: len(before)] == before
+    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, SMALL[1])
+
+
+def test_a_profile_that_vanishes_fails_its_points_and_no_others(tmp_path: Path) -> None:
+    plain = yaml.safe_dump(to_plain(load_profile("h200x2-hostpath")))
+    for name in ("stays", "goes"):
+        (tmp_path / f"{name}.yaml").write_text(plain)
+    chosen = points(BASE, {"hardware": [str(tmp_path / f"{name}.yaml") for name in ("goes", "stays")]})
+    (tmp_path / "goes.yaml").unlink()
+    gone, there = sweep(chosen)
+    assert "is no hardware profile" in gone.error and not there.error
+
+
 def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
     running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+4KiB", "--workers", "2")
@@ -147,11 +172,11 @@ def test_workers_end_when_the_process_they_work_for_is_killed(chunkflow: Command
 
 def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path)
-    axis = ["--set", "policy.chunk_bytes=64KiB..8047KiB:+16KiB"] if LONG else SMALL
+    axis = ["--set", "policy.chunk_bytes=64KiB..8048KiB:+16KiB"]
     times, held = random.Random(5), 1
-    for _ in range(5 if LONG else 2):
+    for _ in range(5):
         running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        goal = held + times.randint(1, 80 if LONG else 12)
+        goal = held + times.randint(1, 80)
         until(running, lambda goal=goal: len(rows(tmp_path)) >= goal)  # type: ignore[misc]
         time.sleep(times.uniform(0, 0.02))
         os.killpg(running.pid, signal.SIGKILL)
@@ -163,5 +188,5 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
     done = chunkflow("sweep", "s.yaml", *axis, "--out", "rows.csv", cwd=tmp_path, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert set(before) <= set(rows(tmp_path))
-    assert len(rows(tmp_path)) == 1 + (500 if LONG else 40)
+    assert len(rows(tmp_path)) == 1 + 500
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, axis[1])
