@@ -11,7 +11,6 @@ from calibration.fitting.page import residual_page
 from calibration.probes import RAW, ProbeCase, Row, load_rows, plan, run
 from calibration.probes.runner import Progress
 from calibration.probes.scales import Kind
-from calibration.torch_machine import devices
 from sim.output import write_atomically
 
 RESIDUALS = "residuals.html"
@@ -35,6 +34,8 @@ def dry_run(quick: bool = False, gpus: int | None = None) -> list[ProbeCase]:
 
 def detect() -> tuple[Kind, int]:
     """("cuda", number of GPUs), or ("cpu", 1) where there are none."""
+    from calibration.torch_machine import devices
+
     kind, gpus = devices()
     return ("cuda", gpus) if kind == "cuda" else ("cpu", 1)
 

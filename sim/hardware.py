@@ -157,6 +157,8 @@ class Streams(Config, frozen=True):
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
     beside_kernel: Sourced[Seconds]
     """Extra time of each of the commands above, and of a copy's setup, while a kernel runs on the same GPU."""
+    flag_wake: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """From the end of a flag's write until a stream that was held by it goes on."""
 
 
 class HostIssue(Config, frozen=True):

@@ -198,6 +198,7 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "all_reduce.copy_start": costs,
     "streams.write_flag": costs,
     "streams.wake": costs,
+    "streams.flag_wake": costs,
     "streams.beside_kernel": costs,
     "streams.wait_flag": costs,
     "streams.event": costs,

@@ -147,6 +147,16 @@ def near(expected: Times) -> dict[str, object]:
             id="a flag wait ends with the write",
         ),
         pytest.param(
+            [
+                *(kernel("s", "a", 2), write("s", "f", 1), wait_flag("t", "f", 1), kernel("t", "b", 1)),
+                *(kernel("u", "c", 3), wait_flag("u", "f", 1), kernel("u", "d", 1)),
+            ],
+            {"streams.flag_wake": 0.5},
+            {"a": (0, 2), "WriteFlag s": (2, 2), "WaitFlag t": (0, 2.5), "b": (2.5, 3.5)}
+            | {"c": (0, 3), "WaitFlag u": (3, 3), "d": (3, 4)},
+            id="a stream held by a flag goes on a moment after its write",
+        ),
+        pytest.param(
             [wait_flag("t", "f", 0), kernel("t", "b", 1), kernel("s", "a", 3), write("s", "f", 1)],
             {"streams.write_flag": 0.5, "streams.wait_flag": 0.25},
             {"WaitFlag t": (0, 0.25), "b": (0.25, 1.25), "a": (0, 3), "WriteFlag s": (3, 3.5)},

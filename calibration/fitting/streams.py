@@ -18,6 +18,7 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
     costs = {"event": "copy+event", "wait_flag": "wait+copy", "write_flag": "write+copy+write"}
     found = {f"streams.{name}": _extra(rows, f"streams.{name}", pattern, usual) for name, pattern in costs.items()}
     found["streams.wake"] = _wake(rows, found["streams.event"].value, usual)
+    found["streams.flag_wake"] = _flag_wake(rows, found["streams.write_flag"].value, usual)
     found["streams.beside_kernel"] = _beside_kernel(rows, usual)
     found["streams.launch_delay"] = _launch_delay(rows, copies["h2d.cap"].value, usual)
     calls = {"kernel": "gemm", "copy": "copy", "collective": "collective", "event": "event", "memop": "write_flag"}
@@ -83,6 +84,14 @@ def _wake(rows: Rows, event: float, usual: Profile) -> Fitted:
             where += f"; {rows.value(row, 'seconds') * 1e6:.2f} us in {row.case}"
     seconds = _not_negative(rows.value(chosen[0], "seconds") - event, "streams.wake", where, rows)
     return Fitted(seconds, rows.spread(chosen[:1], "seconds"), where)
+
+
+def _flag_wake(rows: Rows, write: float, usual: Profile) -> Fitted:
+    found = [r for r in rows.find("wake", by="flag") if r.params["work"] == "kernel"]
+    if not found:
+        return _as_usual(usual, "streams.flag_wake")
+    where = f"{found[0].case}, less streams.write_flag"
+    return Fitted(max(rows.value(found[0], "seconds") - write, 0.0), rows.spread(found, "seconds"), where)
 
 
 def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
