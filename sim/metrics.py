@@ -105,11 +105,15 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
 
     The step's copies count as far as they can have run inside it: before a run has settled, a step may find layers
     prefetched that it does not prefetch again. Where the last two steps differ and the last one is too short to have
-    moved all of its copies, resources count what has surely moved within it.
+    moved all of its copies, or ranks differ, resources count what has surely moved within it.
     """
     times = timeline.step_times(rank)
     last = len(times) - 1
-    settled = last > 0 and math.isclose(times[last], times[last - 1], rel_tol=1e-9)
+    ranks = range(timeline.program.world_size)
+    settled = last > 0 and all(
+        math.isclose(t, times[last], rel_tol=1e-9) for r in ranks for t in timeline.step_times(r)[-2:]
+    )
+    window = timeline.steps[rank][last : last + 2]
     alone: dict[str, float] = {}
     calls = [(s, c) for s, c in timeline.commands(rank, Collective) if c.step == last]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step == last)):
@@ -117,8 +121,8 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
-    for other in range(timeline.program.world_size):
-        for (stream, kind), (most, least) in _copied(timeline, profile, other, last).items():
+    for other in ranks:
+        for (stream, kind), (most, least) in _copied(timeline, profile, other, last, window).items():
             spec = profile.copy_flow(kind, other)
             if other == rank:
                 copied[stream] = copied.get(stream, 0.0) + most / spec.cap
@@ -137,10 +141,10 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
 
 
 def _copied(
-    timeline: Timeline, profile: Profile, rank: int, step: int
+    timeline: Timeline, profile: Profile, rank: int, step: int, window: tuple[float, ...]
 ) -> dict[tuple[str, CopyKind], tuple[float, float]]:
-    """Bytes copied for `step` by stream and kind: at most what can have moved within the step, and what surely did."""
-    start, end = timeline.steps[rank][step : step + 2]
+    """Bytes copied for `step` by stream and kind: at most what can have moved in `window`, and what surely did."""
+    start, end = window
     wanted: dict[tuple[str, CopyKind], float] = {}
     within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
     for span, copy in timeline.commands(rank, Copy):

@@ -78,12 +78,12 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
         for kind in ("all_to_all", "all_reduce")
         for spec, part in collectives.flows(profile, kind, 12, 3)  # type: ignore[arg-type]
     }
-    assert routes[((0, 2),)] == {"gpu0.up": 1.5, "gpu0.duplex": 1.5, "host": 1.5, "gpu2.duplex": 1.5, "gpu2.down": 1.5}
+    assert routes[((0, 2),)] == {"gpu0>host": 1.5, "host-gpu0": 1.5, "host": 1.5, "host-gpu2": 1.5, "host>gpu2": 1.5}
     ring = routes[((0, 1), (1, 2), (2, 0))]
-    assert ring == {f"gpu{g}.{way}": 1.5 for g in range(3) for way in ("up", "down")} | {
-        "gpu0.duplex": 3.0,
-        "gpu1.duplex": 3.0,
-        "gpu2.duplex": 3.0,
+    assert ring == {name: 1.5 for g in range(3) for name in (f"gpu{g}>host", f"host>gpu{g}")} | {
+        "host-gpu0": 3.0,
+        "host-gpu1": 3.0,
+        "host-gpu2": 3.0,
         "host": 4.5,
     }
 
