@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -88,6 +88,8 @@ class CollectiveClass(Config, frozen=True):
     overhead: Sourced[Number]
     copy_start: Sourced[Seconds]
     alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
+    algorithm: Literal["direct", "ring", "hierarchical"] | None = None
+    """`sim.collectives` says what each is, and which one is meant unless given."""
 
     def __post_init__(self) -> None:
         if self.latency.value >= self.alone.seconds[0]:
@@ -110,11 +112,13 @@ class CollectiveClass(Config, frozen=True):
 
 
 class Collectives(Config, frozen=True):
-    """Collectives by kind."""
+    """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
 
     all_to_all: CollectiveClass
     all_reduce: CollectiveClass
     all_gather: CollectiveClass
+    reduce_scatter: CollectiveClass | None = None
+    send_recv: CollectiveClass | None = None
 
 
 class Streams(Config, frozen=True):
@@ -175,9 +179,9 @@ class Profile(Config, frozen=True, dict=True):
                 positive[f"device.{name}"] = number
         for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
-        for name in type(self.collectives).__struct_fields__:
-            positive[f"collectives.{name}.weight"] = getattr(self.collectives, name).weight
-            positive[f"collectives.{name}.overhead"] = getattr(self.collectives, name).overhead
+        for kind in get_args(CollectiveKind):
+            cls = self.collective_class(kind)
+            positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
         positive["host.queue_depth"] = self.host.queue_depth
         for name, number in positive.items():
             if number.value < LEAST:
@@ -214,8 +218,10 @@ class Profile(Config, frozen=True, dict=True):
         return self.h2d if kind == "h2d" else self.d2h
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
-        """The class of a kind of collective."""
-        cls: CollectiveClass = getattr(self.collectives, kind)
+        """The class of a kind of collective, or of the one that it is like."""
+        cls: CollectiveClass | None = getattr(self.collectives, kind)
+        if cls is None:
+            cls = self.collectives.all_gather if kind == "reduce_scatter" else self.collectives.all_to_all
         return cls
 
     def copy_flow(self, kind: str, gpu: int) -> FlowSpec:

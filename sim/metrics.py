@@ -130,7 +130,8 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
                 taken[resource] += multiplier * most
                 surely[resource] += multiplier * least
     for _, call in calls:
-        for spec, part in collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size):
+        moved = collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size)
+        for spec, part in (flow for phase in moved for flow in phase.flows):
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * part.size
                 surely[resource] += multiplier * part.size

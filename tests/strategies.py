@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim.config import convert
 from sim.fabric import FlowSpec
 from sim.hardware import Profile, load_profile, to_plain
-from sim.program import HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
+from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.topology import Graph, Topology
@@ -25,7 +25,7 @@ Changes = Mapping[str, float]
 NEVER_FULL = 2.0**60
 """Capacity, in B/s, of a resource that no test fills."""
 
-KINDS = ("all_to_all", "all_reduce", "all_gather")
+KINDS = COLLECTIVES
 _WAYS = {"down": "there", "up": "back", "duplex": "both_ways"}
 
 
@@ -54,8 +54,8 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
-        cls: Plain = plain["collectives"][kind]
-        options = {key: 0.0 for key in cls if not key.startswith("alone")} | {
+        cls: Plain = plain["collectives"]["all_to_all"]
+        options = {key: 0.0 for key, value in cls.items() if isinstance(value, dict) and "value" in value} | {
             "cap": 8.0,
             "weight": 1.0,
             "overhead": 1.0,

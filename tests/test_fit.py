@@ -42,8 +42,9 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
     plain = to_plain(load_profile("h200x2-hostpath"))
     plain["gpus"] = gpus
     cap = left.pop("cap")
-    for kind in plain["collectives"]:
-        cls = plain["collectives"][kind]
+    for kind, cls in plain["collectives"].items():
+        if cls is None:
+            continue
         sizes = [2**15 * 4**k for k in range(8)]
         late = left.get(f"collectives.{kind}.latency", cls["latency"]["value"])
         cls["alone"] |= {"bytes": sizes, "seconds": [late + s / cap for s in sizes]}
@@ -134,8 +135,6 @@ class Bench:
         return {"alone": 4e-3, "beside": 4e-3 + 40 * delay * 0.98, "launches": 40.0, "rate": rate}
 
     def _collective(self, p: Plain) -> Numbers | None:
-        if p["collective"] == "reduce_scatter":
-            return {"seconds": 1e-4 + p["bytes"] / 40e9}
         return {"seconds": self._alone(p)}
 
     def _alone(self, p: Plain) -> float:
@@ -145,7 +144,7 @@ class Bench:
 
     def _beside(self, p: Plain) -> Numbers | None:
         """From the simulated machine: collectives on one stream, copies with events on another."""
-        if p["collective"] == "reduce_scatter" or p["direction"] == "d2h":
+        if p["direction"] == "d2h":
             return None
         alone = self._alone(p)
         calls, copies = max(2, round(5 * p["chunk"] / 40e9 / alone)), 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calibration.fitting.collectives import KINDS, Kind, Links, choose_links, crossed, fit_collective
+from calibration.fitting.collectives import KINDS, OPTIONAL, Kind, Links, choose_links, crossed, fit_collective
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
 from calibration.fitting.numbers import Fitted
@@ -42,7 +42,11 @@ def fit_plain(
         "topology": _topology(shared, links, crossed(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
-        "collectives": {kind: _collective(found, kind, kinds, copies, links) for kind, found in kinds.items()},
+        "collectives": {
+            kind: _collective(found, kind, kinds, copies, links)
+            for kind, found in kinds.items()
+            if found is not None or kind not in OPTIONAL
+        },
         "streams": {k.split(".")[1]: number(v, "s") for k, v in streams.items() if k.startswith("streams.")},
         "host": {
             k.split(".")[1]: number(v, "" if k == "host.queue_depth" else "s")

@@ -98,8 +98,9 @@ class Schedule(ABC):
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
         collectives = {op.buffer: op for layer in layers for op in layer.block if not isinstance(op, Compute)}
         for name, op in collectives.items():
-            # all_reduce and all_gather work in place, all_to_all keeps its input until the output is complete
-            self.rank.buffer(name, int(op.bytes) * (2 if op.kind == "all_to_all" else 1), "collective")
+            # an all_to_all and a send_recv keep their input until the output is complete, others work in place
+            both = op.kind in ("all_to_all", "send_recv")
+            self.rank.buffer(name, int(op.bytes) * (2 if both else 1), "collective")
 
     def _weights(self) -> Iterator[LayerWeights]:
         offset = 0
