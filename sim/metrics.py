@@ -74,8 +74,9 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     """
     program = timeline.program.ranks[rank]
     prefetched = prefetch_events(timeline.program, rank)
-    waiting = [(s.start, s.end) for s, c in timeline.commands(rank, WaitEvent) if c.event in prefetched]
     compute = program.step_stream()
+    waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
+    waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
     thread = program.feeders().get(compute)
     held = union(
         (h.start, h.end)
@@ -90,9 +91,10 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
 
 
 def prefetch_events(program: Program, rank: int) -> set[int]:
-    """Events recorded on streams that copy: to wait for one is to wait for a prefetch."""
+    """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
     commands = list(program.ranks[rank].commands())
-    streams = {c.stream for c in commands if isinstance(c, Copy)}
+    slots = {b.name for b in program.ranks[rank].buffers if b.kind == "slot"}
+    streams = {c.stream for c in commands if isinstance(c, Copy) or (isinstance(c, Collective) and slots & {*c.writes})}
     return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
 
 
@@ -104,8 +106,9 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 
     The step's copies count as far as they can have run inside it: before a run has settled, a step may find layers
-    prefetched that it does not prefetch again. Where the last two steps differ and the last one is too short to have
-    moved all of its copies, or ranks differ, resources count what has surely moved within it.
+    prefetched that it does not prefetch again. Collectives count if they ran inside it. Where the last two steps, or
+    the ranks, differ and the last step is too short to have moved all of its copies, resources count what has surely
+    moved within it.
     """
     times = timeline.step_times(rank)
     last = len(times) - 1
@@ -115,7 +118,11 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     )
     window = timeline.steps[rank][last : last + 2]
     alone: dict[str, float] = {}
-    calls = [(s, c) for s, c in timeline.commands(rank, Collective) if c.step == last]
+    calls = [
+        (s, c)
+        for s, c in timeline.commands(rank, Collective)
+        if c.step == last and window[0] <= s.start and s.end <= window[1]
+    ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step == last)):
         alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
     copied: dict[str, float] = {}

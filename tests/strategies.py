@@ -179,8 +179,13 @@ windowed = st.fixed_dictionaries(
     | {"poll": st.sampled_from([0.0, 0.25, 0.7])}
     | _offload
 )
+sharded = st.fixed_dictionaries(
+    {"kind": st.just("sharded"), "chunk_bytes": st.none() | st.integers(2, 40)}
+    | {"store": st.sampled_from(["host", "device"])}
+    | _offload
+)
 offloading = whole_layer | chunked | gated | windowed
-policies = st.just({"kind": "resident"}) | offloading
+policies = st.just({"kind": "resident"}) | offloading | sharded
 
 _changes: dict[str, st.SearchStrategy[float]] = {
     "down": rates,

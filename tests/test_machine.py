@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import Case, cases, chunked, costs, direct_programs, program, tiny_profile, whole_layer
+from strategies import KINDS, Case, cases, chunked, costs, direct_programs, program, tiny_profile, whole_layer
 
 from sim.hardware import Profile
 from sim.machine import DeadlockError, SimulatedMachine
@@ -703,7 +703,7 @@ def check_longest_path(program: Program, profile: Profile) -> None:
 
 UNCONTENDED = (
     dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60)
-    | dict.fromkeys(("h2d.cap", "all_to_all.cap", "all_reduce.cap", "all_gather.cap"), 8.0)
+    | dict.fromkeys(("h2d.cap", *(f"{kind}.cap" for kind in KINDS)), 8.0)
     | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
 )
 _kept = {key.replace(".", "__"): value for key, value in UNCONTENDED.items()}

@@ -68,7 +68,7 @@ class Collective(Command, frozen=True, gc=False):
 
     An all_to_all and a send_recv read the first `bytes` of the buffer they write and leave their output in the next
     `bytes`. The others work in place: the input of an all_gather and the output of a reduce_scatter lie at the rank's
-    place.
+    place. All this lies from byte `offset` of the buffer on.
     """
 
     name: str
@@ -78,6 +78,12 @@ class Collective(Command, frozen=True, gc=False):
     writes: tuple[str, ...] = ()
     step: int = -1
     layer: int = -1
+    offset: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def start(self) -> int:
+        """Byte of the buffer at which it starts."""
+        return 0 if self.offset is msgspec.UNSET else self.offset
 
 
 class RecordEvent(Command, frozen=True, gc=False):
