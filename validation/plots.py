@@ -118,12 +118,11 @@ def hosts() -> str:
                 rows = {n: probes(name).get(f"copy/{'+'.join(directions)}/{n}/train/{512 * MIB}") for n in (1, 2, 4)}
                 points = [(n, r / 1e9) for n, row in rows.items() if row for r in rates(row, direction)]
                 middle = [(n, sum(y for x, y in points if x == n) / n) for n in (1, 2, 4) if rows[n]]
-                shown = "" if len(directions) == 1 else f", {direction.upper()} of both"
-                series.append(Series(title + shown, middle, colour, "none", dashed=direction == "d2h"))
+                shown = f"{title}, {direction.upper()}"
+                series.append(Series(shown, middle, colour, "none", dashed=direction == "d2h"))
                 series.append(Series("", points, colour, marker, line=False))
-        panels.append(
-            Panel(words, linear("GPUs that copy", 0.6, 4.4, 1), linear("GB/s of each GPU", 0, 60, 10), series)
-        )
+        across, up = linear("GPUs that copy", 0.6, 4.4, 1), linear("GB/s of each GPU", 0, 60, 10)
+        panels.append(Panel(words, across, up, series))
     return figure(panels)
 
 
