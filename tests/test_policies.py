@@ -291,6 +291,22 @@ def test_synchronous_steps_start_when_the_gpu_is_done() -> None:
     assert level.step_times() == [6.75, 6.75]
 
 
+def test_waking_varies_within_its_spread_and_from_rank_to_rank() -> None:
+    workload = TWO_LAYERS | {"synchronous": True, "steps": 20, "block": [compute(1)]}
+    changes = {"host.wake": 0.5, "host.wake_spread": 0.4}
+    made, again = (run({"kind": "resident"}, workload, **changes) for _ in range(2))
+    assert made.step_times(0) == again.step_times(0)
+    waits = [step - 2 for step in made.step_times(0)]
+    assert 0.3 <= min(waits) < 0.4 and 0.6 < max(waits) <= 0.7
+    assert made.step_times(0) != made.step_times(1)
+
+
+@pytest.mark.parametrize("spread", [-0.1, 1.1])
+def test_a_spread_is_a_share(spread: float) -> None:
+    with pytest.raises(InputError, match="host.wake_spread" if spread > 0 else ""):
+        tiny_profile(2, {"host.wake_spread": spread})
+
+
 def test_without_slack_the_copies_set_the_pace() -> None:
     timeline = run({"kind": "whole_layer"}, TWO_LAYERS | {"layer_bytes": 40, "passes_per_step": 2})
     assert intervals(timeline, Copy) == [(i, i + 5) for i in range(0, 45, 5)]

@@ -52,10 +52,11 @@ POLICIES: list[dict[str, Any]] = [
     {"kind": "whole_layer"},
     {"kind": "whole_layer", "issue": "after_compute", "resident_fraction": 0.37},
     {"kind": "whole_layer", "prefetch_layers": 0},
+    {"kind": "whole_layer", "quiesce": True, "resident_layers": [0]},
     {"kind": "chunked", "chunk_bytes": "7001 B", "resident_fraction": 0.123, "prefetch_layers": 2},
     {"kind": "yielding", "chunk_bytes": "5 KiB"},
     {"kind": "yielding", "chunk_bytes": "5 KiB", "drain": True, "resident_fraction": 0.9},
-    {"kind": "yielding", "chunk_bytes": "16 KiB", "window": "launch"},
+    {"kind": "yielding", "chunk_bytes": "16 KiB", "window": "launch", "resident_layers": [1]},
     {"kind": "yielding", "chunk_bytes": "16 KiB", "window": "kernel", "resident_fraction": 0.5},
 ]
 
