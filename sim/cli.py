@@ -213,6 +213,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
 @main.command()
 @click.option("--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all.")
+@click.option("--published", is_flag=True, help="Published cases instead; exit code 1 if a stated bound is broken.")
 @click.option("--hardware", help="Profile to predict with; the data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
@@ -221,6 +222,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @_guarded
 def validate(
     sets: tuple[str, ...],
+    published: bool,
     hardware: str | None,
     html: Path | None,
     trace: Path | None,
@@ -228,6 +230,11 @@ def validate(
     workers: int | None,
 ) -> None:
     """Predict measured cases and print measured against predicted: the first data set, or those that --data names."""
+    if published:
+        if sets or hardware or html or trace:
+            raise click.UsageError("--published takes no other option than --markdown and --workers")
+        _validate_published(markdown, workers)
+        return
     if sets:
         if html or trace:
             raise click.UsageError("--html and --trace are of the first data set: leave --data out")
@@ -371,6 +378,25 @@ def _validate_sets(names: Sequence[str], hardware: str | None, markdown: bool, w
         click.echo(as_markdown(compared))
     else:
         print_compared(compared)
+
+
+def _validate_published(markdown: bool, workers: int | None) -> None:
+    from sim.report.tables import print_published, progress
+    from sim.workers import Workers
+    from validation import published
+
+    cases = [case for name in published.shipped() for case in published.load_suite(name).cases]
+    outcomes = []
+    with Workers(workers) as pool, progress(len(cases), "cases") as advance:
+        for outcome in published.predict_all(cases, pool):
+            outcomes.append(outcome)
+            advance(len(outcomes))
+    if markdown:
+        click.echo(published.markdown(outcomes))
+    else:
+        print_published(outcomes)
+    if broken := sum(len(outcome.faults) for outcome in outcomes):
+        raise _Failure(f"{broken} stated bounds are broken")
 
 
 def _needs(*packages: str) -> None:
