@@ -152,6 +152,8 @@ class HostIssue(Config, frozen=True):
     """From the end of an event until a host thread that was blocked on it goes on."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
+    sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """Taking or giving back a lock, changing or looking at a counter, asking for an event to be waited for."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
     """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""
 

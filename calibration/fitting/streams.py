@@ -30,6 +30,7 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
             else _as_usual(usual, f"host.{name}")
         )
     found["host.wake"] = _host_wake(rows, usual)
+    found["host.sync"] = _as_usual(usual, "host.sync")
     found["host.queue_depth"] = _depth(rows, usual)
     return found
 
