@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect
-from calibration.torch_machine import Execution, MachineError, TorchMachine
+from calibration.torch_machine import Execution, MachineError, TorchMachine, check_ranks
 from sim.config import InputError
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
 from sim.machine import DeadlockError
-from sim.output import write_atomically
+from sim.output import append, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
 from sim.sweep import parse_axis, points
@@ -96,32 +96,43 @@ def measure(
     A case that fails or does not end is written with its error, and the others go on.
 
     Raises:
-        InputError: `out` holds other cases than these.
+        InputError: `out` holds other cases than these, or another run is writing to it.
         MachineError: the ranks cannot be started.
+        OSError: `out` cannot be written.
     """
     planned = plan(cases)
-    done = load_cases(out) if (out / CASES).exists() else []
-    for case, measurement in zip(done, planned, strict=False):
-        if case.scenario != measurement.scenario:
-            raise InputError(str(out / CASES), f"line {case.number + 1}", "is another case: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _trim(out / CASES)
-    host = {
-        "fingerprint": fingerprint(inspect()),
-        "date": _now(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))},
-    }
-    write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
-    progress(len(done))
-    with _Machines(kind, timeout_s) as machines, (out / CASES).open("ab") as file:
+    check_ranks(max((data["world_size"] for data in cases), default=1), kind)
+    with open_alone(out / CASES) as file, _Machines(kind, timeout_s) as machines:
+        done = _continued(out, planned)
+        file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
+        host = {
+            "fingerprint": fingerprint(inspect()),
+            "date": _now(),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "environment": {
+                k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))
+            },
+        }
+        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
+        progress(len(done))
         for measurement in planned[len(done) :]:
             case = _measure(measurement, machines, runs)
-            file.write(msgspec.json.encode(case) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(out / CASES):
+                append(file, msgspec.json.encode(case) + b"\n")
+                os.fsync(file.fileno())
             done.append(case)
             progress(len(done))
+    return done
+
+
+def _continued(out: Path, planned: Sequence[Measurement]) -> list[MeasuredCase]:
+    """The cases that the data set `out` holds. Raises InputError unless `planned` begins with them."""
+    done = load_cases(out)
+    for line, (case, measurement) in enumerate(zip(done, planned, strict=False), 1):
+        if case.scenario != measurement.scenario:
+            raise InputError(str(out / CASES), f"line {line}", "is another case: give another --out")
+    if len(done) > len(planned):
+        raise InputError(str(out / CASES), "", "holds more cases than these: give another --out")
     return done
 
 
@@ -204,12 +215,3 @@ def _step_times(run: Execution) -> tuple[tuple[float, ...], ...]:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _trim(file: Path) -> None:
-    """Cut off a half-written last line."""
-    if file.exists():
-        content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_atomically(file, whole)

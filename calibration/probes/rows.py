@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from sim.config import InputError
+from sim.output import append, open_alone
 
 SCHEMA = 1
 """Version of `Row`; rows of another one are refused."""
@@ -104,14 +105,23 @@ def load_rows(file: Path) -> list[Row]:
 
 
 class Journal:
-    """The file of raw rows, open for appending: each row is on the disk when `append` returns."""
+    """The file of raw rows, open for appending and held: each row is on the disk when `append` returns.
+
+    Raises:
+        RowError: a line is no row of this schema.
+        InputError: another run holds it.
+        OSError: it cannot be opened or read.
+    """
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = load_rows(file) if file.exists() else []
-        self._file = file.open("ab")
-        whole = file.read_bytes().rfind(b"\n") + 1
-        self._file.truncate(whole)  # a line that a killed run left half-written
+        self._file = open_alone(file)
+        try:
+            self.rows = load_rows(file)
+            whole = file.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(whole)  # a line that a killed run left half-written
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -125,7 +135,6 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Write `row` as one line."""
-        self._file.write(msgspec.json.encode(row) + b"\n")
-        self._file.flush()
+        append(self._file, msgspec.json.encode(row) + b"\n")
         os.fsync(self._file.fileno())
         self.rows = [r for r in self.rows if r.case != row.case] + [row]

@@ -27,7 +27,7 @@ from sim.machine import DeadlockError
 from sim.program import AnyCommand, Collective, Program, instrument
 from sim.timeline import Span, Timeline
 
-__all__ = ["Execution", "MachineError", "RankResult", "TorchMachine", "devices"]
+__all__ = ["Execution", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
 
 START_S = 120.0
 """How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
@@ -51,14 +51,19 @@ def devices() -> tuple[str, int]:
     return ("cuda", torch.cuda.device_count()) if torch.cuda.is_available() else ("cpu", 1)
 
 
+def check_ranks(world_size: int, kind: str | None = None) -> str:
+    """The kind of device for `world_size` ranks: `kind`, or what there is. Raises MachineError if there are too few."""
+    found, gpus = devices()
+    if (kind or found) == "cuda" and world_size > (gpus if found == "cuda" else 0):
+        raise MachineError(f"{world_size} ranks need as many GPUs, there are {gpus if found == 'cuda' else 0}")
+    return kind or found
+
+
 class TorchMachine:
     """`world_size` processes that run programs. `kind` is "cuda" or "cpu": what there is, unless given."""
 
     def __init__(self, world_size: int, kind: str | None = None, timeout_s: float = 120.0) -> None:
-        found, gpus = devices()
-        self.kind = kind or found
-        if self.kind == "cuda" and world_size > gpus:
-            raise MachineError(f"{world_size} ranks need as many GPUs, there are {gpus if found == 'cuda' else 0}")
+        self.kind = check_ranks(world_size, kind)
         self.world_size = world_size
         self.timeout_s = timeout_s
         self._folder = tempfile.TemporaryDirectory(prefix="chunkflow-")
