@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect
-from calibration.torch_machine import Execution, MachineError, TorchMachine, check_ranks
+from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
 from sim.config import InputError
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
@@ -25,8 +25,8 @@ from sim.machine import DeadlockError
 from sim.output import append, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
-from sim.sweep import parse_axis, points
-from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
+from sim.sweep import parse_axes, points
+from validation.measured import CASES, HOST, SCHEMA, Host, MeasuredCase, load_cases, operations_of
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""
@@ -50,8 +50,7 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
         return [p.data for p in load_experiment(str(file)).points(str(file))]
-    axes = dict(parse_axis(text) for text in settings)
-    return [p.data for p in points(data, axes, str(file))]
+    return [p.data for p in points(data, parse_axes(settings), str(file))]
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
@@ -84,7 +83,7 @@ def measure(
     cases: Sequence[dict[str, Any]],
     out: Path,
     runs: int = 2,
-    kind: str | None = None,
+    kind: Kind | None = None,
     progress: Callable[[int], None] = lambda done: None,
     timeout_s: float = 120.0,
 ) -> list[MeasuredCase]:
@@ -105,14 +104,9 @@ def measure(
     with open_alone(out / CASES) as file, _Machines(kind, timeout_s) as machines:
         done = _continued(out, planned)
         file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
-        host = {
-            "fingerprint": fingerprint(inspect()),
-            "date": _now(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "environment": {
-                k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))
-            },
-        }
+        environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        host = Host(fingerprint=dict(fingerprint(inspect())), date=_now(), command=command, environment=environment)
         write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
         progress(len(done))
         for measurement in planned[len(done) :]:
@@ -139,7 +133,7 @@ def _continued(out: Path, planned: Sequence[Measurement]) -> list[MeasuredCase]:
 class _Machines:
     """The machine for a number of ranks; one is kept."""
 
-    def __init__(self, kind: str | None, timeout_s: float) -> None:
+    def __init__(self, kind: Kind | None, timeout_s: float) -> None:
         self.kind = kind
         self.timeout_s = timeout_s
         self.machine: TorchMachine | None = None
@@ -165,7 +159,13 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
     scenario = Scenario.from_plain(measurement.scenario)
     program = scenario.program()
     machine = machines.of(scenario.world_size)
-    case = MeasuredCase(number=measurement.number, scenario=measurement.scenario, program=program.hash, date=_now())
+    case = MeasuredCase(
+        schema=SCHEMA,
+        number=measurement.number,
+        scenario=measurement.scenario,
+        program=program.hash,
+        date=_now(),
+    )
     try:
         with Sampler() as sampler:
             plain = [machine.execute(program) for _ in range(runs)]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from sim.config import InputError
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Kernel, Program, RankProgram
@@ -63,6 +64,9 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
     An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
     at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
+
+    Raises:
+        InputError: a case's operations leave no time to its kernels.
     """
     first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
@@ -72,7 +76,11 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
         event = min(max(longer / max(len(operations), 1), 0.0), EVENT_S)
         seconds = [max((op.end - op.start) * 1e-6 - event, 0.0) for op in operations]
         kernels = sum(s for op, s in zip(operations, seconds, strict=True) if op.kind == "Kernel")
-        scale = (case.step_time_s - (sum(seconds) - kernels)) / kernels
+        left = case.step_time_s - (sum(seconds) - kernels)
+        if left <= 0 or kernels == 0:
+            problem = f"leave {left:.3g} s of the step to kernels that take {kernels:.3g} s, expected more of both"
+            raise InputError(f"measured case {case.number}", "operations", problem)
+        scale = left / kernels
         numbers = _numbers((op.layer, op.name) for op in operations if op.kind == "Kernel")
         since: list[tuple[tuple[int, str, int], float]] = []
         for op, taken in zip(operations, seconds, strict=True):
@@ -99,7 +107,7 @@ def _add(
 
 
 def with_kernel_times(program: Program, times: KernelTimes) -> Program:
-    """`program` with the seconds of its kernels as given."""
+    """`program` with the seconds of its kernels as given. Raises InputError for a kernel that has none."""
     done: dict[tuple[int, bool], RankProgram] = {}
     ranks = []
     for number, rank in enumerate(program.ranks):
@@ -119,6 +127,9 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         if not isinstance(command, Kernel):
             return command
         place = command.layer, command.name
+        if not known[place]:
+            problem = f"have no kernel {command.name!r} of layer {command.layer}, which the program has"
+            raise InputError("the resident cases", "operations", problem)
         return msgspec.structs.replace(command, seconds=times[*place, next(numbers) % known[place]])
 
     return tuple(map(timed, thread))
@@ -137,7 +148,15 @@ def _numbers(kernels: Iterable[tuple[int, str]]) -> Iterator[int]:
 
 
 def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Prediction:
-    """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload."""
-    program = with_kernel_times(case.load_scenario().program(), kernel_times(residents))
+    """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload.
+
+    Raises:
+        InputError: `profile` has too few GPUs, or `residents` do not show every kernel.
+    """
+    scenario = case.load_scenario()
+    if scenario.world_size > profile.gpus:
+        problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
+        raise InputError(f"measured case {case.number}", "world_size", problem)
+    program = with_kernel_times(scenario.program(), kernel_times(residents))
     timeline = SimulatedMachine(profile).run(program)
     return Prediction(case, median(timeline.step_times()[1:]), timeline)

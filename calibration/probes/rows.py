@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from sim.config import InputError
+from calibration.probes.parameters import PARAMETERS
+from sim.config import Config, InputError, convert
+from sim.lines import load_lines
 from sim.output import append, open_alone
 
 SCHEMA = 1
@@ -28,16 +30,16 @@ class RowError(InputError):
     """A file of raw rows that cannot be used."""
 
 
-class Stat(msgspec.Struct, frozen=True):
+class Stat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One quantity over a case's repeats, in SI units."""
 
-    median: float
-    spread: float
+    median: Annotated[float, Meta(ge=-1e18, le=1e18)]
+    spread: Annotated[float, Meta(ge=0, le=1e18)]
     """1.4826 x the median absolute deviation, relative to the median: one standard deviation of normal errors."""
-    repeats: int
+    repeats: Annotated[int, Meta(ge=1)]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Row(Config, frozen=True):
     """A finished case. `ranks` holds a mapping of quantities for every rank that took part, in order."""
 
     schema: int
@@ -45,17 +47,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The case's name, unique in a plan."""
     kind: str
     params: dict[str, Any]
-    device: str
+    device: Literal["cuda", "cpu"]
     """"cuda" or "cpu"; times on a CPU mean nothing."""
     gpu: str
     """What the device calls itself."""
-    date: str
-    seconds: float
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d")]
+    seconds: Annotated[float, Meta(ge=0)]
     """Wall time that the case took, s."""
     ranks: list[dict[str, Stat]]
     rejected: str | None = None
     """Why the row must not be used; None if it may."""
-    attempts: int = 1
+    attempts: Annotated[int, Meta(ge=1)] = 1
     sampled: Any = None
     """Of rows of the kind "sampled": clocks, power and temperature during a group; of kind "host": its fingerprint."""
 
@@ -82,26 +84,28 @@ def load_rows(file: Path) -> list[Row]:
     Raises:
         RowError: the file cannot be read, or a line is no row of this schema.
     """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RowError(str(file), "", f"cannot be read: {error.strerror}") from None
     found: dict[str, Row] = {}
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = msgspec.json.decode(line, type=Row)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RowError(str(file), f"line {number}", str(error)) from None
-        if row.schema != SCHEMA:
-            raise RowError(str(file), f"line {number}", f"has schema {row.schema}, expected {SCHEMA}")
-        for quantities in row.ranks:
-            for name, value in quantities.items():
-                if not math.isfinite(value.median):
-                    raise RowError(
-                        str(file), f"line {number}", f"{row.case}: {name} is {value.median}, expected a number"
-                    )
-        found[row.case] = row
+    try:
+        for where, row in load_lines(file, Row, SCHEMA):
+            _check(row, where)
+            found[row.case] = row
+    except InputError as error:
+        raise RowError(error.source, error.path, error.problem) from None
     return list(found.values())
+
+
+def _check(row: Row, where: str) -> None:
+    """Raise InputError for parameters that are none of its kind's, and for results of too few or too many ranks."""
+    if row.kind not in PARAMETERS:
+        raise InputError(where, "kind", f"is {row.kind!r}, expected one of {', '.join(sorted(PARAMETERS))}")
+    if row.kind == "host":
+        convert(row.sampled, dict[str, str], f"{where}: sampled")
+    elif row.kind == "sampled":
+        convert(row.sampled, dict[str, dict[str, float]], f"{where}: sampled")
+    elif row.rejected is None:
+        ranks = convert(row.params, PARAMETERS[row.kind], f"{where}: params").ranks
+        if len(row.ranks) != ranks:
+            raise InputError(where, "ranks", f"has {len(row.ranks)}, expected {ranks}")
 
 
 class Journal:

@@ -59,17 +59,28 @@ def run(
 
     Raises:
         ProbeError: processes cannot be started, too few GPUs, or several cases one after the other failed.
-        RowError: raw.jsonl cannot be read.
+        InputError: raw.jsonl cannot be read, or another run is writing to it.
         OSError: it cannot be written.
     """
+    kind = _kind(plan, device)
     with Journal(out_dir / RAW) as journal:
         missing = [case for case in plan if case.name not in journal.done()]
         if missing:
-            with _Pool(plan, device) as pool:
+            with _Pool(plan, kind) as pool:
                 journal.append(_about("host", "host", pool, 0.0, fingerprint(inspect())))
                 for group, cases in groupby(missing, key=lambda case: case.group):
                     _run_group(group, list(cases), pool, journal, progress)
         return journal.rows
+
+
+def _kind(plan: Sequence[ProbeCase], device: Kind | None) -> Kind:
+    """The kind of device for `plan`. Raises ProbeError if there are too few: before any file is made."""
+    from calibration.torch_machine import MachineError, check_ranks
+
+    try:
+        return check_ranks(max((case.ranks for case in plan), default=1), device)
+    except MachineError as error:
+        raise ProbeError(str(error)) from None
 
 
 def _run_group(group: str, cases: list[ProbeCase], pool: _Pool, journal: Journal, progress: Progress) -> None:
@@ -129,15 +140,11 @@ def _run_case(case: ProbeCase, pool: _Pool) -> Row:
 class _Pool:
     """The processes, one a GPU; started when needed, and anew after a failure."""
 
-    def __init__(self, plan: Sequence[ProbeCase], device: Kind | None) -> None:
+    def __init__(self, plan: Sequence[ProbeCase], kind: Kind) -> None:
         from calibration.probes.context import Pools
-        from calibration.torch_machine import devices
 
-        found, gpus = devices()
-        self.kind: str = device or found
+        self.kind = kind
         self.world_size = max((case.ranks for case in plan), default=1)
-        if self.kind == "cuda" and self.world_size > (gpus if found == "cuda" else 0):
-            raise ProbeError(f"the plan needs {self.world_size} GPUs, there are {gpus if found == 'cuda' else 0}")
         self.counts = sorted({case.ranks for case in plan} - {1} | {self.world_size})
         sizes = [int(case.params[key]) for case in plan for key in ("bytes", "chunk") if key in case.params]
         collectives = [int(c.params.get("size") or c.params["bytes"]) for c in plan if "collective" in c.params]
@@ -242,7 +249,7 @@ def _outlasted(answers: Sequence[Answer]) -> str | None:
 
 
 @contextmanager
-def _sampler(kind: str) -> Iterator[Any]:
+def _sampler(kind: Kind) -> Iterator[Any]:
     """Samples clocks, power and temperature of GPUs; None on a CPU."""
     with Sampler() as sampler:
         yield sampler if kind == "cuda" else None

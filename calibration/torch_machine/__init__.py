@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,9 @@ from sim.machine import DeadlockError
 from sim.program import AnyCommand, Collective, Program, instrument
 from sim.timeline import Span, Timeline
 
-__all__ = ["Execution", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
+__all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
+
+Kind = Literal["cuda", "cpu"]
 
 START_S = 120.0
 """How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
@@ -44,14 +46,14 @@ class Execution(NamedTuple):
     ranks: tuple[RankResult, ...]
 
 
-def devices() -> tuple[str, int]:
+def devices() -> tuple[Kind, int]:
     """("cuda", number of GPUs), or ("cpu", 1) where there are none."""
     import torch
 
     return ("cuda", torch.cuda.device_count()) if torch.cuda.is_available() else ("cpu", 1)
 
 
-def check_ranks(world_size: int, kind: str | None = None) -> str:
+def check_ranks(world_size: int, kind: Kind | None = None) -> Kind:
     """The kind of device for `world_size` ranks: `kind`, or what there is. Raises MachineError if there are too few."""
     found, gpus = devices()
     if (kind or found) == "cuda" and world_size > (gpus if found == "cuda" else 0):
@@ -62,7 +64,7 @@ def check_ranks(world_size: int, kind: str | None = None) -> str:
 class TorchMachine:
     """`world_size` processes that run programs. `kind` is "cuda" or "cpu": what there is, unless given."""
 
-    def __init__(self, world_size: int, kind: str | None = None, timeout_s: float = 120.0) -> None:
+    def __init__(self, world_size: int, kind: Kind | None = None, timeout_s: float = 120.0) -> None:
         self.kind = check_ranks(world_size, kind)
         self.world_size = world_size
         self.timeout_s = timeout_s
