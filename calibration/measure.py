@@ -26,7 +26,7 @@ from sim.output import append, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
 from sim.sweep import parse_axes, points
-from validation.measured import CASES, HOST, SCHEMA, Host, MeasuredCase, load_cases, operations_of
+from validation.measured import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""
@@ -106,8 +106,8 @@ def measure(
         file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
         environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        host = Host(fingerprint=dict(fingerprint(inspect())), date=_now(), command=command, environment=environment)
-        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
+        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=_now(), command=command, environment=environment)
+        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(origin)) + b"\n")
         progress(len(done))
         for measurement in planned[len(done) :]:
             case = _measure(measurement, machines, runs)

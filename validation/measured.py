@@ -53,7 +53,7 @@ class Operation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             raise ValueError(f"start, ready and end are {order}, expected one after the other")
 
 
-class Host(Config, frozen=True):
+class Origin(Config, frozen=True):
     """Where, when and how a data set was measured."""
 
     fingerprint: dict[str, str]
@@ -183,7 +183,7 @@ class DataSet(NamedTuple):
     """A data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
 
     name: str
-    host: Host
+    host: Origin
     cases: tuple[MeasuredCase, ...]
     fitted: frozenset[int]
     """Numbers of the cases that constants may be fitted on."""
@@ -220,7 +220,7 @@ def load_set(name: str) -> DataSet:
         raise InputError(str(folder / CASES), "", "holds no case that ran")
     allowed = load_split(_data() / "split.yaml").get(name, []) if own else []
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
-    return DataSet(name, load_json(folder / HOST, Host), cases, frozenset(fitted))
+    return DataSet(name, load_json(folder / HOST, Origin), cases, frozenset(fitted))
 
 
 def _data() -> Path:
