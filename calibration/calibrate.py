@@ -48,7 +48,7 @@ def calibrate(
     row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given.
 
     Raises:
-        ProbeError: the probes cannot be run.
+        MachineError, ProbeError: the probes cannot be run.
         InputError: `out` holds raw rows that cannot be read, another run is writing to them, or `name` is no name of a
             file.
         FitError: the rows make no sense; they stay where they are.

@@ -7,7 +7,6 @@ and program it holds are not run again.
 
 from __future__ import annotations
 
-import datetime
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from calibration.host import Sampler, fingerprint, inspect
+from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
 from sim.config import InputError
 from sim.experiment import load_experiment
@@ -106,7 +105,7 @@ def measure(
         file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
         environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=_now(), command=command, environment=environment)
+        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=now(), command=command, environment=environment)
         write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(origin)) + b"\n")
         progress(len(done))
         for measurement in planned[len(done) :]:
@@ -164,7 +163,7 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
         number=measurement.number,
         scenario=measurement.scenario,
         program=program.hash,
-        date=_now(),
+        date=now(),
     )
     try:
         with Sampler() as sampler:
@@ -211,7 +210,3 @@ def _step_times(run: Execution) -> tuple[tuple[float, ...], ...]:
     """Every rank's steps, s."""
     timeline = run.timeline
     return tuple(tuple(round(s, 9) for s in timeline.step_times(rank)) for rank in range(len(timeline.steps)))
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -226,8 +226,9 @@ def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
-    from calibration.probes.runner import ProbeError, run
+    from calibration.probes.runner import run
+    from calibration.processes import MachineError
 
-    with pytest.raises(ProbeError, match="2 ranks need as many GPUs, there are 0"):
+    with pytest.raises(MachineError, match="2 ranks need as many GPUs, there are 0"):
         run(plan(2, True), tmp_path / "set", device="cuda")
     assert not (tmp_path / "set").exists()

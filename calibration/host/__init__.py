@@ -5,7 +5,7 @@ Nothing here changes a setting.
 """
 
 from calibration.host.facts import Gpu, Host, Port, Torch
-from calibration.host.inspection import fingerprint, inspect
+from calibration.host.inspection import fingerprint, inspect, now
 from calibration.host.sampler import IDLE, Sampler
 
-__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "fingerprint", "inspect"]
+__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "fingerprint", "inspect", "now"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import importlib.metadata
 import os
@@ -104,6 +105,11 @@ def fingerprint(host: Host) -> dict[str, str]:
         "environment": " ".join(f"{k}={v}" for k, v in host.environment.items() if k.startswith("NCCL_")) or "default",
     }
     return {**hardware, "host": digest, **software}
+
+
+def now() -> str:
+    """The date and time, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _torch() -> Torch | None:

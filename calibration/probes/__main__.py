@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from calibration.probes import ProbeCase, ProbeError, Row, listing, plan, run
+from calibration.probes import ProbeCase, Row, listing, plan, run
 from calibration.torch_machine import devices
 from sim.config import InputError
 
@@ -45,7 +45,7 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    except (ProbeError, OSError) as error:
+    except (RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
