@@ -142,7 +142,7 @@ def _host_wake(rows: Rows, usual: Profile) -> Fitted:
 
 
 def _depth(rows: Rows, usual: Profile) -> Fitted:
-    found = [row for row in rows.find("depth") if row.ranks[0]["full"].median == 1]
+    found = [row for row in rows.find("depth") if rows.has(row, "full") and row.ranks[0]["full"].median == 1]
     if not found:
         return _as_usual(usual, "host.queue_depth")
     depths = {row.params["call"]: rows.value(row, "commands") for row in found}
