@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import msgspec
 
 from sim import units
-from sim.config import Config, convert, read_yaml
+from sim.config import Config, InputError, convert, read_yaml
 from sim.fabric import FlowSpec, Route
 from sim.program import CollectiveKind, Kernel
-from sim.shelf import Shelf
+from sim.shelf import Shelf, is_there
 from sim.topology import LEAST, Graph, Sourced, Topology
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
@@ -276,7 +277,42 @@ def load_profile(name: str) -> Profile:
         InputError: no such profile or file, or its content is wrong.
     """
     file = profile_file(name)
-    return convert(read_yaml(file), Profile, str(file))
+    return convert(_with_base(read_yaml(file), file, ()), Profile, str(file))
+
+
+def _with_base(data: Any, file: Path, above: tuple[Path, ...]) -> Any:
+    """The plain data of a profile; what it leaves out is as in the profile that its key `like` names."""
+    if not isinstance(data, dict) or "like" not in data:
+        return data
+    data = dict(data)
+    name = data.pop("like")
+    if not isinstance(name, str):
+        raise InputError(str(file), "like", "expected the name of a hardware profile, or a YAML file")
+    beside = file.parent / name
+    base = beside if is_there(beside) and beside.is_file() else profile_file(name)
+    if base in (file, *above):
+        raise InputError(str(file), "like", f"{name} is like this profile itself")
+    return _over(_inherited(_with_base(read_yaml(base), base, (file, *above)), base.stem), data)
+
+
+_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks")
+"""Parts of a profile that are given whole or not at all."""
+
+
+def _over(base: Any, data: Any) -> Any:
+    """`base` with all that `data` gives in its place."""
+    if not (isinstance(base, dict) and isinstance(data, dict)) or "source" in data:
+        return data
+    return base | {k: v if k in _WHOLE else _over(base.get(k, {}), v) for k, v in data.items()}
+
+
+def _inherited(data: Any, name: str) -> Any:
+    """Data of the profile `name`, its sources saying so."""
+    if not isinstance(data, dict):
+        return data
+    if isinstance(source := data.get("source"), str):
+        return data | {"source": source if source.startswith("as ") else f"as {name}: {source}"}
+    return {key: _inherited(value, name) for key, value in data.items()}
 
 
 def to_plain(profile: Profile) -> dict[str, object]:

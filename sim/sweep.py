@@ -185,7 +185,7 @@ def _inapplicable(data: dict[str, Any]) -> list[str]:
 
 
 def _canonical(data: object) -> bytes:
-    return msgspec.json.encode(data, order="sorted")
+    return msgspec.json.encode(msgspec.to_builtins(data, str_keys=True), order="sorted")
 
 
 def _digest(data: bytes) -> str:

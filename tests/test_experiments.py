@@ -110,3 +110,17 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
     with pytest.raises(InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? shipped are"):
         load_experiment("chunks")
+
+
+def test_one_uplink_slows_collectives_and_nvswitch_does_not(pool: Executor) -> None:
+    rows = run("aces", pool)
+    step = {(str(r.values["case"]), str(r.values["policy.kind"])): r.figures["step_time_s"] for r in rows}
+    called = {(str(r.values["case"]), str(r.values["policy.kind"])): r.figures["collective_time_s"] for r in rows}
+    one, switched = "one uplink", "NVSwitch"
+    assert step[one, "whole_layer"] / step[one, "resident"] == pytest.approx(1.12, abs=0.04)
+    assert called[one, "whole_layer"] / called[one, "resident"] == pytest.approx(1.32, abs=0.08)
+    assert step[switched, "whole_layer"] / step[switched, "resident"] < 1.01
+    for case in (one, f"{one}, 17 frames"):
+        assert step[case, "sharded"] >= step[case, "whole_layer"]
+    few = f"{switched}, 17 frames"
+    assert step[few, "sharded"] < 0.5 * step[few, "whole_layer"]

@@ -34,6 +34,7 @@ FigureName = Literal[
     "inflation_per_overlap",
     "h2d_bytes",
     "h2d_rate",
+    "copying_rate",
     "chunk_p50_s",
     "chunk_p90_s",
 ]
@@ -259,6 +260,7 @@ def _figures(case: Case, results: Sequence[Result], outside: float) -> list[dict
                 "inflation_per_overlap": (m["collective_time_s"] - alone) / overlap if overlap else nan,
                 "h2d_bytes": copied,
                 "h2d_rate": copied / m["step_time_s"],
+                "copying_rate": copied / m["h2d_busy_s"] if m["h2d_busy_s"] else 0.0,
                 "chunk_p50_s": p50,
                 "chunk_p90_s": p90,
             }
@@ -301,6 +303,7 @@ _UNITS: dict[FigureName, tuple[str, float, str]] = {
     "inflation_per_overlap": ("NCCL inflation / overlap", 1.0, ".2f"),
     "h2d_bytes": ("H2D, GB", 1e-9, ".2f"),
     "h2d_rate": ("H2D, GB/s", 1e-9, ".1f"),
+    "copying_rate": ("H2D while copying, GB/s", 1e-9, ".1f"),
     "chunk_p50_s": ("chunk p50, ms", 1e3, ".2f"),
     "chunk_p90_s": ("chunk p90, ms", 1e3, ".2f"),
 }

@@ -1,0 +1,151 @@
+"""Shipped hosts of every shape: what their copies get, how peers meet, and profiles that lean on others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sim.config import InputError
+from sim.fabric import weighted_max_min
+from sim.hardware import Profile, load_profile, shipped, to_plain
+from sim.run import simulate
+from sim.scenario import Scenario
+
+GB = 1e9
+
+
+def h2d(profile: Profile, gpus: int) -> list[float]:
+    """Rates of copies to the first `gpus` GPUs at once, B/s."""
+    return weighted_max_min([profile.copy_flow("h2d", g) for g in range(gpus)], profile.capacities)
+
+
+def names(profile: Profile, source: int, destination: int) -> list[str]:
+    return [profile.graph.names[r] for r, _ in profile.graph.peer(source, destination)]
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_host_runs(name: str) -> None:
+    profile = load_profile(name)
+    block: list[dict[str, Any]] = [{"compute": {"name": "a", "seconds": 1e-3}}]
+    block += [
+        {"collective": {"kind": k, "bytes": "8 MB"}} for k in ("all_to_all", "all_reduce", "all_gather", "send_recv")
+    ]
+    workload = {"layers": 2, "steps": 2, "layer_bytes": "100 MB", "block": block}
+    plain = {"hardware": name, "world_size": profile.gpus, "workload": workload, "policy": {"kind": "whole_layer"}}
+    figures = simulate(Scenario.from_plain(plain)).metrics
+    assert figures["lower_bound_s"] <= figures["step_time_s"] < 10
+
+
+@pytest.mark.parametrize(("gpus", "total"), [(1, 55), (2, 111), (4, 103), (8, 174)])
+def test_copies_to_several_of_eight_gpus_get_what_was_measured(gpus: int, total: float) -> None:
+    assert sum(h2d(load_profile("h200x8-hostpath"), gpus)) == pytest.approx(total * GB, rel=0.05)
+
+
+def test_four_gpus_share_one_uplink() -> None:
+    assert h2d(load_profile("h100x4-pcie-uplink"), 4) == pytest.approx([54.5 * GB / 4] * 4)
+
+
+def test_peers_meet_below_a_switch_or_in_memory() -> None:
+    box = load_profile("h100x8-pcie-2switch")
+    assert names(box, 0, 3) == ["gpu0>switch0", "switch0>gpu3"]
+    across = names(box, 0, 5)
+    assert across[:3] == ["gpu0>switch0", "switch0>socket0", "socket0>socket1"]
+    assert across[3:] == ["memory1", "memory1", "socket1>switch1", "switch1>gpu5"]
+
+
+def test_nodes_are_joined_by_the_network() -> None:
+    nodes = load_profile("h100x16-nvlink-2nodes")
+    assert names(nodes, 1, 6) == ["gpu1>nvswitcha", "nvswitcha>gpu6"]
+    assert names(nodes, 1, 14)[-4:] == ["network>nic14", "nic14>pcie14", "pcie14-gpu14", "pcie14>gpu14"]
+
+
+def test_tiles_share_their_gpus_links() -> None:
+    aurora = load_profile("aurora-12tiles")
+    assert sum(h2d(aurora, 12)) == pytest.approx(329 * GB, rel=0.01)
+    assert h2d(aurora, 1) == [54 * GB]
+    assert names(aurora, 0, 1) == ["gpu0>card0", "card0>gpu1"]
+    assert names(aurora, 0, 11) == ["gpu0>card0", "card0>card5", "card5>gpu11"]
+
+
+def test_a_newer_generation_is_faster_in_all(name: str = "h200x2-gen") -> None:
+    scenario = {
+        "world_size": 2,
+        "workload": {"model": "wan2.2-14b", "frames": 17, "height": 480, "width": 832, "layers": 4, "steps": 2},
+        "policy": {"kind": "whole_layer"},
+    }
+    steps = [
+        simulate(Scenario.from_plain({"hardware": f"{name}{g}"} | scenario)).metrics["step_time_s"] for g in range(3, 7)
+    ]
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == pytest.approx(2 * steps[1], rel=0.03)  # copies bind
+
+
+def test_the_shipped_generations_agree_with_the_measured_host() -> None:
+    scaled, measured = load_profile("h200x2-gen5"), load_profile("h200x2-hostpath")
+    for size in (10**7, 10**8):
+        of = [p.collectives.all_to_all.rate_alone(2, size) for p in (scaled, measured)]
+        assert of[0] == pytest.approx(of[1], rel=0.03)
+
+
+# ---- profiles like others ------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, name: str, data: dict[str, Any]) -> str:
+    (folder / name).write_text(yaml.safe_dump(data))
+    return str(folder / name)
+
+
+def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
+    wake = {"value": "1 us", "source": "here"}
+    file = write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "name": "mine", "streams": {"wake": wake}})
+    mine, base = load_profile(file), load_profile("h200x2-hostpath")
+    assert (mine.name, mine.streams.wake.value, mine.streams.wake.source) == ("mine", 1e-6, "here")
+    assert mine.capacities == base.capacities
+    assert mine.h2d.setup.source == f"as h200x2-hostpath: {base.h2d.setup.source}"
+    again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
+    assert again.streams.wake.source == "as mine: here"
+    assert again.h2d.setup.source == mine.h2d.setup.source
+    assert to_plain(again) | {"name": "mine", "streams": 0} == to_plain(mine) | {"streams": 0}
+
+
+@pytest.mark.parametrize(
+    ("like", "problem"),
+    [
+        ("h200x2-hostpth", "is no hardware profile; did you mean 'h200x2-hostpath'"),
+        ("mine.yaml", "mine.yaml is like this profile itself"),
+        (3, "like: expected the name of a hardware profile"),
+    ],
+)
+def test_a_profile_like_none_is_refused(tmp_path: Path, like: object, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        load_profile(write(tmp_path, "mine.yaml", {"like": like, "name": "mine"}))
+
+
+def test_a_wrong_number_of_a_profile_like_another_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="mine.yaml: streams.wake.value: expected a duration"):
+        load_profile(write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "streams": {"wake": {"value": "x"}}}))
+
+
+# ---- one uplink and NVSwitch ---------------------------------------------------------------------------------------
+
+
+def steps(hardware: str, ranks: int, policy: str, frames: int, height: int, width: int, layers: int = 8) -> float:
+    workload = {"model": "wan2.2-14b", "frames": frames, "height": height, "width": width, "layers": layers, "steps": 2}
+    plain = {"hardware": hardware, "world_size": ranks, "workload": workload, "policy": {"kind": policy}}
+    return simulate(Scenario.from_plain(plain)).metrics["step_time_s"]
+
+
+def test_offload_costs_nothing_over_nvswitch_where_compute_covers_it() -> None:
+    resident, copied = (steps("h100x8-nvlink", 8, kind, 93, 720, 1280) for kind in ("resident", "whole_layer"))
+    assert 1 <= copied / resident < 1.01
+
+
+def test_sharding_gains_over_nvswitch_and_not_on_one_uplink() -> None:
+    whole, sharded = (steps("h100x8-nvlink", 8, kind, 17, 480, 832) for kind in ("whole_layer", "sharded"))
+    assert sharded < 0.5 * whole
+    for size in ((93, 720, 1280), (17, 480, 832)):
+        whole, sharded = (steps("h100x4-pcie-uplink", 4, kind, *size) for kind in ("whole_layer", "sharded"))
+        assert sharded >= whole
