@@ -109,6 +109,12 @@ def test_collectives_alone_and_what_is_zero() -> None:
     assert found.effects[0].factor.name == "collectives.all_to_all.alone"
 
 
+def test_the_largest_effect_comes_first_whatever_its_sign() -> None:
+    moved = [e.moved or 0.0 for e in sensitivity(MIXED, uncertain_host()).effects]
+    assert [abs(m) for m in moved] == sorted(map(abs, moved), reverse=True)
+    assert moved[0] < 0 < moved[1]
+
+
 def test_changes_that_are_not_valid_are_skipped_and_said() -> None:
     profile = tiny_profile(changes={"all_to_all.latency": 5.0})
     waiting = scenario({"layers": 2, "steps": 3, "layer_bytes": 2, "block": [collective(16)]}, {"kind": "resident"})
@@ -244,6 +250,10 @@ def test_a_number_that_may_be_twice_itself_stays_positive() -> None:
     wild = spread(tiny_profile(changes={"streams.event": 0.25}), {"streams.event": 3.0})
     found = interval(partial(figure, RESIDENT, "step_time_s"), wild, 0.6827)
     assert found.high - found.figure == pytest.approx(0.75, rel=1e-3)
+
+
+def test_nothing_is_uncertain_of_what_is_zero() -> None:
+    assert uncertain(spread(tiny_profile(), {"streams.event": 0.5})) == []
 
 
 @pytest.mark.parametrize(("level", "reach"), [(0.6827, 1.0), (0.9, 1.6449), (0.9545, 2.0)])
