@@ -30,7 +30,8 @@ def print_sensitivity(name: str, found: Sensitivity) -> None:
         zero = f"is 0: raised by {show_seconds(NUDGE_S)}" if factor.value == 0 else ""
         if about := "; ".join(part for part in (zero, remark) if part):
             made.add_row(f"  [dim]{escape(about)}[/]")
-    show(made)
+    if found.effects:
+        show(made)
     say = Console(soft_wrap=True, highlight=False).print
     sections = Counter(name.split(".")[0] for name in found.unmoved)
     parts = ", ".join(f"{count} of {section}" for section, count in sections.items())
