@@ -12,12 +12,11 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
-import msgspec
-
 from calibration.fitting.collectives import LARGE, LONG_CHUNK
 from calibration.fitting.numbers import Fitted, affine, latency, over, share
 from sim.hardware import AloneTime, Profile, load_profile
 from sim.machine import SimulatedMachine
+from sim.numbers import changed, numbers
 from sim.units import Bytes, Seconds
 from validation.wan14b import DATASET, LAUNCHES, Case, load_cases
 
@@ -74,7 +73,7 @@ def _fit_copies(rows: Sequence[Row]) -> dict[str, Fitted]:
         "h2d.minimum": Fitted(smallest["us"] * 1e-6, None, "links h2d, 64 KiB"),
         "d2h.cap": Fitted(d2h["gbps"] * 1e9, None, "links d2h, 256 MiB"),
         "d2h.weight": Fitted(both_ways["d2h_gbps"] / both_ways["h2d_gbps"], None, "links bidir"),
-        "topology.links.0.both_ways": Fitted(
+        "topology.links[0].both_ways": Fitted(
             (both_ways["d2h_gbps"] + both_ways["h2d_gbps"]) * 1e9, None, "links bidir"
         ),
     }
@@ -160,30 +159,22 @@ def _wait_flag(profile: Profile, case: Case) -> float:
     """Seconds of a satisfied flag wait at which the simulated step time is the measured one."""
     from scipy.optimize import brentq
 
-    program, replace = case.scenario.program(), msgspec.structs.replace
+    program = case.scenario.program()
 
     def error(microseconds: float) -> float:
-        wait = replace(profile.streams.wait_flag, value=Seconds(microseconds * 1e-6))
-        changed = replace(profile, streams=replace(profile.streams, wait_flag=wait))
-        return median(SimulatedMachine(changed).run(program).step_times()[2:]) / case.step_time_s - 1
+        waiting = changed(profile, {"streams.wait_flag": lambda _: microseconds * 1e-6})
+        return median(SimulatedMachine(waiting).run(program).step_times()[2:]) / case.step_time_s - 1
 
     return float(brentq(error, 0, 10, xtol=0.05)) * 1e-6
-
-
-def shipped_value(profile: Profile, path: str) -> float:
-    """The number at a key path of `profile`."""
-    value: Any = profile
-    for key in path.split("."):
-        value = value[int(key)] if key.isdigit() else getattr(value, key)
-    return float(value.value)
 
 
 def main() -> None:
     """Print every fitted number beside the shipped one."""
     profile = load_profile(DATASET)
+    shipped = numbers(profile)
     for path, (value, spread, rows) in fit(profile, load_links(), load_cases()).items():
         shown = f"± {100 * spread:.1f} %" if spread is not None else ""
-        print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped_value(profile, path):.4g}  {rows}")
+        print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {rows}")
 
 
 if __name__ == "__main__":

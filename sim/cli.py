@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from calibration.probes import Row as ProbeRow
     from sim.ledger import Point, Row
     from sim.run import Result
+    from sim.sensitivity import Interval
 
 
 class _Failure(click.ClickException):
@@ -61,8 +62,11 @@ def main() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome/Perfetto trace to this file.")
+@click.option(
+    "--interval", "with_interval", is_flag=True, help="Add what the profile's uncertainties make of the step time."
+)
 @_guarded
-def run(file: Path, as_json: bool, trace: Path | None) -> None:
+def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool) -> None:
     """Simulate the scenario FILE and print its figures."""
     result = _simulate(file)
     if trace is not None:
@@ -74,15 +78,57 @@ def run(file: Path, as_json: bool, trace: Path | None) -> None:
 
     by_cause = causes(result.timeline, result.profile)
     fall = waterfall(by_cause, resident_causes(result.scenario))
+    interval = _interval(result) if with_interval else None
     if as_json:
         import json
 
-        click.echo(json.dumps({**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}, indent=2))
+        shown = {**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}
+        if interval is not None:
+            shown["step_time_interval_s"] = [interval.low, interval.high]
+        click.echo(json.dumps(shown, indent=2))
         return
     from sim.report.tables import print_run, print_waterfall
 
     print_run(file.name, result)
     print_waterfall(fall)
+    if interval is not None:
+        from sim.report.uncertainty import print_interval
+
+        print_interval(interval)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--change", default="5%", show_default=True, help="By how much each number is changed, up and down.")
+@click.option("--metric", default="step_time_s", show_default=True, help="The figure that is looked at.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_guarded
+def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: int | None) -> None:
+    """Rank the numbers of the hardware profile by how much they move a figure of the scenario FILE."""
+    from sim.config import InputError
+    from sim.ledger import FIGURES
+    from sim.report.tables import progress
+    from sim.scenario import Scenario
+    from sim.sensitivity import most_runs, to_plain
+    from sim.sensitivity import sensitivity as find
+    from sim.workers import Workers
+
+    if metric not in FIGURES:
+        raise InputError("--metric", metric, f"expected one of {', '.join(FIGURES)}")
+    share = _share(change)
+    scenario = Scenario.load(file)
+    profile = scenario.profile(str(file))
+    with Workers(workers) as pool, progress(most_runs(profile, True), "simulations") as advance:
+        found = find(scenario, profile, metric, share, pool, advance)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(to_plain(found), indent=2))
+        return
+    from sim.report.uncertainty import print_sensitivity
+
+    print_sensitivity(file.name, found)
 
 
 @main.command()
@@ -404,6 +450,31 @@ def _needs(*packages: str) -> None:
         extras = {"torch": "torch", "scipy": "calibrate"}
         wanted = ",".join(extras[name] for name in missing)
         raise _Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
+
+
+def _share(text: str) -> float:
+    """A relative change, such as 5% or 0.05. Raises InputError."""
+    from sim.config import InputError
+
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 1e-6 <= share < 1:
+        raise InputError("--change", text, "expected a share such as 5% or 0.05, from 0.0001% to less than 100%")
+    return share
+
+
+def _interval(result: Result) -> Interval:
+    from functools import partial
+
+    from sim.report.tables import progress
+    from sim.sensitivity import figure, interval, most_runs
+    from sim.workers import Workers
+
+    with Workers() as pool, progress(most_runs(result.profile, False), "simulations") as advance:
+        run = partial(figure, result.scenario, "step_time_s")
+        return interval(run, result.profile, executor=pool, progress=advance)
 
 
 def _simulate(file: Path) -> Result:

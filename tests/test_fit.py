@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from test_report import Reader
 
 from calibration.calibrate import RESIDUALS, write
-from calibration.fit import shipped_value
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.probes.plan import ProbeCase, plan
 from calibration.probes.rows import RAW, SCHEMA, Journal, Row, Stat
@@ -23,6 +22,7 @@ from sim.collectives import sent_per_rank
 from sim.config import convert
 from sim.fabric import weighted_max_min
 from sim.hardware import Profile, load_profile, to_plain
+from sim.numbers import numbers
 from sim.program import Collective, Copy, Program, RankBuilder
 
 Plain = dict[str, Any]
@@ -206,7 +206,8 @@ EXACT = (
 
 def assert_found(calibrated: Calibrated, truth: Profile, close: Numbers) -> None:
     paths = dict.fromkeys(EXACT, 0.01) | dict(close)
-    off = {p: shipped_value(calibrated.profile, p) / shipped_value(truth, p) - 1 for p in paths}
+    found, true = numbers(calibrated.profile), numbers(truth)
+    off = {p: found[p].number.value / true[p].number.value - 1 for p in paths}
     assert {p: e for p, e in off.items() if abs(e) > paths[p]} == {}
 
 

@@ -19,6 +19,7 @@ from sim import Scenario, SimulatedMachine, simulate, units
 from sim.fabric import FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import load_profile
 from sim.metrics import lower_bound
+from sim.numbers import numbers
 from sim.program import Copy, instrument
 from validation import report
 from validation.compare import Comparison, compare, compare_all, operation_times, summarise
@@ -199,31 +200,21 @@ def test_a_case_of_the_data_set_is_what_was_measured() -> None:
 def test_the_shipped_profile_is_the_fit() -> None:
     profile = load_profile(DATASET)
     found = fit.fit(profile, fit.load_links(), list(CASES.values()))
-    off = {path: f.value / fit.shipped_value(profile, path) - 1 for path, f in found.items()}
+    shipped = {path: entry.value for path, entry in numbers(profile).items()}
+    off = {path: f.value / (shipped[path] or 0.0) - 1 for path, f in found.items()}
     loose = {"streams.wait_flag": 0.03}  # found by whole simulated steps, to 0.05 us
     assert {path: error for path, error in off.items() if not abs(error) <= loose.get(path, 0.01)} == {}
-    assert claimed() - set(found) == {"topology.links.0.there"}
-    assert fit.shipped_value(profile, "topology.links.0.there") == profile.h2d.cap.value
+    assert claimed() - set(found) == {"topology.links[0].there"}
+    assert shipped["topology.links[0].there"] == profile.h2d.cap.value
     assert set(found) - claimed() == {"streams.write_flag"}  # "as event"
 
 
 def claimed() -> set[str]:
     """Key paths of the shipped profile whose source is a fit to the data set."""
-    paths: set[str] = set()
-
-    def walk(path: str, value: object) -> None:
-        if isinstance(value, dict) and "value" in value:
-            if re.match(r"links, |1950 ", value["source"]):
-                paths.add(path)
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{path}.{key}" if path else key, inner)
-        elif isinstance(value, tuple):
-            for i, inner in enumerate(value):
-                walk(f"{path}.{i}", inner)
-
-    walk("", msgspec.to_builtins(load_profile(DATASET), enc_hook=units.plain))
-    return paths
+    known = numbers(load_profile(DATASET)).items()
+    return {
+        path for path, entry in known if entry.value is not None and re.match(r"links, |1950 ", entry.number.source)
+    }
 
 
 @pytest.mark.parametrize("kind", ["all_to_all", "all_reduce", "all_gather"])

@@ -1,0 +1,62 @@
+"""What a figure owes to the numbers of its profile, and where it lies, on the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import floor, log10
+
+from rich.console import Console
+from rich.markup import escape
+
+from sim.report.tables import show, table
+from sim.sensitivity import NUDGE_S, Interval, Sensitivity
+from sim.units import show_bytes, show_seconds
+
+
+def print_sensitivity(name: str, found: Sensitivity) -> None:
+    """The numbers that move a figure, the largest effect first, and how many move nothing."""
+    change = f"{100 * found.change:g} %"
+    title = f"what {found.metric} of {name} owes to each number"
+    made = table("number", "value", "elasticity", f"+{change} moves", "uncertain", "1 sd moves", title=title)
+    for factor, elasticity, moved, deviation, remark in found.effects:
+        made.add_row(
+            " +\n".join(map(escape, factor.paths)),
+            "table" if factor.value is None else f"{factor.value:.5g}",
+            "" if elasticity is None else f"{elasticity:+.4f}",
+            "" if moved is None else _amount(found.metric, moved),
+            "" if factor.uncertainty is None else f"{100 * factor.uncertainty:.2g} %",
+            "" if deviation is None else "± " + _amount(found.metric, abs(deviation)).lstrip("+"),
+        )
+        zero = f"is 0: raised by {show_seconds(NUDGE_S)}" if factor.value == 0 else ""
+        if about := "; ".join(part for part in (zero, remark) if part):
+            made.add_row(f"  [dim]{escape(about)}[/]")
+    if found.effects:
+        show(made)
+    say = Console(soft_wrap=True, highlight=False).print
+    sections = Counter(name.split(".")[0] for name in found.unmoved)
+    parts = ", ".join(f"{count} of {section}" for section, count in sections.items())
+    say(f"{len(found.unmoved)} more move nothing: {parts}")
+    known = sum(e.deviation is not None for e in found.effects)
+    at, together = (_amount(found.metric, value).lstrip("+") for value in (found.figure, found.deviation))
+    say(f"{found.metric} is {at}; 1 sd of the {known} that move it and whose uncertainty is known: ± {together}")
+
+
+def _amount(metric: str, value: float) -> str:
+    sign = "-" if value < 0 else "+"
+    return sign + (show_seconds(abs(value)) if metric.endswith("_s") else show_bytes(abs(value)))
+
+
+def print_interval(found: Interval) -> None:
+    """The step time with its interval."""
+    unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
+    centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
+    Console(soft_wrap=True, highlight=False).print(
+        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the {found.known} numbers of the profile "
+        f"whose uncertainty is known; {found.unknown} others, given times and the model's own error are left out"
+    )
+
+
+def _digits(width: float, value: float, unit: float) -> str:
+    """`value` to a tenth of the interval's width, or six digits."""
+    places = 1 - floor(log10(width / unit)) if width > 0 else 5 - floor(log10(value / unit))
+    return f"{value / unit:.{min(max(places, 0), 9)}f}"

@@ -1,0 +1,88 @@
+"""A profile's numbers are all found, and changed alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from strategies import tiny_profile
+
+from sim.hardware import load_profile, shipped, to_plain
+from sim.numbers import changed, numbers
+from sim.units import Bandwidth, Bytes, Seconds
+
+FOUR = load_profile("h200x4-hostpath-20261121d")
+
+
+def sources(plain: Any) -> int:
+    """How many mappings of plain data have a source."""
+    if isinstance(plain, dict):
+        return ("source" in plain) + sum(map(sources, plain.values()))
+    return sum(map(sources, plain)) if isinstance(plain, list | tuple) else 0
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_number_with_a_source_is_found(name: str) -> None:
+    profile = load_profile(name)
+    assert len(numbers(profile)) == sources(to_plain(profile)) > 40
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "uncertainty"),
+    [
+        ("device.memory", 150.1e9, None),
+        ("h2d.cap", 53.63e9, 0.0054),
+        ("topology.nodes.memory.into", 162.4e9, 0.0059),
+        ("topology.links[0].both_ways", 102.6e9, 0.00045),
+        ("collectives.all_to_all.alone_by_ranks[4]", None, None),
+        ("streams.beside_kernel", 0.0, None),
+    ],
+)
+def test_a_number_is_found_by_its_key_path(path: str, value: float | None, uncertainty: float | None) -> None:
+    entry = numbers(FOUR)[path]
+    assert (entry.value, entry.uncertainty) == (value, uncertainty)
+
+
+@pytest.mark.parametrize("path", numbers(FOUR))
+def test_a_changed_number_changes_nothing_else(path: str) -> None:
+    def more(value: float) -> float:
+        return value * 1.01 + 1e-7
+
+    def raised(plain: Any) -> Any:
+        if "seconds" in plain:
+            return plain | {"seconds": tuple(map(more, plain["seconds"]))}
+        return plain | {"value": type(plain["value"])(more(plain["value"]))}
+
+    def expected(plain: Any, at: str) -> Any:
+        if at == path:
+            return raised(plain)
+        if isinstance(plain, dict):
+            return {k: expected(v, f"{at}[{k}]" if isinstance(k, int) else f"{at}.{k}".strip(".")) for k, v in plain.items()}  # fmt: skip
+        if isinstance(plain, list | tuple):
+            return type(plain)(expected(v, f"{at}[{i}]") for i, v in enumerate(plain))
+        return plain
+
+    before = to_plain(FOUR)
+    assert to_plain(changed(FOUR, {path: more})) == expected(before, "") != before
+    assert to_plain(FOUR) == before
+
+
+def test_changed_numbers_keep_their_kind_and_reach_the_routes() -> None:
+    twice = changed(FOUR, dict.fromkeys(("device.memory", "h2d.setup", "topology.links[0].there"), lambda v: v * 2))
+    kinds = twice.device.memory.value, twice.h2d.setup.value, twice.topology.links[0].there.value  # type: ignore[union-attr]
+    assert [type(value) for value in kinds] == [Bytes, Seconds, Bandwidth]
+    assert max(twice.capacities[3::3]) == 2 * 53.63e9
+
+
+def test_numbers_that_are_valid_only_together_are_changed_together() -> None:
+    profile = tiny_profile(changes={"collective.latency": 1.0})
+    later = {"collectives.all_to_all.latency": lambda v: v * 2, "collectives.all_to_all.alone": lambda v: v * 2}
+    assert changed(profile, later).collectives.all_to_all.latency.value == 2.0
+    with pytest.raises(ValueError, match="latency must be shorter"):
+        changed(profile, {"collectives.all_to_all.latency": later["collectives.all_to_all.latency"]})
+
+
+@pytest.mark.parametrize("path", ["h2d.caps", "h2d", "topology.links.0.there", "gpus"])
+def test_a_path_that_leads_to_no_number_is_an_error(path: str) -> None:
+    with pytest.raises(KeyError, match=path):
+        changed(FOUR, {path: lambda v: v})
