@@ -7,15 +7,13 @@ the date and the command that made it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from sim.config import InputError, read_yaml
-from sim.hardware import Profile, load_profile
+from sim.config import InputError
 from sim.scenario import Scenario
 from sim.timeline import Timeline
 
@@ -146,44 +144,3 @@ def _decode(file: Path, lines: Iterable[bytes]) -> Iterable[MeasuredCase]:
         if case.schema != SCHEMA:
             raise InputError(str(file), f"line {number}", f"has schema {case.schema}, expected {SCHEMA}")
         yield case
-
-
-class DataSet(NamedTuple):
-    """A shipped data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
-
-    name: str
-    host: dict[str, Any]
-    cases: tuple[MeasuredCase, ...]
-    fitted: frozenset[int]
-    """Numbers of the cases that constants may be fitted on."""
-
-    def profile(self) -> Profile:
-        """The host's profile, fitted to probes of the same hour. Raises InputError."""
-        return load_profile(self.name)
-
-
-def shipped_sets() -> tuple[str, ...]:
-    """Names of the data sets that come with the package."""
-    folder = Path(str(files("validation"))) / "data"
-    return tuple(sorted(f.parent.name for f in folder.glob(f"*/{CASES}")))
-
-
-def load_set(name: str) -> DataSet:
-    """A shipped data set by name, or a folder that `measure` wrote.
-
-    Raises:
-        InputError: there is neither, or it cannot be read.
-    """
-    data = Path(str(files("validation"))) / "data"
-    shipped = name in shipped_sets()
-    folder = data / name if shipped else Path(name)
-    if not folder.is_dir():
-        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
-    cases = tuple(c for c in load_cases(folder) if not c.error)
-    allowed = read_yaml(data / "split.yaml").get(name, []) if shipped else []
-    fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
-    try:
-        host = msgspec.json.decode((folder / HOST).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(str(folder / HOST), "", f"cannot be read: {error}") from None
-    return DataSet(name, host, cases, frozenset(fitted))

@@ -9,11 +9,9 @@ On a CPU streams are threads and collectives are gloo's: order, data and results
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +22,8 @@ import msgspec
 from calibration.torch_machine.runner import RankResult
 from calibration.torch_machine.worker import Answer, Job, serve
 from sim.machine import DeadlockError
-from sim.program import AnyCommand, Collective, Program, instrument
-from sim.timeline import Span, Timeline
+from sim.program import Program, instrument
+from sim.timeline import Timeline, between_events
 
 __all__ = ["Execution", "MachineError", "RankResult", "TorchMachine", "devices"]
 
@@ -118,7 +116,7 @@ class TorchMachine:
             raise
         ranks = tuple(r for r in results if r is not None)
         steps = tuple(tuple(r.events[e] for e in p.step_events) for r, p in zip(ranks, executed.ranks, strict=True))
-        spans = _spans(run.brackets, ranks) if run else ()
+        spans = between_events(run.brackets, [r.events for r in ranks]) if run else ()
         return Execution(Timeline(executed, spans, steps), ranks)
 
     @property
@@ -155,23 +153,3 @@ class TorchMachine:
                     raise (DeadlockError if answer.failure.deadlock else MachineError)(answer.failure.reason)
                 answers[rank] = answer
         return [answers[rank] for rank in range(self.world_size)]
-
-
-def _spans(brackets: Sequence[Sequence[tuple[AnyCommand, int, int]]], ranks: Sequence[RankResult]) -> tuple[Span, ...]:
-    """Spans of the commands between events, in order of their ends.
-
-    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
-    """
-    calls = [
-        [ranks[rank].events[start] for command, start, _ in found if isinstance(command, Collective)]
-        for rank, found in enumerate(brackets)
-    ]
-    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
-    spans = []
-    for rank, found in enumerate(brackets):
-        arrival = iter(arrivals)
-        for command, before, after in found:
-            start, end = ranks[rank].events[before], ranks[rank].events[after]
-            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
-            spans.append(Span(rank, command, start, ready, end, math.nan))
-    return tuple(sorted(spans, key=lambda s: s.end))
