@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from statistics import median
 from typing import NamedTuple
 
+from sim.config import InputError
 from sim.hardware import Profile, load_profile
 from sim.policies import label
 from sim.timeline import clip, measure, overlap, union
@@ -108,6 +109,10 @@ def cross_jobs(data: DataSet) -> list[Job]:
 def _jobs(data: DataSet, profile: Profile, steps_only: bool) -> Iterator[Job]:
     residents = data.residents()
     for case in data.cases:
+        if (ranks := case.scenario["world_size"]) > profile.gpus:
+            raise InputError(
+                profile.name, "gpus", f"are {profile.gpus}; case {case.number} of {data.name} needs {ranks}"
+            )
         key = workload_key(case)
         resident = case.scenario["policy"]["kind"] == "resident"
         group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
@@ -118,7 +123,8 @@ def compare(job: Job) -> Compared:
     """Simulate a case, once for the step times and once with events for the operations."""
     case = job.case
     prediction = predict(case, job.residents, job.profile)
-    measured = predicted = ()
+    measured: tuple[Operation, ...] = ()
+    predicted: tuple[Operation, ...] = ()
     if not job.steps_only:
         measured = case.operations
         predicted = operations_of(predict_instrumented(case, job.residents, job.profile))

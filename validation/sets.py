@@ -63,9 +63,7 @@ def load_set(name: str) -> DataSet:
     if name == wan14b.DATASET:
         listed = {case.name: number for number, case in enumerate(wan14b.load_cases())}
         cases = wan14b.measured_cases()
-        workloads = {
-            workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()
-        }
+        workloads = {workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()}
         return DataSet(name, tuple(cases), frozenset(listed[n] for n in wan14b.FITTED), workloads)
     is_shipped = name in shipped_sets()
     folder = DATA / name if is_shipped else Path(name)
