@@ -15,7 +15,7 @@ from sim.timeline import clip, measure, overlap, union
 from sim.units import show_bytes
 from validation.measured import MeasuredCase, Operation, operations_of
 from validation.predict import predict, predict_instrumented, workload_key
-from validation.sets import DataSet
+from validation.sets import DataSet, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
 
@@ -34,6 +34,8 @@ class Side(NamedTuple):
     copies_s: float
     """A copy in flight."""
     collectives_s: float
+    waits_s: float
+    """What of the collectives' time passed until all ranks had arrived."""
     overlap_s: float
     """A copy and a collective in flight at once."""
     operations: dict[tuple[str, str], float]
@@ -74,6 +76,11 @@ class Compared(NamedTuple):
         if self.prefetch_layers != 1:
             words.append(f"k={self.prefetch_layers}")
         return " ".join(words)
+
+    @property
+    def visit(self) -> str:
+        """The set's name in short, such as "h200x2-hostpath b"."""
+        return visit(self.set)
 
     @property
     def name(self) -> str:
@@ -171,6 +178,7 @@ def _side(step_s: float, memory: int, operations: Sequence[Operation], timed: Se
         kind: clip(union((op.start, op.end) for op in operations if op.kind == kind), start, end)
         for kind in (KERNEL, COPY, COLLECTIVE)
     }
+    waits = clip(union((op.start, op.ready) for op in operations if op.kind == COLLECTIVE), start, end)
     lasted: dict[tuple[str, str], list[float]] = defaultdict(list)
     for op in operations:
         if op.end > start and op.start < end and (op.kind == COPY or op.layer in wanted):
@@ -182,6 +190,7 @@ def _side(step_s: float, memory: int, operations: Sequence[Operation], timed: Se
         measure(kinds[KERNEL]) * 1e-6,
         measure(kinds[COPY]) * 1e-6,
         measure(kinds[COLLECTIVE]) * 1e-6,
+        measure(waits) * 1e-6,
         overlap(kinds[COPY], kinds[COLLECTIVE]) * 1e-6,
         {key: median(durations) * 1e-6 for key, durations in lasted.items()},
     )

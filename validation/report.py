@@ -15,6 +15,7 @@ from sim.units import show_bytes
 from validation import summary
 from validation.bounds import Judged
 from validation.compare import COLLECTIVE, COPY, Compared, Job, layers, window
+from validation.errors import case_id
 from validation.measured import Operation, operations_of
 from validation.predict import predict_instrumented
 from validation.run import Validation
@@ -70,7 +71,10 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
         Section("All cases", _CASES, summary.cases_table(compared, sortable=True)),
     ]
     offloaded = [c for c in compared if c.group != "resident"]
+    known = [j for j in judged if j.verdict != "not judged"]
     facts = {
+        "stated bounds": f"{sum(j.verdict != 'broken' for j in known)} of {len(known)} hold",
+        "targets": f"{sum(j.verdict == 'held' for j in known)} of {len(known)} met",
         "measured cases": f"{len(compared)}, {len(offloaded)} of them offloaded",
         "data sets": str(len({c.set for c in compared})),
         "unseen cases": str(sum(c.group == "unseen" for c in compared)),
@@ -81,9 +85,9 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
     write_atomically(file, content)
 
 
-_CASES = """A click on a header sorts. "collectives" is the error of the time that collectives take; the two columns of
-overlap say for how much of that time a copy is in flight, measured and simulated. Memory is the simulated peak, program
-the hash of the program that ran."""
+_CASES = """A click on a header sorts. A letter is a visit: h200x2-hostpath b is the set h200x2-hostpath-20261121b.
+"collectives" is the error of the time that collectives take; the two columns of overlap say for how much of that time a
+copy is in flight, measured and simulated. Memory is the simulated peak, program the hash of the program that ran."""
 
 
 def _verdict(judged: Sequence[Judged]) -> list[Section]:
@@ -117,7 +121,7 @@ resident case of the same workload: what is predicted is everything that offload
 def _drawn(case: Compared) -> Case:
     from sim.report.figures import Case
 
-    return Case(case.name, kind(case.set), case.policy, case.measured.step_s, case.predicted.step_s, case.group)
+    return Case(case_id(case), kind(case.set), case.policy, case.measured.step_s, case.predicted.step_s, case.group)
 
 
 def _tables(compared: Sequence[Compared]) -> list[Section]:
@@ -145,10 +149,10 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
 
     timed = [c for c in compared if c.measured.collectives_s and c.group != "resident"]
     shares = [
-        figures.Pair(c.name, c.policy, summary.overlap_share(c.measured), summary.overlap_share(c.predicted))
+        figures.Pair(case_id(c), c.policy, summary.overlap_share(c.measured), summary.overlap_share(c.predicted))
         for c in timed
     ]
-    inflated = [figures.Pair(c.name, c.policy, m, p) for c, m, p in summary.inflations(compared)]
+    inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in summary.inflations(compared)]
     sections = [Section("Operations", _OPERATIONS, summary.operations_table(compared))]
     if shares:
         what = "part of the collectives' time beside copies, %"
@@ -157,7 +161,7 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
             Section(
                 "Collectives slowed by copies",
                 "Time of a case's collectives over that of the resident case: 1 is undisturbed.",
-                figures.pairs(inflated, "collectives' time over the resident case's", lambda v: f"{v:.2f}"),
+                figures.pairs(inflated, "collectives' time over the resident case's", lambda v: f"{v:.2f}", log=True),
                 True,
             ),
         ]
@@ -180,7 +184,7 @@ def _swept(compared: Sequence[Compared]) -> list[Section]:
             found.setdefault((c.set, c.workload), []).append(c)
     if not found:
         return []
-    (name, workload), cases = max(found.items(), key=lambda item: len(item[1]))
+    (name, workload), cases = max(found.items(), key=lambda item: (len(item[1]), _gain(item[1])))
     if len(cases) < 3:
         return []
     resident = [c for c in compared if (c.set, c.workload, c.group) == (name, workload, "resident")]
@@ -195,6 +199,12 @@ def _swept(compared: Sequence[Compared]) -> list[Section]:
     return [Section("Chunk size", text, figure)]
 
 
+def _gain(cases: Sequence[Compared]) -> float:
+    """How much the best of the schedules is faster than copies that yield to nothing."""
+    whole = [c.measured.step_s for c in cases if c.policy == "whole_layer"]
+    return max(whole, default=0.0) / min(c.measured.step_s for c in cases)
+
+
 def _choices(compared: Sequence[Compared]) -> list[Section]:
     table = summary.choices_table(compared)
     text = """The schedule with the shortest simulated step, of those that were measured with the same memory for
@@ -207,7 +217,7 @@ def _cross(cross: Sequence[Compared]) -> list[Section]:
         return []
     text = """Offloaded cases predicted with the profile of another visit to a host of the same kind: what to expect
     where nothing was measured on the host itself but its resident step."""
-    table = summary.errors_table("set, profile", cross, summary.visits)
+    table = summary.errors_table("set by profile", cross, summary.visits)
     return [Section("With another visit's profile", text, table)]
 
 
@@ -215,7 +225,8 @@ def _worst(worst: Sequence[Worst]) -> list[Section]:
     if not worst:
         return []
     text = f"""For each kind of host the offloaded case that is predicted worst: {DRAWN_LAYERS} layers of the run with
-    events, rank 0, measured above and simulated below, both from the first operation of the first of these layers."""
+    events, rank 0, measured above and simulated below, both from the first operation of the first of these layers.
+    Hatched: waiting for peers."""
     cases = [Section(w.compared.name, summary.seen(w.compared), _beside(w), under=True) for w in worst]
     return [Section("Worst cases", text), *cases]
 

@@ -49,6 +49,11 @@ def kind(name: str) -> str:
     return re.sub(r"-\d{8}[a-z]$", "", name)
 
 
+def visit(name: str) -> str:
+    """A data set's or profile's name in short: the kind of host and the letter of the visit."""
+    return re.sub(r"-\d{8}([a-z])$", r" \1", name)
+
+
 def shipped_sets() -> tuple[str, ...]:
     """Names of the data sets that come with the package."""
     return tuple(sorted([f.parent.name for f in DATA.glob(f"*/{CASES}")] + [wan14b.DATASET]))

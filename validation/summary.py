@@ -9,10 +9,10 @@ from typing import Literal
 
 from sim.report.html import Badge, Table
 from sim.units import show_bytes
-from validation.bounds import Judged, Verdict
+from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
 from validation.errors import Errors, by, choices, errors
-from validation.sets import kind
+from validation.sets import kind, visit
 
 _TONES: dict[Verdict, Literal["good", "fair", "bad", "plain"]] = {
     "held": "good",
@@ -42,18 +42,22 @@ def bounds_table(judged: Sequence[Judged]) -> Table:
     """Every figure against its target."""
     rows = [
         (
-            j.bound.name,
-            j.bound.of,
-            _FIGURES[j.figure],
-            j.cases,
+            f"{title(j.bound)}: {_FIGURES[j.figure]}",
+            Badge(j.verdict, _TONES[j.verdict]),
             f"{j.value:.2f} %",
             f"{j.target:g} %",
             f"{j.allowed:g} %",
-            Badge(j.verdict, _TONES[j.verdict]),
+            j.cases,
+            j.worst,
         )
         for j in judged
     ]
-    return Table(("bound", "error of", "figure", "cases", "found", "target", "must hold", "verdict"), rows)
+    return Table(("error", "verdict", "found", "target", "must hold", "cases", "largest"), rows)
+
+
+def title(bound: Bound) -> str:
+    """What a bound is of."""
+    return f"{bound.of.capitalize()}, {bound.name}"
 
 
 def shortfalls(judged: Sequence[Judged]) -> list[tuple[str, str]]:
@@ -61,9 +65,9 @@ def shortfalls(judged: Sequence[Judged]) -> list[tuple[str, str]]:
     missed = dict.fromkeys(j.bound for j in judged if j.verdict in ("target missed", "broken"))
     unknown = "Nothing is known that explains it."
     return [
-        (bound.name, bound.known.why or unknown)
+        (title(bound), bound.known.why or unknown)
         if all(j.verdict != "broken" for j in judged if j.bound == bound)
-        else (bound.name, unknown)
+        else (title(bound), unknown)
         for bound in missed
     ]
 
@@ -83,12 +87,12 @@ def _row(name: str, found: Errors) -> tuple[str, int, str, str, str, str, str]:
 
 def group(case: Compared) -> str:
     """A case's set, and whether it is unseen."""
-    return f"{case.set}, {case.group}"
+    return f"{case.visit}, {case.group}"
 
 
 def visits(case: Compared) -> str:
     """A case's set, and the profile it is predicted with."""
-    return f"{case.set}, {case.profile}"
+    return f"{case.visit} by {visit(case.profile)}"
 
 
 def operations_table(compared: Sequence[Compared]) -> Table:
@@ -135,7 +139,7 @@ def inflations(compared: Sequence[Compared]) -> list[tuple[Compared, float, floa
 def choices_table(compared: Sequence[Compared]) -> Table:
     """What is chosen by simulation, what would have been best, and what the difference costs."""
     rows = [
-        (c.set, c.workload, c.memory, c.candidates, c.chosen.schedule, c.best.schedule, f"{100 * c.cost:.2f} %")
+        (c.visit, c.workload, c.memory, c.candidates, c.chosen.schedule, c.best.schedule, f"{100 * c.cost:.2f} %")
         for c in sorted(choices(compared), key=lambda c: -c.cost)
     ]
     return Table(("set", "workload", "memory", "candidates", "chosen", "best measured", "cost"), rows)
@@ -144,12 +148,12 @@ def choices_table(compared: Sequence[Compared]) -> Table:
 def cases_table(compared: Sequence[Compared], sortable: bool = False) -> Table:
     """Every case."""
     headers = (
-        *("set", "workload", "schedule", "group", "measured", "spread", "predicted", "error"),
+        *("case", "workload", "schedule", "group", "measured", "spread", "predicted", "error"),
         *("collectives", "overlap", "simulated", "memory", "program"),
     )
     rows = [
         (
-            c.set,
+            f"{c.visit} #{c.number}",
             c.workload,
             c.schedule,
             c.group,
@@ -192,7 +196,10 @@ _MECHANISMS = {
     ("collectives", True): "Collectives are faster on the host: the model gives copies too large a share beside them, "
     "or lets chunks into them that the host keeps out.",
     ("collectives", False): "Collectives are slower on the host than their share of the links explains: something "
-    "that they share with copies, or a wait for peers, is missing.",
+    "else that they share with copies is missing.",
+    ("waits for peers", True): "Ranks wait less for each other on the host.",
+    ("waits for peers", False): "Ranks wait for each other on the host, where in the model they go in step: what sets "
+    "them apart, such as links and clocks that differ, is missing.",
     ("kernels", True): "Kernels are faster on the host: clocks, or less interference by copies than is modelled.",
     ("kernels", False): "Kernels are slower on the host: clocks, or memory traffic of copies, which only delays "
     "launches in the model.",
@@ -204,14 +211,15 @@ def seen(case: Compared) -> str:
     m, p = case.measured, case.predicted
     parts = {
         "copies": (m.copies_s, p.copies_s),
-        "collectives": (m.collectives_s, p.collectives_s),
+        "collectives": (m.collectives_s - m.waits_s, p.collectives_s - p.waits_s),
+        "waits for peers": (m.waits_s, p.waits_s),
         "kernels": (m.kernels_s, p.kernels_s),
     }
     figures = "; ".join(f"{name} {1e3 * a:.1f} ms, simulated {1e3 * b:.1f}" for name, (a, b) in parts.items() if a or b)
     most = max(parts, key=lambda name: abs(parts[name][1] - parts[name][0]))
     overlap = f"copies and collectives at once {1e3 * m.overlap_s:.1f} ms, simulated {1e3 * p.overlap_s:.1f}"
     return (
-        f"{case.set}, {case.group}: step {1e3 * m.step_s:.2f} ms (spread {100 * case.spread:.2f} %), simulated "
+        f"{case.visit}, {case.group}: step {1e3 * m.step_s:.2f} ms (spread {100 * case.spread:.2f} %), simulated "
         f"{1e3 * p.step_s:.2f} ms, error {100 * case.error:+.2f} %. In the run with events, over "
         f"{1e3 * m.window_s:.1f} ms (simulated {1e3 * p.window_s:.1f}): {figures}; {overlap}."
         f"\n\n{_MECHANISMS[most, parts[most][1] > parts[most][0]]}"

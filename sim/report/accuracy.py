@@ -147,12 +147,16 @@ class Pair(NamedTuple):
     simulated: float
 
 
-def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str]) -> go.Figure:
+def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str], log: bool = False) -> go.Figure:
     """Simulated against measured `what`, a point a case, with the diagonal. `write` makes a number readable."""
     figure = blank(height=460)
-    most = 1.05 * max([max(r.measured, r.simulated) for r in rows] + [0.0]) or 1.0
+    values = [v for r in rows for v in (r.measured, r.simulated)] or [1.0]
+    ends = [min(values) / 1.1 if log else 0.0, 1.05 * max(values)]
+    axis: dict[str, Any] = {"range": ends}
+    if log:
+        axis = {"type": "log", "range": [math.log10(e) for e in ends], **_ticks(ends)}
     line = {"color": NEUTRAL, "width": 1}
-    figure.add_scatter(x=[0, most], y=[0, most], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
     for policy, (colour, symbol) in styles(r.policy for r in rows).items():
         mine = [r for r in rows if r.policy == policy]
         figure.add_scatter(
@@ -167,8 +171,8 @@ def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str]) -> go.
             ],
             hoverinfo="text",
         )
-    figure.update_xaxes(title_text=f"{what}, measured", range=[0, most])
-    figure.update_yaxes(title_text="simulated", range=[0, most])
+    figure.update_xaxes(title_text=f"{what}, measured", **axis)
+    figure.update_yaxes(title_text="simulated", **axis)
     return figure
 
 

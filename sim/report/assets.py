@@ -95,7 +95,7 @@ pre { margin: 0; padding: 1rem 1.1rem; font: 0.8125rem/1.5 ui-monospace, "SF Mon
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 550; color: var(--dim); font-size: 0.8125rem; vertical-align: bottom; }
 th, td { padding: 0.42rem 1.1rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-td:first-child { white-space: normal; min-width: 9rem; }
+td:first-child { white-space: normal; min-width: 9.5rem; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--stripe); }
 .n { text-align: right; }

@@ -40,30 +40,7 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
     lanes = {stream: len(order) - 1 - i for i, stream in enumerate(order)}
     figure = blank(height=230 + 64 * len(lanes), barmode="overlay")
     _draw(figure, lanes, drawn)
-    work = [b for b in drawn if b.kind in WORK]
-    narrow = (end_s - start_s) / RESOLUTION
-    excess = [(b, b.end - b.excess, b.end) for b in work if b.excess > narrow]
-    waits = [(b, b.start, b.start + b.waiting) for b in work if b.waiting > narrow]
-    for name, shape, parts in (("beyond its time alone", "/", excess), ("wait for peers", "x", waits)):
-        if parts:
-            hatch = {
-                "shape": shape,
-                "fgcolor": "#ffffff",
-                "fgopacity": 0.85,
-                "size": 5,
-                "solidity": 0.3,
-                "fillmode": "overlay",
-            }
-            _bars(
-                figure,
-                lanes,
-                parts,
-                name=name,
-                legendgroup=name,
-                hoverinfo="skip",
-                marker={"color": "rgba(0,0,0,0)", "line_width": 0, "pattern": hatch},
-            )
-            _key(figure, name, {"color": NEUTRAL, "pattern": hatch})
+    _hatch(figure, lanes, drawn, end_s - start_s)
     _names(figure, lanes, drawn, end_s - start_s)
     _layers(figure, drawn, lanes, end_s - start_s)
     _memory(figure, timeline, rank, start_s, end_s)
@@ -94,7 +71,7 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
 def beside(parts: Mapping[str, Sequence[Span]], length_s: float) -> go.Figure:
     """The streams of several named timelines from time 0 on, under each other on one time axis.
 
-    A name is one word.
+    A name is one word. Hatched parts are a wait for peers.
     """
     drawn = [
         b._replace(stream=f"{part} {b.stream}") for part, spans in parts.items() for b in bars(spans, 0.0, length_s)
@@ -107,6 +84,7 @@ def beside(parts: Mapping[str, Sequence[Span]], length_s: float) -> go.Figure:
     figure = blank(barmode="overlay")
     figure.update_layout(height=110 + 58 * len(lanes))
     _draw(figure, lanes, drawn)
+    _hatch(figure, lanes, drawn, length_s)
     _names(figure, lanes, drawn, length_s)
     for upper, lower in pairwise(order):
         if upper.split()[0] != lower.split()[0]:
@@ -146,6 +124,34 @@ def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> Non
                 hoverinfo="text",
             )
             _key(figure, kind, {"color": colour})
+
+
+def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
+    """The parts of work beyond its time alone, and until all ranks had arrived."""
+    work = [b for b in drawn if b.kind in WORK]
+    narrow = window / RESOLUTION
+    excess = [(b, b.end - b.excess, b.end) for b in work if b.excess > narrow]
+    waits = [(b, b.start, b.start + b.waiting) for b in work if b.waiting > narrow]
+    for name, shape, parts in (("beyond its time alone", "/", excess), ("wait for peers", "x", waits)):
+        if parts:
+            hatch = {
+                "shape": shape,
+                "fgcolor": "#ffffff",
+                "fgopacity": 0.85,
+                "size": 5,
+                "solidity": 0.3,
+                "fillmode": "overlay",
+            }
+            _bars(
+                figure,
+                lanes,
+                parts,
+                name=name,
+                legendgroup=name,
+                hoverinfo="skip",
+                marker={"color": "rgba(0,0,0,0)", "line_width": 0, "pattern": hatch},
+            )
+            _key(figure, name, {"color": NEUTRAL, "pattern": hatch})
 
 
 def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:

@@ -186,8 +186,8 @@ def print_validation(validation: Validation) -> None:
         "What a choice by simulation costs": (summary.choices_table(validation.compared), 7),
         "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
         "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
-        "With another visit's profile": (summary.errors_table("set, profile", validation.cross, summary.visits), 6),
-        "Bounds": (summary.bounds_table(validation.judged), 8),
+        "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
+        "Bounds": (summary.bounds_table(validation.judged), 6),
     }
     for title, (content, columns) in groups.items():
         if content.rows:
