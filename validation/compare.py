@@ -34,8 +34,9 @@ class Side(NamedTuple):
     copies_s: float
     """A copy in flight."""
     collectives_s: float
+    """Once all ranks had arrived."""
     waits_s: float
-    """What of the collectives' time passed until all ranks had arrived."""
+    """Collectives that wait for a rank to arrive."""
     overlap_s: float
     """A copy and a collective in flight at once."""
     operations: dict[tuple[str, str], float]
@@ -174,15 +175,15 @@ def _side(step_s: float, memory: int, operations: Sequence[Operation], timed: Se
     """`timed` are the measured operations: only their layers are looked at."""
     wanted = layers(timed)
     start, end = window(operations, wanted)
+    shown = [op for op in operations if op.end > start and op.start < end and (op.kind == COPY or op.layer in wanted)]
     kinds = {
-        kind: clip(union((op.start, op.end) for op in operations if op.kind == kind), start, end)
+        kind: clip(union((op.ready, op.end) for op in shown if op.kind == kind), start, end)
         for kind in (KERNEL, COPY, COLLECTIVE)
     }
-    waits = clip(union((op.start, op.ready) for op in operations if op.kind == COLLECTIVE), start, end)
+    waits = clip(union((op.start, op.ready) for op in shown if op.kind == COLLECTIVE), start, end)
     lasted: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for op in operations:
-        if op.end > start and op.start < end and (op.kind == COPY or op.layer in wanted):
-            lasted[op.kind, "" if op.kind == COPY else op.name].append(op.end - op.start)
+    for op in shown:
+        lasted[op.kind, "" if op.kind == COPY else op.name].append(op.end - op.ready)
     return Side(
         step_s,
         memory,

@@ -160,7 +160,7 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
             Section("Copies beside collectives", _OVERLAP, figures.pairs(shares, what, lambda v: f"{v:.0f} %"), True),
             Section(
                 "Collectives slowed by copies",
-                "Time of a case's collectives over that of the resident case: 1 is undisturbed.",
+                "Time of a case's collectives, without waits for peers, over the resident case's: 1 is undisturbed.",
                 figures.pairs(inflated, "collectives' time over the resident case's", lambda v: f"{v:.2f}", log=True),
                 True,
             ),
@@ -169,8 +169,8 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
 
 
 _OPERATIONS = """From one more run with events around every operation, which the simulation pays for as well. Each case
-counts once, with the median duration of an operation. Collectives of less than 0.1 ms, as over NVLink, last as long as
-they wait for their peers."""
+counts once, with the median duration of an operation. Collectives count from when their last rank has arrived, which
+h200x2-hostpath does not tell."""
 _OVERLAP = "For how much of the collectives' time a copy is in flight: what yielding policies are to make small."
 
 

@@ -48,11 +48,10 @@ def bounds_table(judged: Sequence[Judged]) -> Table:
             f"{j.target:g} %",
             f"{j.allowed:g} %",
             j.cases,
-            j.worst,
         )
         for j in judged
     ]
-    return Table(("error", "verdict", "found", "target", "must hold", "cases", "largest"), rows)
+    return Table(("error", "verdict", "found", "target", "must hold", "cases"), rows)
 
 
 def title(bound: Bound) -> str:
@@ -103,7 +102,8 @@ def operations_table(compared: Sequence[Compared]) -> Table:
         if c.measured.kernels_s:
             found[host, "kernels, all together"].append((c.measured.kernels_s, c.predicted.kernels_s))
         for (what, name), seconds in sorted(c.measured.operations.items()):
-            if what != KERNEL and (simulated := c.predicted.operations.get((what, name))):
+            simulated = c.predicted.operations.get((what, name))
+            if what != KERNEL and seconds and simulated:
                 found[host, "copy" if what == COPY else f"collective {name}"].append((seconds, simulated))
     rows = []
     for (host, name), values in sorted(found.items()):
@@ -139,10 +139,17 @@ def inflations(compared: Sequence[Compared]) -> list[tuple[Compared, float, floa
 def choices_table(compared: Sequence[Compared]) -> Table:
     """What is chosen by simulation, what would have been best, and what the difference costs."""
     rows = [
-        (c.visit, c.workload, c.memory, c.candidates, c.chosen.schedule, c.best.schedule, f"{100 * c.cost:.2f} %")
+        (
+            f"{c.visit}, {c.workload}",
+            c.memory,
+            c.candidates,
+            c.chosen.schedule,
+            c.best.schedule,
+            f"{100 * c.cost:.2f} %",
+        )
         for c in sorted(choices(compared), key=lambda c: -c.cost)
     ]
-    return Table(("set", "workload", "memory", "candidates", "chosen", "best measured", "cost"), rows)
+    return Table(("set and workload", "memory", "candidates", "chosen", "best measured", "cost"), rows)
 
 
 def cases_table(compared: Sequence[Compared], sortable: bool = False) -> Table:
@@ -211,7 +218,7 @@ def seen(case: Compared) -> str:
     m, p = case.measured, case.predicted
     parts = {
         "copies": (m.copies_s, p.copies_s),
-        "collectives": (m.collectives_s - m.waits_s, p.collectives_s - p.waits_s),
+        "collectives": (m.collectives_s, p.collectives_s),
         "waits for peers": (m.waits_s, p.waits_s),
         "kernels": (m.kernels_s, p.kernels_s),
     }

@@ -85,6 +85,7 @@ nav a { display: block; padding: 0.28rem 0 0.28rem 0.9rem; color: var(--dim); fo
   text-decoration: none; }
 nav a:hover, nav a:focus-visible { color: var(--link); }
 section { padding-top: 2rem; }
+.under { padding-top: 1.25rem; }
 h2 { font-size: 1.2rem; line-height: 1.3; letter-spacing: -0.01em; margin: 0 0 0.3rem; font-weight: 620; }
 h3 { font-size: 1rem; line-height: 1.35; margin: 0 0 0.3rem; font-weight: 600; }
 p { margin: 0 0 0.7rem; max-width: 46rem; color: var(--dim); font-size: 0.9375rem; }
@@ -94,7 +95,7 @@ p { margin: 0 0 0.7rem; max-width: 46rem; color: var(--dim); font-size: 0.9375re
 pre { margin: 0; padding: 1rem 1.1rem; font: 0.8125rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; }
 table { border-collapse: collapse; width: 100%; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 550; color: var(--dim); font-size: 0.8125rem; vertical-align: bottom; }
-th, td { padding: 0.42rem 1.1rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: 0.42rem 0.95rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 td:first-child { white-space: normal; min-width: 9.5rem; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--stripe); }
@@ -115,6 +116,7 @@ input { font: inherit; font-size: 0.875rem; width: 100%; max-width: 24rem; margi
   color: var(--text); background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 .plot { width: 100%; }
 .plot .modebar-container { top: -3rem !important; }
+@media (min-width: 1001px) { td:first-child { min-width: 13rem; } }
 @media (max-width: 1000px) {
   .frame { display: block; }
   html { scroll-padding-top: 3.2rem; }
@@ -131,7 +133,7 @@ input { font: inherit; font-size: 0.875rem; width: 100%; max-width: 24rem; margi
   nav ol { padding: 0 1rem; }
   .card { margin-left: -0.5rem; margin-right: -0.5rem; padding: 0.6rem 0.3rem 0.2rem; }
   .wide { padding: 0; }
-  th, td { padding: 0.4rem 0.7rem; }
+  th, td { padding: 0.4rem 0.6rem; }
 }
 @media print { nav { display: none; } .card { break-inside: avoid; } }
 """

@@ -82,7 +82,8 @@ def _contents(sections: Sequence[Section]) -> str:
 def _section(number: int, section: Section) -> str:
     paragraphs = "".join(f"<p>{escape(p)}</p>" for p in re.split(r"\n\s*\n", section.text.strip()) if p)
     level = "h3" if section.under else "h2"
-    head = f'<section id="s{number}"><{level}>{escape(section.title)}</{level}>{paragraphs}'
+    kind = ' class="under"' if section.under else ""
+    head = f'<section id="s{number}"{kind}><{level}>{escape(section.title)}</{level}>{paragraphs}'
     body = section.body
     if body is None:
         return f"{head}</section>"

@@ -183,7 +183,7 @@ def print_validation(validation: Validation) -> None:
     groups = {  # with as many columns as fit on a line
         "Cases": (summary.cases_table(validation.compared), 8),
         "Operations": (summary.operations_table(validation.compared), 7),
-        "What a choice by simulation costs": (summary.choices_table(validation.compared), 7),
+        "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
         "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
         "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
         "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
