@@ -231,7 +231,7 @@ def validate(
 ) -> None:
     """Predict measured cases, print measured against predicted, and judge the stated bounds: exit code 1 if one breaks.
 
-    A folder that is no shipped data set is predicted with the shipped profile of its name, or with --hardware.
+    A folder is predicted with the profile of its name, or with --hardware.
     """
     from sim.hardware import load_profile
     from sim.report.tables import print_validation, progress
@@ -250,7 +250,7 @@ def validate(
     if markdown:
         click.echo(summary.markdown(found.compared, found.judged))
     else:
-        print_validation(found)
+        print_validation(found, with_cases=html is None)
     worst = report.worst_cases(found) if html is not None or trace is not None else []
     if html is not None:
         report.write_page(html, found, [report.look(job, case) for job, case in worst])

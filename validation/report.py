@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sim.output import write_atomically
 from sim.program import Collective, Copy, Kernel
-from sim.report.html import Section, page
+from sim.report.html import Section, Table, page
 from sim.timeline import Span
 from sim.units import show_bytes
 from validation import summary
@@ -217,8 +217,8 @@ def _cross(cross: Sequence[Compared]) -> list[Section]:
         return []
     text = """Offloaded cases predicted with the profile of another visit to a host of the same kind: what to expect
     where nothing was measured on the host itself but its resident step."""
-    table = summary.errors_table("set by profile", cross, summary.visits)
-    return [Section("With another visit's profile", text, table)]
+    headers, rows, _ = summary.errors_table("set by profile", cross, summary.visits)
+    return [Section("With another visit's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
 
 
 def _worst(worst: Sequence[Worst]) -> list[Section]:

@@ -60,7 +60,7 @@ def shipped_sets() -> tuple[str, ...]:
 
 
 def load_set(name: str) -> DataSet:
-    """A shipped data set by name, or a folder that `measure` wrote.
+    """A shipped data set by name, or a folder that `measure` wrote; its profile is the one of the folder's name.
 
     Raises:
         InputError: there is neither, or it cannot be read, or a workload was not measured without offload.
@@ -70,12 +70,12 @@ def load_set(name: str) -> DataSet:
         cases = wan14b.measured_cases()
         workloads = {workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()}
         return DataSet(name, tuple(cases), frozenset(listed[n] for n in wan14b.FITTED), workloads)
-    is_shipped = name in shipped_sets()
-    folder = DATA / name if is_shipped else Path(name)
+    folder = DATA / name if name in shipped_sets() else Path(name)
     if not folder.is_dir():
         raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
     cases = [c for c in load_cases(folder) if not c.error]
-    allowed = read_yaml(DATA / "split.yaml").get(name, []) if is_shipped else []
+    name = folder.resolve().name
+    allowed = read_yaml(DATA / "split.yaml").get(name, [])
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
     known = references(cases)
     for case in cases:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Literal
 
@@ -71,7 +71,7 @@ def shortfalls(judged: Sequence[Judged]) -> list[tuple[str, str]]:
     ]
 
 
-def errors_table(what: str, compared: Sequence[Compared], key: Callable[[Compared], str]) -> Table:
+def errors_table(what: str, compared: Iterable[Compared], key: Callable[[Compared], str]) -> Table:
     """Absolute errors of the step times of the cases that share a key."""
     return Table(
         (what, "cases", "median", "mean", "95th", "max", "largest"), [_row(k, e) for k, e in by(compared, key).items()]
@@ -222,6 +222,7 @@ def seen(case: Compared) -> str:
         "waits for peers": (m.waits_s, p.waits_s),
         "kernels": (m.kernels_s, p.kernels_s),
     }
+    unsteady = "The measured steps differ from each other by more than 1 %: the schedule has more than one state.\n\n"
     figures = "; ".join(f"{name} {1e3 * a:.1f} ms, simulated {1e3 * b:.1f}" for name, (a, b) in parts.items() if a or b)
     most = max(parts, key=lambda name: abs(parts[name][1] - parts[name][0]))
     overlap = f"copies and collectives at once {1e3 * m.overlap_s:.1f} ms, simulated {1e3 * p.overlap_s:.1f}"
@@ -229,5 +230,5 @@ def seen(case: Compared) -> str:
         f"{case.visit}, {case.group}: step {1e3 * m.step_s:.2f} ms (spread {100 * case.spread:.2f} %), simulated "
         f"{1e3 * p.step_s:.2f} ms, error {100 * case.error:+.2f} %. In the run with events, over "
         f"{1e3 * m.window_s:.1f} ms (simulated {1e3 * p.window_s:.1f}): {figures}; {overlap}."
-        f"\n\n{_MECHANISMS[most, parts[most][1] > parts[most][0]]}"
+        f"\n\n{unsteady if case.spread > 0.01 else ''}{_MECHANISMS[most, parts[most][1] > parts[most][0]]}"
     )

@@ -11,6 +11,7 @@ import json
 import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -148,6 +149,7 @@ def _shown(cell: Cell) -> str:
     return escape(cell) if isinstance(cell, str) else f"{cell:,d}" if isinstance(cell, int) else f"{cell:.5g}"
 
 
+@cache
 def _plots() -> str:
     from plotly.offline import get_plotlyjs
 

@@ -175,8 +175,8 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
     show(made)
 
 
-def print_validation(validation: Validation) -> None:
-    """Measured against predicted cases, their errors by group, policy and host, and the verdict on the bounds."""
+def print_validation(validation: Validation, with_cases: bool) -> None:
+    """Measured against predicted: each case if wanted, errors by group, policy and host, the verdict on the bounds."""
     from validation import summary
 
     offloaded = [c for c in validation.compared if c.group != "resident"]
@@ -190,7 +190,7 @@ def print_validation(validation: Validation) -> None:
         "Bounds": (summary.bounds_table(validation.judged), 6),
     }
     for title, (content, columns) in groups.items():
-        if content.rows:
+        if content.rows and (with_cases or title != "Cases"):
             made = table(*content.headers[:columns], title=title)
             for row in content.rows:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
