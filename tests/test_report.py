@@ -94,7 +94,7 @@ def test_errors_are_drawn_in_percent_against_ms() -> None:
 
 
 def test_the_histogram_counts_every_case_once() -> None:
-    rows = [*CASES, CASES[0], CASES[1]._replace(predicted_s=0.191)]
+    rows = [*CASES, CASES[0], CASES[1]._replace(predicted_s=0.1912)]
     figure = figures.error_histogram([r for r in rows if r != CASES[1]], width=0.5)
     assert {t.name: (list(t.x), list(t.y)) for t in figure.data} == {
         "unseen": ([pytest.approx(1.25)], [2]), "fitted": ([pytest.approx(-4.25)], [1]), "resident": ([0.25], [1]),

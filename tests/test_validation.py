@@ -43,7 +43,7 @@ BISTABLE = "wan-14b block 7800 yielding 256 MiB"
 SAMPLE = {
     "h100x1-20261121e": (0, 1, 3),
     "h200x2-hostpath-20261121a": (0, 1, 7),
-    "h200x2-hostpath-20261121b": (0, 1, 8, 91, 94),
+    "h200x2-hostpath-20261121b": (0, 1, 8, 92, 94),
     "h200x2-hostpath-20261121c": (14, 15, 16),
     "h200x2-nvlink-20261121a": (0, 1),
     "h200x2-nvlink-20261121c": (14, 17),

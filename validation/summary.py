@@ -191,9 +191,9 @@ def markdown(compared: Sequence[Compared], judged: Sequence[Judged]) -> str:
 
 
 def _markdown(table: Table) -> str:
-    lines = [" | ".join(table.headers), "|".join("---" for _ in table.headers)]
-    lines += [" | ".join(c.text if isinstance(c, Badge) else str(c) for c in row) for row in table.rows]
-    return "\n".join(f"| {line} |" for line in lines)
+    rows = [table.headers, ["---"] * len(table.headers)]
+    rows += [[c.text if isinstance(c, Badge) else str(c) for c in row] for row in table.rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 _MECHANISMS = {
