@@ -74,7 +74,7 @@ def _fit_copies(rows: Sequence[Row]) -> dict[str, Fitted]:
         "h2d.minimum": Fitted(smallest["us"] * 1e-6, None, "links h2d, 64 KiB"),
         "d2h.cap": Fitted(d2h["gbps"] * 1e9, None, "links d2h, 256 MiB"),
         "d2h.weight": Fitted(both_ways["d2h_gbps"] / both_ways["h2d_gbps"], None, "links bidir"),
-        "resources.gpu{gpu}.duplex.capacity": Fitted(
+        "topology.links.0.both_ways": Fitted(
             (both_ways["d2h_gbps"] + both_ways["h2d_gbps"]) * 1e9, None, "links bidir"
         ),
     }
@@ -173,11 +173,8 @@ def _wait_flag(profile: Profile, case: Case) -> float:
 def shipped_value(profile: Profile, path: str) -> float:
     """The number at a key path of `profile`."""
     value: Any = profile
-    while path:
-        names = value if isinstance(value, dict) else type(value).__struct_fields__
-        name = next(n for n in names if path == n or path.startswith(f"{n}."))
-        value = value[name] if isinstance(value, dict) else getattr(value, name)
-        path = path[len(name) + 1 :]
+    for key in path.split("."):
+        value = value[int(key)] if key.isdigit() else getattr(value, key)
     return float(value.value)
 
 

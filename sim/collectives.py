@@ -1,22 +1,31 @@
-"""Collectives as flows between GPUs, for any number of ranks.
+"""Collectives as flows between GPUs, for any number of ranks, by algorithm.
 
-Byte counts are those of bandwidth-optimal algorithms, as in NCCL's own performance notes (nccl-tests,
-doc/PERFORMANCE.md), with n ranks and a per-rank buffer of B bytes:
+With n ranks and a per-rank buffer of B bytes, a rank sends (nccl-tests, doc/PERFORMANCE.md):
 
-- all_to_all: every ordered pair moves B / n; a rank sends (n - 1) / n B.
-- all_reduce, ring: every rank sends 2 (n - 1) / n B to its successor.
-- all_gather, ring (B is the output): every rank sends (n - 1) / n B to its successor.
+- all_to_all, all_gather (B is the output), reduce_scatter (B is the input): (n - 1) / n B;
+- all_reduce, as a reduce_scatter and an all_gather: 2 (n - 1) / n B;
+- send_recv, every rank to its successor: B.
 
-The steps of a ring are pipelined over small pieces, so all its edges advance at one rate: a ring is one flow over
-all edges. Pairs of an all-to-all are flows of their own and end when they end.
+Algorithms:
+
+- `direct`: every ordered pair moves its B / n, all at once. Pairs are flows of their own and end when they end.
+- `ring`: all edges from a rank to its successor. The steps of a ring are pipelined over small pieces, so all its
+  edges advance at one rate: a ring is one flow over all edges.
+- `hierarchical`, with D domains of g ranks: one phase within domains, one between ranks of the same place in their
+  domains, all at once in each. all_to_all sends (g - 1) / g B within (what is for ranks of the same place goes
+  together) and then (D - 1) / D B across; all_gather (D - 1) / n B across and then (g - 1) / g B within;
+  reduce_scatter the same the other way round; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
+  an all_gather within. A phase starts when all ranks have ended the one before.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
+from sim.config import InputError
 from sim.fabric import FlowSpec
-from sim.hardware import Profile
+from sim.hardware import CollectiveClass, Profile
 from sim.program import CollectiveKind
 
 
@@ -28,35 +37,110 @@ class Part(NamedTuple):
     ranks: tuple[int, ...]
 
 
-def parts(kind: CollectiveKind, size: int, world_size: int) -> tuple[Part, ...]:
-    """The flows that move a collective of `size` bytes per rank; none for a single rank."""
-    n = world_size
-    if n == 1:
-        return ()
-    if kind == "all_to_all":
-        return tuple(Part(((i, j),), size / n, (i, j)) for i in range(n) for j in range(n) if i != j)
-    edges = tuple((i, (i + 1) % n) for i in range(n))
-    return (Part(edges, sent_per_rank(kind, size, n), tuple(range(n))),)
+class Phase(NamedTuple):
+    """Flows that go at once. Of `ranks` that take part together each sends `sent` bytes, to `peers` at a time."""
+
+    parts: tuple[Part, ...]
+    ranks: int
+    sent: float
+    peers: int
+
+
+class PhaseFlows(NamedTuple):
+    """A phase as flows of the fabric, which start `latency` s after the ranks have come to it."""
+
+    latency: float
+    flows: tuple[tuple[FlowSpec, Part], ...]
 
 
 def sent_per_rank(kind: CollectiveKind, size: int, world_size: int) -> float:
-    """Bytes that each rank sends."""
+    """Bytes that each rank sends if none travel twice; more are sent by a hierarchical all_to_all."""
+    if kind == "send_recv":
+        return float(size) if world_size > 1 else 0.0
     rounds = 2 if kind == "all_reduce" else 1
     return rounds * size * (world_size - 1) / world_size
 
 
-def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[tuple[FlowSpec, Part]]:
-    """The flows of a collective on `profile`, rank r on GPU r.
+def phases(
+    kind: CollectiveKind, size: int, world_size: int, algorithm: str, domains: Sequence[tuple[int, ...]] = ()
+) -> tuple[Phase, ...]:
+    """What moves a collective of `size` bytes per rank; nothing for a single rank."""
+    n = world_size
+    if n == 1:
+        return ()
+    everyone = (tuple(range(n)),)
+    if kind == "send_recv":
+        shift = tuple(Part(((i, (i + 1) % n),), float(size), (i, (i + 1) % n)) for i in range(n))
+        return (Phase(shift, n, float(size), 1),)
+    if algorithm != "hierarchical":
+        move = _exchange if algorithm == "direct" else _ring
+        return (move(everyone, sent_per_rank(kind, size, n)),)
+    within, across = tuple(domains), tuple(zip(*domains, strict=True))
+    g, d = len(within[0]), len(within)
+    near, far = size * (g - 1) / g, size * (d - 1) / n
+    if kind == "all_to_all":
+        steps = [(_exchange, within, near), (_exchange, across, size * (d - 1) / d)]
+    elif kind == "all_gather":
+        steps = [(_ring, across, far), (_ring, within, near)]
+    elif kind == "reduce_scatter":
+        steps = [(_ring, within, near), (_ring, across, far)]
+    else:
+        steps = [(_ring, within, near), (_ring, across, 2 * far), (_ring, within, near)]
+    return tuple(move(groups, sent) for move, groups, sent in steps if sent)
+
+
+def _exchange(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
+    """Every ordered pair of each group, one flow each."""
+    groups = tuple(groups)
+    n = len(groups[0])
+    pairs = tuple(Part(((a, b),), sent / (n - 1), (a, b)) for group in groups for a in group for b in group if a != b)
+    return Phase(pairs, n, sent, n - 1)
+
+
+def _ring(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
+    """A ring in each group, one flow each."""
+    groups = tuple(groups)
+    rings = tuple(Part(tuple(zip(group, group[1:] + group[:1], strict=True)), sent, group) for group in groups)
+    return Phase(rings, len(groups[0]), sent, 1)
+
+
+Algorithm = Literal["direct", "ring", "hierarchical"]
+
+
+def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
+    """As the profile says; else direct where every pair has bytes of its own, otherwise a ring."""
+    if cls.algorithm is not None:
+        return cls.algorithm
+    return "direct" if kind in ("all_to_all", "send_recv") else "ring"
+
+
+def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
+    """The phases of a collective on `profile`, rank r on GPU r.
 
     A rank's demand cap and weight are divided between the peers it sends to at the same time.
+
+    Raises:
+        InputError: a hierarchical collective on domains that the ranks do not fill evenly.
     """
     cls = profile.collective_class(kind)
-    sent = sent_per_rank(kind, size, world_size)
-    moving = parts(kind, size, world_size)
-    if not moving:
-        return []
-    peers = len(moving) / world_size if kind == "all_to_all" else 1
-    cap = cls.rate_alone(world_size, sent) / peers
-    return [
-        (FlowSpec(profile.peer_route(p.edges, cls.overhead.value), cap, cls.weight.value / peers), p) for p in moving
-    ]
+    algorithm = algorithm_of(cls, kind)
+    domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
+    found = []
+    for phase in phases(kind, size, world_size, algorithm, domains):
+        cap = cls.rate_alone(phase.ranks, phase.sent) / phase.peers
+        weight = cls.weight.value / phase.peers
+        overhead = cls.overhead.value
+        specs = ((FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts)
+        found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
+    return found
+
+
+def domains_of(profile: Profile, world_size: int) -> tuple[tuple[int, ...], ...]:
+    """The ranks of each domain of the topology. Raises InputError unless all have as many."""
+    domains = tuple(tuple(g for g in group if g < world_size) for group in profile.topology.domains)
+    domains = tuple(group for group in domains if group)
+    if sum(map(len, domains)) != world_size or len(set(map(len, domains))) != 1:
+        shown = ", ".join(str(list(group)) for group in domains) or "none"
+        problem = f"are {shown}: a hierarchical collective needs {world_size} ranks in domains of one size"
+        raise InputError(profile.name, "topology.domains", problem)
+    return domains

@@ -14,7 +14,7 @@ flows have side by side. docs/first_order.md compares both with published figure
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -161,9 +161,9 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
             seconds = kernel_seconds(profile, item)
             walk.through(seconds, seconds + _launch_delay(profile, item, free), free)
         else:
-            latency, data, beside, copying = _collective(profile, item, world_size)
-            walk.through(latency, latency, free)
-            walk.through(data, beside, copying)
+            for latency, data, beside, copying in _collective(profile, item, world_size):
+                walk.through(latency, latency, free)
+                walk.through(data, beside, copying)
     exposed = walk.left / free
     return LayerTime(walk.elapsed + exposed, exposed, walk.alone)
 
@@ -230,18 +230,16 @@ def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
     return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
 
 
-def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> tuple[float, float, float, float]:
-    """(latency, seconds of its bytes alone, and beside copies on all ranks, rate of a copy meanwhile)."""
-    moving = collectives.flows(profile, op.kind, int(op.bytes), world_size)
-    if not moving:
-        return 0.0, 0.0, 0.0, 1.0
-    specs = [spec for spec, _ in moving]
+def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
+    """A phase each: (latency, s of its bytes alone, and beside copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    alone = weighted_max_min(specs, profile.capacities)
-    beside = weighted_max_min([*copies, *specs], profile.capacities)
-    return (
-        profile.collective_class(op.kind).latency_of(world_size),
-        max(part.size / rate for rate, (_, part) in zip(alone, moving, strict=True)),
-        max(part.size / rate for rate, (_, part) in zip(beside[world_size:], moving, strict=True)),
-        min(beside[:world_size]),
-    )
+    for phase in collectives.flows(profile, op.kind, int(op.bytes), world_size):
+        specs = [spec for spec, _ in phase.flows]
+        alone = weighted_max_min(specs, profile.capacities)
+        beside = weighted_max_min([*copies, *specs], profile.capacities)
+        yield (
+            phase.latency,
+            max(part.size / rate for rate, (_, part) in zip(alone, phase.flows, strict=True)),
+            max(part.size / rate for rate, (_, part) in zip(beside[world_size:], phase.flows, strict=True)),
+            min(beside[:world_size]),
+        )

@@ -1,14 +1,15 @@
 """Hardware profiles: what the simulated machine knows of a host, read from YAML, each number with its source.
 
-A profile names directed resources with capacities, the routes that flows take over them, the classes of flow with
-their demand caps and weights, and what commands cost. `{gpu}`, `{src}` and `{dst}` in names stand for GPU numbers.
+A profile holds the topology with the capacities of its links and nodes, the classes of flow with their demand caps and
+weights, and what commands cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -17,22 +18,10 @@ from sim.config import Config, convert, read_yaml
 from sim.fabric import FlowSpec, Route
 from sim.program import CollectiveKind, Kernel
 from sim.shelf import Shelf
+from sim.topology import LEAST, Graph, Sourced, Topology
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
-V = TypeVar("V")
-
 MOST_GPUS = 1024
-LEAST = 1e-30
-"""Of what is divided by: less could leave the range of a float."""
-
-
-class Sourced(Config, Generic[V], frozen=True):
-    """A number and where it comes from."""
-
-    value: V
-    source: str
-    uncertainty: Number | None = None
-    """Relative, one standard deviation."""
 
 
 class Device(Config, frozen=True):
@@ -47,20 +36,6 @@ class Device(Config, frozen=True):
     hbm_efficiency: Sourced[Number]
     attention_efficiency: Sourced[Number] | None = None
     """Of attention; that of matrix products where it is not given."""
-
-
-class Resource(Config, frozen=True):
-    """A directed, shared resource; one per GPU if its name holds `{gpu}`."""
-
-    capacity: Sourced[Bandwidth]
-
-
-class Routes(Config, frozen=True):
-    """Resources that a transfer crosses. h2d and d2h are per `{gpu}`, peer goes from `{src}` to `{dst}`."""
-
-    h2d: tuple[str, ...]
-    d2h: tuple[str, ...]
-    peer: tuple[str, ...]
 
 
 class CopyClass(Config, frozen=True):
@@ -113,6 +88,8 @@ class CollectiveClass(Config, frozen=True):
     overhead: Sourced[Number]
     copy_start: Sourced[Seconds]
     alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
+    algorithm: Literal["direct", "ring", "hierarchical"] | None = None
+    """`sim.collectives` says what each is, and which one is meant unless given."""
 
     def __post_init__(self) -> None:
         if self.latency.value >= self.alone.seconds[0]:
@@ -135,11 +112,13 @@ class CollectiveClass(Config, frozen=True):
 
 
 class Collectives(Config, frozen=True):
-    """Collectives by kind."""
+    """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
 
     all_to_all: CollectiveClass
     all_reduce: CollectiveClass
     all_gather: CollectiveClass
+    reduce_scatter: CollectiveClass | None = None
+    send_recv: CollectiveClass | None = None
 
 
 class Streams(Config, frozen=True):
@@ -183,8 +162,7 @@ class Profile(Config, frozen=True, dict=True):
     fingerprint: dict[str, str]
     gpus: int
     device: Device
-    resources: dict[str, Resource]
-    routes: Routes
+    topology: Topology
     h2d: CopyClass
     d2h: CopyClass
     collectives: Collectives
@@ -194,67 +172,66 @@ class Profile(Config, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if not 1 <= self.gpus <= MOST_GPUS:
             raise ValueError(f"gpus is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated")
-        for name in self.resources:
-            if name.replace("{gpu}", "").count("{") or name.replace("{gpu}", "").count("}"):
-                raise ValueError(f"resources has {name!r}: only {{gpu}} may stand in a name")
-        for kind, places in (("h2d", ("{gpu}",)), ("d2h", ("{gpu}",)), ("peer", ("{src}", "{dst}"))):
-            route: tuple[str, ...] = getattr(self.routes, kind)
-            if not route:
-                raise ValueError(f"routes.{kind} is empty")
-            known = {name.replace("{gpu}", place) for name in self.resources for place in places}
-            for name in route:
-                if name not in known:
-                    raise ValueError(f"routes.{kind} names {name!r}, which is none of {', '.join(sorted(known))}")
-        positive: dict[str, Sourced[Any]] = {f"resources.{n}.capacity": r.capacity for n, r in self.resources.items()}
+        self._check_routes()
+        positive: dict[str, Sourced[Any]] = {}
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
                 positive[f"device.{name}"] = number
         for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
-        for name in type(self.collectives).__struct_fields__:
-            positive[f"collectives.{name}.weight"] = getattr(self.collectives, name).weight
-            positive[f"collectives.{name}.overhead"] = getattr(self.collectives, name).overhead
+        for kind in get_args(CollectiveKind):
+            cls = self.collective_class(kind)
+            positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
         positive["host.queue_depth"] = self.host.queue_depth
         for name, number in positive.items():
             if number.value < LEAST:
                 raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
+    def _check_routes(self) -> None:
+        for gpu in range(self.gpus):
+            for kind in ("h2d", "d2h"):
+                if not self.graph.copy(gpu, kind):
+                    raise ValueError(
+                        f"topology: nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
+                    )
+            for other in range(self.gpus):
+                if other != gpu:
+                    self.graph.peer(gpu, other)
+
     @cached_property
+    def graph(self) -> Graph:
+        """The topology's resources and routes."""
+        return Graph(self.topology, self.gpus)
+
+    @property
     def resource_names(self) -> tuple[str, ...]:
-        """Every resource of the host, one entry a GPU where there is one a GPU."""
-        names: list[str] = []
-        for name in self.resources:
-            names += [name.format(gpu=g) for g in range(self.gpus)] if "{gpu}" in name else [name]
-        return tuple(names)
+        """Every resource of the host."""
+        return tuple(self.graph.names)
 
     @cached_property
     def capacities(self) -> tuple[float, ...]:
         """Capacity of each of `resource_names`, B/s."""
-        capacity: dict[str, float] = {}
-        for name, resource in self.resources.items():
-            for gpu in range(self.gpus):
-                capacity[name.format(gpu=gpu)] = resource.capacity.value
-        return tuple(capacity[name] for name in self.resource_names)
+        return tuple(limit.value for limit in self.graph.limits)
 
     def copy_class(self, kind: str) -> CopyClass:
         """The class of h2d or d2h copies."""
         return self.h2d if kind == "h2d" else self.d2h
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
-        """The class of a kind of collective."""
-        cls: CollectiveClass = getattr(self.collectives, kind)
+        """The class of a kind of collective, or of the one that it is like."""
+        cls: CollectiveClass | None = getattr(self.collectives, kind)
+        if cls is None:
+            cls = self.collectives.all_gather if kind == "reduce_scatter" else self.collectives.all_to_all
         return cls
 
     def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
-        names = self.routes.h2d if kind == "h2d" else self.routes.d2h
-        return FlowSpec(self._route([n.format(gpu=gpu) for n in names], 1.0), cls.cap.value, cls.weight.value)
+        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value)
 
     def peer_route(self, edges: tuple[tuple[int, int], ...], overhead: float) -> Route:
         """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
-        names = [n.format(src=a, dst=b) for a, b in edges for n in self.routes.peer]
-        return self._route(names, overhead)
+        return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
     def kernel_seconds(self, kernel: Kernel) -> float:
         """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
@@ -271,15 +248,14 @@ class Profile(Config, frozen=True, dict=True):
 
     def kernel_flow(self, gpu: int, slowdown: float) -> FlowSpec:
         """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full."""
-        link = self.resource_names.index(self.routes.h2d[-1].format(gpu=gpu))
-        return FlowSpec((), 1.0, 1.0, (link, slowdown))
+        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1], slowdown))
 
-    def _route(self, names: list[str], multiplier: float) -> Route:
-        total: dict[int, float] = {}
-        for name in names:
-            index = self.resource_names.index(name)
-            total[index] = total.get(index, 0.0) + multiplier
-        return tuple(sorted(total.items()))
+
+def _route(resources: Iterable[int], multiplier: float) -> Route:
+    total: dict[int, float] = {}
+    for resource in resources:
+        total[resource] = total.get(resource, 0.0) + multiplier
+    return tuple(sorted(total.items()))
 
 
 _SHELF = Shelf("hardware", "hardware profile")

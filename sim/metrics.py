@@ -74,8 +74,9 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     """
     program = timeline.program.ranks[rank]
     prefetched = prefetch_events(timeline.program, rank)
-    waiting = [(s.start, s.end) for s, c in timeline.commands(rank, WaitEvent) if c.event in prefetched]
     compute = program.step_stream()
+    waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
+    waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
     thread = program.feeders().get(compute)
     held = union(
         (h.start, h.end)
@@ -90,9 +91,10 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
 
 
 def prefetch_events(program: Program, rank: int) -> set[int]:
-    """Events recorded on streams that copy: to wait for one is to wait for a prefetch."""
+    """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
     commands = list(program.ranks[rank].commands())
-    streams = {c.stream for c in commands if isinstance(c, Copy)}
+    slots = {b.name for b in program.ranks[rank].buffers if b.kind == "slot"}
+    streams = {c.stream for c in commands if isinstance(c, Copy) or (isinstance(c, Collective) and slots & {*c.writes})}
     return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
 
 
@@ -104,21 +106,30 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 
     The step's copies count as far as they can have run inside it: before a run has settled, a step may find layers
-    prefetched that it does not prefetch again. Where the last two steps differ and the last one is too short to have
-    moved all of its copies, resources count what has surely moved within it.
+    prefetched that it does not prefetch again. Collectives count if they ran inside it. Where the last two steps, or
+    the ranks, differ and the last step is too short to have moved all of its copies, resources count what has surely
+    moved within it.
     """
     times = timeline.step_times(rank)
     last = len(times) - 1
-    settled = last > 0 and math.isclose(times[last], times[last - 1], rel_tol=1e-9)
+    ranks = range(timeline.program.world_size)
+    settled = last > 0 and all(
+        math.isclose(t, times[last], rel_tol=1e-9) for r in ranks for t in timeline.step_times(r)[-2:]
+    )
+    window = timeline.steps[rank][last : last + 2]
     alone: dict[str, float] = {}
-    calls = [(s, c) for s, c in timeline.commands(rank, Collective) if c.step == last]
+    calls = [
+        (s, c)
+        for s, c in timeline.commands(rank, Collective)
+        if c.step == last and window[0] <= s.start and s.end <= window[1]
+    ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step == last)):
         alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
-    for other in range(timeline.program.world_size):
-        for (stream, kind), (most, least) in _copied(timeline, profile, other, last).items():
+    for other in ranks:
+        for (stream, kind), (most, least) in _copied(timeline, profile, other, last, window).items():
             spec = profile.copy_flow(kind, other)
             if other == rank:
                 copied[stream] = copied.get(stream, 0.0) + most / spec.cap
@@ -126,7 +137,8 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
                 taken[resource] += multiplier * most
                 surely[resource] += multiplier * least
     for _, call in calls:
-        for spec, part in collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size):
+        moved = collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size)
+        for spec, part in (flow for phase in moved for flow in phase.flows):
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * part.size
                 surely[resource] += multiplier * part.size
@@ -137,10 +149,10 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
 
 
 def _copied(
-    timeline: Timeline, profile: Profile, rank: int, step: int
+    timeline: Timeline, profile: Profile, rank: int, step: int, window: tuple[float, ...]
 ) -> dict[tuple[str, CopyKind], tuple[float, float]]:
-    """Bytes copied for `step` by stream and kind: at most what can have moved within the step, and what surely did."""
-    start, end = timeline.steps[rank][step : step + 2]
+    """Bytes copied for `step` by stream and kind: at most what can have moved in `window`, and what surely did."""
+    start, end = window
     wanted: dict[tuple[str, CopyKind], float] = {}
     within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
     for span, copy in timeline.commands(rank, Copy):

@@ -10,7 +10,7 @@ from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
-from sim.policies import Chunked, Policy, Resident, copied_bytes
+from sim.policies import Chunked, Policy, Resident, Sharded, copied_bytes
 from sim.program import Program
 from sim.shelf import is_there
 from sim.workload import Explicit
@@ -86,7 +86,11 @@ def _check_size(scenario: Scenario) -> None:
     commands = ahead
     for layer in workload.layers:
         copied = 0 if isinstance(policy, Resident) else copied_bytes(layer.bytes, policy.resident_fraction)
-        chunks = -(-copied // policy.chunk_bytes) if isinstance(policy, Chunked) else 1
+        chunks = 1
+        if isinstance(policy, Chunked):
+            chunks = -(-copied // policy.chunk_bytes)
+        elif isinstance(policy, Sharded) and policy.chunk_bytes is not None:
+            chunks = 4 * -(-copied // (policy.chunk_bytes * scenario.world_size))
         commands += (passes + -(-ahead // len(workload.layers))) * (len(layer.block) + chunks)
     if commands > MOST_COMMANDS:
         problem = f"makes at least {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "

@@ -45,7 +45,7 @@ def collective_buffer(kind: CollectiveKind, size: int) -> str:
 
 
 class CollectiveOp(Config, frozen=True):
-    """A collective over all ranks; `bytes` is the per-rank buffer (all_gather: the output)."""
+    """A collective over all ranks; `bytes` is the per-rank buffer (all_gather: output, reduce_scatter: input)."""
 
     kind: CollectiveKind
     bytes: Bytes

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sim.config import convert
 from sim.fabric import FlowSpec
 from sim.hardware import Profile, load_profile, to_plain
-from sim.program import HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
+from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
+from sim.topology import Graph, Topology
 from sim.units import Bandwidth, FlopRate, Seconds
 
 T = TypeVar("T")
@@ -24,26 +25,26 @@ Changes = Mapping[str, float]
 NEVER_FULL = 2.0**60
 """Capacity, in B/s, of a resource that no test fills."""
 
-KINDS = ("all_to_all", "all_reduce", "all_gather")
-_RESOURCES = {"down": "gpu{gpu}.down", "up": "gpu{gpu}.up", "duplex": "gpu{gpu}.duplex", "host": "host"}
+KINDS = COLLECTIVES
+_WAYS = {"down": "there", "up": "back", "duplex": "both_ways"}
 
 
-def tiny_profile(gpus: int = 2, changes: Changes | None = None) -> Profile:
+def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain | None = None) -> Profile:
     """A host with links of 8 B/s each way, one FLOP/s, and commands that cost nothing, but for `changes`.
 
     Keys of `changes` are the resources `down`, `up`, `duplex`, `host` (the last two are never full unless given), key
     paths such as `h2d.cap`, and `collective.X` for field X of all kinds of collective, where `cap` is the B/s that a
-    rank sends alone.
+    rank sends alone. With a `topology` none of its resources are there.
     """
     left = dict(changes or {})
     plain: Plain = to_plain(load_profile("h200x2-hostpath"))
     plain["gpus"] = gpus
     capacities = {"down": 8.0, "up": 8.0, "duplex": NEVER_FULL, "host": NEVER_FULL}
-    plain["resources"] = {_RESOURCES[k]: {"capacity": _sourced(left.pop(k, v))} for k, v in capacities.items()}
-    plain["routes"] = {
-        "h2d": ["host", "gpu{gpu}.duplex", "gpu{gpu}.down"],
-        "d2h": ["host", "gpu{gpu}.duplex", "gpu{gpu}.up"],
-        "peer": ["gpu{src}.up", "gpu{src}.duplex", "host", "gpu{dst}.duplex", "gpu{dst}.down"],
+    limits = {key: _sourced(left.pop(key, value)) for key, value in capacities.items()}
+    link = {way: limits[key] for key, way in _WAYS.items()}
+    plain["topology"] = topology or {
+        "nodes": {"memory": {"kind": "memory"}, "host": {"kind": "root_complex", "through": limits["host"]}},
+        "links": [{"ends": ["memory", "host"]}, {"ends": ["host", "gpu{gpu}"], **link}],
     }
     plain["streams"] = dict.fromkeys(plain["streams"], _sourced(0.0))
     plain["host"] = dict.fromkeys(plain["host"], _sourced(0.0)) | {"queue_depth": _sourced(1000.0)}
@@ -53,8 +54,8 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None) -> Profile:
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
-        cls: Plain = plain["collectives"][kind]
-        options = {key: 0.0 for key in cls if not key.startswith("alone")} | {
+        cls: Plain = plain["collectives"]["all_to_all"]
+        options = {key: 0.0 for key, value in cls.items() if isinstance(value, dict) and "value" in value} | {
             "cap": 8.0,
             "weight": 1.0,
             "overhead": 1.0,
@@ -178,8 +179,13 @@ windowed = st.fixed_dictionaries(
     | {"poll": st.sampled_from([0.0, 0.25, 0.7])}
     | _offload
 )
+sharded = st.fixed_dictionaries(
+    {"kind": st.just("sharded"), "chunk_bytes": st.none() | st.integers(2, 40)}
+    | {"store": st.sampled_from(["host", "device"])}
+    | _offload
+)
 offloading = whole_layer | chunked | gated | windowed
-policies = st.just({"kind": "resident"}) | offloading
+policies = st.just({"kind": "resident"}) | offloading | sharded
 
 _changes: dict[str, st.SearchStrategy[float]] = {
     "down": rates,
@@ -213,6 +219,59 @@ def changes(**fixed: float) -> st.SearchStrategy[Changes]:
     keep = {key.replace("__", "."): value for key, value in fixed.items()}
     free = {key: strategy for key, strategy in _changes.items() if key not in keep}
     return st.fixed_dictionaries({}, optional=free).map(lambda drawn: drawn | keep)
+
+
+FORWARDING = ("root_complex", "switch", "socket", "nvswitch", "fabric", "nic", "network")
+"""Kinds of node that pass on what comes in."""
+
+_limits = st.none() | st.sampled_from([4.0, 8.0, 16.0]).map(_sourced)
+_uses = st.sampled_from(["all", "copies", "peers"])
+_carried = st.builds(lambda limit, carries: limit and limit | {"carries": carries}, _limits, _uses)
+
+
+@st.composite
+def trees(draw: st.DrawFn, gpus: int = 3) -> Plain:
+    """The topology of a host whose switches form a tree, with one or two memories and every GPU below some switch."""
+    nodes: Plain = {}
+    links: list[Plain] = []
+    for i in range(draw(st.integers(1, 4))):
+        nodes[f"n{i}"] = {"kind": draw(st.sampled_from(FORWARDING)), "through": draw(_carried)}
+        if i:
+            links.append({"ends": [f"n{draw(st.integers(0, i - 1))}", f"n{i}"], **draw(_link())})
+    inner = st.sampled_from(list(nodes))
+    memories = [f"memory{i}" for i in range(draw(st.integers(1, 2)))]
+    for memory in memories:
+        nodes[memory] = {"kind": "memory", **{key: draw(_carried) for key in ("into", "out_of", "through")}}
+        links.append({"ends": [draw(inner), memory], **draw(_link())})
+    narrow = st.sampled_from([4.0, 8.0]).map(_sourced)
+    links += [{"ends": [draw(inner), f"gpu{gpu}"], "each_way": draw(narrow)} for gpu in range(gpus)]
+    placed: Plain = {memory: [] for memory in memories}
+    for gpu in range(gpus):
+        placed[draw(st.sampled_from(memories))].append(gpu)
+    peers = draw(st.sampled_from(["direct", "host", [[0, 1]], [[0], [1, 2]]]))
+    return {"nodes": nodes, "links": links, "peers": peers, "pinned": placed}
+
+
+def _link() -> st.SearchStrategy[Plain]:
+    """Limits and length of a link."""
+    return st.fixed_dictionaries(
+        {"there": _limits, "back": _limits, "both_ways": _limits, "hops": st.sampled_from([1, 1, 2])}
+    )
+
+
+@st.composite
+def topologies(draw: st.DrawFn) -> Graph:
+    """Graphs with up to three links more than a tree has: ways may be many, or equally good."""
+    plain = draw(trees())
+    inner = [name for name, node in plain["nodes"].items() if node["kind"] in FORWARDING]
+    ends = [*inner, "gpu0", "gpu1", "gpu2"]
+    joined = {frozenset(link["ends"]) for link in plain["links"]}
+    for _ in range(draw(st.integers(0, 3))):
+        pair = draw(st.lists(st.sampled_from(ends), min_size=2, max_size=2, unique=True))
+        if frozenset(pair) not in joined:
+            joined.add(frozenset(pair))
+            plain["links"].append({"ends": pair, **draw(_link())})
+    return Graph(convert(plain, Topology, "generated"), 3)
 
 
 class Case(NamedTuple):

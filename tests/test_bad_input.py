@@ -354,19 +354,13 @@ def test_files_that_cannot_be_read(name: str, command: str) -> None:
     ("path", "value"),
     [
         *cases(["h2d.cap.value", "streams.wake.value", "host.kernel.value", "device.memory.value", "h2d.cap.uncertainty"], [-1, math.nan, math.inf, "5 parsecs", None, [], 1e40], [("h2d.cap.uncertainty", None)]),
-        *cases(["h2d", "h2d.cap", "streams", "collectives.all_to_all.alone", "resources", "routes"], [None, 1, [], "x"]),
+        *cases(["h2d", "h2d.cap", "streams", "collectives.all_to_all.alone", "topology", "topology.nodes", "topology.links"], [None, 1, "x"]),
         *cases(["gpus"], [0, -1, 1.5, "2", 10**9, None]),
-        *cases(["device.peak_flops.value", "resources.host.capacity.value", "collectives.all_gather.weight.value", "collectives.all_reduce.overhead.value", "host.queue_depth.value"], [0, 1e-31]),
+        *cases(["device.peak_flops.value", "topology.links[0].there.value", "collectives.all_gather.weight.value", "collectives.all_reduce.overhead.value", "host.queue_depth.value"], [0, 1e-31]),
     ],
 )  # fmt: skip
 def test_wrong_profiles(path: str, value: object) -> None:
-    if "resources.host" in path and "host" not in PROFILE["resources"]:
-        path = f"resources.{next(iter(PROFILE['resources']))}.capacity.value"
-        data = copy.deepcopy(PROFILE)
-        next(iter(data["resources"].values()))["capacity"]["value"] = value
-    else:
-        data = changed(PROFILE, path, value)
-    write("host.yaml", data)
+    write("host.yaml", changed(PROFILE, path, value))
     answered(["hardware", "host.yaml"], 2, "host.yaml: ", path.removesuffix(".value").split(".")[0])
     write("s.yaml", SCENARIO | {"hardware": "host.yaml"})
     answered(["run", "s.yaml"], 2, "host.yaml: ")
@@ -377,25 +371,37 @@ def test_wrong_profiles(path: str, value: object) -> None:
     [
         ("h2d.cap.source", GONE, "h2d.cap.source: is missing"),
         ("h2d.kap", {}, "h2d.kap: unknown key; did you mean 'cap'?"),
-        ("routes.h2d", [], "routes.h2d is empty"),
-        ("routes.h2d", ["nowhere"], "routes.h2d names 'nowhere'"),
-        ("routes.peer", ["gpu{gpu}.up"], "routes.peer names"),
+        ("topology.links", [], "there is no way from gpu0 to a memory"),
+        (
+            "topology.links[0].ends",
+            ["nowhere", "gpu{gpu}"],
+            "topology.links[0] names 'nowhere', which is none of gpu0, ",
+        ),
+        ("topology.links[0].ends", ["memory", "memory"], "topology.links[0] joins memory to itself"),
+        ("topology.links[0].mesh", [[0], [1]], "topology.links[0]: expected exactly one of ends and mesh"),
+        ("topology.links[0].each_way", {"value": 1, "source": "x"}, "expected either each_way, or there and back"),
+        ("topology.links[0].gpus", [0, 2], "topology.links[0] has GPU 2, expected 0 to 1"),
+        ("topology.links[0].hops", 0, "hops is 0"),
+        ("topology.links", [{"ends": ["memory", "gpu{gpu}"]}], "nothing limits the h2d copies of gpu0"),
+        ("topology.nodes.memory.kind", "heap", "topology.nodes.memory.kind: "),
+        ("topology.nodes.gpu0", {"kind": "switch"}, "topology.nodes has 'gpu0', which there is already"),
+        ("topology.nodes.a>b", {"kind": "switch"}, "topology.nodes has 'a>b': expected a word"),
+        ("topology.peers", "magic", "topology.peers: "),
+        ("topology.peers", [[0, 1], [1]], "topology.peers[1] is empty, or has a GPU that was named before"),
+        ("topology.domains", [[]], "topology.domains[0] is empty"),
+        ("topology.pinned", {"nowhere": [0]}, "topology.pinned names 'nowhere', which is none of memory"),
+        ("topology.pinned", {"memory": [5]}, "topology.pinned.memory has GPU 5"),
         ("collectives.all_to_all.alone.bytes", [], "bytes and seconds"),
         ("collectives.all_to_all.alone.bytes", [1], "bytes and seconds"),
         ("collectives.all_to_all.latency.value", 1e9, "latency must be shorter"),
-        ("resources.{}", {"capacity": {"value": 1, "source": "x"}}, "only {gpu} may stand in a name"),
-        ("resources.{gpu!r}", {"capacity": {"value": 1, "source": "x"}}, "only {gpu} may stand in a name"),
+        ("topology.nodes.{}", {"kind": "switch"}, "topology.nodes has '{}': expected a word"),
+        ("topology.nodes.{gpu!r}", {"kind": "switch"}, "topology.nodes has '{gpu!r}': expected a word"),
         ("fingerprint", {"cpu": 3}, "fingerprint.cpu: expected text"),
         ("name", None, "name: expected text"),
     ],
 )
 def test_profiles_that_do_not_fit(path: str, value: object, words: str) -> None:
-    data = copy.deepcopy(PROFILE)
-    if path.startswith("resources."):
-        data["resources"][path.removeprefix("resources.")] = value
-    else:
-        data = changed(data, path, value)
-    write("host.yaml", data)
+    write("host.yaml", changed(PROFILE, path, value))
     answered(["hardware", "host.yaml"], 2, "host.yaml: ", words)
 
 

@@ -6,11 +6,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import KINDS, tiny_profile
+from strategies import KINDS, program, tiny_profile
 
 from sim import collectives
-from sim.hardware import AloneTime, load_profile
-from sim.program import CollectiveKind
+from sim.config import InputError
+from sim.hardware import AloneTime, Profile, load_profile
+from sim.machine import SimulatedMachine
+from sim.program import CollectiveKind, RankBuilder
 from sim.units import Bytes, Seconds
 
 kinds = st.sampled_from(KINDS)
@@ -24,34 +26,109 @@ kinds = st.sampled_from(KINDS)
         ("all_reduce", 2, 120),
         ("all_reduce", 4, 180),
         ("all_gather", 3, 80),
-        ("all_gather", 1, 0),
-        ("all_reduce", 1, 0),
+        ("reduce_scatter", 3, 80),
+        ("send_recv", 3, 120),
+        *((kind, 1, 0) for kind in KINDS),
     ],
 )
 def test_bytes_are_those_of_bandwidth_optimal_algorithms(kind: CollectiveKind, ranks: int, sent: float) -> None:
     assert collectives.sent_per_rank(kind, 120, ranks) == sent
 
 
-@given(kinds, st.integers(1, 10**9), st.integers(1, 8))
-def test_every_rank_sends_and_receives_what_sent_per_rank_says(kind: CollectiveKind, size: int, ranks: int) -> None:
-    sent, received = [0.0] * ranks, [0.0] * ranks
-    for part in collectives.parts(kind, size, ranks):
-        for source, destination in part.edges:
-            assert source != destination
-            assert {source, destination} <= set(part.ranks)
-            sent[source] += part.size
-            received[destination] += part.size
-    expected = [collectives.sent_per_rank(kind, size, ranks)] * ranks
-    assert sent == pytest.approx(expected)
-    assert received == pytest.approx(expected)
+DOMAINS = {1: [(0,)], 2: [(0, 1)], 3: [(0,), (1,), (2,)], 4: [(0, 1), (2, 3)], 6: [(0, 3, 4), (5, 1, 2)], 8: [(0, 1), (2, 3), (4, 5), (6, 7)]}  # fmt: skip
+
+
+@given(
+    kinds, st.integers(1, 10**9), st.sampled_from(list(DOMAINS)), st.sampled_from(["direct", "ring", "hierarchical"])
+)
+def test_every_rank_sends_and_receives_what_the_phases_say(
+    kind: CollectiveKind, size: int, ranks: int, algorithm: str
+) -> None:
+    phases = collectives.phases(kind, size, ranks, algorithm, DOMAINS[ranks])
+    for phase in phases:
+        sent, received = [0.0] * ranks, [0.0] * ranks
+        for part in phase.parts:
+            for source, destination in part.edges:
+                assert source != destination
+                assert {source, destination} <= set(part.ranks)
+                sent[source] += part.size
+                received[destination] += part.size
+        assert sent == pytest.approx([phase.sent] * ranks)
+        assert received == pytest.approx([phase.sent] * ranks)
+    total = collectives.sent_per_rank(kind, size, ranks)
+    if algorithm == "hierarchical" and kind == "all_to_all" and ranks > 1:
+        g, d = len(DOMAINS[ranks][0]), len(DOMAINS[ranks])
+        total = size * (g - 1) / g + size * (d - 1) / d
+    assert sum(phase.sent for phase in phases) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("kind", "within", "across"),
+    [
+        # 4 ranks in 2 domains of 2, 120 B: bytes over each directed edge within a domain, and between domains
+        ("all_to_all", {60}, {60}),
+        ("all_gather", {60}, {30}),
+        ("reduce_scatter", {60}, {30}),
+        ("all_reduce", {120}, {60}),
+    ],
+)
+def test_hierarchical_bytes_per_link(kind: CollectiveKind, within: set[float], across: set[float]) -> None:
+    moved: dict[tuple[int, int], float] = {}
+    for phase in collectives.phases(kind, 120, 4, "hierarchical", [(0, 1), (2, 3)]):
+        for part in phase.parts:
+            for edge in part.edges:
+                moved[edge] = moved.get(edge, 0) + part.size
+    near = {(0, 1), (1, 0), (2, 3), (3, 2)}
+    assert {moved.pop(edge) for edge in near} == within
+    assert moved.keys() == {(0, 2), (2, 0), (1, 3), (3, 1)}
+    assert set(moved.values()) == across
 
 
 def test_an_all_to_all_has_a_flow_a_pair_and_a_ring_is_one_flow() -> None:
-    pairs = collectives.parts("all_to_all", 12, 3)
-    assert {p.edges for p in pairs} == {((i, j),) for i in range(3) for j in range(3) if i != j}
-    assert {(p.size, p.ranks == p.edges[0]) for p in pairs} == {(4.0, True)}
-    (ring,) = collectives.parts("all_gather", 12, 3)
+    (exchange,) = collectives.phases("all_to_all", 12, 3, "direct")
+    assert {p.edges for p in exchange.parts} == {((i, j),) for i in range(3) for j in range(3) if i != j}
+    assert {(p.size, p.ranks == p.edges[0]) for p in exchange.parts} == {(4.0, True)}
+    ((ring,), *_) = collectives.phases("all_gather", 12, 3, "ring")[0]
     assert ring == (((0, 1), (1, 2), (2, 0)), 8.0, (0, 1, 2))
+    (shift,) = collectives.phases("send_recv", 12, 3, "direct")
+    assert [p.edges for p in shift.parts] == [((0, 1),), ((1, 2),), ((2, 0),)]
+
+
+def test_a_two_phase_all_to_all_spares_slow_links_and_must_have_even_domains() -> None:
+    """4 GPUs: 8 B/s within a pair, all four pairs of GPUs across share 2 B/s each way."""
+    limit = {"value": 8.0, "source": "test"}
+    plain = {
+        "nodes": {
+            "memory": {"kind": "memory"},
+            "left": {"kind": "switch"},
+            "right": {"kind": "switch"},
+        },
+        "links": [
+            {"ends": ["memory", "left"], "each_way": limit},
+            {"ends": ["left", "gpu{gpu}"], "gpus": [0, 1], "each_way": limit},
+            {"ends": ["right", "gpu{gpu}"], "gpus": [2, 3], "each_way": limit},
+            {"ends": ["left", "right"], "each_way": limit | {"value": 2.0}},
+        ],
+        "domains": [[0, 1], [2, 3]],
+    }
+    profile = tiny_profile(4, {"collective.latency": 0.5, "collective.cap": 8.0}, plain)
+    assert _seconds(profile, "all_to_all", 32) == 0.5 + 4 * 8 / 2
+    chosen = msgspec.structs.replace(profile.collectives.all_to_all, algorithm="hierarchical")
+    kinds = msgspec.structs.replace(profile.collectives, all_to_all=chosen)
+    two_phase = msgspec.structs.replace(profile, collectives=kinds)
+    # 16 B to the neighbour, then 16 B across from each of two
+    assert _seconds(two_phase, "all_to_all", 32) == 0.5 + 16 / 8 + 0.5 + 2 * 16 / 2
+    with pytest.raises(InputError, match="3 ranks in domains of one size"):
+        collectives.flows(two_phase, "all_to_all", 30, 3)
+
+
+def _seconds(profile: Profile, kind: str, size: int) -> float:
+    builders = [RankBuilder() for _ in range(profile.gpus)]
+    for rank in builders:
+        rank.record_step("s")
+        rank.collective("s", "x", kind, size)  # type: ignore[arg-type]
+        rank.record_step("s")
+    return SimulatedMachine(profile).run(program(*builders)).step_times()[0]
 
 
 @given(kinds, st.integers(2, 10**6), st.integers(2, 6), st.sampled_from([0.0, 0.5]), st.sampled_from([1.0, 4.0]))
@@ -60,8 +137,9 @@ def test_caps_make_the_time_alone_what_was_measured(
 ) -> None:
     profile = tiny_profile(ranks, {"collective.latency": latency, "collective.cap": cap, "collective.weight": 3})
     sent = collectives.sent_per_rank(kind, size, ranks)
-    flows = collectives.flows(profile, kind, size, ranks)
-    assert [part.size / spec.cap + latency for spec, part in flows] == pytest.approx(
+    (phase,) = collectives.flows(profile, kind, size, ranks)
+    flows = phase.flows
+    assert [part.size / spec.cap + phase.latency for spec, part in flows] == pytest.approx(
         [profile.collective_class(kind).alone.at(sent)] * len(flows)
     )
     # what a rank sends at once shares one cap and one weight
@@ -76,14 +154,14 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
     routes = {
         part.edges: {profile.resource_names[i]: multiplier for i, multiplier in spec.route}
         for kind in ("all_to_all", "all_reduce")
-        for spec, part in collectives.flows(profile, kind, 12, 3)  # type: ignore[arg-type]
+        for spec, part in collectives.flows(profile, kind, 12, 3)[0].flows  # type: ignore[arg-type]
     }
-    assert routes[((0, 2),)] == {"gpu0.up": 1.5, "gpu0.duplex": 1.5, "host": 1.5, "gpu2.duplex": 1.5, "gpu2.down": 1.5}
+    assert routes[((0, 2),)] == {"gpu0>host": 1.5, "host-gpu0": 1.5, "host": 1.5, "host-gpu2": 1.5, "host>gpu2": 1.5}
     ring = routes[((0, 1), (1, 2), (2, 0))]
-    assert ring == {f"gpu{g}.{way}": 1.5 for g in range(3) for way in ("up", "down")} | {
-        "gpu0.duplex": 3.0,
-        "gpu1.duplex": 3.0,
-        "gpu2.duplex": 3.0,
+    assert ring == {name: 1.5 for g in range(3) for name in (f"gpu{g}>host", f"host>gpu{g}")} | {
+        "host-gpu0": 3.0,
+        "host-gpu1": 3.0,
+        "host-gpu2": 3.0,
         "host": 4.5,
     }
 

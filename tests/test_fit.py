@@ -42,8 +42,9 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
     plain = to_plain(load_profile("h200x2-hostpath"))
     plain["gpus"] = gpus
     cap = left.pop("cap")
-    for kind in plain["collectives"]:
-        cls = plain["collectives"][kind]
+    for kind, cls in plain["collectives"].items():
+        if cls is None:
+            continue
         sizes = [2**15 * 4**k for k in range(8)]
         late = left.get(f"collectives.{kind}.latency", cls["latency"]["value"])
         cls["alone"] |= {"bytes": sizes, "seconds": [late + s / cap for s in sizes]}
@@ -54,13 +55,18 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
             at = at[key]
         at["value"] = value
     link = max(plain["h2d"]["cap"]["value"], plain["d2h"]["cap"]["value"])
-    for name in ("down", "up"):
-        plain["resources"][f"gpu{{gpu}}.{name}"]["capacity"]["value"] = plain["h2d" if name == "down" else "d2h"]["cap"]["value"]  # fmt: skip
-    plain["resources"]["gpu{gpu}.duplex"]["capacity"]["value"] = 1.64 * link
+    topology = plain["topology"]
+    (pcie,) = topology["links"]
+    pcie |= {way: {"value": value, "source": "test"} for way, value in (
+        ("there", plain["h2d"]["cap"]["value"]), ("back", plain["d2h"]["cap"]["value"]), ("both_ways", 1.64 * link)
+    )}  # fmt: skip
     if nvlink:
-        for way in ("out", "in"):
-            plain["resources"][f"gpu{{gpu}}.nvlink_{way}"] = {"capacity": {"value": nvlink, "source": "test"}}
-        plain["routes"]["peer"] = ["gpu{src}.nvlink_out", "gpu{dst}.nvlink_in"]
+        topology["nodes"]["nvlink"] = {"kind": "nvswitch"}
+        topology["links"] = [
+            pcie,
+            {"ends": ["gpu{gpu}", "nvlink"], "each_way": {"value": nvlink, "source": "test"}},
+        ]
+        topology["peers"] = "direct"
     return convert(plain, Profile, "test")
 
 
@@ -129,8 +135,6 @@ class Bench:
         return {"alone": 4e-3, "beside": 4e-3 + 40 * delay * 0.98, "launches": 40.0, "rate": rate}
 
     def _collective(self, p: Plain) -> Numbers | None:
-        if p["collective"] == "reduce_scatter":
-            return {"seconds": 1e-4 + p["bytes"] / 40e9}
         return {"seconds": self._alone(p)}
 
     def _alone(self, p: Plain) -> float:
@@ -140,7 +144,7 @@ class Bench:
 
     def _beside(self, p: Plain) -> Numbers | None:
         """From the simulated machine: collectives on one stream, copies with events on another."""
-        if p["collective"] == "reduce_scatter" or p["direction"] == "d2h":
+        if p["direction"] == "d2h":
             return None
         alone = self._alone(p)
         calls, copies = max(2, round(5 * p["chunk"] / 40e9 / alone)), 8
@@ -234,6 +238,12 @@ HOSTS = st.fixed_dictionaries(
 )
 
 
+def routes(profile: Profile) -> list[list[str]]:
+    """h2d and d2h of GPU 0, and from it to GPU 1, by the names of resources."""
+    graph = profile.graph
+    return [[graph.names[r] for r in way] for way in (graph.copy(0, "h2d"), graph.copy(0, "d2h"), graph.peer(0, 1))]
+
+
 @settings(max_examples=15, phases=[Phase.generate])
 @given(HOSTS)
 def test_the_numbers_of_a_host_come_back(changes: Numbers) -> None:
@@ -242,7 +252,7 @@ def test_the_numbers_of_a_host_come_back(changes: Numbers) -> None:
     contended = {f"collectives.{k}.{n}": 0.04 for k in ("all_to_all", "all_reduce") for n in ("weight", "overhead")}
     contended |= {"collectives.all_to_all.copy_start": 0.15, "collectives.all_to_all.latency": 0.05}
     assert_found(calibrated, truth, contended)
-    assert calibrated.profile.routes == truth.routes
+    assert routes(calibrated.profile) == routes(truth)
     off = [abs(r.error) for r in calibrated.residuals if r.probe in ("copy", "commands", "collective", "beside")]
     assert median(off) < 1
     assert max(off) < 6
@@ -254,8 +264,9 @@ def test_peers_that_copies_do_not_slow_have_links_of_their_own(rate: float) -> N
     overheads = {f"collectives.{kind}.overhead": 1.0 for kind in ("all_to_all", "all_reduce", "all_gather")}
     truth = host({"cap": rate} | overheads, rate)
     calibrated = fit_rows(Bench(truth).rows(plan(2, quick=True)), "found")
-    assert calibrated.profile.routes.peer == ("gpu{src}.nvlink_out", "gpu{dst}.nvlink_in")
-    capacity = calibrated.profile.resources["gpu{gpu}.nvlink_out"].capacity
+    assert routes(calibrated.profile)[-1] == ["gpu0>nvlink", "nvlink>gpu1"]
+    capacity = calibrated.profile.topology.links[1].each_way
+    assert capacity is not None
     assert capacity.value == pytest.approx(rate, rel=0.01)
     assert "copies move" in capacity.source
     assert calibrated.profile.collectives.all_to_all.weight.value == 1
@@ -270,10 +281,12 @@ def test_what_all_gpus_share_is_found() -> None:
             found = msgspec.structs.replace(found, ranks=[slow] * 4)
         rows.append(found)
     profile = fit_rows(rows, "found").profile
-    assert profile.resources["host.down"].capacity.value == pytest.approx(100e9, rel=1e-3)
-    assert "host.down" in profile.routes.h2d
-    assert "host.down" in profile.routes.peer
-    assert "host.up" not in profile.resources
+    capacities = dict(zip(profile.resource_names, profile.capacities, strict=True))
+    assert capacities["memory.out"] == pytest.approx(100e9, rel=1e-3)
+    h2d, _, peer = routes(profile)
+    assert "memory.out" in h2d
+    assert "memory.out" in peer
+    assert "memory.in" not in capacities
 
 
 def test_more_ranks_add_to_the_latency() -> None:

@@ -301,9 +301,10 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
                 moving = c.bytes / weighted_max_min([spec], profile.capacities)[0]
                 total += max(costs.minimum.value, costs.setup.value + moving) + late
             elif isinstance(c, Collective) and rank == 0 and ranks > 1:
-                total += profile.collective_class(c.kind).latency_of(ranks)
-                for spec, part in collectives.flows(profile, c.kind, c.bytes, ranks):
-                    total += part.size / weighted_max_min([spec], profile.capacities)[0]
+                for phase in collectives.flows(profile, c.kind, c.bytes, ranks):
+                    total += phase.latency
+                    for spec, part in phase.flows:
+                        total += part.size / weighted_max_min([spec], profile.capacities)[0]
             elif isinstance(c, RecordEvent):
                 total += streams.event.value
             elif isinstance(c, WaitEvent):
@@ -311,7 +312,7 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
             elif isinstance(c, WriteFlag):
                 total += streams.write_flag.value
             elif isinstance(c, WaitFlag):
-                total += streams.wait_flag.value
+                total += streams.wait_flag.value + streams.flag_wake.value
     return total
 
 

@@ -614,7 +614,10 @@ def test_collectives_on_two_streams_meet_their_own_kind() -> None:
 
 # ---- against a longest-path sum ------------------------------------------------------------------------------------
 
-_SENT = dict(zip(KINDS, (1, 2, 1), strict=True))
+
+def sent(kind: str, size: int, ranks: int) -> float:
+    share = 1 if kind == "send_recv" else (ranks - 1) / ranks
+    return share * size * (2 if kind == "all_reduce" else 1)
 
 
 def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], list[tuple[object, float, float, float]]]:
@@ -667,7 +670,7 @@ def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], li
                 if ranks > 1:
                     cls = profile.collective_class(c.kind)
                     latency = cls.latency.value + (ranks - 2) * cls.latency_per_rank.value
-                    end = ready + latency + max(1, _SENT[c.kind] * c.bytes * (ranks - 1) / ranks) / 8
+                    end = ready + latency + max(1, sent(c.kind, c.bytes, ranks)) / 8
             elif isinstance(c, RecordEvent):
                 end = events[rank, c.event] = start + streams.event.value
             elif isinstance(c, WaitEvent):
@@ -700,7 +703,7 @@ def check_longest_path(program: Program, profile: Profile) -> None:
 
 UNCONTENDED = (
     dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60)
-    | dict.fromkeys(("h2d.cap", "all_to_all.cap", "all_reduce.cap", "all_gather.cap"), 8.0)
+    | dict.fromkeys(("h2d.cap", *(f"{kind}.cap" for kind in KINDS)), 8.0)
     | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
 )
 _kept = {key.replace(".", "__"): value for key, value in UNCONTENDED.items()}

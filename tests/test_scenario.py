@@ -364,7 +364,12 @@ def test_too_many_ranks_for_the_profile() -> None:
         ("host.kernel.value", -1e-6, "host.kernel.value", "expected a duration"),
         ("host.kernl", {}, "host.kernl", "did you mean 'kernel'?"),
         ("streams.event", REMOVED, "streams.event", "is missing"),
-        ("routes.h2d", ["gpu{gpu}.dwn"], "", "routes.h2d names 'gpu{gpu}.dwn', which is none of gpu{gpu}.down, "),
+        (
+            "topology.links.0.ends",
+            ["mem", "gpu{gpu}"],
+            "",
+            "topology.links[0] names 'mem', which is none of gpu0, gpu1, ",
+        ),
         (
             "collectives.all_reduce.alone.seconds",
             [1e-3],
@@ -400,7 +405,7 @@ def changed_profile(path: str, value: object) -> Plain:
     *keys, last = path.split(".")
     at = data
     for key in keys:
-        at = at[key]
+        at = at[int(key) if key.isdigit() else key]
     if value is REMOVED:
         del at[last]
     else:
@@ -415,9 +420,9 @@ def changed_profile(path: str, value: object) -> Plain:
         ("device.compute_efficiency.value", 0),
         ("device.peak_flops.value", 0),
         ("device.hbm_bandwidth.value", 0),
-        ("routes.h2d", []),
-        ("resources", {"link{nr}": {"capacity": {"value": 1, "source": "test"}}}),
-        ("routes.h2d", ["gpu{src}.down"]),
+        ("topology.links.0.there.value", 0),
+        ("topology.links", []),
+        ("topology.nodes", {"memory{nr}": {"kind": "memory"}}),
         ("host.queue_depth.value", 0),
     ],
     ids=lambda change: change[0],

@@ -57,6 +57,9 @@ POLICIES: list[dict[str, Any]] = [
     {"kind": "yielding", "chunk_bytes": "5 KiB", "drain": True, "resident_fraction": 0.9},
     {"kind": "yielding", "chunk_bytes": "16 KiB", "window": "launch"},
     {"kind": "yielding", "chunk_bytes": "16 KiB", "window": "kernel", "resident_fraction": 0.5},
+    {"kind": "sharded"},
+    {"kind": "sharded", "chunk_bytes": "3001 B", "resident_fraction": 0.123, "prefetch_layers": 2},
+    {"kind": "sharded", "chunk_bytes": "8 KiB", "store": "device", "prefetch_layers": 0},
 ]
 
 
@@ -81,6 +84,8 @@ EXPLICIT: dict[str, Any] = {
         {"compute": {"name": "b", "seconds": "1 ms"}},
         {"collective": {"kind": "all_reduce", "bytes": 64}},
         {"collective": {"kind": "all_gather", "bytes": 64}},
+        {"collective": {"kind": "reduce_scatter", "bytes": 64}},
+        {"collective": {"kind": "send_recv", "bytes": 64}},
     ],
 }
 

@@ -365,8 +365,8 @@ def test_the_shipped_profile_is_the_fit() -> None:
     off = {path: f.value / fit.shipped_value(profile, path) - 1 for path, f in found.items()}
     loose = {"streams.wait_flag": 0.03}  # found by whole simulated steps, to 0.05 us
     assert {path: error for path, error in off.items() if not abs(error) <= loose.get(path, 0.01)} == {}
-    assert claimed() - set(found) == {"resources.gpu{gpu}.down.capacity"}
-    assert profile.resources["gpu{gpu}.down"].capacity.value == profile.h2d.cap.value
+    assert claimed() - set(found) == {"topology.links.0.there"}
+    assert fit.shipped_value(profile, "topology.links.0.there") == profile.h2d.cap.value
     assert set(found) - claimed() == {"streams.write_flag"}  # "as event"
 
 
@@ -381,6 +381,9 @@ def claimed() -> set[str]:
         elif isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{path}.{key}" if path else key, inner)
+        elif isinstance(value, tuple):
+            for i, inner in enumerate(value):
+                walk(f"{path}.{i}", inner)
 
     walk("", msgspec.to_builtins(load_profile(DATASET), enc_hook=units.plain))
     return paths

@@ -13,7 +13,6 @@ from calibration.fitting.selection import Rows
 from calibration.probes.rows import Row
 from sim.collectives import sent_per_rank
 from sim.hardware import Collectives
-from sim.program import CollectiveKind
 
 LONG_CHUNK = 64 * 2**20
 """Copies of at least this size (B) show the rates under contention: per-copy costs are under 1 % of their time."""
@@ -26,6 +25,9 @@ QUIET = 0.05
 
 KINDS: tuple[str, ...] = Collectives.__struct_fields__
 """Kinds of collective that a profile holds."""
+
+OPTIONAL = ("reduce_scatter", "send_recv")
+"""Kinds that are as another one where they were not measured."""
 
 
 class Kind(NamedTuple):
@@ -48,9 +50,7 @@ class Links(NamedTuple):
 
 def sent(row: Row) -> int:
     """Bytes that each rank sends in the collective of `row`."""
-    kind = row.params["collective"]
-    name: CollectiveKind = "all_gather" if kind == "reduce_scatter" else kind
-    return round(sent_per_rank(name, int(row.params["bytes"]), int(row.params["ranks"])))
+    return round(sent_per_rank(row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])))
 
 
 def beside(rows: Rows, kind: str) -> list[Row]:

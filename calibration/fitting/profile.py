@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from calibration.fitting.collectives import KINDS, Kind, Links, choose_links, crossed, fit_collective
+from calibration.fitting.collectives import KINDS, OPTIONAL, Kind, Links, choose_links, crossed, fit_collective
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
 from calibration.fitting.numbers import Fitted
@@ -28,25 +28,25 @@ def fit_plain(
     """The profile's plain data. What was not measured is as in `usual`. Raises FitError."""
     copies = fit_copies(rows)
     streams = fit_streams(rows, copies, usual)
-    resources = fit_resources(rows, copies)
+    shared = fit_resources(rows, copies)
     event = streams["streams.event"].value
     measured = bool(rows.find("collective"))
     links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
     kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
-    if links.nvlink is not None:
-        for way in ("out", "in"):
-            resources[f"gpu{{gpu}}.nvlink_{way}"] = Fitted(links.nvlink, None, f"NVLink: {links.why}")
     return {
         "name": name,
         "description": description,
         "fingerprint": dict(fingerprint),
         "gpus": rows.gpus,
         "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in fit_device(rows).items()},
-        "resources": {k: {"capacity": number(v, "B/s")} for k, v in resources.items()},
-        "routes": _routes(resources, links, crossed(rows, rows.gpus)),
+        "topology": _topology(shared, links, crossed(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
-        "collectives": {kind: _collective(found, kind, kinds, copies, links) for kind, found in kinds.items()},
+        "collectives": {
+            kind: _collective(found, kind, kinds, copies, links)
+            for kind, found in kinds.items()
+            if found is not None or kind not in OPTIONAL
+        },
         "streams": {k.split(".")[1]: number(v, "s") for k, v in streams.items() if k.startswith("streams.")},
         "host": {
             k.split(".")[1]: number(v, "" if k == "host.queue_depth" else "s")
@@ -55,9 +55,6 @@ def fit_plain(
         },
     }
 
-
-_CROSSED = {"host.up": 1, "host.down": 1, "host.duplex": 2}
-"""How often a byte between peers crosses what copies share."""
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
 _COPIES = {"cap": "B/s", "setup": "s", "minimum": "s"}
@@ -89,27 +86,35 @@ def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
     return {key: number(copies[f"{direction}.{key}"], _COPIES.get(key, "")) for key in keys}
 
 
-def _routes(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, list[str]]:
-    """Resources of each route; the last one of h2d is the GPU's link, whose load slows kernel launches.
+_MEMORY = {"out_of": ("host.down", 1), "into": ("host.up", 1), "through": ("host.duplex", 2)}
+"""What copies share at the memory, and how often a byte between peers crosses it."""
+
+
+def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, Any]:
+    """GPUs at one memory, and at NVLink if collectives use it.
 
     `peers` is what collectives alone move into host memory and out of it, B/s. Where that is more than copies can,
     peers find each other's bytes in the processor's cache and do not cross what limits copies.
     """
-
-    def shared(*names: str) -> list[str]:
-        return [f"host.{name}" for name in names if f"host.{name}" in resources]
-
-    if links.nvlink is not None:
-        peer = ["gpu{src}.nvlink_out", "gpu{dst}.nvlink_in"]
-    else:
-        # through host memory: both directions of the host are crossed, and what they share is crossed twice
-        host = [n for n in shared("up", "duplex", "down", "duplex") if peers * _CROSSED[n] <= resources[n].value]
-        peer = ["gpu{src}.up", "gpu{src}.duplex", *host, "gpu{dst}.duplex", "gpu{dst}.down"]
-    return {
-        "h2d": [*shared("duplex", "down"), "gpu{gpu}.duplex", "gpu{gpu}.down"],
-        "d2h": [*shared("duplex", "up"), "gpu{gpu}.duplex", "gpu{gpu}.up"],
-        "peer": peer,
+    memory: dict[str, Any] = {"kind": "memory"}
+    for key, (name, times) in _MEMORY.items():
+        if (limit := resources.get(name)) is not None:
+            memory[key] = number(limit, "B/s")
+            if links.nvlink is None and peers * times > limit.value:
+                memory[key]["carries"] = "copies"
+    ways = {"there": "down", "back": "up", "both_ways": "duplex"}
+    pcie = {key: number(resources[f"gpu{{gpu}}.{way}"], "B/s") for key, way in ways.items()}
+    plain: dict[str, Any] = {
+        "nodes": {"memory": memory},
+        "links": [{"ends": ["memory", "gpu{gpu}"], "kind": "PCIe", **pcie}],
+        "peers": "host",
     }
+    if links.nvlink is not None:
+        plain["nodes"]["nvlink"] = {"kind": "nvswitch"}
+        nvlink = number(Fitted(links.nvlink, None, links.why), "B/s")
+        plain["links"].append({"ends": ["gpu{gpu}", "nvlink"], "kind": "NVLink", "each_way": nvlink})
+        plain["peers"] = "direct"
+    return plain
 
 
 def _collective(
@@ -144,6 +149,10 @@ def _table(sizes: list[int], seconds: list[float], source: str) -> dict[str, Any
     return {"bytes": sizes, "seconds": [float(f"{t:.7g}") for t in seconds], "source": source}
 
 
+def _block(item: object) -> bool:
+    return isinstance(item, dict) and not isinstance(item, _Line)
+
+
 def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:
     """The YAML of a profile, with `remarks` as a comment on top."""
     import yaml
@@ -152,6 +161,10 @@ def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:
         """Numbers and lists in one line each."""
 
     Dumper.add_representer(_Line, lambda d, v: d.represent_mapping("tag:yaml.org,2002:map", v.items(), flow_style=True))
-    Dumper.add_representer(list, lambda d, v: d.represent_sequence("tag:yaml.org,2002:seq", v, flow_style=True))
+
+    def sequence(dumper: Any, items: list[Any]) -> Any:
+        return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=not any(map(_block, items)))
+
+    Dumper.add_representer(list, sequence)
     comment = "".join(f"# {line}\n" for line in remarks.splitlines())
     return comment + yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, width=118, allow_unicode=True)

@@ -90,13 +90,13 @@ class _Moving(NamedTuple):
 def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
     """The collective of `row`, with a copy in direction `copies` on every rank."""
     kind, ranks = row.params["collective"], int(row.params["ranks"])
-    parts = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)
-    flows: list[FlowSpec] = [flow for flow, _ in parts]
+    (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)
+    flows: list[FlowSpec] = [flow for flow, _ in phase.flows]
     if copies:
         flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
     rates = weighted_max_min(flows, profile.capacities)
-    _, size, rate = max((p.size / rate, p.size, rate) for (_, p), rate in zip(parts, rates, strict=False))
-    return _Moving(profile.collective_class(kind).latency_of(ranks), size, rate, rates[-1])
+    _, size, rate = max((p.size / rate, p.size, rate) for (_, p), rate in zip(phase.flows, rates, strict=False))
+    return _Moving(phase.latency, size, rate, rates[-1])
 
 
 def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:

@@ -62,7 +62,9 @@ class Memory:
         self._own = [self._physical(size) for size in self._own_sizes]
         rounded = {name: self._round_up(size) for name, size in slot_sizes.items()}
         self._slots = {name: (self._physical(size), size) for name, size in rounded.items()}
+        self._slot_sizes = slot_sizes
         self._layers: dict[tuple[int, str | None], torch.Tensor] = {}
+        self._shards: dict[tuple[int, int], torch.Tensor] = {}
         for number, weights in enumerate(self.weights):
             if weights.resident:
                 own = device.mapped([(self._own[number], self._own_sizes[number])])
@@ -70,14 +72,32 @@ class Memory:
 
     def layer(self, number: int, slot: str | None) -> torch.Tensor:
         """All bytes of a layer whose copied ones are in `slot` (None: it has none), at neighbouring addresses."""
+        return self._mapped(number, slot)[: self.weights[number].bytes]
+
+    def _mapped(self, number: int, slot: str | None) -> torch.Tensor:
         key = number, slot
         if key not in self._layers:
-            size, own = self.weights[number].bytes, self._own_sizes[number]
+            weights, own = self.weights[number], self._own_sizes[number]
             parts = [(self._own[number], own)]
-            if slot is not None and size > own:
+            if slot is not None and weights.resident + self._slot_sizes[slot] > own:
                 parts.append(self._slots[slot])
-            self._layers[key] = self.device.mapped(parts)[:size]
+            self._layers[key] = self.device.mapped(parts)
         return self._layers[key]
+
+    def gathering(self, slot: str, layer: int, offset: int, size: int) -> torch.Tensor:
+        """Where an all_gather of `size` bytes of a layer works; it may reach beyond the layer's end."""
+        start = self.weights[layer].resident + offset
+        return self._mapped(layer, slot)[start : start + size]
+
+    def shard(self, layer: int, offset: int, size: int) -> torch.Tensor:
+        """A rank's own part of a layer's copied bytes, kept on the device; zeros beyond the layer's end."""
+        key = layer, offset
+        if key not in self._shards:
+            start = self.weights[layer].resident + offset
+            source = self.host.layers[layer][start : start + size]
+            self._shards[key] = torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
+            self._shards[key][: source.nbytes].copy_(source)
+        return self._shards[key]
 
     def randomise(self) -> None:
         """Fill the activations with random numbers, the same for the same rank."""
@@ -104,6 +124,7 @@ class Memory:
         """Give all memory back."""
         self.buffers.clear()
         self._layers.clear()
+        self._shards.clear()
         self.device.unmap()
 
     def _round_up(self, size: int) -> int:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from calibration.torch_machine.device import Call, Device, Event, Stream
 from calibration.torch_machine.memory import BF16, HostWeights, Memory
 from calibration.torch_machine.operations import build
+from sim.policies.sharded import SHARDS
 from sim.program import (
     AnyCommand,
     Collective,
@@ -55,16 +56,31 @@ class RankResult(msgspec.Struct):
 
 
 class Runner:
-    """One run of a rank's program. `timed` are the events whose times are wanted."""
+    """One run of a rank's program. `timed` are the events whose times are wanted.
+
+    Collectives of each stream but the compute stream have a process group of their own in `groups`, which is added to:
+    those of one group must come in one order on every rank, those of two streams need not.
+    """
 
     def __init__(
-        self, device: Device, program: RankProgram, host: HostWeights, rank: int, world_size: int, timed: set[int]
+        self,
+        device: Device,
+        program: RankProgram,
+        host: HostWeights,
+        rank: int,
+        world_size: int,
+        timed: set[int],
+        groups: dict[str, dist.ProcessGroup],
     ) -> None:
         self.device = device
         self.program = program
         self.rank = rank
         self.world_size = world_size
         self.timed = timed
+        self.groups = groups
+        for stream in dict.fromkeys(c.stream for c in program.commands() if isinstance(c, Collective)):
+            if stream != program.step_stream() and stream not in groups:
+                groups[stream] = dist.new_group()
         self.before_bytes = _allocated(device)
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.memory = Memory(device, program, host, rank)
@@ -192,19 +208,32 @@ class Runner:
         return self._stream(command).run(self._collective_call(command))
 
     def _collective_call(self, command: Collective) -> Call:
-        buffer = self.memory.buffers[command.writes[0]]
-        whole = command.bytes // (BF16 * self.world_size) * BF16 * self.world_size
+        name, ranks, group = command.writes[0], self.world_size, self.groups.get(command.stream)
+        if name in self.slots:
+            buffer = self.memory.gathering(name, command.layer, command.start, command.bytes)
+        else:
+            buffer = self.memory.buffers[name][command.start :]
+        size = command.bytes // BF16 * BF16
+        part = command.bytes // (BF16 * ranks) * BF16
+        whole = buffer[: part * ranks].view(torch.bfloat16)
+        place = slice(self.rank * part, self.rank * part + part)
         if command.kind == "all_to_all":
-            sent = buffer[:whole].view(torch.bfloat16)
-            received = buffer[command.bytes // BF16 * BF16 :][:whole].view(torch.bfloat16)
-            return lambda: dist.all_to_all_single(received, sent)
+            received = buffer[size:][: part * ranks].view(torch.bfloat16)
+            return lambda: dist.all_to_all_single(received, whole, group=group)
+        if command.kind == "send_recv":
+            sent, received = (buffer[at:][:size].view(torch.bfloat16) for at in (0, size))
+            return lambda: _shift(sent, received, self.rank, ranks, group)
         if command.kind == "all_reduce":
-            values = buffer[: command.bytes // BF16 * BF16].view(torch.bfloat16)
-            return lambda: dist.all_reduce(values)
-        part = whole // self.world_size
-        gathered = buffer[:whole].view(torch.bfloat16)
-        mine = buffer[self.rank * part :][:part].view(torch.bfloat16)
-        return lambda: dist.all_gather_into_tensor(gathered, mine)
+            values = buffer[:size].view(torch.bfloat16)
+            return lambda: dist.all_reduce(values, group=group)
+        if command.kind == "reduce_scatter":
+            mine = buffer[place].view(torch.bfloat16)
+            return lambda: dist.reduce_scatter_tensor(mine, whole, group=group)
+        if command.reads == (SHARDS,):
+            mine = self.memory.shard(command.layer, command.start + place.start, part).view(torch.bfloat16)
+        else:
+            mine = buffer[place].view(torch.bfloat16)
+        return lambda: dist.all_gather_into_tensor(whole, mine, group=group)
 
     def _record(self, command: RecordEvent) -> Call:
         record = self._stream(command).record(self.events[command.event])
@@ -275,7 +304,7 @@ class Runner:
             elif isinstance(command, Kernel):
                 keyed = [(Kernel, self.device.spin(0.0))]
             elif isinstance(command, Collective):
-                keyed = [((command.kind, command.bytes), self._collective_call(command))]
+                keyed = [((command.stream, command.kind, command.bytes), self._collective_call(command))]
             else:
                 continue
             for key, call in keyed:
@@ -323,6 +352,19 @@ class FairLock:
         with self._changed:
             self._queue.popleft()
             self._changed.notify_all()
+
+
+def _shift(sent: torch.Tensor, received: torch.Tensor, rank: int, ranks: int, group: dist.ProcessGroup | None) -> None:
+    """Send to the next rank, receive from the one before."""
+    if ranks == 1:
+        received.copy_(sent)
+        return
+    operations = [
+        dist.P2POp(dist.isend, sent, (rank + 1) % ranks, group),
+        dist.P2POp(dist.irecv, received, (rank - 1) % ranks, group),
+    ]
+    for work in dist.batch_isend_irecv(operations):
+        work.wait()
 
 
 def _crossing(program: RankProgram) -> set[int]:

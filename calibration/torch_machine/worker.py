@@ -59,6 +59,7 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
         pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=Failure(f"{type(error).__name__}: {error}"))))
         return
     host: HostWeights | None = None
+    groups: dict[str, dist.ProcessGroup] = {}
     while True:
         try:
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
@@ -69,7 +70,7 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
             host = None
             device.release()
             host = HostWeights(device, sizes)
-        answer = _run(device, job, host, rank, world_size, pipe)
+        answer = _run(device, job, host, rank, world_size, pipe, groups)
         pipe.send_bytes(msgspec.msgpack.encode(answer))
     dist.destroy_process_group()
     device.close()
@@ -84,7 +85,15 @@ def _device(kind: str, rank: int) -> Device:
     return CudaDevice(rank)
 
 
-def _run(device: Device, job: Job, host: HostWeights, rank: int, world_size: int, pipe: Connection) -> Answer:
+def _run(
+    device: Device,
+    job: Job,
+    host: HostWeights,
+    rank: int,
+    world_size: int,
+    pipe: Connection,
+    groups: dict[str, dist.ProcessGroup],
+) -> Answer:
     runner: list[Runner] = []
 
     def give_up() -> None:
@@ -98,7 +107,7 @@ def _run(device: Device, job: Job, host: HostWeights, rank: int, world_size: int
     timer.daemon = True
     timer.start()
     try:
-        runner.append(Runner(device, job.program, host, rank, world_size, set(job.timed)))
+        runner.append(Runner(device, job.program, host, rank, world_size, set(job.timed), groups))
         return Answer(result=runner[0].run())
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -70,7 +70,7 @@ class _Run:
         self.held: list[HostSpan] = []
         kinds: tuple[CopyKind, ...] = ("h2d", "d2h")
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
-        self.flows: dict[tuple[str, int], list[tuple[FlowSpec, collectives.Part]]] = {}
+        self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
         self.alone: dict[tuple[str, int], float] = {}
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
@@ -214,14 +214,15 @@ class _Run:
 
     def _move(self, env: Environment, fabric: Fabric, command: Collective, meeting: Meeting) -> Steps:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
-        flows = self._flows_of(command)
-        if flows:
-            yield env.timeout(self.profile.collective_class(command.kind).latency_of(len(self.ranks)))
-        if env is self.env:
-            for rank_ in self.ranks:
-                rank_.moving = [m for m in rank_.moving if not m.done[rank_.number].triggered] + [meeting]
+        *before, last = self._flows_of(command) or [collectives.PhaseFlows(0.0, ())]
+        for phase in before:
+            yield env.timeout(phase.latency)
+            self._moves(env, meeting)
+            yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
+        yield env.timeout(last.latency)
+        self._moves(env, meeting)
         left = [0] * len(self.ranks)
-        for spec, part in flows:
+        for spec, part in last.flows:
             done = fabric.transfer(spec, part.size).done
             for rank in part.ranks:
                 left[rank] += 1
@@ -238,7 +239,14 @@ class _Run:
             if left[rank] == 0:
                 event.succeed()
 
-    def _flows_of(self, command: Collective) -> list[tuple[FlowSpec, collectives.Part]]:
+    def _moves(self, env: Environment, meeting: Meeting) -> None:
+        """Let the ranks know that `meeting` moves data now, unless its time alone is being found."""
+        if env is self.env:
+            for rank in self.ranks:
+                moving = [m for m in rank.moving if m is not meeting and not m.done[rank.number].triggered]
+                rank.moving = [*moving, meeting]
+
+    def _flows_of(self, command: Collective) -> list[collectives.PhaseFlows]:
         key = (command.kind, command.bytes)
         if key not in self.flows:
             self.flows[key] = collectives.flows(self.profile, command.kind, command.bytes, len(self.ranks))

@@ -9,8 +9,9 @@ from typing import get_args
 
 from sim.policies.device import DeviceSchedule
 from sim.policies.host import HostSchedule
-from sim.policies.parameters import Chunked, Policy, Resident, WholeLayer, Yielding
+from sim.policies.parameters import Chunked, Policy, Resident, Sharded, WholeLayer, Yielding
 from sim.policies.schedule import copied_bytes
+from sim.policies.sharded import ShardedSchedule, pieces
 from sim.program import Program
 from sim.workload import Workload
 
@@ -18,12 +19,14 @@ __all__ = [
     "Chunked",
     "Policy",
     "Resident",
+    "Sharded",
     "WholeLayer",
     "Yielding",
     "build",
     "copied_bytes",
     "fields_of",
     "label",
+    "pieces",
 ]
 
 
@@ -42,11 +45,16 @@ def label(policy: Policy) -> str:
         return f"{kind}+{'drain' if policy.drain else policy.window}"
     if isinstance(policy, WholeLayer) and policy.issue == "after_compute":
         return f"{kind}+after_compute"
+    if isinstance(policy, Sharded) and policy.store == "device":
+        return f"{kind}+device"
     return kind
 
 
 def build(workload: Workload, policy: Policy, world_size: int) -> Program:
-    """The program of `workload` under `policy`: the same for every rank."""
+    """The program of `workload` under `policy`: the same for every rank, but for where its part of a layer lies."""
+    if isinstance(policy, Sharded):
+        schedules = (ShardedSchedule(workload, policy, world_size, rank) for rank in range(world_size))
+        return Program(tuple(schedule.build() for schedule in schedules))
     on_host = isinstance(policy, Yielding) and policy.window != "device_gate"
     schedule = HostSchedule(workload, policy) if on_host else DeviceSchedule(workload, policy)  # type: ignore[arg-type]
     return Program((schedule.build(),) * world_size)

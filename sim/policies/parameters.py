@@ -71,4 +71,21 @@ class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
             raise ValueError("slots is for windows launch and kernel, and more than prefetch_layers")
 
 
-Policy = Resident | WholeLayer | Chunked | Yielding
+class Sharded(_Offload, frozen=True, tag_field="kind", tag="sharded"):
+    """Every rank brings 1/N of a layer's copied bytes, an all_gather brings the rest.
+
+    A rank copies its part at once, or `chunk_bytes` of it at a time; each is gathered as soon as it is there. With
+    `store: device` the parts stay on the GPUs and nothing is copied. `prefetch_layers: 0` gathers a layer only when
+    the one before has ended, as FSDP does without prefetch.
+    """
+
+    chunk_bytes: Bytes | None = None
+    store: Literal["host", "device"] = "host"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_bytes is not None and self.chunk_bytes < 2:
+            raise ValueError(f"chunk_bytes is {int(self.chunk_bytes)}, at least 2 is needed")
+
+
+Policy = Resident | WholeLayer | Chunked | Yielding | Sharded

@@ -41,7 +41,7 @@ class Schedule(ABC):
 
     def build(self) -> RankProgram:
         """Declare the memory, then issue all steps."""
-        self._declare()
+        self.declare()
         per_step = len(self.workload.layers) * self.workload.passes_per_step
         self.rank.record_step(COMPUTE)
         for n in range(self.ahead):
@@ -78,12 +78,17 @@ class Schedule(ABC):
         step, layer, _ = self._place(n)
         self.rank.copy(COPY, name, size, self._slot(n), offset=offset, step=step, layer=layer)
 
-    def wait_for_slot(self, n: int) -> None:
-        """Make the copy stream wait until the n-th layer's slot is free."""
+    def wait_for_slot(self, n: int, stream: str = COPY) -> None:
+        """Make the stream that fills the n-th layer's slot wait until it is free."""
         if (free := self.slot_free.get(n - self.slots)) is not None:
-            self.rank.wait(COPY, free)
+            self.rank.wait(stream, free)
 
-    def _declare(self) -> None:
+    def slot_bytes(self) -> int:
+        """Size of a slot."""
+        return max(self.copied)
+
+    def declare(self) -> None:
+        """Declare the memory."""
         layers = self.workload.layers
         resident = sum(layer.bytes - copied for layer, copied in zip(layers, self.copied, strict=True))
         self.rank.buffer("resident", resident, "weights", static=True)
@@ -91,15 +96,16 @@ class Schedule(ABC):
             # an allocator's slots come and go, others are taken once
             static = self.slots == self.ahead + 1
             for slot in range(self.slots):
-                self.rank.buffer(f"slot{slot}", max(self.copied), "slot", static=static)
+                self.rank.buffer(f"slot{slot}", self.slot_bytes(), "slot", static=static)
         if self.workload.activation_bytes:
             self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
         collectives = {op.buffer: op for layer in layers for op in layer.block if not isinstance(op, Compute)}
         for name, op in collectives.items():
-            # all_reduce and all_gather work in place, all_to_all keeps its input until the output is complete
-            self.rank.buffer(name, int(op.bytes) * (2 if op.kind == "all_to_all" else 1), "collective")
+            # an all_to_all and a send_recv keep their input until the output is complete, others work in place
+            both = op.kind in ("all_to_all", "send_recv")
+            self.rank.buffer(name, int(op.bytes) * (2 if both else 1), "collective")
 
     def _weights(self) -> Iterator[LayerWeights]:
         offset = 0

@@ -32,11 +32,16 @@ from sim.program.commands import (
 )
 from sim.program.ops import AnyOperation
 
+_WHOLE = (0, 2**63)
+"""The byte range of an access that may touch all of a buffer."""
+
 
 class _Access(msgspec.Struct, gc=False):
-    """The latest accesses of a buffer, as (stream, position, what)."""
+    """The latest accesses of a buffer: writes by byte range, as (stream, position, what), and reads of it all."""
 
-    write: tuple[str, int, str] | None = None
+    writes: dict[tuple[int, int], tuple[str, int, str]] = msgspec.field(default_factory=dict)
+    writers: dict[str, int] = msgspec.field(default_factory=dict)
+    """Stream -> position of its last write."""
     reads: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
 
 
@@ -133,12 +138,14 @@ class RankBuilder:
         """Enqueue a DMA copy into (h2d) or out of (d2h) `buffer`."""
         if bytes <= 0:
             raise ProgramError(f"copy {name!r} moves {bytes} bytes, at least 1 is needed")
-        self._touch(stream, name, (buffer,) if kind == "d2h" else (), (buffer,) if kind == "h2d" else ())
-        if offset < 0 or offset + bytes > self._buffers[buffer].bytes:
-            raise ProgramError(
-                f"copy {name!r} reaches byte {offset + bytes} of buffer {buffer!r}, "
-                f"which has {self._buffers[buffer].bytes}"
-            )
+        self._touch(
+            stream,
+            name,
+            (buffer,) if kind == "d2h" else (),
+            (buffer,) if kind == "h2d" else (),
+            (offset, offset + bytes),
+        )
+        self._fits(f"copy {name!r}", offset, bytes, buffer)
         self._issue(Copy(stream, name, bytes, buffer, kind, offset, step, layer))
 
     def collective(
@@ -150,16 +157,26 @@ class RankBuilder:
         *,
         reads: tuple[str, ...] = (),
         writes: tuple[str, ...] = (),
+        offset: int | None = None,
         step: int = -1,
         layer: int = -1,
     ) -> None:
-        """Enqueue this rank's part of a collective over all ranks."""
+        """Enqueue this rank's part of a collective over all ranks, on the buffer it writes from byte `offset` on."""
         if kind not in COLLECTIVES:
             raise ProgramError(f"collective {name!r} is a {kind!r}, expected one of {', '.join(COLLECTIVES)}")
         if bytes <= 0:
             raise ProgramError(f"collective {name!r} has {bytes} bytes, at least 1 is needed")
-        self._touch(stream, name, reads, writes)
-        self._issue(Collective(stream, name, kind, bytes, reads, writes, step, layer))
+        self._touch(stream, name, reads, writes, _WHOLE if offset is None else (offset, offset + bytes))
+        if offset is not None:
+            for buffer in writes:
+                self._fits(f"collective {name!r}", offset, bytes, buffer)
+        at = msgspec.UNSET if offset is None else offset
+        self._issue(Collective(stream, name, kind, bytes, reads, writes, step, layer, at))
+
+    def _fits(self, what: str, offset: int, size: int, buffer: str) -> None:
+        there = self._buffers[buffer].bytes
+        if offset < 0 or offset + size > there:
+            raise ProgramError(f"{what} reaches byte {offset + size} of buffer {buffer!r}, which has {there}")
 
     def record(self, stream: str) -> int:
         """Record a new event on `stream`; returns its number.
@@ -263,22 +280,33 @@ class RankBuilder:
             if position > clock.get(other, 0):
                 clock[other] = position
 
-    def _touch(self, stream: str, what: str, reads: Sequence[str], writes: Sequence[str]) -> None:
+    def _touch(
+        self, stream: str, what: str, reads: Sequence[str], writes: Sequence[str], span: tuple[int, int] = _WHOLE
+    ) -> None:
+        """Check and note accesses; writes touch only bytes `span` of their buffers."""
         clock = self._clock_of(stream)
         position = self._position.get(stream, 0)
 
         def ordered(other: str, at: int) -> bool:
             return other == stream or clock.get(other, 0) > at
 
-        for name in (*reads, *writes):
+        def check(name: str, span: tuple[int, int]) -> None:
             if name not in self._buffers:
                 raise ProgramError(f"{what!r} on stream {stream!r} uses buffer {name!r}, which is not declared")
-            last = self._access[name].write
-            if last and not ordered(last[0], last[1]):
-                raise ProgramError(
-                    f"{what!r} on stream {stream!r} uses buffer {name!r} while {last[2]!r} on stream {last[0]!r} "
-                    "may still be writing it: no event orders them"
-                )
+            access = self._access[name]
+            if all(ordered(other, at) for other, at in access.writers.items()):
+                return
+            for (start, end), (other, at, writer) in access.writes.items():
+                if start < span[1] and span[0] < end and not ordered(other, at):
+                    raise ProgramError(
+                        f"{what!r} on stream {stream!r} uses buffer {name!r} while {writer!r} on stream {other!r} "
+                        "may still be writing it: no event orders them"
+                    )
+
+        for name in reads:
+            check(name, _WHOLE)
+        for name in writes:
+            check(name, span)
         for name in reads:
             self._access[name].reads[stream] = (position, what)
         for name in writes:
@@ -289,6 +317,9 @@ class RankBuilder:
                         f"{what!r} on stream {stream!r} overwrites buffer {name!r} while {reader!r} on stream "
                         f"{other!r} may still be reading it: no event orders them"
                     )
-            if access.reads:
+            if span == _WHOLE:
                 access.reads.clear()
-            access.write = (stream, position, what)
+                access.writes.clear()
+                access.writers.clear()
+            access.writes[span] = (stream, position, what)
+            access.writers[stream] = position

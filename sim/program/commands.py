@@ -11,8 +11,8 @@ import msgspec
 
 from sim.program.ops import AnyOperation
 
-COLLECTIVES = ("all_to_all", "all_reduce", "all_gather")
-CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather"]
+COLLECTIVES = ("all_to_all", "all_reduce", "all_gather", "reduce_scatter", "send_recv")
+CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "send_recv"]
 CopyKind = Literal["h2d", "d2h"]
 BufferKind = Literal["weights", "slot", "activations", "collective", "scratch"]
 
@@ -63,10 +63,12 @@ class Copy(Command, frozen=True, gc=False):
 
 
 class Collective(Command, frozen=True, gc=False):
-    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output).
+    """One rank's part of a collective. `bytes` is the per-rank buffer (all_gather: the output; reduce_scatter: the
+    input; send_recv: what each rank sends to the next one and gets from the one before).
 
-    An all_to_all reads the first `bytes` of the buffer it writes and leaves its output in the next `bytes`; an
-    all_reduce and an all_gather, whose input lies at the rank's place, work in place.
+    An all_to_all and a send_recv read the first `bytes` of the buffer they write and leave their output in the next
+    `bytes`. The others work in place: the input of an all_gather and the output of a reduce_scatter lie at the rank's
+    place. All this lies from byte `offset` of the buffer on.
     """
 
     name: str
@@ -76,6 +78,12 @@ class Collective(Command, frozen=True, gc=False):
     writes: tuple[str, ...] = ()
     step: int = -1
     layer: int = -1
+    offset: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def start(self) -> int:
+        """Byte of the buffer at which it starts."""
+        return 0 if self.offset is msgspec.UNSET else self.offset
 
 
 class RecordEvent(Command, frozen=True, gc=False):

@@ -232,7 +232,11 @@ def print_profile(profile: Profile) -> None:
             for key, inner in value.items():
                 walk(f"{path}.{key}" if path else key, inner)
         elif isinstance(value, (list, tuple)):
-            made.add_row(path, ", ".join(value), "")
+            if any(isinstance(inner, dict) for inner in value):
+                for i, inner in enumerate(value):
+                    walk(f"{path}[{i}]", inner)
+            elif value:
+                made.add_row(path, ", ".join(map(str, value)), "")
         elif value is not None:
             made.add_row(path, str(value), "")
 

@@ -1,0 +1,310 @@
+"""Topologies: what a host's GPUs, memories, switches and networks are joined by, and the routes that follow from it.
+
+A topology is a graph. Its vertices are the GPUs (`gpu0`, `gpu1`, …) and the `nodes`; its edges are the `links`. Each
+direction of a link, both directions together, and whatever enters, leaves or crosses a node may have a capacity: a
+directed resource of the fabric. A route takes the fewest hops and, of such ways, the widest. GPUs and memories do not
+forward. In names, `{gpu}` stands for every GPU's number.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from itertools import combinations, product
+from math import inf
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from sim import units
+from sim.config import Config
+from sim.units import Bandwidth, Number
+
+V = TypeVar("V")
+
+Use = Literal["copies", "peers"]
+"""What crosses a resource: copies between host and GPU, or what GPUs send each other."""
+
+LEAST = 1e-30
+"""Of what is divided by: less could leave the range of a float."""
+
+
+class Sourced(Config, Generic[V], frozen=True):
+    """A number and where it comes from."""
+
+    value: V
+    source: str
+    uncertainty: Number | None = None
+    """Relative, one standard deviation."""
+
+
+class Capacity(Config, frozen=True):
+    """B/s that a resource moves. What `carries` leaves out crosses without taking any of it."""
+
+    value: Bandwidth
+    source: str
+    uncertainty: Number | None = None
+    carries: Literal["all", "copies", "peers"] = "all"
+
+    def __post_init__(self) -> None:
+        if self.value < LEAST:
+            raise ValueError(f"is {units.plain(self.value)}, expected more than 0, at least {LEAST:g}")
+
+
+class Node(Config, frozen=True):
+    """A vertex. `into`, `out_of` and `through` limit what enters it, leaves it, and both together.
+
+    What starts or ends at a node crosses `through` once, as does what passes; what goes by way of a memory is written
+    and read, and crosses it twice.
+    """
+
+    kind: Literal["memory", "root_complex", "switch", "socket", "nvswitch", "fabric", "nic", "network"]
+    into: Capacity | None = None
+    out_of: Capacity | None = None
+    through: Capacity | None = None
+
+
+class Link(Config, frozen=True):
+    """An edge between two `ends`, one for each of `gpus` if an end holds `{gpu}`; or a `mesh`: an edge between every
+    two GPUs of different groups.
+
+    `there` limits what goes from the first end to the second, `back` the other way; `each_way` stands for both of
+    them; `both_ways` limits their sum. A direction without a limit is never full. `hops` is its length for routes.
+    """
+
+    ends: tuple[str, str] | None = None
+    mesh: tuple[tuple[int, ...], ...] | None = None
+    gpus: tuple[int, ...] | None = None
+    kind: str = ""
+    there: Capacity | None = None
+    back: Capacity | None = None
+    each_way: Capacity | None = None
+    both_ways: Capacity | None = None
+    hops: int = 1
+
+    def __post_init__(self) -> None:
+        if (self.ends is None) == (self.mesh is None):
+            raise ValueError("expected exactly one of ends and mesh")
+        if self.each_way is not None and (self.there is not None or self.back is not None):
+            raise ValueError("expected either each_way, or there and back, not both")
+        if self.hops < 1:
+            raise ValueError(f"hops is {self.hops}, at least 1 is needed")
+        if self.gpus is not None and (self.ends is None or not any("{gpu}" in end for end in self.ends)):
+            raise ValueError("gpus is for ends with {gpu}")
+
+    def edges(self, gpus: int) -> Iterator[tuple[str, str]]:
+        """Every edge's ends."""
+        if self.mesh is not None:
+            for one, other in combinations(self.mesh, 2):
+                yield from ((f"gpu{a}", f"gpu{b}") for a, b in product(one, other))
+        elif self.ends is not None:
+            first, second = self.ends
+            numbers = self.gpus if self.gpus is not None else range(gpus)
+            yield from dict.fromkeys((first.replace("{gpu}", str(g)), second.replace("{gpu}", str(g))) for g in numbers)
+
+
+class Topology(Config, frozen=True):
+    """How the GPUs of a host, or of several, are joined.
+
+    `peers` says how GPUs reach each other: `direct`, by the graph alone; `host`, through the pinned memory of the
+    receiver (NCCL's shared-memory transport); or groups of GPUs that reach each other directly, all others through
+    the host. `pinned` says in which memory the pinned buffers of which GPUs lie: the nearest unless given.
+    `domains` are groups of GPUs that lie close to each other, for hierarchical collectives.
+    """
+
+    nodes: dict[str, Node]
+    links: tuple[Link, ...]
+    peers: Literal["direct", "host"] | tuple[tuple[int, ...], ...] = "direct"
+    pinned: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
+    domains: tuple[tuple[int, ...], ...] = ()
+
+
+class _Edge(NamedTuple):
+    """One direction of a link: where it leads, its length, and the resources crossed by it and by entering there."""
+
+    to: str
+    hops: int
+    resources: tuple[int, ...]
+
+
+class Graph:
+    """A `Topology` of `gpus` GPUs with its resources numbered and its routes found.
+
+    Raises:
+        ValueError: a link, group or placement names what is not there, or a route is missing or ambiguous.
+    """
+
+    def __init__(self, topology: Topology, gpus: int) -> None:
+        self.topology = topology
+        self.gpus = gpus
+        self.names: list[str] = []
+        """Of the resources: `a>b` and `a-b` of links, `n`, `n.in` and `n.out` of nodes."""
+        self.limits: list[Capacity] = []
+        self.edges: dict[str, list[_Edge]] = {f"gpu{g}": [] for g in range(gpus)}
+        self._kinds: dict[str, str] = {}
+        self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
+        self._ways: dict[tuple[str, Use], dict[str, tuple[int, ...] | None]] = {}
+        self._add_nodes()
+        for i, link in enumerate(topology.links):
+            self._add_link(f"topology.links[{i}]", link)
+        self._groups("topology.domains", topology.domains)
+        if not isinstance(topology.peers, str):
+            self._groups("topology.peers", topology.peers)
+        self.pinned = [self._memory_of(g) for g in range(gpus)]
+
+    def copy(self, gpu: int, kind: str) -> tuple[int, ...]:
+        """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
+        memory, device = self.pinned[gpu], f"gpu{gpu}"
+        return self.way(memory, device, "copies") if kind == "h2d" else self.way(device, memory, "copies")
+
+    def peer(self, source: int, destination: int) -> tuple[int, ...]:
+        """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
+        a, b = f"gpu{source}", f"gpu{destination}"
+        peers = self.topology.peers
+        direct = peers == "direct" or (peers != "host" and any({source, destination} <= set(group) for group in peers))
+        if direct:
+            return self.way(a, b, "peers")
+        memory = self.pinned[destination]
+        return self.way(a, memory, "peers") + self.way(memory, b, "peers")
+
+    def domain_of(self, gpu: int) -> int | None:
+        """Which of the topology's domains a GPU is in."""
+        return next((i for i, group in enumerate(self.topology.domains) if gpu in group), None)
+
+    def way(self, start: str, end: str, use: Use) -> tuple[int, ...]:
+        """Resources on the way between two vertices, in their order."""
+        ways = self._ways.get((start, use))
+        if ways is None:
+            ways = self._ways[start, use] = self._search(start, use)
+        if end not in ways:
+            raise ValueError(f"topology: there is no way from {start} to {end}")
+        found = ways[end]
+        if found is None:
+            raise ValueError(
+                f"topology: the way from {start} to {end} is ambiguous: several have as few hops and are as wide; "
+                "give links of one of them more hops"
+            )
+        return found
+
+    def _add_nodes(self) -> None:
+        for pattern, node in self.topology.nodes.items():
+            names = (pattern.replace("{gpu}", str(g)) for g in range(self.gpus))
+            for name in dict.fromkeys(names):
+                if name in self.edges:
+                    raise ValueError(f"topology.nodes has {name!r}, which there is already")
+                if not name or any(c in name for c in "{}>- ") or name.endswith((".in", ".out")):
+                    raise ValueError(f"topology.nodes has {name!r}: expected a word without '-', '>' and '.in'")
+                self.edges[name] = []
+                self._kinds[name] = node.kind
+                self._inside[name] = (
+                    self._resource(f"{name}.in", node.into),
+                    self._resource(f"{name}.out", node.out_of),
+                    self._resource(name, node.through),
+                )
+
+    def _resource(self, name: str, limit: Capacity | None) -> int | None:
+        if limit is None:
+            return None
+        self.names.append(name)
+        self.limits.append(limit)
+        return len(self.names) - 1
+
+    def _add_link(self, where: str, link: Link) -> None:
+        for group in (*(link.mesh or ()), link.gpus or ()):
+            self._known(where, group)
+        for a, b in link.edges(self.gpus):
+            for end in (a, b):
+                if end not in self.edges:
+                    raise ValueError(f"{where} names {end!r}, which is none of {', '.join(sorted(self.edges))}")
+            if a == b:
+                raise ValueError(f"{where} joins {a} to itself")
+            if any(edge.to == b for edge in self.edges[a]):
+                raise ValueError(f"{where} joins {a} and {b}, which are joined already")
+            both = self._resource(f"{a}-{b}", link.both_ways)
+            there = self._resource(f"{a}>{b}", link.there or link.each_way)
+            back = self._resource(f"{b}>{a}", link.back or link.each_way)
+            self.edges[a].append(self._edge(a, b, link.hops, (both, there)))
+            self.edges[b].append(self._edge(b, a, link.hops, (both, back)))
+
+    def _edge(self, a: str, b: str, hops: int, own: tuple[int | None, ...]) -> _Edge:
+        """From a to b: what leaves a, the link, what enters b. `through` of b is crossed on entering it."""
+        leave = self._inside.get(a, (None, None, None))[1]
+        enter, _, through = self._inside.get(b, (None, None, None))
+        return _Edge(b, hops, tuple(r for r in (leave, *own, enter, through) if r is not None))
+
+    def _known(self, where: str, group: Iterable[int]) -> None:
+        for gpu in group:
+            if not 0 <= gpu < self.gpus:
+                raise ValueError(f"{where} has GPU {gpu}, expected 0 to {self.gpus - 1}")
+
+    def _groups(self, where: str, groups: tuple[tuple[int, ...], ...]) -> None:
+        seen: set[int] = set()
+        for i, group in enumerate(groups):
+            self._known(f"{where}[{i}]", group)
+            if not group or len(set(group)) != len(group) or seen & set(group):
+                raise ValueError(f"{where}[{i}] is empty, or has a GPU that was named before")
+            seen |= set(group)
+
+    def _memory_of(self, gpu: int) -> str:
+        """The memory that holds the pinned buffers of `gpu`."""
+        memories = [name for name, kind in self._kinds.items() if kind == "memory"]
+        for name, group in self.topology.pinned.items():
+            if name not in memories:
+                raise ValueError(f"topology.pinned names {name!r}, which is none of {', '.join(memories)}")
+            self._known(f"topology.pinned.{name}", group)
+        given = [name for name, group in self.topology.pinned.items() if gpu in group]
+        if len(given) > 1:
+            raise ValueError(f"topology.pinned has GPU {gpu} in {' and in '.join(given)}")
+        if given:
+            return given[0]
+        away = self._distances(f"gpu{gpu}")
+        near = sorted((away[name], name) for name in memories if name in away)
+        if not near:
+            raise ValueError(f"topology: there is no way from gpu{gpu} to a memory")
+        if len(near) > 1 and near[0][0] == near[1][0]:
+            raise ValueError(f"topology.pinned is needed: {near[0][1]} and {near[1][1]} are equally near to gpu{gpu}")
+        return near[0][1]
+
+    def _forwards(self, name: str) -> bool:
+        return self._kinds.get(name, "memory") != "memory"
+
+    def _distances(self, start: str) -> dict[str, int]:
+        """Hops from `start` to all that can be reached."""
+        away = {start: 0}
+        heap = [(0, start)]
+        while heap:
+            hops, at = heapq.heappop(heap)
+            if hops > away[at] or not (at == start or self._forwards(at)):
+                continue
+            for edge in self.edges[at]:
+                if (there := hops + edge.hops) < away.get(edge.to, there + 1):
+                    away[edge.to] = there
+                    heapq.heappush(heap, (there, edge.to))
+        return away
+
+    def _search(self, start: str, use: Use) -> dict[str, tuple[int, ...] | None]:
+        """Resources on the way from `start` to every other vertex; None where the way is ambiguous."""
+        away = self._distances(start)
+        width = {start: inf}
+        first = self._inside.get(start, (None, None, None))[2]
+        ways: dict[str, tuple[int, ...] | None] = {start: (first,) if first is not None else ()}
+        before: dict[str, list[tuple[str, _Edge]]] = {}
+        for at in away:
+            if at == start or self._forwards(at):
+                for edge in self.edges[at]:
+                    if away[at] + edge.hops == away[edge.to]:
+                        before.setdefault(edge.to, []).append((at, edge))
+        for at in sorted(before, key=lambda name: away[name]):
+            wide = [(min(width[a], self._width(edge)), a, edge) for a, edge in before[at]]
+            width[at] = max(w for w, _, _ in wide)
+            best = [(a, edge) for w, a, edge in wide if w == width[at]]
+            came = ways[best[0][0]]
+            ways[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
+        return {
+            name: found if found is None else tuple(r for r in found if self.limits[r].carries in ("all", use))
+            for name, found in ways.items()
+            if name != start
+        }
+
+    def _width(self, edge: _Edge) -> float:
+        return min((self.limits[r].value for r in edge.resources), default=inf)

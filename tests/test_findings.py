@@ -1,0 +1,116 @@
+"""docs/measurements.md says what the committed data says today."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from conftest import shared_folder
+
+from validation import case_tables, findings, svg
+from validation.markdown import placed, span, standing, table
+from validation.measured import Operation, shipped_sets
+from validation.observed import Entry, account, entries, late_chunks
+from validation.plots import plots
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "measurements.md").read_text(encoding="utf-8")
+STANDING = dict(standing(TEXT))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Entry], dict[str, str]]:
+    """Every case beside its prediction, and every table."""
+
+    def make(folder: Path) -> None:
+        with ProcessPoolExecutor(2) as pool:
+            found = entries(shipped_sets(), pool)
+            tables = findings.seen_tables() | findings.predicted_tables(found)
+            tables["other hosts"] = case_tables.cross(pool)
+        (folder / "pickle").write_bytes(pickle.dumps((found, tables)))
+
+    folder = shared_folder(tmp_path_factory, "findings", make)
+    found: tuple[list[Entry], dict[str, str]] = pickle.loads((folder / "pickle").read_bytes())
+    return found
+
+
+def test_the_tables_in_the_document_are_todays(made: tuple[list[Entry], Mapping[str, str]]) -> None:
+    _, tables = made
+    assert set(STANDING) == set(tables)
+    assert {name: STANDING[name] == content for name, content in tables.items()} == dict.fromkeys(tables, True)
+
+
+def test_plots_are_made_of_all_cases(made: tuple[list[Entry], Mapping[str, str]]) -> None:
+    found, _ = made
+    drawn = plots(found)
+    assert {f"{name}.svg" for name in drawn} == {f.name for f in (DOCS / "plots").iterdir()}
+    for content in drawn.values():
+        ElementTree.fromstring(content)
+    errors = ElementTree.fromstring(drawn["errors"])
+    marks = sum(len(errors.findall(f"{{*}}{kind}")) for kind in ("circle", "polygon"))
+    assert marks == len(found) + 3  # the legend's
+
+
+def test_every_plot_that_is_shown_is_there_and_well_formed() -> None:
+    shown = re.findall(r"!\[[^]]+\]\((plots/[^)]+\.svg)\)", TEXT)
+    assert len(shown) == len(set(shown)) == len(list((DOCS / "plots").iterdir()))
+    for name in shown:
+        root = ElementTree.parse(DOCS / name).getroot()
+        assert root.tag.endswith("svg") and root.findall("{*}text")
+
+
+def copy(start: float, end: float, size: int = 1000) -> Operation:
+    return Operation("copy", "Copy", "chunk", 0, size, start, start, end)
+
+
+def collective(start: float, ready: float, end: float) -> Operation:
+    return Operation("compute", "Collective", "q", 0, 64, start, ready, end)
+
+
+def kernel(start: float, end: float) -> Operation:
+    return Operation("compute", "Kernel", "norm", 0, 0, start, start, end)
+
+
+def test_a_step_is_accounted_for() -> None:
+    operations = [kernel(0, 100), collective(100, 120, 200), kernel(200, 300)]
+    operations += [copy(0, 50), copy(60, 110), copy(240, 290)]
+    found = account(operations)
+    assert found.kernels == pytest.approx(200e-6)
+    assert (found.collectives, found.waited) == (pytest.approx(100e-6), pytest.approx(20e-6))
+    assert found.share == pytest.approx(0.1)
+    assert found.clear == pytest.approx(2000 / 100e-6)
+    assert found.meeting == pytest.approx(1000 / 50e-6)
+    assert found.gap == pytest.approx(10e-6)
+    assert found.resume == pytest.approx(40e-6)
+    assert (found.largest, found.late) == (pytest.approx(100e-6), pytest.approx(20e-6))
+    empty = account([kernel(0, 1)])
+    assert (empty.share, empty.clear, empty.meeting, empty.gap, empty.resume) == (None,) * 5
+
+
+@pytest.mark.parametrize(("start", "late"), [(94.0, 0), (96.0, 1), (101.0, 1), (102.0, 0)])
+def test_late_chunks_start_as_the_gate_closes(start: float, late: int) -> None:
+    assert late_chunks([kernel(0, 100), copy(start, start + 50), collective(102, 102, 200)]) == late
+
+
+def test_tables_have_their_places() -> None:
+    text = "a\n<!-- table: x -->\nold\n<!-- end of table -->\nb"
+    content = table(("k", "v"), [("one", span([2.0, 1.0], "{:.0f}"))])
+    assert dict(standing(placed(text, {"x": content}))) == {"x": "| k | v |\n|---|---:|\n| one | 1 to 2 |"}
+    assert placed(placed(text, {"x": content}), {"x": content}) == placed(text, {"x": content})
+    with pytest.raises(ValueError, match="table y has 0 places"):
+        placed(text, {"y": ""})
+
+
+def test_charts_place_points_and_escape_words() -> None:
+    axis = svg.linear("a < b", 0, 10, 5)
+    assert [words for _, words in svg.linear("y", -5, 5, 5).ticks] == ["\u22125", "0", "5"]
+    log = svg.logarithmic("x", [(1, "1"), (100, "100")], 1.0)
+    assert (log.part(1), log.part(10), log.part(100)) == (0.0, pytest.approx(0.5), 1.0)
+    series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], svg.GREY, m) for m in (*svg.MARKERS, "none")]
+    root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
+    assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}

@@ -1,0 +1,291 @@
+"""Tables of measured cases beside their predictions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from statistics import median
+
+import msgspec
+
+from sim.hardware import Profile, load_profile
+from validation.markdown import maybe, span, table
+from validation.measured import load_set, shipped_sets
+from validation.observed import FOUR, Entry, long_kernels, short, yields
+from validation.predict import predict, references, workload_key
+from validation.sets import case_name, compare_set, errors, markdown
+
+OFF = 0.02
+"""Cases that are off by more are listed one by one."""
+
+LATE = 20e-6
+"""Waits for peers from here on are looked at, s."""
+
+CROSS = (
+    ("h200x2-hostpath-20261121a", ("h200x2-hostpath-20261121b", "h200x2-hostpath")),
+    ("h200x2-hostpath-20261121b", ("h200x2-hostpath-20261121a",)),
+    ("h200x2-hostpath-20261121c", ("h200x2-hostpath-20261121a", "h200x2-hostpath")),
+    ("h200x2-nvlink-20261121a", ("h200x2-nvlink-20261121c",)),
+    ("h200x2-nvlink-20261121c", ("h200x2-nvlink-20261121a",)),
+)
+"""Sets, and profiles of other hosts that predict them."""
+
+FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
+"""Cases whose prediction is repeated with longer flag waits."""
+
+
+def clocks(found: Sequence[Entry]) -> str:
+    """One row a workload: resident repeats, their kernels beside those of offloaded cases, clocks."""
+    rows = []
+    for name in shipped_sets():
+        mine = [e for e in found if e.set == name]
+        for key, residents in references([e.case for e in mine]).items():
+            offloaded = [e for e in mine if workload_key(e.case) == key and e.group != "resident"]
+            times = [c.step_time_s for c in residents]
+            ratios = [r for e in offloaded if (r := long_kernels(e.case, residents)) is not None]
+            rows.append(
+                (
+                    short(name),
+                    case_name(residents[0]).removesuffix(" resident"),
+                    " ".join(f"{1e3 * t:.2f}" for t in times),
+                    f"{100 * (max(times) / min(times) - 1):.1f}",
+                    span((100 * (r - 1) for r in ratios), "{:+.1f}") or "-",
+                    f"{min(s['min'] for c in residents for k, s in c.sampled.items() if k.endswith('sm_mhz')):.0f}",
+                )
+            )
+    headers = (
+        "visit",
+        "workload",
+        "resident steps, in order, ms",
+        "range %",
+        "long kernels, offloaded %",
+        "least SM MHz",
+    )
+    return table(headers, rows, 3)
+
+
+def waits(found: Sequence[Entry]) -> str:
+    """Residents at whose largest collectives rank 0 seems to wait long, with other repeats of their workloads."""
+    residents = [e for e in found if e.group == "resident"]
+    late = {(e.set, workload_key(e.case)) for e in residents if (e.measured.late or 0.0) > LATE}
+    rows = []
+    for e in residents:
+        m, p = e.measured, e.predicted
+        if (e.set, workload_key(e.case)) in late and None not in (m.largest, m.late, p.largest, p.late):
+            moving = [(of.largest or 0.0) - (of.late or 0.0) for of in (m, p)]
+            figures = (m.largest, m.late, *moving)
+            rows.append((short(e.set), e.name, *(maybe(f, 1e6, "{:.0f}") for f in figures)))
+    headers = ("visit", "case", "from start to end us", "of which waiting", "moving", "moving, alone by the profile")
+    return table(headers, rows, 2)
+
+
+def memory(found: Sequence[Entry]) -> str:
+    """The simulated peak against what the GPU's allocators held at most, by set."""
+    rows = []
+    for name in shipped_sets():
+        cases = [e for e in found if e.set == name]
+        off = {e.name: e.predicted_peak / e.case.memory_bytes[0] - 1 for e in cases}
+        worst = min(off, key=lambda n: off[n])
+        difference = [e.case.memory_bytes[0] - e.predicted_peak for e in cases]
+        rows.append(
+            (
+                short(name),
+                str(len(cases)),
+                f"{100 * median(off.values()):+.2f}",
+                f"{100 * max(off.values()):+.2f}",
+                f"{100 * off[worst]:+.2f}",
+                f"{median(difference) / 1e6:.1f}",
+                f"{max(difference) / 1e6:.1f}",
+                worst,
+            )
+        )
+    headers = ("visit", "cases", "median %", "most %", "least %", "median missing MB", "most missing MB", "least at")
+    return table(headers, rows)
+
+
+WINDOWS = ("whole_layer", "chunked", "launch", "device_gate", "device_gate, drain", "kernel")
+
+
+def windows(found: Sequence[Entry]) -> str:
+    """Part of the collectives' time in which copies run, by how the copies yield."""
+    rows = []
+    for crossing in ("host memory", "NVLink"):
+        for kind in WINDOWS:
+            cases = [e for e in found if yields(e.case) == kind and ("nvlink" in e.set) == (crossing == "NVLink")]
+            pairs = [(e.measured.share, e.predicted.share) for e in cases]
+            shares = [(m, p) for m, p in pairs if m is not None and p is not None]
+            if shares:
+                rows.append(
+                    (
+                        crossing,
+                        kind,
+                        str(len(shares)),
+                        f"{median(m for m, _ in shares):.2f}",
+                        span((m for m, _ in shares), "{:.2f}"),
+                        f"{median(p for _, p in shares):.2f}",
+                        span((p for _, p in shares), "{:.2f}"),
+                        f"{max((p - m for m, p in shares), key=abs):+.2f}",
+                    )
+                )
+    headers = ("path", "window", "cases", "measured", "least, most", "predicted", "least, most", "largest error")
+    return table(headers, rows, 2)
+
+
+def summary(found: Sequence[Entry]) -> str:
+    """Errors of all offloaded cases, and of parts of them."""
+    offloaded = [e for e in found if e.group != "resident"]
+    chosen = {
+        "all offloaded cases": offloaded,
+        "those of unseen sets and cases": [e for e in offloaded if e.group == "unseen"],
+        "those of 1 and 2 GPUs": [e for e in offloaded if e.set != FOUR],
+    }
+    rows = []
+    for what, cases in chosen.items():
+        of = errors(e.compared() for e in cases)
+        rows.append((what, str(of.cases), *(f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.maximum))))
+    return table(("cases", "number", "median %", "mean %", "95th %", "max %"), rows)
+
+
+def group_errors(found: Sequence[Entry]) -> str:
+    """Errors by set and group."""
+    return markdown([e.compared() for e in found]).split("\n\n")[0]
+
+
+def all_errors(found: Sequence[Entry]) -> str:
+    """Every offloaded case."""
+    return markdown([e.compared() for e in found]).split("\n\n")[1]
+
+
+def off(found: Sequence[Entry]) -> str:
+    """Cases off by more than `OFF`, the worst first: measured / predicted parts of the step."""
+    wrong = sorted((e for e in found if e.group != "resident" and abs(e.error) > OFF), key=lambda e: -abs(e.error))
+    rows = []
+    for e in wrong:
+        m, p = e.measured, e.predicted
+        rows.append(
+            (
+                short(e.set),
+                e.name,
+                f"{100 * e.error:+.2f}",
+                f"{1e3 * e.case.step_time_s:.1f}",
+                f"{1e3 * e.case.instrumented_step_times_s[-1]:.1f}",
+                f"{1e3 * e.predicted_s:.1f}",
+                f"{1e3 * m.kernels:.1f} / {1e3 * p.kernels:.1f}",
+                f"{1e3 * (m.collectives - m.waited):.1f} / {1e3 * (p.collectives - p.waited):.1f}",
+                f"{1e3 * m.waited:.1f} / {1e3 * p.waited:.1f}",
+                f"{maybe(m.share, 1, '{:.2f}')} / {maybe(p.share, 1, '{:.2f}')}",
+                f"{maybe(m.clear, 1e-9, '{:.1f}')} / {maybe(p.clear, 1e-9, '{:.1f}')}",
+                f"{maybe(m.meeting, 1e-9, '{:.1f}')} / {maybe(p.meeting, 1e-9, '{:.1f}')}",
+                f"{maybe(m.gap, 1e6, '{:.1f}')} / {maybe(p.gap, 1e6, '{:.1f}')}",
+                f"{maybe(m.resume, 1e6, '{:.0f}')} / {maybe(p.resume, 1e6, '{:.0f}')}",
+            )
+        )
+    headers = (
+        "visit",
+        "case",
+        "error %",
+        "step ms",
+        "with events",
+        "predicted",
+        "kernels ms",
+        "collectives moving ms",
+        "waiting for peers ms",
+        "share covered",
+        "copies clear GB/s",
+        "copies meeting GB/s",
+        "gap of chunks us",
+        "copies resume us",
+    )
+    return table(headers, rows, 2)
+
+
+def steps(found: Sequence[Entry]) -> str:
+    """The single steps of those cases that are not of four GPUs, the first step of a run left out."""
+    wrong = sorted((e for e in found if e.group != "resident" and abs(e.error) > OFF), key=lambda e: -abs(e.error))
+    rows = []
+    for e in (e for e in wrong if e.set != FOUR):
+        plain, events = e.case.steps_s, e.case.instrumented_step_times_s[1:]
+        shown = (" ".join(f"{1e3 * t:.1f}" for t in times) for times in (plain, events))
+        rows.append((short(e.set), e.name, *shown, f"{1e3 * e.predicted_s:.1f}"))
+    return table(("visit", "case", "steps ms", "with events", "predicted"), rows, 4)
+
+
+def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[int]) -> list[float]:
+    """Predictions of some cases of a set on a changed profile, s."""
+    cases = load_set(name).cases
+    residents = references(cases)
+    profile = change(load_profile(name))
+    chosen = [next(c for c in cases if c.number == number) for number in numbers]
+    return [predict(c, residents[workload_key(c)], profile).predicted_s for c in chosen]
+
+
+def unlimited(profile: Profile) -> Profile:
+    """Without the host's limit on both ways together."""
+    routes = profile.routes
+    kept = {path: tuple(r for r in getattr(routes, path) if r != "host.duplex") for path in routes.__struct_fields__}
+    return msgspec.structs.replace(profile, routes=type(routes)(**kept))
+
+
+def later(seconds: float) -> Callable[[Profile], Profile]:
+    """Flag waits that take `seconds` longer."""
+
+    def change(profile: Profile) -> Profile:
+        wait = profile.streams.wait_flag
+        longer = msgspec.structs.replace(wait, value=type(wait.value)(wait.value + seconds))
+        return msgspec.structs.replace(profile, streams=msgspec.structs.replace(profile.streams, wait_flag=longer))
+
+    return change
+
+
+def meeting(found: Sequence[Entry]) -> str:
+    """Rates of chunks that meet a collective because they were in flight when a device gate closed."""
+    groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    for e in found:
+        policy, workload = e.case.scenario["policy"], e.case.scenario["workload"]
+        if yields(e.case) == "device_gate" and e.measured.meeting and e.predicted.meeting and "nvlink" not in e.set:
+            parallel = "all_reduce" if workload.get("parallelism") == "tensor" else "all_to_all"
+            groups[short(e.set), parallel, policy["chunk_bytes"]].append(e)
+    rows = []
+    for key, cases in sorted(groups.items()):
+        rates = [(e.measured.meeting or 0.0, e.predicted.meeting or 0.0) for e in cases]
+        cells = f"{median(m for m, _ in rates) / 1e9:.1f}", f"{median(p for _, p in rates) / 1e9:.1f}"
+        rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.error for e in cases):+.2f}"))
+    headers = ("visit", "collectives", "chunks", "cases", "measured GB/s", "predicted GB/s", "median error of steps %")
+    return table(headers, rows, 3)
+
+
+def four_gpus(found: Sequence[Entry]) -> str:
+    """The cases of four GPUs without the limit on both ways together."""
+    cases = [e for e in found if e.set == FOUR and e.group != "resident"]
+    freed = _changed(FOUR, unlimited, [e.case.number for e in cases])
+    rows = [
+        (e.name, f"{100 * e.error:+.2f}", f"{100 * (seconds / e.case.step_time_s - 1):+.2f}")
+        for e, seconds in zip(cases, freed, strict=True)
+    ]
+    return table(("case", "error %", "error % without host.duplex"), rows)
+
+
+def flag_waits(found: Sequence[Entry]) -> str:
+    """How predictions move with the cost of a flag wait."""
+    rows = []
+    for name, numbers in FLAG_WAITS:
+        slower = [_changed(name, later(us * 1e-6), numbers) for us in (1, 2)]
+        for i, number in enumerate(numbers):
+            e = next(e for e in found if e.set == name and e.case.number == number)
+            moved = (f"{100 * (times[i] / e.case.step_time_s - 1):+.2f}" for times in slower)
+            rows.append((short(name), e.name, f"{100 * e.error:+.2f}", *moved, *map(str, e.late)))
+    headers = ("visit", "case", "error %", "1 us more a wait", "2 us more", "late chunks, measured", "predicted")
+    return table(headers, rows, 2)
+
+
+def cross(executor: Executor) -> str:
+    """Errors of sets on profiles of other hosts."""
+    rows = []
+    for name, others in CROSS:
+        for profile in others:
+            compared = compare_set(load_set(name), load_profile(profile), executor)
+            of = errors(c for c in compared if c.group != "resident")
+            figures = (f"{100 * v:.2f}" for v in (of.median, of.p95, of.maximum))
+            rows.append((short(name), profile, str(of.cases), *figures))
+    return table(("cases of", "profile", "cases", "median %", "95th %", "max %"), rows, 2)

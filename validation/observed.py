@@ -1,0 +1,217 @@
+"""What measured timelines and probes show, and the same of predicted timelines."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import NamedTuple
+
+from calibration.probes.rows import RAW, Row, load_rows
+from sim.hardware import load_profile
+from sim.timeline import measure, overlap, union
+from validation.measured import MeasuredCase, Operation, load_set, operations_of
+from validation.predict import predict, references, workload_key
+from validation.sets import Compared, case_name
+
+TWO, FOUR, NVLINK, ALONE = (
+    "h200x2-hostpath-20261121a",
+    "h200x4-hostpath-20261121d",
+    "h200x2-nvlink-20261121a",
+    "h100x1-20261121e",
+)
+"""The sets that stand for their kind of host where one is enough."""
+
+MIB = 2**20
+CHUNKS = tuple(MIB << k for k in (0, 2, 4, 6, 8))
+LARGE = 160 * MIB
+"""The collectives' buffer where contention is shown: latency hardly counts."""
+
+NEAR = 200.0
+"""Chunks that follow within this time had nothing to wait for but each other, us."""
+
+
+def folder(name: str) -> Path:
+    """Where a shipped data set lies."""
+    return Path(str(files("validation"))) / "data" / name
+
+
+def short(name: str) -> str:
+    """A set by its visit's letter."""
+    return f"{name[-1]} NVLink" if "nvlink" in name else name[-1]
+
+
+@cache
+def probes(name: str) -> dict[str, Row]:
+    """The rows of a set's raw.jsonl by case."""
+    return {row.case: row for row in load_rows(folder(name) / RAW)}
+
+
+def value(row: Row, quantity: str) -> float:
+    """Mean over ranks of a quantity's medians."""
+    return mean(rank[quantity].median for rank in row.ranks)
+
+
+def rates(row: Row, quantity: str) -> list[float]:
+    """Each rank's bytes a second in a row of timed transfers."""
+    return [row.params["bytes"] / rank[quantity].median for rank in row.ranks]
+
+
+class Account(NamedTuple):
+    """The last step of rank 0 in sums. Times in s, rates in B/s; None where there is nothing to tell it from."""
+
+    kernels: float
+    collectives: float
+    waited: float
+    """Part of `collectives` that peers had not arrived."""
+    share: float | None
+    """Part of the collectives' time that copies ran in."""
+    clear: float | None
+    """Rate of copies that meet no collective."""
+    meeting: float | None
+    """Rate of copies that meet one."""
+    gap: float | None
+    """Mean time between two chunks that follow each other, no collective between them, s."""
+    resume: float | None
+    """Mean time from the end of a collective that no copy outlasts to the next copy, s."""
+    largest: float | None
+    """Median time of the collectives of the largest size."""
+    late: float | None
+    """Median of the part of `largest` that peers had not arrived."""
+
+
+def account(operations: Sequence[Operation]) -> Account:
+    """What a step's operations add up to."""
+    collectives = [op for op in operations if op.kind == "Collective"]
+    copies = sorted((op for op in operations if op.kind == "Copy"), key=lambda op: op.start)
+    busy, moving = (union((op.start, op.end) for op in ops) for ops in (copies, collectives))
+    meets = [overlap([(op.start, op.end)], moving) > 0 for op in copies]
+    kernels = [op for op in operations if op.kind == "Kernel"]
+    whole = [op.start >= 0 for op in copies]
+    gaps = [
+        b.start - a.end
+        for a, b in pairwise(copies)
+        if b.start - a.end < NEAR and not overlap([(a.end - 1, b.start + 1)], moving)
+    ]
+    resumes = [
+        next(start for start in starts if start >= op.end) - op.end
+        for starts in [[op.start for op in copies]]
+        for op in collectives
+        if starts and starts[-1] >= op.end and not overlap([(op.end, op.end + 1)], busy)
+    ]
+    size = max((op.bytes for op in collectives), default=0)
+    largest = [op for op in collectives if op.bytes == size]
+    return Account(
+        sum(op.end - op.start for op in kernels) * 1e-6,
+        measure(moving) * 1e-6,
+        sum(op.ready - op.start for op in collectives) * 1e-6,
+        overlap(moving, busy) / measure(moving) if moving else None,
+        _rate([op for op, m, w in zip(copies, meets, whole, strict=True) if w and not m]),
+        _rate([op for op, m, w in zip(copies, meets, whole, strict=True) if w and m]),
+        mean(gaps) * 1e-6 if gaps else None,
+        mean(resumes) * 1e-6 if resumes else None,
+        median(op.end - op.start for op in largest) * 1e-6 if largest else None,
+        median(op.ready - op.start for op in largest) * 1e-6 if largest else None,
+    )
+
+
+def _rate(copies: Sequence[Operation]) -> float | None:
+    return sum(op.bytes for op in copies) / sum((op.end - op.start) * 1e-6 for op in copies) if copies else None
+
+
+class Entry(NamedTuple):
+    """A measured case beside its prediction."""
+
+    set: str
+    name: str
+    group: str
+    case: MeasuredCase
+    predicted_s: float
+    predicted_peak: int
+    """Bytes."""
+    measured: Account
+    predicted: Account
+    late: tuple[int, int]
+    """`late_chunks`, measured and predicted."""
+
+    @property
+    def error(self) -> float:
+        """Predicted / measured step time - 1."""
+        return self.predicted_s / self.case.step_time_s - 1
+
+    def compared(self) -> Compared:
+        """For the tables of errors."""
+        return Compared(self.set, self.name, self.group, self.case.step_time_s, self.predicted_s, self.case.spread)
+
+
+def _entry(job: tuple[str, str, MeasuredCase, Sequence[MeasuredCase]]) -> Entry:
+    name, group, case, residents = job
+    made = predict(case, residents, load_profile(name))
+    both = case.operations, operations_of(made.timeline)
+    measured, predicted = map(account, both)
+    late = late_chunks(both[0]), late_chunks(both[1])
+    peak = max(held for _, held in made.timeline.memory())
+    return Entry(name, case_name(case), group, case, made.predicted_s, peak, measured, predicted, late)
+
+
+def entries(names: Sequence[str], executor: Executor) -> list[Entry]:
+    """Every case of some shipped sets beside its prediction on the set's own profile."""
+    jobs = []
+    for name in names:
+        chosen = load_set(name)
+        residents = references(chosen.cases)
+        for case in chosen.cases:
+            resident = case.scenario["policy"]["kind"] == "resident"
+            group = "resident" if resident else "fitted" if case.number in chosen.fitted else "unseen"
+            jobs.append((name, group, case, residents[workload_key(case)]))
+    return list(executor.map(_entry, jobs))
+
+
+def yields(case: MeasuredCase) -> str:
+    """How a case keeps its copies clear of collectives."""
+    policy = case.scenario["policy"]
+    if policy["kind"] != "yielding":
+        return str(policy["kind"])
+    return "device_gate, drain" if policy.get("drain") else str(policy.get("window", "device_gate"))
+
+
+def long_kernels(case: MeasuredCase, residents: Sequence[MeasuredCase], least_us: float = 500.0) -> float | None:
+    """Time of a case's kernels of `least_us` and more, in which events hardly count, over that of its residents'."""
+    alone: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for resident in residents:
+        for op in resident.operations:
+            if op.kind == "Kernel" and op.end - op.start >= least_us:
+                alone[op.layer, op.name].append(op.end - op.start)
+    own = [op for op in case.operations if op.kind == "Kernel" and (op.layer, op.name) in alone]
+    own = [op for op in own if op.end - op.start >= least_us / 2]
+    if not own:
+        return None
+    return sum(op.end - op.start for op in own) / sum(median(alone[op.layer, op.name]) for op in own)
+
+
+def releases(case: MeasuredCase) -> list[tuple[bool, float]]:
+    """(whether a copy was in flight, s from a kernel's end to the collective behind it): what stands between them.
+
+    That is a flag write and a timed event with a device gate, and an event with a launch window.
+    """
+    compute = [op for op in case.operations if op.kind != "Copy"]
+    copies = [op for op in case.operations if op.kind == "Copy"]
+    found = []
+    for a, b in pairwise(compute):
+        if a.kind == "Kernel" and b.kind == "Collective":
+            flying = any(c.start < a.end + 3 and c.end > a.end + 8 for c in copies)
+            found.append((flying, (b.start - a.end) * 1e-6))
+    return found
+
+
+def late_chunks(operations: Sequence[Operation], before_us: float = 5.0) -> int:
+    """Collectives for which a copy starts after, or just before, the kernel ahead of them ends: as a gate closes."""
+    compute = [op for op in operations if op.kind in ("Kernel", "Collective")]
+    starts = [op.start for op in operations if op.kind == "Copy"]
+    pairs = [(a, b) for a, b in pairwise(compute) if a.kind == "Kernel" and b.kind == "Collective"]
+    return sum(any(a.end - before_us < start < b.start for start in starts) for a, b in pairs)
