@@ -153,7 +153,7 @@ def case(
     measured: float, predicted: float, group: str = "unseen", number: int = 0, name: str = "here", **other: Any
 ) -> Compared:
     given = {
-        "set": name, "profile": name, "number": number, "workload": "w", "policy": "chunked", "chunk_bytes": 2**20,
+        "set": name, "profile": name, "number": number, "workload": "w", "schedule": "chunked 1 MiB", "policy": "chunked", "chunk_bytes": 2**20,
         "resident_fraction": 0.0, "prefetch_layers": 1, "group": group, "spread": 0.0, "program": "0" * 64,
         "measured": side(measured, 100), "predicted": side(predicted, 101),
     }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from statistics import median
 from typing import NamedTuple
@@ -12,10 +12,9 @@ from sim.config import InputError
 from sim.hardware import Profile, load_profile
 from sim.policies import label
 from sim.timeline import clip, measure, overlap, union
-from sim.units import show_bytes
 from validation.measured import MeasuredCase, Operation, operations_of
 from validation.predict import predict, predict_instrumented, workload_key
-from validation.sets import DataSet, visit
+from validation.sets import DataSet, schedule, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
 
@@ -50,6 +49,8 @@ class Compared(NamedTuple):
     profile: str
     number: int
     workload: str
+    schedule: str
+    """The policy and its parameters in a few words."""
     policy: str
     chunk_bytes: int | None
     resident_fraction: float
@@ -65,18 +66,6 @@ class Compared(NamedTuple):
     def error(self) -> float:
         """Predicted / measured step time - 1."""
         return self.predicted.step_s / self.measured.step_s - 1
-
-    @property
-    def schedule(self) -> str:
-        """The policy and its parameters in a few words."""
-        words = [self.policy]
-        if self.chunk_bytes:
-            words.append(show_bytes(self.chunk_bytes))
-        if self.resident_fraction and self.group != "resident":
-            words.append(f"r={self.resident_fraction:g}")
-        if self.prefetch_layers != 1:
-            words.append(f"k={self.prefetch_layers}")
-        return " ".join(words)
 
     @property
     def visit(self) -> str:
@@ -102,20 +91,11 @@ class Job(NamedTuple):
     """Whether operations are left out: they take a simulation of their own."""
 
 
-def jobs(data: DataSet, profile: Profile | None = None) -> list[Job]:
+def jobs(data: DataSet, profile: Profile | None = None, steps_only: bool = False) -> list[Job]:
     """Every case of a data set, on its own profile unless another is given. Raises InputError."""
-    return list(_jobs(data, profile or data.profile(), False))
-
-
-def cross_jobs(data: DataSet) -> list[Job]:
-    """The offloaded cases of a data set, on the profile of another visit to a host of its kind, if there is one."""
-    sibling = data.sibling()
-    found = _jobs(data, load_profile(sibling), True) if sibling else ()
-    return [job for job in found if job.group != "resident"]
-
-
-def _jobs(data: DataSet, profile: Profile, steps_only: bool) -> Iterator[Job]:
+    profile = profile or data.profile()
     residents = data.residents()
+    found = []
     for case in data.cases:
         if (ranks := case.scenario["world_size"]) > profile.gpus:
             raise InputError(
@@ -124,7 +104,15 @@ def _jobs(data: DataSet, profile: Profile, steps_only: bool) -> Iterator[Job]:
         key = workload_key(case)
         resident = case.scenario["policy"]["kind"] == "resident"
         group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
-        yield Job(data.name, case, residents.get(key, ()), profile, data.workloads[key], group, steps_only)
+        found.append(Job(data.name, case, residents.get(key, ()), profile, data.workloads[key], group, steps_only))
+    return found
+
+
+def cross_jobs(data: DataSet) -> list[Job]:
+    """The offloaded cases of a data set, on the profile of another visit to a host of its kind, if there is one."""
+    sibling = data.sibling()
+    found = jobs(data, load_profile(sibling), steps_only=True) if sibling else []
+    return [job for job in found if job.group != "resident"]
 
 
 def compare(job: Job) -> Compared:
@@ -143,6 +131,7 @@ def compare(job: Job) -> Compared:
         job.profile.name,
         case.number,
         job.workload,
+        schedule(policy),
         label(policy),
         getattr(policy, "chunk_bytes", None),
         getattr(policy, "resident_fraction", 1.0),

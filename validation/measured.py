@@ -144,3 +144,11 @@ def _decode(file: Path, lines: Iterable[bytes]) -> Iterable[MeasuredCase]:
         if case.schema != SCHEMA:
             raise InputError(str(file), f"line {number}", f"has schema {case.schema}, expected {SCHEMA}")
         yield case
+
+
+def host_of(folder: Path) -> dict[str, Any]:
+    """What a data set says of its host. Raises InputError."""
+    try:
+        return msgspec.json.decode((folder / HOST).read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(str(folder / HOST), "", f"cannot be read: {error}") from None

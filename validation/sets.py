@@ -10,7 +10,9 @@ from typing import NamedTuple
 from sim.config import InputError, read_yaml
 from sim.hardware import Profile, load_profile, shipped
 from sim.models import Named, load_model
+from sim.policies import Policy, label
 from sim.scenario import Scenario
+from sim.units import show_bytes
 from validation import wan14b
 from validation.measured import CASES, MeasuredCase, load_cases
 from validation.predict import references, workload_key
@@ -54,9 +56,14 @@ def visit(name: str) -> str:
     return re.sub(r"-\d{8}([a-z])$", r" \1", name)
 
 
+def measured_sets() -> tuple[str, ...]:
+    """Names of the data sets that `measure` wrote and that come with the package."""
+    return tuple(sorted(f.parent.name for f in DATA.glob(f"*/{CASES}")))
+
+
 def shipped_sets() -> tuple[str, ...]:
-    """Names of the data sets that come with the package."""
-    return tuple(sorted([f.parent.name for f in DATA.glob(f"*/{CASES}")] + [wan14b.DATASET]))
+    """Names of all data sets that come with the package."""
+    return (wan14b.DATASET, *measured_sets())
 
 
 def load_set(name: str) -> DataSet:
@@ -94,3 +101,21 @@ def _workload(scenario: Scenario) -> str:
     if workload.parallelism == "tensor":
         return f"{workload.model} tensor {tokens}"
     return f"{workload.model} {-(-tokens // scenario.world_size)}"
+
+
+def schedule(policy: Policy) -> str:
+    """A policy and its parameters in a few words."""
+    words = [label(policy)]
+    if chunk := getattr(policy, "chunk_bytes", None):
+        words.append(show_bytes(chunk))
+    if fraction := getattr(policy, "resident_fraction", 0.0):
+        words.append(f"r={fraction:g}")
+    if (ahead := getattr(policy, "prefetch_layers", 1)) != 1:
+        words.append(f"k={ahead}")
+    return " ".join(words)
+
+
+def case_name(case: MeasuredCase) -> str:
+    """Workload and schedule of a case in a few words."""
+    scenario = case.load_scenario()
+    return f"{_workload(scenario)} {schedule(scenario.policy)}"
