@@ -238,9 +238,9 @@ def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[
 
 def unlimited(profile: Profile) -> Profile:
     """Without the host's limit on both ways together."""
-    routes = profile.routes
-    kept = {path: tuple(r for r in getattr(routes, path) if r != "host.duplex") for path in routes.__struct_fields__}
-    return msgspec.structs.replace(profile, routes=type(routes)(**kept))
+    topology = profile.topology
+    nodes = {name: msgspec.structs.replace(node, through=None) for name, node in topology.nodes.items()}
+    return msgspec.structs.replace(profile, topology=msgspec.structs.replace(topology, nodes=nodes))
 
 
 def later(seconds: float) -> Callable[[Profile], Profile]:

@@ -130,7 +130,8 @@ def inflations(compared: Sequence[Compared]) -> list[tuple[Compared, float, floa
             resident[c.set, c.workload].append(c)
     found = []
     for c in compared:
-        if c.group != "resident" and (base := resident.get((c.set, c.workload))):
+        base = resident.get((c.set, c.workload))
+        if base and c.group != "resident" and c.measured.collectives_s:
             measured = c.measured.collectives_s / median(r.measured.collectives_s for r in base)
             found.append((c, measured, c.predicted.collectives_s / median(r.predicted.collectives_s for r in base)))
     return found
