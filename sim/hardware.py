@@ -248,13 +248,13 @@ class Profile(Config, frozen=True, dict=True):
 
     def kernel_flow(self, gpu: int, slowdown: float) -> FlowSpec:
         """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full."""
-        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1], slowdown))
+        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown))
 
 
-def _route(resources: Iterable[int], multiplier: float) -> Route:
+def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
     total: dict[int, float] = {}
-    for resource in resources:
-        total[resource] = total.get(resource, 0.0) + multiplier
+    for resource, taken in way:
+        total[resource] = total.get(resource, 0.0) + taken * multiplier
     return tuple(sorted(total.items()))
 
 

@@ -242,6 +242,8 @@ def trees(draw: st.DrawFn, gpus: int = 3) -> Plain:
     memories = [f"memory{i}" for i in range(draw(st.integers(1, 2)))]
     for memory in memories:
         nodes[memory] = {"kind": "memory", **{key: draw(_carried) for key in ("into", "out_of", "through")}}
+        if nodes[memory]["through"] is not None and draw(st.booleans()):
+            nodes[memory]["write_cost"] = _sourced(draw(positive))
         links.append({"ends": [draw(inner), memory], **draw(_link())})
     narrow = st.sampled_from([4.0, 8.0]).map(_sourced)
     links += [{"ends": [draw(inner), f"gpu{gpu}"], "each_way": draw(narrow)} for gpu in range(gpus)]

@@ -64,7 +64,13 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
     An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
     at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
+    When peers arrived is known to 0.1 ms only, as their clocks are compared by an event behind a collective: a wait
+    counts as far as the collective also took longer than others of its name.
     """
+    taken_by: dict[str, list[float]] = defaultdict(list)
+    for op in (op for case in residents for op in case.operations if op.kind == "Collective"):
+        taken_by[op.name].append(op.end - op.start)
+    least = {name: sorted(found)[len(found) // 10] for name, found in taken_by.items()}
     first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     for case in residents:
@@ -80,7 +86,7 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
             if op.kind == "Kernel":
                 since.append(((op.layer, op.name, next(numbers)), taken * scale))
                 continue
-            _add(first, others, since, (op.ready - op.start) * 1e-6)
+            _add(first, others, since, max(min(op.ready - op.start, op.end - op.start - least[op.name]), 0.0) * 1e-6)
             since = []
         _add(first, others, since, 0.0)
     return KernelTimes({k: mean(v) for k, v in first.items()}, {k: mean(v) for k, v in others.items()})
