@@ -239,7 +239,7 @@ def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[
 def unlimited(profile: Profile) -> Profile:
     """Without the host's limit on both ways together."""
     topology = profile.topology
-    nodes = {name: msgspec.structs.replace(node, through=None) for name, node in topology.nodes.items()}
+    nodes = {n: msgspec.structs.replace(node, through=None, write_cost=None) for n, node in topology.nodes.items()}
     return msgspec.structs.replace(profile, topology=msgspec.structs.replace(topology, nodes=nodes))
 
 
