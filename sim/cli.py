@@ -215,6 +215,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @click.option(
     "--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all (default)."
 )
+@click.option("--published", is_flag=True, help="Published cases instead of measured ones, with bounds of their own.")
 @click.option("--hardware", help="Profile to predict with; each data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of the worst case to this file.")
@@ -223,6 +224,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @_guarded
 def validate(
     sets: tuple[str, ...],
+    published: bool,
     hardware: str | None,
     html: Path | None,
     trace: Path | None,
@@ -233,6 +235,11 @@ def validate(
 
     A folder is predicted with the profile of its name, or with --hardware.
     """
+    if published:
+        if sets or hardware or html or trace:
+            raise click.UsageError("--published takes no other option than --markdown and --workers")
+        _validate_published(markdown, workers)
+        return
     from sim.hardware import load_profile
     from sim.report.tables import print_validation, progress
     from sim.workers import Workers
@@ -350,6 +357,25 @@ def doctor(as_json: bool) -> None:
         print_findings(findings)
     if worst(findings) == "error":
         sys.exit(1)
+
+
+def _validate_published(markdown: bool, workers: int | None) -> None:
+    from sim.report.tables import print_published, progress
+    from sim.workers import Workers
+    from validation import published
+
+    cases = [case for name in published.shipped() for case in published.load_suite(name).cases]
+    outcomes = []
+    with Workers(workers) as pool, progress(len(cases), "cases") as advance:
+        for outcome in published.predict_all(cases, pool):
+            outcomes.append(outcome)
+            advance(len(outcomes))
+    if markdown:
+        click.echo(published.markdown(outcomes))
+    else:
+        print_published(outcomes)
+    if broken := sum(len(outcome.faults) for outcome in outcomes):
+        raise _Failure(f"{broken} stated bounds are broken")
 
 
 def _needs(*packages: str) -> None:

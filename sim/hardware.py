@@ -152,6 +152,8 @@ class HostIssue(Config, frozen=True):
     """From the end of an event until a host thread that was blocked on it goes on."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
+    wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
+    """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""
 
 
 class Profile(Config, frozen=True, dict=True):
@@ -183,6 +185,8 @@ class Profile(Config, frozen=True, dict=True):
             cls = self.collective_class(kind)
             positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
         positive["host.queue_depth"] = self.host.queue_depth
+        if not 0 <= self.host.wake_spread.value <= 1:
+            raise ValueError(f"host.wake_spread is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
             if number.value < LEAST:
                 raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")

@@ -9,10 +9,14 @@ from sim.units import Bytes, Number, Seconds
 
 
 class _Offload(Config, frozen=True):
-    """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU."""
+    """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU.
+
+    Of `resident_layers`, counted from 0 through all blocks, all bytes do.
+    """
 
     resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
+    resident_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.resident_fraction <= 1.0:
@@ -26,9 +30,13 @@ class Resident(Config, frozen=True, tag_field="kind", tag="resident"):
 
 
 class WholeLayer(_Offload, frozen=True, tag_field="kind", tag="whole_layer"):
-    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued."""
+    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued.
+
+    With `quiesce` a collective waits until the copies issued before it have ended, as in the fork (see host.py).
+    """
 
     issue: Literal["async", "after_compute"] = "async"
+    quiesce: bool = False
 
 
 class Chunked(_Offload, frozen=True, kw_only=True, tag_field="kind", tag="chunked"):

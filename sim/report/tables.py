@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.explain import Explanation
     from sim.ledger import Row
     from validation.measured import MeasuredCase
+    from validation.published import Outcome
     from validation.run import Validation
 
 _RUN_ROWS = (
@@ -196,6 +197,19 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
             show(made)
     Console().print(summary.verdict(validation.judged), highlight=False)
+
+
+def print_published(outcomes: Sequence[Outcome]) -> None:
+    """Published figures beside their predictions, a table a case, and what was fitted."""
+    from validation.published import HEADERS, cells, verdicts
+
+    for outcome in outcomes:
+        made = table(*HEADERS[1:], title=outcome.case.name)
+        for row in outcome.rows:
+            made.add_row(*cells(row)[1:])
+        show(made)
+    for sentence in verdicts(outcomes):
+        Console().print(escape(sentence), soft_wrap=True)
 
 
 @contextmanager
