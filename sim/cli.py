@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -165,18 +165,11 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    from sim.config import InputError
     from sim.scenario import read_plain
-    from sim.sweep import parse_axis, points
+    from sim.sweep import parse_axes, points
 
-    axes: dict[str, list[object]] = {}
-    for text in settings:
-        path, values = parse_axis(text)
-        if path in axes:
-            raise InputError("--set", text, f"{path} is given twice")
-        axes[path] = values
-    data = read_plain(file)
-    chosen = points(data, axes, str(file))
+    axes = parse_axes(settings)
+    chosen = points(read_plain(file), axes, str(file))
 
     def page(html: Path, rows: Sequence[Row]) -> None:
         from sim.report.sweep_page import write_page
@@ -285,7 +278,12 @@ def validate(
 @click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
 @_guarded
 def measure(
-    files: tuple[Path, ...], settings: tuple[str, ...], out: Path, runs: int, device: str | None, timeout: float
+    files: tuple[Path, ...],
+    settings: tuple[str, ...],
+    out: Path,
+    runs: int,
+    device: Literal["cuda", "cpu"] | None,
+    timeout: float,
 ) -> None:
     """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
     _needs("torch")
@@ -312,19 +310,19 @@ def measure(
 @_guarded
 def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
-    _needs("torch", "scipy")
+    _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
     from calibration.probes import listing
     from sim.report.tables import progress
 
-    cases = steps.dry_run(quick, gpus)
-    if dry_run:
-        click.echo("\n".join(listing(cases)))
-        return
     folder = out or Path(name)
+    if dry_run:
+        click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
+        return
     if fit_only:
         written = steps.refit(folder, name)
     else:
+        cases = steps.dry_run(quick, gpus)
         with progress(len(cases), "probes") as advance:
             done: set[str] = set()
 

@@ -110,6 +110,11 @@ class CollectiveClass(Config, frozen=True):
             return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
         return sent / (self.alone.at(sent) - self.latency.value)
 
+    def efficiency(self, ranks: int, sent: float) -> float:
+        """`rate_alone` over that of the largest measured size, for which `weight` and `overhead` hold."""
+        table = self.alone_by_ranks.get(ranks, self.alone)
+        return self.rate_alone(ranks, sent) / self.rate_alone(ranks, table.bytes[-1])
+
 
 class Collectives(Config, frozen=True):
     """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
@@ -152,6 +157,8 @@ class HostIssue(Config, frozen=True):
     """From the end of an event until a host thread that was blocked on it goes on."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
+    sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """Taking or giving back a lock, changing or looking at a counter, asking for an event to be waited for."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
     """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""
 

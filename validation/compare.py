@@ -97,10 +97,6 @@ def jobs(data: DataSet, profile: Profile | None = None, steps_only: bool = False
     residents = data.residents()
     found = []
     for case in data.cases:
-        if (ranks := case.scenario["world_size"]) > profile.gpus:
-            raise InputError(
-                profile.name, "gpus", f"are {profile.gpus}; case {case.number} of {data.name} needs {ranks}"
-            )
         key = workload_key(case)
         resident = case.scenario["policy"]["kind"] == "resident"
         group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
@@ -116,14 +112,21 @@ def cross_jobs(data: DataSet) -> list[Job]:
 
 
 def compare(job: Job) -> Compared:
-    """Simulate a case, once for the step times and once with events for the operations."""
+    """Simulate a case, once for the step times and once with events for the operations.
+
+    Raises:
+        InputError: the case cannot be predicted; names the data set and the case.
+    """
     case = job.case
-    prediction = predict(case, job.residents, job.profile)
     measured: tuple[Operation, ...] = ()
     predicted: tuple[Operation, ...] = ()
-    if not job.steps_only:
-        measured = case.operations
-        predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
+    try:
+        prediction = predict(case, job.residents, job.profile)
+        if not job.steps_only:
+            measured = case.operations
+            predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
+    except InputError as error:
+        raise InputError(f"{job.set}: {error.source}", error.path, error.problem) from None
     peak = max(level for _, level in prediction.timeline.memory(0))
     policy = case.load_scenario().policy
     return Compared(

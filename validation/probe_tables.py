@@ -9,7 +9,7 @@ from statistics import median
 
 from calibration.probes.rows import Row
 from validation.markdown import maybe, span, table
-from validation.measured import MeasuredCase, host_of, load_cases
+from validation.measured import MeasuredCase, load_cases, load_origin
 from validation.observed import (
     CHUNKS,
     FOUR,
@@ -33,8 +33,8 @@ def hosts() -> str:
     rows = []
     for name in measured_sets():
         everything, chosen = load_cases(folder(name)), load_set(name)
-        described = host_of(folder(name))
-        host, environment = described["fingerprint"], described["environment"]
+        described = load_origin(folder(name))
+        host, environment = described.fingerprint, described.environment
         alone = host["peers"] == "none"
         path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
         residents = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)

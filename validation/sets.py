@@ -7,14 +7,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from sim.config import InputError, read_yaml
+from sim.config import InputError
 from sim.hardware import Profile, load_profile, shipped
 from sim.models import Named, load_model
 from sim.policies import Policy, label
 from sim.scenario import Scenario
+from sim.shelf import is_there
 from sim.units import show_bytes
 from validation import wan14b
-from validation.measured import CASES, MeasuredCase, load_cases
+from validation.measured import CASES, MeasuredCase, load_cases, load_origin, load_split
 from validation.predict import references, workload_key
 
 DATA = Path(str(files("validation"))) / "data"
@@ -31,7 +32,9 @@ class DataSet(NamedTuple):
     """Workload key -> what the workload is called."""
 
     def profile(self) -> Profile:
-        """The host's profile, fitted to probes of the same hour. Raises InputError."""
+        """The host's profile, fitted to probes of the same hour. Raises InputError where none was shipped with it."""
+        if self.name not in shipped():
+            raise InputError(self.name, "", "has no profile of its own: give one with --hardware")
         return load_profile(self.name)
 
     def residents(self) -> dict[str, list[MeasuredCase]]:
@@ -78,16 +81,20 @@ def load_set(name: str) -> DataSet:
         workloads = {workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()}
         return DataSet(name, tuple(cases), frozenset(listed[n] for n in wan14b.FITTED), workloads)
     folder = DATA / name if name in shipped_sets() else Path(name)
-    if not folder.is_dir():
+    if not (is_there(folder) and folder.is_dir()):
         raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
     cases = [c for c in load_cases(folder) if not c.error]
+    if not cases:
+        raise InputError(str(folder / CASES), "", "holds no case that ran")
+    load_origin(folder)
     name = folder.resolve().name
-    allowed = read_yaml(DATA / "split.yaml").get(name, [])
+    allowed = load_split(DATA / "split.yaml").get(name, [])
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
     known = references(cases)
     for case in cases:
         if workload_key(case) not in known:
-            raise InputError(str(folder / CASES), f"case {case.number}", "there is no resident case of its workload")
+            problem = "there is no resident case of its workload, which shows the times of its kernels"
+            raise InputError(name, f"measured case {case.number}", problem)
     workloads = {key: _workload(of[0].load_scenario()) for key, of in known.items()}
     return DataSet(name, tuple(cases), frozenset(fitted), workloads)
 

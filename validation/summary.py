@@ -32,9 +32,9 @@ def verdict(judged: Sequence[Judged]) -> str:
         return "No bound is stated for these cases."
     said = f"{counts['held']} of {known} targets are met."
     if counts["target missed"]:
-        said += f" {counts['target missed']} are missed by what is known, and no worse."
+        said += f" Missed by what is known, and no worse: {counts['target missed']}."
     if counts["broken"]:
-        said += f" {counts['broken']} stated bounds are broken."
+        said += f" Stated bounds that are broken: {counts['broken']}."
     return said
 
 

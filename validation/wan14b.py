@@ -17,7 +17,7 @@ import msgspec
 
 from sim import units
 from sim.scenario import Scenario
-from validation.measured import MeasuredCase, Operation
+from validation.measured import SCHEMA, MeasuredCase, Operation
 
 DATASET = "h200x2-hostpath"
 
@@ -138,6 +138,7 @@ def _as_measured(number: int, case: Case) -> MeasuredCase:
                 operations.append(Operation("compute", kind, name, part.layer, size, *times))
             start = end
     return MeasuredCase(
+        schema=SCHEMA,
         number=number,
         scenario=plain,
         program=case.scenario.program().hash,

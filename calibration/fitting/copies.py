@@ -12,7 +12,7 @@ LEAST = 2**18
 FLOOR = 1.03
 """Copies that take less than this times the least time take the least time: they say nothing of the line."""
 
-SHARED = 0.95
+SHARED = 0.985
 """Copies that get less than this share of their rate alone contend for something."""
 
 NEGATIVE_S = 2e-6
@@ -114,7 +114,7 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     if both is None or both[0] + both[1] >= SHARED * pair:
         return found
     down, up, row = both
-    if "into" not in found or "out_of" in found:
+    if "into" not in found:
         return found | {"through": _of_all(rows, row, "h2d", down + up)}
     # down / through + write_cost up / through = 1, and writes alone reach `into`
     into = found.pop("into")

@@ -47,6 +47,7 @@ class HostThread:
         self.clock = 0.0
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
+        self.sync = float(host.sync.value)
         self.spread = float(host.wake_spread.value)
         # seeded by its place in the program: the same scenario gives the same timeline
         self.random = random.Random(f"{rank.number}/{number}")
@@ -73,6 +74,7 @@ class HostThread:
         collectives_issued = 0
         for command in commands:
             if not command.stream:
+                self.clock += self.sync
                 yield from self.on_host[type(command)](command)
                 continue
             size = launches(command)

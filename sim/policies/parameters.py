@@ -61,16 +61,21 @@ class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
       sees by polling every `poll`.
 
     The host threads of `launch` and `kernel` may have `slots` layers on the GPU (prefetch_layers + 1 unless given): the
-    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full.
+    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full. A lock
+    keeps a chunk and the launch of a collective apart: `lock: issued` until either has been issued; `lock: landed`, as
+    in the published code, until the chunk has landed, and only until the collective's stream has been made to wait.
     """
 
     window: Literal["device_gate", "launch", "kernel"] = "device_gate"
     drain: bool = False
     poll: Seconds = Seconds(1e-3)
     slots: int | None = None
+    lock: Literal["issued", "landed"] = "issued"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lock != "issued" and self.window == "device_gate":
+            raise ValueError("lock is for windows launch and kernel")
         if self.drain and self.window != "device_gate":
             raise ValueError("drain needs window: device_gate")
         if 0 < self.poll < 1e-9:
