@@ -449,7 +449,7 @@ def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:
     chosen = plan([load_set("h200x4-hostpath-20261121d")])
     wanted = [job for job in chosen.own if job.case.number in (0, 1)]
     found = validate(chosen._replace(own=wanted, cross=[]))
-    [bound] = [b for b in load_bounds() if b.known.why]
+    bound = next(b for b in load_bounds() if b.known.why)
     missed = found.judged[0]._replace(bound=bound, verdict="target missed")
     file = tmp_path / "page.html"
     report.write_page(file, found._replace(judged=[missed]), [])
