@@ -21,6 +21,7 @@ $(VENV)/installed: pyproject.toml
 	done; done
 	touch $@
 
+# Predicts all measured cases and fails where a stated bound is broken; a minute or two on two cores.
 demo: $(VENV)/installed
 	$(BIN)/chunkflow-sim validate --html $(OUT)/demo.html --trace $(OUT)/demo.trace.json
 

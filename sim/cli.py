@@ -251,12 +251,14 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
 
 @main.command()
-@click.option("--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all.")
-@click.option("--published", is_flag=True, help="Published cases instead; exit code 1 if a stated bound is broken.")
-@click.option("--hardware", help="Profile to predict with; the data set's own unless given.")
+@click.option(
+    "--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all (default)."
+)
+@click.option("--published", is_flag=True, help="Published cases instead of measured ones, with bounds of their own.")
+@click.option("--hardware", help="Profile to predict with; each data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
-@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of the worst case to this file.")
+@click.option("--markdown", is_flag=True, help="Print the bounds, errors and cases as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @_guarded
 def validate(
@@ -268,49 +270,47 @@ def validate(
     markdown: bool,
     workers: int | None,
 ) -> None:
-    """Predict measured cases and print measured against predicted: the first data set, or those that --data names."""
+    """Predict measured cases, print measured against predicted, and judge the stated bounds: exit code 1 if one breaks.
+
+    A folder is predicted with the profile of its name, or with --hardware.
+    """
     if published:
         if sets or hardware or html or trace:
             raise click.UsageError("--published takes no other option than --markdown and --workers")
         _validate_published(markdown, workers)
         return
-    if sets:
-        if html or trace:
-            raise click.UsageError("--html and --trace are of the first data set: leave --data out")
-        _validate_sets(sets, hardware, markdown, workers)
-        return
+    from sim.hardware import load_profile
     from sim.report.tables import print_validation, progress
-    from sim.run import simulate
     from sim.workers import Workers
-    from validation import report
-    from validation.compare import compare_all
-    from validation.wan14b import load_cases
+    from validation import report, summary
+    from validation.run import plan
+    from validation.run import validate as run_all
+    from validation.sets import load_set, shipped_sets
 
-    cases = load_cases()
-    swept = next(c for c in cases if c.name == report.SWEPT)
-    scenarios = report.sweep_scenarios(swept) if html else []
-    comparisons, sweep_points = [], []
-    with Workers(workers) as pool, progress(len(cases) + len(scenarios), "simulations") as advance:
-        for comparison in compare_all(cases, pool):
-            comparisons.append(comparison)
-            advance(len(comparisons))
-        for point in pool.map(report.sweep_point, scenarios):
-            sweep_points.append(point)
-            advance(len(comparisons) + len(sweep_points))
+    chosen = plan(
+        [load_set(name) for name in (shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets))],
+        load_profile(hardware) if hardware else None,
+    )
+    with Workers(workers) as pool, progress(chosen.size, "cases") as advance:
+        found = run_all(chosen, pool, advance)
     if markdown:
-        click.echo(report.markdown(comparisons))
+        click.echo(summary.markdown(found.compared, found.judged))
     else:
-        print_validation(comparisons)
-    if html is not None or trace is not None:
-        result = simulate(swept.scenario)
+        print_validation(found, with_cases=html is None)
+    worst = report.worst_cases(found) if html is not None or trace is not None else []
     if html is not None:
-        report.write_page(html, comparisons, sweep_points, result)
+        report.write_page(html, found, [report.look(job, case) for job, case in worst])
         click.echo(f"report: {html.resolve()}", err=True)
-    if trace is not None:
+    if trace is not None and worst:
         from sim.trace import write_trace
+        from validation.predict import predict
 
-        write_trace(result.timeline, trace)
-        click.echo(f"trace of {swept.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
+        job, case = worst[0]
+        write_trace(predict(job.case, job.residents, job.profile).timeline, trace)
+        click.echo(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
+    if found.broken:
+        figures = (f"{j.bound.name}: {j.figure} {j.value:.2f} % > {j.allowed:g} %" for j in found.broken)
+        raise _Failure("a stated bound is broken: " + "; ".join(figures))
 
 
 @main.command()
@@ -401,27 +401,6 @@ def doctor(as_json: bool) -> None:
         print_findings(findings)
     if worst(findings) == "error":
         sys.exit(1)
-
-
-def _validate_sets(names: Sequence[str], hardware: str | None, markdown: bool, workers: int | None) -> None:
-    from sim.hardware import load_profile
-    from sim.report.tables import print_compared, progress
-    from sim.workers import Workers
-    from validation.measured import load_set, shipped_sets
-    from validation.sets import compare_set
-    from validation.sets import markdown as as_markdown
-
-    chosen = [load_set(name) for name in (shipped_sets() if "all" in names else names)]
-    profile = load_profile(hardware) if hardware else None
-    compared = []
-    with Workers(workers) as pool, progress(sum(len(c.cases) for c in chosen), "cases") as advance:
-        for data in chosen:
-            compared += compare_set(data, profile, pool)
-            advance(len(compared))
-    if markdown:
-        click.echo(as_markdown(compared))
-    else:
-        print_compared(compared)
 
 
 def _validate_published(markdown: bool, workers: int | None) -> None:

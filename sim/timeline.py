@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -128,6 +129,29 @@ class Timeline(NamedTuple):
             level += changes[time]
             steps.append((time, level))
         return steps
+
+
+def between_events(
+    brackets: Sequence[Sequence[tuple[AnyCommand, int, int]]], times: Sequence[Mapping[int, float]]
+) -> tuple[Span, ...]:
+    """Spans of an instrumented program's commands as its events see them, in order of their ends.
+
+    `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
+    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
+    """
+    calls = [
+        [times[rank][start] for command, start, _ in found if isinstance(command, Collective)]
+        for rank, found in enumerate(brackets)
+    ]
+    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
+    spans = []
+    for rank, found in enumerate(brackets):
+        arrival = iter(arrivals)
+        for command, before, after in found:
+            start, end = times[rank][before], times[rank][after]
+            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
+            spans.append(Span(rank, command, start, ready, end, math.nan))
+    return tuple(sorted(spans, key=lambda s: s.end))
 
 
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:

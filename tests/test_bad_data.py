@@ -24,8 +24,9 @@ from sim.config import InputError
 from sim.hardware import load_profile
 from sim.output import open_alone
 from validation import measured
-from validation.measured import CASES, HOST, load_cases, load_set, load_split, shipped_sets
-from validation.sets import compare_set
+from validation.compare import compare_all, jobs
+from validation.measured import CASES, HOST, load_cases, load_split
+from validation.sets import load_set, measured_sets
 
 RAW_LINES = (Path(measured.__file__).parent / "data" / "h200x2-hostpath-20261121c" / RAW).read_text().splitlines()
 
@@ -75,7 +76,7 @@ def _scipy() -> None:
 
 def test_what_is_changed_here_is_good() -> None:
     write_set()
-    assert len(compare_set(load_set("set"), load_profile("h200x2-hostpath"))) == 3
+    assert len(list(compare_all(jobs(load_set("set"), load_profile("h200x2-hostpath"))))) == 3
     Path(RAW).write_bytes(lines(good_rows()))
     assert len(load_rows(Path(RAW))) == len(RAW_LINES)
 
@@ -251,7 +252,6 @@ def test_profiles_for_sets() -> None:
     answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is no hardware profile")
     words = "set: measured case 0: world_size: is 2, but h100x1-20261121e has 1 GPUs"
     answered([*VALIDATE[:3], "--hardware", "h100x1-20261121e", "--workers", "1"], 2, words)
-    answered([*VALIDATE[:3], "--html", "page.html"], 2, "--html and --trace are of the first data set")
 
 
 def test_a_profile_of_the_host_that_was_measured_need_not_be_here() -> None:
@@ -305,7 +305,7 @@ def test_wrong_splits(content: str, words: str) -> None:
 
 def test_the_split_is_of_sets_and_cases_that_are_there() -> None:
     split = load_split(Path(measured.__file__).parent / "data" / "split.yaml")
-    assert set(split) <= set(shipped_sets())
+    assert set(split) <= set(measured_sets())
     for name, numbers in split.items():
         assert numbers == "all" or set(numbers) <= {case.number for case in load_set(name).cases}
 
@@ -548,7 +548,7 @@ def test_no_value_gets_more_than_a_message_out_of_a_data_set(data: st.DataObject
     assume(not {"layers", "steps", "world_size", "chunk_bytes", "layer_bytes"} & set(path))
     write_set(lambda case: put(case, path, data.draw(values | measured_numbers)), number)
     try:
-        compare_set(load_set("set"), load_profile("h200x2-hostpath"))
+        list(compare_all(jobs(load_set("set"), load_profile("h200x2-hostpath"))))
     except InputError as error:
         assert "set" in str(error) and "`" not in error.problem
 

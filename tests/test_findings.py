@@ -14,9 +14,10 @@ from conftest import shared_folder
 
 from validation import case_tables, findings, svg
 from validation.markdown import placed, span, standing, table
-from validation.measured import Operation, shipped_sets
+from validation.measured import Operation
 from validation.observed import Entry, account, entries, late_chunks
 from validation.plots import plots
+from validation.sets import measured_sets
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "measurements.md").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Entry], dict[st
 
     def make(folder: Path) -> None:
         with ProcessPoolExecutor(2) as pool:
-            found = entries(shipped_sets(), pool)
+            found = entries(measured_sets(), pool)
             tables = findings.seen_tables() | findings.predicted_tables(found)
             tables["other hosts"] = case_tables.cross(pool)
         (folder / "pickle").write_bytes(pickle.dumps((found, tables)))

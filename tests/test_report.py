@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,17 +18,17 @@ from sim import Result, Scenario, simulate
 from sim.program import Copy
 from sim.report import figures
 from sim.report.bars import RESOLUTION, bars
-from sim.report.figures import Case, Point
-from sim.report.html import Section, Table, page
+from sim.report.figures import Case, Pair, Point
+from sim.report.html import Badge, Section, Table, page
 from sim.report.theme import TEMPLATES, ms, signed
 
 MIB = 2**20
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"quoted\" 'too' %{x}"
 
 CASES = [
-    Case("a", "small", "chunked", 0.100, 0.101, False),
-    Case("b", "large", "yielding", 0.200, 0.190, False),
-    Case("c", "large", "resident", 0.150, 0.150, True),
+    Case("a", "small", "chunked", 0.100, 0.101, "unseen"),
+    Case("b", "large", "yielding", 0.200, 0.190, "fitted"),
+    Case("c", "large", "resident", 0.150, 0.150, "resident"),
 ]
 POINTS = [
     Point("chunked", MIB, 0.0, 0.30, 2 * 2**30),
@@ -59,8 +61,11 @@ def result() -> Result:
 def every_figure(result: Result) -> list[go.Figure]:
     start, end = result.timeline.steps[0][-2:]
     return [
-        figures.predicted_against_measured(CASES),
-        figures.error_bars(CASES),
+        figures.error_against_step(CASES),
+        figures.error_histogram(CASES),
+        figures.error_ranges({"chunked 1 MiB": CASES[:1], "others": CASES[1:]}),
+        figures.pairs([Pair("a", "chunked", 10.0, 20.0)], "share, %", str),
+        figures.beside({"measured": result.timeline.of(0), "simulated": result.timeline.of(1)}, end - start),
         figures.chunk_sweep(POINTS, 0.15, 0.18, [Point("yielding", 16 * MIB, 0.0, 0.21)]),
         figures.memory_against_step(POINTS),
         figures.heat_map(POINTS[2:]),
@@ -75,36 +80,53 @@ def trace(figure: go.Figure, name: str, kind: str = "scatter") -> go.Scatter:
     return found
 
 
-def test_predictions_and_measurements_are_drawn_in_ms() -> None:
-    figure = figures.predicted_against_measured(CASES)
+def test_errors_are_drawn_in_percent_against_ms() -> None:
+    figure = figures.error_against_step(CASES)
     assert trace(figure, "yielding").x == pytest.approx([200.0])
-    assert trace(figure, "yielding").y == pytest.approx([190.0])
-    assert "ms" in figure.layout.xaxis.title.text and "ms" in figure.layout.yaxis.title.text
-    band = trace(figure, "within 5 %")
-    assert {round(y / x, 6) for x, y in zip(band.x, band.y, strict=True)} == {0.95, 1.05}
-    assert trace(figure, "resident").marker.symbol[0].endswith("-open")
-    assert trace(figure, "yielding").marker.symbol != trace(figure, "chunked").marker.symbol
+    assert trace(figure, "yielding").y == pytest.approx([-5.0])
+    assert "ms" in figure.layout.xaxis.title.text and "%" in figure.layout.yaxis.title.text
+    assert {(s.y0, s.y1) for s in figure.layout.shapes} == {(-5, 5), (-1, 1)}
+    symbols = {p: trace(figure, p).marker.symbol[0] for p in ("chunked", "yielding", "resident")}
+    assert symbols == {"chunked": "circle", "yielding": "diamond-open", "resident": "diamond-open"}
     assert "predicted 190.00 ms" in trace(figure, "yielding").hovertext[0]
+    assert list(figure.layout.xaxis.ticktext) == ["100", "200"]
+    assert 10 ** figure.layout.xaxis.range[0] < 100 and 10 ** figure.layout.xaxis.range[1] > 200
 
 
-def test_a_wide_range_of_times_gets_logarithmic_axes() -> None:
-    figure = figures.predicted_against_measured(
-        [Case("a", "w", "p", 0.01, 0.01, False), Case("b", "w", "p", 9, 9, False)]
-    )
-    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
-    assert 10 ** figure.layout.xaxis.range[0] < 10 and 10 ** figure.layout.xaxis.range[1] > 9000
+def test_the_histogram_counts_every_case_once() -> None:
+    rows = [*CASES, CASES[0], CASES[1]._replace(predicted_s=0.1912)]
+    figure = figures.error_histogram([r for r in rows if r != CASES[1]], width=0.5)
+    assert {t.name: (list(t.x), list(t.y)) for t in figure.data} == {
+        "unseen": ([pytest.approx(1.25)], [2]), "fitted": ([pytest.approx(-4.25)], [1]), "resident": ([0.25], [1]),
+    }  # fmt: skip
 
 
-def test_errors_are_signed_percent_and_sorted() -> None:
-    figure = figures.error_bars(CASES)
-    assert trace(figure, "chunked", "bar").x == pytest.approx([1.0])
-    assert trace(figure, "yielding", "bar").x == pytest.approx([-5.0])
-    assert [trace(figure, p, "bar").y[0] for p in ("yielding", "resident", "chunked")] == [0, 1, 2]
-    texts = [t.text for t in figure.data if t.type == "scatter" and t.mode == "text"]
-    assert [[s.strip() for s in text] for text in texts] == [
-        ["b", "c", "a"],
-        ["\N{MINUS SIGN}5.00 %", "0.00 %", "+1.00 %"],
-    ]
+def test_lanes_hold_their_cases_and_a_median() -> None:
+    figure = figures.error_ranges({"one": CASES[:1], "two": CASES[1:]})
+    assert trace(figure, "median").x == pytest.approx([1.0, -2.5])
+    assert trace(figure, "yielding").y == ("two",)
+    assert list(figure.layout.yaxis.categoryarray) == ["two", "one"], "from below"
+
+
+def test_pairs_lie_on_linear_or_logarithmic_axes() -> None:
+    rows = [Pair("a", "chunked", 1.0, 2.0), Pair("b", "chunked", 10.0, 5.0)]
+    linear, log = (figures.pairs(rows, "x", str, log=is_log) for is_log in (False, True))
+    assert linear.layout.xaxis.range[0] == 0 and log.layout.xaxis.type == log.layout.yaxis.type == "log"
+    assert trace(log, "chunked").x == (1.0, 10.0) and trace(log, "chunked").y == (2.0, 5.0)
+
+
+def test_timelines_lie_under_each_other(result: Result) -> None:
+    start, end = result.timeline.steps[0][:2]
+    spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
+    figure = figures.beside({"measured": spans, "simulated": spans}, end - start)
+    assert list(figure.layout.yaxis.ticktext) == [
+        "measured<br>compute", "measured<br>copy", "simulated<br>compute", "simulated<br>copy",
+    ]  # fmt: skip
+    assert list(figure.layout.yaxis.tickvals) == [3, 2, 1, 0]
+    kernels = trace(figure, "kernel", "bar")
+    upper, lower = ([b for b, y in zip(kernels.base, kernels.y, strict=True) if y == lane] for lane in (3, 1))
+    assert upper == lower
+    assert {*kernels.y} == {3, 1}
 
 
 def test_sweep_is_in_order_of_chunk_size_with_binary_labels() -> None:
@@ -229,7 +251,8 @@ def test_page_loads_nothing_and_inlines_plotly_once(result: Result) -> None:
     read = Reader(source)
     assert [u for u in read.loads if not u.startswith(("#", "data:"))] == []
     assert "@import" not in source.split("</style>")[0] and "url(" not in source.split("</style>")[0]
-    assert source.count("plotly.js v") == 1
+    [packed] = re.findall(r'atob\("([^"]+)"\)', source)
+    assert b"plotly.js v" in gzip.decompress(b64decode(packed))
     assert "default-src 'none'" in source
     assert "showSendToCloud: false" in source
     assert len(read.data) == len(every_figure(result))
@@ -242,16 +265,15 @@ def test_page_without_figures_has_no_script() -> None:
 
 
 def test_page_escapes_everything_it_is_given() -> None:
-    figure = figures.error_bars([Case(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.11, False)])
-    bodies = [HOSTILE, Table([HOSTILE], [[HOSTILE]]), figure]
+    figure = figures.error_ranges({HOSTILE: [Case(HOSTILE, HOSTILE, HOSTILE, 0.1, 0.11, "unseen")]})
+    bodies = [HOSTILE, Table([HOSTILE], [[Badge(HOSTILE, "bad")]], sortable=True), figure]
     sections = [Section(HOSTILE, HOSTILE, body) for body in bodies]
     read = Reader(page(HOSTILE, HOSTILE, sections, {HOSTILE: HOSTILE}))
     assert "img" not in read.tags
     assert read.tags.count("data") == 1
     assert read.text.count(HOSTILE) == 17  # 3 titles, 2 facts, 3 links, 3 headings, 3 texts, 2 cells, 1 body
     [data] = read.data
-    labels = [t["text"][0] for t in json.loads(data)["data"] if t.get("mode") == "text"]
-    assert "&lt;img" in labels[0] and "<img" not in data
+    assert "&lt;img" in json.loads(data)["data"][0]["hovertext"][0] and "<img" not in data
 
 
 def test_tables_align_numbers_to_the_right() -> None:
@@ -263,10 +285,20 @@ def test_tables_align_numbers_to_the_right() -> None:
     assert '<td class="n">12,345</td>' in source
 
 
+def test_only_pages_with_a_sortable_table_sort() -> None:
+    rows = [["a", Badge("held", "good")]]
+    plain, sortable = (page("t", "s", [Section("a", "", Table(["x", "y"], rows, s))], {}) for s in (False, True))
+    assert "<script" not in plain and "<input" not in plain and "<th>x</th>" in plain
+    assert "<script" in sortable and '<input type="search"' in sortable and "<th><button>x</button></th>" in sortable
+    assert '<td><span class="badge good">held</span></td>' in plain
+
+
 def test_contents_only_on_longer_pages() -> None:
     sections = [Section(f"part {i}", "") for i in range(3)]
     assert page("t", "s", sections, {}).count('href="#s') == 3
     assert "<nav" not in page("t", "s", sections[:2], {})
+    below = page("t", "s", [*sections, Section("under", "", under=True)], {})
+    assert below.count('href="#s') == 3 and "<h3>under</h3>" in below
 
 
 def test_every_figure_renders_with_the_page_theme(result: Result) -> None:

@@ -10,11 +10,12 @@ from statistics import median
 import msgspec
 
 from sim.hardware import Profile, load_profile
+from validation.compare import compare_all, jobs
+from validation.errors import Errors, errors, step_errors
 from validation.markdown import maybe, span, table
-from validation.measured import load_set, shipped_sets
 from validation.observed import FOUR, Entry, long_kernels, short, yields
 from validation.predict import predict, references, workload_key
-from validation.sets import case_name, compare_set, errors, markdown
+from validation.sets import case_name, load_set, measured_sets
 
 OFF = 0.02
 """Cases that are off by more are listed one by one."""
@@ -38,7 +39,7 @@ FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
 def clocks(found: Sequence[Entry]) -> str:
     """One row a workload: resident repeats, their kernels beside those of offloaded cases, clocks."""
     rows = []
-    for name in shipped_sets():
+    for name in measured_sets():
         mine = [e for e in found if e.set == name]
         for key, residents in references([e.case for e in mine]).items():
             offloaded = [e for e in mine if workload_key(e.case) == key and e.group != "resident"]
@@ -83,7 +84,7 @@ def waits(found: Sequence[Entry]) -> str:
 def memory(found: Sequence[Entry]) -> str:
     """The simulated peak against what the GPU's allocators held at most, by set."""
     rows = []
-    for name in shipped_sets():
+    for name in measured_sets():
         cases = [e for e in found if e.set == name]
         off = {e.name: e.predicted_peak / e.case.memory_bytes[0] - 1 for e in cases}
         worst = min(off, key=lambda n: off[n])
@@ -142,19 +143,34 @@ def summary(found: Sequence[Entry]) -> str:
     }
     rows = []
     for what, cases in chosen.items():
-        of = errors(e.compared() for e in cases)
-        rows.append((what, str(of.cases), *(f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.maximum))))
+        of = _errors(cases)
+        rows.append((what, str(of.cases), *(f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.max))))
     return table(("cases", "number", "median %", "mean %", "95th %", "max %"), rows)
+
+
+def _errors(cases: Sequence[Entry]) -> Errors:
+    return errors({f"{e.set} {e.case.number}": e.error for e in cases})
 
 
 def group_errors(found: Sequence[Entry]) -> str:
     """Errors by set and group."""
-    return markdown([e.compared() for e in found]).split("\n\n")[0]
+    rows = []
+    for name in measured_sets():
+        for group in ("resident", "fitted", "unseen"):
+            if cases := [e for e in found if (e.set, e.group) == (name, group)]:
+                of = _errors(cases)
+                figures = (f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.max))
+                rows.append((name, group, str(of.cases), *figures))
+    return table(("set", "group", "cases", "median %", "mean %", "95th %", "max %"), rows, 2)
 
 
 def all_errors(found: Sequence[Entry]) -> str:
     """Every offloaded case."""
-    return markdown([e.compared() for e in found]).split("\n\n")[1]
+    rows = []
+    for e in (e for e in found if e.group != "resident"):
+        times = f"{1e3 * e.case.step_time_s:.2f}", f"{100 * e.case.spread:.2f}", f"{1e3 * e.predicted_s:.2f}"
+        rows.append((e.set, e.name, *times, f"{100 * e.error:+.2f}"))
+    return table(("set", "case", "measured ms", "spread %", "predicted ms", "error %"), rows, 2)
 
 
 def off(found: Sequence[Entry]) -> str:
@@ -266,8 +282,8 @@ def cross(executor: Executor) -> str:
     rows = []
     for name, others in CROSS:
         for profile in others:
-            compared = compare_set(load_set(name), load_profile(profile), executor)
-            of = errors(c for c in compared if c.group != "resident")
-            figures = (f"{100 * v:.2f}" for v in (of.median, of.p95, of.maximum))
+            chosen = jobs(load_set(name), load_profile(profile), steps_only=True)
+            of = errors(step_errors(c for c in compare_all(chosen, executor) if c.group != "resident"))
+            figures = (f"{100 * v:.2f}" for v in (of.median, of.p95, of.max))
             rows.append((short(name), profile, str(of.cases), *figures))
     return table(("cases of", "profile", "cases", "median %", "95th %", "max %"), rows, 2)

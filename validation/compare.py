@@ -1,91 +1,189 @@
-"""Predictions against measurements: simulate each measured case and compare step times and operations."""
+"""Measured cases beside their predictions: step times, operations, overlap of copies and collectives, memory."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from statistics import mean, median
+from statistics import median
 from typing import NamedTuple
 
-from sim.hardware import Profile
-from sim.machine import SimulatedMachine
-from sim.metrics import metrics
-from sim.program import Collective, Copy, Kernel, instrument
-from sim.timeline import Span, Timeline
-from validation.wan14b import BISTABLE, BLOCK, OPERATIONS, Case
+from sim.config import InputError
+from sim.hardware import Profile, load_profile
+from sim.policies import label
+from sim.timeline import clip, measure, overlap, union
+from validation.measured import MeasuredCase, Operation, operations_of
+from validation.predict import predict, predict_instrumented, workload_key
+from validation.sets import DataSet, schedule, visit
+
+COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
 
 
-class Comparison(NamedTuple):
-    """One case, measured and predicted (s)."""
+class Side(NamedTuple):
+    """One side of a comparison, s and bytes. All but the step is of the instrumented run.
 
-    case: Case
-    predicted_s: float
-    lower_bound_s: float
-    operations: dict[str, tuple[float, float]]
-    """Operation -> (measured, predicted): medians over the layers that were measured."""
+    The window is what was timed there: the last step, or some layers of it.
+    """
+
+    step_s: float
+    memory_bytes: int
+    """Peak of rank 0; 0 where it was not measured."""
+    window_s: float
+    kernels_s: float
+    copies_s: float
+    """A copy in flight."""
+    collectives_s: float
+    """Once all ranks had arrived."""
+    waits_s: float
+    """Collectives that wait for a rank to arrive."""
+    overlap_s: float
+    """A copy and a collective in flight at once."""
+    operations: dict[tuple[str, str], float]
+    """(kind, name) -> median duration of one; all copies have one name."""
+
+
+class Compared(NamedTuple):
+    """A case of a data set, measured and predicted on `profile`."""
+
+    set: str
+    profile: str
+    number: int
+    workload: str
+    schedule: str
+    """The policy and its parameters in a few words."""
+    policy: str
+    chunk_bytes: int | None
+    resident_fraction: float
+    prefetch_layers: int
+    group: str
+    """"resident", "fitted" (constants may be fitted on it) or "unseen"."""
+    spread: float
+    program: str
+    measured: Side
+    predicted: Side
 
     @property
     def error(self) -> float:
         """Predicted / measured step time - 1."""
-        return self.predicted_s / self.case.step_time_s - 1
+        return self.predicted.step_s / self.measured.step_s - 1
+
+    @property
+    def visit(self) -> str:
+        """The set's name in short, such as "h200x2-hostpath b"."""
+        return visit(self.set)
+
+    @property
+    def name(self) -> str:
+        """Workload and schedule."""
+        return f"{self.workload} {self.schedule}"
 
 
-def compare(case: Case, profile: Profile | None = None) -> Comparison:
-    """Simulate `case` twice: for the step times as it is, for the operations with events around every copy."""
-    profile = profile or case.scenario.profile()
-    machine = SimulatedMachine(profile)
-    program = case.scenario.program()
-    timeline = machine.run(program)
-    figures = metrics(timeline, profile)
-    predicted = operation_times(machine.run(instrument(program, (Copy,)).program))
-    operations = {}
-    for name in OPERATIONS:
-        operations[name] = (
-            median(case.durations(name)),
-            median(predicted[p.layer, name] for p in case.parts if p.name == name),
-        )
-    # the first simulated step is the measurement's warm-up step
-    step = median(timeline.step_times()[2:])
-    return Comparison(case, step, figures["lower_bound_s"], operations)
+class Job(NamedTuple):
+    """A case to be predicted on a profile."""
+
+    set: str
+    case: MeasuredCase
+    residents: Sequence[MeasuredCase]
+    profile: Profile
+    workload: str
+    group: str
+    steps_only: bool
+    """Whether operations are left out: they take a simulation of their own."""
 
 
-def compare_all(cases: Sequence[Case], executor: Executor | None = None) -> Iterable[Comparison]:
-    """Compare cases in order, on `executor` if given."""
-    return executor.map(compare, cases) if executor else map(compare, cases)
+def jobs(data: DataSet, profile: Profile | None = None, steps_only: bool = False) -> list[Job]:
+    """Every case of a data set, on its own profile unless another is given. Raises InputError."""
+    profile = profile or data.profile()
+    residents = data.residents()
+    found = []
+    for case in data.cases:
+        key = workload_key(case)
+        resident = case.scenario["policy"]["kind"] == "resident"
+        group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
+        found.append(Job(data.name, case, residents.get(key, ()), profile, data.workloads[key], group, steps_only))
+    return found
 
 
-def operation_times(timeline: Timeline) -> dict[tuple[int, str], float]:
-    """(layer, operation) -> duration (s) on rank 0 in the first step, which like the measured one starts idle.
+def cross_jobs(data: DataSet) -> list[Job]:
+    """The offloaded cases of a data set, on the profile of another visit to a host of its kind, if there is one."""
+    sibling = data.sibling()
+    found = jobs(data, load_profile(sibling), steps_only=True) if sibling else []
+    return [job for job in found if job.group != "resident"]
 
-    An operation lasts from the end of the one before to the end of its last item, as events around parts see it.
+
+def compare(job: Job) -> Compared:
+    """Simulate a case, once for the step times and once with events for the operations.
+
+    Raises:
+        InputError: the case cannot be predicted; names the data set and the case.
     """
-    work: list[tuple[Span, Kernel | Collective]] = [
-        *timeline.commands(0, Kernel),
-        *timeline.commands(0, Collective),
-    ]
-    times: dict[tuple[int, str], float] = {}
-    for layer in {c.layer for _, c in work}:
-        items = sorted((s for s, c in work if c.step == 0 and c.layer == layer), key=lambda s: s.end)
-        begin = items[0].start
-        for name, parts in OPERATIONS.items():
-            last = BLOCK.index(parts[-1])
-            times[layer, name] = items[last].end - begin
-            begin = items[last].end
-    return times
+    case = job.case
+    measured: tuple[Operation, ...] = ()
+    predicted: tuple[Operation, ...] = ()
+    try:
+        prediction = predict(case, job.residents, job.profile)
+        if not job.steps_only:
+            measured = case.operations
+            predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
+    except InputError as error:
+        raise InputError(f"{job.set}: {error.source}", error.path, error.problem) from None
+    peak = max(level for _, level in prediction.timeline.memory(0))
+    policy = case.load_scenario().policy
+    return Compared(
+        job.set,
+        job.profile.name,
+        case.number,
+        job.workload,
+        schedule(policy),
+        label(policy),
+        getattr(policy, "chunk_bytes", None),
+        getattr(policy, "resident_fraction", 1.0),
+        getattr(policy, "prefetch_layers", 1),
+        job.group,
+        case.spread,
+        case.program,
+        _side(case.step_time_s, case.memory_bytes[0] if case.memory_bytes else 0, measured, measured),
+        _side(prediction.predicted_s, peak, predicted, measured),
+    )
 
 
-class Summary(NamedTuple):
-    """Absolute relative errors of a set of cases."""
-
-    cases: int
-    median: float
-    mean: float
-    maximum: float
-    worst: str
+def compare_all(chosen: Sequence[Job], executor: Executor | None = None) -> Iterable[Compared]:
+    """Compare cases in order, on `executor` if given."""
+    return executor.map(compare, chosen) if executor else map(compare, chosen)
 
 
-def summarise(comparisons: Iterable[Comparison]) -> Summary:
-    """Errors of step times; the bistable case and resident ones are left out."""
-    errors = {c.case.name: abs(c.error) for c in comparisons if c.case.policy != "resident" and c.case.name != BISTABLE}
-    worst = max(errors, key=lambda name: errors[name])
-    return Summary(len(errors), median(errors.values()), mean(errors.values()), errors[worst], worst)
+def window(operations: Iterable[Operation], layers: set[int]) -> tuple[float, float]:
+    """When the first operation of `layers` on a stream that computes begins and the last one ends, us."""
+    own = [op for op in operations if op.kind != COPY and op.layer in layers]
+    return min((op.start for op in own), default=0.0), max((op.end for op in own), default=0.0)
+
+
+def layers(operations: Iterable[Operation]) -> set[int]:
+    """The layers whose kernels and collectives were timed."""
+    return {op.layer for op in operations if op.kind != COPY}
+
+
+def _side(step_s: float, memory: int, operations: Sequence[Operation], timed: Sequence[Operation]) -> Side:
+    """`timed` are the measured operations: only their layers are looked at."""
+    wanted = layers(timed)
+    start, end = window(operations, wanted)
+    shown = [op for op in operations if op.end > start and op.start < end and (op.kind == COPY or op.layer in wanted)]
+    kinds = {
+        kind: clip(union((op.ready, op.end) for op in shown if op.kind == kind), start, end)
+        for kind in (KERNEL, COPY, COLLECTIVE)
+    }
+    waits = clip(union((op.start, op.ready) for op in shown if op.kind == COLLECTIVE), start, end)
+    lasted: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for op in shown:
+        lasted[op.kind, "" if op.kind == COPY else op.name].append(op.end - op.ready)
+    return Side(
+        step_s,
+        memory,
+        (end - start) * 1e-6,
+        measure(kinds[KERNEL]) * 1e-6,
+        measure(kinds[COPY]) * 1e-6,
+        measure(kinds[COLLECTIVE]) * 1e-6,
+        measure(waits) * 1e-6,
+        overlap(kinds[COPY], kinds[COLLECTIVE]) * 1e-6,
+        {key: median(durations) * 1e-6 for key, durations in lasted.items()},
+    )

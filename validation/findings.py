@@ -14,9 +14,9 @@ from pathlib import Path
 from sim.output import write_atomically
 from validation import case_tables, probe_tables
 from validation.markdown import placed
-from validation.measured import shipped_sets
 from validation.observed import Entry, entries
 from validation.plots import plots
+from validation.sets import measured_sets
 
 
 def seen_tables() -> dict[str, str]:
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--document", type=Path, help="put the tables between this file's markers")
     given = parser.parse_args()
     with ProcessPoolExecutor() as executor:
-        found = entries(shipped_sets(), executor)
+        found = entries(measured_sets(), executor)
         tables = seen_tables() | predicted_tables(found) | {"other hosts": case_tables.cross(executor)}
     for name, content in plots(found).items():
         write_atomically(given.out / f"{name}.svg", content)

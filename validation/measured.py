@@ -6,19 +6,17 @@ the date and the command that made it.
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from sim.config import Config, InputError, convert, read_yaml
-from sim.hardware import Profile, load_profile, shipped
+from sim.hardware import shipped
 from sim.lines import load_json, load_lines
 from sim.scenario import Scenario
-from sim.shelf import is_there
 from sim.timeline import Timeline
 
 SCHEMA = 1
@@ -179,49 +177,11 @@ def _check_figures(case: MeasuredCase, ranks: int, where: str) -> None:
         raise InputError(where, "operations", "is empty: expected those of the last step")
 
 
-class DataSet(NamedTuple):
-    """A data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
-
-    name: str
-    host: Origin
-    cases: tuple[MeasuredCase, ...]
-    fitted: frozenset[int]
-    """Numbers of the cases that constants may be fitted on."""
-
-    def profile(self) -> Profile:
-        """The host's profile, fitted to probes of the same hour. Raises InputError where none was shipped with it."""
-        if self.name not in shipped():
-            raise InputError(self.name, "", "has no profile of its own: give one with --hardware")
-        return load_profile(self.name)
-
-
-def shipped_sets() -> tuple[str, ...]:
-    """Names of the data sets that come with the package."""
-    return tuple(sorted(f.parent.name for f in _data().glob(f"*/{CASES}")))
+def load_origin(folder: Path) -> Origin:
+    """Where, when and how a data set was measured. Raises InputError."""
+    return load_json(folder / HOST, Origin)
 
 
 def load_split(file: Path) -> dict[str, Literal["all"] | list[Whole]]:
     """Data set -> numbers of the cases that constants may be fitted on, or "all". Raises InputError."""
     return convert(read_yaml(file), dict[str, Literal["all"] | list[Whole]], str(file))
-
-
-def load_set(name: str) -> DataSet:
-    """A shipped data set by name, or a folder that `measure` wrote.
-
-    Raises:
-        InputError: there is neither, it cannot be read, or none of its cases ran.
-    """
-    own = name in shipped_sets()
-    folder = _data() / name if own else Path(name)
-    if not own and not (is_there(folder) and folder.is_dir()):
-        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
-    cases = tuple(c for c in load_cases(folder) if not c.error)
-    if not cases:
-        raise InputError(str(folder / CASES), "", "holds no case that ran")
-    allowed = load_split(_data() / "split.yaml").get(name, []) if own else []
-    fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
-    return DataSet(name, load_json(folder / HOST, Origin), cases, frozenset(fitted))
-
-
-def _data() -> Path:
-    return Path(str(files("validation"))) / "data"

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from calibration.probes.rows import RAW, Row, load_rows
 from sim.hardware import load_profile
 from sim.timeline import measure, overlap, union
-from validation.measured import MeasuredCase, Operation, load_set, operations_of
+from validation.measured import MeasuredCase, Operation, operations_of
 from validation.predict import predict, references, workload_key
-from validation.sets import Compared, case_name
+from validation.sets import case_name, load_set
 
 TWO, FOUR, NVLINK, ALONE = (
     "h200x2-hostpath-20261121a",
@@ -143,10 +143,6 @@ class Entry(NamedTuple):
     def error(self) -> float:
         """Predicted / measured step time - 1."""
         return self.predicted_s / self.case.step_time_s - 1
-
-    def compared(self) -> Compared:
-        """For the tables of errors."""
-        return Compared(self.set, self.name, self.group, self.case.step_time_s, self.predicted_s, self.case.spread)
 
 
 def _entry(job: tuple[str, str, MeasuredCase, Sequence[MeasuredCase]]) -> Entry:

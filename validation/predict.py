@@ -16,8 +16,9 @@ import msgspec
 from sim.config import InputError
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
-from sim.program import AnyCommand, Kernel, Program, RankProgram
-from sim.timeline import Timeline
+from sim.program import AnyCommand, Kernel, Program, RankProgram, RecordEvent, instrument
+from sim.scenario import Scenario
+from sim.timeline import Timeline, between_events
 from validation.measured import MeasuredCase
 
 EVENT_S = 2.8e-6
@@ -156,6 +157,8 @@ def _numbers(kernels: Iterable[tuple[int, str]]) -> Iterator[int]:
 def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Prediction:
     """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload.
 
+    Without residents kernels take what the scenario says.
+
     Raises:
         InputError: `profile` has too few GPUs, or `residents` do not show every kernel.
     """
@@ -163,6 +166,23 @@ def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Prof
     if scenario.world_size > profile.gpus:
         problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
         raise InputError(f"measured case {case.number}", "world_size", problem)
-    program = with_kernel_times(scenario.program(), kernel_times(residents))
-    timeline = SimulatedMachine(profile).run(program)
+    timeline = SimulatedMachine(profile).run(_program(scenario, residents))
     return Prediction(case, median(timeline.step_times()[1:]), timeline)
+
+
+def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Timeline:
+    """Simulate the run with events, of as many steps as were measured; spans are what those events see."""
+    scenario = case.load_scenario()
+    workload = msgspec.structs.replace(scenario.workload, steps=len(case.instrumented_step_times_s))
+    program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), residents))
+    timeline = SimulatedMachine(profile).run(program)
+    times: list[dict[int, float]] = [{} for _ in program.ranks]
+    for span in timeline.spans:
+        if isinstance(span.command, RecordEvent):
+            times[span.rank][span.command.event] = span.end
+    return Timeline(program, between_events(brackets, times), timeline.steps)
+
+
+def _program(scenario: Scenario, residents: Sequence[MeasuredCase]) -> Program:
+    program = scenario.program()
+    return with_kernel_times(program, kernel_times(residents)) if residents else program

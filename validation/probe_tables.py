@@ -9,7 +9,7 @@ from statistics import median
 
 from calibration.probes.rows import Row
 from validation.markdown import maybe, span, table
-from validation.measured import MeasuredCase, load_cases, load_set, shipped_sets
+from validation.measured import MeasuredCase, load_cases, load_origin
 from validation.observed import (
     CHUNKS,
     FOUR,
@@ -25,14 +25,16 @@ from validation.observed import (
     value,
     yields,
 )
+from validation.sets import load_set, measured_sets
 
 
 def hosts() -> str:
     """One row a set: where, when, what, and how the GPUs were."""
     rows = []
-    for name in shipped_sets():
+    for name in measured_sets():
         everything, chosen = load_cases(folder(name)), load_set(name)
-        host, environment = chosen.host.fingerprint, chosen.host.environment
+        described = load_origin(folder(name))
+        host, environment = described.fingerprint, described.environment
         alone = host["peers"] == "none"
         path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
         residents = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
@@ -63,7 +65,7 @@ def _sampled(cases: Sequence[MeasuredCase], quantity: str, form: str) -> str:
 def host_limits() -> str:
     """GB/s of each GPU by direction and number of GPUs that copy."""
     rows = []
-    for name in shipped_sets():
+    for name in measured_sets():
         for directions in (("h2d",), ("d2h",), ("h2d", "d2h")):
             for ranks in (1, 2, 4):
                 row = probes(name).get(f"copy/{'+'.join(directions)}/{ranks}/train/{512 * MIB}")
@@ -176,7 +178,7 @@ COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
 
 def commands() -> str:
     """Costs of single commands by set, us."""
-    sets = shipped_sets()
+    sets = measured_sets()
     rows = [(what, *(maybe(of(probes(name)), 1e6, "{:.2f}") for name in sets)) for what, of in COMMANDS]
     depths = ("elementwise", "write_flag", "copy", "write_flag+copy")
     pending = [span((value(probes(n)[f"depth/{d}"], "commands") for d in depths), "{:.0f}") for n in sets]
@@ -188,7 +190,7 @@ def released() -> str:
     """What stands between a kernel and a collective on the compute stream, by whether a copy is in flight."""
     rows = []
     for what, window_ in (("flag write, event", "device_gate"), ("event", "launch")):
-        for name in shipped_sets():
+        for name in measured_sets():
             cases = [c for c in load_set(name).cases if yields(c) == window_]
             seen = [pair for case in cases for pair in releases(case)]
             cells: list[str] = []
@@ -207,7 +209,7 @@ def released() -> str:
 def events() -> str:
     """By how much events around every command lengthen a step, by policy and chunk."""
     longer: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for name in shipped_sets():
+    for name in measured_sets():
         for case in load_set(name).cases:
             policy = case.scenario["policy"]
             longer[policy["kind"], policy.get("chunk_bytes", "")].append(100 * case.event_overhead)
@@ -225,7 +227,7 @@ def _size(item: tuple[tuple[str, str], list[float]]) -> tuple[str, int]:
 def slow_copies() -> str:
     """Rows of copies that took over 2 % longer than the fastest host did with the same row."""
     wanted = re.compile(r"copy/(h2d|d2h)/1/(train|lone)/\d+|commands/[+a-z]*copy[+a-z]*/(alone|beside)/\d+")
-    everything = {name: probes(name) for name in shipped_sets()}
+    everything = {name: probes(name) for name in measured_sets()}
     slow = []
     for case in dict.fromkeys(c for rows in everything.values() for c in rows if wanted.fullmatch(c)):
         here = {

@@ -1,169 +1,260 @@
-"""The validation report: measured against predicted, as tables, as a page, and as the table in docs/modelling.md."""
+"""The validation page: predictions against measurements, the bounds, and the worst cases side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.output import write_atomically
-from sim.policies import Chunked, Policy, Resident, WholeLayer, Yielding, label
-from sim.run import Result, simulate
-from sim.scenario import Scenario
-from sim.units import Bytes
-from validation.compare import Comparison, Summary, summarise
-from validation.wan14b import BISTABLE, DATASET, Case
+from sim.program import Collective, Copy, Kernel
+from sim.report.html import Section, Table, page
+from sim.timeline import Span
+from sim.units import show_bytes
+from validation import summary
+from validation.bounds import Judged
+from validation.compare import COLLECTIVE, COPY, Compared, Job, layers, window
+from validation.errors import case_id
+from validation.measured import Operation, operations_of
+from validation.predict import predict_instrumented
+from validation.run import Validation
+from validation.sets import kind
 
 if TYPE_CHECKING:
-    from sim.report.figures import Point
+    from plotly.graph_objects import Figure
 
-HEADERS = ("case", "measured ms", "predicted ms", "error %", "all-to-all error %", "")
+    from sim.report.figures import Case
 
-SWEPT = "7800 yielding 16 MiB"
-"""The case whose chunk size the report sweeps: the workload where chunk size matters most."""
-
-SIZES = tuple(2**k for k in range(20, 29))
-"""Chunk sizes of the sweep, 1 to 256 MiB."""
+DRAWN_LAYERS = 3
+"""How many layers a timeline shows."""
 
 
-def rows(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
-    """One row a case under `HEADERS`; the all-to-all error is the largest of the four."""
-    made: list[tuple[str, ...]] = []
-    for c in comparisons:
-        errors = [predicted / measured - 1 for op, (measured, predicted) in c.operations.items() if op[:3] == "a2a"]
-        worst = max(errors, key=abs)
-        remark = "fitted" if c.case.fitted else "bistable" if c.case.name == BISTABLE else ""
-        made.append(
-            (
-                c.case.name,
-                f"{c.case.step_time_s * 1e3:.2f}",
-                f"{c.predicted_s * 1e3:.2f}",
-                f"{100 * c.error:+.2f}",
-                f"{100 * worst:+.1f}",
-                remark,
-            )
-        )
-    return made
+class Worst(NamedTuple):
+    """A case with what ran in it, measured and simulated."""
+
+    compared: Compared
+    measured: Sequence[Operation]
+    simulated: Sequence[Operation]
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
-    """Sentences on the error of step times, unseen cases apart, and on the choices that the predictions lead to."""
-    unseen = [c for c in comparisons if not c.case.fitted]
-    said = [_sentence("All offloaded cases", summarise(comparisons)), _sentence("Unseen ones", summarise(unseen))]
-    for workload in dict.fromkeys(c.case.workload for c in comparisons):
-        mine = {c.case.name.split(" ", 1)[1]: c for c in comparisons if c.case.workload == workload}
-        chunks = [f"yielding {size} MiB" for size in (4, 16, 64)]
-        measured = min(chunks, key=lambda n: mine[n].case.step_time_s)
-        predicted = min(chunks, key=lambda n: mine[n].predicted_s)
-        whole = mine["whole_layer"]
-        faster = [
-            (mine[n].case.step_time_s < whole.case.step_time_s) == (mine[n].predicted_s < whole.predicted_s)
-            for n in chunks
-        ]
-        said.append(
-            f"{workload}: the best of 4, 16 and 64 MiB is {measured.removeprefix('yielding ')}, predicted "
-            f"{predicted.removeprefix('yielding ')}; faster or slower than whole_layer is right for "
-            f"{sum(faster)} of {len(faster)}."
-        )
-    return said
+def worst_cases(validation: Validation) -> list[tuple[Job, Compared]]:
+    """The offloaded case of each kind of host that is predicted worst, the worst of them first."""
+    found: dict[str, tuple[Job, Compared]] = {}
+    for job, case in zip(validation.plan.own, validation.compared, strict=True):
+        if case.group == "resident":
+            continue
+        if kind(case.set) not in found or abs(case.error) > abs(found[kind(case.set)][1].error):
+            found[kind(case.set)] = job, case
+    return sorted(found.values(), key=lambda pair: -abs(pair[1].error))
 
 
-def _sentence(what: str, errors: Summary) -> str:
-    return (
-        f"{what}: {errors.cases} cases, absolute step-time error median {100 * errors.median:.2f} %, "
-        f"mean {100 * errors.mean:.2f} %, maximum {100 * errors.maximum:.2f} % ({errors.worst})."
+def look(job: Job, compared: Compared) -> Worst:
+    """A case's operations, simulated once more."""
+    return Worst(
+        compared, job.case.operations, operations_of(predict_instrumented(job.case, job.residents, job.profile))
     )
 
 
-def markdown(comparisons: Sequence[Comparison]) -> str:
-    """The table and the verdicts for docs/modelling.md."""
-    lines = ["| " + " | ".join(HEADERS) + " |", "|---|---:|---:|---:|---:|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows(comparisons)]
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in verdicts(comparisons))])
-
-
-def sweep_point(scenario: Scenario) -> tuple[Point, float]:
-    """The point of `scenario` for the sweep's figure, and its lower bound (s)."""
-    from sim.report.figures import Point
-
-    figures = simulate(scenario).metrics
-    policy = scenario.policy
-    point = Point(
-        label(policy),
-        getattr(policy, "chunk_bytes", None),
-        getattr(policy, "resident_fraction", 0.0),
-        figures["step_time_s"],
-        figures["peak_memory_bytes"],
-    )
-    return point, figures["lower_bound_s"]
-
-
-def sweep_scenarios(case: Case) -> list[Scenario]:
-    """`case` under chunked and yielding with each of `SIZES`, under whole_layer, and resident."""
-    sizes = [Bytes(size) for size in SIZES]
-    made: list[Policy] = [Resident(), WholeLayer()]
-    made += [kind(chunk_bytes=size) for kind in (Chunked, Yielding) for size in sizes]
-    return [msgspec.structs.replace(case.scenario, policy=policy) for policy in made]
-
-
-def write_page(
-    file: Path,
-    comparisons: Sequence[Comparison],
-    sweep: Sequence[tuple[Point, float]],
-    result: Result,
-) -> None:
-    """Write the page: errors, the swept chunk sizes and one timeline. Raises OSError."""
-    from sim.report import figures
-    from sim.report.html import Section, Table, page
-
-    cases = [
-        figures.Case(c.case.name, c.case.workload, c.case.policy, c.case.step_time_s, c.predicted_s, c.case.fitted)
-        for c in comparisons
-    ]
-    points = [p for p, _ in sweep]
-    resident = next(p.step_s for p in points if p.policy == "resident")
-    swept = next(c for c in comparisons if c.case.name == SWEPT)
-    measured = [_measured_point(c.case) for c in comparisons if c.case.workload == swept.case.workload]
-    start, end = result.timeline.steps[0][-2:]
-    third = start + (end - start) * 0.3
+def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> None:
+    """Write the page. Raises OSError."""
+    compared, judged = validation.compared, validation.judged
     sections = [
-        Section("Predicted against measured", "\n\n".join(verdicts(comparisons)), Table(HEADERS, rows(comparisons))),
-        Section("Agreement", "Step time of every case. Bands: 1 % and 5 %.", figures.predicted_against_measured(cases)),
-        Section("Errors", "Signed error of the step time, case by case.", figures.error_bars(cases)),
-        Section(
-            "Chunk size",
-            f"{swept.case.workload}: simulated step time against chunk size, with the measured steps on top.",
-            figures.chunk_sweep(
-                [p for p in points if p.policy != "resident"],
-                max(bound for _, bound in sweep),
-                resident,
-                [p for p in measured if p is not None],
-            ),
-        ),
-        Section(
-            "Timeline",
-            f"Three layers of the last step of {SWEPT}, rank 0: the gate keeps chunks out of the all-to-alls.",
-            figures.timeline(result.timeline, 0, third, end if end - third < 0.06 else third + 0.06),
-        ),
+        *_verdict(judged),
+        *_agreement(compared),
+        *_tables(compared),
+        *_operations(compared),
+        *_swept(compared),
+        *_choices(compared),
+        *_cross(validation.cross),
+        *_worst(worst),
+        Section("All cases", _CASES, summary.cases_table(compared, sortable=True)),
     ]
+    offloaded = [c for c in compared if c.group != "resident"]
+    known = [j for j in judged if j.verdict != "not judged"]
     facts = {
-        "profile": result.profile.name,
-        "host": result.profile.description,
-        "data": f"validation/data/{DATASET}",
+        "stated bounds": f"{sum(j.verdict != 'broken' for j in known)} of {len(known)} hold",
+        "targets": f"{sum(j.verdict == 'held' for j in known)} of {len(known)} met",
+        "measured cases": f"{len(compared)}, {len(offloaded)} of them offloaded",
+        "data sets": str(len({c.set for c in compared})),
+        "unseen cases": str(sum(c.group == "unseen" for c in compared)),
+        "kinds of host": str(len({kind(c.set) for c in compared})),
         "chunkflow-sim": version("chunkflow-sim"),
     }
-    content = page("Predictions against measurements", f"{len(cases)} measured cases", sections, facts)
+    content = page("Predictions against measurements", summary.verdict(judged), sections, facts)
     write_atomically(file, content)
 
 
-def _measured_point(case: Case) -> Point | None:
-    """The case as a point of the sweep, where it differs from it in nothing but policy and chunk size."""
-    from sim.report.figures import Point
+_CASES = """A click on a header sorts. A letter is a visit: h200x2-hostpath b is the set h200x2-hostpath-20261121b.
+"collectives" is the error of the time that collectives take; the two columns of overlap say for how much of that time a
+copy is in flight, measured and simulated. Memory is the simulated peak, program the hash of the program that ran."""
 
-    policy = case.scenario.policy
-    if isinstance(policy, Resident) or policy.resident_fraction or case.policy.endswith("+drain"):
-        return None
-    return Point(case.policy, getattr(policy, "chunk_bytes", None), 0.0, case.step_time_s)
+
+def _verdict(judged: Sequence[Judged]) -> list[Section]:
+    text = """Errors are absolute, relative to what was measured. A target is what the model is to reach; where it does
+    not yet, "must hold" is the bound that it is held to until then. `validate` fails where one is broken."""
+    sections = [Section("Verdict", text.replace("`", ""), summary.bounds_table(judged))]
+    sections += [Section(name, why, under=True) for name, why in summary.shortfalls(judged)]
+    return sections
+
+
+def _agreement(compared: Sequence[Compared]) -> list[Section]:
+    from sim.report import figures
+
+    cases = [_drawn(c) for c in compared]
+    offloaded = [c for c in compared if c.group != "resident"]
+    lanes: dict[str, list[figures.Case]] = {}
+    for c in sorted(offloaded, key=lambda c: (c.policy, c.chunk_bytes or 0)):
+        lanes.setdefault(f"{c.policy} {show_bytes(c.chunk_bytes)}" if c.chunk_bytes else c.policy, []).append(_drawn(c))
+    return [
+        Section("Errors", _ERRORS, figures.error_against_step(cases)),
+        Section("How many cases have which error", "", figures.error_histogram(cases), under=True),
+        Section("By policy and chunk size", "A line marks the median.", figures.error_ranges(lanes), under=True),
+    ]
+
+
+_ERRORS = """Error of the predicted step time of every case, by the measured one; bands are 1 % and 5 %. Each set is
+predicted with the profile that was fitted to probes of the same host and hour. Kernels take what they took in the
+resident case of the same workload: what is predicted is everything that offload adds."""
+
+
+def _drawn(case: Compared) -> Case:
+    from sim.report.figures import Case
+
+    return Case(case_id(case), kind(case.set), case.policy, case.measured.step_s, case.predicted.step_s, case.group)
+
+
+def _tables(compared: Sequence[Compared]) -> list[Section]:
+    offloaded = [c for c in compared if c.group != "resident"]
+    apart = """Unseen cases were kept apart before any model was changed; constants may be fitted on fitted ones.
+    Resident cases copy nothing: their errors say how well kernel times carry over from one run to the next."""
+    return [
+        Section("Tables of errors", apart, summary.errors_table("set and group", compared, summary.group)),
+        Section("By policy", "", summary.errors_table("policy", offloaded, lambda c: c.policy), under=True),
+        Section("By chunk size", "", summary.errors_table("chunk size", _by_chunk(offloaded), _chunk), under=True),
+        Section("By workload", "", summary.errors_table("workload", offloaded, lambda c: c.workload), under=True),
+    ]
+
+
+def _by_chunk(cases: Sequence[Compared]) -> list[Compared]:
+    return sorted(cases, key=lambda c: c.chunk_bytes or 0)
+
+
+def _chunk(case: Compared) -> str:
+    return show_bytes(case.chunk_bytes) if case.chunk_bytes else "whole layer"
+
+
+def _operations(compared: Sequence[Compared]) -> list[Section]:
+    from sim.report import figures
+
+    timed = [c for c in compared if c.measured.collectives_s and c.group != "resident"]
+    shares = [
+        figures.Pair(case_id(c), c.policy, summary.overlap_share(c.measured), summary.overlap_share(c.predicted))
+        for c in timed
+    ]
+    inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in summary.inflations(compared)]
+    sections = [Section("Operations", _OPERATIONS, summary.operations_table(compared))]
+    if shares:
+        what = "part of the collectives' time beside copies, %"
+        sections += [
+            Section("Copies beside collectives", _OVERLAP, figures.pairs(shares, what, lambda v: f"{v:.0f} %"), True),
+            Section(
+                "Collectives slowed by copies",
+                "Time of a case's collectives, without waits for peers, over the resident case's: 1 is undisturbed.",
+                figures.pairs(inflated, "collectives' time over the resident case's", lambda v: f"{v:.2f}", log=True),
+                True,
+            ),
+        ]
+    return sections
+
+
+_OPERATIONS = """From one more run with events around every operation, which the simulation pays for as well. Each case
+counts once, with the median duration of an operation. Collectives count from when their last rank has arrived, which
+h200x2-hostpath does not tell."""
+_OVERLAP = "For how much of the collectives' time a copy is in flight: what yielding policies are to make small."
+
+
+def _swept(compared: Sequence[Compared]) -> list[Section]:
+    """Step time against chunk size for the workload that was measured with most."""
+    from sim.report import figures
+
+    found: dict[tuple[str, str], list[Compared]] = {}
+    for c in compared:
+        if c.group != "resident" and not c.resident_fraction and c.prefetch_layers == 1 and "+" not in c.policy:
+            found.setdefault((c.set, c.workload), []).append(c)
+    if not found:
+        return []
+    (name, workload), cases = max(found.items(), key=lambda item: (len(item[1]), _gain(item[1])))
+    if len(cases) < 3:
+        return []
+    resident = [c for c in compared if (c.set, c.workload, c.group) == (name, workload, "resident")]
+    points = [figures.Point(c.policy, c.chunk_bytes, 0.0, c.predicted.step_s) for c in cases]
+    figure = figures.chunk_sweep(
+        points,
+        None,
+        resident[0].predicted.step_s if resident else None,
+        [figures.Point(c.policy, c.chunk_bytes, 0.0, c.measured.step_s) for c in cases],
+    )
+    text = f"{workload} of {name}: lines are simulated, open markers measured."
+    return [Section("Chunk size", text, figure)]
+
+
+def _gain(cases: Sequence[Compared]) -> float:
+    """How much the best of the schedules is faster than copies that yield to nothing."""
+    whole = [c.measured.step_s for c in cases if c.policy == "whole_layer"]
+    return max(whole, default=0.0) / min(c.measured.step_s for c in cases)
+
+
+def _choices(compared: Sequence[Compared]) -> list[Section]:
+    table = summary.choices_table(compared)
+    text = """The schedule with the shortest simulated step, of those that were measured with the same memory for
+    weights (r: resident fraction, k: layers ahead), and what its measured step costs over the best measured one."""
+    return [Section("What a choice by simulation costs", text, table)] if table.rows else []
+
+
+def _cross(cross: Sequence[Compared]) -> list[Section]:
+    if not cross:
+        return []
+    text = """Offloaded cases predicted with the profile of another visit to a host of the same kind: what to expect
+    where nothing was measured on the host itself but its resident step."""
+    headers, rows, _ = summary.errors_table("set by profile", cross, summary.visits)
+    return [Section("With another visit's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
+
+
+def _worst(worst: Sequence[Worst]) -> list[Section]:
+    if not worst:
+        return []
+    text = f"""For each kind of host the offloaded case that is predicted worst: {DRAWN_LAYERS} layers of the run with
+    events, rank 0, measured above and simulated below, both from the first operation of the first of these layers.
+    Hatched: waiting for peers."""
+    cases = [Section(w.compared.name, summary.seen(w.compared), _beside(w), under=True) for w in worst]
+    return [Section("Worst cases", text), *cases]
+
+
+def _beside(case: Worst) -> Figure:
+    from sim.report import figures
+
+    timed = sorted(layers(case.measured))
+    first = max((len(timed) - DRAWN_LAYERS) // 2, 0)
+    chosen = set(timed[first : first + DRAWN_LAYERS])
+    sides = {"measured": case.measured, "simulated": case.simulated}
+    windows = {name: window(operations, chosen) for name, operations in sides.items()}
+    length = 1.02e-6 * max(end - start for start, end in windows.values())
+    return figures.beside({name: _spans(ops, windows[name][0]) for name, ops in sides.items()}, length)
+
+
+def _spans(operations: Sequence[Operation], start: float) -> list[Span]:
+    """Operations as spans of rank 0, with `start` (us) as time 0."""
+    spans = []
+    for op in operations:
+        command: Kernel | Copy | Collective
+        if op.kind == COPY:
+            command = Copy(op.stream, op.name, op.bytes, "", layer=op.layer)
+        elif op.kind == COLLECTIVE:
+            # which kind it was is not recorded, nor shown
+            command = Collective(op.stream, op.name, "all_to_all", op.bytes, layer=op.layer)
+        else:
+            command = Kernel(op.stream, op.name, layer=op.layer)
+        begin, ready, end = ((time - start) * 1e-6 for time in (op.start, op.ready, op.end))
+        spans.append(Span(0, command, begin, ready, end, 0.0))
+    return spans

@@ -1,66 +1,106 @@
-"""Measured data sets against predictions: errors apart for cases that may be fitted on, unseen ones and residents."""
+"""Data sets: measured cases of one visit to a host, and which of them constants may be fitted on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
-from statistics import mean, median
+import re
+from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 from sim.config import InputError
-from sim.hardware import Profile
-from sim.policies import Resident, label
+from sim.hardware import Profile, load_profile, shipped
+from sim.models import Named, load_model
+from sim.policies import Policy, label
 from sim.scenario import Scenario
+from sim.shelf import is_there
 from sim.units import show_bytes
-from validation.measured import DataSet, MeasuredCase
-from validation.predict import predict, references, workload_key
+from validation import wan14b
+from validation.measured import CASES, MeasuredCase, load_cases, load_origin, load_split
+from validation.predict import references, workload_key
+
+DATA = Path(str(files("validation"))) / "data"
 
 
-class Compared(NamedTuple):
-    """One case of a data set: what it is called, measured and predicted step times (s), the measurement's spread."""
+class DataSet(NamedTuple):
+    """The cases of a visit that ran."""
 
-    set: str
     name: str
-    group: str
-    """"resident", "fitted" (constants may be fitted on it) or "unseen"."""
-    measured_s: float
-    predicted_s: float
-    spread: float
+    cases: tuple[MeasuredCase, ...]
+    fitted: frozenset[int]
+    """Numbers of the cases that constants may be fitted on."""
+    workloads: dict[str, str]
+    """Workload key -> what the workload is called."""
 
-    @property
-    def error(self) -> float:
-        """Predicted / measured - 1."""
-        return self.predicted_s / self.measured_s - 1
+    def profile(self) -> Profile:
+        """The host's profile, fitted to probes of the same hour. Raises InputError where none was shipped with it."""
+        if self.name not in shipped():
+            raise InputError(self.name, "", "has no profile of its own: give one with --hardware")
+        return load_profile(self.name)
+
+    def residents(self) -> dict[str, list[MeasuredCase]]:
+        """Workload key -> the cases that kernels take their times from; none where scenarios hold those times."""
+        return {} if self.name == wan14b.DATASET else references(self.cases)
+
+    def sibling(self) -> str | None:
+        """The shipped profile of the next visit to a host of this kind; after the last one comes the first."""
+        visits = [name for name in shipped() if kind(name) == kind(self.name)]
+        if visits in ([], [self.name]):
+            return None
+        return visits[(visits.index(self.name) + 1) % len(visits)] if self.name in visits else visits[0]
 
 
-class Errors(NamedTuple):
-    """Absolute relative errors of some cases."""
-
-    cases: int
-    median: float
-    mean: float
-    p95: float
-    maximum: float
-    worst: str
+def kind(name: str) -> str:
+    """What a data set's or profile's name says of its host, without the visit."""
+    return re.sub(r"-\d{8}[a-z]$", "", name)
 
 
-def case_name(case: MeasuredCase) -> str:
-    """Model, tokens a rank, parallelism and policy of a case in a few words."""
-    scenario = case.load_scenario()
-    policy = scenario.policy
-    words = [_workload(scenario), label(policy)]
-    if chunk := getattr(policy, "chunk_bytes", None):
-        words.append(show_bytes(chunk))
-    if fraction := getattr(policy, "resident_fraction", 0.0):
-        words.append(f"r={fraction:g}")
-    if (ahead := getattr(policy, "prefetch_layers", 1)) != 1:
-        words.append(f"k={ahead}")
-    return " ".join(words)
+def visit(name: str) -> str:
+    """A data set's or profile's name in short: the kind of host and the letter of the visit."""
+    return re.sub(r"-\d{8}([a-z])$", r" \1", name)
+
+
+def measured_sets() -> tuple[str, ...]:
+    """Names of the data sets that `measure` wrote and that come with the package."""
+    return tuple(sorted(f.parent.name for f in DATA.glob(f"*/{CASES}")))
+
+
+def shipped_sets() -> tuple[str, ...]:
+    """Names of all data sets that come with the package."""
+    return (wan14b.DATASET, *measured_sets())
+
+
+def load_set(name: str) -> DataSet:
+    """A shipped data set by name, or a folder that `measure` wrote; its profile is the one of the folder's name.
+
+    Raises:
+        InputError: there is neither, or it cannot be read, or a workload was not measured without offload.
+    """
+    if name == wan14b.DATASET:
+        listed = {case.name: number for number, case in enumerate(wan14b.load_cases())}
+        cases = wan14b.measured_cases()
+        workloads = {workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()}
+        return DataSet(name, tuple(cases), frozenset(listed[n] for n in wan14b.FITTED), workloads)
+    folder = DATA / name if name in shipped_sets() else Path(name)
+    if not (is_there(folder) and folder.is_dir()):
+        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
+    cases = [c for c in load_cases(folder) if not c.error]
+    if not cases:
+        raise InputError(str(folder / CASES), "", "holds no case that ran")
+    load_origin(folder)
+    name = folder.resolve().name
+    allowed = load_split(DATA / "split.yaml").get(name, [])
+    fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
+    known = references(cases)
+    for case in cases:
+        if workload_key(case) not in known:
+            problem = "there is no resident case of its workload, which shows the times of its kernels"
+            raise InputError(name, f"measured case {case.number}", problem)
+    workloads = {key: _workload(of[0].load_scenario()) for key, of in known.items()}
+    return DataSet(name, tuple(cases), frozenset(fitted), workloads)
 
 
 def _workload(scenario: Scenario) -> str:
-    from sim.models import Named, load_model
-
+    """Model, parallelism and tokens a rank."""
     workload = scenario.workload
     if not isinstance(workload, Named):
         return f"{scenario.world_size} ranks"
@@ -70,66 +110,19 @@ def _workload(scenario: Scenario) -> str:
     return f"{workload.model} {-(-tokens // scenario.world_size)}"
 
 
-def _predict(job: tuple[MeasuredCase, Sequence[MeasuredCase], Profile]) -> float:
-    return predict(*job).predicted_s
+def schedule(policy: Policy) -> str:
+    """A policy and its parameters in a few words."""
+    words = [label(policy)]
+    if chunk := getattr(policy, "chunk_bytes", None):
+        words.append(show_bytes(chunk))
+    if fraction := getattr(policy, "resident_fraction", 0.0):
+        words.append(f"r={fraction:g}")
+    if (ahead := getattr(policy, "prefetch_layers", 1)) != 1:
+        words.append(f"k={ahead}")
+    return " ".join(words)
 
 
-def compare_set(chosen: DataSet, profile: Profile | None = None, executor: Executor | None = None) -> list[Compared]:
-    """Predict every case of a data set, on its own profile unless another is given.
-
-    Raises:
-        InputError: there is no profile, or a case cannot be predicted; names the data set and the case.
-    """
-    profile = profile or chosen.profile()
-    residents = references(chosen.cases)
-    for case in chosen.cases:
-        if workload_key(case) not in residents:
-            problem = "there is no resident case of its workload, which shows the times of its kernels"
-            raise InputError(chosen.name, f"measured case {case.number}", problem)
-    jobs = [(case, residents[workload_key(case)], profile) for case in chosen.cases]
-    try:
-        predicted = list(executor.map(_predict, jobs) if executor else map(_predict, jobs))
-    except InputError as error:
-        raise InputError(f"{chosen.name}: {error.source}", error.path, error.problem) from None
-    compared = []
-    for case, seconds in zip(chosen.cases, predicted, strict=True):
-        resident = isinstance(case.load_scenario().policy, Resident)
-        group = "resident" if resident else "fitted" if case.number in chosen.fitted else "unseen"
-        compared.append(Compared(chosen.name, case_name(case), group, case.step_time_s, seconds, case.spread))
-    return compared
-
-
-def errors(compared: Iterable[Compared]) -> Errors:
-    """Errors of some cases. Raises ValueError where there are none."""
-    ordered = sorted(compared, key=lambda c: abs(c.error))
-    if not ordered:
-        raise ValueError("no cases to summarise")
-    values = [abs(c.error) for c in ordered]
-    return Errors(
-        len(values),
-        median(values),
-        mean(values),
-        values[min(int(0.95 * len(values)), len(values) - 1)],
-        values[-1],
-        f"{ordered[-1].set}: {ordered[-1].name}",
-    )
-
-
-def by_group(compared: Sequence[Compared]) -> dict[tuple[str, str], Errors]:
-    """Errors of each (set, group)."""
-    found = dict.fromkeys((c.set, g) for c in compared for g in ("resident", "fitted", "unseen") if c.group == g)
-    return {key: errors(c for c in compared if (c.set, c.group) == key) for key in found}
-
-
-def markdown(compared: Sequence[Compared]) -> str:
-    """The table of all cases but residents, and the errors of each set and group."""
-    lines = ["| set | group | cases | median % | mean % | 95th % | max % |", "|---|---|---:|---:|---:|---:|---:|"]
-    for (name, group), e in by_group(compared).items():
-        figures = " | ".join(f"{100 * v:.2f}" for v in (e.median, e.mean, e.p95, e.maximum))
-        lines.append(f"| {name} | {group} | {e.cases} | {figures} |")
-    lines += ["", "| set | case | measured ms | spread % | predicted ms | error % |", "|---|---|---:|---:|---:|---:|"]
-    for c in compared:
-        if c.group != "resident":
-            times = f"{1e3 * c.measured_s:.2f} | {100 * c.spread:.2f} | {1e3 * c.predicted_s:.2f}"
-            lines.append(f"| {c.set} | {c.name} | {times} | {100 * c.error:+.2f} |")
-    return "\n".join(lines)
+def case_name(case: MeasuredCase) -> str:
+    """Workload and schedule of a case in a few words."""
+    scenario = case.load_scenario()
+    return f"{_workload(scenario)} {schedule(scenario.policy)}"

@@ -9,8 +9,6 @@ On a CPU streams are threads and collectives are gloo's: order, data and results
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, NamedTuple
 
@@ -18,8 +16,8 @@ from calibration.processes import START_S, MachineError, Ranks
 from calibration.torch_machine.runner import RankResult
 from calibration.torch_machine.worker import Answer, Job, serve
 from sim.machine import DeadlockError
-from sim.program import AnyCommand, Collective, Program, instrument
-from sim.timeline import Span, Timeline
+from sim.program import Program, instrument
+from sim.timeline import Timeline, between_events
 
 __all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
 
@@ -97,7 +95,7 @@ class TorchMachine:
             raise
         ranks = tuple(r for r in results if r is not None)
         steps = tuple(tuple(r.events[e] for e in p.step_events) for r, p in zip(ranks, executed.ranks, strict=True))
-        spans = _spans(run.brackets, ranks) if run else ()
+        spans = between_events(run.brackets, [r.events for r in ranks]) if run else ()
         return Execution(Timeline(executed, spans, steps), ranks)
 
     def close(self) -> None:
@@ -110,23 +108,3 @@ def _failure(answer: Answer) -> Exception | None:
     if answer.failure is None:
         return None
     return (DeadlockError if answer.failure.deadlock else MachineError)(answer.failure.reason)
-
-
-def _spans(brackets: Sequence[Sequence[tuple[AnyCommand, int, int]]], ranks: Sequence[RankResult]) -> tuple[Span, ...]:
-    """Spans of the commands between events, in order of their ends.
-
-    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
-    """
-    calls = [
-        [ranks[rank].events[start] for command, start, _ in found if isinstance(command, Collective)]
-        for rank, found in enumerate(brackets)
-    ]
-    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
-    spans = []
-    for rank, found in enumerate(brackets):
-        arrival = iter(arrivals)
-        for command, before, after in found:
-            start, end = ranks[rank].events[before], ranks[rank].events[after]
-            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
-            spans.append(Span(rank, command, start, ready, end, math.nan))
-    return tuple(sorted(spans, key=lambda s: s.end))

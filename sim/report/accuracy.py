@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
 from sim.report.draw import blank, key
-from sim.report.theme import BAND, FAINT, faded, ms, plain, signed, styles
+from sim.report.theme import BAND, NEUTRAL, faded, ms, plain, signed, styles
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "bowtie"]
+_GROUPS = {"unseen": "#2b64e3", "fitted": "#b88d01", "resident": "#69707a"}
 
 
 class Case(NamedTuple):
-    """A measured and predicted step time, s. `fitted`: the case was used to fit the profile, so it proves little."""
+    """A measured and predicted step time, s. `host` is the kind of host.
+
+    `group` is "resident", "fitted" (the case may have been used to fit constants, so it proves little) or "unseen".
+    """
 
     label: str
-    workload: str
+    host: str
     policy: str
     measured_s: float
     predicted_s: float
-    fitted: bool
+    group: str
 
     @property
     def error(self) -> float:
@@ -30,150 +35,156 @@ class Case(NamedTuple):
         return 100 * (self.predicted_s / self.measured_s - 1)
 
 
-def predicted_against_measured(rows: Sequence[Case]) -> go.Figure:
-    """Predicted against measured step time, ms, with the diagonal and bands of 1 % and 5 %.
+def error_against_step(rows: Sequence[Case]) -> go.Figure:
+    """Error of each prediction, %, against the measured step time, ms, with bands of 1 % and 5 %.
 
-    Colour is the policy, symbol the workload; fitted cases are open.
+    Colour is the policy, symbol the kind of host; cases that are not unseen are open.
     """
-    low = min((min(r.measured_s, r.predicted_s) for r in rows), default=0.01) * 1e3
-    high = max((max(r.measured_s, r.predicted_s) for r in rows), default=0.1) * 1e3
-    log = high > 8 * low
-    ends = [low / 1.15, high * 1.15] if log else [low - 0.06 * (high - low + low), high + 0.06 * (high - low + low)]
-    figure = blank(height=560)
+    times = [r.measured_s * 1e3 for r in rows] or [10.0, 100.0]
+    ends = [min(times) / 1.12, max(times) * 1.12]
+    figure = blank(height=520)
     for percent in (5, 1):
-        edge = [e * (1 + percent / 100) for e in ends] + [e * (1 - percent / 100) for e in reversed(ends)]
-        figure.add_scatter(
-            x=ends + ends[::-1],
-            y=edge,
-            fill="toself",
-            fillcolor=BAND,
-            line_width=0,
-            mode="lines",
-            hoverinfo="skip",
-            name=f"within {percent} %",
-            showlegend=False,
-        )
-    figure.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        line={"color": FAINT, "width": 1},
-        hoverinfo="skip",
-        name="predicted = measured",
-        showlegend=False,
-    )
-    workloads = list(dict.fromkeys(r.workload for r in rows))
-    symbols = dict(zip(workloads, _SYMBOLS * (1 + len(workloads) // len(_SYMBOLS)), strict=False))
+        figure.add_hrect(y0=-percent, y1=percent, fillcolor=BAND, line_width=0, layer="below")
+    hosts = list(dict.fromkeys(r.host for r in rows))
+    symbols = dict(zip(hosts, _SYMBOLS * (1 + len(hosts) // len(_SYMBOLS)), strict=False))
     for policy, (colour, _) in styles(r.policy for r in rows).items():
         mine = [r for r in rows if r.policy == policy]
         key(figure, plain(policy), "circle", colour, policy)
         figure.add_scatter(
             x=[r.measured_s * 1e3 for r in mine],
-            y=[r.predicted_s * 1e3 for r in mine],
+            y=[r.error for r in mine],
             mode="markers",
             name=plain(policy),
             marker={
                 "color": colour,
                 "size": 9,
-                "symbol": [symbols[r.workload] + ("-open" if r.fitted else "") for r in mine],
+                "symbol": [symbols[r.host] + ("" if r.group == "unseen" else "-open") for r in mine],
                 "line": {"width": 1.5, "color": colour},
-                "opacity": 0.85,
+                "opacity": 0.8,
             },
             hovertext=[_case_text(r) for r in mine],
             hoverinfo="text",
             legendgroup=policy,
             showlegend=False,
         )
-    if len(workloads) > 1:
-        for workload, symbol in symbols.items():
-            key(figure, plain(workload), symbol)
-    if any(r.fitted for r in rows):
-        key(figure, "fitted (open)", "circle-open")
-    scale: dict[str, Any] = {"type": "log" if log else "linear", "range": ends}
-    if log:
-        scale["range"] = [math.log10(e) for e in ends]
-    # the corner below the diagonal is the emptiest place of such a plot
-    figure.add_annotation(
-        text="bands: ±1 % and ±5 %",
-        x=1,
-        y=0.02,
-        xref="paper",
-        yref="paper",
-        xanchor="right",
-        yanchor="bottom",
-        showarrow=False,
-        font_size=11,
+    for host, symbol in symbols.items():
+        key(figure, plain(host), symbol)
+    if any(r.group != "unseen" for r in rows):
+        key(figure, "resident or fitted (open)", "circle-open")
+    figure.update_xaxes(
+        title_text="measured step time, ms", type="log", range=[math.log10(e) for e in ends], **_ticks(ends)
     )
-    figure.update_xaxes(title_text="measured step time, ms", **scale)
-    figure.update_yaxes(title_text="predicted step time, ms", **scale)
+    reach = 1.15 * max([abs(r.error) for r in rows] + [5.0])
+    figure.update_yaxes(title_text="error of the predicted step time, %", range=[-reach, reach])
     return figure
 
 
-def error_bars(rows: Sequence[Case]) -> go.Figure:
-    """Signed error of each prediction, %, largest first, with bands of 1 % and 5 %. Fitted cases are hollow."""
-    ordered = sorted(rows, key=lambda r: r.error)
-    reach = max(1.5 * max((abs(r.error) for r in rows), default=0.0), 1.5)
-    figure = blank(height=110 + 21 * max(len(rows), 3), barmode="overlay", margin_l=16)
+def error_histogram(rows: Sequence[Case], width: float = 0.25) -> go.Figure:
+    """How many cases have which error, in bins of `width` %, fitted, unseen and resident cases stacked."""
+    figure = blank(height=340, barmode="stack", bargap=0.06)
     for percent in (5, 1):
-        if percent < reach:
-            figure.add_shape(
-                type="rect",
-                x0=-percent,
-                x1=percent,
-                y0=0,
-                y1=1,
-                yref="paper",
-                fillcolor=BAND,
-                line_width=0,
-                layer="below",
+        figure.add_vrect(x0=-percent, x1=percent, fillcolor=BAND, line_width=0, layer="below")
+    for group, colour in _GROUPS.items():
+        bins = [math.floor(r.error / width) for r in rows if r.group == group]
+        if bins:
+            places = sorted(set(bins))
+            figure.add_bar(
+                x=[(b + 0.5) * width for b in places],
+                y=[bins.count(b) for b in places],
+                width=width,
+                name=group,
+                marker={"color": colour, "line_width": 0},
+                hovertext=[
+                    f"{bins.count(b)} {group}<br>from {signed(b * width, '%')} to {signed((b + 1) * width, '%')}"
+                    for b in places
+                ],
+                hoverinfo="text",
             )
-    for policy, (colour, _) in styles(r.policy for r in rows).items():
-        mine = [(i, r) for i, r in enumerate(ordered) if r.policy == policy]
-        key(figure, plain(policy), "square", colour, policy)
-        figure.add_bar(
-            orientation="h",
-            y=[i for i, _ in mine],
+    figure.update_xaxes(title_text="error of the predicted step time, %")
+    figure.update_yaxes(title_text="cases")
+    return figure
+
+
+def error_ranges(groups: Mapping[str, Sequence[Case]]) -> go.Figure:
+    """Signed errors, %, of each named group in a lane of its own: every case, and a bar at the median."""
+    names = list(groups)
+    figure = blank(height=110 + 30 * max(len(names), 3))
+    for percent in (5, 1):
+        figure.add_vrect(x0=-percent, x1=percent, fillcolor=BAND, line_width=0, layer="below")
+    rows = [(name, r) for name in names for r in groups[name]]
+    for policy, (colour, _) in styles(r.policy for _, r in rows).items():
+        mine = [(name, r) for name, r in rows if r.policy == policy]
+        figure.add_scatter(
             x=[r.error for _, r in mine],
+            y=[plain(name) for name, _ in mine],
+            mode="markers",
             name=plain(policy),
-            width=0.56,
-            marker={
-                "color": [faded(colour, 0.2) if r.fitted else colour for _, r in mine],
-                "line": {"color": colour, "width": 1},
-            },
+            marker={"color": faded(colour, 0.55), "size": 8, "line": {"width": 1, "color": colour}},
             hovertext=[_case_text(r) for _, r in mine],
             hoverinfo="text",
-            legendgroup=policy,
             showlegend=False,
         )
-    # Labels stand on the empty side of zero: this leaves the whole width to the bars, also on a phone.
-    right = [r.error >= 0 for r in ordered]
-    _texts(figure, [0.0] * len(ordered), [plain(r.label) for r in ordered], [not r for r in right])
-    _texts(figure, [r.error for r in ordered], [signed(r.error, "%") for r in ordered], right)
-    if any(r.fitted for r in rows):
-        key(figure, "fitted (hollow)", "square-open")
-    figure.update_xaxes(title_text="error of the predicted step time, %", range=[-reach, reach])
-    figure.update_yaxes(range=[-0.8, len(ordered) - 0.2], showticklabels=False, showgrid=False, zeroline=False)
+    figure.add_scatter(
+        x=[median(r.error for r in groups[name]) for name in names],
+        y=[plain(name) for name in names],
+        mode="markers",
+        name="median",
+        marker={"symbol": "line-ns", "size": 17, "line": {"width": 2.5, "color": NEUTRAL}},
+        hovertemplate="median %{x:.2f} %<extra></extra>",
+        showlegend=False,
+    )
+    figure.update_xaxes(title_text="error of the predicted step time, %")
+    figure.update_yaxes(categoryorder="array", categoryarray=[plain(n) for n in reversed(names)], showgrid=False)
     return figure
 
 
-def _texts(figure: go.Figure, x: list[float], texts: list[str], right: list[bool]) -> None:
-    """A line of text at each of `x`, one below the other from the last to the first, to its right or its left."""
-    figure.add_scatter(
-        x=x,
-        y=list(range(len(x))),
-        mode="text",
-        text=[f" {text} " for text in texts],
-        textposition=["middle right" if r else "middle left" for r in right],
-        textfont_size=11,
-        hoverinfo="skip",
-        showlegend=False,
-        cliponaxis=False,
-    )
+class Pair(NamedTuple):
+    """Something measured and simulated of a case, in whatever unit."""
+
+    label: str
+    policy: str
+    measured: float
+    simulated: float
+
+
+def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str], log: bool = False) -> go.Figure:
+    """Simulated against measured `what`, a point a case, with the diagonal. `write` makes a number readable."""
+    figure = blank(height=460)
+    values = [v for r in rows for v in (r.measured, r.simulated)] or [1.0]
+    ends = [min(values) / 1.1 if log else 0.0, 1.05 * max(values)]
+    axis: dict[str, Any] = {"range": ends}
+    if log:
+        axis = {"type": "log", "range": [math.log10(e) for e in ends], **_ticks(ends)}
+    line = {"color": NEUTRAL, "width": 1}
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for policy, (colour, symbol) in styles(r.policy for r in rows).items():
+        mine = [r for r in rows if r.policy == policy]
+        figure.add_scatter(
+            x=[r.measured for r in mine],
+            y=[r.simulated for r in mine],
+            mode="markers",
+            name=plain(policy),
+            marker={"color": faded(colour, 0.6), "symbol": symbol, "size": 8, "line": {"width": 1, "color": colour}},
+            hovertext=[
+                f"<b>{plain(r.label)}</b><br>measured {write(r.measured)}<br>simulated {write(r.simulated)}"
+                for r in mine
+            ],
+            hoverinfo="text",
+        )
+    figure.update_xaxes(title_text=f"{what}, measured", **axis)
+    figure.update_yaxes(title_text="simulated", **axis)
+    return figure
+
+
+def _ticks(ends: Sequence[float]) -> dict[str, Any]:
+    """Labels at 1, 2 and 5 times the powers of ten within a logarithmic axis."""
+    powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+    values = [v for p in powers for n in (1, 2, 5) if ends[0] <= (v := n * 10.0**p) <= ends[1]]
+    return {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
 
 
 def _case_text(case: Case) -> str:
     return (
-        f"<b>{plain(case.label)}</b><br>{plain(case.workload)}, {plain(case.policy)}<br>"
+        f"<b>{plain(case.label)}</b><br>{plain(case.host)}, {plain(case.policy)}, {case.group}<br>"
         f"measured {ms(case.measured_s)}<br>predicted {ms(case.predicted_s)}<br>error {signed(case.error, '%')}"
-        + ("<br>used for fitting" if case.fitted else "")
     )

@@ -11,22 +11,26 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from sim.report.accuracy import Case, error_bars, predicted_against_measured
+from sim.report.accuracy import Case, Pair, error_against_step, error_histogram, error_ranges, pairs
 from sim.report.draw import blank, key
-from sim.report.gantt import timeline
+from sim.report.gantt import beside, timeline
 from sim.report.theme import BAD, FAINT, GOOD, NEUTRAL, chunk, ms, plain, signed, styles
 from sim.units import show_bytes
 
 __all__ = [
     "Case",
+    "Pair",
     "Point",
     "bars_by_case",
+    "beside",
     "chunk_sweep",
     "curves",
-    "error_bars",
+    "error_against_step",
+    "error_histogram",
+    "error_ranges",
     "heat_map",
     "memory_against_step",
-    "predicted_against_measured",
+    "pairs",
     "timeline",
     "waterfall",
 ]

@@ -1,9 +1,10 @@
-"""The figure of a timeline: a lane per stream, and device memory below on the same time axis."""
+"""Figures of timelines: a lane per stream; device memory below, or another timeline, on the same time axis."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 from sim.report.bars import RESOLUTION, WORK, Bar, Kind, bars
 from sim.report.draw import blank
 from sim.report.theme import BAND, FAINT, NEUTRAL, lighter, ms, plain, signed
-from sim.timeline import Timeline
+from sim.timeline import Span, Timeline
 from sim.units import show_bytes
 
 # In drawing order. Work fills its lane, what only orders work is a thin line in it.
@@ -38,63 +39,9 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
     order = sorted(streams, key=lambda s: s not in computing)
     lanes = {stream: len(order) - 1 - i for i, stream in enumerate(order)}
     figure = blank(height=230 + 64 * len(lanes), barmode="overlay")
-    for kind, (colour, width) in _KINDS.items():
-        if mine := [b for b in drawn if b.kind == kind]:
-            _bars(
-                figure,
-                lanes,
-                [(b, b.start, b.end) for b in mine],
-                name=kind,
-                width=width,
-                legendgroup=kind,
-                customdata=[[b.busy * 1e3, len(b.spans)] for b in mine],
-                marker={
-                    "color": [lighter(colour) if b.layer >= 0 and b.layer % 2 else colour for b in mine],
-                    "line_width": 0,
-                },
-                hovertext=[_text(b) for b in mine],
-                hoverinfo="text",
-            )
-            _key(figure, kind, {"color": colour})
-    work = [b for b in drawn if b.kind in WORK]
-    narrow = (end_s - start_s) / RESOLUTION
-    excess = [(b, b.end - b.excess, b.end) for b in work if b.excess > narrow]
-    waits = [(b, b.start, b.start + b.waiting) for b in work if b.waiting > narrow]
-    for name, shape, parts in (("beyond its time alone", "/", excess), ("wait for peers", "x", waits)):
-        if parts:
-            hatch = {
-                "shape": shape,
-                "fgcolor": "#ffffff",
-                "fgopacity": 0.85,
-                "size": 5,
-                "solidity": 0.3,
-                "fillmode": "overlay",
-            }
-            _bars(
-                figure,
-                lanes,
-                parts,
-                name=name,
-                legendgroup=name,
-                hoverinfo="skip",
-                marker={"color": "rgba(0,0,0,0)", "line_width": 0, "pattern": hatch},
-            )
-            _key(figure, name, {"color": NEUTRAL, "pattern": hatch})
-    # Names are bars of their own, beside the hatching and on top of everything.
-    named = [(b, b.start + b.waiting, b.end - b.excess) for b in work if _named(b, end_s - start_s)]
-    _bars(
-        figure,
-        lanes,
-        named,
-        name="names",
-        hoverinfo="skip",
-        marker={"color": "rgba(0,0,0,0)", "line_width": 0},
-        textposition="inside",
-        insidetextanchor="middle",
-        textangle=0,
-        textfont={"color": "#ffffff", "size": 11},
-        text=[plain(str(getattr(b.spans[0].command, "name", ""))) for b, _, _ in named],
-    )
+    _draw(figure, lanes, drawn)
+    _hatch(figure, lanes, drawn, end_s - start_s)
+    _names(figure, lanes, drawn, end_s - start_s)
     _layers(figure, drawn, lanes, end_s - start_s)
     _memory(figure, timeline, rank, start_s, end_s)
     _steps(figure, timeline.steps[rank], start_s, end_s)
@@ -119,6 +66,111 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
         },
     )
     return figure
+
+
+def beside(parts: Mapping[str, Sequence[Span]], length_s: float) -> go.Figure:
+    """The streams of several named timelines from time 0 on, under each other on one time axis.
+
+    A name is one word. Hatched parts are a wait for peers.
+    """
+    drawn = [
+        b._replace(stream=f"{part} {b.stream}") for part, spans in parts.items() for b in bars(spans, 0.0, length_s)
+    ]
+    computing = {b.stream for b in drawn if b.kind == "kernel"}
+    order = sorted(
+        dict.fromkeys(b.stream for b in drawn), key=lambda s: (list(parts).index(s.split()[0]), s not in computing)
+    )
+    lanes = {stream: len(order) - 1 - i for i, stream in enumerate(order)}
+    figure = blank(barmode="overlay")
+    figure.update_layout(height=110 + 58 * len(lanes))
+    _draw(figure, lanes, drawn)
+    _hatch(figure, lanes, drawn, length_s)
+    _names(figure, lanes, drawn, length_s)
+    for upper, lower in pairwise(order):
+        if upper.split()[0] != lower.split()[0]:
+            figure.add_hline(y=lanes[lower] + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
+    figure.update_layout(
+        uniformtext={"minsize": 10, "mode": "hide"},
+        xaxis={"title_text": "time, ms", "range": [0, length_s * 1e3]},
+        yaxis={
+            "tickvals": list(lanes.values()),
+            "ticktext": [plain(name).replace(" ", "<br>", 1) for name in lanes],
+            "range": [-0.5, len(lanes) - 0.5],
+            "showgrid": False,
+            "zeroline": False,
+            "fixedrange": True,
+        },
+    )
+    return figure
+
+
+def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> None:
+    """The bars of each kind in its colour, and its entry of the legend."""
+    for kind, (colour, width) in _KINDS.items():
+        if mine := [b for b in drawn if b.kind == kind]:
+            _bars(
+                figure,
+                lanes,
+                [(b, b.start, b.end) for b in mine],
+                name=kind,
+                width=width,
+                legendgroup=kind,
+                customdata=[[b.busy * 1e3, len(b.spans)] for b in mine],
+                marker={
+                    "color": [lighter(colour) if b.layer >= 0 and b.layer % 2 else colour for b in mine],
+                    "line_width": 0,
+                },
+                hovertext=[_text(b) for b in mine],
+                hoverinfo="text",
+            )
+            _key(figure, kind, {"color": colour})
+
+
+def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
+    """The parts of work beyond its time alone, and until all ranks had arrived."""
+    work = [b for b in drawn if b.kind in WORK]
+    narrow = window / RESOLUTION
+    excess = [(b, b.end - b.excess, b.end) for b in work if b.excess > narrow]
+    waits = [(b, b.start, b.start + b.waiting) for b in work if b.waiting > narrow]
+    for name, shape, parts in (("beyond its time alone", "/", excess), ("wait for peers", "x", waits)):
+        if parts:
+            hatch = {
+                "shape": shape,
+                "fgcolor": "#ffffff",
+                "fgopacity": 0.85,
+                "size": 5,
+                "solidity": 0.3,
+                "fillmode": "overlay",
+            }
+            _bars(
+                figure,
+                lanes,
+                parts,
+                name=name,
+                legendgroup=name,
+                hoverinfo="skip",
+                marker={"color": "rgba(0,0,0,0)", "line_width": 0, "pattern": hatch},
+            )
+            _key(figure, name, {"color": NEUTRAL, "pattern": hatch})
+
+
+def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
+    """What work is called, where there is room."""
+    # Names are bars of their own, beside the hatching and on top of everything.
+    named = [(b, b.start + b.waiting, b.end - b.excess) for b in drawn if b.kind in WORK and _named(b, window)]
+    _bars(
+        figure,
+        lanes,
+        named,
+        name="names",
+        hoverinfo="skip",
+        marker={"color": "rgba(0,0,0,0)", "line_width": 0},
+        textposition="inside",
+        insidetextanchor="middle",
+        textangle=0,
+        textfont={"color": "#ffffff", "size": 11},
+        text=[plain(str(getattr(b.spans[0].command, "name", ""))) for b, _, _ in named],
+    )
 
 
 def _bars(

@@ -22,10 +22,9 @@ from sim.why import WORDS, Waterfall
 if TYPE_CHECKING:
     from sim.explain import Explanation
     from sim.ledger import Row
-    from validation.compare import Comparison
     from validation.measured import MeasuredCase
     from validation.published import Outcome
-    from validation.sets import Compared
+    from validation.run import Validation
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -146,18 +145,6 @@ def _value(axis: str, value: object) -> str:
     return show_bytes(value) if axis.endswith("bytes") and isinstance(value, int) else str(value)
 
 
-def print_validation(comparisons: Sequence[Comparison]) -> None:
-    """Measured against predicted, one line a case, and what follows."""
-    from validation.report import HEADERS, rows, verdicts
-
-    made = table(*HEADERS, title="measured cases and their predictions")
-    for row in rows(comparisons):
-        made.add_row(*row)
-    show(made)
-    for sentence in verdicts(comparisons):
-        Console().print(sentence, highlight=False)
-
-
 def print_measured(cases: Sequence[MeasuredCase]) -> None:
     """Measured cases, a line each."""
     made = table(
@@ -189,19 +176,27 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
     show(made)
 
 
-def print_compared(compared: Sequence[Compared]) -> None:
-    """Measured against predicted cases, and the errors of each set and group."""
-    from validation.sets import by_group
+def print_validation(validation: Validation, with_cases: bool) -> None:
+    """Measured against predicted: each case if wanted, errors by group, policy and host, the verdict on the bounds."""
+    from validation import summary
 
-    cases = table("case", "", "measured", "spread %", "predicted", "error %", title="Cases")
-    for c in compared:
-        times = show_seconds(c.measured_s), f"{100 * c.spread:.2f}", show_seconds(c.predicted_s)
-        cases.add_row(c.name, c.group, *times, f"{100 * c.error:+.2f}")
-    summary = table("set", "", "cases", "median %", "mean %", "95th %", "max %", title="Absolute errors of step times")
-    for (name, group), e in by_group(compared).items():
-        figures = (f"{100 * value:.2f}" for value in (e.median, e.mean, e.p95, e.maximum))
-        summary.add_row(name, group, str(e.cases), *figures)
-    show(cases, summary)
+    offloaded = [c for c in validation.compared if c.group != "resident"]
+    groups = {  # with as many columns as fit on a line
+        "Cases": (summary.cases_table(validation.compared), 8),
+        "Operations": (summary.operations_table(validation.compared), 7),
+        "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
+        "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
+        "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
+        "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
+        "Bounds": (summary.bounds_table(validation.judged), 6),
+    }
+    for title, (content, columns) in groups.items():
+        if content.rows and (with_cases or title != "Cases"):
+            made = table(*content.headers[:columns], title=title)
+            for row in content.rows:
+                made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
+            show(made)
+    Console().print(summary.verdict(validation.judged), highlight=False)
 
 
 def print_published(outcomes: Sequence[Outcome]) -> None:

@@ -1,0 +1,107 @@
+"""Summaries of errors, and what a choice by simulation costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from statistics import mean, median
+from typing import NamedTuple, TypeVar
+
+from validation.compare import Compared
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Errors(NamedTuple):
+    """Absolute relative errors of some cases."""
+
+    cases: int
+    median: float
+    mean: float
+    p95: float
+    max: float
+    worst: str
+
+
+def errors(values: Mapping[str, float]) -> Errors:
+    """Errors of what has these names. Raises ValueError where there are none."""
+    if not values:
+        raise ValueError("no cases to summarise")
+    ordered = sorted((abs(value), name) for name, value in values.items())
+    sizes = [size for size, _ in ordered]
+    count = len(sizes)
+    return Errors(count, median(sizes), mean(sizes), sizes[min(int(0.95 * count), count - 1)], *ordered[-1])
+
+
+def step_errors(compared: Iterable[Compared]) -> dict[str, float]:
+    """Error of the step time of each case."""
+    return {case_id(c): c.error for c in compared}
+
+
+def memory_errors(compared: Iterable[Compared]) -> dict[str, float]:
+    """Error of the peak memory of each case where it was measured."""
+    return {case_id(c): c.predicted.memory_bytes / m - 1 for c in compared if (m := c.measured.memory_bytes)}
+
+
+def case_id(case: Compared) -> str:
+    """What a case is called among those of all sets."""
+    return f"{case.visit} #{case.number}: {case.name}"
+
+
+def by(compared: Iterable[Compared], key: Callable[[Compared], K]) -> dict[K, Errors]:
+    """Errors of the step times of the cases that share a key, in order of their first case."""
+    found: dict[K, list[Compared]] = defaultdict(list)
+    for case in compared:
+        found[key(case)].append(case)
+    return {k: errors(step_errors(cases)) for k, cases in found.items()}
+
+
+class Choice(NamedTuple):
+    """The schedule that simulation chooses for a workload, of those that were measured with the same memory."""
+
+    visit: str
+    workload: str
+    memory: str
+    candidates: int
+    chosen: Compared
+    best: Compared
+
+    @property
+    def cost(self) -> float:
+        """How much longer the chosen schedule's measured step is than that of the best one, relative."""
+        return self.chosen.measured.step_s / self.best.measured.step_s - 1
+
+
+def choices(compared: Sequence[Compared]) -> list[Choice]:
+    """A choice for each workload and amount of memory for weights that several offload schedules were measured with."""
+    found: dict[tuple[str, str, float, int], list[Compared]] = defaultdict(list)
+    for c in compared:
+        if c.group != "resident":
+            found[c.visit, c.workload, c.resident_fraction, c.prefetch_layers].append(c)
+    return [
+        Choice(
+            name,
+            workload,
+            f"r={fraction:g}, k={ahead}",
+            len(cases),
+            min(cases, key=lambda c: c.predicted.step_s),
+            min(cases, key=lambda c: c.measured.step_s),
+        )
+        for (name, workload, fraction, ahead), cases in found.items()
+        if len(cases) > 1
+    ]
+
+
+def choice_costs(compared: Sequence[Compared]) -> dict[str, float]:
+    """What each choice costs."""
+    return {f"{c.visit}: {c.workload}, {c.memory}": c.cost for c in choices(compared)}
+
+
+def resident_spread(compared: Iterable[Compared]) -> float:
+    """Half the range of a workload's resident repeats, relative to their median: the median over workloads."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for c in compared:
+        if c.group == "resident":
+            found[c.set, c.workload].append(c.measured.step_s)
+    ranges = [(max(steps) - min(steps)) / 2 / median(steps) for steps in found.values() if len(steps) > 1]
+    return median(ranges) if ranges else 0.0
