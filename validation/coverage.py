@@ -24,9 +24,10 @@ from sim.machine import SimulatedMachine
 from sim.program import Program
 from sim.sensitivity import Factor, around, slopes, uncertain
 from sim.workload import Compute
-from validation.measured import DataSet, MeasuredCase
+from validation.compare import Compared
+from validation.measured import MeasuredCase
 from validation.predict import KernelTimes, kernel_times, references, with_kernel_times, workload_key
-from validation.sets import Compared
+from validation.sets import DataSet
 
 TOP = 6
 """Numbers that a case propagates."""
@@ -56,7 +57,7 @@ class Covered(NamedTuple):
     @property
     def inside(self) -> bool:
         """Whether the measured step lies in the interval."""
-        return self.low_s <= self.compared.measured_s <= self.high_s
+        return self.low_s <= self.compared.measured.step_s <= self.high_s
 
 
 class Coverage(NamedTuple):
@@ -88,7 +89,7 @@ def coverage(
     level: float = 0.9,
     executor: Executor | None = None,
 ) -> list[Covered]:
-    """The intervals of all cases of a set; `compared` is what `compare_set` gave of it on the same profile."""
+    """The intervals of all cases of a set; `compared` is what `compare_all` gave of it on the same profile."""
     profile = profile or chosen.profile()
     residents = references(chosen.cases)
     kinds: dict[tuple[str, ...], list[MeasuredCase]] = defaultdict(list)
@@ -107,7 +108,7 @@ def coverage(
     )
     covered = []
     for comparison, (by_profile, by_kernels) in zip(compared, found, strict=True):
-        step = comparison.predicted_s
+        step = comparison.predicted.step_s
         parts = Deviations(by_profile, by_kernels, NORMAL * comparison.spread * step, model * step)
         covered.append(Covered(comparison, *around(step, parts, level), parts))
     return covered
@@ -122,7 +123,7 @@ def by_group(covered: Sequence[Covered]) -> dict[tuple[str, str], Coverage]:
         key: Coverage(
             len(cases),
             sum(c.inside for c in cases),
-            median((c.high_s - c.low_s) / 2 / c.compared.predicted_s for c in cases),
+            median((c.high_s - c.low_s) / 2 / c.compared.predicted.step_s for c in cases),
         )
         for key, cases in groups.items()
     }
