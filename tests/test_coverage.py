@@ -10,14 +10,21 @@ import pytest
 
 from sim.sensitivity import interval, uncertain
 from validation import coverage as module
+from validation.compare import Compared, Side, compare_all, jobs
 from validation.coverage import TOP, Covered, Deviations, by_group, coverage, kernel_spread, model_error
-from validation.measured import DataSet, MeasuredCase, load_set
+from validation.measured import MeasuredCase
 from validation.predict import kernel_times, predict, references, with_kernel_times, workload_key
-from validation.sets import Compared, compare_set
+from validation.sets import DataSet, load_set
 
 
 def compared(group: str, error: float) -> Compared:
-    return Compared("set", "case", group, 1.0, 1.0 + error, 0.01)
+    measured, predicted = (Side(step, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, {}) for step in (1.0, 1.0 + error))
+    return Compared("set", "", 0, "", "", "", None, 0.0, 1, group, 0.01, "", measured, predicted)
+
+
+def measured_at(found: Covered, seconds: float) -> Covered:
+    side = found.compared.measured._replace(step_s=seconds)
+    return found._replace(compared=found.compared._replace(measured=side))
 
 
 def sampled(name: str, kinds: tuple[str, ...]) -> DataSet:
@@ -36,7 +43,7 @@ def chosen() -> DataSet:
 
 @pytest.fixture(scope="module")
 def predicted(chosen: DataSet) -> list[Compared]:
-    return compare_set(chosen)
+    return list(compare_all(jobs(chosen, steps_only=True)))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +76,7 @@ def test_the_parts_of_an_interval(chosen: DataSet, predicted: list[Compared], co
     residents = references(chosen.cases)
     for case, comparison, found in zip(chosen.cases, predicted, covered, strict=True):
         profile, kernels, steps, model = found.deviations
-        step = comparison.predicted_s
+        step = comparison.predicted.step_s
         assert (found.low_s + found.high_s) / 2 == pytest.approx(step) and found.compared == comparison
         assert (found.high_s - found.low_s) / 2 == pytest.approx(1.6448536 * hypot(profile, kernels, steps, model))
         assert steps == pytest.approx(1.4826 * case.spread * step) and model == pytest.approx(0.004 * step)
@@ -118,8 +125,8 @@ def test_a_case_takes_few_simulations(chosen: DataSet, predicted: list[Compared]
 
 def test_a_measurement_far_off_lies_outside(chosen: DataSet, predicted: list[Compared], covered: list[Covered]) -> None:
     assert all(c.inside for c in covered)
-    far = [c._replace(compared=c.compared._replace(measured_s=c.high_s * 1.001)) for c in covered]
-    near = [c._replace(compared=c.compared._replace(measured_s=c.low_s * 1.001)) for c in covered]
+    far = [measured_at(c, c.high_s * 1.001) for c in covered]
+    near = [measured_at(c, c.low_s * 1.001) for c in covered]
     assert [c.inside for c in (*far, *near)] == [False] * len(far) + [True] * len(near)
 
 
