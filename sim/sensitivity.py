@@ -112,7 +112,7 @@ def factors(profile: Profile) -> list[Factor]:
     groups: list[list[str]] = []
     for kind in ("h2d", "d2h"):
         cap = profile.copy_class(kind).cap.value
-        way = {id(profile.graph.limits[r]) for gpu in range(profile.gpus) for r in profile.graph.copy(gpu, kind)}
+        way = {id(profile.graph.limits[r]) for gpu in range(profile.gpus) for r, _ in profile.graph.copy(gpu, kind)}
         filled = [name for name, entry in known.items() if id(entry.number) in way and entry.value == cap]
         group = [f"{kind}.cap", *filled]
         if groups and set(groups[0]) & set(group):
