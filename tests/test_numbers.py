@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from strategies import tiny_profile
 
-from sim.hardware import load_profile, shipped, to_plain
+from sim.config import convert
+from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.numbers import changed, numbers
 from sim.units import Bandwidth, Bytes, Seconds
 
-FOUR = load_profile("h200x4-hostpath-20261121d")
+
+def four() -> Profile:
+    """The golden host with what it has none of: an uncertainty, and a table for four ranks."""
+    plain: Any = to_plain(load_profile(str(Path(__file__).parent / "golden" / "host.yaml")))
+    plain["h2d"]["cap"]["uncertainty"] = 0.005
+    everywhere = plain["collectives"]["all_to_all"]
+    everywhere["alone_by_ranks"] = {4: everywhere["alone"]}
+    return convert(plain, Profile, "four")
+
+
+FOUR = four()
 
 
 def sources(plain: Any) -> int:
@@ -30,12 +42,12 @@ def test_every_number_with_a_source_is_found(name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "uncertainty"),
     [
-        ("device.memory", 150.1e9, None),
-        ("h2d.cap", 53.63e9, 0.0054),
-        ("topology.nodes.memory.into", 162.4e9, 0.0059),
-        ("topology.links[0].both_ways", 102.6e9, 0.00045),
+        ("device.memory", 80e9, None),
+        ("h2d.cap", 45e9, 0.005),
+        ("topology.nodes.memory.out_of", 110e9, None),
+        ("topology.links[0].both_ways", 80e9, None),
         ("collectives.all_to_all.alone_by_ranks[4]", None, None),
-        ("streams.beside_kernel", 0.0, None),
+        ("streams.flag_wake", 0.0, None),
     ],
 )
 def test_a_number_is_found_by_its_key_path(path: str, value: float | None, uncertainty: float | None) -> None:
@@ -71,7 +83,8 @@ def test_changed_numbers_keep_their_kind_and_reach_the_routes() -> None:
     twice = changed(FOUR, dict.fromkeys(("device.memory", "h2d.setup", "topology.links[0].there"), lambda v: v * 2))
     kinds = twice.device.memory.value, twice.h2d.setup.value, twice.topology.links[0].there.value  # type: ignore[union-attr]
     assert [type(value) for value in kinds] == [Bytes, Seconds, Bandwidth]
-    assert max(twice.capacities[3::3]) == 2 * 53.63e9
+    changes = {(new / old) for old, new in zip(FOUR.capacities, twice.capacities, strict=True) if new != old}
+    assert changes == {2.0} and sum(a != b for a, b in zip(FOUR.capacities, twice.capacities, strict=True)) == 4
 
 
 def test_numbers_that_are_valid_only_together_are_changed_together() -> None:

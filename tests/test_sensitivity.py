@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, collective, compute, offloading, scaled, scenario, tiny_profile
 
-from sim import Scenario, SimulatedMachine, load_profile
+from sim import Scenario, SimulatedMachine
 from sim.config import convert
 from sim.hardware import Profile, to_plain
 from sim.numbers import changed, numbers
@@ -54,10 +54,11 @@ def effect_of(found: Sensitivity, path: str) -> Effect:
 
 
 def test_a_cap_and_the_link_that_it_fills_are_one_measurement() -> None:
-    by_name = {f.name: f for f in factors(load_profile("h200x4-hostpath-20261121d"))}
-    assert by_name["h2d.cap + topology.links[0].there"][1:] == (53.63e9, 0.0054)
-    assert by_name["d2h.cap + topology.links[0].back"][1:] == (55.49e9, 0.00081)
-    assert "topology.links[0].both_ways" in by_name and "h2d.cap" not in by_name
+    host = spread(tiny_profile(), {"h2d.cap": 0.01, "topology.links[1].there": 0.02})
+    by_name = {f.name: f for f in factors(host)}
+    assert by_name["h2d.cap + topology.links[1].there"][1:] == (8.0, 0.02)
+    assert by_name["d2h.cap + topology.links[1].back"][1:] == (8.0, None)
+    assert "topology.links[1].both_ways" in by_name and "h2d.cap" not in by_name
 
 
 def test_a_link_of_another_capacity_is_a_measurement_of_its_own() -> None:
