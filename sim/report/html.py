@@ -27,21 +27,36 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[Cell]]
 
 
+class Panel(NamedTuple):
+    """A drawing under its title, with notes below. The drawing is SVG, taken as it is, at least `width` px wide."""
+
+    title: str
+    svg: str
+    notes: Sequence[str]
+    width: float
+
+
+class Panels(NamedTuple):
+    """Drawings side by side as far as there is room."""
+
+    panels: Sequence[Panel]
+
+
 class Section(NamedTuple):
     """A part of a page: its title, paragraphs (parted by blank lines) and a figure, a table or preformatted text."""
 
     title: str
     text: str
-    body: Figure | Table | str | None = None
+    body: Figure | Table | Panels | str | None = None
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
-    """The HTML of a report. `facts` are shown in a strip on top; all text given is escaped."""
+def page(title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str], *, style: str = "") -> str:
+    """The HTML of a report. `facts` are shown in a strip on top, `style` is more CSS; all text given is escaped."""
     plots = any(_is_figure(s.body) for s in sections)
     return _PAGE.format(
         title=escape(title),
         subtitle=escape(subtitle),
-        style=_STYLE.replace("$FONT", FONT),
+        style=_STYLE.replace("$FONT", FONT) + style,
         facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
         contents=_contents(sections),
         sections="\n".join(_section(i, s) for i, s in enumerate(sections)),
@@ -65,6 +80,8 @@ def _section(number: int, section: Section) -> str:
         return f"{head}</section>"
     if isinstance(body, Table):
         return f'{head}<div class="card wide">{_table(body)}</div></section>'
+    if isinstance(body, Panels):
+        return f'{head}<div class="panels">{"".join(map(_panel, body.panels))}</div></section>'
     if isinstance(body, str):
         return f'{head}<div class="card wide"><pre>{escape(body)}</pre></div></section>'
     height = int(body.layout.height or 450)
@@ -74,8 +91,15 @@ def _section(number: int, section: Section) -> str:
     )
 
 
+def _panel(panel: Panel) -> str:
+    title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
+    notes = "".join(f"<p>{escape(note)}</p>" for note in panel.notes)
+    drawn = f'<div class="drawn">{panel.svg}</div><figcaption>{notes}</figcaption>'
+    return f'<figure class="card" style="flex-basis:{panel.width + 32:.0f}px">{title}{drawn}</figure>'
+
+
 def _is_figure(body: object) -> bool:
-    return body is not None and not isinstance(body, Table | str)
+    return body is not None and not isinstance(body, Table | Panels | str)
 
 
 def _figure_json(figure: Figure) -> str:
@@ -185,6 +209,12 @@ tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--stripe); }
 .n { text-align: right; }
 .plot { width: 100%; }
+.panels { display: flex; flex-wrap: wrap; gap: 0 0.9rem; }
+.panels figure { flex-grow: 1; min-width: 0; max-width: 100%; margin-bottom: 0; }
+figure { margin: 0; }
+figcaption p { font-size: 0.8125rem; margin: 0.4rem 0 0.5rem; }
+h3 { font-size: 0.9375rem; font-weight: 600; margin: 0 0 0.5rem; }
+.drawn { overflow-x: auto; }
 .plot .modebar-container { top: -3rem !important; }
 @media (max-width: 1000px) {
   .frame { display: block; }
