@@ -174,5 +174,5 @@ def _held(profile: Profile, steady: Steady, resource: int | None) -> Iterator[tu
             total = f", {per_gpu.pop()} a GPU" if len(per_gpu) == 1 and len(mine) == len(steady.flows) else ""
             yield gpus, f"{{who}}: {what} of the all-to-all at the rate measured alone, {rate} GB/s{each}{total}."
         else:
-            words = f"{what} of the all-to-all share {{where}} ({capacity} GB/s): {rate} GB/s{each}"
+            words = f"{what} of the all-to-all on {{where}} ({capacity} GB/s, full): {rate} GB/s{each}"
             yield gpus, f"{words} of {gb(mine[0].spec.cap)} ({{who}})."

@@ -12,7 +12,7 @@ from sim.report.html import Cell, Panel, Panels, Section, Table, page
 from sim.report.numbers import numbers, shown
 from sim.report.topology_place import Placer
 from sim.report.topology_plan import Join, Plan, plan
-from sim.report.topology_svg import SMALLEST, STYLE, svg
+from sim.report.topology_svg import SMALLEST, STYLE, legend, svg
 from sim.report.topology_words import Chip, View
 from sim.steady import BUFFER, MOST, Steady, gb, gpu_list, meetings, sentences
 from sim.topology import Capacity
@@ -21,6 +21,7 @@ from sim.units import show_bytes
 _DOWN, _UP, _BOTH, _SUM = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\u03a3"
 _RIGHT = "\N{RIGHTWARDS ARROW}"
 _SHOWN_WAYS = 16
+_SHADES = {"idle": "idle", "u1": "to 25 %", "u2": "to 50 %", "u3": "to 75 %", "u4": "to 99 %", "u5": "full"}
 
 
 def write_page(file: Path, profile: Profile) -> None:
@@ -34,7 +35,11 @@ def hardware_page(profile: Profile) -> str:
     met = meetings(profile)
     sections = [
         Section("Topology", "\n\n".join(_topology_words(profile)), Panels([_drawing(planned)])),
-        Section("Where flows meet", _meet_words(profile, met), Panels([_meeting(profile, planned, m) for m in met])),
+        Section(
+            "Where flows meet",
+            _meet_words(profile, met),
+            Panels([_meeting(profile, planned, m) for m in met], legend(_SHADES)),
+        ),
         Section("Rates", "GB/s of each GPU, all flows in flight.", _rates(profile, met)),
         Section("Ways", _WAYS, _ways(profile)),
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),

@@ -37,9 +37,10 @@ class Panel(NamedTuple):
 
 
 class Panels(NamedTuple):
-    """Drawings side by side as far as there is room."""
+    """Drawings side by side as far as there is room, under a legend, SVG too."""
 
     panels: Sequence[Panel]
+    legend: str = ""
 
 
 class Section(NamedTuple):
@@ -81,7 +82,7 @@ def _section(number: int, section: Section) -> str:
     if isinstance(body, Table):
         return f'{head}<div class="card wide">{_table(body)}</div></section>'
     if isinstance(body, Panels):
-        return f'{head}<div class="panels">{"".join(map(_panel, body.panels))}</div></section>'
+        return f'{head}{body.legend}<div class="panels">{"".join(map(_panel, body.panels))}</div></section>'
     if isinstance(body, str):
         return f'{head}<div class="card wide"><pre>{escape(body)}</pre></div></section>'
     height = int(body.layout.height or 450)

@@ -59,7 +59,7 @@ class _Fabrics:
             x, lower = self._port(end, join.lower), self.boxes[join.lower]
             start = self.boxes[end] if end in self.boxes else self.boxes[join.upper]
             said = self.placer.labelled(join.lower)
-            self.placer.wire(join, [(x, start.y + start.h), (x, lower.y)], x + 10, bottom, said=said)
+            self.placer.wire(join, [(x, start.y + start.h), (x, lower.y)], x + 12, bottom, said=said)
         for join in self.plan.deep:
             y = max(y, self._between(join))
         return y
@@ -70,7 +70,7 @@ class _Fabrics:
         join = join if join.upper == one.name else join.turned()
         if one.y != other.y:
             x = one.end - 10
-            self.placer.wire(join, [(x, one.y + one.h), (x, other.y)], x + 10, one.y + one.h - 8)
+            self.placer.wire(join, [(x, one.y + one.h), (x, other.y)], x + 12, one.y + one.h - 8)
             return other.y
         lines = self.placer.view.label(join)
         middle, y = (one.end + other.x) / 2, one.y + one.h / 2

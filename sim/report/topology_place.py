@@ -156,7 +156,7 @@ class Placer:
             x = upper.middle if upper.name in plan.caps.get(lower.name, ()) else lower.middle
             under = self.row[lower.name]
             y = self.top[under] - _CHANNEL * len(self.channels.get(under, ())) - ROOM
-            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], x + 10, y)
+            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], x + 12, y)
         for join in plan.sideways:
             one, other = sorted((boxes[n] for n in join[:2]), key=lambda b: b.x)
             turned = join if one.name == join.upper else join.turned()

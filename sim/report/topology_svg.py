@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from math import sqrt
 
 from sim.report.topology_plan import Join
-from sim.report.topology_words import Box, Layout, Word
+from sim.report.topology_words import SMALL, Box, Layout, Word, text_width
 from sim.steady import gb
 from sim.topology import Capacity
 
@@ -32,6 +32,17 @@ def svg(layout: Layout, label: str, shade: dict[int, str]) -> str:
         f'<svg class="topology" role="img" aria-label="{escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'style="min-width:{SMALLEST * width:.0f}px;max-width:{1.3 * width:.0f}px">{"".join(body)}</svg>'
     )
+
+
+def legend(shades: Mapping[str, str]) -> str:
+    """What shades stand for."""
+    entries, x = [], 0.0
+    for shade, words in shades.items():
+        entries.append(f'<rect class="chip {shade}" x="{x:.0f}" y="3" width="22" height="12" rx="3"/>')
+        entries.append(_text(Word(x + 27, 13, words, "label")))
+        x += 42 + text_width(words, SMALL)
+    size = f'viewBox="0 0 {x:.0f} 18" style="max-width:{1.1 * x:.0f}px"'
+    return f'<svg class="topology legend" {size}>{"".join(entries)}</svg>'
 
 
 def _frames(layout: Layout) -> Iterator[str]:
@@ -156,6 +167,7 @@ svg.topology { display: block; width: 100%; height: auto; margin: 0 auto; font-s
   --u4: #d3ebe9; --lane: #8d99a8; --chip: #2a323c;
   --faint: #4d5866; --gpu: #173026; --gpu-line: #3fa777; --memory: #1b2740;
   --memory-line: #6d92e0; --fabric: #33203a; --fabric-line: #c07fb8; } }
+svg.legend { margin: 0; } .legend .chip { stroke: var(--faint); stroke-width: 0.5; }
 .topology text { fill: var(--text); font-variant-numeric: tabular-nums; }
 .topology .name { font-size: 12.5px; font-weight: 620; }
 .topology .dim, .topology .label { fill: var(--dim); }
