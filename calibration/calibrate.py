@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from calibration.fitting import Calibrated, fit_rows, to_yaml
+from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.page import residual_page
-from calibration.probes import RAW, ProbeCase, Row, load_rows, plan, run
+from calibration.probes import RAW, ProbeCase, Row, RowError, load_rows, plan, run
 from calibration.probes.runner import Progress
-from calibration.probes.scales import Kind
+from sim.config import InputError
 from sim.output import write_atomically
 
 RESIDUALS = "residuals.html"
@@ -28,16 +29,10 @@ class Written(NamedTuple):
 
 def dry_run(quick: bool = False, gpus: int | None = None) -> list[ProbeCase]:
     """The cases that `calibrate` would run here, each with the seconds that it is expected to take."""
-    kind, found = detect()
-    return plan(gpus or found, quick, kind)
-
-
-def detect() -> tuple[Kind, int]:
-    """("cuda", number of GPUs), or ("cpu", 1) where there are none."""
     from calibration.torch_machine import devices
 
-    kind, gpus = devices()
-    return ("cuda", gpus) if kind == "cuda" else ("cpu", 1)
+    kind, found = devices()
+    return plan(gpus or found, quick, kind)
 
 
 def calibrate(
@@ -53,22 +48,33 @@ def calibrate(
     row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given.
 
     Raises:
-        ProbeError: the probes cannot be run.
-        RowError: `out` holds raw rows that cannot be read.
+        MachineError, ProbeError: the probes cannot be run.
+        InputError: `out` holds raw rows that cannot be read, another run is writing to them, or `name` is no name of a
+            file.
         FitError: the rows make no sense; they stay where they are.
         OSError: a file cannot be written.
     """
+    _check_name(name)
     cases = dry_run(quick, gpus)
     rows = run(cases, out, progress)
     return write(rows, out, name)
 
 
 def refit(out: Path, name: str, fingerprint: Mapping[str, str] | None = None) -> Written:
-    """Fit anew to the raw rows in `out`, and write as `calibrate` does. Raises RowError, FitError, OSError.
+    """Fit anew to the raw rows in `out`, and write as `calibrate` does.
 
     `fingerprint` says what the host is; as the rows say, unless given.
+
+    Raises:
+        InputError: the rows cannot be read or make no sense, or `name` is no name of a file.
+        OSError: a file cannot be written.
     """
-    return write(load_rows(out / RAW), out, name, fingerprint)
+    _check_name(name)
+    rows = load_rows(out / RAW)
+    try:
+        return write(rows, out, name, fingerprint)
+    except FitError as error:
+        raise RowError(str(out / RAW), "", str(error)) from None
 
 
 def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, str] | None = None) -> Written:
@@ -77,6 +83,15 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     about = calibrated.profile.description
     remarks = f"{about}. Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
     written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS)
-    write_atomically(written.profile, to_yaml(calibrated.plain, remarks))
-    write_atomically(written.residuals, residual_page(calibrated, rows))
+    profile, page = to_yaml(calibrated.plain, remarks), residual_page(calibrated, rows)
+    write_atomically(written.profile, profile)
+    write_atomically(written.residuals, page)
     return written
+
+
+def _check_name(name: str) -> None:
+    """Raise InputError for what cannot name a file beside the others."""
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise InputError(
+            "--name", name, "expected up to 100 letters, digits, '.', '_' and '-', the first no '.' or '-'"
+        )

@@ -7,7 +7,6 @@ and program it holds are not run again.
 
 from __future__ import annotations
 
-import datetime
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,17 +15,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from calibration.host import Sampler, fingerprint, inspect
-from calibration.torch_machine import Execution, MachineError, TorchMachine
+from calibration.host import Sampler, fingerprint, inspect, now
+from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
 from sim.config import InputError
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
 from sim.machine import DeadlockError
-from sim.output import write_atomically
+from sim.output import append, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
-from sim.sweep import parse_axis, points
-from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
+from sim.sweep import parse_axes, points
+from validation.measured import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""
@@ -50,8 +49,7 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
         return [p.data for p in load_experiment(str(file)).points(str(file))]
-    axes = dict(parse_axis(text) for text in settings)
-    return [p.data for p in points(data, axes, str(file))]
+    return [p.data for p in points(data, parse_axes(settings), str(file))]
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
@@ -84,7 +82,7 @@ def measure(
     cases: Sequence[dict[str, Any]],
     out: Path,
     runs: int = 2,
-    kind: str | None = None,
+    kind: Kind | None = None,
     progress: Callable[[int], None] = lambda done: None,
     timeout_s: float = 120.0,
 ) -> list[MeasuredCase]:
@@ -96,39 +94,45 @@ def measure(
     A case that fails or does not end is written with its error, and the others go on.
 
     Raises:
-        InputError: `out` holds other cases than these.
+        InputError: `out` holds other cases than these, or another run is writing to it.
         MachineError: the ranks cannot be started.
+        OSError: `out` cannot be written.
     """
     planned = plan(cases)
-    done = load_cases(out) if (out / CASES).exists() else []
-    for case, measurement in zip(done, planned, strict=False):
-        if case.scenario != measurement.scenario:
-            raise InputError(str(out / CASES), f"line {case.number + 1}", "is another case: give another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    _trim(out / CASES)
-    host = {
-        "fingerprint": fingerprint(inspect()),
-        "date": _now(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))},
-    }
-    write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(host)) + b"\n")
-    progress(len(done))
-    with _Machines(kind, timeout_s) as machines, (out / CASES).open("ab") as file:
+    check_ranks(max((data["world_size"] for data in cases), default=1), kind)
+    with open_alone(out / CASES) as file, _Machines(kind, timeout_s) as machines:
+        done = _continued(out, planned)
+        file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
+        environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=now(), command=command, environment=environment)
+        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(origin)) + b"\n")
+        progress(len(done))
         for measurement in planned[len(done) :]:
             case = _measure(measurement, machines, runs)
-            file.write(msgspec.json.encode(case) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(out / CASES):
+                append(file, msgspec.json.encode(case) + b"\n")
+                os.fsync(file.fileno())
             done.append(case)
             progress(len(done))
+    return done
+
+
+def _continued(out: Path, planned: Sequence[Measurement]) -> list[MeasuredCase]:
+    """The cases that the data set `out` holds. Raises InputError unless `planned` begins with them."""
+    done = load_cases(out)
+    for line, (case, measurement) in enumerate(zip(done, planned, strict=False), 1):
+        if case.scenario != measurement.scenario:
+            raise InputError(str(out / CASES), f"line {line}", "is another case: give another --out")
+    if len(done) > len(planned):
+        raise InputError(str(out / CASES), "", "holds more cases than these: give another --out")
     return done
 
 
 class _Machines:
     """The machine for a number of ranks; one is kept."""
 
-    def __init__(self, kind: str | None, timeout_s: float) -> None:
+    def __init__(self, kind: Kind | None, timeout_s: float) -> None:
         self.kind = kind
         self.timeout_s = timeout_s
         self.machine: TorchMachine | None = None
@@ -154,7 +158,13 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
     scenario = Scenario.from_plain(measurement.scenario)
     program = scenario.program()
     machine = machines.of(scenario.world_size)
-    case = MeasuredCase(number=measurement.number, scenario=measurement.scenario, program=program.hash, date=_now())
+    case = MeasuredCase(
+        schema=SCHEMA,
+        number=measurement.number,
+        scenario=measurement.scenario,
+        program=program.hash,
+        date=now(),
+    )
     try:
         with Sampler() as sampler:
             plain = [machine.execute(program) for _ in range(runs)]
@@ -200,16 +210,3 @@ def _step_times(run: Execution) -> tuple[tuple[float, ...], ...]:
     """Every rank's steps, s."""
     timeline = run.timeline
     return tuple(tuple(round(s, 9) for s in timeline.step_times(rank)) for rank in range(len(timeline.steps)))
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _trim(file: Path) -> None:
-    """Cut off a half-written last line."""
-    if file.exists():
-        content = file.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            write_atomically(file, whole)

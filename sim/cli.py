@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -173,18 +173,11 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    from sim.config import InputError
     from sim.scenario import read_plain
-    from sim.sweep import parse_axis, points
+    from sim.sweep import parse_axes, points
 
-    axes: dict[str, list[object]] = {}
-    for text in settings:
-        path, values = parse_axis(text)
-        if path in axes:
-            raise InputError("--set", text, f"{path} is given twice")
-        axes[path] = values
-    data = read_plain(file)
-    chosen = points(data, axes, str(file))
+    axes = parse_axes(settings)
+    chosen = points(read_plain(file), axes, str(file))
 
     def page(html: Path, rows: Sequence[Row]) -> None:
         from sim.report.sweep_page import write_page
@@ -221,6 +214,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
 @main.command()
 @click.option("--data", "sets", multiple=True, help="A data set: a shipped name, a folder of `measure`, or all.")
+@click.option("--published", is_flag=True, help="Published cases instead; exit code 1 if a stated bound is broken.")
 @click.option("--hardware", help="Profile to predict with; the data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of one case to this file.")
@@ -229,6 +223,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @_guarded
 def validate(
     sets: tuple[str, ...],
+    published: bool,
     hardware: str | None,
     html: Path | None,
     trace: Path | None,
@@ -236,6 +231,11 @@ def validate(
     workers: int | None,
 ) -> None:
     """Predict measured cases and print measured against predicted: the first data set, or those that --data names."""
+    if published:
+        if sets or hardware or html or trace:
+            raise click.UsageError("--published takes no other option than --markdown and --workers")
+        _validate_published(markdown, workers)
+        return
     if sets:
         if html or trace:
             raise click.UsageError("--html and --trace are of the first data set: leave --data out")
@@ -286,7 +286,12 @@ def validate(
 @click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
 @_guarded
 def measure(
-    files: tuple[Path, ...], settings: tuple[str, ...], out: Path, runs: int, device: str | None, timeout: float
+    files: tuple[Path, ...],
+    settings: tuple[str, ...],
+    out: Path,
+    runs: int,
+    device: Literal["cuda", "cpu"] | None,
+    timeout: float,
 ) -> None:
     """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
     _needs("torch")
@@ -313,19 +318,19 @@ def measure(
 @_guarded
 def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
-    _needs("torch", "scipy")
+    _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
     from calibration.probes import listing
     from sim.report.tables import progress
 
-    cases = steps.dry_run(quick, gpus)
-    if dry_run:
-        click.echo("\n".join(listing(cases)))
-        return
     folder = out or Path(name)
+    if dry_run:
+        click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
+        return
     if fit_only:
         written = steps.refit(folder, name)
     else:
+        cases = steps.dry_run(quick, gpus)
         with progress(len(cases), "probes") as advance:
             done: set[str] = set()
 
@@ -379,6 +384,25 @@ def _validate_sets(names: Sequence[str], hardware: str | None, markdown: bool, w
         click.echo(as_markdown(compared))
     else:
         print_compared(compared)
+
+
+def _validate_published(markdown: bool, workers: int | None) -> None:
+    from sim.report.tables import print_published, progress
+    from sim.workers import Workers
+    from validation import published
+
+    cases = [case for name in published.shipped() for case in published.load_suite(name).cases]
+    outcomes = []
+    with Workers(workers) as pool, progress(len(cases), "cases") as advance:
+        for outcome in published.predict_all(cases, pool):
+            outcomes.append(outcome)
+            advance(len(outcomes))
+    if markdown:
+        click.echo(published.markdown(outcomes))
+    else:
+        print_published(outcomes)
+    if broken := sum(len(outcome.faults) for outcome in outcomes):
+        raise _Failure(f"{broken} stated bounds are broken")
 
 
 def _needs(*packages: str) -> None:

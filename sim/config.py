@@ -29,6 +29,9 @@ class InputError(Exception):
         self.problem = _short(problem)
         super().__init__(": ".join(part for part in (self.source, self.path, self.problem) if part))
 
+    def __reduce__(self) -> Any:  # workers hand their errors on
+        return type(self), (self.source, self.path, self.problem)
+
 
 def _short(text: str) -> str:
     """One line of text that holds what was given, however long that is."""
@@ -137,6 +140,8 @@ def _explain(data: Any, kind: Any, source: str, path: str) -> None:
         return
     except (msgspec.ValidationError, ValueError) as error:
         fault = error
+    while typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
     kind = _chosen(data, kind, source, path)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, tuple) and isinstance(data, list):
@@ -145,16 +150,17 @@ def _explain(data: Any, kind: Any, source: str, path: str) -> None:
     elif origin is dict and isinstance(data, Mapping):
         for key, item in data.items():
             _explain(item, args[1], source, _join(path, key))
-    elif _is_struct(kind) and isinstance(data, Mapping):
+    elif _is_struct(kind) and isinstance(data, Mapping) and not _config(kind).array_like:
         _explain_struct(data, kind, source, path)
     raise InputError(source, path, _plain(fault)) from None
 
 
 def _explain_struct(data: Mapping[Any, Any], kind: Any, source: str, path: str) -> None:
-    tag = (typing.get_origin(kind) or kind).__struct_config__.tag_field
+    config = _config(kind)
+    tag = config.tag_field
     fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
     known = [*fields, *([tag] if tag else [])]
-    for key in data:
+    for key in data if config.forbid_unknown_fields else ():
         if key not in known:
             close = difflib.get_close_matches(str(key), known, 1, 0.6)
             hint = f"did you mean {close[0]!r}? " if close else ""
@@ -171,7 +177,7 @@ def _chosen(data: Any, kind: Any, source: str, path: str) -> Any:
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind
     members = [m for m in typing.get_args(kind) if m is not type(None)]
-    configs = [((typing.get_origin(m) or m).__struct_config__, m) for m in members if _is_struct(m)]
+    configs = [(_config(m), m) for m in members if _is_struct(m)]
     tagged = {config.tag: m for config, m in configs if config.tag_field}
     if not tagged or not isinstance(data, Mapping):
         return members[0] if len(members) == 1 else kind
@@ -190,6 +196,10 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(typing.get_origin(kind) or kind, type) and issubclass(
         typing.get_origin(kind) or kind, msgspec.Struct
     )
+
+
+def _config(kind: Any) -> Any:
+    return (typing.get_origin(kind) or kind).__struct_config__
 
 
 def _join(path: str, key: object) -> str:

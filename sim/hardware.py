@@ -110,6 +110,11 @@ class CollectiveClass(Config, frozen=True):
             return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
         return sent / (self.alone.at(sent) - self.latency.value)
 
+    def efficiency(self, ranks: int, sent: float) -> float:
+        """`rate_alone` over that of the largest measured size, for which `weight` and `overhead` hold."""
+        table = self.alone_by_ranks.get(ranks, self.alone)
+        return self.rate_alone(ranks, sent) / self.rate_alone(ranks, table.bytes[-1])
+
 
 class Collectives(Config, frozen=True):
     """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
@@ -152,6 +157,10 @@ class HostIssue(Config, frozen=True):
     """From the end of an event until a host thread that was blocked on it goes on."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
+    sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """Taking or giving back a lock, changing or looking at a counter, asking for an event to be waited for."""
+    wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
+    """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""
 
 
 class Profile(Config, frozen=True, dict=True):
@@ -183,6 +192,8 @@ class Profile(Config, frozen=True, dict=True):
             cls = self.collective_class(kind)
             positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
         positive["host.queue_depth"] = self.host.queue_depth
+        if not 0 <= self.host.wake_spread.value <= 1:
+            raise ValueError(f"host.wake_spread is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
             if number.value < LEAST:
                 raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
@@ -248,13 +259,13 @@ class Profile(Config, frozen=True, dict=True):
 
     def kernel_flow(self, gpu: int, slowdown: float) -> FlowSpec:
         """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full."""
-        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1], slowdown))
+        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown))
 
 
-def _route(resources: Iterable[int], multiplier: float) -> Route:
+def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
     total: dict[int, float] = {}
-    for resource in resources:
-        total[resource] = total.get(resource, 0.0) + multiplier
+    for resource, taken in way:
+        total[resource] = total.get(resource, 0.0) + taken * multiplier
     return tuple(sorted(total.items()))
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from sim.config import InputError
 from sim.metrics import SCHEMA_VERSION
-from sim.output import naming, write_atomically
+from sim.output import append, naming, open_alone, write_atomically
 
 FIGURES = (
     "step_time_s",
@@ -55,10 +55,10 @@ class Ledger:
     """The rows of `points` in `file`, which is made with its folders if it is missing. A context manager.
 
     `done` holds rows by number of their point, as the file had them. Rows are added in any order, each by one write;
-    `finish` puts them in the order of the points. A half-written last line is cut off.
+    `finish` puts them in the order of the points. A half-written last line is cut off. The file is held until the end.
 
     Raises:
-        InputError: the file is not the result of a sweep over these points.
+        InputError: the file is not the result of a sweep over these points, or another run holds it.
         OSError: it cannot be written.
     """
 
@@ -70,15 +70,17 @@ class Ledger:
 
     def __enter__(self) -> Ledger:
         with naming(self.file):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            device = self.file.exists() and not self.file.is_file()
-            content = b"" if device or not self.file.exists() else self.file.read_bytes()
-            self._read(content)
-            self._out: BinaryIO = self.file.open("ab", buffering=0)
-            if not device and len(content) > len(self._whole(content)):
-                self._out.truncate(len(self._whole(content)))
-            if not self._whole(content):
-                self._append(self.header)
+            self._out: BinaryIO = open_alone(self.file)
+            try:
+                content = self.file.read_bytes() if self.file.is_file() else b""
+                self._read(content)
+                if len(content) > len(self._whole(content)):
+                    self._out.truncate(len(self._whole(content)))
+                if not self._whole(content):
+                    append(self._out, _line(self.header))
+            except BaseException:
+                self._out.close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,18 +89,13 @@ class Ledger:
     def add(self, number: int, row: Row) -> None:
         """Write the row of the point `number`."""
         with naming(self.file):
-            self._append(self._cells(number, row))
+            append(self._out, _line(self._cells(number, row)))
 
     def finish(self, rows: Mapping[int, Row]) -> None:
         """Put all rows in the order of the points, unless they are, or went to a device."""
         ordered = _line(self.header) + b"".join(_line(self._cells(i, rows[i])) for i in range(len(self.points)))
         if self.file.is_file() and self.file.read_bytes() != ordered:
             write_atomically(self.file, ordered)
-
-    def _append(self, cells: Sequence[object]) -> None:
-        left = _line(cells)
-        while left:  # a disk that is nearly full takes a part, and refuses the rest
-            left = left[self._out.write(left) :]
 
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]

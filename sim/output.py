@@ -1,12 +1,19 @@
-"""Writing results so that a failed or interrupted run never leaves half a file."""
+"""Writing results so that a failed or interrupted run never leaves half a file, and two runs never share one."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from sim.config import InputError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer."""
 
 
 @contextmanager
@@ -16,6 +23,52 @@ def naming(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from None
+
+
+def open_alone(file: Path) -> BinaryIO:
+    """Open `file` for appending, unbuffered, and hold it until it is closed or this process has ended, however.
+
+    Missing folders are made. A device, or a file on a file system without locks, is opened but not held.
+
+    Raises:
+        InputError: another run holds it.
+        OSError: it cannot be opened; names it.
+    """
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            out = file.open("ab", buffering=0)
+            try:
+                if not file.is_file() or _hold(out, file):
+                    return out
+            except BaseException:
+                out.close()
+                raise
+            out.close()
+
+
+def _hold(out: BinaryIO, file: Path) -> bool:
+    """Lock `out`; False if it is no longer what `file` names, as the run that held it has put another in its place."""
+    import fcntl  # not everywhere that simulations run
+
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held = "another run is writing to it: wait until it has ended, or give another --out"
+        raise InputError(str(file), "", held) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        return os.path.samestat(os.fstat(out.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def append(out: BinaryIO, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file. A disk that is nearly full takes a part, and refuses the rest."""
+    while data:
+        data = data[out.write(data) :]
 
 
 def write_atomically(file: Path, data: bytes | str) -> None:

@@ -10,7 +10,7 @@ from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
-from sim.policies import Chunked, Policy, Resident, Sharded, copied_bytes
+from sim.policies import Chunked, Policy, Resident, Sharded, copied_of_layer
 from sim.program import Program
 from sim.shelf import is_there
 from sim.workload import Explicit
@@ -84,9 +84,12 @@ def _check_size(scenario: Scenario) -> None:
     ahead = 0 if isinstance(policy, Resident) else max(policy.prefetch_layers, getattr(policy, "slots", None) or 0)
     passes = workload.steps * workload.passes_per_step
     commands = ahead
-    for layer in workload.layers:
-        copied = 0 if isinstance(policy, Resident) else copied_bytes(layer.bytes, policy.resident_fraction)
-        chunks = 1
+    for number in () if isinstance(policy, Resident) else policy.resident_layers:
+        if not 0 <= number < len(workload.layers):
+            problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
+            raise InputError("scenario", "policy.resident_layers", problem)
+    for number, layer in enumerate(workload.layers):
+        copied, chunks = copied_of_layer(policy, number, layer.bytes), 1
         if isinstance(policy, Chunked):
             chunks = -(-copied // policy.chunk_bytes)
         elif isinstance(policy, Sharded) and policy.chunk_bytes is not None:

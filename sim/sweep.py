@@ -58,6 +58,17 @@ def parse_axis(text: str) -> tuple[str, list[object]]:
     return path, values
 
 
+def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
+    """What `parse_axis` reads of each of `texts`, in their order. Raises InputError, also for an axis given twice."""
+    axes: dict[str, list[object]] = {}
+    for text in texts:
+        path, values = parse_axis(text)
+        if path in axes:
+            raise InputError("--set", text, f"{path} is given twice")
+        axes[path] = values
+    return axes
+
+
 def _items(given: str) -> Iterator[str]:
     """Cut at the commas that are in no bracket."""
     start = depth = 0

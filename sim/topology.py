@@ -55,13 +55,21 @@ class Node(Config, frozen=True):
     """A vertex. `into`, `out_of` and `through` limit what enters it, leaves it, and both together.
 
     What starts or ends at a node crosses `through` once, as does what passes; what goes by way of a memory is written
-    and read, and crosses it twice.
+    and read, and crosses it twice. What ends at it takes `write_cost` times its bytes of `through`: memories may take
+    writes less well than reads.
     """
 
     kind: Literal["memory", "root_complex", "switch", "socket", "nvswitch", "fabric", "nic", "network"]
     into: Capacity | None = None
     out_of: Capacity | None = None
     through: Capacity | None = None
+    write_cost: Sourced[Number] | None = None
+
+    def __post_init__(self) -> None:
+        if self.write_cost is not None and (self.kind != "memory" or self.through is None):
+            raise ValueError("write_cost is for a memory with a limit through it")
+        if self.write_cost is not None and self.write_cost.value < LEAST:
+            raise ValueError(f"write_cost is {units.plain(self.write_cost.value)}, expected more than 0")
 
 
 class Link(Config, frozen=True):
@@ -119,12 +127,16 @@ class Topology(Config, frozen=True):
     domains: tuple[tuple[int, ...], ...] = ()
 
 
+Way = tuple[tuple[int, float], ...]
+"""(resource, what a byte takes of it), in the order in which they are crossed; one may be crossed twice."""
+
+
 class _Edge(NamedTuple):
     """One direction of a link: where it leads, its length, and the resources crossed by it and by entering there."""
 
     to: str
     hops: int
-    resources: tuple[int, ...]
+    resources: Way
 
 
 class Graph:
@@ -144,7 +156,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         """With `{gpu}` in their names replaced."""
         self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
-        self._ways: dict[tuple[str, Use], dict[str, tuple[int, ...] | None]] = {}
+        self._ways: dict[tuple[str, Use], dict[str, Way | None]] = {}
         self._add_nodes()
         for i, link in enumerate(topology.links):
             self._add_link(f"topology.links[{i}]", link)
@@ -153,12 +165,12 @@ class Graph:
             self._groups("topology.peers", topology.peers)
         self.pinned = [self._memory_of(g) for g in range(gpus)]
 
-    def copy(self, gpu: int, kind: str) -> tuple[int, ...]:
+    def copy(self, gpu: int, kind: str) -> Way:
         """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
         memory, device = self.pinned[gpu], f"gpu{gpu}"
         return self.way(memory, device, "copies") if kind == "h2d" else self.way(device, memory, "copies")
 
-    def peer(self, source: int, destination: int) -> tuple[int, ...]:
+    def peer(self, source: int, destination: int) -> Way:
         """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
         a, b = f"gpu{source}", f"gpu{destination}"
         peers = self.topology.peers
@@ -172,7 +184,7 @@ class Graph:
         """Which of the topology's domains a GPU is in."""
         return next((i for i, group in enumerate(self.topology.domains) if gpu in group), None)
 
-    def way(self, start: str, end: str, use: Use) -> tuple[int, ...]:
+    def way(self, start: str, end: str, use: Use) -> Way:
         """Resources on the way between two vertices, in their order."""
         ways = self._ways.get((start, use))
         if ways is None:
@@ -231,7 +243,11 @@ class Graph:
         """From a to b: what leaves a, the link, what enters b. `through` of b is crossed on entering it."""
         leave = self._inside.get(a, (None, None, None))[1]
         enter, _, through = self._inside.get(b, (None, None, None))
-        return _Edge(b, hops, tuple(r for r in (leave, *own, enter, through) if r is not None))
+        crossed = [(r, 1.0) for r in (leave, *own, enter) if r is not None]
+        if through is not None:
+            cost = self.nodes[b].write_cost
+            crossed.append((through, 1.0 if cost is None else float(cost.value)))
+        return _Edge(b, hops, tuple(crossed))
 
     def _known(self, where: str, group: Iterable[int]) -> None:
         for gpu in group:
@@ -283,12 +299,12 @@ class Graph:
                     heapq.heappush(heap, (there, edge.to))
         return away
 
-    def _search(self, start: str, use: Use) -> dict[str, tuple[int, ...] | None]:
+    def _search(self, start: str, use: Use) -> dict[str, Way | None]:
         """Resources on the way from `start` to every other vertex; None where the way is ambiguous."""
         away = self.distances(start)
         width = {start: inf}
         first = self._inside.get(start, (None, None, None))[2]
-        ways: dict[str, tuple[int, ...] | None] = {start: (first,) if first is not None else ()}
+        ways: dict[str, Way | None] = {start: ((first, 1.0),) if first is not None else ()}
         before: dict[str, list[tuple[str, _Edge]]] = {}
         for at in away:
             if at == start or self._forwards(at):
@@ -302,10 +318,10 @@ class Graph:
             came = ways[best[0][0]]
             ways[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
         return {
-            name: found if found is None else tuple(r for r in found if self.limits[r].carries in ("all", use))
+            name: found if found is None else tuple(c for c in found if self.limits[c[0]].carries in ("all", use))
             for name, found in ways.items()
             if name != start
         }
 
     def _width(self, edge: _Edge) -> float:
-        return min((self.limits[r].value for r in edge.resources), default=inf)
+        return min((self.limits[r].value / cost for r, cost in edge.resources), default=inf)

@@ -96,7 +96,8 @@ class Layer(NamedTuple):
 class Workload(NamedTuple):
     """What one rank does: `passes_per_step` times through `layers` in each of `steps` steps.
 
-    `scratch_bytes` are taken by kernels for themselves, on top of the activations.
+    `scratch_bytes` are taken by kernels for themselves, on top of the activations. `synchronous`: the host issues a
+    step when the GPU has ended the one before.
     """
 
     layers: tuple[Layer, ...]
@@ -104,13 +105,18 @@ class Workload(NamedTuple):
     passes_per_step: int = 1
     activation_bytes: int = 0
     scratch_bytes: int = 0
+    synchronous: bool = False
 
 
 class Explicit(Config, frozen=True):
-    """A workload written out: one kind of layer (`layers`, `layer_bytes`, `block`) or several (`blocks`)."""
+    """A workload written out: one kind of layer (`layers`, `layer_bytes`, `block`) or several (`blocks`).
+
+    `synchronous`: the host waits for the GPU after each step, as profilers make it do.
+    """
 
     steps: int = 4
     passes_per_step: int = 1
+    synchronous: bool = False
     activation_bytes: Bytes = Bytes(0)
     layers: int | None = None
     layer_bytes: Bytes | None = None
@@ -147,4 +153,6 @@ class Explicit(Config, frozen=True):
         for group in groups:
             items = tuple(i.compute or i.collective for i in group.block)
             layers += [Layer(int(group.layer_bytes), items)] * group.repeat  # type: ignore[arg-type]
-        return Workload(tuple(layers), self.steps, self.passes_per_step, self.activation_bytes)
+        return Workload(
+            tuple(layers), self.steps, self.passes_per_step, self.activation_bytes, synchronous=self.synchronous
+        )

@@ -170,6 +170,7 @@ _chunk_bytes = st.integers(1, 40)
 whole_layer = st.fixed_dictionaries(
     {"kind": st.just("whole_layer"), "issue": st.sampled_from(["async", "after_compute"])} | _offload
 )
+quiescing = whole_layer.map(lambda policy: policy | {"quiesce": True})
 chunked = st.fixed_dictionaries({"kind": st.just("chunked"), "chunk_bytes": _chunk_bytes} | _offload)
 gated = st.fixed_dictionaries(
     {"kind": st.just("yielding"), "chunk_bytes": _chunk_bytes, "drain": st.booleans()} | _offload
@@ -184,7 +185,7 @@ sharded = st.fixed_dictionaries(
     | {"store": st.sampled_from(["host", "device"])}
     | _offload
 )
-offloading = whole_layer | chunked | gated | windowed
+offloading = whole_layer | quiescing | chunked | gated | windowed
 policies = st.just({"kind": "resident"}) | offloading | sharded
 
 _changes: dict[str, st.SearchStrategy[float]] = {
@@ -242,6 +243,8 @@ def trees(draw: st.DrawFn, gpus: int = 3) -> Plain:
     memories = [f"memory{i}" for i in range(draw(st.integers(1, 2)))]
     for memory in memories:
         nodes[memory] = {"kind": "memory", **{key: draw(_carried) for key in ("into", "out_of", "through")}}
+        if nodes[memory]["through"] is not None and draw(st.booleans()):
+            nodes[memory]["write_cost"] = _sourced(draw(positive))
         links.append({"ends": [draw(inner), memory], **draw(_link())})
     narrow = st.sampled_from([4.0, 8.0]).map(_sourced)
     links += [{"ends": [draw(inner), f"gpu{gpu}"], "each_way": draw(narrow)} for gpu in range(gpus)]

@@ -386,6 +386,7 @@ def test_wrong_profiles(path: str, value: object) -> None:
         ("topology.nodes.memory.kind", "heap", "topology.nodes.memory.kind: "),
         ("topology.nodes.gpu0", {"kind": "switch"}, "topology.nodes has 'gpu0', which there is already"),
         ("topology.nodes.a>b", {"kind": "switch"}, "topology.nodes has 'a>b': expected a word"),
+        ("topology.nodes.memory.write_cost", {"value": 1, "source": "x"}, "write_cost is for a memory with a limit"),
         ("topology.peers", "magic", "topology.peers: "),
         ("topology.peers", [[0, 1], [1]], "topology.peers[1] is empty, or has a GPU that was named before"),
         ("topology.domains", [[]], "topology.domains[0] is empty"),

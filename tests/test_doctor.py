@@ -19,23 +19,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from calibration import host as host_module
-from calibration.doctor import Finding, examine, print_findings, route, to_plain, worst
-from calibration.host import (
-    GPU_FIELDS,
-    Host,
-    Port,
-    Sampler,
-    Torch,
-    fingerprint,
-    inspect,
-    parse_acs,
-    parse_cpuinfo,
-    parse_gpus,
-    parse_list,
-    parse_peers,
-    parse_topology,
-)
+from calibration.doctor import Finding, examine, print_findings, to_plain, worst
+from calibration.doctor.nccl import route
+from calibration.host import Host, Port, Sampler, Torch, fingerprint, inspect, inspection, kernel, nvidia_smi
+from calibration.host.kernel import parse_acs, parse_cpuinfo, parse_list
+from calibration.host.nvidia_smi import GPU_FIELDS, parse_gpus, parse_peers, parse_topology
 
 HOSTS = Path(__file__).parent / "hosts"
 NAMES = sorted(file.stem for file in HOSTS.glob("*.txt"))
@@ -217,12 +205,12 @@ def test_ports_from_the_gpu_to_the_root(tmp_path: Path, monkeypatch: pytest.Monk
     (way / "iommu_group").mkdir()
     (way / "iommu_group" / "type").write_text("DMA-FQ\n")
     (tmp_path / "0000:23:00.0").symlink_to(way)
-    monkeypatch.setattr(host_module, "PCI", tmp_path)
-    gpu = host_module._with_ports(msgspec.structs.replace(host("vm-a10").gpus[0], bus="00000000:23:00.0"))
+    monkeypatch.setattr(kernel, "PCI", tmp_path)
+    gpu = kernel.with_ports(msgspec.structs.replace(host("vm-a10").gpus[0], bus="00000000:23:00.0"))
     assert [(port.bus, port.speed) for port in gpu.ports] == list(reversed(speeds.items()))
     assert {(port.speed_max, port.width, port.width_max) for port in gpu.ports} == {(None, 16, None)}
     assert gpu.iommu == "DMA-FQ"
-    assert host_module._node(gpu) is None
+    assert kernel.numa_node(gpu) is None
 
 
 @pytest.mark.parametrize(
@@ -248,11 +236,11 @@ def test_limits_of_control_groups(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    read = host_module._read
-    monkeypatch.setattr(host_module, "_read", lambda file: groups if file == "/proc/self/cgroup" else read(file))
-    monkeypatch.setattr(host_module, "CONTROL_GROUPS", tmp_path)
-    assert host_module._memory_limit() == limit
-    assert host_module._cpu_limit() == processors
+    read = kernel.read
+    monkeypatch.setattr(kernel, "read", lambda file: groups if file == "/proc/self/cgroup" else read(file))
+    monkeypatch.setattr(kernel, "CONTROL_GROUPS", tmp_path)
+    assert kernel.memory_limit() == limit
+    assert kernel.cpu_limit() == processors
 
 
 def test_this_host_can_be_inspected() -> None:
@@ -283,10 +271,10 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(host_module, "_torch", lambda: None)
-    host_module._known.cache_clear()
+    monkeypatch.setattr(inspection, "_torch", lambda: None)
+    nvidia_smi.known_fields.cache_clear()
     yield put
-    host_module._known.cache_clear()
+    nvidia_smi.known_fields.cache_clear()
 
 
 @pytest.mark.parametrize("name", NAMES)

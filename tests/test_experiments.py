@@ -69,7 +69,7 @@ def test_overhead_vanishes_past_the_crossover(pool: Executor) -> None:
     resident, yielding = (curve(rows, kind, "workload.frames") for kind in ("resident", "yielding"))
     overhead = [yielding[frames] / resident[frames] - 1 for frames in sorted(resident)]
     assert overhead[0] > 3
-    assert overhead[-1] < 0.02
+    assert overhead[-1] < 0.03  # what a chunk in flight costs each collective
     assert all(a > b - 0.02 for a, b in pairwise(overhead))  # which collective a chunk meets moves it by a point
 
 
@@ -93,7 +93,7 @@ def test_yield_windows_leak_as_published(pool: Executor) -> None:
     assert leak["kernel window"] == 0
     assert leak["device gate, drain"] < 0.01
     # a gate leaks at most the chunk in flight: 16 MiB at a quarter of the host path, once a collective
-    calls, chunk = 8 * 60, 16 * MiB / (61e9 / 4)
+    calls, chunk = 8 * 60, 16 * MiB / (54.5e9 / 4)
     assert rows["device gate"]["h2d_collective_overlap_s"] <= calls * (chunk + 10e-6)
     assert rows["launch window"]["step_time_s"] == pytest.approx(1.483, rel=0.06)
     assert rows["no yielding"]["step_time_s"] > rows["device gate"]["step_time_s"]

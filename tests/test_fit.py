@@ -241,7 +241,7 @@ HOSTS = st.fixed_dictionaries(
 def routes(profile: Profile) -> list[list[str]]:
     """h2d and d2h of GPU 0, and from it to GPU 1, by the names of resources."""
     graph = profile.graph
-    return [[graph.names[r] for r in way] for way in (graph.copy(0, "h2d"), graph.copy(0, "d2h"), graph.peer(0, 1))]
+    return [[graph.names[r] for r, _ in way] for way in (graph.copy(0, "h2d"), graph.copy(0, "d2h"), graph.peer(0, 1))]
 
 
 @settings(max_examples=15, phases=[Phase.generate])

@@ -157,6 +157,16 @@ def near(expected: Times) -> dict[str, object]:
             id="a stream held by a flag goes on a moment after its write",
         ),
         pytest.param(
+            [
+                *(kernel("s", "a", 2), write("s", "f", 1), kernel("u", "b", 2.25), write("u", "f", 0)),
+                *(kernel("v", "c", 3.25), write("v", "f", 1), wait_flag("t", "f", 1), kernel("t", "d", 1)),
+            ],
+            {"streams.flag_wake": 0.5},
+            {"a": (0, 2), "WriteFlag s": (2, 2), "b": (0, 2.25), "WriteFlag u": (2.25, 2.25)}
+            | {"c": (0, 3.25), "WriteFlag v": (3.25, 3.25), "WaitFlag t": (0, 3.75), "d": (3.75, 4.75)},
+            id="a flag that is set for less than that moment holds on",
+        ),
+        pytest.param(
             [wait_flag("t", "f", 0), kernel("t", "b", 1), kernel("s", "a", 3), write("s", "f", 1)],
             {"streams.write_flag": 0.5, "streams.wait_flag": 0.25},
             {"WaitFlag t": (0, 0.25), "b": (0.25, 1.25), "a": (0, 3), "WriteFlag s": (3, 3.5)},

@@ -16,7 +16,7 @@ from sim.hardware import load_profile
 from sim.machine import SimulatedMachine
 from sim.program import Kernel, instrument
 from sim.scenario import Scenario
-from validation.measured import CASES, HOST, MeasuredCase, load_cases, operations_of
+from validation.measured import CASES, HOST, SCHEMA, MeasuredCase, load_cases, operations_of
 from validation.predict import KernelTimes, kernel_times, predict, references, with_kernel_times
 
 SCENARIO: dict[str, Any] = {
@@ -108,9 +108,9 @@ def test_a_case_that_fails_is_written_and_the_others_go_on(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"{}\n", "is no measured case"),
-        (b"\xff\n", "is no measured case"),
-        (b'{"schema": 2, "number": 0, "scenario": {}, "program": "", "date": ""}\n', "has schema 2, expected 1"),
+        (b"{}\n", "schema: is missing"),
+        (b"\xff\n", "is not a text file"),
+        (b'{"schema": 2, "number": 0, "scenario": {}, "program": "", "date": ""}\n', "schema: is 2, expected 1"),
     ],
 )
 def test_wrong_data_sets_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
@@ -129,6 +129,7 @@ def as_measured(number: int, data: dict[str, Any], overhead_s: float = 0.0) -> M
     timeline = machine.run(instrument(scenario.program()).program)
     operations = operations_of(timeline)
     return MeasuredCase(
+        schema=SCHEMA,
         number=number,
         scenario=data,
         program=scenario.program().hash,

@@ -194,6 +194,22 @@ def test_no_kind_no_fields() -> None:
     assert fields_of("nothing") is None and fields_of(None) is None
 
 
+def test_the_label_says_that_collectives_wait() -> None:
+    assert label(scenario(LAYERS, {"kind": "whole_layer", "quiesce": True}).policy) == "whole_layer+quiesce"
+
+
+@pytest.mark.parametrize("layers", [[2], [-1], [0, 5]])
+def test_layers_that_stay_must_be_there(layers: list[int]) -> None:
+    with pytest.raises(InputError, match=r"policy.resident_layers: has -?\d, but the workload's layers are 0 to 1"):
+        program({"kind": "whole_layer", "resident_layers": layers})
+
+
+def test_layers_that_stay_are_not_copied_and_take_memory() -> None:
+    rank = program(CHUNKS | {"resident_layers": [1]}).ranks[0]
+    assert {c.layer for c in rank.commands() if isinstance(c, Copy)} == {0}
+    assert [b.bytes for b in rank.buffers if b.kind == "weights"] == [100]
+
+
 def test_ranks_share_one_program() -> None:
     first, second = program(CHUNKS).ranks
     assert first is second
@@ -254,6 +270,41 @@ def test_prefetch(
     assert intervals(timeline, Copy) == copies
     assert intervals(timeline, Kernel) == kernels
     assert timeline.step_times() == steps
+
+
+def test_a_collective_waits_for_the_layer_in_flight() -> None:
+    workload = TWO_LAYERS | {"block": [compute(1), collective(32)]}
+    timeline = run({"kind": "whole_layer", "issue": "after_compute", "quiesce": True}, workload)
+    # a copy takes 2 s from the start of the layer before, a collective starts when it has ended
+    assert intervals(timeline, Copy)[:3] == [(0, 2), (2, 4), (6, 8)]
+    assert intervals(timeline, Kernel)[:2] == [(2, 3), (6, 7)]
+    assert intervals(timeline, Collective)[:2] == [(4, 6), (8, 10)]
+
+
+def test_synchronous_steps_start_when_the_gpu_is_done() -> None:
+    ahead, level = (
+        run({"kind": "resident"}, TWO_LAYERS | {"synchronous": synchronous}, **{"host.kernel": 0.5, "host.wake": 0.25})
+        for synchronous in (False, True)
+    )
+    assert ahead.step_times() == [6.5, 6]
+    # each step begins with the thread's waking and the issue of its first kernel
+    assert level.step_times() == [6.75, 6.75]
+
+
+def test_waking_varies_within_its_spread_and_from_rank_to_rank() -> None:
+    workload = TWO_LAYERS | {"synchronous": True, "steps": 20, "block": [compute(1)]}
+    changes = {"host.wake": 0.5, "host.wake_spread": 0.4}
+    made, again = (run({"kind": "resident"}, workload, **changes) for _ in range(2))
+    assert made.step_times(0) == again.step_times(0)
+    waits = [step - 2 for step in made.step_times(0)]
+    assert 0.3 <= min(waits) < 0.4 and 0.6 < max(waits) <= 0.7
+    assert made.step_times(0) != made.step_times(1)
+
+
+@pytest.mark.parametrize("spread", [-0.1, 1.1])
+def test_a_spread_is_a_share(spread: float) -> None:
+    with pytest.raises(InputError, match="host.wake_spread" if spread > 0 else ""):
+        tiny_profile(2, {"host.wake_spread": spread})
 
 
 def test_without_slack_the_copies_set_the_pace() -> None:

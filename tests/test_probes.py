@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 def a_row(case: str = "copy/x", **changes: Any) -> Row:
     made = Row(
-        schema=SCHEMA, case=case, kind="copy", params={"bytes": 1}, device="cpu", gpu="cpu", date="2026-01-01",
+        schema=SCHEMA, case=case, kind="device", params={}, device="cpu", gpu="cpu", date="2026-01-01",
         seconds=0.1, ranks=[{"h2d": Stat(1.0, 0.0, 3)}],
     )  # fmt: skip
     return msgspec.structs.replace(made, **changes)
@@ -96,9 +96,15 @@ def test_a_rejected_case_is_run_again_and_its_last_row_counts(tmp_path: Path) ->
 
 WRONG = {
     "no JSON": (b"{\n", "line 1"),
-    "no row": (b'{"case": "a"}\n', "line 1.*missing required field"),
-    "other schema": (msgspec.json.encode(a_row(schema=SCHEMA + 1)) + b"\n", f"schema {SCHEMA + 1}, expected {SCHEMA}"),
-    "unknown key": (msgspec.json.encode({**msgspec.to_builtins(a_row()), "more": 1}) + b"\n", "unknown field `more`"),
+    "no row": (b'{"case": "a"}\n', "line 1: schema: is missing"),
+    "other schema": (
+        msgspec.json.encode(a_row(schema=SCHEMA + 1)) + b"\n",
+        f"schema: is {SCHEMA + 1}, expected {SCHEMA}",
+    ),
+    "unknown key": (
+        msgspec.json.encode({**msgspec.to_builtins(a_row()), "more": 1}) + b"\n",
+        "line 1: more: unknown key",
+    ),
     "text for a number": (msgspec.json.encode(a_row()).replace(b'"median":1.0', b'"median":"1"') + b"\n", "median"),
     "too large": (msgspec.json.encode(a_row()).replace(b'"median":1.0', b'"median":1e999') + b"\n", "line 1"),
     "no text": (b"\xff\xfe\n", "line 1"),
@@ -220,7 +226,9 @@ def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="the torch extra is not installed")
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
-    from calibration.probes.runner import ProbeError, run
+    from calibration.probes.runner import run
+    from calibration.processes import MachineError
 
-    with pytest.raises(ProbeError, match="the plan needs 2 GPUs, there are 0"):
-        run(plan(2, True), tmp_path, device="cuda")
+    with pytest.raises(MachineError, match="2 ranks need as many GPUs, there are 0"):
+        run(plan(2, True), tmp_path / "set", device="cuda")
+    assert not (tmp_path / "set").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import fcntl
 import os
 import random
 import signal
@@ -20,8 +22,10 @@ from conftest import Command
 from test_cli import small_files
 from test_sweep import BASE, MIB
 
+from sim.config import InputError
 from sim.hardware import load_profile, to_plain
 from sim.ledger import DIED, Point
+from sim.output import append, open_alone, write_atomically
 from sim.sweep import parse_axis, points, sweep
 from sim.workers import Workers
 
@@ -36,6 +40,8 @@ def scenario(folder: Path, layer_mib: int = 4) -> None:
 
 
 def start(chunkflow: Command, folder: Path, *args: str, **options: Any) -> subprocess.Popen[str]:
+    # where the tests run in the background it is ignored, and children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*chunkflow.line, "sweep", "s.yaml", *args, "--out", "rows.csv"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=chunkflow.environment, start_new_session=True, **pipes | options)
@@ -190,3 +196,70 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
     assert set(before) <= set(rows(tmp_path))
     assert len(rows(tmp_path)) == 1 + 500
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, axis[1])
+
+
+def test_the_file_of_a_sweep_that_runs_is_nobody_elses(chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path, 20)
+    axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "1"]
+    running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until(running, lambda: len(rows(tmp_path)) > 2)
+    told = "Error: rows.csv: another run is writing to it: wait until it has ended, or give another --out\n"
+    for _ in range(2):  # the one that gives up does not let go of what it has not held
+        second = chunkflow("sweep", "s.yaml", *axis, "--out", "rows.csv", cwd=tmp_path)
+        assert (second.returncode, second.stdout, second.stderr) == (2, "", told)
+    assert running.poll() is None, "too few points to have two runs at once"
+    running.kill()
+    running.wait()
+    before = rows(tmp_path)
+    # the workers of what was killed may live a moment longer, but hold nothing
+    third = start(chunkflow, tmp_path, *axis)
+    until(third, lambda: len(rows(tmp_path)) > len(before))
+    assert third.poll() is None and rows(tmp_path)[: len(before)] == before
+    third.kill()
+    third.communicate()
+
+
+def test_runs_one_after_the_other_hold_what_the_last_one_left(tmp_path: Path) -> None:
+    """A run that ends may put a new file in the place of the one that another run waits for."""
+    file = tmp_path / "rows.csv"
+    with open_alone(file) as first:
+        with pytest.raises(InputError, match=r"rows\.csv: another run is writing to it"):
+            open_alone(file)
+        write_atomically(file, "a\n")
+        with open_alone(file) as second:
+            append(second, b"b\n")
+        append(first, b"c\n")
+    assert file.read_text() == "a\nb\n"
+
+
+def test_a_file_replaced_while_it_is_opened_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "rows.csv"
+    flock, times = fcntl.flock, [0]
+
+    def replaced(out: Any, how: int) -> None:
+        flock(out, how)
+        times[0] += 1
+        if times[0] == 1:
+            write_atomically(file, "a\n")
+        elif times[0] == 2:
+            file.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", replaced)
+    with open_alone(file) as out:
+        append(out, b"b\n")
+    assert (times, file.read_text()) == ([3], "b\n")
+
+
+@pytest.mark.parametrize(("number", "goes_on"), [(errno.ENOSYS, True), (errno.ENOLCK, True), (errno.EIO, False)])
+def test_a_file_system_without_locks_still_takes_rows(
+    number: int, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(out: Any, how: int) -> None:
+        raise OSError(number, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if goes_on:
+        open_alone(tmp_path / "rows.csv").close()
+    else:
+        with pytest.raises(OSError, match=r"rows\.csv"):
+            open_alone(tmp_path / "rows.csv")

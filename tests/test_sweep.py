@@ -18,9 +18,11 @@ from strategies import Plain
 from test_report import Reader
 
 from sim import simulate
-from sim.config import InputError
+from sim.config import InputError, convert
+from sim.experiment import Experiment
 from sim.hardware import load_profile, to_plain
 from sim.ledger import FIGURES, Point, Row
+from sim.report.sweep_page import write_experiment
 from sim.scenario import Scenario
 from sim.sweep import parse_axis, points, sweep
 
@@ -444,6 +446,28 @@ def test_the_page_of_a_sweep_whose_first_points_fail(ranks: str, chunkflow: Comm
     page = Reader((tmp_path / "page.html").read_text())
     assert ("all resident" in str(page.data)) == ("2" in ranks)
     assert sum("but h200x2-hostpath has 2 GPUs" in text for text in page.text) == failed
+
+
+@pytest.mark.parametrize("ranks", [[3, 2], [3, 4]])
+@pytest.mark.parametrize("plot", ["curves", "bars", "chunk"])
+def test_the_page_of_an_experiment_whose_first_points_fail(plot: str, ranks: list[int], tmp_path: Path) -> None:
+    plain = {
+        "title": "t",
+        "about": "a",
+        "x": "world_size",
+        "plot": plot,
+        "scenario": BASE,
+        "axes": {"world_size": ranks},
+    }
+    chosen = convert(plain, Experiment, "e.yaml")
+    made = chosen.points("e.yaml")
+    write_experiment(tmp_path / "page.html", chosen, made, sweep(made))
+    page = Reader((tmp_path / "page.html").read_text())
+    failed = [rank for rank in ranks if rank > 2]
+    assert [text for text in page.text if "but h200x2-hostpath has 2 GPUs" in text] == [
+        f"scenario: world_size: is {rank}, but h200x2-hostpath has 2 GPUs" for rank in failed
+    ]
+    assert sum(text.endswith(" ms") for text in page.text) == 4 * (len(ranks) - len(failed))
 
 
 def test_an_axis_given_twice_is_refused(chunkflow: Command, tmp_path: Path) -> None:

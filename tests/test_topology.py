@@ -15,7 +15,7 @@ from sim.config import convert
 from sim.fabric import FlowSpec, weighted_max_min
 from sim.machine import SimulatedMachine
 from sim.run import simulate
-from sim.topology import Graph, Topology
+from sim.topology import Graph, Topology, Way
 
 Plain = dict[str, Any]
 
@@ -29,8 +29,8 @@ def graph(gpus: int, nodes: Mapping[str, Any], links: list[Plain], **more: Any) 
     return Graph(convert({"nodes": kinds, "links": links, **more}, Topology, "test"), gpus)
 
 
-def named(made: Graph, way: tuple[int, ...]) -> list[str]:
-    return [made.names[resource] for resource in way]
+def named(made: Graph, way: Way) -> list[str]:
+    return [made.names[resource] for resource, _ in way]
 
 
 def tree(**more: Any) -> Graph:
@@ -88,6 +88,14 @@ def test_peers_of_a_group_meet_directly_and_others_through_the_host() -> None:
     assert made.peer(0, 1) == direct.peer(0, 1)
     assert made.peer(2, 3) == host.peer(2, 3)
     assert made.peer(1, 2) == host.peer(1, 2)
+
+
+def test_what_is_written_to_a_memory_may_take_more_of_it_than_what_is_read() -> None:
+    memory = {"kind": "memory", "through": limit(12), "write_cost": {"value": 1.5, "source": "test"}}
+    made = graph(2, {"memory": memory}, [{"ends": ["memory", "gpu{gpu}"], "each_way": limit(4)}], peers="host")
+    names = [[(made.names[r], cost) for r, cost in way] for way in (made.copy(0, "h2d"), made.copy(0, "d2h"))]
+    assert names == [[("memory", 1), ("memory>gpu0", 1)], [("gpu0>memory", 1), ("memory", 1.5)]]
+    assert [cost for r, cost in made.peer(0, 1) if made.names[r] == "memory"] == [1.5, 1]
 
 
 def test_what_a_resource_does_not_carry_crosses_it_for_nothing() -> None:
@@ -193,14 +201,14 @@ def test_wrong_links_are_named(gpus: int, nodes: Plain, links: list[Plain], prob
 # ---- over generated topologies, against every simple path --------------------------------------------------------
 
 
-def paths(made: Graph, start: str, end: str) -> Iterator[tuple[int, float, tuple[int, ...]]]:
+def paths(made: Graph, start: str, end: str) -> Iterator[tuple[int, float, Way]]:
     """(hops, width, resources) of every simple path, by exhaustive search."""
     kinds = {name: node.kind for name, node in made.topology.nodes.items()}
 
-    def walk(at: str, seen: tuple[str, ...], hops: int, crossed: tuple[int, ...]) -> Iterator[Any]:
+    def walk(at: str, seen: tuple[str, ...], hops: int, crossed: Way) -> Iterator[Any]:
         if at == end:
             # a node that only one end of a way touches still limits it; the start's own is on every way
-            yield hops, min((made.limits[r].value for r in crossed), default=inf), crossed
+            yield hops, min((made.limits[r].value / cost for r, cost in crossed), default=inf), crossed
         elif at == start or kinds.get(at) in FORWARDING:
             for edge in made.edges[at]:
                 if edge.to not in seen:
@@ -231,8 +239,8 @@ def test_ways_have_the_fewest_hops_and_of_these_the_greatest_width(made: Graph) 
                 assert "ambiguous" in str(error)
                 assert len([p for p in known if p[0] == known[0][0]]) > 1
                 continue
-            own = [made.names.index(start)] if start in made.names else []
-            carried = [[r for r in (*own, *path[2]) if made.limits[r].carries != "peers"] for path in best]
+            own = [(made.names.index(start), 1.0)] if start in made.names else []
+            carried = [[c for c in (*own, *path[2]) if made.limits[c[0]].carries != "peers"] for path in best]
             assert list(found) in carried
 
 

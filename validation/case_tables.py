@@ -220,13 +220,6 @@ def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[
     return [predict(c, residents[workload_key(c)], profile).predicted_s for c in chosen]
 
 
-def unlimited(profile: Profile) -> Profile:
-    """Without the host's limit on both ways together."""
-    routes = profile.routes
-    kept = {path: tuple(r for r in getattr(routes, path) if r != "host.duplex") for path in routes.__struct_fields__}
-    return msgspec.structs.replace(profile, routes=type(routes)(**kept))
-
-
 def later(seconds: float) -> Callable[[Profile], Profile]:
     """Flag waits that take `seconds` longer."""
 
@@ -253,17 +246,6 @@ def meeting(found: Sequence[Entry]) -> str:
         rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.error for e in cases):+.2f}"))
     headers = ("visit", "collectives", "chunks", "cases", "measured GB/s", "predicted GB/s", "median error of steps %")
     return table(headers, rows, 3)
-
-
-def four_gpus(found: Sequence[Entry]) -> str:
-    """The cases of four GPUs without the limit on both ways together."""
-    cases = [e for e in found if e.set == FOUR and e.group != "resident"]
-    freed = _changed(FOUR, unlimited, [e.case.number for e in cases])
-    rows = [
-        (e.name, f"{100 * e.error:+.2f}", f"{100 * (seconds / e.case.step_time_s - 1):+.2f}")
-        for e, seconds in zip(cases, freed, strict=True)
-    ]
-    return table(("case", "error %", "error % without host.duplex"), rows)
 
 
 def flag_waits(found: Sequence[Entry]) -> str:

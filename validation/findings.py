@@ -46,7 +46,6 @@ def predicted_tables(found: Sequence[Entry]) -> dict[str, str]:
         "off": case_tables.off(found),
         "steps": case_tables.steps(found),
         "meeting": case_tables.meeting(found),
-        "four GPUs": case_tables.four_gpus(found),
         "flag waits": case_tables.flag_waits(found),
         "all errors": case_tables.all_errors(found),
     }

@@ -6,24 +6,33 @@ the date and the command that made it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
-from sim.config import InputError, read_yaml
-from sim.hardware import Profile, load_profile
+from sim.config import Config, InputError, convert, read_yaml
+from sim.hardware import Profile, load_profile, shipped
+from sim.lines import load_json, load_lines
 from sim.scenario import Scenario
+from sim.shelf import is_there
 from sim.timeline import Timeline
 
 SCHEMA = 1
 CASES, HOST = "cases.jsonl", "host.json"
 
+Step = Annotated[float, Meta(gt=0, le=1e6)]
+"""How long a step took, s."""
+Moment = Annotated[float, Meta(ge=-1e12, le=1e12)]
+"""Microseconds since a step began."""
+Whole = Annotated[int, Meta(ge=0)]
+Steps = Annotated[tuple[Step, ...], Meta(min_length=2)]
 
-class Operation(msgspec.Struct, frozen=True, array_like=True):
+
+class Operation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A kernel, copy or collective of the instrumented run's last step on rank 0; times in us since the step began.
 
     `ready` is when a collective's last rank had arrived.
@@ -33,20 +42,34 @@ class Operation(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     name: str
     layer: int
-    bytes: int
-    start: float
-    ready: float
-    end: float
+    bytes: Whole
+    start: Moment
+    ready: Moment
+    end: Moment
+
+    def __post_init__(self) -> None:
+        if not self.start <= self.ready <= self.end:
+            order = f"{self.start:g}, {self.ready:g} and {self.end:g}"
+            raise ValueError(f"start, ready and end are {order}, expected one after the other")
 
 
-class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
+class Origin(Config, frozen=True):
+    """Where, when and how a data set was measured."""
+
+    fingerprint: dict[str, str]
+    date: str
+    command: str
+    environment: dict[str, str]
+
+
+class MeasuredCase(Config, frozen=True):
     """One scenario as it ran. Times in s, memory in bytes.
 
     The first step of a run warms up; `step_times_s` holds, for each run without instrumentation, every rank's steps.
     """
 
-    schema: int = SCHEMA
-    number: int
+    schema: int
+    number: Whole
     """Its place in the order of measuring; resident repeats stand between the others."""
     scenario: dict[str, Any]
     program: str
@@ -54,20 +77,20 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
     date: str
     error: str = ""
     """Why there are no figures."""
-    step_times_s: tuple[tuple[tuple[float, ...], ...], ...] = ()
-    instrumented_step_times_s: tuple[float, ...] = ()
+    step_times_s: tuple[tuple[Steps, ...], ...] = ()
+    instrumented_step_times_s: tuple[Step, ...] = ()
     """Rank 0; events around every kernel, copy and collective cost time."""
     issue_s: float = 0.0
     """How long rank 0's first host thread took to issue the program."""
-    memory_bytes: tuple[int, ...] = ()
+    memory_bytes: tuple[Whole, ...] = ()
     """Each rank's peak: buffers, mapped weights, and what kernels took for themselves."""
-    simulated_memory_bytes: int = 0
+    simulated_memory_bytes: Whole = 0
     """What the simulator says of rank 0's peak."""
-    workspace_bytes: tuple[int, ...] = ()
+    workspace_bytes: tuple[Whole, ...] = ()
     """What libraries keep on each rank, not in its peak: cuBLAS workspaces."""
     output: tuple[str, ...] = ()
     """SHA-256 of each rank's activations at the end: equal for every policy."""
-    sampled: dict[str, dict[str, float]] = {}
+    sampled: dict[str, dict[str, float]] = msgspec.field(default_factory=dict)
     """GPU and quantity -> least, median and most: clocks (MHz), power (W), temperature (C)."""
     operations: tuple[Operation, ...] = ()
 
@@ -93,10 +116,15 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
         """By how much instrumentation lengthened the step, relative."""
         return median(self.instrumented_step_times_s[1:]) / self.step_time_s - 1
 
-    def load_scenario(self, hardware: str | None = None) -> Scenario:
-        """The scenario, on another profile if given. Raises InputError."""
-        data = {**self.scenario, "hardware": hardware or self.scenario["hardware"]}
-        return Scenario.from_plain(data, f"measured case {self.number}")
+    def load_scenario(self, source: str = "") -> Scenario:
+        """The scenario. Raises InputError, of `source` if given.
+
+        Its own profile may be a file of the host that it was measured on; a shipped one stands in for that.
+        """
+        known = shipped()
+        own = self.scenario.get("hardware")
+        data = {**self.scenario, "hardware": known[0] if isinstance(own, str) and own not in known else own}
+        return Scenario.from_plain(data, source or f"measured case {self.number}")
 
 
 def operations_of(timeline: Timeline) -> tuple[Operation, ...]:
@@ -128,62 +156,72 @@ def load_cases(folder: Path) -> list[MeasuredCase]:
     Raises:
         InputError: there is no such file, or a line is no measured case of this schema.
     """
-    file = folder / CASES
-    try:
-        lines = file.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise InputError(str(file), "", f"cannot be read: {error.strerror}") from None
-    return list(_decode(file, (line for line in lines if line.endswith(b"\n"))))
+    found = load_lines(folder / CASES, MeasuredCase, SCHEMA)
+    for place, (where, case) in enumerate(found):
+        if case.number != place:
+            raise InputError(where, "number", f"is {case.number}, expected {place}")
+        ranks = case.load_scenario(where).world_size
+        if not case.error:
+            _check_figures(case, ranks, where)
+    return [case for _, case in found]
 
 
-def _decode(file: Path, lines: Iterable[bytes]) -> Iterable[MeasuredCase]:
-    decoder = msgspec.json.Decoder(MeasuredCase)
-    for number, line in enumerate(lines, 1):
-        try:
-            case = decoder.decode(line)
-        except msgspec.DecodeError as error:
-            raise InputError(str(file), f"line {number}", f"is no measured case: {error}") from None
-        if case.schema != SCHEMA:
-            raise InputError(str(file), f"line {number}", f"has schema {case.schema}, expected {SCHEMA}")
-        yield case
+def _check_figures(case: MeasuredCase, ranks: int, where: str) -> None:
+    """Raise InputError for a case without error and without all its figures."""
+    if not case.step_times_s:
+        raise InputError(where, "step_times_s", "is empty, and there is no error that says why")
+    for i, run in enumerate(case.step_times_s):
+        if len(run) != ranks:
+            raise InputError(where, f"step_times_s[{i}]", f"has {len(run)} ranks, expected {ranks}")
+    if len(case.instrumented_step_times_s) < 2:
+        raise InputError(where, "instrumented_step_times_s", "expected two steps or more")
+    if not case.operations:
+        raise InputError(where, "operations", "is empty: expected those of the last step")
 
 
 class DataSet(NamedTuple):
-    """A shipped data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
+    """A data set: what the host was (`host.json`), its cases that ran, and the profile of that hour."""
 
     name: str
-    host: dict[str, Any]
+    host: Origin
     cases: tuple[MeasuredCase, ...]
     fitted: frozenset[int]
     """Numbers of the cases that constants may be fitted on."""
 
     def profile(self) -> Profile:
-        """The host's profile, fitted to probes of the same hour. Raises InputError."""
+        """The host's profile, fitted to probes of the same hour. Raises InputError where none was shipped with it."""
+        if self.name not in shipped():
+            raise InputError(self.name, "", "has no profile of its own: give one with --hardware")
         return load_profile(self.name)
 
 
 def shipped_sets() -> tuple[str, ...]:
     """Names of the data sets that come with the package."""
-    folder = Path(str(files("validation"))) / "data"
-    return tuple(sorted(f.parent.name for f in folder.glob(f"*/{CASES}")))
+    return tuple(sorted(f.parent.name for f in _data().glob(f"*/{CASES}")))
+
+
+def load_split(file: Path) -> dict[str, Literal["all"] | list[Whole]]:
+    """Data set -> numbers of the cases that constants may be fitted on, or "all". Raises InputError."""
+    return convert(read_yaml(file), dict[str, Literal["all"] | list[Whole]], str(file))
 
 
 def load_set(name: str) -> DataSet:
     """A shipped data set by name, or a folder that `measure` wrote.
 
     Raises:
-        InputError: there is neither, or it cannot be read.
+        InputError: there is neither, it cannot be read, or none of its cases ran.
     """
-    data = Path(str(files("validation"))) / "data"
-    shipped = name in shipped_sets()
-    folder = data / name if shipped else Path(name)
-    if not folder.is_dir():
+    own = name in shipped_sets()
+    folder = _data() / name if own else Path(name)
+    if not own and not (is_there(folder) and folder.is_dir()):
         raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
     cases = tuple(c for c in load_cases(folder) if not c.error)
-    allowed = read_yaml(data / "split.yaml").get(name, []) if shipped else []
+    if not cases:
+        raise InputError(str(folder / CASES), "", "holds no case that ran")
+    allowed = load_split(_data() / "split.yaml").get(name, []) if own else []
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
-    try:
-        host = msgspec.json.decode((folder / HOST).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError) as error:
-        raise InputError(str(folder / HOST), "", f"cannot be read: {error}") from None
-    return DataSet(name, host, cases, frozenset(fitted))
+    return DataSet(name, load_json(folder / HOST, Origin), cases, frozenset(fitted))
+
+
+def _data() -> Path:
+    return Path(str(files("validation"))) / "data"

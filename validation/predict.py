@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from sim.config import InputError
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Kernel, Program, RankProgram
@@ -63,7 +64,16 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
     An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
     at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
+    When peers arrived is known to 0.1 ms only, as their clocks are compared by an event behind a collective: a wait
+    counts as far as the collective also took longer than others of its name.
+
+    Raises:
+        InputError: a case's operations leave no time to its kernels.
     """
+    taken_by: dict[str, list[float]] = defaultdict(list)
+    for op in (op for case in residents for op in case.operations if op.kind == "Collective"):
+        taken_by[op.name].append(op.end - op.start)
+    least = {name: sorted(found)[len(found) // 10] for name, found in taken_by.items()}
     first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     for case in residents:
@@ -72,14 +82,18 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
         event = min(max(longer / max(len(operations), 1), 0.0), EVENT_S)
         seconds = [max((op.end - op.start) * 1e-6 - event, 0.0) for op in operations]
         kernels = sum(s for op, s in zip(operations, seconds, strict=True) if op.kind == "Kernel")
-        scale = (case.step_time_s - (sum(seconds) - kernels)) / kernels
+        left = case.step_time_s - (sum(seconds) - kernels)
+        if left <= 0 or kernels == 0:
+            problem = f"leave {left:.3g} s of the step to kernels that take {kernels:.3g} s, expected more of both"
+            raise InputError(f"measured case {case.number}", "operations", problem)
+        scale = left / kernels
         numbers = _numbers((op.layer, op.name) for op in operations if op.kind == "Kernel")
         since: list[tuple[tuple[int, str, int], float]] = []
         for op, taken in zip(operations, seconds, strict=True):
             if op.kind == "Kernel":
                 since.append(((op.layer, op.name, next(numbers)), taken * scale))
                 continue
-            _add(first, others, since, (op.ready - op.start) * 1e-6)
+            _add(first, others, since, max(min(op.ready - op.start, op.end - op.start - least[op.name]), 0.0) * 1e-6)
             since = []
         _add(first, others, since, 0.0)
     return KernelTimes({k: mean(v) for k, v in first.items()}, {k: mean(v) for k, v in others.items()})
@@ -99,7 +113,7 @@ def _add(
 
 
 def with_kernel_times(program: Program, times: KernelTimes) -> Program:
-    """`program` with the seconds of its kernels as given."""
+    """`program` with the seconds of its kernels as given. Raises InputError for a kernel that has none."""
     done: dict[tuple[int, bool], RankProgram] = {}
     ranks = []
     for number, rank in enumerate(program.ranks):
@@ -119,6 +133,9 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         if not isinstance(command, Kernel):
             return command
         place = command.layer, command.name
+        if not known[place]:
+            problem = f"have no kernel {command.name!r} of layer {command.layer}, which the program has"
+            raise InputError("the resident cases", "operations", problem)
         return msgspec.structs.replace(command, seconds=times[*place, next(numbers) % known[place]])
 
     return tuple(map(timed, thread))
@@ -137,7 +154,15 @@ def _numbers(kernels: Iterable[tuple[int, str]]) -> Iterator[int]:
 
 
 def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Prediction:
-    """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload."""
-    program = with_kernel_times(case.load_scenario().program(), kernel_times(residents))
+    """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload.
+
+    Raises:
+        InputError: `profile` has too few GPUs, or `residents` do not show every kernel.
+    """
+    scenario = case.load_scenario()
+    if scenario.world_size > profile.gpus:
+        problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
+        raise InputError(f"measured case {case.number}", "world_size", problem)
+    program = with_kernel_times(scenario.program(), kernel_times(residents))
     timeline = SimulatedMachine(profile).run(program)
     return Prediction(case, median(timeline.step_times()[1:]), timeline)

@@ -32,7 +32,7 @@ def hosts() -> str:
     rows = []
     for name in shipped_sets():
         everything, chosen = load_cases(folder(name)), load_set(name)
-        host, environment = chosen.host["fingerprint"], chosen.host["environment"]
+        host, environment = chosen.host.fingerprint, chosen.host.environment
         alone = host["peers"] == "none"
         path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
         residents = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)

@@ -7,7 +7,8 @@ from concurrent.futures import Executor
 from statistics import mean, median
 from typing import NamedTuple
 
-from sim.hardware import Profile, load_profile
+from sim.config import InputError
+from sim.hardware import Profile
 from sim.policies import Resident, label
 from sim.scenario import Scenario
 from sim.units import show_bytes
@@ -74,11 +75,22 @@ def _predict(job: tuple[MeasuredCase, Sequence[MeasuredCase], Profile]) -> float
 
 
 def compare_set(chosen: DataSet, profile: Profile | None = None, executor: Executor | None = None) -> list[Compared]:
-    """Predict every case of a data set, on its own profile unless another is given."""
-    profile = profile or load_profile(chosen.name)
+    """Predict every case of a data set, on its own profile unless another is given.
+
+    Raises:
+        InputError: there is no profile, or a case cannot be predicted; names the data set and the case.
+    """
+    profile = profile or chosen.profile()
     residents = references(chosen.cases)
+    for case in chosen.cases:
+        if workload_key(case) not in residents:
+            problem = "there is no resident case of its workload, which shows the times of its kernels"
+            raise InputError(chosen.name, f"measured case {case.number}", problem)
     jobs = [(case, residents[workload_key(case)], profile) for case in chosen.cases]
-    predicted = executor.map(_predict, jobs) if executor else map(_predict, jobs)
+    try:
+        predicted = list(executor.map(_predict, jobs) if executor else map(_predict, jobs))
+    except InputError as error:
+        raise InputError(f"{chosen.name}: {error.source}", error.path, error.problem) from None
     compared = []
     for case, seconds in zip(chosen.cases, predicted, strict=True):
         resident = isinstance(case.load_scenario().policy, Resident)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.fitting.numbers import FitError, Fitted, affine
+from calibration.fitting.numbers import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
 from calibration.probes.rows import Row
 
@@ -12,7 +12,7 @@ LEAST = 2**18
 FLOOR = 1.03
 """Copies that take less than this times the least time take the least time: they say nothing of the line."""
 
-SHARED = 0.95
+SHARED = 0.985
 """Copies that get less than this share of their rate alone contend for something."""
 
 NEGATIVE_S = 2e-6
@@ -47,10 +47,14 @@ def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
     line = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= LEAST and (t > floor or not rows.strict)]
     if len(line) < 3:
         raise FitError(f"{named}: {len(line)} usable rows of 256 KiB and more, at least 3 are needed")
-    setup, cap = affine([s for s, _ in line], [t for _, t in line])
+    kept = [row for row, good in zip(line, steady([s for s, _ in line], [t for _, t in line]), strict=True) if good]
+    if len(kept) < max(3, len(line) // 3):
+        kept = line
+    setup, cap = affine([s for s, _ in kept], [t for _, t in kept])
     if cap <= 0 or (rows.strict and setup < -NEGATIVE_S):
         raise FitError(f"{named}: a line through the times gives {setup:.3g} s + size / {cap:.4g} B/s")
-    where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more: setup + size / rate"
+    late = f" ({len(line) - len(kept)} of {len(line)} rows late)" if len(kept) < len(line) else ""
+    where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more{late}: setup + size / rate"
     spread = rows.spread(trains, direction)
     return {
         f"{direction}.cap": Fitted(cap, spread, where),
@@ -87,18 +91,41 @@ def fit_resources(rows: Rows, copies: dict[str, Fitted]) -> dict[str, Fitted]:
             pair, rows.spread([row], "h2d"), f"{row.case}: {down / 1e9:.1f} down + {up / 1e9:.1f} up, GB/s"
         )
     if rows.gpus > 1:
-        for name, direction in (("down", "h2d"), ("up", "d2h")):
-            at_once = rows.find("copy", directions=[direction], ranks=rows.gpus)
-            if at_once:
-                row = max(at_once, key=lambda r: int(r.params["bytes"]))
-                rate = int(row.params["bytes"]) / rows.value(row, direction)
-                if rate < SHARED * caps[name].value:
-                    found[f"host.{name}"] = _of_all(rows, row, direction, rate)
-        all_both = _both(rows, rows.gpus)
-        if all_both is not None and all_both[0] + all_both[1] < SHARED * pair:
-            down, up, row = all_both
-            found["host.duplex"] = _of_all(rows, row, "h2d", down + up)
+        found |= _memory(rows, caps, pair)
     return found
+
+
+def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitted]:
+    """What all GPUs share at the host's memory, if it binds: `out_of`, `into`, `through` and `write_cost` of it.
+
+    A capacity each way, or, where both ways together get less than that, one through the memory of which a byte
+    written takes `write_cost` times what a byte read does: reads alone may then be more than both ways together.
+    """
+    found, alone = {}, {}
+    for key, name, direction in (("out_of", "down", "h2d"), ("into", "up", "d2h")):
+        at_once = rows.find("copy", directions=[direction], ranks=rows.gpus)
+        if at_once:
+            row = max(at_once, key=lambda r: int(r.params["bytes"]))
+            rate = int(row.params["bytes"]) / rows.value(row, direction)
+            alone[name] = rate * rows.gpus
+            if rate < SHARED * caps[name].value:
+                found[key] = _of_all(rows, row, direction, rate)
+    both = _both(rows, rows.gpus)
+    if both is None or both[0] + both[1] >= SHARED * pair:
+        return found
+    down, up, row = both
+    if "into" not in found:
+        return found | {"through": _of_all(rows, row, "h2d", down + up)}
+    # down / through + write_cost up / through = 1, and writes alone reach `into`
+    into = found.pop("into")
+    left = 1 - up * rows.gpus / into.value
+    through = max(down * rows.gpus / left, alone["down"]) if left > 0 else alone["down"]
+    ways = f"{rows.gpus} x ({down / 1e9:.1f} down + {up / 1e9:.1f} up)"
+    said = f"{row.case}: {ways}; up alone {into.value / 1e9:.0f} GB/s"
+    return found | {
+        "through": Fitted(through, rows.spread([row], "h2d"), said),
+        "write_cost": Fitted(through / into.value, into.spread, said),
+    }
 
 
 def _of_all(rows: Rows, row: Row, direction: str, rate: float) -> Fitted:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
+from math import inf
 from statistics import median, stdev
 from typing import NamedTuple
 
@@ -28,6 +30,29 @@ def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, flo
 
     setup, inverse = least_squares(error, (1.0, 20.0)).x
     return float(setup) * 1e-6, 1e12 / float(inverse)
+
+
+NOISE = 0.005
+"""Rows may lie this much below a line that bounds them."""
+
+SLOW = 0.015
+"""Rows that lie this much above the line of the fastest were taken in a slow moment of the link."""
+
+
+def steady(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
+    """Which rows a line of setup + size / rate holds for that no row is faster than.
+
+    Links have slow moments (docs/measurements.md, section 5): rows are late together, never early. Of all lines
+    through two rows that no row lies below, the one that is nearest to all; rows above it were late.
+    """
+    rows = list(zip(sizes, seconds, strict=True))
+    best: tuple[float, list[bool]] = (inf, [True] * len(rows))
+    for (a, s), (b, t) in combinations(rows, 2):
+        slope = (t - s) / (b - a)
+        off = [seconds_ / (s + slope * (size - a)) - 1 for size, seconds_ in rows]
+        if slope > 0 and min(off) > -NOISE:
+            best = min(best, (sum(off), [o < SLOW for o in off]))
+    return best[1]
 
 
 def over(values: Sequence[float]) -> tuple[float, float | None]:

@@ -86,8 +86,8 @@ def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
     return {key: number(copies[f"{direction}.{key}"], _COPIES.get(key, "")) for key in keys}
 
 
-_MEMORY = {"out_of": ("host.down", 1), "into": ("host.up", 1), "through": ("host.duplex", 2)}
-"""What copies share at the memory, and how often a byte between peers crosses it."""
+_MEMORY = ("out_of", "into", "through")
+"""What copies share at the memory."""
 
 
 def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, Any]:
@@ -97,11 +97,15 @@ def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> di
     peers find each other's bytes in the processor's cache and do not cross what limits copies.
     """
     memory: dict[str, Any] = {"kind": "memory"}
-    for key, (name, times) in _MEMORY.items():
-        if (limit := resources.get(name)) is not None:
+    cost = resources.get("write_cost")
+    for key in _MEMORY:
+        if (limit := resources.get(key)) is not None:
             memory[key] = number(limit, "B/s")
-            if links.nvlink is None and peers * times > limit.value:
+            taken = (1 + (cost.value if cost else 1.0)) if key == "through" else 1
+            if links.nvlink is None and peers * taken > limit.value:
                 memory[key]["carries"] = "copies"
+    if cost is not None:
+        memory["write_cost"] = number(cost, "")
     ways = {"there": "down", "back": "up", "both_ways": "duplex"}
     pcie = {key: number(resources[f"gpu{{gpu}}.{way}"], "B/s") for key, way in ways.items()}
     plain: dict[str, Any] = {

@@ -30,6 +30,7 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
             else _as_usual(usual, f"host.{name}")
         )
     found["host.wake"] = _host_wake(rows, usual)
+    found["host.sync"] = _as_usual(usual, "host.sync")
     found["host.queue_depth"] = _depth(rows, usual)
     return found
 
@@ -141,7 +142,7 @@ def _host_wake(rows: Rows, usual: Profile) -> Fitted:
 
 
 def _depth(rows: Rows, usual: Profile) -> Fitted:
-    found = [row for row in rows.find("depth") if row.ranks[0]["full"].median == 1]
+    found = [row for row in rows.find("depth") if rows.has(row, "full") and row.ranks[0]["full"].median == 1]
     if not found:
         return _as_usual(usual, "host.queue_depth")
     depths = {row.params["call"]: rows.value(row, "commands") for row in found}

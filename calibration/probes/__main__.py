@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from calibration.probes import ProbeCase, ProbeError, Row, RowError, listing, plan, run
+from calibration.probes import ProbeCase, Row, listing, plan, run
 from calibration.torch_machine import devices
+from sim.config import InputError
 
 
 def main() -> int:
@@ -21,8 +22,10 @@ def main() -> int:
     parser.add_argument("--only", metavar="PREFIX,...", help="only cases whose names start so")
     parser.add_argument("--gpus", type=int, help="how many GPUs (processes on a CPU); all there are, unless given")
     given = parser.parse_args()
+    if given.gpus is not None and given.gpus < 1:
+        parser.error("--gpus must be at least 1")
     kind, gpus = devices()
-    cases = plan(given.gpus or gpus, given.quick, "cuda" if kind == "cuda" else "cpu")
+    cases = plan(given.gpus or gpus, given.quick, kind)
     if given.only:
         cases = [case for case in cases if case.name.startswith(tuple(given.only.split(",")))]
     if given.plan:
@@ -39,7 +42,10 @@ def main() -> int:
 
     try:
         run(cases, given.run, show)
-    except (ProbeError, RowError, OSError) as error:
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

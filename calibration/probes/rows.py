@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from sim.config import InputError
+from calibration.probes.parameters import PARAMETERS
+from sim.config import Config, InputError, convert
+from sim.lines import load_lines
+from sim.output import append, open_alone
 
 SCHEMA = 1
 """Version of `Row`; rows of another one are refused."""
@@ -27,16 +30,16 @@ class RowError(InputError):
     """A file of raw rows that cannot be used."""
 
 
-class Stat(msgspec.Struct, frozen=True):
+class Stat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One quantity over a case's repeats, in SI units."""
 
-    median: float
-    spread: float
+    median: Annotated[float, Meta(ge=-1e18, le=1e18)]
+    spread: Annotated[float, Meta(ge=0, le=1e18)]
     """1.4826 x the median absolute deviation, relative to the median: one standard deviation of normal errors."""
-    repeats: int
+    repeats: Annotated[int, Meta(ge=1)]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Row(Config, frozen=True):
     """A finished case. `ranks` holds a mapping of quantities for every rank that took part, in order."""
 
     schema: int
@@ -44,17 +47,17 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The case's name, unique in a plan."""
     kind: str
     params: dict[str, Any]
-    device: str
+    device: Literal["cuda", "cpu"]
     """"cuda" or "cpu"; times on a CPU mean nothing."""
     gpu: str
     """What the device calls itself."""
-    date: str
-    seconds: float
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d")]
+    seconds: Annotated[float, Meta(ge=0)]
     """Wall time that the case took, s."""
     ranks: list[dict[str, Stat]]
     rejected: str | None = None
     """Why the row must not be used; None if it may."""
-    attempts: int = 1
+    attempts: Annotated[int, Meta(ge=1)] = 1
     sampled: Any = None
     """Of rows of the kind "sampled": clocks, power and temperature during a group; of kind "host": its fingerprint."""
 
@@ -81,37 +84,48 @@ def load_rows(file: Path) -> list[Row]:
     Raises:
         RowError: the file cannot be read, or a line is no row of this schema.
     """
-    try:
-        lines = file.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RowError(str(file), "", f"cannot be read: {error.strerror}") from None
     found: dict[str, Row] = {}
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            row = msgspec.json.decode(line, type=Row)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RowError(str(file), f"line {number}", str(error)) from None
-        if row.schema != SCHEMA:
-            raise RowError(str(file), f"line {number}", f"has schema {row.schema}, expected {SCHEMA}")
-        for quantities in row.ranks:
-            for name, value in quantities.items():
-                if not math.isfinite(value.median):
-                    raise RowError(
-                        str(file), f"line {number}", f"{row.case}: {name} is {value.median}, expected a number"
-                    )
-        found[row.case] = row
+    try:
+        for where, row in load_lines(file, Row, SCHEMA):
+            _check(row, where)
+            found[row.case] = row
+    except InputError as error:
+        raise RowError(error.source, error.path, error.problem) from None
     return list(found.values())
 
 
+def _check(row: Row, where: str) -> None:
+    """Raise InputError for parameters that are none of its kind's, and for results of too few or too many ranks."""
+    if row.kind not in PARAMETERS:
+        raise InputError(where, "kind", f"is {row.kind!r}, expected one of {', '.join(sorted(PARAMETERS))}")
+    if row.kind == "host":
+        convert(row.sampled, dict[str, str], f"{where}: sampled")
+    elif row.kind == "sampled":
+        convert(row.sampled, dict[str, dict[str, float]], f"{where}: sampled")
+    elif row.rejected is None:
+        ranks = convert(row.params, PARAMETERS[row.kind], f"{where}: params").ranks
+        if len(row.ranks) != ranks:
+            raise InputError(where, "ranks", f"has {len(row.ranks)}, expected {ranks}")
+
+
 class Journal:
-    """The file of raw rows, open for appending: each row is on the disk when `append` returns."""
+    """The file of raw rows, open for appending and held: each row is on the disk when `append` returns.
+
+    Raises:
+        RowError: a line is no row of this schema.
+        InputError: another run holds it.
+        OSError: it cannot be opened or read.
+    """
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = load_rows(file) if file.exists() else []
-        self._file = file.open("ab")
-        whole = file.read_bytes().rfind(b"\n") + 1
-        self._file.truncate(whole)  # a line that a killed run left half-written
+        self._file = open_alone(file)
+        try:
+            self.rows = load_rows(file)
+            whole = file.read_bytes().rfind(b"\n") + 1
+            self._file.truncate(whole)  # a line that a killed run left half-written
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Journal:
         return self
@@ -125,7 +139,6 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Write `row` as one line."""
-        self._file.write(msgspec.json.encode(row) + b"\n")
-        self._file.flush()
+        append(self._file, msgspec.json.encode(row) + b"\n")
         os.fsync(self._file.fileno())
         self.rows = [r for r in self.rows if r.case != row.case] + [row]

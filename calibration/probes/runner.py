@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,16 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from calibration.host import Sampler, fingerprint, inspect
+from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.probes.plan import ProbeCase
 from calibration.probes.rows import RAW, SCHEMA, Journal, Row, stats
 from calibration.probes.scales import Kind
+from calibration.processes import MachineError, Ranks
 
 if TYPE_CHECKING:
     from calibration.probes.worker import Answer
-
-START_S = 120.0
-"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
 
 FAILURES = 3
 """So many failures of cases one after the other end the run."""
@@ -37,7 +33,7 @@ Progress = Callable[[ProbeCase, Row | None], None]
 
 
 class ProbeError(RuntimeError):
-    """The probes cannot be run. The message says why."""
+    """Probes fail one after the other. The message says why."""
 
 
 class _Found(NamedTuple):
@@ -58,14 +54,18 @@ def run(
     rejected, as is one that fails. `device`: what there is, unless given.
 
     Raises:
-        ProbeError: processes cannot be started, too few GPUs, or several cases one after the other failed.
-        RowError: raw.jsonl cannot be read.
+        MachineError: processes cannot be started, or there are too few GPUs.
+        ProbeError: several cases one after the other failed.
+        InputError: raw.jsonl cannot be read, or another run is writing to it.
         OSError: it cannot be written.
     """
+    from calibration.torch_machine import check_ranks
+
+    kind = check_ranks(max((case.ranks for case in plan), default=1), device)  # before any file is made
     with Journal(out_dir / RAW) as journal:
         missing = [case for case in plan if case.name not in journal.done()]
         if missing:
-            with _Pool(plan, device) as pool:
+            with _Pool(plan, kind) as pool:
                 journal.append(_about("host", "host", pool, 0.0, fingerprint(inspect())))
                 for group, cases in groupby(missing, key=lambda case: case.group):
                     _run_group(group, list(cases), pool, journal, progress)
@@ -94,7 +94,7 @@ def _about(case: str, kind: str, pool: _Pool, seconds: float, what: object) -> R
         params={},
         device=pool.kind,
         gpu=pool.gpu,
-        date=_now(),
+        date=now(),
         seconds=seconds,
         ranks=[],
         sampled=msgspec.to_builtins(what),
@@ -118,7 +118,7 @@ def _run_case(case: ProbeCase, pool: _Pool) -> Row:
         params=case.params,
         device=pool.kind,
         gpu=pool.gpu,
-        date=_now(),
+        date=now(),
         seconds=round(time.monotonic() - began, 3),
         ranks=[stats(answer.samples) for answer in found.ranks],
         rejected=found.rejected,
@@ -129,106 +129,54 @@ def _run_case(case: ProbeCase, pool: _Pool) -> Row:
 class _Pool:
     """The processes, one a GPU; started when needed, and anew after a failure."""
 
-    def __init__(self, plan: Sequence[ProbeCase], device: Kind | None) -> None:
+    def __init__(self, plan: Sequence[ProbeCase], kind: Kind) -> None:
         from calibration.probes.context import Pools
-        from calibration.torch_machine import devices
 
-        found, gpus = devices()
-        self.kind: str = device or found
+        self.kind = kind
         self.world_size = max((case.ranks for case in plan), default=1)
-        if self.kind == "cuda" and self.world_size > (gpus if found == "cuda" else 0):
-            raise ProbeError(f"the plan needs {self.world_size} GPUs, there are {gpus if found == 'cuda' else 0}")
         self.counts = sorted({case.ranks for case in plan} - {1} | {self.world_size})
         sizes = [int(case.params[key]) for case in plan for key in ("bytes", "chunk") if key in case.params]
         collectives = [int(c.params.get("size") or c.params["bytes"]) for c in plan if "collective" in c.params]
         self.pools = Pools(max(sizes, default=0), max(collectives, default=0))
         self.gpu = ""
         self.failures = 0
-        self._folder = tempfile.TemporaryDirectory(prefix="chunkflow-probes-")
-        self._starts = 0
-        self._pipes: list[Any] = []
-        self._processes: list[Any] = []
+        self._ranks: Ranks[Answer] | None = None
 
     def __enter__(self) -> _Pool:
-        self._start()
+        self._started()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(timeout=10)
-        self._kill()
-        self._folder.cleanup()
+        if self._ranks:
+            self._ranks.close()
 
     def measure(self, case: ProbeCase, stretch: int) -> _Found:
         """Run `case` on all ranks that it needs."""
         from calibration.probes.worker import GRACE_S, Job
 
-        if not self._processes:
-            self._start()
-        pipes = self._pipes[: case.ranks]
+        ranks = self._started()
         try:
-            for pipe in pipes:
-                pipe.send_bytes(msgspec.msgpack.encode(Job(case, stretch)))
-            answers = self._answers(pipes, 3 * case.seconds + GRACE_S + 5)
-        except ProbeError as error:
-            self._kill()  # a rank may be held for ever by one that has failed
+            answers = ranks.ask([Job(case, stretch)] * case.ranks, 3 * case.seconds + GRACE_S + 5)
+        except MachineError as error:
+            ranks.close(0)  # a rank may be held for ever by one that has failed
+            self._ranks = None
             return _Found([], f"failed: {error}", failed=True)
         uncovered = next((answer.uncovered for answer in answers if answer.uncovered), None)
         return _Found(answers, uncovered or _outlasted(answers))
 
-    def _start(self) -> None:
-        from calibration.probes.worker import serve
+    def _started(self) -> Ranks[Answer]:
+        from calibration.probes.worker import Answer, serve
 
-        self._starts += 1
-        context = multiprocessing.get_context("spawn")
-        store = str(Path(self._folder.name) / f"store{self._starts}")
-        barriers = {n: context.Barrier(n) for n in self.counts}
-        for rank in range(self.world_size):
-            mine, theirs = context.Pipe()
-            args = (rank, self.world_size, store, self.kind, self.pools, barriers, theirs)
-            process = context.Process(target=serve, args=args, daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
-            self._processes.append(process)
-        try:
-            self.gpu = self._answers(self._pipes, START_S)[0].gpu
-        except ProbeError:
-            self._kill()
-            raise
+        if self._ranks is None:
+            context = multiprocessing.get_context("spawn")
+            barriers = {n: context.Barrier(n) for n in self.counts}
+            self._ranks = Ranks(self.world_size, serve, (self.kind, self.pools, barriers), Answer, _failure)
+            self.gpu = self._ranks.first.gpu
+        return self._ranks
 
-    def _kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.join()
-        for pipe in self._pipes:
-            pipe.close()
-        self._processes.clear()
-        self._pipes.clear()
 
-    def _answers(self, pipes: Sequence[Any], timeout_s: float) -> list[Answer]:
-        """One answer from each of `pipes`. Raises ProbeError with the first failure that comes."""
-        from multiprocessing.connection import wait
-
-        from calibration.probes.worker import Answer
-
-        deadline = time.monotonic() + timeout_s
-        answers: dict[int, Answer] = {}
-        while len(answers) < len(pipes):
-            silent = [i for i in range(len(pipes)) if i not in answers]
-            ready = wait([pipes[i] for i in silent], timeout=max(deadline - time.monotonic(), 0))
-            if not ready:
-                raise ProbeError(f"ranks {silent} have not answered within {timeout_s:.0f} s")
-            for i in (i for i in silent if pipes[i] in ready):
-                try:
-                    answers[i] = msgspec.msgpack.decode(pipes[i].recv_bytes(), type=Answer)
-                except (EOFError, OSError):
-                    raise ProbeError(f"the process of rank {i} has died") from None
-                if answers[i].failure:
-                    raise ProbeError(answers[i].failure)
-        return [answers[i] for i in range(len(pipes))]
+def _failure(answer: Answer) -> Exception | None:
+    return MachineError(answer.failure) if answer.failure else None
 
 
 def _outlasted(answers: Sequence[Answer]) -> str | None:
@@ -242,11 +190,7 @@ def _outlasted(answers: Sequence[Answer]) -> str | None:
 
 
 @contextmanager
-def _sampler(kind: str) -> Iterator[Any]:
+def _sampler(kind: Kind) -> Iterator[Any]:
     """Samples clocks, power and temperature of GPUs; None on a CPU."""
     with Sampler() as sampler:
         yield sampler if kind == "cuda" else None
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -6,7 +6,6 @@ import faulthandler
 import gc
 import sys
 import traceback
-from datetime import timedelta
 from multiprocessing.connection import Connection
 
 import msgspec
@@ -16,8 +15,7 @@ import torch.distributed as dist
 from calibration.probes import collectives, commands, compute, copies, host
 from calibration.probes.context import Barrier, Context, Pools
 from calibration.probes.plan import ProbeCase
-from calibration.torch_machine.cpu import CpuDevice
-from calibration.torch_machine.device import Device
+from calibration.torch_machine.group import join_group, open_device
 
 PROBES = {
     "device": compute.device,
@@ -63,15 +61,12 @@ def serve(
 ) -> None:
     """Run jobs from `pipe` until it closes. `barriers`: one for each number of ranks that work together."""
     try:
-        device = _device(kind, rank)
-        dist.init_process_group(
-            device.backend,
-            store=dist.FileStore(store, world_size),
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(minutes=2),
-            device_id=device.torch_device if kind == "cuda" else None,
-        )
+        torch.manual_seed(rank)
+        device = open_device(kind, rank)
+        if kind == "cuda":
+            for backend in ("flash", "cudnn", "mem_efficient", "math"):
+                getattr(torch.backends.cuda, f"enable_{backend}_sdp")(True)  # a probe chooses by itself
+        join_group(device, rank, world_size, store, minutes=2)
         context = Context(device, rank, world_size, barriers, pools)
         _send(pipe, Answer(gpu=torch.cuda.get_device_name(rank) if kind == "cuda" else "cpu"))
     except Exception as error:
@@ -91,19 +86,6 @@ def serve(
         _send(pipe, answer)
     dist.destroy_process_group()
     device.close()
-
-
-def _device(kind: str, rank: int) -> Device:
-    torch.manual_seed(rank)
-    if kind == "cpu":
-        torch.set_num_threads(1)
-        return CpuDevice()
-    from calibration.torch_machine.cuda import CudaDevice
-
-    device = CudaDevice(rank)
-    for backend in ("flash", "cudnn", "mem_efficient", "math"):
-        getattr(torch.backends.cuda, f"enable_{backend}_sdp")(True)  # a probe chooses by itself
-    return device
 
 
 def _run(context: Context, job: Job) -> Answer:

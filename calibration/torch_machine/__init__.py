@@ -10,31 +10,20 @@ On a CPU streams are threads and collectives are gloo's: order, data and results
 from __future__ import annotations
 
 import math
-import multiprocessing
-import tempfile
-import time
 from collections.abc import Sequence
-from multiprocessing.connection import wait
-from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import msgspec
-
+from calibration.processes import START_S, MachineError, Ranks
 from calibration.torch_machine.runner import RankResult
 from calibration.torch_machine.worker import Answer, Job, serve
 from sim.machine import DeadlockError
 from sim.program import AnyCommand, Collective, Program, instrument
 from sim.timeline import Span, Timeline
 
-__all__ = ["Execution", "MachineError", "RankResult", "TorchMachine", "devices"]
+__all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
 
-START_S = 120.0
-"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
-
-
-class MachineError(RuntimeError):
-    """A program could not be run. The message says which rank failed, and why."""
+Kind = Literal["cuda", "cpu"]
 
 
 class Execution(NamedTuple):
@@ -44,40 +33,30 @@ class Execution(NamedTuple):
     ranks: tuple[RankResult, ...]
 
 
-def devices() -> tuple[str, int]:
+def devices() -> tuple[Kind, int]:
     """("cuda", number of GPUs), or ("cpu", 1) where there are none."""
     import torch
 
     return ("cuda", torch.cuda.device_count()) if torch.cuda.is_available() else ("cpu", 1)
 
 
+def check_ranks(world_size: int, kind: Kind | None = None) -> Kind:
+    """The kind of device for `world_size` ranks: `kind`, or what there is. Raises MachineError if there are too few."""
+    found, gpus = devices()
+    if (kind or found) == "cuda" and world_size > (gpus if found == "cuda" else 0):
+        raise MachineError(f"{world_size} ranks need as many GPUs, there are {gpus if found == 'cuda' else 0}")
+    return kind or found
+
+
 class TorchMachine:
     """`world_size` processes that run programs. `kind` is "cuda" or "cpu": what there is, unless given."""
 
-    def __init__(self, world_size: int, kind: str | None = None, timeout_s: float = 120.0) -> None:
-        found, gpus = devices()
-        self.kind = kind or found
-        if self.kind == "cuda" and world_size > gpus:
-            raise MachineError(f"{world_size} ranks need as many GPUs, there are {gpus if found == 'cuda' else 0}")
+    def __init__(self, world_size: int, kind: Kind | None = None, timeout_s: float = 120.0) -> None:
+        self.kind = check_ranks(world_size, kind)
         self.world_size = world_size
         self.timeout_s = timeout_s
-        self._folder = tempfile.TemporaryDirectory(prefix="chunkflow-")
-        context = multiprocessing.get_context("spawn")
-        store = str(Path(self._folder.name) / "store")
-        self._pipes = []
-        self._processes = []
-        for rank in range(world_size):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, world_size, store, self.kind, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
-            self._processes.append(process)
-        try:
-            self._answers(START_S)
-        except BaseException:
-            self.close()
-            raise
+        self.closed = False
+        self._ranks = Ranks(world_size, serve, (self.kind,), Answer, _failure)
 
     def __enter__(self) -> TorchMachine:
         return self
@@ -105,14 +84,14 @@ class TorchMachine:
             raise MachineError("the machine is closed: a rank has failed before")
         run = instrument(program) if instrumented else None
         executed = run.program if run else program
-        for rank, pipe in enumerate(self._pipes):
-            timed = set(executed.ranks[rank].step_events)
+        jobs = []
+        for rank, rank_program in enumerate(executed.ranks):
+            timed = set(rank_program.step_events)
             if run:
                 timed |= {e for _, start, end in run.brackets[rank] for e in (start, end)}
-            job = Job(executed.ranks[rank], sorted(timed), self.timeout_s)
-            pipe.send_bytes(msgspec.msgpack.encode(job))
+            jobs.append(Job(rank_program, sorted(timed), self.timeout_s))
         try:
-            results = [a.result for a in self._answers(self.timeout_s + START_S)]
+            results = [a.result for a in self._ranks.ask(jobs, self.timeout_s + START_S)]
         except BaseException:
             self.close()
             raise
@@ -121,40 +100,16 @@ class TorchMachine:
         spans = _spans(run.brackets, ranks) if run else ()
         return Execution(Timeline(executed, spans, steps), ranks)
 
-    @property
-    def closed(self) -> bool:
-        """Whether the processes have been ended."""
-        return any(pipe.closed for pipe in self._pipes)
-
     def close(self) -> None:
         """End the processes."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(timeout=10)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._folder.cleanup()
+        self.closed = True
+        self._ranks.close()
 
-    def _answers(self, timeout_s: float) -> list[Answer]:
-        """One answer a rank. Raises as `execute` does, with the first failure that comes."""
-        deadline = time.monotonic() + timeout_s
-        answers: dict[int, Answer] = {}
-        while len(answers) < self.world_size:
-            silent = [rank for rank in range(self.world_size) if rank not in answers]
-            ready = wait([self._pipes[rank] for rank in silent], timeout=max(deadline - time.monotonic(), 0))
-            if not ready:
-                raise MachineError(f"ranks {silent} have not answered within {timeout_s:g} s")
-            for rank in (r for r in silent if self._pipes[r] in ready):
-                try:
-                    answer = msgspec.msgpack.decode(self._pipes[rank].recv_bytes(), type=Answer)
-                except (EOFError, OSError):
-                    raise MachineError(f"the process of rank {rank} has died") from None
-                if answer.failure:
-                    raise (DeadlockError if answer.failure.deadlock else MachineError)(answer.failure.reason)
-                answers[rank] = answer
-        return [answers[rank] for rank in range(self.world_size)]
+
+def _failure(answer: Answer) -> Exception | None:
+    if answer.failure is None:
+        return None
+    return (DeadlockError if answer.failure.deadlock else MachineError)(answer.failure.reason)
 
 
 def _spans(brackets: Sequence[Sequence[tuple[AnyCommand, int, int]]], ranks: Sequence[RankResult]) -> tuple[Span, ...]:

@@ -6,15 +6,13 @@ import gc
 import os
 import threading
 import traceback
-from datetime import timedelta
 from multiprocessing.connection import Connection
 
 import msgspec
-import torch
 import torch.distributed as dist
 
-from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Device
+from calibration.torch_machine.group import join_group, open_device
 from calibration.torch_machine.memory import HostWeights
 from calibration.torch_machine.runner import RankResult, Runner
 from sim.program import RankProgram
@@ -45,15 +43,8 @@ class Answer(msgspec.Struct):
 def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -> None:
     """Run jobs from `pipe` until it closes. `store` is a file that all ranks share, `kind` "cuda" or "cpu"."""
     try:
-        device = _device(kind, rank)
-        dist.init_process_group(
-            device.backend,
-            store=dist.FileStore(store, world_size),
-            rank=rank,
-            world_size=world_size,
-            timeout=timedelta(minutes=10),
-            device_id=device.torch_device if kind == "cuda" else None,
-        )
+        device = open_device(kind, rank)
+        join_group(device, rank, world_size, store, minutes=10)
         pipe.send_bytes(msgspec.msgpack.encode(Answer()))
     except Exception as error:
         pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=Failure(f"{type(error).__name__}: {error}"))))
@@ -74,15 +65,6 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
         pipe.send_bytes(msgspec.msgpack.encode(answer))
     dist.destroy_process_group()
     device.close()
-
-
-def _device(kind: str, rank: int) -> Device:
-    if kind == "cpu":
-        torch.set_num_threads(1)
-        return CpuDevice()
-    from calibration.torch_machine.cuda import CudaDevice
-
-    return CudaDevice(rank)
 
 
 def _run(

@@ -202,11 +202,12 @@ class _Run:
         yield self._busy(rank, cost)
         ready = self.env.now
         while rank.flags.get(command.flag, 0) != command.value:
-            waiter = Event(self.env)
-            rank.flag_waiters.setdefault(command.flag, []).append(waiter)
-            yield waiter
-        if self.env.now > ready:
-            yield self.env.timeout(self.profile.streams.flag_wake.value)
+            while rank.flags.get(command.flag, 0) != command.value:
+                waiter = Event(self.env)
+                rank.flag_waiters.setdefault(command.flag, []).append(waiter)
+                yield waiter
+            if self.env.now > ready:  # it polls: a gate that has shut again by then was never seen open
+                yield self.env.timeout(self.profile.streams.flag_wake.value)
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:

@@ -8,6 +8,7 @@ events, and streams that several threads feed.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +47,10 @@ class HostThread:
         self.clock = 0.0
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
+        self.sync = float(host.sync.value)
+        self.spread = float(host.wake_spread.value)
+        # seeded by its place in the program: the same scenario gives the same timeline
+        self.random = random.Random(f"{rank.number}/{number}")
         self.issue_cost: dict[type, float] = {
             Kernel: host.kernel.value,
             Copy: host.copy.value,
@@ -69,6 +74,7 @@ class HostThread:
         collectives_issued = 0
         for command in commands:
             if not command.stream:
+                self.clock += self.sync
                 yield from self.on_host[type(command)](command)
                 continue
             size = launches(command)
@@ -121,7 +127,7 @@ class HostThread:
             waiter = Event(self.env)
             self.rank.event_waiters.setdefault(command.event, []).append(waiter)
             yield from self._block(waiter, f"event {command.event}")
-            self.clock += self.wake
+            self.clock += self.wake * (1.0 + self.spread * self.random.uniform(-1.0, 1.0))
         if self.rank.events[command.event] > since:
             yield from self._next_look(since, command.poll)
         self._held(since, event=command.event)

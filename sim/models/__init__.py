@@ -20,7 +20,8 @@ class Named(Config, frozen=True):
 
     `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
     `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
-    that many of the model's blocks are simulated, evenly spread over them.
+    that many of the model's blocks are simulated, evenly spread over them. `synchronous`: the host waits for the GPU
+    after each step, as profilers make it do.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Named(Config, frozen=True):
     layers: int | None = None
     text_tokens: int | None = None
     cross_attention_collectives: Literal[0, 4] | None = None
+    synchronous: bool = False
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -111,7 +113,7 @@ class Named(Config, frozen=True):
         layers = tuple(every[i * len(every) // count] for i in range(count))
         passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
         sample = self.batch * BF16
-        return Workload(layers, self.steps, passes, activations * sample, scratch * sample)
+        return Workload(layers, self.steps, passes, activations * sample, scratch * sample, self.synchronous)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import get_args
 from sim.policies.device import DeviceSchedule
 from sim.policies.host import HostSchedule
 from sim.policies.parameters import Chunked, Policy, Resident, Sharded, WholeLayer, Yielding
-from sim.policies.schedule import copied_bytes
+from sim.policies.schedule import copied_bytes, copied_of_layer
 from sim.policies.sharded import ShardedSchedule, pieces
 from sim.program import Program
 from sim.workload import Workload
@@ -24,6 +24,7 @@ __all__ = [
     "Yielding",
     "build",
     "copied_bytes",
+    "copied_of_layer",
     "fields_of",
     "label",
     "pieces",
@@ -43,8 +44,9 @@ def label(policy: Policy) -> str:
     kind = str(policy.__struct_config__.tag)
     if isinstance(policy, Yielding) and (policy.drain or policy.window != "device_gate"):
         return f"{kind}+{'drain' if policy.drain else policy.window}"
-    if isinstance(policy, WholeLayer) and policy.issue == "after_compute":
-        return f"{kind}+after_compute"
+    if isinstance(policy, WholeLayer):
+        issue = "+after_compute" if policy.issue == "after_compute" else ""
+        return f"{kind}{issue}{'+quiesce' if policy.quiesce else ''}"
     if isinstance(policy, Sharded) and policy.store == "device":
         return f"{kind}+device"
     return kind

@@ -17,6 +17,7 @@ class DeviceSchedule(Schedule):
         self.gated = isinstance(policy, Yielding) and self.offloads
         self.drains = self.gated and isinstance(policy, Yielding) and policy.drain
         self.late = isinstance(policy, WholeLayer) and policy.issue == "after_compute"
+        self.quiesces = isinstance(policy, WholeLayer) and policy.quiesce and self.offloads
 
     def prefetch(self, n: int) -> None:
         """Issue the copies for the n-th layer executed, each behind the gate."""
@@ -38,7 +39,9 @@ class DeviceSchedule(Schedule):
         self.landed[n] = rank.record(COPY)
 
     def before_collective(self) -> None:
-        """Close the gate, and wait for the chunk in flight where the policy drains."""
+        """Close the gate, and wait for the copy in flight where the policy says so."""
+        if self.quiesces:
+            self.rank.wait(COMPUTE, self.rank.record(COPY))
         if self.gated:
             self.rank.write_flag(COMPUTE, GATE, 1)
         if self.drains:

@@ -5,7 +5,9 @@ layerwise_offload_chunkwise.py). One thread runs the model. A second one issues 
 and issues the next; before each it waits until the count of active collectives is zero. The model's thread, to launch
 a collective, raises the count, takes the copies' lock, and makes the compute stream wait for what the copy stream has
 been given. In the launch window it lowers the count when the launch has returned; in the kernel window a third thread
-does, when it sees that the collective has ended.
+does, when it sees that the collective has ended. The fork holds the lock until a chunk has landed (`lock: landed`), so
+that a launch waits for the chunk in flight, and gives it back before the launch: a chunk that had found the count at
+zero slips in then.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class HostSchedule(Schedule):
         self.slots = max(policy.slots or 0, self.slots)
         self.model = 0
         self.worker = self.rank.thread() if self.offloads else 0
+        self.until_landed = policy.lock == "landed"
         self.poller = self.rank.thread() if self.offloads and policy.window == "kernel" else None
         self.rank.switch(self.model)
 
@@ -44,8 +47,11 @@ class HostSchedule(Schedule):
             rank.host_acquire(LOCK)
             self.copy(n, name, offset, size)
             self.landed[n] = rank.record(COPY)
+            if self.until_landed:
+                rank.host_wait(self.landed[n])
             rank.host_release(LOCK)
-            rank.host_wait(self.landed[n])
+            if not self.until_landed:
+                rank.host_wait(self.landed[n])
         rank.host_add(PREFETCHED, 1)
         rank.switch(self.model)
 
@@ -60,13 +66,16 @@ class HostSchedule(Schedule):
             self.rank.host_add(ACTIVE, 1)
             self.rank.host_acquire(LOCK)
             self.rank.wait(COMPUTE, self.rank.record(COPY))
+            if self.until_landed:
+                self.rank.host_release(LOCK)
 
     def after_collective(self) -> None:
         """End the window: now, or when the poller sees that the collective has ended."""
         rank = self.rank
         if not self.offloads:
             return
-        rank.host_release(LOCK)
+        if not self.until_landed:
+            rank.host_release(LOCK)
         if self.poller is None:
             rank.host_add(ACTIVE, -1)
             return

@@ -9,10 +9,14 @@ from sim.units import Bytes, Number, Seconds
 
 
 class _Offload(Config, frozen=True):
-    """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU."""
+    """Parameters of every policy that copies. `resident_fraction` of a layer's bytes stays on the GPU.
+
+    Of `resident_layers`, counted from 0 through all blocks, all bytes do.
+    """
 
     resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
+    resident_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.resident_fraction <= 1.0:
@@ -26,9 +30,13 @@ class Resident(Config, frozen=True, tag_field="kind", tag="resident"):
 
 
 class WholeLayer(_Offload, frozen=True, tag_field="kind", tag="whole_layer"):
-    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued."""
+    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued.
+
+    With `quiesce` a collective waits until the copies issued before it have ended, as in the fork (see host.py).
+    """
 
     issue: Literal["async", "after_compute"] = "async"
+    quiesce: bool = False
 
 
 class Chunked(_Offload, frozen=True, kw_only=True, tag_field="kind", tag="chunked"):
@@ -53,16 +61,21 @@ class Yielding(Chunked, frozen=True, tag_field="kind", tag="yielding"):
       sees by polling every `poll`.
 
     The host threads of `launch` and `kernel` may have `slots` layers on the GPU (prefetch_layers + 1 unless given): the
-    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full.
+    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full. A lock
+    keeps a chunk and the launch of a collective apart: `lock: issued` until either has been issued; `lock: landed`, as
+    in the published code, until the chunk has landed, and only until the collective's stream has been made to wait.
     """
 
     window: Literal["device_gate", "launch", "kernel"] = "device_gate"
     drain: bool = False
     poll: Seconds = Seconds(1e-3)
     slots: int | None = None
+    lock: Literal["issued", "landed"] = "issued"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.lock != "issued" and self.window == "device_gate":
+            raise ValueError("lock is for windows launch and kernel")
         if self.drain and self.window != "device_gate":
             raise ValueError("drain needs window: device_gate")
         if 0 < self.poll < 1e-9:

@@ -24,6 +24,13 @@ def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
     return math.floor(layer_bytes * (1 - Fraction(str(resident_fraction)))) // 2 * 2
 
 
+def copied_of_layer(policy: Policy, layer: int, layer_bytes: int) -> int:
+    """Bytes that `policy` copies of layer number `layer`."""
+    if isinstance(policy, Resident) or layer in policy.resident_layers:
+        return 0
+    return copied_bytes(layer_bytes, policy.resident_fraction)
+
+
 class Schedule(ABC):
     """Emits the commands of one rank; `prefetch` and the hooks around layers and collectives make the policy."""
 
@@ -31,8 +38,7 @@ class Schedule(ABC):
         self.workload = workload
         self.policy = policy
         self.rank = RankBuilder()
-        fraction = 1.0 if isinstance(policy, Resident) else policy.resident_fraction
-        self.copied = [copied_bytes(layer.bytes, fraction) for layer in workload.layers]
+        self.copied = [copied_of_layer(policy, i, layer.bytes) for i, layer in enumerate(workload.layers)]
         self.offloads = any(self.copied)
         self.ahead = 0 if isinstance(policy, Resident) else policy.prefetch_layers
         self.slots = self.ahead + 1
@@ -43,14 +49,14 @@ class Schedule(ABC):
         """Declare the memory, then issue all steps."""
         self.declare()
         per_step = len(self.workload.layers) * self.workload.passes_per_step
-        self.rank.record_step(COMPUTE)
+        self._end_step()
         for n in range(self.ahead):
             self.prefetch(n)
         for n in range(per_step * self.workload.steps):
             self.prefetch(n + self.ahead)
             self._layer(n)
             if (n + 1) % per_step == 0:
-                self.rank.record_step(COMPUTE)
+                self._end_step()
         return self.rank.build(tuple(self._weights()))
 
     @abstractmethod
@@ -86,6 +92,11 @@ class Schedule(ABC):
     def slot_bytes(self) -> int:
         """Size of a slot."""
         return max(self.copied)
+
+    def _end_step(self) -> None:
+        ended = self.rank.record_step(COMPUTE)
+        if self.workload.synchronous:
+            self.rank.host_wait(ended)
 
     def declare(self) -> None:
         """Declare the memory."""

@@ -19,6 +19,7 @@ from sim.topology import Capacity
 from sim.units import show_bytes
 
 _DOWN, _UP, _BOTH, _SUM = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\u03a3"
+_TIMES = "\N{MULTIPLICATION SIGN}"
 _RIGHT = "\N{RIGHTWARDS ARROW}"
 _SHOWN_WAYS = 16
 _SHADES = {"idle": "idle", "u1": "to 25 %", "u2": "to 50 %", "u3": "to 75 %", "u4": "to 99 %", "u5": "full"}
@@ -45,7 +46,7 @@ def hardware_page(profile: Profile) -> str:
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),
     ]
     facts = {
-        "GPUs": f"{profile.gpus} \N{MULTIPLICATION SIGN} {profile.device.name}",
+        "GPUs": f"{profile.gpus} {_TIMES} {profile.device.name}",
         "H2D copy alone": f"{gb(profile.h2d.cap.value)} GB/s",
         "peers": _peers_fact(profile),
         "chunkflow-sim": version("chunkflow-sim"),
@@ -105,8 +106,8 @@ def _meet_words(profile: Profile, met: Sequence[Steady]) -> str:
 _CAPTION = [
     "GB/s. A wire has a lane for each direction, the wider the more it moves; dashed lanes have no limit of their own. "
     f"{_BOTH} each way, {_DOWN} down, {_UP} up, {_SUM} both ways together (the sleeve around the lanes); in boxes, "
-    "what may enter a node, leave it and cross it. Dashed boxes are links between GPUs. Point at anything for its "
-    "source.",
+    "what may enter a node, leave it and cross it, and what a written byte takes of that. Dashed "
+    "boxes are links between GPUs. Point at anything for its source.",
 ]
 _MEET = """What the simulator's rate law (weighted max-min fairness) gives when all flows are in flight. Colours and
 percentages show how much of each resource is used."""
@@ -131,6 +132,8 @@ def _drawing(planned: Plan) -> Panel:
         node = graph.nodes[name]
         limits = (("in", node.into), ("out", node.out_of), ("through", node.through))
         found = [Chip(f"{way} {_limit(limit)}", "limit") for way, limit in limits if limit]
+        if node.write_cost is not None:
+            found.append(Chip(f"writes {_TIMES} {node.write_cost.value:.3g}", "limit"))
         if node.kind == "memory":
             gpus = gpu_list(g for g, memory in enumerate(graph.pinned) if memory == name)
             found.append(Chip(f"pinned: {gpus}" if gpus else "nothing pinned"))
@@ -226,7 +229,7 @@ def _ways(profile: Profile) -> Table:
     ways = [(f"H2D to gpu{g}", graph.copy(g, "h2d")) for g in range(profile.gpus)]
     sends = [(f"gpu0 {_RIGHT} gpu{g}", graph.peer(0, g)) for g in range(1, profile.gpus)]
     shown_ways = [*ways[:_SHOWN_WAYS], *sends[:_SHOWN_WAYS]]
-    rows = [(name, ", ".join(graph.names[r] for r in way) or "no limit") for name, way in shown_ways]
+    rows = [(name, ", ".join(graph.names[r] for r, _ in way) or "no limit") for name, way in shown_ways]
     return Table(["transfer", "crosses"], rows)
 
 

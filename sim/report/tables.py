@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sim.ledger import Row
     from validation.compare import Comparison
     from validation.measured import MeasuredCase
+    from validation.published import Outcome
     from validation.sets import Compared
 
 _RUN_ROWS = (
@@ -202,6 +203,19 @@ def print_compared(compared: Sequence[Compared]) -> None:
         figures = (f"{100 * value:.2f}" for value in (e.median, e.mean, e.p95, e.maximum))
         summary.add_row(name, group, str(e.cases), *figures)
     show(cases, summary)
+
+
+def print_published(outcomes: Sequence[Outcome]) -> None:
+    """Published figures beside their predictions, a table a case, and what was fitted."""
+    from validation.published import HEADERS, cells, verdicts
+
+    for outcome in outcomes:
+        made = table(*HEADERS[1:], title=outcome.case.name)
+        for row in outcome.rows:
+            made.add_row(*cells(row)[1:])
+        show(made)
+    for sentence in verdicts(outcomes):
+        Console().print(escape(sentence), soft_wrap=True)
 
 
 @contextmanager

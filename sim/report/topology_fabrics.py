@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from sim.report.topology_words import LINE, Box, Wire, Word, fill, settle
+from sim.report.topology_words import ACROSS, LINE, Box, Word, fill, settle
 
 if TYPE_CHECKING:
     from sim.report.topology_place import Placer
@@ -58,8 +58,8 @@ class _Fabrics:
         for end, join in self.plan.drops:
             x, lower = self._port(end, join.lower), self.boxes[join.lower]
             start = self.boxes[end] if end in self.boxes else self.boxes[join.upper]
-            said = self.placer.labelled(join.lower)
-            self.placer.wire(join, [(x, start.y + start.h), (x, lower.y)], x + 12, bottom, said=said)
+            words = self.placer.beside(join, x, bottom) if self.placer.labelled(join.lower) else []
+            self.placer.wire(join, [(x, start.y + start.h), (x, lower.y)], words)
         for join in self.plan.deep:
             y = max(y, self._between(join))
         return y
@@ -70,12 +70,13 @@ class _Fabrics:
         join = join if join.upper == one.name else join.turned()
         if one.y != other.y:
             x = one.end - 10
-            self.placer.wire(join, [(x, one.y + one.h), (x, other.y)], x + 12, one.y + one.h - 8)
+            words = self.placer.beside(join, x, one.y + one.h - 8)
+            self.placer.wire(join, [(x, one.y + one.h), (x, other.y)], words)
             return other.y
-        lines = self.placer.view.label(join)
+        lines = [line.translate(ACROSS) for line in self.placer.view.label(join)]
         middle, y = (one.end + other.x) / 2, one.y + one.h / 2
-        words = (Word(middle, one.y + one.h + LINE, "  ".join(lines), "label", "middle"),) if lines else ()
-        self.placer.made.wires.append(Wire(join, ((one.end, y), (other.x, y)), words))
+        words = [Word(middle, one.y + one.h + LINE, "  ".join(lines), "label", "middle")]
+        self.placer.wire(join, [(one.end, y), (other.x, y)], words)
         return one.y + one.h + LINE
 
     def _assign(self) -> None:

@@ -6,18 +6,29 @@ their words need; gaps hold the labels of wires and, below those, a channel for 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from sim.report.topology_fabrics import MARGIN, ROOM, place_fabrics
 from sim.report.topology_plan import Join, Plan
-from sim.report.topology_words import LINE, Box, Layout, View, Wire, Word, fill, least_width, settle
+from sim.report.topology_words import (
+    ACROSS,
+    LINE,
+    SMALL,
+    Box,
+    Layout,
+    View,
+    Wire,
+    Word,
+    fill,
+    least_width,
+    settle,
+    text_width,
+)
 
 _GAP, _APART, _HOSTS = 12.0, 26.0, 60.0
 _CELL, _PASS = 80.0, 72.0
 _CHANNEL = 22.0
-_ASIDE = 70.0
-"""Between neighbours, for the label of the link between them."""
 
 
 class Placer:
@@ -27,7 +38,7 @@ class Placer:
         self.plan = plan
         self.view = view
         self.made = Layout(plan)
-        self.aside = {frozenset(j[:2]) for j in plan.sideways}
+        self.aside = {frozenset(join[:2]): join for join in plan.sideways}
         self.said = {name: view.chips(name) for name in [*plan.level, *plan.below, *plan.bottom]}
         self.joined: dict[str, list[Join]] = {}
         for _, join in plan.drops:
@@ -67,7 +78,9 @@ class Placer:
         return least_width(self.plan, name, self.said[name])
 
     def _between(self, one: str, other: str, least: float) -> float:
-        return _ASIDE if frozenset((one, other)) in self.aside else least
+        """Px between neighbours: room for the label of the link between them."""
+        join = self.aside.get(frozenset((one, other)))
+        return least if join is None else 12 + max([58, *(text_width(line, SMALL) for line in self.view.label(join))])
 
     def _needs(self, name: str) -> float:
         if name not in self.said:
@@ -147,7 +160,7 @@ class Placer:
     def _neighbours(self, join: Join) -> bool:
         """Whether nothing lies between two boxes of a row but room for a label."""
         one, other = sorted((self.made.boxes[n] for n in join[:2]), key=lambda b: b.x)
-        return other.x - one.end < _ASIDE + 1 and other.x - one.end > _ASIDE - 1
+        return abs(other.x - one.end - self._between(one.name, other.name, 0.0)) < 1
 
     def _vertical(self) -> None:
         plan, boxes = self.plan, self.made.boxes
@@ -156,37 +169,42 @@ class Placer:
             x = upper.middle if upper.name in plan.caps.get(lower.name, ()) else lower.middle
             under = self.row[lower.name]
             y = self.top[under] - _CHANNEL * len(self.channels.get(under, ())) - ROOM
-            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], x + 12, y)
+            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], self.beside(join, x, y))
         for join in plan.sideways:
             one, other = sorted((boxes[n] for n in join[:2]), key=lambda b: b.x)
             turned = join if one.name == join.upper else join.turned()
+            lines = [line.translate(ACROSS) for line in self.view.label(turned)]
             if self._neighbours(join):
                 y = one.y + one.h / 2
-                self.wire(turned, [(one.end, y), (other.x, y)], (one.end + other.x) / 2, y, middle=True)
+                self.wire(turned, [(one.end, y), (other.x, y)], _above(lines, (one.end + other.x) / 2, y))
             else:
                 a, b, y = one.end - 12, other.x + 12, self._channel(join, self.row[one.name])
-                self.wire(turned, [(a, one.y), (a, y), (b, y), (b, other.y)], (a + b) / 2, y, middle=True)
+                words = _above(["  ".join(lines)], (a + b) / 2, y)
+                self.wire(turned, [(a, one.y), (a, y), (b, y), (b, other.y)], words)
         for name, join in plan.elbows:
             upper, lower = boxes[join.upper], boxes[join.lower]
             x = self.x[name]
             y = self._channel(join, self.row[lower.name])
             a = lower.x + 14 + 10 * sum(w.join.lower == lower.name for w in self.made.wires)
             points = [(x, upper.y + upper.h), (x, y), (a, y), (a, lower.y)]
-            self.wire(join, points, (x + a) / 2, y, middle=True)
+            self.wire(join, points, _above(["  ".join(self.view.label(join))], (x + a) / 2, y))
 
     def _channel(self, join: Join, row: int) -> float:
         return self.top[row] - 6 - _CHANNEL * self.channels[row].index(join)
 
-    def wire(
-        self, join: Join, points: list[tuple[float, float]], x: float, y: float, middle: bool = False, said: bool = True
-    ) -> None:
-        """A wire with its label: lines from y down, or one line above y."""
-        lines = self.view.label(join) if said else []
-        if middle:
-            words = [Word(x, y - 8, "  ".join(lines), "label", "middle")] if lines else []
-        else:
-            words = [Word(x, y + 6 + LINE * (i + 1), line, "label") for i, line in enumerate(lines)]
-        self.made.wires.append(Wire(join, tuple(points), tuple(words)))
+    def wire(self, join: Join, points: list[tuple[float, float]], words: Sequence[Word] = ()) -> None:
+        """Add a wire and its label."""
+        self.made.wires.append(Wire(join, tuple(points), tuple(word for word in words if word.text)))
+
+    def beside(self, join: Join, x: float, y: float) -> list[Word]:
+        """The label of a vertical wire at x, from y down."""
+        lines = self.view.label(join)
+        return [Word(x + 12, y + 6 + LINE * (i + 1), line, "label") for i, line in enumerate(lines)]
+
+
+def _above(lines: list[str], x: float, y: float) -> list[Word]:
+    """Lines over a level wire."""
+    return [Word(x, y - 8 - LINE * i, line, "label", "middle") for i, line in enumerate(reversed(lines))]
 
 
 def _frames(layout: Layout) -> Iterable[Box]:

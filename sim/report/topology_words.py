@@ -13,7 +13,9 @@ TITLE, SMALL = 12.5, 10.5
 """Sizes of letters."""
 LINE = 13.0
 """Height of a line of a label."""
-_ROW, _CHIP = 18.0, 15.0
+ACROSS = str.maketrans("\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\N{RIGHTWARDS ARROW}\N{LEFTWARDS ARROW}")
+"""Of labels on wires from left to right."""
+_ROW = 18.0
 _LONGEST = 26
 
 

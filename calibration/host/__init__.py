@@ -1,0 +1,11 @@
+"""What a host is, as far as it shows itself: GPUs and their links, processor, memory, software, and clocks over time.
+
+Every piece may be missing (containers and virtual machines show little): a missing piece is None, never an error.
+Nothing here changes a setting.
+"""
+
+from calibration.host.facts import Gpu, Host, Port, Torch
+from calibration.host.inspection import fingerprint, inspect, now
+from calibration.host.sampler import IDLE, Sampler
+
+__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "fingerprint", "inspect", "now"]

@@ -1,0 +1,113 @@
+"""What a fit needs of the parameters of each kind of probe; probes may have more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sim.program import CollectiveKind
+
+Number = Annotated[int, Meta(ge=1, le=10**9)]
+Ranks = Annotated[int, Meta(ge=1, le=1024)]
+Size = Annotated[int, Meta(ge=1, le=10**15)]
+"""Bytes."""
+Direction = Literal["h2d", "d2h"]
+Collective = CollectiveKind | Literal["reduce_scatter"]
+
+
+class Parameters(msgspec.Struct, kw_only=True):
+    """What all have: how many GPUs take part."""
+
+    ranks: Ranks = 1
+
+
+class Copy(Parameters):
+    """Trains of copies."""
+
+    directions: Annotated[list[Direction], Meta(min_length=1, max_length=2)]
+    bytes: Size
+    count: Number
+
+
+class Commands(Parameters):
+    """Trains of commands; without copies `bytes` is 0."""
+
+    pattern: str
+    bytes: Annotated[int, Meta(ge=0, le=10**15)]
+    beside: Literal["kernel"] | None
+
+
+class Wake(Parameters):
+    """Streams that wait for another."""
+
+    by: str
+    work: str
+
+
+class Call(Parameters):
+    """Calls that host threads issue."""
+
+    call: str
+
+
+class Gemm(Parameters):
+    """Matrix products of m x k by k x n."""
+
+    m: Number
+    n: Number
+    k: Number
+
+
+class Attention(Parameters):
+    """Attention without mask."""
+
+    backend: str
+    tokens: Number
+    heads: Number
+    head: Number
+
+
+class Launch(Parameters):
+    """Kernels beside copies."""
+
+    work: str
+    direction: Direction
+
+
+class Alone(Parameters):
+    """Collectives alone."""
+
+    collective: Collective
+    ranks: Annotated[int, Meta(ge=2, le=1024)]
+    bytes: Size
+
+
+class Beside(Alone):
+    """Collectives beside copies."""
+
+    chunk: Size
+    direction: Direction
+    events_every: Number
+
+
+PARAMETERS: dict[str, type[Parameters]] = {
+    "attention": Attention,
+    "beside": Beside,
+    "collective": Alone,
+    "commands": Commands,
+    "copy": Copy,
+    "depth": Call,
+    "device": Parameters,
+    "device_copy": Parameters,
+    "gemm": Gemm,
+    "host": Parameters,
+    "host_wake": Parameters,
+    "issue": Call,
+    "launch": Launch,
+    "sampled": Parameters,
+    "sm_copy": Parameters,
+    "wake": Wake,
+}
+"""By kind."""

@@ -1,0 +1,103 @@
+"""One process a rank: started, given work, listened to, and ended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+START_S = 120.0
+"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
+
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+class MachineError(RuntimeError):
+    """A program or a probe could not be run. The message says which rank failed, and why."""
+
+
+class Ranks(Generic[A]):
+    """Processes that run `serve(rank, world_size, store, *arguments, pipe)`; `store` is a file that all of them share.
+
+    Each sends an `answer` when it has started and one for each job; `failure` gives the error that one stands for.
+
+    Raises:
+        MachineError: they do not start.
+    """
+
+    def __init__(
+        self,
+        world_size: int,
+        serve: Callable[..., None],
+        arguments: Sequence[Any],
+        answer: type[A],
+        failure: Callable[[A], Exception | None],
+    ) -> None:
+        self._answer = answer
+        self._failure = failure
+        self._folder = tempfile.TemporaryDirectory(prefix="chunkflow-")
+        context = multiprocessing.get_context("spawn")
+        store = str(Path(self._folder.name) / "store")
+        self._pipes: list[Any] = []
+        self._processes: list[Any] = []
+        for rank in range(world_size):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, world_size, store, *arguments, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            self._pipes.append(mine)
+            self._processes.append(process)
+        try:
+            self.first = self._answers(self._pipes, START_S)[0]
+        except BaseException:
+            self.close(0)
+            raise
+
+    def ask(self, jobs: Sequence[msgspec.Struct], timeout_s: float) -> list[A]:
+        """Give the first ranks a job each; their answers.
+
+        Raises:
+            MachineError: a process has died, or is silent for `timeout_s`.
+            Exception: the first failure that comes.
+        """
+        pipes = self._pipes[: len(jobs)]
+        for rank, (pipe, job) in enumerate(zip(pipes, jobs, strict=True)):
+            try:
+                pipe.send_bytes(msgspec.msgpack.encode(job))
+            except OSError:
+                raise MachineError(f"the process of rank {rank} has died") from None
+        return self._answers(pipes, timeout_s)
+
+    def close(self, patience_s: float = 10.0) -> None:
+        """End the processes; kill those that take longer than `patience_s`."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(timeout=patience_s)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._folder.cleanup()
+
+    def _answers(self, pipes: Sequence[Any], timeout_s: float) -> list[A]:
+        deadline = time.monotonic() + timeout_s
+        answers: dict[int, A] = {}
+        while len(answers) < len(pipes):
+            silent = [rank for rank in range(len(pipes)) if rank not in answers]
+            ready = wait([pipes[rank] for rank in silent], timeout=max(deadline - time.monotonic(), 0))
+            if not ready:
+                raise MachineError(f"ranks {silent} have not answered within {timeout_s:g} s")
+            for rank in (r for r in silent if pipes[r] in ready):
+                try:
+                    answers[rank] = msgspec.msgpack.decode(pipes[rank].recv_bytes(), type=self._answer)
+                except (EOFError, OSError):
+                    raise MachineError(f"the process of rank {rank} has died") from None
+                if failure := self._failure(answers[rank]):
+                    raise failure
+        return [answers[rank] for rank in range(len(pipes))]
