@@ -131,7 +131,7 @@ class _Fabrics:
         return box.middle + (mine.index(below) - (len(mine) - 1) / 2) * pitch
 
     def _free(self, bar: Box) -> tuple[float, float]:
-        """The widest part of a bar that no wire to a lower one crosses; all of it where that is too narrow for words."""
+        """The widest part of a bar that no wire crosses; all of it where that is too narrow for words."""
         row = self.rows[bar.name]
         passing = (self._port(end, join.lower) for end, join in self.plan.drops if self.rows[join.lower] > row)
         cuts = [bar.x, *sorted(x for x in passing if bar.x < x < bar.end), bar.end]
