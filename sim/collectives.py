@@ -117,8 +117,7 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
 def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
     """The phases of a collective on `profile`, rank r on GPU r.
 
-    A rank's demand cap and weight are divided between the peers it sends to at the same time. A collective that alone
-    is slower than at its best, being small, is so beside copies too, and takes as much of the links.
+    A rank's demand cap and weight are divided between the peers it sends to at the same time.
 
     Raises:
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
@@ -129,10 +128,8 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
     found = []
     for phase in phases(kind, size, world_size, algorithm, domains):
         cap = cls.rate_alone(phase.ranks, phase.sent) / phase.peers
-        # what moves less than at its best alone takes the links for longer, not less of them
-        efficiency = cls.efficiency(phase.ranks, phase.sent)
-        weight = cls.weight.value * efficiency / phase.peers
-        overhead = cls.overhead.value / efficiency
+        weight = cls.weight.value / phase.peers
+        overhead = cls.overhead.value
         specs = ((FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts)
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found

@@ -110,11 +110,6 @@ class CollectiveClass(Config, frozen=True):
             return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
         return sent / (self.alone.at(sent) - self.latency.value)
 
-    def efficiency(self, ranks: int, sent: float) -> float:
-        """`rate_alone` over that of the largest measured size, for which `weight` and `overhead` hold."""
-        table = self.alone_by_ranks.get(ranks, self.alone)
-        return self.rate_alone(ranks, sent) / self.rate_alone(ranks, table.bytes[-1])
-
 
 class Collectives(Config, frozen=True):
     """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""

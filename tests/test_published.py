@@ -18,7 +18,8 @@ from strategies import Plain, collective, compute
 
 from sim.cli import main
 from sim.config import InputError
-from sim.hardware import Profile, Sourced, load_profile
+from sim.hardware import Profile, load_profile
+from sim.topology import Capacity, Link, Sourced
 from sim.units import Bandwidth, Number
 from validation import published
 from validation.published import Case, Figure, Outcome, Row, load_suite, predict, predict_all
@@ -78,10 +79,9 @@ def test_chunkflow_is_as_much_faster_as_published(
 
 def _no_contention(profile: Profile) -> Profile:
     """Collectives cross nothing that copies cross."""
-    wide = Sourced(Bandwidth(1e15), "broken")
-    resources = profile.resources | {"peers": msgspec.structs.replace(profile.resources["host"], capacity=wide)}
-    routes = msgspec.structs.replace(profile.routes, peer=("peers",))
-    return msgspec.structs.replace(profile, resources=resources, routes=routes)
+    apart = Link(mesh=((0,), (1,)), each_way=Capacity(value=Bandwidth(1e15), source="broken"))
+    topology = msgspec.structs.replace(profile.topology, links=(*profile.topology.links, apart), peers="direct")
+    return msgspec.structs.replace(profile, topology=topology)
 
 
 def _weight(value: float) -> Any:

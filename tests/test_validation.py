@@ -183,7 +183,7 @@ def test_a_case_of_the_data_set_is_what_was_measured() -> None:
     plain = msgspec.to_builtins(case.scenario, enc_hook=units.plain)
     assert plain["policy"] == {
         "kind": "yielding", "chunk_bytes": 2**24, "drain": True, "resident_fraction": 0.0, "prefetch_layers": 1,
-        "window": "device_gate", "poll": 1e-3, "slots": None, "resident_layers": (),
+        "window": "device_gate", "poll": 1e-3, "slots": None, "lock": "issued", "resident_layers": (),
     }  # fmt: skip
     assert (plain["world_size"], plain["workload"]["layers"], plain["workload"]["layer_bytes"]) == (2, 10, 702545920)
     kernels = {i["compute"]["name"]: i["compute"]["seconds"] for i in plain["workload"]["block"] if i["compute"]}
