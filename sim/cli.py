@@ -154,20 +154,28 @@ def explain(file: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with a drawing of NAME to this file.")
 @_guarded
-def hardware(name: str | None, as_json: bool) -> None:
+def hardware(name: str | None, as_json: bool, html: Path | None) -> None:
     """List the shipped hardware profiles, or show the profile NAME (or a YAML file) with the source of each number."""
+    if html is not None and name is None:
+        raise click.UsageError("--html is for one profile: give its NAME")
     from sim.hardware import load_profile, shipped, to_plain
     from sim.report.tables import print_profile, print_profiles
 
     profiles = [load_profile(n) for n in ([name] if name else shipped())]
+    if html is not None:
+        from sim.report.hardware_page import write_page
+
+        write_page(html, profiles[0])
+        click.echo(f"page: {html}", err=True)
     if as_json:
         import json
 
         click.echo(json.dumps(to_plain(profiles[0]) if name else [p.name for p in profiles], indent=2))
-    elif name:
+    elif name and html is None:
         print_profile(profiles[0])
-    else:
+    elif html is None:
         print_profiles(profiles)
 
 

@@ -153,9 +153,9 @@ class Graph:
         """Of the resources: `a>b` and `a-b` of links, `n`, `n.in` and `n.out` of nodes."""
         self.limits: list[Capacity] = []
         self.edges: dict[str, list[_Edge]] = {f"gpu{g}": [] for g in range(gpus)}
-        self._kinds: dict[str, str] = {}
+        self.nodes: dict[str, Node] = {}
+        """With `{gpu}` in their names replaced."""
         self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
-        self._write_costs: dict[str, float] = {}
         self._ways: dict[tuple[str, Use], dict[str, Way | None]] = {}
         self._add_nodes()
         for i, link in enumerate(topology.links):
@@ -208,8 +208,7 @@ class Graph:
                 if not name or any(c in name for c in "{}>- ") or name.endswith((".in", ".out")):
                     raise ValueError(f"topology.nodes has {name!r}: expected a word without '-', '>' and '.in'")
                 self.edges[name] = []
-                self._kinds[name] = node.kind
-                self._write_costs[name] = float(node.write_cost.value) if node.write_cost else 1.0
+                self.nodes[name] = node
                 self._inside[name] = (
                     self._resource(f"{name}.in", node.into),
                     self._resource(f"{name}.out", node.out_of),
@@ -246,7 +245,8 @@ class Graph:
         enter, _, through = self._inside.get(b, (None, None, None))
         crossed = [(r, 1.0) for r in (leave, *own, enter) if r is not None]
         if through is not None:
-            crossed.append((through, self._write_costs[b]))
+            cost = self.nodes[b].write_cost
+            crossed.append((through, 1.0 if cost is None else float(cost.value)))
         return _Edge(b, hops, tuple(crossed))
 
     def _known(self, where: str, group: Iterable[int]) -> None:
@@ -264,7 +264,7 @@ class Graph:
 
     def _memory_of(self, gpu: int) -> str:
         """The memory that holds the pinned buffers of `gpu`."""
-        memories = [name for name, kind in self._kinds.items() if kind == "memory"]
+        memories = [name for name, node in self.nodes.items() if node.kind == "memory"]
         for name, group in self.topology.pinned.items():
             if name not in memories:
                 raise ValueError(f"topology.pinned names {name!r}, which is none of {', '.join(memories)}")
@@ -274,7 +274,7 @@ class Graph:
             raise ValueError(f"topology.pinned has GPU {gpu} in {' and in '.join(given)}")
         if given:
             return given[0]
-        away = self._distances(f"gpu{gpu}")
+        away = self.distances(f"gpu{gpu}")
         near = sorted((away[name], name) for name in memories if name in away)
         if not near:
             raise ValueError(f"topology: there is no way from gpu{gpu} to a memory")
@@ -283,9 +283,9 @@ class Graph:
         return near[0][1]
 
     def _forwards(self, name: str) -> bool:
-        return self._kinds.get(name, "memory") != "memory"
+        return name in self.nodes and self.nodes[name].kind != "memory"
 
-    def _distances(self, start: str) -> dict[str, int]:
+    def distances(self, start: str) -> dict[str, int]:
         """Hops from `start` to all that can be reached."""
         away = {start: 0}
         heap = [(0, start)]
@@ -301,7 +301,7 @@ class Graph:
 
     def _search(self, start: str, use: Use) -> dict[str, Way | None]:
         """Resources on the way from `start` to every other vertex; None where the way is ambiguous."""
-        away = self._distances(start)
+        away = self.distances(start)
         width = {start: inf}
         first = self._inside.get(start, (None, None, None))[2]
         ways: dict[str, Way | None] = {start: ((first, 1.0),) if first is not None else ()}

@@ -115,6 +115,11 @@ tbody tr:hover { background: var(--stripe); }
 input { font: inherit; font-size: 0.875rem; width: 100%; max-width: 24rem; margin-top: 0.5rem; padding: 0.45rem 0.75rem;
   color: var(--text); background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 .plot { width: 100%; }
+.panels { display: flex; flex-wrap: wrap; gap: 0 0.9rem; }
+.panels figure { flex-grow: 1; min-width: 0; max-width: 100%; margin-bottom: 0; }
+figure { margin: 0; }
+figcaption p { font-size: 0.8125rem; margin: 0.4rem 0 0.5rem; }
+.drawn { overflow-x: auto; }
 .plot .modebar-container { top: -3rem !important; }
 @media (min-width: 1001px) { td:first-child { min-width: 13rem; } }
 @media (max-width: 1000px) {

@@ -43,6 +43,22 @@ class Table(NamedTuple):
     sortable: bool = False
 
 
+class Panel(NamedTuple):
+    """A drawing under its title, with notes below. The drawing is SVG, taken as it is, at least `width` px wide."""
+
+    title: str
+    svg: str
+    notes: Sequence[str]
+    width: float
+
+
+class Panels(NamedTuple):
+    """Drawings side by side as far as there is room, under a legend, SVG too."""
+
+    panels: Sequence[Panel]
+    legend: str = ""
+
+
 class Section(NamedTuple):
     """A part of a page: its title, paragraphs (parted by blank lines) and a figure, a table or preformatted text.
 
@@ -51,19 +67,19 @@ class Section(NamedTuple):
 
     title: str
     text: str
-    body: Figure | Table | str | None = None
+    body: Figure | Table | Panels | str | None = None
     under: bool = False
 
 
-def page(title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
-    """The HTML of a report. `facts` are shown in a strip on top; all text given is escaped."""
+def page(title: str, subtitle: str, sections: Sequence[Section], facts: Mapping[str, str], *, style: str = "") -> str:
+    """The HTML of a report. `facts` are shown in a strip on top, `style` is more CSS; all text given is escaped."""
     scripts = [_plots()] if any(_is_figure(s.body) for s in sections) else []
     if any(isinstance(s.body, Table) and s.body.sortable for s in sections):
         scripts.append(SORT)
     return PAGE.format(
         title=escape(title),
         subtitle=escape(subtitle),
-        style=STYLE.replace("$FONT", FONT),
+        style=STYLE.replace("$FONT", FONT) + style,
         facts="".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items()),
         contents=_contents(sections),
         sections="\n".join(_section(i, s) for i, s in enumerate(sections)),
@@ -95,6 +111,8 @@ def _section(number: int, section: Section) -> str:
         )
     if isinstance(body, Table):
         return f'{head}<div class="card wide">{_table(body)}</div></section>'
+    if isinstance(body, Panels):
+        return f'{head}{body.legend}<div class="panels">{"".join(map(_panel, body.panels))}</div></section>'
     if isinstance(body, str):
         return f'{head}<div class="card wide"><pre>{escape(body)}</pre></div></section>'
     height = int(body.layout.height or 450)
@@ -104,8 +122,15 @@ def _section(number: int, section: Section) -> str:
     )
 
 
+def _panel(panel: Panel) -> str:
+    title = f"<h3>{escape(panel.title)}</h3>" if panel.title else ""
+    notes = "".join(f"<p>{escape(note)}</p>" for note in panel.notes)
+    drawn = f'<div class="drawn">{panel.svg}</div><figcaption>{notes}</figcaption>'
+    return f'<figure class="card" style="flex-basis:{panel.width + 32:.0f}px">{title}{drawn}</figure>'
+
+
 def _is_figure(body: object) -> bool:
-    return body is not None and not isinstance(body, Table | str)
+    return body is not None and not isinstance(body, Table | Panels | str)
 
 
 def _figure_json(figure: Figure) -> str:

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim import policies, units
-from sim.hardware import Profile, to_plain
+from sim.hardware import AloneTime, Profile
 from sim.models import Model, block_bytes, parameters
+from sim.report.numbers import numbers
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
 from sim.why import WORDS, Waterfall
@@ -237,24 +238,14 @@ def print_profile(profile: Profile) -> None:
     """Every number of a profile with its source."""
     made = table("number", "value", title=f"{profile.name}: {profile.description}")
     made.add_column("source", style="dim")
-
-    def walk(path: str, value: object) -> None:
-        if isinstance(value, dict) and "source" in value:
-            number = value["value"] if "value" in value else f"{len(value['bytes'])} rows"
-            made.add_row(path, f"{number:.6g}" if isinstance(number, float) else str(number), value["source"])
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{path}.{key}" if path else key, inner)
-        elif isinstance(value, (list, tuple)):
-            if any(isinstance(inner, dict) for inner in value):
-                for i, inner in enumerate(value):
-                    walk(f"{path}[{i}]", inner)
-            elif value:
-                made.add_row(path, ", ".join(map(str, value)), "")
-        elif value is not None:
-            made.add_row(path, str(value), "")
-
-    walk("", {k: v for k, v in to_plain(profile).items() if k not in ("name", "description")})
+    for path, value, source, _ in numbers(profile):
+        if isinstance(value, AloneTime):
+            shown = f"{len(value.bytes)} rows"
+        elif isinstance(value, tuple):
+            shown = ", ".join(map(str, value))
+        else:
+            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+        made.add_row(path, shown, source)
     show(made)
 
 
