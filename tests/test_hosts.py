@@ -66,8 +66,8 @@ def test_tiles_share_their_gpus_links() -> None:
     aurora = load_profile("aurora-12tiles")
     assert sum(h2d(aurora, 12)) == pytest.approx(329 * GB, rel=0.01)
     assert h2d(aurora, 1) == [54 * GB]
-    assert names(aurora, 0, 1) == ["gpu0>card0", "card0>gpu1"]
-    assert names(aurora, 0, 11) == ["gpu0>card0", "card0>card5", "card5>gpu11"]
+    assert names(aurora, 0, 1) == ["gpu0>gpu1"]
+    assert names(aurora, 0, 11) == ["gpu0>gpu11"]
 
 
 def test_a_newer_generation_is_faster_in_all(name: str = "h200x2-gen") -> None:
