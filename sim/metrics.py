@@ -46,7 +46,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
     calls = [s for s, c in timeline.commands(rank, Collective) if c.step == last]
-    communicating = union((s.start, s.end) for s in calls)
+    communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
     skew = sum(s.ready - s.start for s in calls)
     contention = sum(s.end - s.ready - s.alone for s in calls)
     return {

@@ -42,6 +42,7 @@ class Shelf(NamedTuple):
         if self.paths and name and is_there(Path(name)):
             return Path(name)
         close = difflib.get_close_matches(name, known, 2, 0.57)
+        shown = name if len(name) <= 60 else f"{name[:57]}..."
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         more = ", or give a YAML file" if self.paths else ""
-        raise InputError(name, "", f"{name!r} is no {self.what}; {hint}shipped are {', '.join(known)}{more}")
+        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}shipped are {', '.join(known)}{more}")

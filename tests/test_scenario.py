@@ -339,7 +339,7 @@ def test_a_file_that_cannot_be_read_is_named(name: str, problem: str, tmp_path: 
 def test_an_unknown_profile_is_told_the_shipped_ones() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain(changed("hardware", "h200x3")).profile()
-    assert str(caught.value).startswith("scenario: hardware: 'h200x3' is no hardware profile; shipped are ")
+    assert str(caught.value).startswith("scenario: hardware: 'h200x3' is no hardware profile; did you mean ")
     assert all(name in str(caught.value) for name in shipped())
 
 
