@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TARGETS = ("sim/fabric.py", "sim/collectives.py", "sim/machine", "sim/policies")
+TARGETS = ("sim/fabric.py", "sim/collectives.py", "sim/topology.py", "sim/machine", "sim/policies")
 TESTS = (
     "fabric",
     "collectives",
+    "topology",
     "policies",
+    "sharded",
     "machine",
     "golden",
     "metrics",

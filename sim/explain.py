@@ -9,7 +9,7 @@ import msgspec
 
 from sim import units
 from sim.metrics import Metrics
-from sim.policies import Chunked, Policy, Resident, WholeLayer, Yielding, label
+from sim.policies import Chunked, Policy, Resident, Sharded, WholeLayer, Yielding, label
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.units import Bytes, Number, show_bytes, show_seconds
@@ -101,7 +101,7 @@ def _listed(parts: list[str]) -> str:
 def _changes(scenario: Scenario, figures: Metrics) -> Iterator[Change]:
     """Simulate each neighbour; those that differ from the scenario in nothing are left out."""
     seen = {scenario.policy}
-    for words, policy in _neighbours(scenario.policy):
+    for words, policy in _neighbours(scenario.policy, scenario.world_size):
         if policy in seen:
             continue
         seen.add(policy)
@@ -114,7 +114,7 @@ def _changes(scenario: Scenario, figures: Metrics) -> Iterator[Change]:
         )
 
 
-def _neighbours(policy: Policy) -> Iterator[tuple[str, Policy]]:
+def _neighbours(policy: Policy, ranks: int) -> Iterator[tuple[str, Policy]]:
     if isinstance(policy, Resident):
         return
     fraction, ahead = policy.resident_fraction, policy.prefetch_layers
@@ -129,6 +129,9 @@ def _neighbours(policy: Policy) -> Iterator[tuple[str, Policy]]:
         f"chunks of {show_bytes(chunk)} behind a device gate",
         Yielding(chunk_bytes=chunk, resident_fraction=fraction, prefetch_layers=ahead),
     )
+    if ranks > 1:
+        shard = f"1/{ranks} of each layer copied by each rank and gathered"
+        yield shard, Sharded(resident_fraction=fraction, prefetch_layers=ahead)
     if isinstance(policy, Chunked):
         for size in (chunk * 4, chunk // 4):
             if size >= 2**16:
