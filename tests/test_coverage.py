@@ -19,7 +19,7 @@ from validation.sets import DataSet, load_set
 
 def compared(group: str, error: float) -> Compared:
     measured, predicted = (Side(step, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, {}) for step in (1.0, 1.0 + error))
-    return Compared("set", "", 0, "", "", "", None, 0.0, 1, group, 0.01, "", measured, predicted)
+    return Compared("set", "", 0, "", "", "", None, 0.0, 1, group, 0.01, False, "", measured, predicted)
 
 
 def measured_at(found: Covered, seconds: float) -> Covered:

@@ -157,7 +157,7 @@ def case(
 ) -> Compared:
     given = {
         "set": name, "profile": name, "number": number, "workload": "w", "schedule": "chunked 1 MiB", "policy": "chunked", "chunk_bytes": 2**20,
-        "resident_fraction": 0.0, "prefetch_layers": 1, "group": group, "spread": 0.0, "program": "0" * 64,
+        "resident_fraction": 0.0, "prefetch_layers": 1, "group": group, "spread": 0.0, "disturbed": False, "program": "0" * 64,
         "measured": side(measured, 100), "predicted": side(predicted, 101),
     }  # fmt: skip
     return Compared(**(given | other))
@@ -220,6 +220,16 @@ def test_a_choice_costs_what_is_lost_to_the_best_measured() -> None:
     [found] = choices(rows)
     assert (found.candidates, found.chosen.number, found.best.number) == (2, 2, 1)
     assert found.cost == pytest.approx(0.1)
+
+
+def test_what_was_measured_in_a_slow_moment_is_shown_and_not_judged() -> None:
+    slow = load_set("h200x2-nvlink-20261121c").cases
+    assert [c.number for c in slow if c.disturbed] == [1]
+    assert not any(c.disturbed for name in shipped_sets() if "nvlink" not in name for c in load_set(name).cases)
+    rows = [case(1.0, 1.0, number=1), case(1.1, 1.1, number=2), case(1.2, 0.9, number=3, disturbed=True)]
+    assert choices(rows)[0].cost == 0
+    bound = Bound(name="b", sets=("here",), target=Limits(max=1))
+    assert verdicts(bound, rows) == {"max": "held"}
 
 
 def test_resident_repeats_have_a_spread() -> None:

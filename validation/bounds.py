@@ -73,14 +73,15 @@ def load_bounds(file: Path = BOUNDS) -> tuple[Bound, ...]:
 def judge(bounds: Sequence[Bound], compared: Sequence[Compared]) -> list[Judged]:
     """Every figure of every bound that there are cases for.
 
-    A maximum holds for any part of the cases; other figures are judged only where all sets of a bound are there.
+    A maximum holds for any part of the cases; other figures are judged only where all sets of a bound are there. Cases
+    that were measured in a slow moment are left out.
     """
     return [judged for bound in bounds for judged in _judge(bound, compared)]
 
 
 def _judge(bound: Bound, compared: Sequence[Compared]) -> list[Judged]:
     groups = {"unseen": ("unseen",), "offloaded": ("fitted", "unseen"), "all": ("fitted", "unseen", "resident")}
-    mine = [c for c in compared if c.set in bound.sets]
+    mine = [c for c in compared if c.set in bound.sets and not c.disturbed]
     values = _ERRORS[bound.of]([c for c in mine if c.group in groups[bound.cases]])
     if not values:
         return []

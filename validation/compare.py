@@ -58,6 +58,8 @@ class Compared(NamedTuple):
     group: str
     """"resident", "fitted" (constants may be fitted on it) or "unseen"."""
     spread: float
+    disturbed: bool
+    """Whether it was measured in a slow moment, so that nothing is judged by it."""
     program: str
     measured: Side
     predicted: Side
@@ -141,6 +143,7 @@ def compare(job: Job) -> Compared:
         getattr(policy, "prefetch_layers", 1),
         job.group,
         case.spread,
+        case.disturbed,
         case.program,
         _side(case.step_time_s, case.memory_bytes[0] if case.memory_bytes else 0, measured, measured),
         _side(prediction.predicted_s, peak, predicted, measured),

@@ -76,7 +76,7 @@ def choices(compared: Sequence[Compared]) -> list[Choice]:
     """A choice for each workload and amount of memory for weights that several offload schedules were measured with."""
     found: dict[tuple[str, str, float, int], list[Compared]] = defaultdict(list)
     for c in compared:
-        if c.group != "resident":
+        if c.group != "resident" and not c.disturbed:
             found[c.visit, c.workload, c.resident_fraction, c.prefetch_layers].append(c)
     return [
         Choice(

@@ -30,6 +30,10 @@ Whole = Annotated[int, Meta(ge=0)]
 Steps = Annotated[tuple[Step, ...], Meta(min_length=2)]
 
 
+DISTURBED = 0.03
+"""Events only add work: a run with them that is faster by more than this share was not in the state of the others."""
+
+
 class Operation(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A kernel, copy or collective of the instrumented run's last step on rank 0; times in us since the step began.
 
@@ -113,6 +117,11 @@ class MeasuredCase(Config, frozen=True):
     def event_overhead(self) -> float:
         """By how much instrumentation lengthened the step, relative."""
         return median(self.instrumented_step_times_s[1:]) / self.step_time_s - 1
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether the runs without events took longer than one with them could explain: they met a slow moment."""
+        return len(self.instrumented_step_times_s) > 1 and self.event_overhead < -DISTURBED
 
     def load_scenario(self, source: str = "") -> Scenario:
         """The scenario. Raises InputError, of `source` if given.

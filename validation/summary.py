@@ -166,7 +166,7 @@ def cases_table(compared: Sequence[Compared], sortable: bool = False) -> Table:
             c.schedule,
             c.group,
             f"{1e3 * c.measured.step_s:.2f} ms",
-            f"{100 * c.spread:.2f} %",
+            f"{100 * c.spread:.2f} %{', slow' if c.disturbed else ''}",
             f"{1e3 * c.predicted.step_s:.2f} ms",
             f"{100 * c.error:+.2f} %",
             _ratio(c.measured.collectives_s, c.predicted.collectives_s),
