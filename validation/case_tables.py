@@ -217,14 +217,16 @@ def off(found: Sequence[Entry]) -> str:
 
 
 def steps(found: Sequence[Entry]) -> str:
-    """The single steps of those cases that are not of four GPUs, the first step of a run left out."""
+    """The single steps of those cases, the first step of a run left out."""
     wrong = sorted((e for e in found if e.group != "resident" and abs(e.error) > OFF), key=lambda e: -abs(e.error))
     rows = []
-    for e in (e for e in wrong if e.set != FOUR):
+    for e in wrong:
         plain, events = e.case.steps_s, e.case.instrumented_step_times_s[1:]
         shown = (" ".join(f"{1e3 * t:.1f}" for t in times) for times in (plain, events))
-        rows.append((short(e.set), e.name, *shown, f"{1e3 * e.predicted_s:.1f}"))
-    return table(("visit", "case", "steps ms", "with events", "predicted"), rows, 4)
+        fastest = f"{100 * (e.predicted_s / min(plain) - 1):+.1f}"
+        rows.append((short(e.set), e.name, *shown, f"{1e3 * e.predicted_s:.1f}", fastest))
+    headers = ("visit", "case", "steps ms", "with events", "predicted", "error of the fastest %")
+    return table(headers, rows, 4)
 
 
 def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[int]) -> list[float]:
@@ -277,13 +279,13 @@ def flag_waits(found: Sequence[Entry]) -> str:
     return table(headers, rows, 2)
 
 
-def cross(executor: Executor) -> str:
-    """Errors of sets on profiles of other hosts."""
+def cross(executor: Executor, chosen: Sequence[tuple[str, Sequence[str]]] = CROSS) -> str:
+    """Errors of the offloaded cases of sets on profiles of other hosts."""
     rows = []
-    for name, others in CROSS:
+    for name, others in chosen:
         for profile in others:
-            chosen = jobs(load_set(name), load_profile(profile), steps_only=True)
-            of = errors(step_errors(c for c in compare_all(chosen, executor) if c.group != "resident"))
+            all_jobs = jobs(load_set(name), load_profile(profile), steps_only=True)
+            of = errors(step_errors(compare_all([j for j in all_jobs if j.group != "resident"], executor)))
             figures = (f"{100 * v:.2f}" for v in (of.median, of.p95, of.max))
             rows.append((short(name), profile, str(of.cases), *figures))
     return table(("cases of", "profile", "cases", "median %", "95th %", "max %"), rows, 2)

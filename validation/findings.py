@@ -1,19 +1,21 @@
 """What was seen on the measured hosts: the tables and the plots of docs/measurements.md, from the committed data.
 
 `python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document FILE` it
-also puts the tables between that file's markers.
+also puts the tables between that file's markers. `--check FILE` only says which of that file's tables are not as they
+would be made now.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sim.output import write_atomically
 from validation import case_tables, probe_tables
-from validation.markdown import placed
+from validation.markdown import placed, standing
 from validation.observed import Entry, entries
 from validation.plots import plots
 from validation.sets import measured_sets
@@ -51,15 +53,27 @@ def predicted_tables(found: Sequence[Entry]) -> dict[str, str]:
     }
 
 
+def differing(document: str, tables: Mapping[str, str]) -> list[str]:
+    """Names of tables that are not in `document` as in `tables`, or only in one of them."""
+    there = dict(standing(document))
+    return sorted(name for name in there.keys() | tables.keys() if there.get(name) != tables.get(name))
+
+
 def main() -> None:
-    """Write the plots, print the tables."""
+    """Write the plots and print the tables, or compare the tables with a document's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the plots")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder of the plots")
+    what.add_argument("--check", type=Path, metavar="FILE", help="exit with 1 unless this file has today's tables")
     parser.add_argument("--document", type=Path, help="put the tables between this file's markers")
     given = parser.parse_args()
     with ProcessPoolExecutor() as executor:
         found = entries(measured_sets(), executor)
         tables = seen_tables() | predicted_tables(found) | {"other hosts": case_tables.cross(executor)}
+    if given.check:
+        if wrong := differing(given.check.read_text(encoding="utf-8"), tables):
+            sys.exit(f"{given.check}: not as made from the data today: {', '.join(wrong)}")
+        return
     for name, content in plots(found).items():
         write_atomically(given.out / f"{name}.svg", content)
     for name, content in tables.items():
