@@ -146,7 +146,7 @@ def test_predictions_take_kernel_times_from_the_resident_case() -> None:
     cases = [as_measured(i, {**SCENARIO, "policy": p}) for i, p in enumerate(policies)]
     found = references(cases)
     assert [[c.number for c in group] for group in found.values()] == [[0]]
-    times, others = kernel_times(cases[:1])
+    times, others = kernel_times(cases[:1], load_profile("h200x2-hostpath"))
     assert others == pytest.approx(times)
     assert set(times) == {(layer, *which) for layer in (0, 1) for which in (("a", 0), ("a", 1), ("b", 0))}
     for (_, name, number), expected in zip(sorted(times), [2e-3, 3e-3, 1e-3] * 2, strict=True):

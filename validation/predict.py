@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from sim.collectives import flows
 from sim.config import InputError
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
-from sim.program import AnyCommand, Kernel, Program, RankProgram, RecordEvent, instrument
+from sim.program import AnyCommand, Collective, Kernel, Program, RankProgram, RecordEvent, instrument
 from sim.scenario import Scenario
 from sim.timeline import Timeline, between_events
 from validation.measured import MeasuredCase
@@ -59,22 +60,19 @@ def workload_key(case: MeasuredCase) -> str:
     return msgspec.json.encode((case.scenario["workload"], case.scenario["world_size"]), order="sorted").decode()
 
 
-def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
+def kernel_times(residents: Sequence[MeasuredCase], profile: Profile) -> KernelTimes:
     """Seconds of each kernel of a layer: means over resident cases of the layers' own times.
 
     An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
     at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
     When peers arrived is known to 0.1 ms only, as their clocks are compared by an event behind a collective: a wait
-    counts as far as the collective also took longer than others of its name.
+    counts as far as the collective also took longer than alone by the profile.
 
     Raises:
         InputError: a case's operations leave no time to its kernels.
     """
-    taken_by: dict[str, list[float]] = defaultdict(list)
-    for op in (op for case in residents for op in case.operations if op.kind == "Collective"):
-        taken_by[op.name].append(op.end - op.start)
-    least = {name: sorted(found)[len(found) // 10] for name, found in taken_by.items()}
+    alone = _alone(residents[0].load_scenario().program(), profile)
     first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     for case in residents:
@@ -94,10 +92,23 @@ def kernel_times(residents: Sequence[MeasuredCase]) -> KernelTimes:
             if op.kind == "Kernel":
                 since.append(((op.layer, op.name, next(numbers)), taken * scale))
                 continue
-            _add(first, others, since, max(min(op.ready - op.start, op.end - op.start - least[op.name]), 0.0) * 1e-6)
+            beyond = taken - alone.get(op.name, 0.0)
+            _add(first, others, since, max(min((op.ready - op.start) * 1e-6, beyond), 0.0))
             since = []
         _add(first, others, since, 0.0)
     return KernelTimes({k: mean(v) for k, v in first.items()}, {k: mean(v) for k, v in others.items()})
+
+
+def _alone(program: Program, profile: Profile) -> dict[str, float]:
+    """Seconds of each collective alone, by its name."""
+    calls = {c.name: c for c in program.ranks[0].commands() if isinstance(c, Collective)}
+    return {
+        name: sum(
+            phase.latency + max(part.size / spec.cap for spec, part in phase.flows)
+            for phase in flows(profile, call.kind, call.bytes, program.world_size)
+        )
+        for name, call in calls.items()
+    }
 
 
 def _add(
@@ -166,7 +177,7 @@ def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Prof
     if scenario.world_size > profile.gpus:
         problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
         raise InputError(f"measured case {case.number}", "world_size", problem)
-    timeline = SimulatedMachine(profile).run(_program(scenario, residents))
+    timeline = SimulatedMachine(profile).run(_program(scenario, residents, profile))
     return Prediction(case, median(timeline.step_times()[1:]), timeline)
 
 
@@ -174,7 +185,7 @@ def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], 
     """Simulate the run with events, of as many steps as were measured; spans are what those events see."""
     scenario = case.load_scenario()
     workload = msgspec.structs.replace(scenario.workload, steps=len(case.instrumented_step_times_s))
-    program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), residents))
+    program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), residents, profile))
     timeline = SimulatedMachine(profile).run(program)
     times: list[dict[int, float]] = [{} for _ in program.ranks]
     for span in timeline.spans:
@@ -183,6 +194,6 @@ def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], 
     return Timeline(program, between_events(brackets, times), timeline.steps)
 
 
-def _program(scenario: Scenario, residents: Sequence[MeasuredCase]) -> Program:
+def _program(scenario: Scenario, residents: Sequence[MeasuredCase], profile: Profile) -> Program:
     program = scenario.program()
-    return with_kernel_times(program, kernel_times(residents)) if residents else program
+    return with_kernel_times(program, kernel_times(residents, profile)) if residents else program
