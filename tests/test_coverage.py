@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from math import hypot
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,8 +25,10 @@ from validation.coverage import (
     model_error,
     model_errors,
 )
+from validation.markdown import standing
 from validation.predict import kernel_times, references, with_kernel_times, workload_key
-from validation.sets import DataSet, load_set
+from validation.sets import DataSet, load_set, shipped_sets, visit
+from validation.summary import coverage_table, markdown_table
 
 
 def compared(group: str, error: float) -> Compared:
@@ -170,6 +173,17 @@ def test_a_measurement_far_off_lies_outside(covered: list[Covered]) -> None:
     far = [measured_at(c, c.high_s * 1.001) for c in covered]
     near = [measured_at(c, c.low_s * 1.001) for c in covered]
     assert [c.inside for c in (*far, *near)] == [False] * len(far) + [True] * len(near)
+
+
+def test_the_table_in_the_documentation_is_todays() -> None:
+    name = "h100x1-20261121e"
+    asked = jobs(load_set(name), steps_only=True)
+    found = list(compare_all(asked))
+    covered = coverage(estimate(asked, found), model_errors([name], found))
+    _, _, *todays = markdown_table(coverage_table(covered)).splitlines()
+    table = dict(standing((Path(__file__).parents[1] / "docs" / "modelling.md").read_text()))["coverage"]
+    assert [row for row in table.splitlines() if name[:6] in row] == todays
+    assert all(visit(other) in table for other in shipped_sets())
 
 
 def test_groups_count_what_lies_inside() -> None:

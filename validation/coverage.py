@@ -35,6 +35,8 @@ from validation.measured import MeasuredCase
 from validation.predict import kernel_times, references, with_kernel_times, workload_key
 from validation.sets import kind
 
+LEVEL = 0.9
+"""How likely an interval is to hold the measurement, were all its parts right."""
 STEPS = 2
 """Of the short runs: the first step warms up."""
 BOUND = 1.1
@@ -133,7 +135,7 @@ def estimate(jobs: Sequence[Job], compared: Sequence[Compared]) -> Estimate:
 def coverage(
     chosen: Estimate,
     model: Mapping[str, float],
-    level: float = 0.9,
+    level: float = LEVEL,
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Covered]:
