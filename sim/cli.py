@@ -266,6 +266,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @click.option("--hardware", help="Profile to predict with; each data set's own unless given.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of the worst case to this file.")
+@click.option("--intervals", is_flag=True, help="Intervals about predictions, and how many hold the measurement.")
 @click.option("--markdown", is_flag=True, help="Print the bounds, errors and cases as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @_guarded
@@ -275,6 +276,7 @@ def validate(
     hardware: str | None,
     html: Path | None,
     trace: Path | None,
+    intervals: bool,
     markdown: bool,
     workers: int | None,
 ) -> None:
@@ -283,26 +285,30 @@ def validate(
     A folder is predicted with the profile of its name, or with --hardware.
     """
     if published:
-        if sets or hardware or html or trace:
+        if sets or hardware or html or trace or intervals:
             raise click.UsageError("--published takes no other option than --markdown and --workers")
         _validate_published(markdown, workers)
         return
     from sim.hardware import load_profile
     from sim.report.tables import print_validation, progress
     from sim.workers import Workers
-    from validation import report, summary
-    from validation.run import plan
-    from validation.run import validate as run_all
+    from validation import report, run, summary
     from validation.sets import load_set, shipped_sets
 
-    chosen = plan(
+    chosen = run.plan(
         [load_set(name) for name in (shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets))],
         load_profile(hardware) if hardware else None,
+        intervals,
     )
-    with Workers(workers) as pool, progress(chosen.size, "cases") as advance:
-        found = run_all(chosen, pool, advance)
+    with Workers(workers) as pool:
+        with progress(chosen.size, "cases") as advance:
+            found = run.validate(chosen, pool, advance)
+        if intervals:
+            wanted = run.intervals(found)
+            with progress(wanted.size, "intervals") as advance:
+                found = run.with_intervals(found, wanted, pool, advance)
     if markdown:
-        click.echo(summary.markdown(found.compared, found.judged))
+        click.echo(summary.markdown(found.compared, found.judged, found.covered))
     else:
         print_validation(found, with_cases=html is None)
     worst = report.worst_cases(found) if html is not None or trace is not None else []

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from functools import partial
 from math import hypot
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from sim.program import Program
 from sim.sensitivity import interval, uncertain
+from sim.timeline import Timeline
 from validation import coverage as module
 from validation.compare import Compared, Side, compare_all, jobs
-from validation.coverage import TOP, Covered, Deviations, by_group, coverage, kernel_spread, model_error
-from validation.measured import MeasuredCase
-from validation.predict import kernel_times, predict, references, with_kernel_times, workload_key
-from validation.sets import DataSet, load_set
+from validation.coverage import (
+    Covered,
+    Deviations,
+    Estimate,
+    by_group,
+    coverage,
+    estimate,
+    kernel_spread,
+    model_error,
+    model_errors,
+)
+from validation.markdown import standing
+from validation.predict import kernel_times, references, with_kernel_times, workload_key
+from validation.sets import DataSet, load_set, shipped_sets, visit
+from validation.summary import coverage_table, markdown_table
 
 
 def compared(group: str, error: float) -> Compared:
@@ -42,13 +56,14 @@ def chosen() -> DataSet:
 
 
 @pytest.fixture(scope="module")
-def predicted(chosen: DataSet) -> list[Compared]:
-    return list(compare_all(jobs(chosen, steps_only=True)))
+def todo(chosen: DataSet) -> Estimate:
+    asked = jobs(chosen, steps_only=True)
+    return estimate(asked, list(compare_all(asked)))
 
 
 @pytest.fixture(scope="module")
-def covered(chosen: DataSet, predicted: list[Compared]) -> list[Covered]:
-    return coverage(chosen, predicted, 0.004)
+def covered(todo: Estimate) -> list[Covered]:
+    return coverage(todo, {todo.jobs[0].set: 0.004})
 
 
 # ---- the model's error ---------------------------------------------------------------------------------------------
@@ -69,18 +84,27 @@ def test_kernels_spread_as_resident_steps_do(chosen: DataSet) -> None:
     assert kernel_spread([alone]) == pytest.approx(1.4826 * 0.01)
 
 
+def test_a_set_without_fitted_cases_takes_the_error_of_its_path() -> None:
+    own = [compared("fitted", 0.01)._replace(set="a-20261121a"), compared("unseen", 0.5)._replace(set="a-20261121b")]
+    other = [compared("fitted", error)._replace(set="c-20261121d") for error in (0.03, 0.03)]
+    found = model_errors(["a-20261121a", "a-20261121b", "c-20261121d", "elsewhere"], [*own, *other])
+    assert [value / 1.4826 for value in found.values()] == pytest.approx([0.01, 0.01, 0.03, 0.03])
+    with pytest.raises(ValueError, match="no fitted cases"):
+        model_errors(["a-20261121b"], own[1:])
+
+
 # ---- intervals -----------------------------------------------------------------------------------------------------
 
 
-def test_the_parts_of_an_interval(chosen: DataSet, predicted: list[Compared], covered: list[Covered]) -> None:
-    residents = references(chosen.cases)
-    for case, comparison, found in zip(chosen.cases, predicted, covered, strict=True):
+def test_the_parts_of_an_interval(todo: Estimate, covered: list[Covered]) -> None:
+    residents = references([job.case for job in todo.jobs])
+    for job, comparison, found in zip(todo.jobs, todo.compared, covered, strict=True):
         profile, kernels, steps, model = found.deviations
         step = comparison.predicted.step_s
         assert (found.low_s + found.high_s) / 2 == pytest.approx(step) and found.compared == comparison
         assert (found.high_s - found.low_s) / 2 == pytest.approx(1.6448536 * hypot(profile, kernels, steps, model))
-        assert steps == pytest.approx(1.4826 * case.spread * step) and model == pytest.approx(0.004 * step)
-        assert kernels <= kernel_spread(residents[workload_key(case)]) * step * 1.01
+        assert steps == pytest.approx(1.4826 * job.case.spread * step) and model == pytest.approx(0.004 * step)
+        assert kernels <= kernel_spread(residents[workload_key(job.case)]) * step * 1.01
 
 
 def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: list[Covered]) -> None:
@@ -91,48 +115,82 @@ def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: 
             assert found.deviations.kernels == pytest.approx(kernel_spread(residents) * kernels, rel=0.02)
 
 
-def test_the_largest_numbers_carry_nearly_all(chosen: DataSet, covered: list[Covered]) -> None:
-    host = chosen.profile()
-    assert len(uncertain(host)) > 2 * TOP
-    for case, found in zip(chosen.cases, covered, strict=True):
+def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: list[Covered]) -> None:
+    for job, found in zip(todo.jobs, covered, strict=True):
         if found.compared.group != "resident":
-            residents = references(chosen.cases)[workload_key(case)]
-            program = with_kernel_times(case.load_scenario().program(), kernel_times(residents))
-            whole = interval(partial(module._step, program), host, 0.6826895)
-            assert whole.figure == predict(case, residents, host).predicted_s
-            assert 0.9 * (whole.high - whole.figure) <= found.deviations.profile <= whole.high - whole.figure + 1e-12
+            assert job in todo.representatives.values()
+            program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.residents))
+            whole = interval(partial(module._step, program), job.profile, 0.6826895)
+            assert whole.figure == found.compared.predicted.step_s
+            assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
 
 
-def test_a_case_takes_few_simulations(chosen: DataSet, predicted: list[Compared], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    ran: list[str] = []
+def test_a_case_takes_the_deviation_of_its_kind() -> None:
+    data = load_set("h200x2-hostpath-20261121c")
+    asked = [job for job in jobs(data, steps_only=True) if job.case.scenario["policy"]["kind"] in ("resident", "whole_layer")]  # fmt: skip
+    found = estimate(asked, list(compare_all(asked)))
+    assert len(found.representatives) == 2 and found.size == len(asked) + 2
+    covered = coverage(found, {data.name: 0.002})
+    offloaded = [(job, c) for job, c in zip(asked, covered, strict=True) if c.compared.group != "resident"]
+    assert len({round(c.deviations.profile / c.compared.predicted.step_s, 9) for _, c in offloaded}) == 1
+    [representative] = {job.case.number for job, _ in offloaded} & {
+        j.case.number for j in found.representatives.values()
+    }
+    for job, c in offloaded:
+        if job.case.number != representative:
+            own = module._by_profile(job) * c.compared.predicted.step_s
+            full = 1.6448536 * hypot(own, *c.deviations[1:])
+            assert (c.high_s - c.low_s) / 2 == pytest.approx(full, rel=0.2)
+
+
+def test_kinds_are_told_apart_by_what_binds() -> None:
+    asked = jobs(load_set("h100x1-20261121e"), steps_only=True)[:3]
+    for error, binds in ((0.05, [True, True]), (0.2, [False, False]), (None, [True, False])):
+        cases = [compared(group, e)._replace(set=asked[0].set) for group, e in zip(("resident", "unseen", "unseen"), (0.0, error or 0.05, error or 0.2), strict=True)]  # fmt: skip
+        found = estimate([asked[0], asked[1], asked[1]], cases)
+        assert [key[-1] for key in found.kinds] == [True, *binds]
+        assert len(found.representatives) == 1 + len(set(binds))
+
+
+def test_few_are_simulated_often(todo: Estimate, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
 
     class Counting(module.SimulatedMachine):
-        def run(self, program: object) -> object:
-            ran.append("")
-            return super().run(program)  # type: ignore[arg-type]
+        def run(self, program: Program) -> Timeline:
+            found = super().run(program)
+            steps.append(len(found.step_times()))
+            return found
 
-    def ranked(case: MeasuredCase, residents: object, profile: object) -> object:
-        asked.append(case.number)
-        return uncertain(chosen.profile())[:TOP]
-
-    asked: list[int] = []
     monkeypatch.setattr(module, "SimulatedMachine", Counting)
-    monkeypatch.setattr(module, "_largest", ranked)
-    coverage(chosen, predicted, 0.0)
-    assert len(ran) == (2 * TOP + 3) * len(chosen.cases) and 2 * TOP + 3 <= 15
-    assert len(asked) == 3, "once a kind of policy"
+    monkeypatch.setattr(module, "uncertain", lambda profile: uncertain(profile)[:1])
+    coverage(todo, {todo.jobs[0].set: 0.0})
+    assert len(todo.representatives) == 3, "one a kind of policy"
+    assert len(steps) <= 3 * len(todo.representatives) + 2 * len(todo.jobs) and set(steps) == {module.STEPS}
 
 
-def test_a_measurement_far_off_lies_outside(chosen: DataSet, predicted: list[Compared], covered: list[Covered]) -> None:
+def test_a_measurement_far_off_lies_outside(covered: list[Covered]) -> None:
     assert all(c.inside for c in covered)
     far = [measured_at(c, c.high_s * 1.001) for c in covered]
     near = [measured_at(c, c.low_s * 1.001) for c in covered]
     assert [c.inside for c in (*far, *near)] == [False] * len(far) + [True] * len(near)
 
 
+def test_the_table_in_the_documentation_is_todays() -> None:
+    name = "h100x1-20261121e"
+    asked = jobs(load_set(name), steps_only=True)
+    found = list(compare_all(asked))
+    covered = coverage(estimate(asked, found), model_errors([name], found))
+    _, _, *todays = markdown_table(coverage_table(covered)).splitlines()
+    table = dict(standing((Path(__file__).parents[1] / "docs" / "modelling.md").read_text()))["coverage"]
+    assert [row for row in table.splitlines() if name[:6] in row] == todays
+    assert all(visit(other) in table for other in shipped_sets())
+
+
 def test_groups_count_what_lies_inside() -> None:
-    none = Deviations(0.0, 0.0, 0.0, 0.0)
-    some = [Covered(compared("unseen", 0.0), 1.0 - w, 1.0 + w, none) for w in (0.1, 0.2, 0.6)]
-    off = Covered(compared("fitted", 1.0), 1.5, 2.5, none)
-    found = by_group([*some, off])
-    assert found == {("set", "unseen"): (3, 3, pytest.approx(0.2)), ("set", "fitted"): (1, 0, pytest.approx(0.25))}
+    parts = Deviations(0.1, 0.2, 0.4, 0.8)
+    some = [Covered(compared("unseen", 0.0), 1.0 - w, 1.0 + w, parts._replace(profile=w)) for w in (0.1, 0.2, 0.6)]
+    off = Covered(compared("fitted", 1.0), 1.5, 2.5, parts)
+    assert by_group([*some, off]) == {
+        ("set", "unseen"): (3, 3, pytest.approx(0.2), (pytest.approx(0.2), 0.2, 0.4, 0.8)),
+        ("set", "fitted"): (1, 0, pytest.approx(0.25), (0.05, 0.1, 0.2, 0.4)),
+    }

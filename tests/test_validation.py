@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from sim.fabric import FlowSpec, weighted_max_min
 from sim.hardware import load_profile
 from sim.metrics import lower_bound
 from sim.numbers import numbers
+from sim.sensitivity import uncertain
 from validation import report, summary
 from validation.bounds import Bound, Known, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
@@ -444,6 +446,48 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
         "hunyuanvideo 7200 chunked 16 MiB k=2", "h200x2-hostpath c #2",
     ):  # fmt: skip
         assert wanted in text, wanted
+
+
+def test_intervals_are_shown_where_asked_for(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = next(job for job in jobs(load_set("h100x1-20261121e"), steps_only=True) if job.group == "fitted")
+    monkeypatch.setattr("validation.run._fitted", lambda sets, own: [elsewhere])
+    monkeypatch.setattr("validation.coverage.uncertain", lambda profile: uncertain(profile)[:2])
+    file = tmp_path / "page.html"
+    page = command("--data", part, "--intervals", "--html", file).output
+    shown, plain = (command("--data", part, *more, "--markdown").output for more in (("--intervals",), ()))
+    words = r"(\d) of 3 measured steps lie inside their 90 % intervals"
+    assert re.search(words, page) and "Measurements inside their intervals" in page
+    assert "half width" in shown and "half width" not in plain and ".." not in plain
+    ranges = re.findall(r"\| ([\d.]+) ms \| ([\d.]+)\.\.([\d.]+) ms \|", shown)
+    assert len(ranges) == 2, "the offloaded cases"
+    for predicted, low, high in ranges:
+        assert float(low) < float(predicted) < float(high)
+        assert float(low) + float(high) == pytest.approx(2 * float(predicted), abs=0.03)
+    text = "".join(Reader(file.read_text(encoding="utf-8")).text)
+    assert "How often intervals hold the measurement" in text and re.search(words, text)
+    assert all(f"{low}..{high} ms" in text for _, low, high in ranges)
+
+
+def test_the_error_of_a_set_without_fitted_cases_comes_from_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("validation.run.load_set", cache(load_set))
+
+    def sets(*names: str) -> set[str]:
+        return {job.set for job in plan([load_set(name) for name in names], intervals=True).fitted}
+
+    path = {DATASET, "h200x2-hostpath-20261121a"}
+    assert sets("h200x2-hostpath-20261121c") == path
+    assert sets("h200x2-hostpath-20261121c", DATASET) == path - {DATASET}
+    assert sets("h200x2-hostpath-20261121a") == sets() == set()
+    folder = tmp_path / "elsewhere"
+    shutil.copytree(DATA / "h200x2-hostpath-20261121c", folder)
+    found = plan([load_set(str(folder))], load_profile(DATASET), intervals=True)
+    assert {job.set for job in found.fitted} == path | {
+        "h200x2-nvlink-20261121a", "h100x1-20261121e", "h200x4-hostpath-20261121d",
+    }  # fmt: skip
+    assert {job.group for job in found.fitted} == {"fitted"} and found.size == 21 + len(found.fitted)
+    assert plan([load_set("h200x2-hostpath-20261121c")]).fitted == ()
 
 
 def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from sim.units import show_bytes
 from validation import summary
 from validation.bounds import Judged
 from validation.compare import COLLECTIVE, COPY, Compared, Job, layers, window
+from validation.coverage import LEVEL, Covered
 from validation.errors import case_id
 from validation.measured import Operation, operations_of
 from validation.predict import predict_instrumented
@@ -67,8 +68,9 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
         *_swept(compared),
         *_choices(compared),
         *_cross(validation.cross),
+        *_covered(validation.covered),
         *_worst(worst),
-        Section("All cases", _CASES, summary.cases_table(compared, sortable=True)),
+        Section("All cases", _CASES, summary.cases_table(compared, validation.covered, sortable=True)),
     ]
     offloaded = [c for c in compared if c.group != "resident"]
     known = [j for j in judged if j.verdict != "not judged"]
@@ -219,6 +221,17 @@ def _cross(cross: Sequence[Compared]) -> list[Section]:
     where nothing was measured on the host itself but its resident step."""
     headers, rows, _ = summary.errors_table("set by profile", cross, summary.visits)
     return [Section("With another visit's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
+
+
+def _covered(covered: Sequence[Covered]) -> list[Section]:
+    if not covered:
+        return []
+    text = f"""{summary.covers(covered)} "half width" is that of the {100 * LEVEL:g} % interval; its parts are standard
+    deviations; all are medians, relative to the predicted step. profile: the uncertainties of the host's numbers,
+    propagated in one case of each kind. kernels: their times' spread between resident repeats. steps: the spread of the
+    case's own. model: the robust deviation of the errors of the set's fitted cases, or of all fitted ones on its path
+    (2 GPUs by host memory or NVLink, 4 GPUs, 1 GPU) where it has none."""
+    return [Section("How often intervals hold the measurement", text, summary.coverage_table(covered))]
 
 
 def _worst(worst: Sequence[Worst]) -> list[Section]:

@@ -11,6 +11,7 @@ from sim.report.html import Badge, Table
 from sim.units import show_bytes
 from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
+from validation.coverage import LEVEL, Covered, by_group
 from validation.errors import Errors, by, choices, errors
 from validation.sets import kind, visit
 
@@ -153,10 +154,29 @@ def choices_table(compared: Sequence[Compared]) -> Table:
     return Table(("set and workload", "memory", "candidates", "chosen", "best measured", "cost"), rows)
 
 
-def cases_table(compared: Sequence[Compared], sortable: bool = False) -> Table:
-    """Every case."""
+def coverage_table(covered: Sequence[Covered]) -> Table:
+    """How many measurements lie inside their intervals, and how wide these are, with what makes them: medians."""
+    rows: list[tuple[str | int, ...]] = []
+    for (name, of), c in by_group(covered).items():
+        shares = (f"{100 * share:.2f} %" for share in (c.half_width, *c.deviations))
+        rows.append((f"{visit(name)}, {of}", c.cases, c.inside, f"{100 * c.inside / c.cases:.0f} %", *shares))
+    headers = ("set", "cases", "inside", "share", "half width", "profile", "kernels", "steps", "model")
+    return Table(headers, rows)
+
+
+def covers(covered: Sequence[Covered]) -> str:
+    """How many measurements lie inside, in a sentence."""
+    inside = sum(c.inside for c in covered)
+    return f"{inside} of {len(covered)} measured steps lie inside their {100 * LEVEL:g} % intervals."
+
+
+def cases_table(compared: Sequence[Compared], covered: Sequence[Covered] = (), sortable: bool = False) -> Table:
+    """Every case, with its interval if it is among `covered`."""
+    ranges = {(c.compared.set, c.compared.number): f"{1e3 * c.low_s:.2f}..{1e3 * c.high_s:.2f} ms" for c in covered}
     headers = (
-        *("case", "workload", "schedule", "group", "measured", "spread", "predicted", "error"),
+        *("case", "workload", "schedule", "group", "measured", "spread", "predicted"),
+        *(("interval",) if covered else ()),
+        "error",
         *("collectives", "overlap", "simulated", "memory", "program"),
     )
     rows = [
@@ -168,6 +188,7 @@ def cases_table(compared: Sequence[Compared], sortable: bool = False) -> Table:
             f"{1e3 * c.measured.step_s:.2f} ms",
             f"{100 * c.spread:.2f} %{', slow' if c.disturbed else ''}",
             f"{1e3 * c.predicted.step_s:.2f} ms",
+            *((ranges.get((c.set, c.number), ""),) if covered else ()),
             f"{100 * c.error:+.2f} %",
             _ratio(c.measured.collectives_s, c.predicted.collectives_s),
             f"{overlap_share(c.measured):.0f} %",
@@ -184,14 +205,20 @@ def _ratio(measured: float, simulated: float) -> str:
     return f"{100 * (simulated / measured - 1):+.1f} %" if measured else ""
 
 
-def markdown(compared: Sequence[Compared], judged: Sequence[Judged]) -> str:
-    """The bounds, the errors of each set and group, and the offloaded cases."""
+def markdown(compared: Sequence[Compared], judged: Sequence[Judged], covered: Sequence[Covered] = ()) -> str:
+    """The bounds, the errors of each set and group, how often intervals hold the measurement, the offloaded cases."""
     offloaded = [c for c in compared if c.group != "resident"]
-    tables = (bounds_table(judged), errors_table("set", compared, group), cases_table(offloaded))
-    return "\n\n".join(_markdown(table) for table in tables if table.rows)
+    tables = (
+        bounds_table(judged),
+        errors_table("set", compared, group),
+        coverage_table(covered),
+        cases_table(offloaded, covered),
+    )
+    return "\n\n".join(markdown_table(table) for table in tables if table.rows)
 
 
-def _markdown(table: Table) -> str:
+def markdown_table(table: Table) -> str:
+    """A table in Markdown."""
     rows = [table.headers, ["---"] * len(table.headers)]
     rows += [[c.text if isinstance(c, Badge) else str(c) for c in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

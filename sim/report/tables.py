@@ -183,12 +183,13 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
 
     offloaded = [c for c in validation.compared if c.group != "resident"]
     groups = {  # with as many columns as fit on a line
-        "Cases": (summary.cases_table(validation.compared), 8),
+        "Cases": (summary.cases_table(validation.compared, validation.covered), 9 if validation.covered else 8),
         "Operations": (summary.operations_table(validation.compared), 7),
         "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
         "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
         "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
         "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
+        "Measurements inside their intervals": (summary.coverage_table(validation.covered), 9),
         "Bounds": (summary.bounds_table(validation.judged), 6),
     }
     for title, (content, columns) in groups.items():
@@ -197,6 +198,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
             for row in content.rows:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
             show(made)
+    if validation.covered:
+        Console().print(summary.covers(validation.covered), highlight=False)
     Console().print(summary.verdict(validation.judged), highlight=False)
 
 
