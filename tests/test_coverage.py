@@ -111,7 +111,7 @@ def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: 
     for case, found in zip(chosen.cases, covered, strict=True):
         if found.compared.group == "resident":
             residents = references(chosen.cases)[workload_key(case)]
-            kernels = sum(kernel_times(residents).first.values())
+            kernels = sum(kernel_times(residents, chosen.profile()).first.values())
             assert found.deviations.kernels == pytest.approx(kernel_spread(residents) * kernels, rel=0.02)
 
 
@@ -119,7 +119,7 @@ def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: lis
     for job, found in zip(todo.jobs, covered, strict=True):
         if found.compared.group != "resident":
             assert job in todo.representatives.values()
-            program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.residents))
+            program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.residents, job.profile))
             whole = interval(partial(module._step, program), job.profile, 0.6826895)
             assert whole.figure == found.compared.predicted.step_s
             assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
