@@ -8,9 +8,9 @@ as well, so that intervals are rather too wide.
 The profile's part is an approximation. One case of each kind is simulated with every uncertain number changed, and all
 cases of the kind take its relative deviation: a kind is a set, a kind of policy and of collectives, and whether compute
 or copies bind. That part may be off by a factor of two, and by more where a schedule is about to flip; intervals are
-as wide as they should be to some 15 %, as the model's error is most of them. Slopes come from runs of `STEPS` steps, and
-numbers of what a program does not do are left out; both change next to nothing. The kernels' part is each case's own,
-of two such runs.
+as wide as they should be to some 15 %, as the model's error is most of them. Slopes come from runs of `STEPS` steps,
+and numbers of what a program does not do are left out; both change next to nothing. The kernels' part is each case's
+own, of two such runs.
 """
 
 from __future__ import annotations
