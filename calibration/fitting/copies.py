@@ -6,6 +6,9 @@ from calibration.fitting.numbers import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
 from calibration.probes.rows import Row
 
+LONG = 64 * 2**20
+"""Copies of at least this size (B) show rates: what a copy takes besides its bytes is under 1 % of their time."""
+
 LEAST = 2**18
 """Copies of at least this size (B) lie on a line; smaller ones all take the least time."""
 
@@ -53,6 +56,8 @@ def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
     setup, cap = affine([s for s, _ in kept], [t for _, t in kept])
     if cap <= 0 or (rows.strict and setup < -NEGATIVE_S):
         raise FitError(f"{named}: a line through the times gives {setup:.3g} s + size / {cap:.4g} B/s")
+    # rows can be late together, but a link lets pass what it has
+    cap = max([cap, *(s / (t - setup) for s, t in line if s >= LONG)])
     late = f" ({len(line) - len(kept)} of {len(line)} rows late)" if len(kept) < len(line) else ""
     where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more{late}: setup + size / rate"
     spread = rows.spread(trains, direction)
@@ -63,14 +68,25 @@ def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
     }
 
 
+def _most(rows: Rows, directions: list[str], ranks: int) -> tuple[list[float], Row] | None:
+    """Rates of one GPU in each of `directions` with `ranks` GPUs at once, B/s, and their row: the one that moved most.
+
+    What shares a resource can be late together (a neighbour's traffic), but never moves more than it lets pass.
+    """
+    found = [r for r in rows.find("copy", directions=directions, ranks=ranks) if r.params["count"] > 1]
+    long = min(max((int(r.params["bytes"]) for r in found), default=0), LONG)
+    rates = [
+        ([int(r.params["bytes"]) / rows.value(r, d) for d in directions], r)
+        for r in found
+        if int(r.params["bytes"]) >= long
+    ]
+    return max(rates, key=lambda pair: sum(pair[0]), default=None)
+
+
 def _both(rows: Rows, ranks: int) -> tuple[float, float, Row] | None:
-    """Rates down and up of one GPU with both directions at once on `ranks` GPUs, B/s, of the largest copies."""
-    found = rows.find("copy", directions=["h2d", "d2h"], ranks=ranks)
-    if not found:
-        return None
-    row = max(found, key=lambda r: int(r.params["bytes"]))
-    size = int(row.params["bytes"])
-    return size / rows.value(row, "h2d"), size / rows.value(row, "d2h"), row
+    """Rates down and up of one GPU with both directions at once on `ranks` GPUs, B/s."""
+    found = _most(rows, ["h2d", "d2h"], ranks)
+    return None if found is None else (found[0][0], found[0][1], found[1])
 
 
 def fit_resources(rows: Rows, copies: dict[str, Fitted]) -> dict[str, Fitted]:
@@ -103,10 +119,9 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     """
     found, alone = {}, {}
     for key, name, direction in (("out_of", "down", "h2d"), ("into", "up", "d2h")):
-        at_once = rows.find("copy", directions=[direction], ranks=rows.gpus)
+        at_once = _most(rows, [direction], rows.gpus)
         if at_once:
-            row = max(at_once, key=lambda r: int(r.params["bytes"]))
-            rate = int(row.params["bytes"]) / rows.value(row, direction)
+            [rate], row = at_once
             alone[name] = rate * rows.gpus
             if rate < SHARED * caps[name].value:
                 found[key] = _of_all(rows, row, direction, rate)
