@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 
 from sim.config import InputError
 from sim.fabric import FlowSpec
-from sim.hardware import CollectiveClass, Profile
+from sim.hardware import CollectiveClass, Profile, collective_mark
 from sim.program import CollectiveKind
 
 
@@ -114,10 +114,13 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
     return "direct" if kind in ("all_to_all", "send_recv") else "ring"
 
 
-def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
+def flows(
+    profile: Profile, kind: CollectiveKind, size: int, world_size: int, together: bool = False
+) -> list[PhaseFlows]:
     """The phases of a collective on `profile`, rank r on GPU r.
 
-    A rank's demand cap and weight are divided between the peers it sends to at the same time.
+    A rank's demand cap and weight are divided between the peers it sends to at the same time. With `together` it may
+    meet other collectives, or kernels, of other streams.
 
     Raises:
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
@@ -130,9 +133,18 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
         cap = cls.rate_alone(phase.ranks, phase.sent) / phase.peers
         weight = cls.weight.value / phase.peers
         overhead = cls.overhead.value
-        specs = ((FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts)
+        specs = [(FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts]
+        if together:
+            specs = [(_met(cls, kind, spec, part), part) for spec, part in specs]
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
+
+
+def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
+    """`spec` with its marks, and with those of what slows it on the rank that sends first."""
+    marks = tuple(collective_mark(name, rank) for rank in part.ranks for name in ("", kind))
+    beside = tuple((collective_mark(other, part.ranks[0]), factor.value) for other, factor in cls.beside.items())
+    return spec._replace(marks=marks, beside=beside)
 
 
 def domains_of(profile: Profile, world_size: int) -> tuple[tuple[int, ...], ...]:

@@ -11,6 +11,7 @@ memoised by the list of active flow specifications, of which a periodic program 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from heapq import heappush
 from typing import NamedTuple
@@ -31,12 +32,16 @@ class FlowSpec(NamedTuple):
 
     `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
+    `marks` say what it is, `beside` what it does not get on with, as (mark, factor): its cap becomes cap * factor while
+    a flow with that mark is in flight. A flow has no mark that it does not get on with.
     """
 
     route: Route
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
+    marks: tuple[str, ...] = ()
+    beside: tuple[tuple[str, float], ...] = ()
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -80,6 +85,15 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
         done = set(frozen)
         active = [i for i in active if i not in done]
     return rates
+
+
+def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
+    """`flows` with the caps that they have beside each other."""
+    present = {mark for f in flows for mark in f.marks}
+    return [
+        f._replace(cap=f.cap * math.prod(factor for mark, factor in f.beside if mark in present)) if f.beside else f
+        for f in flows
+    ]
 
 
 class Environment(simpy.Environment):
@@ -211,7 +225,7 @@ class Fabric:
         return rates
 
     def _solve(self, specs: tuple[FlowSpec, ...]) -> list[float]:
-        rates = self.law(specs, self.capacities)
+        rates = self.law(caps_now(specs), self.capacities)
         for i, spec in enumerate(specs):
             if spec.drag is not None:
                 resource, slowdown = spec.drag

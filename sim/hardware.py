@@ -37,6 +37,8 @@ class Device(Config, frozen=True):
     hbm_efficiency: Sourced[Number]
     attention_efficiency: Sourced[Number] | None = None
     """Of attention; that of matrix products where it is not given."""
+    beside_collective: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
+    """Time of a kernel while a collective of another stream moves data on its GPU, times alone."""
 
 
 class CopyClass(Config, frozen=True):
@@ -91,8 +93,13 @@ class CollectiveClass(Config, frozen=True):
     alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
     algorithm: Literal["direct", "ring", "hierarchical"] | None = None
     """`sim.collectives` says what each is, and which one is meant unless given."""
+    beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
+    """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
 
     def __post_init__(self) -> None:
+        for kind, factor in self.beside.items():
+            if not 0.01 <= factor.value <= 1:
+                raise ValueError(f"beside.{kind} is {units.plain(factor.value)}, expected 0.01 to 1")
         if self.latency.value >= self.alone.seconds[0]:
             raise ValueError("latency must be shorter than the shortest measured time alone")
         for ranks, alone in self.alone_by_ranks.items():
@@ -187,7 +194,11 @@ class Profile(Config, frozen=True, dict=True):
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
             positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
+            if kind in cls.beside:
+                raise ValueError(f"collectives.{kind}.beside has {kind}: two of a kind share as their weights say")
         positive["host.queue_depth"] = self.host.queue_depth
+        if self.device.beside_collective.value < 1:
+            raise ValueError(f"device.beside_collective is {self.device.beside_collective.value}, expected at least 1")
         if not 0 <= self.host.wake_spread.value <= 1:
             raise ValueError(f"host.wake_spread is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
@@ -253,9 +264,20 @@ class Profile(Config, frozen=True, dict=True):
             kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
         )
 
-    def kernel_flow(self, gpu: int, slowdown: float) -> FlowSpec:
-        """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full."""
-        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown))
+    def kernel_flow(self, gpu: int, slowdown: float, together: bool = False) -> FlowSpec:
+        """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full.
+
+        With `together` it may meet collectives of other streams.
+        """
+        beside: tuple[tuple[str, float], ...] = ()
+        if together and self.device.beside_collective.value > 1:
+            beside = ((collective_mark("", gpu), 1 / self.device.beside_collective.value),)
+        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
+
+
+def collective_mark(kind: str, gpu: int) -> str:
+    """What marks flows of collectives of `kind` (any: "") in which `gpu` takes part."""
+    return f"{kind} {gpu}"
 
 
 def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:

@@ -24,7 +24,7 @@ WORDS = {
     "copy_overhead": "set-up of copies",
     "copy_contention": "copies slowed by other traffic",
     "collective_contention": "collectives slowed by other traffic",
-    "kernel_slowdown": "kernels slowed by copies",
+    "kernel_slowdown": "kernels slowed by transfers",
     "skew": "waiting for peers",
     "yield_wait": "waiting at gates",
     "stream_overhead": "events and flags",

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from calibration.fitting.numbers import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
+from calibration.probes.plan import LONG
 from calibration.probes.rows import Row
-
-LONG = 64 * 2**20
-"""Copies of at least this size (B) show rates: what a copy takes besides its bytes is under 1 % of their time."""
 
 LEAST = 2**18
 """Copies of at least this size (B) lie on a line; smaller ones all take the least time."""

@@ -33,12 +33,16 @@ def fit_plain(
     measured = bool(rows.find("collective"))
     links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
     kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
+    device = fit_device(rows)
+    if measured and links.nvlink is None and not rows.find("pair"):
+        kinds = {kind: found and found._replace(beside=_as_usual(usual, kind)) for kind, found in kinds.items()}
+        device |= {"beside_collective": _unmeasured(usual.device.beside_collective.value, usual)}
     return {
         "name": name,
         "description": description,
         "fingerprint": dict(fingerprint),
         "gpus": rows.gpus,
-        "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in fit_device(rows).items()},
+        "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in device.items()},
         "topology": _topology(shared, links, crossed(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
@@ -54,6 +58,16 @@ def fit_plain(
             if k.startswith("host.")
         },
     }
+
+
+def _as_usual(usual: Profile, kind: str) -> dict[str, Fitted]:
+    """What `kind` keeps of its rate beside collectives of other communicators on the usual host."""
+    cls = getattr(usual.collectives, kind)
+    return {other: _unmeasured(kept.value, usual) for other, kept in cls.beside.items()} if cls else {}
+
+
+def _unmeasured(value: float, usual: Profile) -> Fitted:
+    return Fitted(value, None, f"not measured: as {usual.name}")
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
@@ -142,10 +156,12 @@ def _collective(
         seconds = [20e-6 + size / copies["h2d.cap"].value for size in sizes]
     more = found.more if found is not None else {}
     tables = {n: _table(*curve, f"collective/{kind}/{n}") for n, curve in more.items()}
+    beside = found.beside if found is not None else {}
     return {
         "alone": _table(sizes, seconds, source),
         **{k: number(v, _COLLECTIVES.get(k, "")) for k, v in numbers.items()},
         **({"alone_by_ranks": tables} if tables else {}),
+        **({"beside": {other: number(v, "") for other, v in beside.items()}} if beside else {}),
     }
 
 

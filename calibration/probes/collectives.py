@@ -19,6 +19,9 @@ ENOUGH = 3
 LONGEST = 300
 """Collectives in a train at most."""
 
+MOST_OTHERS = 200
+"""Collectives beside it at most, each with an event."""
+
 
 def collective(context: Context, params: Params, stretch: int) -> Measured:
     """`count` collectives back to back, after one that brings the ranks together. "seconds" of one."""
@@ -80,6 +83,51 @@ def beside(context: Context, params: Params, stretch: int) -> Measured:
             samples["seconds"].append((end.time() - start.time()) / count)
             samples["rate"].append((after - before) * chunk / (last - first))
     return _covered(samples, uncovered)
+
+
+def pair(context: Context, params: Params, stretch: int) -> Measured:
+    """A train of collectives, `window` s long when alone, beside collectives of kind `other` of another communicator.
+
+    Quantities: "seconds" of one collective and "other_seconds" of one of the others meanwhile; "alone_seconds" and
+    "other_alone_seconds" of each in a train of its own, run in turn with both.
+    """
+    ranks, device = params["ranks"], context.device
+    stream = device.stream("other")
+    call = stream.run(context.collective(params["other"], params["other_bytes"], ranks, other=True))
+    _rehearse(context, params)
+    call()
+    device.synchronize()
+    count = min(max(round(params["window"] / context.agree(_alone(context, params, 2), ranks)), 2), LONGEST)
+    once = context.agree(_others(context, call, 2, ranks), ranks)
+    total = min(max(round(stretch * params["cover"] * params["window"] / once), 5), MOST_OTHERS)
+    names = ("seconds", "other_seconds", "alone_seconds", "other_alone_seconds")
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    uncovered = ""
+    for _ in range(params["repeats"]):
+        samples["alone_seconds"].append(_alone(context, params, count))
+        samples["other_alone_seconds"].append(_others(context, call, max(total // 2, 2), ranks))
+        calls, (start, end) = _train(context, params, count)
+        marks = [context.event() for _ in range(total + 1)]
+        others = [c for mark in marks[:-1] for c in (call, stream.record(mark))] + [call, stream.record(marks[-1])]
+        # the others' first event comes before the compute stream waits for it
+        context.parked({"other": others, "compute": [device.stream("compute").wait(marks[0]), *calls]}, ranks)
+        inside = [at for at in (mark.time() for mark in marks) if start.time() <= at <= end.time()]
+        if marks[-1].time() < end.time():
+            uncovered = "the other collectives ended before the last collective"
+        elif len(inside) < 2:
+            uncovered = "fewer than two of the other collectives ended while the collectives ran"
+        else:
+            samples["seconds"].append((end.time() - start.time()) / count)
+            samples["other_seconds"].append((inside[-1] - inside[0]) / (len(inside) - 1))
+    return _covered(samples, uncovered)
+
+
+def _others(context: Context, call: Call, count: int, ranks: int) -> float:
+    """Seconds of one of `count` calls on the other stream, after one that brings the ranks together."""
+    stream = context.device.stream("other")
+    start, end = context.event(), context.event()
+    context.parked({"other": [call, stream.record(start), *[call] * count, stream.record(end)]}, ranks)
+    return (end.time() - start.time()) / count
 
 
 def _covered(samples: dict[str, list[float]], uncovered: str) -> Measured:

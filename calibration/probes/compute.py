@@ -121,6 +121,44 @@ def launch(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
 
 
+def crowd(context: Context, params: Params, stretch: int) -> Measured:
+    """A chain of kernels alone and beside collectives of another communicator in turn: these take SMs.
+
+    Quantities: "alone" and "beside", s of the chain.
+    """
+    device, ranks = context.device, params["ranks"]
+    compute, stream = device.stream("compute"), device.stream("other")
+    calls = _WORK[params["work"]](context, params)
+    gather = stream.run(context.collective(params["other"], params["other_bytes"], ranks, other=True))
+    begun, ended = context.event(), context.event()
+    for call in [*(compute.run(c) for c in calls), gather, stream.record(begun), gather, stream.record(ended)]:
+        call()
+    device.synchronize()
+    once = context.agree(ended.time() - begun.time(), ranks)
+    usual = context.agree(_timed(context, calls, 1)[0], ranks)
+    total = min(max(round(stretch * 2 * usual / once), 3), 150)
+    samples: dict[str, list[float]] = {"alone": [], "beside": []}
+    uncovered = ""
+    for _ in range(params["repeats"]):
+        start, end = context.event(), context.event()
+        train = [compute.record(start), *(compute.run(call) for call in calls), compute.record(end)]
+        context.parked({"compute": train}, ranks)
+        samples["alone"].append(end.time() - start.time())
+        first, last = context.event(), context.event()
+        others = [gather, stream.record(first), *[gather] * total, stream.record(last)]
+        start, end = context.event(), context.event()
+        train = [compute.wait(first), compute.record(start)]
+        train += [*(compute.run(call) for call in calls), compute.record(end)]
+        # the other stream's first event comes before the compute stream waits for it
+        context.parked({"other": others, "compute": train}, ranks)
+        if last.time() < end.time():
+            uncovered = "the collectives ended before the last kernel"
+        else:
+            samples["beside"].append(end.time() - start.time())
+    enough = len(samples["beside"]) >= 3
+    return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
+
+
 def _elementwise(context: Context, params: Params) -> list[Callable[[], object]]:
     small = context.random("small", 4096).view(torch.bfloat16)
     return [lambda: small.mul_(-1.0)] * params["count"]

@@ -124,6 +124,7 @@ class Context:
         self.groups: dict[int, Any] = {
             n: dist.new_group(list(range(n))) if n < world_size else dist.group.WORLD for n in sorted(barriers)
         }
+        self._other = dist.new_group() if world_size > 1 else None
 
     @property
     def cuda(self) -> bool:
@@ -172,13 +173,17 @@ class Context:
             calls.append(stream.copy(there, here) if direction == "h2d" else stream.copy(here, there))
         return calls
 
-    def collective(self, kind: str, size: int, ranks: int) -> Call:
-        """A collective whose buffer on a rank has `size` bytes (all_gather: output, reduce_scatter: input)."""
+    def collective(self, kind: str, size: int, ranks: int, other: bool = False) -> Call:
+        """A collective whose buffer on a rank has `size` bytes (all_gather: output, reduce_scatter: input).
+
+        With `other` it is one of a second communicator of all ranks, with buffers of its own.
+        """
         whole = size // (2 * ranks) * 2 * ranks
         room = max(self._pools.collectives, size)
-        sent = self.random("sent", room)[:whole].view(torch.bfloat16)
-        received = self.random("received", room)[:whole].view(torch.bfloat16)
-        part, group = whole // 2 // ranks, self.groups[ranks]
+        of = "other " if other else ""
+        sent = self.random(f"{of}sent", room)[:whole].view(torch.bfloat16)
+        received = self.random(f"{of}received", room)[:whole].view(torch.bfloat16)
+        part, group = whole // 2 // ranks, self._other if other else self.groups[ranks]
         if kind == "all_to_all":
             return lambda: dist.all_to_all_single(received, sent, group=group)
         if kind == "all_reduce":

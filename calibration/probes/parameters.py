@@ -92,12 +92,28 @@ class Beside(Alone):
     events_every: Number
 
 
+class Pair(Alone):
+    """Collectives beside others of another communicator."""
+
+    other: Collective
+    other_bytes: Size
+
+
+class Crowd(Parameters):
+    """Kernels beside collectives."""
+
+    work: str
+    other: Collective
+    other_bytes: Size
+
+
 PARAMETERS: dict[str, type[Parameters]] = {
     "attention": Attention,
     "beside": Beside,
     "collective": Alone,
     "commands": Commands,
     "copy": Copy,
+    "crowd": Crowd,
     "depth": Call,
     "device": Parameters,
     "device_copy": Parameters,
@@ -106,6 +122,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "host_wake": Parameters,
     "issue": Call,
     "launch": Launch,
+    "pair": Pair,
     "sampled": Parameters,
     "sm_copy": Parameters,
     "wake": Wake,

@@ -11,6 +11,9 @@ from calibration.probes.scales import CPU, FULL, KIB, MIB, QUICK, Kind, Scale
 
 Params = dict[str, Any]
 
+LONG = 64 * MIB
+"""Copies of at least this size (B) show rates: what a copy takes besides its bytes is under 1 % of their time."""
+
 QUEUE = 800
 """Commands that a parked stream is given at most: the driver takes about 1,000 before it blocks the host."""
 
@@ -64,7 +67,7 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         *_interference(scale),
     ]
     if gpus > 1:
-        cases += [*_collectives(scale, gpus), *_beside(scale, gpus)]
+        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus)]
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
     return cases
@@ -196,20 +199,17 @@ def _interference(scale: Scale) -> Iterator[ProbeCase]:
             params |= {"chunk": chunk, "rate": scale.rate, "repeats": scale.repeats}
             yield _case(f"launch/{work}/{direction}", "launch", params, 3 * seconds)
     for tokens in scale.blocks:
-        wide = scale.window_s > 2e-3
-        width, ffn, heads = (5120, 13824, 40) if wide else (32, 64, 2)
-        flops = tokens * width * (8 * width + 4 * ffn) + 4 * tokens**2 * width
-        seconds = 4 * max(flops / 400e12, 50e-6)
-        params = {
-            "work": "block",
-            "count": 4,
-            "tokens": tokens,
-            "width": width,
-            "ffn": ffn,
-            "heads": heads,
-        }
+        params, seconds = _block(scale, tokens)
         params |= {"direction": "h2d", "chunk": chunk, "rate": scale.rate, "repeats": scale.repeats}
         yield _case(f"launch/block/{tokens}", "launch", params, 3 * seconds)
+
+
+def _block(scale: Scale, tokens: int) -> tuple[Params, float]:
+    """A chain of blocks, and the seconds that it takes."""
+    width, ffn, heads = (5120, 13824, 40) if scale.window_s > 2e-3 else (32, 64, 2)
+    flops = tokens * width * (8 * width + 4 * ffn) + 4 * tokens**2 * width
+    params: Params = {"work": "block", "count": 4, "tokens": tokens, "width": width, "ffn": ffn, "heads": heads}
+    return params, 4 * max(flops / 400e12, 50e-6)
 
 
 def _collectives(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
@@ -231,6 +231,22 @@ def _beside(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
             for chunk in scale.chunks if main else few:
                 for direction in ("h2d", "d2h") if kind == "all_to_all" and chunk == _longest(scale) else ("h2d",):
                     yield _beside_case(scale, gpus, kind, size, chunk, direction)
+
+
+def _together(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
+    """What a sharded schedule's all_gathers meet: collectives and kernels of the compute stream."""
+    params: Params
+    other: Params = {"other": "all_gather", "other_bytes": scale.beside[-1], "ranks": gpus}
+    window, cover = 2 * scale.window_s, 8
+    for kind in ("all_to_all", "all_reduce"):
+        for size in scale.beside:
+            params = {"collective": kind, "bytes": size, "window": window, "cover": cover, **other}
+            params["repeats"] = scale.long_repeats
+            yield _case(f"pair/{kind}/{size}/all_gather", "pair", params, 1.5 * cover * window)
+    for tokens in scale.blocks:
+        params, seconds = _block(scale, tokens)
+        params |= {**other, "repeats": scale.long_repeats}
+        yield _case(f"crowd/block/{tokens}/all_gather", "crowd", params, 4 * seconds)
 
 
 def _longest(scale: Scale) -> int:

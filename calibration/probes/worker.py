@@ -31,6 +31,8 @@ PROBES = {
     "host_wake": host.host_wake,
     "collective": collectives.collective,
     "beside": collectives.beside,
+    "pair": collectives.pair,
+    "crowd": compute.crowd,
     "sm_copy": collectives.sm_copy,
 }
 """Probe of a case's kind: (context, parameters, stretch of the background) -> what it found."""

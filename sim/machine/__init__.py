@@ -72,6 +72,8 @@ class _Run:
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
         self.alone: dict[tuple[str, int], float] = {}
+        # all ranks issue the same collectives
+        self.together = len({c.stream for c in program.ranks[0].commands() if isinstance(c, Collective)}) > 1
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -122,8 +124,9 @@ class _Run:
         start = self.env.now
         rank.kernels_running += 1
         delay = self.profile.streams.launch_delay.value * command.launches
-        if delay > 0 and seconds > 0:
-            yield self.fabric.transfer(self.profile.kernel_flow(rank.number, delay / seconds), seconds).done
+        if seconds > 0 and (delay > 0 or self.together):
+            flow = self.profile.kernel_flow(rank.number, delay / seconds, self.together)
+            yield self.fabric.transfer(flow, seconds).done
         else:
             yield self.env.timeout(seconds)
         rank.kernels_running -= 1
@@ -250,7 +253,8 @@ class _Run:
     def _flows_of(self, command: Collective) -> list[collectives.PhaseFlows]:
         key = (command.kind, command.bytes)
         if key not in self.flows:
-            self.flows[key] = collectives.flows(self.profile, command.kind, command.bytes, len(self.ranks))
+            flows = collectives.flows(self.profile, command.kind, command.bytes, len(self.ranks), self.together)
+            self.flows[key] = flows
         return self.flows[key]
 
     def _alone(self, command: Collective) -> float:
