@@ -38,7 +38,8 @@ class Device(Config, frozen=True):
     attention_efficiency: Sourced[Number] | None = None
     """Of attention; that of matrix products where it is not given."""
     beside_collective: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
-    """Time of a kernel while a collective of another stream moves data on its GPU, times alone."""
+    """Time of a kernel while a collective of another stream moves data on its GPU, times alone, but for
+    `streams.crowd_delay`."""
 
 
 class CopyClass(Config, frozen=True):
@@ -144,6 +145,8 @@ class Streams(Config, frozen=True):
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
     beside_kernel: Sourced[Seconds]
     """Extra time of each of the commands above, and of a copy's setup, while a kernel runs on the same GPU."""
+    crowd_delay: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """Extra time of each kernel launch while a collective of another stream moves data on its GPU: it holds SMs."""
     flag_wake: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
     """From the end of a flag's write until a stream that was held by it goes on."""
 
@@ -264,14 +267,16 @@ class Profile(Config, frozen=True, dict=True):
             kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
         )
 
-    def kernel_flow(self, gpu: int, slowdown: float, together: bool = False) -> FlowSpec:
-        """Progress of a kernel (1 s a second alone), slowed by `slowdown` while the h2d link of `gpu` is full.
+    def kernel_flow(self, gpu: int, seconds: float, launches: int = 1, together: bool = False) -> FlowSpec:
+        """Progress of a kernel of `seconds` alone (1 s a second), slowed while copies use the h2d link of `gpu`.
 
-        With `together` it may meet collectives of other streams.
+        With `together` it may meet collectives of other streams, which slow it too.
         """
+        slowdown = self.streams.launch_delay.value * launches / seconds
         beside: tuple[tuple[str, float], ...] = ()
-        if together and self.device.beside_collective.value > 1:
-            beside = ((collective_mark("", gpu), 1 / self.device.beside_collective.value),)
+        if together:
+            taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / seconds
+            beside = ((collective_mark("", gpu), 1 / taken),)
         return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
 
 

@@ -37,8 +37,6 @@ class Kind(NamedTuple):
     source: str
     more: Mapping[int, tuple[list[int], list[float]]]
     """(bytes, s) of more ranks than the fewest."""
-    beside: Mapping[str, Fitted]
-    """Kind of another communicator -> its rate beside one of those, times alone."""
 
 
 class Links(NamedTuple):
@@ -150,25 +148,7 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
     shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
     per_rank = numbers["latency_per_rank"]
     numbers["latency_per_rank"] = per_rank._replace(value=min(per_rank.value, max(0.95 * shortest, 0.0)))
-    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more, _pairs(rows, kind, late))
-
-
-def _pairs(rows: Rows, kind: str, late: float) -> dict[str, Fitted]:
-    """What `kind` keeps of its rate beside others; `late` is its latency."""
-    kept: dict[str, list[tuple[float, Row]]] = {}
-    for row in rows.find("pair"):
-        if row.params["collective"] == kind:
-            alone, beside = rows.value(row, "alone_seconds"), rows.value(row, "seconds")
-            kept.setdefault(row.params["other"], []).append(((alone - late) / (beside - late), row))
-        elif row.params["other"] == kind:
-            alone, beside = rows.value(row, "other_alone_seconds"), rows.value(row, "other_seconds")
-            kept.setdefault(row.params["collective"], []).append(((alone - late) / (beside - late), row))
-    found = {}
-    for other, values in kept.items():
-        value, spread = over([v for v, _ in values])
-        where = f"{', '.join(row.case for _, row in values)}: rates beside {other} over alone"
-        found[other] = Fitted(min(max(value, 0.01), 1.0), spread, where)
-    return found
+    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:

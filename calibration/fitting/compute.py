@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from calibration.fitting.numbers import Fitted, over
+from calibration.fitting.numbers import Fitted
 from calibration.fitting.selection import Rows
 from calibration.probes.rows import Row
 
@@ -37,14 +37,6 @@ def flops(row: Row) -> float:
     return float(4 * p["tokens"] ** 2 * p["heads"] * p["head"])
 
 
-def _beside_collective(rows: Rows) -> Fitted | None:
-    found = [row for row in rows.find("crowd") if rows.has(row, "beside")]
-    if not found:
-        return None
-    value, spread = over([rows.value(row, "beside") / rows.value(row, "alone") for row in found])
-    return Fitted(max(value, 1.0), spread, f"{', '.join(row.case for row in found)}: beside over alone")
-
-
 def fit_device(rows: Rows) -> dict[str, Fitted]:
     """`device` by key path; efficiencies are relative to the datasheet, or to the best row where there is none."""
     gemms, moved, attention = rows.find("gemm"), rows.find("device_copy"), rows.find("attention")
@@ -74,8 +66,6 @@ def fit_device(rows: Rows) -> dict[str, Fitted]:
     best = _best(rows, attention)
     if best:
         found["attention_efficiency"] = Fitted(best[0] / peak, rows.spread(attention, "seconds"), best[1])
-    if (crowded := _beside_collective(rows)) is not None:
-        found["beside_collective"] = crowded
     return found
 
 

@@ -11,6 +11,7 @@ from calibration.fitting.copies import fit_copies, fit_resources
 from calibration.fitting.numbers import Fitted
 from calibration.fitting.selection import Rows
 from calibration.fitting.streams import fit_streams
+from calibration.fitting.together import fit_together
 from sim.hardware import Profile
 
 UNITS = {
@@ -34,9 +35,11 @@ def fit_plain(
     links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
     kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
     device = fit_device(rows)
-    if measured and links.nvlink is None and not rows.find("pair"):
-        kinds = {kind: found and found._replace(beside=_as_usual(usual, kind)) for kind, found in kinds.items()}
-        device |= {"beside_collective": _unmeasured(usual.device.beside_collective.value, usual)}
+    together = fit_together(rows, kinds, links.nvlink is not None) if measured else None
+    if together:
+        device["beside_collective"] = together.beside_collective
+        streams["streams.crowd_delay"] = together.crowd_delay
+    beside = together.beside if together else {}
     return {
         "name": name,
         "description": description,
@@ -47,7 +50,7 @@ def fit_plain(
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
         "collectives": {
-            kind: _collective(found, kind, kinds, copies, links)
+            kind: _collective(found, kind, kinds, copies, links) | _beside(beside.get(kind, {}))
             for kind, found in kinds.items()
             if found is not None or kind not in OPTIONAL
         },
@@ -58,16 +61,6 @@ def fit_plain(
             if k.startswith("host.")
         },
     }
-
-
-def _as_usual(usual: Profile, kind: str) -> dict[str, Fitted]:
-    """What `kind` keeps of its rate beside collectives of other communicators on the usual host."""
-    cls = getattr(usual.collectives, kind)
-    return {other: _unmeasured(kept.value, usual) for other, kept in cls.beside.items()} if cls else {}
-
-
-def _unmeasured(value: float, usual: Profile) -> Fitted:
-    return Fitted(value, None, f"not measured: as {usual.name}")
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
@@ -156,13 +149,15 @@ def _collective(
         seconds = [20e-6 + size / copies["h2d.cap"].value for size in sizes]
     more = found.more if found is not None else {}
     tables = {n: _table(*curve, f"collective/{kind}/{n}") for n, curve in more.items()}
-    beside = found.beside if found is not None else {}
     return {
         "alone": _table(sizes, seconds, source),
         **{k: number(v, _COLLECTIVES.get(k, "")) for k, v in numbers.items()},
         **({"alone_by_ranks": tables} if tables else {}),
-        **({"beside": {other: number(v, "") for other, v in beside.items()}} if beside else {}),
     }
+
+
+def _beside(kept: Mapping[str, Fitted]) -> dict[str, Any]:
+    return {"beside": {other: number(value, "") for other, value in kept.items()}} if kept else {}
 
 
 def _table(sizes: list[int], seconds: list[float], source: str) -> dict[str, Any]:

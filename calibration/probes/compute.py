@@ -128,7 +128,7 @@ def crowd(context: Context, params: Params, stretch: int) -> Measured:
     """
     device, ranks = context.device, params["ranks"]
     compute, stream = device.stream("compute"), device.stream("other")
-    calls = _WORK[params["work"]](context, params)
+    calls = _block(context, params)
     gather = stream.run(context.collective(params["other"], params["other_bytes"], ranks, other=True))
     begun, ended = context.event(), context.event()
     for call in [*(compute.run(c) for c in calls), gather, stream.record(begun), gather, stream.record(ended)]:

@@ -102,7 +102,7 @@ class Pair(Alone):
 class Crowd(Parameters):
     """Kernels beside collectives."""
 
-    work: str
+    count: Number
     other: Collective
     other_bytes: Size
 

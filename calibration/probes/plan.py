@@ -37,6 +37,9 @@ class ProbeCase(msgspec.Struct, frozen=True):
         return int(self.params.get("ranks", 1))
 
 
+BLOCK_KERNELS = 10
+"""Kernels of a block, of which `count` make a chain."""
+
 COLLECTIVES = ("all_to_all", "all_reduce", "all_gather", "reduce_scatter")
 
 PATTERNS = ("copy", "copy+event", "copy+timed", "wait+copy", "write+copy+write", "wait+write+copy+write")

@@ -123,13 +123,18 @@ class _Run:
         seconds = self.profile.kernel_seconds(command)
         start = self.env.now
         rank.kernels_running += 1
-        delay = self.profile.streams.launch_delay.value * command.launches
-        if seconds > 0 and (delay > 0 or self.together):
-            flow = self.profile.kernel_flow(rank.number, delay / seconds, self.together)
+        # attention's blocks fill all SMs until it ends: a collective that comes meanwhile waits for them
+        end = Event(self.env) if self.together and command.attention else None
+        rank.attention_end = end or rank.attention_end
+        if seconds > 0 and (self.profile.streams.launch_delay.value > 0 or self.together):
+            flow = self.profile.kernel_flow(rank.number, seconds, command.launches, self.together)
             yield self.fabric.transfer(flow, seconds).done
         else:
             yield self.env.timeout(seconds)
         rank.kernels_running -= 1
+        if end is not None:
+            end.succeed()
+            rank.attention_end = None if rank.attention_end is end else rank.attention_end
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: Rank, command: Copy) -> Steps:
@@ -143,12 +148,14 @@ class _Run:
 
     def _collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Steps:
         start = self.env.now
+        if rank.attention_end is not None:
+            yield rank.attention_end
         meeting = self.meetings.get(key)
         if meeting is None:
             meeting = self.meetings[key] = Meeting(self.env, command.kind, len(self.ranks))
         meeting.arrived.append(rank.number)
         if len(meeting.arrived) == len(self.ranks):
-            meeting.ready = start
+            meeting.ready = self.env.now
             self.env.process(self._move(self.env, self.fabric, command, meeting))
         yield meeting.done[rank.number]
         self._span(rank, command, start, meeting.ready, self._alone(command))

@@ -59,6 +59,8 @@ class Rank:
         self.hosts_waiting: dict[int, str] = {}
         self.moving: list[Meeting] = []
         self.kernels_running = 0
+        self.attention_end: Event | None = None
+        """When the attention that runs now ends, where collectives of other streams may find it running."""
 
 
 class Meeting:
