@@ -31,6 +31,7 @@ def seen_tables() -> dict[str, str]:
         "commands": probe_tables.commands(),
         "released": probe_tables.released(),
         "collectives": probe_tables.collectives(),
+        "together": probe_tables.together(),
         "events": probe_tables.events(),
         "slow copies": probe_tables.slow_copies(),
     }
@@ -47,6 +48,7 @@ def predicted_tables(found: Sequence[Entry]) -> dict[str, str]:
         "errors": case_tables.group_errors(found),
         "off": case_tables.off(found),
         "steps": case_tables.steps(found),
+        "neighbours": case_tables.neighbours(found),
         "meeting": case_tables.meeting(found),
         "flag waits": case_tables.flag_waits(found),
         "all errors": case_tables.all_errors(found),

@@ -27,6 +27,9 @@ TWO, FOUR, NVLINK, ALONE = (
 )
 """The sets that stand for their kind of host where one is enough."""
 
+NEIGHBOURS = ("h200x2-hostpath-20261121h", "h200x2-nvlink-20261121h")
+"""Sets of a visit whose copies were disturbed from outside for most of the time."""
+
 MIB = 2**20
 CHUNKS = tuple(MIB << k for k in (0, 2, 4, 6, 8))
 LARGE = 160 * MIB
@@ -188,6 +191,24 @@ def long_kernels(case: MeasuredCase, residents: Sequence[MeasuredCase], least_us
     if not own:
         return None
     return sum(op.end - op.start for op in own) / sum(median(alone[op.layer, op.name]) for op in own)
+
+
+def lateness(case: MeasuredCase, nvlink: bool) -> float | None:
+    """By how much copies with nothing else on their way took longer than the fastest tenth of them, on average.
+
+    Of the longest copies of a case; over NVLink collectives are not on their way.
+    """
+    busy = [] if nvlink else [(op.start, op.end) for op in case.operations if op.kind == "Collective"]
+    copies = [op for op in case.operations if op.kind == "Copy" and op.bytes >= MIB]
+    clear = [op for op in copies if not any(start < op.end and end > op.ready for start, end in busy)]
+    longest = max((op.bytes for op in clear), default=0)
+    times = sorted(op.end - op.ready for op in clear if op.bytes == longest)
+    return mean(times) / times[len(times) // 10] - 1 if times else None
+
+
+def unsteadiness(case: MeasuredCase) -> float:
+    """By how much the median step is longer than the fastest."""
+    return case.step_time_s / min(case.steps_s) - 1
 
 
 def releases(case: MeasuredCase) -> list[tuple[bool, float]]:

@@ -13,7 +13,7 @@ LEAST = 2**18
 FLOOR = 1.03
 """Copies that take less than this times the least time take the least time: they say nothing of the line."""
 
-SHARED = 0.985
+SHARED = 0.99
 """Copies that get less than this share of their rate alone contend for something."""
 
 NEGATIVE_S = 2e-6
