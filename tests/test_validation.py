@@ -34,7 +34,7 @@ from validation.bounds import Bound, Known, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
 from validation.errors import by, choices, errors, memory_errors, resident_spread, step_errors
 from validation.measured import CASES, HOST, Operation
-from validation.predict import predict
+from validation.predict import predict, workload_key
 from validation.run import plan, validate
 from validation.sets import DATA, kind, load_set, shipped_sets, visit
 from validation.wan14b import BLOCK, DATASET, FITTED, load_cases
@@ -51,6 +51,13 @@ SAMPLE = {
     "h200x2-nvlink-20261121a": (0, 1),
     "h200x2-nvlink-20261121c": (14, 17),
     "h200x4-hostpath-20261121d": (0, 1),
+    "h200x1-20261121f": (0, 1, 5),
+    "h200x4-hostpath-20261121g": (22, 23),
+    "h200x2-hostpath-20261121h": (57, 58, 62),
+    "h200x2-hostpath-20261121i": (0, 1, 2, 5),
+    "h200x2-nvlink-20261121h": (0, 1, 2),
+    "h200x2-nvlink-20261121i": (0, 1, 2),
+    "h200x4-hostpath-20261121j": (0, 1, 4),
 }
 """A few cases of each set with few chunks, which are quick to simulate; the first is resident."""
 
@@ -101,6 +108,16 @@ def test_a_few_cases_of_every_set_are_predicted_as_promised(name: str) -> None:
 
 def test_every_shipped_set_is_sampled() -> None:
     assert {*SAMPLE, DATASET} == set(shipped_sets())
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_every_policy_computed_the_same_bits_on_gpus(name: str) -> None:
+    outputs: dict[str, set[tuple[str, ...]]] = {}
+    data = load_set(name)
+    for case in data.cases:
+        outputs.setdefault(workload_key(case), set()).add(case.output)
+    assert all(len(found) == 1 and all(next(iter(found))) for found in outputs.values())
+    assert outputs.keys() == data.residents().keys()
 
 
 def test_all_to_alls_last_as_long_as_measured(old: list[Compared]) -> None:

@@ -23,7 +23,7 @@ OFF = 0.03
 LOST, UNEVEN = 0.02, 0.01
 """Copies that are later, and steps that are longer than the fastest, by more than this were disturbed."""
 
-LATE = 20e-6
+LATE = 50e-6
 """Waits for peers from here on are looked at, s."""
 
 CROSS = (
