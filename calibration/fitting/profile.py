@@ -34,9 +34,9 @@ def fit_plain(
     links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
     kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
     device = fit_device(rows)
-    if measured and links.nvlink is None and not rows.find("pair"):
-        kinds = {kind: found and found._replace(beside=_as_usual(usual, kind)) for kind, found in kinds.items()}
-        device |= {"beside_collective": _unmeasured(usual.device.beside_collective.value, usual)}
+    if measured and links.nvlink is None:
+        kinds = {kind: found and _as_usual(found, usual, kind) for kind, found in kinds.items()}
+        device.setdefault("beside_collective", _unmeasured(usual.device.beside_collective.value, usual))
     return {
         "name": name,
         "description": description,
@@ -60,10 +60,11 @@ def fit_plain(
     }
 
 
-def _as_usual(usual: Profile, kind: str) -> dict[str, Fitted]:
-    """What `kind` keeps of its rate beside collectives of other communicators on the usual host."""
+def _as_usual(found: Kind, usual: Profile, kind: str) -> Kind:
+    """`found`; beside collectives that it was not measured with it keeps of its rate what it does on the usual host."""
     cls = getattr(usual.collectives, kind)
-    return {other: _unmeasured(kept.value, usual) for other, kept in cls.beside.items()} if cls else {}
+    kept = {other: _unmeasured(factor.value, usual) for other, factor in cls.beside.items()} if cls else {}
+    return found._replace(beside=kept | dict(found.beside))
 
 
 def _unmeasured(value: float, usual: Profile) -> Fitted:
