@@ -395,6 +395,53 @@ def test_wrong_profiles(path: str, value: object) -> None:
         ("collectives.all_to_all.alone.bytes", [], "bytes and seconds"),
         ("collectives.all_to_all.alone.bytes", [1], "bytes and seconds"),
         ("collectives.all_to_all.latency.value", 1e9, "latency must be shorter"),
+        *[
+            (
+                "collectives.all_gather.beside",
+                {"all_to_all": {"value": value, "source": "x"}},
+                f"collectives.all_gather: beside.all_to_all is {said}, expected 0.01 to 1",
+            )
+            for value, said in ((0, 0), (0.0099, 0.0099), (1.01, 1.01), ("150e-2", 1.5))
+        ],
+        (
+            "collectives.all_gather.beside",
+            {"all_to_all": {"value": -1, "source": "x"}},
+            "collectives.all_gather.beside.all_to_all.value: expected ",
+        ),
+        (
+            "collectives.all_gather.beside",
+            {"all_to_all": {"value": 0.5}},
+            "collectives.all_gather.beside.all_to_all.source: is missing",
+        ),
+        (
+            "collectives.all_gather.beside",
+            {"all_to_all": 0.5},
+            "collectives.all_gather.beside.all_to_all: expected a mapping",
+        ),
+        (
+            "collectives.all_gather.beside",
+            {"all_gather": {"value": 0.5, "source": "x"}},
+            "collectives.all_gather.beside has all_gather: two of a kind share as their weights say",
+        ),
+        (
+            "collectives.all_gather.beside",
+            {"all_too_all": {"value": 0.5, "source": "x"}},
+            "collectives.all_gather.beside",
+        ),
+        ("collectives.all_gather.beside", {"broadcast": {"value": 0.5, "source": "x"}}, "broadcast"),
+        ("collectives.all_gather.beside", [], "collectives.all_gather.beside: expected a mapping"),
+        (
+            "device.beside_collective",
+            {"value": 0.99, "source": "x"},
+            "device.beside_collective is 0.99, expected at least 1",
+        ),
+        ("device.beside_collective", {"value": 0, "source": "x"}, "device.beside_collective is 0, expected at least 1"),
+        ("device.beside_collective", 2, "device.beside_collective: expected a mapping"),
+        (
+            "device.beside_collectives",
+            {"value": 2, "source": "x"},
+            "device.beside_collectives: unknown key; did you mean 'beside_collective'?",
+        ),
         ("topology.nodes.{}", {"kind": "switch"}, "topology.nodes has '{}': expected a word"),
         ("topology.nodes.{gpu!r}", {"kind": "switch"}, "topology.nodes has '{gpu!r}': expected a word"),
         ("fingerprint", {"cpu": 3}, "fingerprint.cpu: expected text"),
