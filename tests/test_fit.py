@@ -431,6 +431,19 @@ def test_over_links_of_their_own_nothing_is_as_on_the_usual_host() -> None:
     assert (set(known), unknown) == ({*KEPT, KERNELS}, {})
 
 
+def test_latencies_are_no_part_of_what_is_kept_beside_others(measured: list[Row]) -> None:
+    # small collectives, of which much is latency, at half their rate
+    def small(r: Row) -> Row:
+        times = {}
+        for name, kind in (("", r.params["collective"]), ("other_", r.params["other"])):
+            latency = host().collective_class(kind).latency.value
+            times |= {f"{name}alone_seconds": latency + 20e-6, f"{name}seconds": latency + 40e-6}
+        return msgspec.structs.replace(r, ranks=[{q: Stat(s, 0.0, 5) for q, s in times.items()}] * len(r.ranks))
+
+    found = numbers(fit_rows([small(r) if r.kind == "pair" else r for r in measured], "found").profile)
+    assert {path: found[path].value for path in KEPT} == pytest.approx(dict.fromkeys(KEPT, 0.5), rel=0.05)
+
+
 @pytest.mark.parametrize(("factor", "kept"), [(1e3, 0.01), (0.5, 1.0)])
 def test_what_is_kept_beside_others_is_a_hundredth_to_all(factor: float, kept: float, measured: list[Row]) -> None:
     rows = [late(r, factor, "seconds", "other_seconds") if r.kind == "pair" else r for r in measured]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -706,6 +707,18 @@ def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
     alone = {label(s): s.alone for s in run([commands] * 2, FREE | SLOW).of(0)}
     assert alone == {"x": 1, "y": 4, "k": 4}
+
+
+def test_a_kind_that_is_as_another_slows_and_is_slowed_alike() -> None:
+    # send_recv as all_to_all, 8 B at 4 B/s; reduce_scatter as all_gather, 32 B: 2 B/s until 2, and then 8
+    profile = tiny_profile(2, FREE | SLOW)
+    others = msgspec.structs.replace(profile.collectives, send_recv=None, reduce_scatter=None)
+    rank = RankBuilder()
+    rank.collective("s", "x", "send_recv", 8)
+    rank.collective("t", "y", "reduce_scatter", 64)
+    timeline = SimulatedMachine(msgspec.structs.replace(profile, collectives=others)).run(program(rank, rank))
+    assert times(timeline) == near({"x": (0, 2), "y": (0, 5.5)})
+    assert times(SimulatedMachine(profile).run(program(rank, rank))) == near({"x": (0, 1), "y": (0, 4)})
 
 
 def test_a_kernel_is_slowed_while_its_own_rank_moves_data() -> None:
