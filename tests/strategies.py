@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -206,6 +207,8 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "collective.latency": costs,
     "collective.latency_per_rank": costs,
     "all_reduce.copy_start": costs,
+    **{f"{a}.beside.{b}": st.sampled_from([0.5, 0.75, 1.0]) for a, b in permutations(("all_to_all", "all_gather"))},
+    "device.beside_collective": st.sampled_from([1.0, 1.5, 2.0]),
     "streams.write_flag": costs,
     "streams.wake": costs,
     "streams.flag_wake": costs,
