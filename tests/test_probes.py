@@ -296,24 +296,31 @@ def test_a_late_case_is_measured_once_more_and_the_faster_row_counts(tmp_path: P
     assert [r for r in load_rows(tmp_path / RAW) if r.case == "copy/slow"] == [kept]
 
 
-def test_the_faster_of_two_rows_counts_and_one_that_failed_does_not(tmp_path: Path) -> None:
+def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.probes.runner import _Pool, _run_again
 
-    cases = {name: long_copies(name) for name in ("fast", "slow", "fails")}
+    cases = {name: long_copies(name) for name in ("fast", "slow", "uncovered", "fails")}
+    cases["uncovered"].params["directions"] = ["h2d", "d2h"]  # nothing follows what is measured of either
     del cases["fails"].params["lead"]
-    before = {name: copied(f"copy/{name}", "h2d", 1e-6 if name == "fast" else 1e3) for name in cases}
+    before = {
+        name: copied(case.name, "+".join(case.params["directions"]), 1e-6 if name == "fast" else 1e3)
+        for name, case in cases.items()
+    }
     with Journal(tmp_path / RAW) as journal, _Pool(list(cases.values()), "cpu") as pool:
         for row in before.values():
             journal.append(row)
         for case in cases.values():
             _run_again(case, pool, journal, lambda case, row: None)
-        assert len(journal.done()) == 3
+        assert len(journal.done()) == 4
     kept = {r.case.removeprefix("copy/"): r for r in load_rows(tmp_path / RAW)}
-    assert (kept["fast"], kept["fails"]) == (before["fast"], before["fails"])
-    assert 0 < seconds(kept["slow"]) < 10
-    tried = Counter(line["case"] for line in lines(tmp_path / RAW))
-    assert tried == {"copy/fast": 3, "copy/fails": 3, "copy/slow": 2}, "all that was measured is kept"
+    assert 0 < seconds(kept.pop("slow")) < 10
+    assert kept == {name: before[name] for name in kept}
+    written = lines(tmp_path / RAW)
+    tried = Counter(line["case"].removeprefix("copy/") for line in written)
+    assert tried == {"fast": 3, "uncovered": 3, "fails": 3, "slow": 2}, "all that was measured is written"
+    [ended, failed] = [line["rejected"] for line in written if line["rejected"]]
+    assert ended.startswith("traffic of a rank ended at ") and failed.startswith("failed: rank 0: KeyError")
 
 
 def test_enough_of_the_other_collectives_end_beside_a_short_train(tmp_path: Path) -> None:
