@@ -207,7 +207,7 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "collective.latency": costs,
     "collective.latency_per_rank": costs,
     "all_reduce.copy_start": costs,
-    **{f"{a}.beside.{b}": st.sampled_from([0.5, 0.75, 1.0]) for a, b in permutations(("all_to_all", "all_gather"))},
+    **{f"{a}.beside.{b}": st.sampled_from([0.5, 0.75]) for a, b in permutations(("all_to_all", "all_gather"))},
     "device.beside_collective": st.sampled_from([1.0, 1.5, 2.0]),
     "streams.write_flag": costs,
     "streams.wake": costs,
