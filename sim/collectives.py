@@ -135,7 +135,7 @@ def flows(
         overhead = cls.overhead.value
         specs = [(FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts]
         if together:
-            specs = [(_met(cls, kind, spec, part), part) for spec, part in specs]
+            specs = [(_met(cls, profile.like(kind), spec, part), part) for spec, part in specs]
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
 

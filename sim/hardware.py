@@ -198,7 +198,8 @@ class Profile(Config, frozen=True, dict=True):
             cls = self.collective_class(kind)
             positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
             if kind in cls.beside:
-                raise ValueError(f"collectives.{kind}.beside has {kind}: two of a kind share as their weights say")
+                name = self.like(kind)
+                raise ValueError(f"collectives.{name}.beside has {kind}: two of a kind share as their weights say")
         positive["host.queue_depth"] = self.host.queue_depth
         if self.device.beside_collective.value < 1:
             raise ValueError(f"device.beside_collective is {self.device.beside_collective.value}, expected at least 1")
@@ -240,10 +241,14 @@ class Profile(Config, frozen=True, dict=True):
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
         """The class of a kind of collective, or of the one that it is like."""
-        cls: CollectiveClass | None = getattr(self.collectives, kind)
-        if cls is None:
-            cls = self.collectives.all_gather if kind == "reduce_scatter" else self.collectives.all_to_all
+        cls: CollectiveClass = getattr(self.collectives, self.like(kind))
         return cls
+
+    def like(self, kind: CollectiveKind) -> CollectiveKind:
+        """`kind` if the profile has it, or else the one that it is like."""
+        if getattr(self.collectives, kind) is not None:
+            return kind
+        return "all_gather" if kind == "reduce_scatter" else "all_to_all"
 
     def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""

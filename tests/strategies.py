@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,7 +35,8 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
 
     Keys of `changes` are the resources `down`, `up`, `duplex`, `host` (the last two are never full unless given), key
     paths such as `h2d.cap`, and `collective.X` for field X of all kinds of collective, where `cap` is the B/s that a
-    rank sends alone. With a `topology` none of its resources are there.
+    rank sends alone; `all_gather.beside.all_to_all` is what one kind keeps of it beside another. With a `topology` none
+    of its resources are there.
     """
     left = dict(changes or {})
     plain: Plain = to_plain(load_profile("h200x2-hostpath"))
@@ -51,7 +53,7 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     for kind in ("h2d", "d2h"):
         ones = {"cap": 8.0, "weight": 1.0}
         plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
-    for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency"):
+    for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "beside_collective"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
         cls: Plain = plain["collectives"]["all_to_all"]
@@ -66,8 +68,10 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
         alone = {"bytes": [1, 2], "seconds": [latency + 1 / cap, latency + 2 / cap], "source": "test"}
         plain["collectives"][kind] = {"alone": alone} | {key: _sourced(value) for key, value in options.items()}
     for path, value in left.items():
-        section, key = path.split(".")
-        if section not in ("collective", *KINDS):
+        section, key = path.split(".", 1)
+        if key.startswith("beside."):
+            plain["collectives"][section].setdefault("beside", {})[key.removeprefix("beside.")] = _sourced(value)
+        elif section not in ("collective", *KINDS):
             assert key in plain[section], f"no {path} in a profile"
             plain[section][key] = _sourced(value)
     return convert(plain, Profile, "tiny profile")
@@ -203,6 +207,8 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "collective.latency": costs,
     "collective.latency_per_rank": costs,
     "all_reduce.copy_start": costs,
+    **{f"{a}.beside.{b}": st.sampled_from([0.5, 0.75]) for a, b in permutations(("all_to_all", "all_gather"))},
+    "device.beside_collective": st.sampled_from([1.0, 1.5, 2.0]),
     "streams.write_flag": costs,
     "streams.wake": costs,
     "streams.flag_wake": costs,
@@ -327,20 +333,48 @@ class Network(NamedTuple):
     demands: tuple[Demand, ...]
 
 
+class Company(NamedTuple):
+    """What a flow is, and what slows it."""
+
+    marks: tuple[str, ...] = ()
+    beside: tuple[tuple[str, float], ...] = ()
+
+    def of(self, spec: FlowSpec) -> FlowSpec:
+        return spec._replace(marks=self.marks, beside=self.beside)
+
+
+_factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
+
+
 @st.composite
-def networks(draw: st.DrawFn, *, simultaneous: bool = False, most_resources: int = 5, most_flows: int = 8) -> Network:
+def companies(draw: st.DrawFn) -> Company:
+    """Up to two of three marks, and factors beside flows with the others."""
+    marks = draw(st.sets(st.sampled_from("abc"), max_size=2))
+    factors = draw(st.dictionaries(st.sampled_from(sorted({*"abc"} - marks)), _factors, max_size=2))
+    return Company(tuple(sorted(marks)), tuple(factors.items()))
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn,
+    *,
+    simultaneous: bool = False,
+    most_resources: int = 5,
+    most_flows: int = 8,
+    company: st.SearchStrategy[Company] = st.just(Company()),  # noqa: B008
+) -> Network:
     """Random resources, and flows with random routes, multipliers, weights, caps, drags, starts and cancellations."""
     capacities = draw(st.lists(rates, min_size=1, max_size=most_resources))
     resources = st.integers(0, len(capacities) - 1)
     routes = st.dictionaries(resources, positive, max_size=4).map(lambda route: tuple(sorted(route.items())))
-    moving = st.builds(FlowSpec, routes, rates, positive, st.none())  # all given: builds would infer the last
-    working = st.builds(FlowSpec, st.just(()), positive, st.just(1.0), st.tuples(resources, costs))
+    alone = (st.just(()), st.just(()))  # all given: builds would infer the last
+    moving = st.builds(FlowSpec, routes, rates, positive, st.none(), *alone)
+    working = st.builds(FlowSpec, st.just(()), positive, st.just(1.0), st.tuples(resources, costs), *alone)
+    specs = st.builds(Company.of, company, moving | working)
     starts = st.just(0.0) if simultaneous else st.just(0.0) | durations
     sizes = st.sampled_from([0.0, 1.0, 8.0, 16.0]) | st.floats(0.01, 100.0)
     cancels = st.none() if simultaneous else st.none() | durations
-    demands = draw(
-        st.lists(st.builds(Demand, starts, sizes, moving | working, cancels), min_size=1, max_size=most_flows)
-    )
+    demands = draw(st.lists(st.builds(Demand, starts, sizes, specs, cancels), min_size=1, max_size=most_flows))
     return Network(tuple(capacities), tuple(demands))
 
 

@@ -388,6 +388,28 @@ def test_rows_that_do_not_fit(kind: str, path: str, value: object, words: str) -
 
 
 @pytest.mark.usefixtures("_scipy")
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "words"),
+    [
+        *[("pair", key, GONE, f"params: {key}: is missing") for key in ("collective", "bytes", "other", "other_bytes")],
+        *[("crowd", key, GONE, f"params: {key}: is missing") for key in ("work", "other", "other_bytes")],
+        ("pair", "ranks", 1, "params: ranks: expected "),
+        ("pair", "other", "broadcast", "params: other: "),
+        ("crowd", "other", 3, "params: other: "),
+        ("pair", "other_bytes", 0, "params: other_bytes: expected "),
+        ("crowd", "other_bytes", "1 MiB", "params: other_bytes: expected "),
+        ("crowd", "work", 3, "params: work: expected text"),
+    ],
+)
+def test_rows_beside_collectives_that_do_not_fit(kind: str, key: str, value: object, words: str) -> None:
+    row = good_rows()[number_of("collective")]
+    params = row["params"] | {"other": "all_gather", "other_bytes": 1024, "work": "block"}
+    Path("set").mkdir()
+    Path("set", RAW).write_bytes(lines([changed(row | {"kind": kind, "params": params}, f"params.{key}", value)]))
+    answered(FIT, 2, f"set/{RAW}: line 1: ", words)
+
+
+@pytest.mark.usefixtures("_scipy")
 @pytest.mark.parametrize("kind", ["copy", "h2d", "collective of one size", "host"])
 def test_sets_of_rows_that_are_too_few(kind: str) -> None:
     left = {

@@ -366,6 +366,10 @@ def test_wrong_profiles(path: str, value: object) -> None:
     answered(["run", "s.yaml"], 2, "host.yaml: ")
 
 
+def sourced(value: object) -> Plain:
+    return {"value": value, "source": "x"}
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
@@ -395,6 +399,11 @@ def test_wrong_profiles(path: str, value: object) -> None:
         ("collectives.all_to_all.alone.bytes", [], "bytes and seconds"),
         ("collectives.all_to_all.alone.bytes", [1], "bytes and seconds"),
         ("collectives.all_to_all.latency.value", 1e9, "latency must be shorter"),
+        ("device.beside_collective", sourced(0.99), "device.beside_collective is 0.99, expected at least 1"),
+        ("device.beside_collective", sourced(0), "device.beside_collective is 0.0, expected at least 1"),
+        ("device.beside_collective", sourced("nan"), "device.beside_collective.value: expected "),
+        ("device.beside_collective", 2, "device.beside_collective: expected a mapping"),
+        ("device.beside_collectives", sourced(2), "device.beside_collectives: unknown key; did you mean "),
         ("topology.nodes.{}", {"kind": "switch"}, "topology.nodes has '{}': expected a word"),
         ("topology.nodes.{gpu!r}", {"kind": "switch"}, "topology.nodes has '{gpu!r}': expected a word"),
         ("fingerprint", {"cpu": 3}, "fingerprint.cpu: expected text"),
@@ -404,6 +413,30 @@ def test_wrong_profiles(path: str, value: object) -> None:
 def test_profiles_that_do_not_fit(path: str, value: object, words: str) -> None:
     write("host.yaml", changed(PROFILE, path, value))
     answered(["hardware", "host.yaml"], 2, "host.yaml: ", words)
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        *[
+            ({"all_reduce": sourced(value)}, f": beside.all_reduce is {said}, expected 0.01 to 1")
+            for value, said in ((0, "0.0"), (0.0099, "0.0099"), (1.001, "1.001"), ("150e-2", "1.5"))
+        ],
+        ({"all_reduce": sourced(-1)}, ".beside.all_reduce.value: expected "),
+        ({"all_reduce": sourced("1 GB/s")}, ".beside.all_reduce.value: expected "),
+        ({"all_reduce": {"value": 0.5}}, ".beside.all_reduce.source: is missing"),
+        ({"all_reduce": 0.5}, ".beside.all_reduce: expected a mapping"),
+        ({"all_to_all": sourced(0.5)}, ".beside has all_to_all: two of a kind share as their weights say"),
+        ({"send_recv": sourced(0.5)}, ".beside has send_recv: two of a kind share"),  # it is as an all_to_all
+        ({"broadcast": sourced(0.5)}, ".beside: invalid enum value 'broadcast'"),
+        ({"": sourced(0.5)}, ".beside: invalid enum value ''"),
+        ([], ".beside: expected a mapping"),
+        (0.5, ".beside: expected a mapping"),
+    ],
+)
+def test_wrong_numbers_beside_collectives(beside: object, words: str) -> None:
+    write("host.yaml", changed(PROFILE, "collectives.all_to_all.beside", beside))
+    answered(["hardware", "host.yaml"], 2, f"host.yaml: collectives.all_to_all{words}")
 
 
 @pytest.mark.parametrize("name", ["", "h200", "h200x2-hostpath.yaml", "H200x2-hostpath", "x" * 10**5, "../hardware"])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sim.fabric import Environment, Fabric, Flow, FlowSpec, weighted_max_min
+from sim.fabric import Environment, Fabric, Flow, FlowSpec, caps_now, weighted_max_min
 
 
 class Net:
@@ -41,6 +41,15 @@ class Net:
 def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
     """A flow that takes one unit of each of `resources` a unit moved."""
     return FlowSpec(tuple((r, 1.0) for r in resources), cap, weight)
+
+
+def marked(mark: str, cap: float = 1000.0) -> FlowSpec:
+    return over(0, cap=cap)._replace(marks=(mark,))
+
+
+def beside(mark: str, factor: float, cap: float) -> FlowSpec:
+    """A flow whose cap is `factor` times `cap` beside flows with `mark`."""
+    return over(0, cap=cap)._replace(beside=((mark, factor),))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +104,72 @@ def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
             {"copy": 10, "work": 5},
             id="drag goes with utilisation",
         ),
+        # a at 4 until b ends at 2, then at 8; b at its 10 throughout
+        pytest.param(
+            [100],
+            {"a": (beside("b", 0.5, cap=8), 16, 0), "b": (marked("b", cap=10), 20, 0)},
+            {"a": 3, "b": 2},
+            id="a cap is lower beside a flow, and what it was when that ends",
+        ),
+        # 8 at 8 until 1; at 4 until 3; the other 8 at 8
+        pytest.param(
+            [100],
+            {"a": (beside("b", 0.5, cap=8), 24, 0), "b": (marked("b", cap=10), 20, 1)},
+            {"a": 4, "b": 3},
+            id="beside a flow that starts midway",
+        ),
+        # half, however many there are: until 3, and 12 by then
+        pytest.param(
+            [100],
+            {
+                "a": (beside("b", 0.5, cap=8), 20, 0),
+                "b": (marked("b", cap=10), 30, 0),
+                "c": (marked("b", cap=10), 20, 0),
+            },
+            {"a": 4, "b": 3, "c": 2},
+            id="beside several flows alike",
+        ),
+        # a quarter until 2, half until 3: 4 + 4, and the other 8 at 8
+        pytest.param(
+            [100],
+            {
+                "a": (over(0, cap=8)._replace(beside=(("b", 0.5), ("c", 0.5))), 16, 0),
+                "b": (marked("b", cap=10), 30, 0),
+                "c": (marked("c", cap=10), 20, 0),
+            },
+            {"a": 4, "b": 3, "c": 2},
+            id="beside flows of two kinds",
+        ),
+        pytest.param(
+            [100],
+            {"a": (beside("b", 0.5, cap=8), 16, 0), "b": (marked("c", cap=10), 20, 0)},
+            {"a": 2, "b": 2},
+            id="beside a flow that it gets on with",
+        ),
+        # a asks for 8 of its 16, and gets 5 either way: b is no slower
+        pytest.param(
+            [10],
+            {"a": (beside("b", 0.5, cap=16), 10, 0), "b": (marked("b"), 10, 0)},
+            {"a": 2, "b": 2},
+            id="a lower cap that does not bind changes nothing",
+        ),
+        # a asks for 2, b has the other 8
+        pytest.param(
+            [10],
+            {"a": (beside("b", 0.25, cap=8), 10, 0), "b": (marked("b"), 40, 0)},
+            {"a": 5, "b": 5},
+            id="a lower cap leaves the rest to others",
+        ),
+        # work at half its pace, and 1 / (1 + 0.25) of that while b has the link: 2 of 3 done at 5
+        pytest.param(
+            [10],
+            {
+                "b": (marked("b"), 50, 0),
+                "work": (FlowSpec((), 1.0, 1.0, (0, 0.25), beside=(("b", 0.5),)), 3, 0),
+            },
+            {"b": 5, "work": 6},
+            id="drag and what is beside",
+        ),
     ],
 )
 def test_flows_end_when_arithmetic_says(
@@ -114,6 +189,23 @@ def test_cancelling_returns_what_is_left_and_gives_its_share_away() -> None:
     assert net.run() == {"a": 6}  # 10 by 2, then the 40 left at 10
     assert left == [40]
     assert net.fabric.moved == [60]
+
+
+def test_cancelling_gives_back_what_it_took_from_the_cap_of_others() -> None:
+    net = Net(100)
+    net.flow("a", beside("b", 0.5, cap=8), 16)
+    net.flow("b", marked("b", cap=10), 1000)
+    net.at(1, lambda: net.fabric.cancel(net.flows["b"]))
+    assert net.run() == {"a": 2.5}  # 4 by 1, then the 12 left at 8
+    assert net.fabric.moved == [26]
+
+
+def test_caps_beside_each_other_leave_the_flows_as_they_are() -> None:
+    alone, slowed, both = marked("b", cap=8), beside("b", 0.5, cap=8), marked("c", cap=8)
+    both = both._replace(beside=(("b", 0.25), ("d", 0.5)))
+    assert caps_now([alone, slowed, both]) == [alone, slowed._replace(cap=4), both._replace(cap=2)]
+    assert caps_now([slowed, both]) == [slowed, both]
+    assert caps_now([]) == []
 
 
 @pytest.mark.parametrize(("start", "size"), [(0.0, 50.0), (2.0, 50.0)])

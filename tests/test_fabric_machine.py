@@ -9,8 +9,8 @@ from conftest import LONG
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from strategies import Company, companies, rates
 from strategies import positive as weights
-from strategies import rates
 from test_fabric_properties import check_max_min
 
 from sim.fabric import Environment, Fabric, Flow, FlowSpec
@@ -36,12 +36,19 @@ class FabricMachine(RuleBasedStateMachine):
         cap=rates,
         weight=weights,
         drag=st.none() | st.tuples(st.integers(0, RESOURCES - 1), st.sampled_from([0.0, 0.5])),
+        company=companies(),
         size=st.sampled_from([0.0, 1.0, 8.0]) | st.floats(1e-6, 1e3),
     )
     def start(
-        self, route: dict[int, float], cap: float, weight: float, drag: tuple[int, float] | None, size: float
+        self,
+        route: dict[int, float],
+        cap: float,
+        weight: float,
+        drag: tuple[int, float] | None,
+        company: Company,
+        size: float,
     ) -> Flow:
-        spec = FlowSpec(tuple(sorted(route.items())), cap, weight, None if route else drag)
+        spec = company.of(FlowSpec(tuple(sorted(route.items())), cap, weight, None if route else drag))
         flow = self.fabric.transfer(spec, size)
         self.moved[flow] = 0.0
         assert flow.done.callbacks is not None

@@ -15,12 +15,13 @@ from test_report import Reader
 
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
+from calibration.fitting.together import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
 from calibration.probes.plan import ProbeCase, plan
 from calibration.probes.rows import RAW, SCHEMA, Journal, Row, Stat
 from sim import SimulatedMachine
-from sim.collectives import sent_per_rank
+from sim.collectives import flows, sent_per_rank
 from sim.config import convert
-from sim.fabric import weighted_max_min
+from sim.fabric import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, to_plain
 from sim.numbers import numbers
 from sim.program import Collective, Copy, Program, RankBuilder
@@ -36,7 +37,7 @@ MIB = 2**20
 def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile:  # noqa: B006
     """The shipped host with `changes` by key path; with `nvlink` B/s peers reach each other over links of their own.
 
-    Kinds of collective take latency + bytes / cap alone; `cap` may be changed.
+    Kinds of collective take latency + bytes / cap alone; `cap` may be changed, and numbers `beside` others be given.
     """
     left = {"cap": 23e9} | dict(changes)
     plain = to_plain(load_profile("h200x2-hostpath"))
@@ -52,7 +53,7 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
     for path, value in left.items():
         at: Plain = plain
         for key in path.split("."):
-            at = at[key]
+            at = at.setdefault(key, {"source": "test"})
         at["value"] = value
     link = max(plain["h2d"]["cap"]["value"], plain["d2h"]["cap"]["value"])
     topology = plain["topology"]
@@ -97,8 +98,8 @@ class Bench:
         return {"rate": 4.2e12}
 
     def _copy(self, p: Plain) -> Numbers:
-        flows = [self.profile.copy_flow(d, g) for g in range(p["ranks"]) for d in p["directions"]]
-        rates = weighted_max_min(flows, self.profile.capacities)
+        copies = [self.profile.copy_flow(d, g) for g in range(p["ranks"]) for d in p["directions"]]
+        rates = weighted_max_min(copies, self.profile.capacities)
         found = {}
         for direction, rate in zip(p["directions"], rates, strict=False):
             cls = self.profile.copy_class(direction)
@@ -159,8 +160,51 @@ class Bench:
         rate = (len(inside) - 1) * p["chunk"] / (inside[-1] - inside[0])
         return {"seconds": (end - start) / calls, "rate": rate, "alone_seconds": alone}
 
+    def _pair(self, p: Plain) -> Numbers:
+        """From the simulated machine: trains of two kinds on two streams."""
+        alone, other = self._alone(p), self._alone({**p, "collective": p["other"], "bytes": p["other_bytes"]})
+        calls, others = max(2, round(max(p["window"], 4 * other) / alone)), 8
+        start, end, ends = 0.0, 1.0, [0.0]
+        while ends[-1] < end:  # the others must outlast the collectives
+            others *= 2
+            timeline = SimulatedMachine(self.profile).run(pair_program(p, calls + 1, others))
+            spans = [s for s, c in timeline.commands(0, Collective) if c.stream == "compute"]
+            ends = [s.end for s, c in timeline.commands(0, Collective) if c.stream == "other"]
+            start, end = spans[1].start, spans[-1].end
+        inside = [t for t in ends if start <= t <= end]
+        return {
+            "seconds": (end - start) / calls,
+            "other_seconds": (inside[-1] - inside[0]) / (len(inside) - 1),
+            "alone_seconds": alone,
+            "other_alone_seconds": other,
+        }
+
+    def _crowd(self, p: Plain) -> Numbers:
+        """From rates: kernels of 0.1 ms for each 2,000 tokens."""
+        seconds = p["tokens"] * 50e-9
+        (phase,) = flows(self.profile, p["other"], p["other_bytes"], p["ranks"], together=True)
+        together = [self.profile.kernel_flow(0, seconds, together=True), *(spec for spec, _ in phase.flows)]
+        rate, *_ = weighted_max_min(caps_now(together), self.profile.capacities)
+        chain = 10 * p["count"] * seconds
+        return {"alone": chain, "beside": chain / rate}
+
     def _sm_copy(self, p: Plain) -> None:
         return None
+
+
+def pair_program(p: Plain, calls: int, others: int) -> Program:
+    """As the probe `pair` does it."""
+    builder = RankBuilder()
+    builder.buffer("sent", p["bytes"], "collective")
+    builder.buffer("other sent", p["other_bytes"], "collective")
+    builder.record_step("compute")
+    for _ in range(calls):
+        builder.collective("compute", "call", p["collective"], p["bytes"], writes=("sent",))
+    builder.record_step("compute")
+    builder.thread()
+    for _ in range(others):
+        builder.collective("other", "call", p["other"], p["other_bytes"], writes=("other sent",))
+    return Program((builder.build(),) * p["ranks"])
 
 
 def beside_program(p: Plain, calls: int, copies: int) -> Program:
@@ -216,6 +260,9 @@ def costs(low: float, high: float) -> st.SearchStrategy[float]:
     return st.floats(low, high).map(lambda v: float(f"{v:.4g}"))
 
 
+BESIDE = ("all_to_all.beside.all_gather", "all_reduce.beside.all_gather", "all_gather.beside.all_to_all", "all_gather.beside.all_reduce")  # fmt: skip
+"""Collectives beside those of another communicator."""
+
 HOSTS = st.fixed_dictionaries(
     {
         "cap": costs(21e9, 24e9),
@@ -235,6 +282,10 @@ HOSTS = st.fixed_dictionaries(
         "streams.wake": costs(3e-6, 20e-6),
         "streams.launch_delay": costs(0.5e-6, 4e-6),
         "host.queue_depth": st.integers(500, 2000).map(float),
+        "device.beside_collective": costs(1.0, 1.4),
+        "streams.crowd_delay": costs(1e-6, 60e-6),
+        # both together must leave room on the link: otherwise it shows what they are slowed to
+        **{f"collectives.{path}": costs(0.4, 0.65) for path in BESIDE},
     }
 )
 
@@ -252,6 +303,12 @@ def test_the_numbers_of_a_host_come_back(changes: Numbers) -> None:
     calibrated = fit_rows(Bench(truth).rows(plan(2, quick=False)), "found")
     contended = {f"collectives.{k}.{n}": 0.04 for k in ("all_to_all", "all_reduce") for n in ("weight", "overhead")}
     contended |= {"collectives.all_to_all.copy_start": 0.15, "collectives.all_to_all.latency": 0.05}
+    # a collective goes at its full rate while the other one has not begun to move
+    contended |= {
+        "device.beside_collective": 0.01,
+        "streams.crowd_delay": 0.1,
+        **{f"collectives.{path}": 0.06 for path in BESIDE},
+    }
     assert_found(calibrated, truth, contended)
     assert routes(calibrated.profile) == routes(truth)
     off = [abs(r.error) for r in calibrated.residuals if r.probe in ("copy", "commands", "collective", "beside")]
@@ -290,6 +347,41 @@ def test_what_all_gpus_share_is_found() -> None:
     assert "memory.in" not in capacities
 
 
+def late(r: Row, factor: float, *quantities: str) -> Row:
+    """`r` with `quantities`, or all, larger by `factor`."""
+    ranks = [
+        {q: Stat(s.median * (factor if q in (quantities or rank) else 1), s.spread, s.repeats) for q, s in rank.items()}
+        for rank in r.ranks
+    ]
+    return msgspec.structs.replace(r, ranks=ranks)
+
+
+def caps(profile: Profile) -> tuple[float, float]:
+    return profile.h2d.cap.value, profile.d2h.cap.value
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("directions", [["h2d"], ["d2h"], ["h2d", "d2h"]], ids="+".join)
+@pytest.mark.parametrize("size", [64 * MIB, 256 * MIB])
+def test_a_late_row_makes_no_link_slower_and_nothing_shared(size: int, directions: list[str], ranks: int) -> None:
+    rows = Bench(host(gpus=4)).rows(plan(4, quick=True))
+    way = {"directions": directions, "ranks": ranks, "bytes": size}
+    [slow] = [r for r in rows if r.kind == "copy" and way.items() <= r.params.items() and r.params["count"] > 1]
+    good = fit_rows(rows, "found").profile
+    found = fit_rows([late(r, 1.04) if r is slow else r for r in rows], "found").profile
+    assert found.resource_names == good.resource_names
+    assert found.capacities == pytest.approx(good.capacities, rel=2e-3)
+    assert caps(found) == pytest.approx(caps(good), rel=1e-3)
+
+
+def test_one_row_shows_what_a_link_lets_pass() -> None:
+    rows = Bench(host()).rows(plan(2, quick=True))
+    rows = [late(r, 1.02) if r.kind == "copy" and r.params["bytes"] != 64 * MIB else r for r in rows]
+    found = fit_rows(rows, "found").profile
+    assert caps(found) == pytest.approx(caps(host()), rel=2e-3)
+    assert not {"memory.out", "memory.in", "memory.through"} & set(found.resource_names)
+
+
 def test_more_ranks_add_to_the_latency() -> None:
     truth = host({"collectives.all_to_all.latency_per_rank": 3e-6}, gpus=4)
     rows = [r for r in Bench(truth).rows(plan(4, quick=True)) if r.kind != "beside"]
@@ -302,6 +394,85 @@ def test_one_gpu_has_a_profile_that_says_what_is_missing() -> None:
     assert calibrated.profile.gpus == 1
     assert "not measured" in calibrated.profile.collectives.all_to_all.alone.source
     assert_found(calibrated, host(), {})
+
+
+KERNELS = ("device.beside_collective", "streams.crowd_delay")
+KEPT = {f"collectives.{path}": 0.5 + i / 100 for i, path in enumerate(BESIDE)}
+
+
+def beside_collectives(rows: list[Row], like: str, *missing: str) -> tuple[Numbers, Numbers]:
+    """What collectives do to each other and to kernels: as measured, and as on the shipped host `like`.
+
+    Without the rows of kinds, or cases, `missing`.
+    """
+    kept = [r for r in rows if not {r.kind, r.case} & set(missing)]
+    found = {
+        p: e.number for p, e in numbers(fit_rows(kept, "found").profile).items() if ".beside." in p or p in KERNELS
+    }
+    known = {p: n.value for p, n in found.items() if not n.source.startswith("not ")}
+    return known, {p: n.value for p, n in found.items() if n.source == f"not measured: as {like}"}
+
+
+def on(name: str, *paths: str) -> Numbers:
+    """Numbers of a shipped profile."""
+    found = numbers(load_profile(name))
+    return {path: found[path].value for path in paths}
+
+
+def test_what_was_not_measured_beside_collectives_is_as_on_a_host_alike() -> None:
+    rows = Bench(host({**dict.fromkeys(KEPT, 0.6), KERNELS[0]: 1.1, KERNELS[1]: 20e-6})).rows(plan(2, quick=True))
+    known, unknown = beside_collectives(rows, LIKE_TWO)
+    assert known == pytest.approx({**dict.fromkeys(KEPT, 0.6), KERNELS[0]: 1.1, KERNELS[1]: 20e-6}, rel=0.05)
+    assert unknown == {}
+    assert beside_collectives(rows, LIKE_TWO, "pair", "crowd") == ({}, on(LIKE_TWO, *KEPT, *KERNELS))
+    assert beside_collectives(rows, LIKE_TWO, "pair") == ({p: known[p] for p in KERNELS}, on(LIKE_TWO, *KEPT))
+    assert beside_collectives(rows, LIKE_TWO, "crowd") == ({p: known[p] for p in KEPT}, on(LIKE_TWO, *KERNELS))
+    [lost] = [r.case for r in rows if r.kind == "pair" and r.params["collective"] == "all_reduce"]
+    left, filled = beside_collectives(rows, LIKE_TWO, lost)
+    assert filled == on(LIKE_TWO, *(p for p in KEPT if "all_reduce" in p))
+    assert left == {p: v for p, v in known.items() if "all_reduce" not in p}
+
+
+def test_hosts_of_four_and_over_nvlink_are_like_others() -> None:
+    four = Bench(host(gpus=4)).rows(plan(4, quick=True))
+    assert beside_collectives(four, LIKE_MORE, "pair", "crowd") == ({}, on(LIKE_MORE, *KEPT, *KERNELS))
+    overheads = {f"collectives.{kind}.overhead": 1.0 for kind in ("all_to_all", "all_reduce", "all_gather")}
+    rows = Bench(host({"cap": 200e9} | overheads, 200e9)).rows(plan(2, quick=True))
+    assert beside_collectives(rows, LIKE_NVLINK, "pair", "crowd") == ({}, on(LIKE_NVLINK, *KEPT, *KERNELS))
+    assert beside_collectives(rows, LIKE_NVLINK)[1] == {}
+
+
+def test_one_chain_of_kernels_says_what_a_launch_costs(measured: list[Row]) -> None:
+    [short, _] = [r.case for r in measured if r.kind == "crowd"]
+    left = [r for r in measured if r.case != short]
+    known, _ = beside_collectives(left, LIKE_TWO)
+    assert known[KERNELS[0]] == 1
+    assert known[KERNELS[1]] > 0
+
+
+def test_latencies_are_no_part_of_what_is_kept_beside_others(measured: list[Row]) -> None:
+    # small collectives, of which much is latency, at half their rate
+    def small(r: Row) -> Row:
+        times = {}
+        for name, kind in (("", r.params["collective"]), ("other_", r.params["other"])):
+            latency = host().collective_class(kind).latency.value
+            times |= {f"{name}alone_seconds": latency + 20e-6, f"{name}seconds": latency + 40e-6}
+        return msgspec.structs.replace(r, ranks=[{q: Stat(s, 0.0, 5) for q, s in times.items()}] * len(r.ranks))
+
+    found = numbers(fit_rows([small(r) if r.kind == "pair" else r for r in measured], "found").profile)
+    assert {path: found[path].value for path in KEPT} == pytest.approx(dict.fromkeys(KEPT, 0.5), rel=0.05)
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1e3, 0.01), (0.05, 1.0)])
+def test_what_is_kept_beside_others_is_a_hundredth_to_all(factor: float, kept: float, measured: list[Row]) -> None:
+    rows = [late(r, factor, "seconds", "other_seconds") if r.kind == "pair" else r for r in measured]
+    found = numbers(fit_rows(rows, "found").profile)
+    assert {path: found[path].value for path in KEPT} == dict.fromkeys(KEPT, kept)
+
+
+def test_kernels_are_not_hastened_by_collectives(measured: list[Row]) -> None:
+    rows = [late(r, 0.9, "beside") if r.kind == "crowd" else r for r in measured]
+    assert fit_rows(rows, "found").profile.device.beside_collective.value == 1
 
 
 OPTIONAL = {
@@ -331,9 +502,12 @@ def test_a_noisy_row_says_little_of_what_launches_cost(measured: list[Row]) -> N
         found = {k: Stat(s.median * (1.05 if k == "beside" else 1), 0.05, 5) for k, s in r.ranks[0].items()}
         return msgspec.structs.replace(r, case="launch/block/noisy", ranks=[found])
 
-    [block] = [r for r in measured if r.case.startswith("launch/block")]
+    block, other = (r for r in measured if r.case.startswith("launch/block"))
     clear = {name: Stat(s.median, 0.001, 5) for name, s in block.ranks[0].items()}
-    rows = [r for r in measured if r is not block] + [msgspec.structs.replace(block, ranks=[clear]), noisy(block)]
+    rows = [r for r in measured if r not in (block, other)] + [
+        msgspec.structs.replace(block, ranks=[clear]),
+        noisy(block),
+    ]
     delay = fit_rows(rows, "found").profile.streams.launch_delay
     assert delay.value == pytest.approx(host().streams.launch_delay.value, rel=0.05)
 

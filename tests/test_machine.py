@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import KINDS, Case, cases, chunked, costs, direct_programs, program, tiny_profile, whole_layer
+from strategies import (
+    KINDS,
+    Case,
+    cases,
+    chunked,
+    costs,
+    direct_programs,
+    offloading,
+    program,
+    tiny_profile,
+    whole_layer,
+)
 
 from sim.hardware import Profile
 from sim.machine import DeadlockError, SimulatedMachine
@@ -33,8 +45,8 @@ Build = Callable[[RankBuilder], object]
 Times = dict[str, tuple[float, ...]]
 
 
-def kernel(stream: str, name: str, seconds: float, launches: int = 1) -> Build:
-    return lambda rank: rank.kernel(stream, name, seconds=seconds, launches=launches)
+def kernel(stream: str, name: str, seconds: float, launches: int = 1, attention: bool = False) -> Build:
+    return lambda rank: rank.kernel(stream, name, seconds=seconds, launches=launches, attention=attention)
 
 
 def copy(stream: str, name: str, size: int, **more: Any) -> Build:
@@ -620,6 +632,127 @@ def test_collectives_on_two_streams_meet_their_own_kind() -> None:
         spans = {label(s): s for s in timeline.of(rank)}
         assert spans["first"].end - spans["first"].ready == pytest.approx(1)
         assert spans["second"].end - spans["second"].ready == pytest.approx(8)
+
+
+FREE = {"down": 1000.0, "up": 1000.0}
+SLOW = {"all_to_all.beside.all_gather": 0.5, "all_gather.beside.all_to_all": 0.25, "device.beside_collective": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("commands", "changes", "expected"),
+    [
+        pytest.param(
+            # x moves its 8 B at 4 B/s until 2; y 4 B of its 32 by then, the rest at 8
+            [call(16), call(64, "y", "all_gather", "t")],
+            {},
+            {"x": (0, 2), "y": (0, 5.5)},
+            id="collectives of two streams",
+        ),
+        pytest.param(
+            # nothing moves until 1, so x has its 8 B/s; y moves 2 B until 2 and has 6 left
+            [call(32), call(16, "y", "all_gather", "t")],
+            {"all_gather.latency": 1.0},
+            {"x": (0, 3), "y": (0, 3.5)},
+            id="not before bytes move",
+        ),
+        pytest.param(
+            # half of its pace until 5.5, however many move
+            [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)],
+            {},
+            {"x": (0, 2), "y": (0, 5.5), "k": (0, 6.75)},
+            id="a kernel",
+        ),
+        pytest.param(
+            # one second of its two is done at 1, when x begins to move, and the other one at 3
+            [kernel("s", "before", 1), call(32), kernel("k", "k", 2), call(2, "y", "all_gather", "t")],
+            {"all_gather.latency": 9.0},
+            {"before": (0, 1), "x": (1, 3), "k": (0, 3)},
+            id="a kernel that starts before",
+        ),
+        pytest.param(
+            # 1 / (1 + 0.5) of its pace by the copy, which fills the link, and half of that
+            [copy("c", "c", 4000), call(64000), call(2, "y", "all_reduce", "t"), kernel("k", "k", 1)],
+            {"h2d.cap": 1000.0, "streams.launch_delay": 0.5},
+            {"k": (0, 3)},
+            id="a kernel that a copy slows as well",
+        ),
+        pytest.param(
+            [call(16, kind="reduce_scatter"), call(16, "y", "all_reduce", "t")],
+            {},
+            {"x": (0, 1), "y": (0, 2)},
+            id="kinds that get on",
+        ),
+        pytest.param(
+            [call(16), call(64, "y", "all_to_all", "t")], {}, {"x": (0, 1), "y": (0, 4)}, id="two of a kind"
+        ),
+        pytest.param(
+            # collectives of one stream meet only the kernel
+            [kernel("k", "k", 1), call(16), call(64, "y", "all_gather")],
+            {},
+            {"k": (0, 2), "x": (0, 1), "y": (1, 5)},
+            id="collectives of one stream",
+        ),
+        pytest.param(
+            # 1 s more a launch: 4 s of the kernel take 4 x 2 + 2 s
+            [call(160), kernel("k", "k", 4, launches=2)],
+            {"streams.crowd_delay": 1.0},
+            {"x": (0, 10), "k": (0, 10)},
+            id="launches beside a collective",
+        ),
+        pytest.param(
+            # x comes when attention runs and starts when that has ended; y came before and slows it
+            [call(16, "y", "all_reduce", "t"), kernel("k", "k", 4, attention=True), kernel("s", "before", 1), call(16)],
+            {},
+            {"y": (0, 2), "k": (0, 5), "before": (0, 2), "x": (2, 6)},
+            id="attention holds collectives up",
+        ),
+    ],
+)  # fmt: skip
+def test_beside_collectives_of_another_stream(
+    commands: list[Build], changes: dict[str, float], expected: Times
+) -> None:
+    timeline = run([commands] * 2, FREE | SLOW | changes)
+    for rank in (0, 1):
+        found = times(timeline, rank)
+        assert {name: found[name] for name in expected} == near(expected)
+
+
+def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
+    commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
+    alone = {label(s): s.alone for s in run([commands] * 2, FREE | SLOW).of(0)}
+    assert alone == {"x": 1, "y": 4, "k": 4}
+
+
+def test_a_kind_that_is_as_another_slows_and_is_slowed_alike() -> None:
+    # send_recv as all_to_all, 8 B at 4 B/s; reduce_scatter as all_gather, 32 B: 2 B/s until 2, and then 8
+    profile = tiny_profile(2, FREE | SLOW)
+    others = msgspec.structs.replace(profile.collectives, send_recv=None, reduce_scatter=None)
+    rank = RankBuilder()
+    rank.collective("s", "x", "send_recv", 8)
+    rank.collective("t", "y", "reduce_scatter", 64)
+    timeline = SimulatedMachine(msgspec.structs.replace(profile, collectives=others)).run(program(rank, rank))
+    assert times(timeline) == near({"x": (0, 2), "y": (0, 5.5)})
+    assert times(SimulatedMachine(profile).run(program(rank, rank))) == near({"x": (0, 1), "y": (0, 4)})
+
+
+def test_a_kernel_is_slowed_while_its_own_rank_moves_data() -> None:
+    # each sends 16 B to its successor; a copy to rank 2 leaves what rank 1 sends it half of the link, until 4: rank 0 is
+    # done at 2
+    ranks = [[call(16, "x", "send_recv"), call(3, "y", "all_gather", "t"), kernel("k", "k", 3)] for _ in range(3)]
+    ranks[2].append(copy("c", "c", 32))
+    timeline = run(ranks, {"device.beside_collective": 2.0, "all_gather.latency": 9.0})
+    assert [times(timeline, rank)["x"] for rank in range(3)] == [(0, 2), (0, 4), (0, 4)]
+    assert [times(timeline, rank)["k"] for rank in range(3)] == [(0, 4), (0, 5), (0, 5)]
+
+
+@given(cases(policy=offloading | st.just({"kind": "resident"})))
+def test_collectives_on_the_stream_of_kernels_meet_no_others(case: Case) -> None:
+    """Bit for bit."""
+    met = {"device.beside_collective": 1.5, "streams.crowd_delay": 1.0} | {
+        f"{a}.beside.{b}": 0.5 for a in KINDS for b in KINDS if a != b
+    }
+    slow = SimulatedMachine(tiny_profile(case.ranks, {**case.changes, **met})).run(case.scenario.program())
+    assert slow == case.run().timeline
 
 
 # ---- against a longest-path sum ------------------------------------------------------------------------------------

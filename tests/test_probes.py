@@ -15,8 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from calibration.probes.plan import QUEUE, ProbeCase, plan, rank_counts
+from calibration.probes.plan import LONG, QUEUE, ProbeCase, plan, rank_counts
 from calibration.probes.rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
+from calibration.probes.runner import late
+from calibration.probes.scales import Kind
 from sim.hardware import load_profile
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +65,18 @@ def test_every_number_of_gpus_is_covered() -> None:
         plan(0, True)
 
 
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_gathers_meet_is_measured_with_several_gpus(quick: bool, device: Kind) -> None:
+    assert not [c.name for c in plan(1, quick, device) if c.kind in ("pair", "crowd")]
+    for gpus in (2, 4):
+        cases = [c for c in plan(gpus, quick, device) if c.kind in ("pair", "crowd")]
+        parts = {tuple(c.name.split("/")[:2]) for c in cases}
+        assert parts == {("pair", "all_to_all"), ("pair", "all_reduce"), ("crowd", "block")}
+        for case in cases:
+            assert (case.ranks, case.group, case.params["other"]) == (gpus, case.kind, "all_gather")
+
+
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
@@ -92,6 +106,37 @@ def test_a_rejected_case_is_run_again_and_its_last_row_counts(tmp_path: Path) ->
         assert journal.done() == {"a"}
     [kept] = load_rows(tmp_path / RAW)
     assert kept.rejected is None
+
+
+def copied(case: str, directions: str, *seconds: float, size: int = LONG, **changes: Any) -> Row:
+    """A train of copies, whose time is the same in all directions, on a GPU for each of `seconds`."""
+    ways = directions.split("+")
+    params = {"directions": ways, "ranks": len(seconds), "bytes": size, "count": 2}
+    ranks = [{way: Stat(time, 0.0, 3) for way in ways} for time in seconds]
+    return a_row(case, **{"kind": "copy", "params": params, "ranks": ranks} | changes)
+
+
+def test_long_copies_slower_than_others_on_their_way_are_late() -> None:
+    rows = [
+        copied("fast", "h2d", 1.0),
+        copied("near", "h2d", 1.009),
+        copied("slow", "h2d", 1.02),
+        copied("large and fast", "h2d", 3.97, size=4 * LONG),
+        copied("large and slow", "h2d", 4.1, size=4 * LONG),
+        # other ways: more directions, another one, more GPUs
+        copied("both", "h2d+d2h", 1.5),
+        copied("back", "d2h", 2.0),
+        copied("two", "h2d", 3.0, 3.0),
+        copied("two, one slow", "h2d", 3.0, 3.2),
+        # these say nothing of rates
+        copied("short", "h2d", 2.0, size=LONG - 1),
+        copied("lone", "h2d", 2.0, params={"directions": ["h2d"], "ranks": 1, "bytes": LONG, "count": 1}),
+        copied("rejected", "d2h", 0.1, rejected="not covered"),
+        a_row("something else"),
+    ]
+    assert late(rows) == {"near", "slow", "large and slow", "two, one slow"}
+    assert late(rows[:3]) == {"slow"}
+    assert late([]) == set()
 
 
 WRONG = {
@@ -220,6 +265,74 @@ def test_cases_that_fail_are_rejected_and_too_many_end_the_run(tmp_path: Path) -
     rows = load_rows(tmp_path / RAW)
     assert [r.case for r in rows if r.rejected is None] == ["host", "gemm/good"]
     assert all(str(r.rejected).startswith("failed: rank 0: KeyError") for r in rows if r.rejected)
+
+
+def long_copies(name: str) -> ProbeCase:
+    params = {"directions": ["h2d"], "ranks": 1, "bytes": LONG, "count": 2, "lead": 1, "tail": 0, "repeats": 2}
+    return ProbeCase(f"copy/{name}", "copy", params, 0.5)
+
+
+def seconds(row: Row) -> float:
+    return row.stat("h2d").median
+
+
+def test_a_late_case_is_measured_once_more_and_the_faster_row_counts(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.probes.runner import run
+
+    with Journal(tmp_path / RAW) as journal:
+        journal.append(copied("copy/light", "h2d", 1e-6))  # no memory is as fast
+        journal.append(copied("copy/there", "h2d", 1e3))
+    seen: list[tuple[str, Row | None]] = []
+    cases = [long_copies(name) for name in ("light", "there", "slow")]
+    rows = run(cases, tmp_path, lambda case, row: seen.append((case.name, row)), device="cpu")
+    assert [(name, row is None) for name, row in seen] == [("copy/slow", True), ("copy/slow", False)] * 2
+    written = [msgspec.convert(line, Row) for line in lines(tmp_path / RAW) if line["kind"] == "copy"]
+    _, _, first, second, *counts = written
+    assert {r.case for r in written[2:]} == {"copy/slow"}, "what was there is left alone"
+    assert counts == ([first] if seconds(second) > seconds(first) else [])
+    [kept] = [r for r in rows if r.case == "copy/slow"]
+    assert kept == seen[-1][1] == min(first, second, key=seconds)
+    assert [r for r in load_rows(tmp_path / RAW) if r.case == "copy/slow"] == [kept]
+
+
+def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.probes.runner import _Pool, _run_again
+
+    cases = {name: long_copies(name) for name in ("fast", "slow", "uncovered", "fails")}
+    cases["uncovered"].params["directions"] = ["h2d", "d2h"]  # nothing follows what is measured of either
+    del cases["fails"].params["lead"]
+    before = {
+        name: copied(case.name, "+".join(case.params["directions"]), 1e-6 if name == "fast" else 1e3)
+        for name, case in cases.items()
+    }
+    with Journal(tmp_path / RAW) as journal, _Pool(list(cases.values()), "cpu") as pool:
+        for row in before.values():
+            journal.append(row)
+        for case in cases.values():
+            _run_again(case, pool, journal, lambda case, row: None)
+        assert len(journal.done()) == 4
+    kept = {r.case.removeprefix("copy/"): r for r in load_rows(tmp_path / RAW)}
+    assert 0 < seconds(kept.pop("slow")) < 10
+    assert kept == {name: before[name] for name in kept}
+    written = lines(tmp_path / RAW)
+    tried = Counter(line["case"].removeprefix("copy/") for line in written)
+    assert tried == {"fast": 3, "uncovered": 3, "fails": 3, "slow": 2}, "all that was measured is written"
+    [ended, failed] = [line["rejected"] for line in written if line["rejected"]]
+    assert ended.startswith("traffic of a rank ended at ") and failed.startswith("failed: rank 0: KeyError")
+
+
+def test_enough_of_the_other_collectives_end_beside_a_short_train(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.probes.runner import run
+
+    params = {"collective": "all_to_all", "bytes": 2**12, "window": 1e-5, "cover": 8}
+    params |= {"other": "all_gather", "other_bytes": 2**23, "ranks": 2, "repeats": 3}
+    _, row = run([ProbeCase("pair/short", "pair", params, 1.0)], tmp_path, device="cpu")
+    assert "fewer than two" not in str(row.rejected)
+    if row.rejected is None:  # a CPU's threads may do anything
+        assert set(row.ranks[0]) == {"seconds", "other_seconds", "alone_seconds", "other_alone_seconds"}
 
 
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -88,6 +88,35 @@ def test_parts_on_the_device_are_gathered_without_copies() -> None:
     assert sizes == {"resident": 0, "slot0": 32, "slot1": 32, "shards": 32}
 
 
+MET = {"all_to_all.beside.all_gather": 0.5, "all_gather.beside.all_to_all": 0.25, "device.beside_collective": 1.5}
+"""What collectives do to those of another stream, and to kernels."""
+
+
+def test_gathers_slow_the_blocks_collectives_and_kernels_and_are_slowed() -> None:
+    workload = LAYERS | {"block": [compute(1), collective(32)]}
+    timeline = run({"store": "device"}, workload=workload, changes=MET).timeline
+    calls = timeline.commands(0, Collective)
+    gathers = [(s.start, s.end) for s, c in calls if c.kind == "all_gather"]
+    exchanges = [(s.start, s.end) for s, c in calls if c.kind == "all_to_all"]
+    kernels = [(s.start, s.end) for s, _ in timeline.commands(0, Kernel)]
+    # nothing is slowed by the first gather; the first kernel by the second one, all of which but 4 B is there at 3.5:
+    # these take 2 s beside the all_to_all, which moves 8 B of its 16 meanwhile, and the rest in a second
+    assert gathers[:2] == [(0, 2), (2, 5.5)]
+    assert kernels[0] == (2, 3.5)
+    assert exchanges[0] == (3.5, 6.5)
+    # then the first slot is free, and all goes on alike
+    assert gathers[2:] == [(6.5, 10), (11, 14.5), (15.5, 19)]
+    assert kernels[1:] == [(6.5, 8), (11, 12.5), (15.5, 17)]
+    assert exchanges[1:] == [(8, 11), (12.5, 15.5), (17, 20)]
+
+
+def test_gathers_slow_kernels_also_where_blocks_have_no_collectives() -> None:
+    timeline = run({"store": "device"}, changes=MET).timeline
+    # each kernel beside the gather of the next layer, 2 s long, which waits for the slot that the kernel before leaves
+    assert [(s.start, s.end) for s, _ in timeline.commands(0, Kernel)] == [(2, 3.5), (4, 5.5), (6, 7.5), (8, 9.5)]
+    assert [(s.start, s.end) for s, _ in timeline.commands(0, Collective)] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
+
+
 def test_one_rank_copies_everything_and_gathers_nothing() -> None:
     alone, chunked = (
         simulate(scenario(LAYERS, {"kind": kind, "chunk_bytes": 8}, 1), tiny_profile(1)).metrics

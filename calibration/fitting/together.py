@@ -33,7 +33,9 @@ def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> 
     """From pair and crowd rows; what was not measured is as on a shipped host like this one. Raises FitError."""
     like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
     usual = _as(like.device.beside_collective, like), _as(like.streams.crowd_delay, like)
-    return Together(_pairs(rows, kinds) or _pairs_of(like), *(_crowd(rows) or usual))
+    found = _pairs(rows, kinds)
+    beside = {kind: kept | found.get(kind, {}) for kind, kept in _pairs_of(like).items()}
+    return Together(beside, *(_crowd(rows) or usual))
 
 
 def _pairs(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, Fitted]]:

@@ -22,6 +22,9 @@ LONGEST = 300
 MOST_OTHERS = 200
 """Collectives beside it at most, each with an event."""
 
+LEAST_OTHERS = 4
+"""A train is at least as long as so many of those beside it alone: two must end while it runs, slowed by it."""
+
 
 def collective(context: Context, params: Params, stretch: int) -> Measured:
     """`count` collectives back to back, after one that brings the ranks together. "seconds" of one."""
@@ -86,8 +89,9 @@ def beside(context: Context, params: Params, stretch: int) -> Measured:
 
 
 def pair(context: Context, params: Params, stretch: int) -> Measured:
-    """A train of collectives, `window` s long when alone, beside collectives of kind `other` of another communicator.
+    """A train of collectives beside others, of kind `other`, of another communicator.
 
+    The train is `window` s long when alone, or longer where few of the others would end meanwhile.
     Quantities: "seconds" of one collective and "other_seconds" of one of the others meanwhile; "alone_seconds" and
     "other_alone_seconds" of each in a train of its own, run in turn with both.
     """
@@ -97,9 +101,10 @@ def pair(context: Context, params: Params, stretch: int) -> Measured:
     _rehearse(context, params)
     call()
     device.synchronize()
-    count = min(max(round(params["window"] / context.agree(_alone(context, params, 2), ranks)), 2), LONGEST)
     once = context.agree(_others(context, call, 2, ranks), ranks)
-    total = min(max(round(stretch * params["cover"] * params["window"] / once), 5), MOST_OTHERS)
+    window = max(params["window"], LEAST_OTHERS * once)
+    count = min(max(round(window / context.agree(_alone(context, params, 2), ranks)), 2), LONGEST)
+    total = min(max(round(stretch * params["cover"] * window / once), 5), MOST_OTHERS)
     names = ("seconds", "other_seconds", "alone_seconds", "other_alone_seconds")
     samples: dict[str, list[float]] = {name: [] for name in names}
     uncovered = ""

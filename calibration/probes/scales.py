@@ -58,7 +58,7 @@ QUICK = FULL._replace(
     train=100,
     gemms=((8192, 8192, 8192), (4096, 13824, 5120)),
     attention=(8192,),
-    blocks=(4096,),
+    blocks=(2048, 8192),
     repeats=7,
     long_repeats=3,
 )

@@ -72,8 +72,10 @@ class _Run:
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
         self.alone: dict[tuple[str, int], float] = {}
+        busy = {(c.stream, type(c)) for c in program.ranks[0].commands() if isinstance(c, (Collective, Kernel))}
+        gathering = {stream for stream, of in busy if of is Collective}
         # all ranks issue the same collectives
-        self.together = len({c.stream for c in program.ranks[0].commands() if isinstance(c, Collective)}) > 1
+        self.together = bool(gathering) and len({stream for stream, _ in busy}) > 1
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
