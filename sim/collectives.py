@@ -141,9 +141,12 @@ def flows(
 
 
 def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
-    """`spec` with its marks, and with those of what slows it on the rank that sends first."""
+    """`spec` with its marks, and with those of what slows it on any of its ranks."""
     marks = tuple(collective_mark(name, rank) for rank in part.ranks for name in ("", kind))
-    beside = tuple((collective_mark(other, part.ranks[0]), factor.value) for other, factor in cls.beside.items())
+    beside = tuple(
+        (tuple(collective_mark(other, rank) for rank in part.ranks), factor.value)
+        for other, factor in cls.beside.items()
+    )
     return spec._replace(marks=marks, beside=beside)
 
 

@@ -32,8 +32,8 @@ class FlowSpec(NamedTuple):
 
     `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
-    `marks` say what it is, `beside` what it does not get on with, as (mark, factor): its cap becomes cap * factor while
-    a flow with that mark is in flight. A flow has no mark that it does not get on with.
+    `marks` say what it is, `beside` what it does not get on with, as (marks, factor): its cap becomes cap * factor
+    while a flow with any of these marks is in flight. A flow has no mark that it does not get on with.
     """
 
     route: Route
@@ -41,7 +41,7 @@ class FlowSpec(NamedTuple):
     weight: float = 1.0
     drag: tuple[int, float] | None = None
     marks: tuple[str, ...] = ()
-    beside: tuple[tuple[str, float], ...] = ()
+    beside: tuple[tuple[tuple[str, ...], float], ...] = ()
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -91,7 +91,9 @@ def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     """`flows` with the caps that they have beside each other."""
     present = {mark for f in flows for mark in f.marks}
     return [
-        f._replace(cap=f.cap * math.prod(factor for mark, factor in f.beside if mark in present)) if f.beside else f
+        f._replace(cap=f.cap * math.prod(factor for marks, factor in f.beside if not present.isdisjoint(marks)))
+        if f.beside
+        else f
         for f in flows
     ]
 

@@ -278,10 +278,10 @@ class Profile(Config, frozen=True, dict=True):
         With `together` it may meet collectives of other streams, which slow it too.
         """
         slowdown = self.streams.launch_delay.value * launches / seconds
-        beside: tuple[tuple[str, float], ...] = ()
+        beside: tuple[tuple[tuple[str, ...], float], ...] = ()
         if together:
             taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / seconds
-            beside = ((collective_mark("", gpu), 1 / taken),)
+            beside = (((collective_mark("", gpu),), 1 / taken),)
         return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
 
 

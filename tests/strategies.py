@@ -337,7 +337,7 @@ class Company(NamedTuple):
     """What a flow is, and what slows it."""
 
     marks: tuple[str, ...] = ()
-    beside: tuple[tuple[str, float], ...] = ()
+    beside: tuple[tuple[tuple[str, ...], float], ...] = ()
 
     def of(self, spec: FlowSpec) -> FlowSpec:
         return spec._replace(marks=self.marks, beside=self.beside)
@@ -348,10 +348,10 @@ _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
 
 @st.composite
 def companies(draw: st.DrawFn) -> Company:
-    """Up to two of three marks, and factors beside flows with the others."""
+    """Up to two of three marks, and factors beside flows with some of the others."""
     marks = draw(st.sets(st.sampled_from("abc"), max_size=2))
-    factors = draw(st.dictionaries(st.sampled_from(sorted({*"abc"} - marks)), _factors, max_size=2))
-    return Company(tuple(sorted(marks)), tuple(factors.items()))
+    others = st.lists(st.sampled_from(sorted({*"abc"} - marks)), min_size=1, max_size=2, unique=True).map(tuple)
+    return Company(tuple(sorted(marks)), tuple(draw(st.lists(st.tuples(others, _factors), max_size=2))))
 
 
 @st.composite

@@ -392,13 +392,13 @@ def test_rows_that_do_not_fit(kind: str, path: str, value: object, words: str) -
     ("kind", "key", "value", "words"),
     [
         *[("pair", key, GONE, f"params: {key}: is missing") for key in ("collective", "bytes", "other", "other_bytes")],
-        *[("crowd", key, GONE, f"params: {key}: is missing") for key in ("work", "other", "other_bytes")],
+        *[("crowd", key, GONE, f"params: {key}: is missing") for key in ("count", "other", "other_bytes")],
         ("pair", "ranks", 1, "params: ranks: expected "),
         ("pair", "other", "broadcast", "params: other: "),
         ("crowd", "other", 3, "params: other: "),
         ("pair", "other_bytes", 0, "params: other_bytes: expected "),
         ("crowd", "other_bytes", "1 MiB", "params: other_bytes: expected "),
-        ("crowd", "work", 3, "params: work: expected text"),
+        ("crowd", "count", 0, "params: count: expected "),
     ],
 )
 def test_rows_beside_collectives_that_do_not_fit(kind: str, key: str, value: object, words: str) -> None:

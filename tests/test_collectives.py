@@ -175,11 +175,11 @@ def test_flows_are_marked_by_their_ranks_and_slowed_by_what_meets_the_sender() -
     for spec, part in pairs.flows:
         [(sender, receiver)] = part.edges
         assert set(spec.marks) == marks("all_to_all", sender, receiver)
-        assert spec.beside == ((collective_mark("all_gather", sender), 0.5),)
+        assert spec.beside == ((tuple(collective_mark("all_gather", rank) for rank in part.ranks), 0.5),)
     (ring,) = collectives.flows(profile, "all_gather", 30, 3, together=True)
     [(spec, _)] = ring.flows
     assert set(spec.marks) == marks("all_gather", 0, 1, 2)
-    assert spec.beside == ((collective_mark("all_to_all", 0), 0.25),)
+    assert spec.beside == ((tuple(collective_mark("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
     for kind in KINDS:
         alone, met = (collectives.flows(profile, kind, 30, 3, together) for together in (False, True))  # type: ignore[arg-type]
         plain = [[(spec._replace(marks=(), beside=()), part) for spec, part in phase.flows] for phase in met]

@@ -25,8 +25,8 @@ def check_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float], rates:
     for flow, rate in zip(flows, rates, strict=True):
         drag, slowdown = flow.drag or (0, 0.0)
         cap = flow.cap / (1 + slowdown * load[drag] / capacities[drag])
-        for mark, factor in flow.beside:
-            cap *= factor if any(mark in f.marks for f in flows) else 1.0
+        for marks, factor in flow.beside:
+            cap *= factor if any(mark in f.marks for f in flows for mark in marks) else 1.0
         assert 0 < rate <= cap * SLACK
         if rate * SLACK >= cap:
             continue

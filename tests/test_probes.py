@@ -323,16 +323,23 @@ def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> 
     assert ended.startswith("traffic of a rank ended at ") and failed.startswith("failed: rank 0: KeyError")
 
 
-def test_enough_of_the_other_collectives_end_beside_a_short_train(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stretch", "alone", "once", "expected"),
+    [
+        (1, 1e-3, 2e-3, (10, 40)),
+        (3, 1e-3, 2e-3, (10, 120)),
+        pytest.param(1, 1e-3, 5e-3, (20, 32), id="four of the others at least"),
+        pytest.param(1, 9e-3, 1e-3, (2, 80), id="two collectives at least"),
+        pytest.param(1, 1e-6, 1e-6, (300, 200), id="no more than a queue takes"),
+    ],
+)
+def test_trains_of_collectives_beside_others(
+    stretch: int, alone: float, once: float, expected: tuple[int, int]
+) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    from calibration.probes.runner import run
+    from calibration.probes.collectives import trains
 
-    params = {"collective": "all_to_all", "bytes": 2**12, "window": 1e-5, "cover": 8}
-    params |= {"other": "all_gather", "other_bytes": 2**23, "ranks": 2, "repeats": 3}
-    _, row = run([ProbeCase("pair/short", "pair", params, 1.0)], tmp_path, device="cpu")
-    assert "fewer than two" not in str(row.rejected)
-    if row.rejected is None:  # a CPU's threads may do anything
-        assert set(row.ranks[0]) == {"seconds", "other_seconds", "alone_seconds", "other_alone_seconds"}
+    assert trains({"window": 10e-3, "cover": 8}, stretch, alone, once) == expected
 
 
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -37,22 +37,21 @@ def seen_tables() -> dict[str, str]:
     }
 
 
-def predicted_tables(found: Sequence[Entry]) -> dict[str, str]:
-    """Tables that need predictions, or all cases."""
-    return {
-        "summary": case_tables.summary(found),
-        "windows": case_tables.windows(found),
-        "clocks": case_tables.clocks(found),
-        "waits": case_tables.waits(found),
-        "memory": case_tables.memory(found),
-        "errors": case_tables.group_errors(found),
-        "off": case_tables.off(found),
-        "steps": case_tables.steps(found),
-        "neighbours": case_tables.neighbours(found),
-        "meeting": case_tables.meeting(found),
-        "flag waits": case_tables.flag_waits(found),
-        "all errors": case_tables.all_errors(found),
-    }
+PREDICTED: dict[str, Callable[[Sequence[Entry]], str]] = {
+    "summary": case_tables.summary,
+    "windows": case_tables.windows,
+    "clocks": case_tables.clocks,
+    "waits": case_tables.waits,
+    "memory": case_tables.memory,
+    "errors": case_tables.group_errors,
+    "off": case_tables.off,
+    "steps": case_tables.steps,
+    "neighbours": case_tables.neighbours,
+    "meeting": case_tables.meeting,
+    "flag waits": case_tables.flag_waits,
+    "all errors": case_tables.all_errors,
+}
+"""Tables that need predictions, or all cases."""
 
 
 def differing(document: str, tables: Mapping[str, str]) -> list[str]:
@@ -71,7 +70,8 @@ def main() -> None:
     given = parser.parse_args()
     with ProcessPoolExecutor() as executor:
         found = entries(measured_sets(), executor)
-        tables = seen_tables() | predicted_tables(found) | {"other hosts": case_tables.cross(executor)}
+        tables = seen_tables() | {name: make(found) for name, make in PREDICTED.items()}
+        tables["other hosts"] = case_tables.cross(executor)
     if given.check:
         if wrong := differing(given.check.read_text(encoding="utf-8"), tables):
             sys.exit(f"{given.check}: not as made from the data today: {', '.join(wrong)}")

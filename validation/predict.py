@@ -22,6 +22,9 @@ from sim.scenario import Scenario
 from sim.timeline import Timeline, between_events
 from validation.measured import MeasuredCase
 
+SETTLED = 3
+"""Steps of a simulated run with events: the last one is shown, and simulated runs have settled by then."""
+
 EVENT_S = 2.8e-6
 """What a timed event takes of its stream at most (`streams.event` of h200x2-hostpath), s."""
 
@@ -182,9 +185,9 @@ def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Prof
 
 
 def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Timeline:
-    """Simulate the run with events, of as many steps as were measured; spans are what those events see."""
+    """Simulate a run with events, of up to `SETTLED` steps; spans are what those events see."""
     scenario = case.load_scenario()
-    workload = msgspec.structs.replace(scenario.workload, steps=len(case.instrumented_step_times_s))
+    workload = msgspec.structs.replace(scenario.workload, steps=min(len(case.instrumented_step_times_s), SETTLED))
     program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), residents, profile))
     timeline = SimulatedMachine(profile).run(program)
     times: list[dict[int, float]] = [{} for _ in program.ranks]

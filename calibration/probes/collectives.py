@@ -102,9 +102,7 @@ def pair(context: Context, params: Params, stretch: int) -> Measured:
     call()
     device.synchronize()
     once = context.agree(_others(context, call, 2, ranks), ranks)
-    window = max(params["window"], LEAST_OTHERS * once)
-    count = min(max(round(window / context.agree(_alone(context, params, 2), ranks)), 2), LONGEST)
-    total = min(max(round(stretch * params["cover"] * window / once), 5), MOST_OTHERS)
+    count, total = trains(params, stretch, context.agree(_alone(context, params, 2), ranks), once)
     names = ("seconds", "other_seconds", "alone_seconds", "other_alone_seconds")
     samples: dict[str, list[float]] = {name: [] for name in names}
     uncovered = ""
@@ -125,6 +123,13 @@ def pair(context: Context, params: Params, stretch: int) -> Measured:
             samples["seconds"].append((end.time() - start.time()) / count)
             samples["other_seconds"].append((inside[-1] - inside[0]) / (len(inside) - 1))
     return _covered(samples, uncovered)
+
+
+def trains(params: Params, stretch: int, alone: float, once: float) -> tuple[int, int]:
+    """How many collectives, `alone` s each, and how many of the others beside them, `once` s each."""
+    window = max(params["window"], LEAST_OTHERS * once)
+    total = min(max(round(stretch * params["cover"] * window / once), 5), MOST_OTHERS)
+    return min(max(round(window / alone), 2), LONGEST), total
 
 
 def _others(context: Context, call: Call, count: int, ranks: int) -> float:

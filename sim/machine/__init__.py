@@ -24,6 +24,7 @@ from sim.program import (
     CopyKind,
     Kernel,
     Program,
+    RankProgram,
     RecordEvent,
     WaitEvent,
     WaitFlag,
@@ -72,10 +73,7 @@ class _Run:
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
         self.alone: dict[tuple[str, int], float] = {}
-        busy = {(c.stream, type(c)) for c in program.ranks[0].commands() if isinstance(c, (Collective, Kernel))}
-        gathering = {stream for stream, of in busy if of is Collective}
-        # all ranks issue the same collectives
-        self.together = bool(gathering) and len({stream for stream, _ in busy}) > 1
+        self.together = any(map(_together, {id(rank): rank for rank in program.ranks}.values()))
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -316,6 +314,12 @@ class _Run:
                     return f"stream {command.stream!r} has not come to its write"
                 return f"host thread {number} has not issued its write on stream {command.stream!r}"
         return "nobody is left to write it"
+
+
+def _together(rank: RankProgram) -> bool:
+    """Whether collectives of `rank` may meet kernels, or other collectives, of other streams."""
+    busy = {(c.stream, type(c)) for c in rank.commands() if isinstance(c, (Collective, Kernel))}
+    return any(of is Collective for _, of in busy) and len({stream for stream, _ in busy}) > 1
 
 
 def _records(command: AnyCommand, event: int) -> bool:
