@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -52,7 +53,7 @@ class Workers(ThreadPoolExecutor):
 
     def _run(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         if getattr(self._own, "pool", None) is None:
-            self._own.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with_parent)
+            self._own.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin)
             self._own.process = self._own.pool.submit(os.getpid).result()
             self._alive[self._own.process] = self._own.pool
         try:
@@ -66,8 +67,9 @@ class Workers(ThreadPoolExecutor):
             raise
 
 
-def _end_with_parent() -> None:
+def _begin() -> None:
     """Make this worker end when the process that it works for has been killed: its queue would keep it waiting."""
+    gc.set_threshold(50_000)  # simulations make many objects and few cycles: looking for these took a tenth of the time
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

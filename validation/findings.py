@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from sim.output import write_atomically
+from sim.workers import Workers
 from validation import case_tables, probe_tables
 from validation.markdown import placed, standing
 from validation.observed import Entry, entries
@@ -68,7 +68,7 @@ def main() -> None:
     what.add_argument("--check", type=Path, metavar="FILE", help="exit with 1 unless this file has today's tables")
     parser.add_argument("--document", type=Path, help="put the tables between this file's markers")
     given = parser.parse_args()
-    with ProcessPoolExecutor() as executor:
+    with Workers() as executor:
         found = entries(measured_sets(), executor)
         tables = seen_tables() | {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = case_tables.cross(executor)
