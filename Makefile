@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := out
 
-.PHONY: demo test test-long test-oracle mutation lint ci clean
+.PHONY: demo test test-long test-oracle mutation findings lint ci clean
 
 # Installed once, again when pyproject.toml changes.
 $(VENV)/installed: pyproject.toml
@@ -40,6 +40,10 @@ test-oracle: $(VENV)/installed
 # How many small faults the tests notice; resumable.
 mutation: $(VENV)/installed
 	$(BIN)/python benchmarks/mutation.py
+
+# Tables and plots of docs/measurements.md from the committed data; the tests look at some rows of each.
+findings: $(VENV)/installed
+	$(BIN)/python -m validation.findings --out docs/plots --document docs/measurements.md > /dev/null
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
