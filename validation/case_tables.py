@@ -234,10 +234,10 @@ def neighbours(found: Sequence[Entry]) -> str:
     """What disturbed each visit's copies and steps, seen in measurements alone."""
     rows = []
     for name in measured_sets():
-        cases = [e.case for e in found if e.set == name and e.group != "resident"]
+        mine = [e for e in found if e.set == name and e.group != "resident"]
+        cases = [e.case for e in mine]
         late = [lost for case in cases if (lost := lateness(case, "nvlink" in name)) is not None]
         uneven = [unsteadiness(case) for case in cases]
-        errors_of = [e.error for e in found if e.set == name and e.group != "resident"]
         rows.append(
             (
                 short(name),
@@ -246,7 +246,7 @@ def neighbours(found: Sequence[Entry]) -> str:
                 f"{sum(lost > LOST for lost in late)} of {len(late)}",
                 f"{100 * median(uneven):.2f}",
                 f"{sum(part > UNEVEN for part in uneven)} of {len(uneven)}",
-                f"{100 * median(errors_of):+.2f}",
+                f"{100 * median(e.error for e in mine):+.2f}",
             )
         )
     headers = (

@@ -13,10 +13,10 @@ from statistics import mean, median
 from typing import NamedTuple
 
 from calibration.probes.rows import RAW, Row, load_rows
-from sim.hardware import load_profile
 from sim.timeline import measure, overlap, union
+from validation.compare import Job, jobs
 from validation.measured import MeasuredCase, Operation, operations_of
-from validation.predict import predict, references, workload_key
+from validation.predict import predict
 from validation.sets import case_name, load_set
 
 TWO, FOUR, NVLINK, ALONE = (
@@ -148,27 +148,19 @@ class Entry(NamedTuple):
         return self.predicted_s / self.case.step_time_s - 1
 
 
-def _entry(job: tuple[str, str, MeasuredCase, Sequence[MeasuredCase]]) -> Entry:
-    name, group, case, residents = job
-    made = predict(case, residents, load_profile(name))
+def _entry(job: Job) -> Entry:
+    case = job.case
+    made = predict(case, job.residents, job.profile)
     both = case.operations, operations_of(made.timeline)
     measured, predicted = map(account, both)
     late = late_chunks(both[0]), late_chunks(both[1])
     peak = max(held for _, held in made.timeline.memory())
-    return Entry(name, case_name(case), group, case, made.predicted_s, peak, measured, predicted, late)
+    return Entry(job.set, case_name(case), job.group, case, made.predicted_s, peak, measured, predicted, late)
 
 
 def entries(names: Sequence[str], executor: Executor) -> list[Entry]:
     """Every case of some shipped sets beside its prediction on the set's own profile."""
-    jobs = []
-    for name in names:
-        chosen = load_set(name)
-        residents = references(chosen.cases)
-        for case in chosen.cases:
-            resident = case.scenario["policy"]["kind"] == "resident"
-            group = "resident" if resident else "fitted" if case.number in chosen.fitted else "unseen"
-            jobs.append((name, group, case, residents[workload_key(case)]))
-    return list(executor.map(_entry, jobs))
+    return list(executor.map(_entry, (job for name in names for job in jobs(load_set(name), steps_only=True))))
 
 
 def yields(case: MeasuredCase) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from math import inf
 from statistics import median, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from sim.topology import Sourced
 
 
 class FitError(RuntimeError):
@@ -19,6 +21,11 @@ class Fitted(NamedTuple):
     value: float
     spread: float | None
     rows: str
+
+
+def borrowed(number: Sourced[Any], profile: str) -> Fitted:
+    """A number that was not measured, as another profile has it."""
+    return Fitted(float(number.value), number.uncertainty, f"not measured: as {profile}")
 
 
 def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from calibration.fitting.numbers import FitError, Fitted, over
+from calibration.fitting.numbers import FitError, Fitted, borrowed, over
 from calibration.fitting.selection import Rows
 from calibration.probes.rows import Row
 from sim.hardware import Profile
@@ -37,7 +37,7 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
 
 def _as_usual(usual: Profile, path: str) -> Fitted:
     group, name = path.split(".")
-    return Fitted(float(getattr(getattr(usual, group), name).value), None, f"not measured: as {usual.name}")
+    return borrowed(getattr(getattr(usual, group), name), usual.name)
 
 
 def turn(rows: Rows, pattern: str, size: int, beside: str | None) -> Row | None:

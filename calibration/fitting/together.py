@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from calibration.fitting.collectives import Kind
-from calibration.fitting.numbers import Fitted, over
+from calibration.fitting.collectives import KINDS, Kind
+from calibration.fitting.numbers import Fitted, borrowed, over
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import BLOCK_KERNELS
 from calibration.probes.rows import Row
 from sim.hardware import Profile, load_profile
-from sim.topology import Sourced
 
 LIKE_TWO, LIKE_MORE = "h200x2-hostpath-20261121i", "h200x4-hostpath-20261121j"
 LIKE_NVLINK = "h200x2-nvlink-20261121i"
@@ -32,7 +31,7 @@ class Together(NamedTuple):
 def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> Together:
     """From pair and crowd rows; what was not measured is as on a shipped host like this one. Raises FitError."""
     like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
-    usual = _as(like.device.beside_collective, like), _as(like.streams.crowd_delay, like)
+    usual = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
     found = _pairs(rows, kinds)
     beside = {kind: kept | found.get(kind, {}) for kind, kept in _pairs_of(like).items()}
     return Together(beside, *(_crowd(rows) or usual))
@@ -84,10 +83,7 @@ def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
 
 def _pairs_of(like: Profile) -> dict[str, dict[str, Fitted]]:
     return {
-        kind: {other: _as(kept, like) for other, kept in like.collective_class(kind).beside.items()}
-        for kind in ("all_to_all", "all_reduce", "all_gather")
+        kind: {other: borrowed(kept, like.name) for other, kept in cls.beside.items()}
+        for kind in KINDS
+        if (cls := getattr(like.collectives, kind)) is not None
     }
-
-
-def _as(number: Sourced[Any], like: Profile) -> Fitted:
-    return Fitted(float(number.value), number.uncertainty, f"not measured: as {like.name}")

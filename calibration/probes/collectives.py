@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from calibration.probes.context import Context, Measured
-from calibration.torch_machine.device import Call, Event
+from calibration.torch_machine.device import Call, Event, Stream
 
 Params = dict[str, Any]
 
@@ -36,7 +36,11 @@ def _train(context: Context, params: Params, count: int) -> tuple[list[Call], tu
     """One collective and `count` more between two events."""
     stream = context.device.stream("compute")
     size = int(params.get("size") or params["bytes"])
-    call = stream.run(context.collective(params["collective"], size, params["ranks"]))
+    return _row(context, stream, stream.run(context.collective(params["collective"], size, params["ranks"])), count)
+
+
+def _row(context: Context, stream: Stream, call: Call, count: int) -> tuple[list[Call], tuple[Event, Event]]:
+    """`call`, which brings the ranks together, and `count` more between two events."""
     start, end = context.event(), context.event()
     return [call, stream.record(start), *[call] * count, stream.record(end)], (start, end)
 
@@ -111,7 +115,7 @@ def pair(context: Context, params: Params, stretch: int) -> Measured:
         samples["other_alone_seconds"].append(_others(context, call, max(total // 2, 2), ranks))
         calls, (start, end) = _train(context, params, count)
         marks = [context.event() for _ in range(total + 1)]
-        others = [c for mark in marks[:-1] for c in (call, stream.record(mark))] + [call, stream.record(marks[-1])]
+        others = [c for mark in marks for c in (call, stream.record(mark))]
         # the others' first event comes before the compute stream waits for it
         context.parked({"other": others, "compute": [device.stream("compute").wait(marks[0]), *calls]}, ranks)
         inside = [at for at in (mark.time() for mark in marks) if start.time() <= at <= end.time()]
@@ -133,10 +137,9 @@ def trains(params: Params, stretch: int, alone: float, once: float) -> tuple[int
 
 
 def _others(context: Context, call: Call, count: int, ranks: int) -> float:
-    """Seconds of one of `count` calls on the other stream, after one that brings the ranks together."""
-    stream = context.device.stream("other")
-    start, end = context.event(), context.event()
-    context.parked({"other": [call, stream.record(start), *[call] * count, stream.record(end)]}, ranks)
+    """Seconds of one of `count` calls on the other stream."""
+    calls, (start, end) = _row(context, context.device.stream("other"), call, count)
+    context.parked({"other": calls}, ranks)
     return (end.time() - start.time()) / count
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from calibration.probes.context import Context, Measured
-from calibration.torch_machine.device import Call
+from calibration.torch_machine.device import Call, Event
 
 Params = dict[str, Any]
 
@@ -24,19 +24,43 @@ def device(context: Context, params: Params, stretch: int) -> Measured:
 
 def _timed(context: Context, calls: Sequence[Call], repeats: int) -> list[float]:
     """Seconds of `calls` on the compute stream, one after the other, for each repeat; a rehearsal comes first."""
+    for call in _chain(context, calls)[0]:
+        call()
+    context.device.synchronize()
+    return [_alone(context, calls) for _ in range(repeats)]
+
+
+def _chain(context: Context, calls: Sequence[Call]) -> tuple[list[Call], tuple[Event, Event]]:
+    """`calls` on the compute stream between two events."""
     stream = context.device.stream("compute")
-    samples = []
-    for repeat in range(repeats + 1):
-        start, end = context.event(), context.event()
-        train = [stream.record(start), *(stream.run(call) for call in calls), stream.record(end)]
-        if repeat == 0:
-            for call in train:
-                call()
-            context.device.synchronize()
-            continue
-        context.parked({"compute": train})
-        samples.append(end.time() - start.time())
-    return samples
+    start, end = context.event(), context.event()
+    return [stream.record(start), *(stream.run(call) for call in calls), stream.record(end)], (start, end)
+
+
+def _alone(context: Context, calls: Sequence[Call], ranks: int = 1) -> float:
+    """Seconds of `calls`."""
+    train, (start, end) = _chain(context, calls)
+    context.parked({"compute": train}, ranks)
+    return end.time() - start.time()
+
+
+class _Beside(NamedTuple):
+    """Seconds of a chain and of what ran beside it from its first call's end on, and whether that covered the chain."""
+
+    seconds: float
+    others: float
+    covered: bool
+
+
+def _beside(context: Context, calls: Sequence[Call], name: str, others: Sequence[Call], ranks: int = 1) -> _Beside:
+    """Run `calls` from when the first of `others`, on the stream `name`, has ended."""
+    stream = context.device.stream(name)
+    first, last = context.event(), context.event()
+    background = [others[0], stream.record(first), *others[1:], stream.record(last)]
+    train, (start, end) = _chain(context, calls)
+    # the other stream's first event comes before the compute stream waits for it
+    context.parked({name: background, "compute": [context.device.stream("compute").wait(first), *train]}, ranks)
+    return _Beside(end.time() - start.time(), last.time() - first.time(), last.time() >= end.time())
 
 
 def _matrix(context: Context, name: str, rows: int, columns: int) -> torch.Tensor:
@@ -97,25 +121,14 @@ def launch(context: Context, params: Params, stretch: int) -> Measured:
     [usual] = _timed(context, calls, 1)
     count = min(max(round(stretch * 2 * usual * params["rate"] / chunk), 4), 700)
     for _ in range(params["repeats"]):
-        start, end = context.event(), context.event()
-        train = [compute.record(start), *(compute.run(call) for call in calls), compute.record(end)]
-        context.parked({"compute": train})
-        samples["alone"].append(end.time() - start.time())
-        copy_stream = device.stream(direction)
-        first, last = context.event(), context.event()
-        lead = context.copies(copy_stream, direction, chunk, 1)
-        copying = [*lead, copy_stream.record(first), *context.copies(copy_stream, direction, chunk, count)]
-        copying.append(copy_stream.record(last))
-        start, end = context.event(), context.event()
-        train = [compute.wait(first), compute.record(start)]
-        train += [*(compute.run(call) for call in calls), compute.record(end)]
-        # the copy stream's first event comes before the compute stream waits for it
-        context.parked({direction: copying, "compute": train})
-        if last.time() < end.time():
+        samples["alone"].append(_alone(context, calls))
+        copies = context.copies(device.stream(direction), direction, chunk, count + 1)
+        found = _beside(context, calls, direction, copies)
+        if not found.covered:
             uncovered = "the copies ended before the last kernel"
             continue
-        samples["beside"].append(end.time() - start.time())
-        samples["rate"].append(count * chunk / (last.time() - first.time()))
+        samples["beside"].append(found.seconds)
+        samples["rate"].append(count * chunk / found.others)
     samples["launches"] = [float(len(calls))]
     enough = len(samples["beside"]) >= 3
     return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
@@ -140,21 +153,12 @@ def crowd(context: Context, params: Params, stretch: int) -> Measured:
     samples: dict[str, list[float]] = {"alone": [], "beside": []}
     uncovered = ""
     for _ in range(params["repeats"]):
-        start, end = context.event(), context.event()
-        train = [compute.record(start), *(compute.run(call) for call in calls), compute.record(end)]
-        context.parked({"compute": train}, ranks)
-        samples["alone"].append(end.time() - start.time())
-        first, last = context.event(), context.event()
-        others = [gather, stream.record(first), *[gather] * total, stream.record(last)]
-        start, end = context.event(), context.event()
-        train = [compute.wait(first), compute.record(start)]
-        train += [*(compute.run(call) for call in calls), compute.record(end)]
-        # the other stream's first event comes before the compute stream waits for it
-        context.parked({"other": others, "compute": train}, ranks)
-        if last.time() < end.time():
-            uncovered = "the collectives ended before the last kernel"
+        samples["alone"].append(_alone(context, calls, ranks))
+        found = _beside(context, calls, "other", [gather] * (total + 1), ranks)
+        if found.covered:
+            samples["beside"].append(found.seconds)
         else:
-            samples["beside"].append(end.time() - start.time())
+            uncovered = "the collectives ended before the last kernel"
     enough = len(samples["beside"]) >= 3
     return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
 

@@ -72,8 +72,10 @@ def run(
                 journal.append(_about("host", "host", pool, 0.0, fingerprint(inspect())))
                 for group, cases in groupby(missing, key=lambda case: case.group):
                     _run_group(group, list(cases), pool, journal, progress)
-                for case in [case for case in missing if case.name in late(journal.rows)]:
-                    _run_again(case, pool, journal, progress)
+                again = late(journal.rows)
+                for case in missing:
+                    if case.name in again:
+                        _run_again(case, pool, journal, progress)
         return journal.rows
 
 

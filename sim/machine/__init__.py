@@ -124,8 +124,9 @@ class _Run:
         start = self.env.now
         rank.kernels_running += 1
         # attention's blocks fill all SMs until it ends: a collective that comes meanwhile waits for them
-        end = Event(self.env) if self.together and command.attention else None
-        rank.attention_end = end or rank.attention_end
+        end = None
+        if self.together and command.attention:
+            end = rank.attention_end = Event(self.env)
         if seconds > 0 and (self.profile.streams.launch_delay.value > 0 or self.together):
             flow = self.profile.kernel_flow(rank.number, seconds, command.launches, self.together)
             yield self.fabric.transfer(flow, seconds).done
@@ -134,7 +135,6 @@ class _Run:
         rank.kernels_running -= 1
         if end is not None:
             end.succeed()
-            rank.attention_end = None if rank.attention_end is end else rank.attention_end
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: Rank, command: Copy) -> Steps:
@@ -148,7 +148,7 @@ class _Run:
 
     def _collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Steps:
         start = self.env.now
-        if rank.attention_end is not None:
+        if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
         meeting = self.meetings.get(key)
         if meeting is None:

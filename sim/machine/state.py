@@ -60,7 +60,7 @@ class Rank:
         self.moving: list[Meeting] = []
         self.kernels_running = 0
         self.attention_end: Event | None = None
-        """When the attention that runs now ends, where collectives of other streams may find it running."""
+        """When the last attention to start ends, where collectives of other streams may find it running."""
 
 
 class Meeting:
