@@ -1,15 +1,13 @@
-"""Hypothesis profiles (chosen by HYPOTHESIS_PROFILE), a guard against simulations that never end, the command line."""
+"""Hypothesis profiles (chosen by HYPOTHESIS_PROFILE), and the command line in a process of its own."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import pytest
@@ -26,26 +24,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 LONG = settings().max_examples > 100
 """Whether there is time for what takes minutes."""
-
-_PATIENCE_S = 3600 if LONG else 120
-
-
-class NeverEndsError(BaseException):
-    """A test goes on for ever. No `Exception`, which hypothesis would take for a finding to shrink, in the same loop."""
-
-
-@pytest.fixture(autouse=True)
-def _never_ending() -> Iterator[None]:
-    """Fail a test whose simulation goes on for ever instead of hanging the suite."""
-
-    def give_up(signum: int, frame: FrameType | None) -> None:
-        raise NeverEndsError(f"the test has not ended after {_PATIENCE_S} s")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(_PATIENCE_S)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -71,7 +49,7 @@ class _Command:
         self.environment = os.environ | {"PYTHONPATH": str(Path(sim.__file__).parents[1])}
 
     def __call__(self, *args: str | Path, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
-        given = {"capture_output": True, "text": True, "timeout": 60, "cwd": cwd, "env": self.environment}
+        given = {"capture_output": True, "text": True, "cwd": cwd, "env": self.environment}
         return subprocess.run([*self.line, *map(str, args)], **(given | options))
 
 
