@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
-    from calibration.probes import Row as ProbeRow
+    from sim.datasets.probe_rows import Row as ProbeRow
     from sim.ledger import Point, Row
     from sim.run import Result
     from sim.sensitivity import Interval

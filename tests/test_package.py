@@ -65,12 +65,12 @@ def test_shipped_data_loads_from_an_empty_folder(installed: Path, tmp_path: Path
     program = """
 import sim
 from sim import hardware, models
-from validation.wan14b import load_cases
+from validation.sets import load_set
 from calibration.fit import load_links
 names = hardware.shipped()
 loaded = [hardware.load_profile(n).name for n in names], [models.load_model(n).name for n in models.shipped()]
 assert loaded == (list(names), list(models.shipped()))
-print(sim.__file__, len(names), len(models.shipped()), len(load_cases()), len(load_links()) > 50)
+print(sim.__file__, len(names), len(models.shipped()), len(load_set("h200x2-hostpath").cases), len(load_links()) > 50)
 """
     shipped = [len(list((ROOT / "scenarios" / kind).glob("*.yaml"))) for kind in ("hardware", "models")]
     expected = [str(installed / "sim" / "__init__.py"), *map(str, shipped), "30", "True"]

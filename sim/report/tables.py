@@ -21,9 +21,9 @@ from sim.units import show_bytes, show_seconds
 from sim.why import WORDS, Waterfall
 
 if TYPE_CHECKING:
+    from sim.datasets.cases import MeasuredCase
     from sim.explain import Explanation
     from sim.ledger import Row
-    from validation.measured import MeasuredCase
     from validation.published import Outcome
     from validation.run import Validation
 
