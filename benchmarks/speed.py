@@ -15,9 +15,10 @@ from statistics import median
 import simpy
 
 from sim.machine import SimulatedMachine
-from validation.wan14b import load_cases
+from validation.sets import case_name, load_set
 
-CASES = ("1950 whole_layer", "1950 yielding 16 MiB", "1950 yielding 4 MiB", "1950 yielding 1 MiB")
+WORKLOAD = "wan-14b block 1950"
+SCHEDULES = ("whole_layer", "yielding 16 MiB", "yielding 4 MiB", "yielding 1 MiB")
 REPEATS = 5
 
 
@@ -45,10 +46,10 @@ def timeouts(count: int) -> None:
 
 def main() -> None:
     """Print one line a case."""
-    cases = {c.name: c for c in load_cases()}
+    cases = {case_name(case): case for case in load_set("h200x2-hostpath").cases}
     print(f"{'case':24s} {'commands':>9s} {'build us':>9s} {'run us':>9s} {'x timeouts':>10s}   per command")
-    for name in CASES:
-        scenario = cases[name].scenario
+    for name in SCHEDULES:
+        scenario = cases[f"{WORKLOAD} {name}"].load_scenario()
         program, machine = scenario.program(), SimulatedMachine(scenario.profile())
         count = sum(1 for rank in program.ranks for _ in rank.commands())
         build, run = timed(scenario.program), timed(lambda p=program, m=machine: m.run(p))  # type: ignore[misc]

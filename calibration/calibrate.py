@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.page import residual_page
-from calibration.probes import RAW, ProbeCase, Row, RowError, load_rows, plan, run
+from calibration.probes import ProbeCase, plan, run
 from calibration.probes.runner import Progress
 from sim.config import InputError
+from sim.datasets.probe_rows import RAW, Row, RowError, load_rows
 from sim.output import write_atomically
 
 RESIDUALS = "residuals.html"

@@ -1,6 +1,7 @@
-"""Fit the constants of a profile to measured links and, where links cannot show them, to named cases.
+"""Fit the profile h200x2-hostpath to its data set: to measured links and, where links cannot show a number, to cases.
 
-`python -m calibration.fit` prints every fitted number beside the shipped one.
+`python -m calibration.fit` prints every fitted number beside the shipped one. `calibrate` fits all other profiles, from
+rows of probes; this host was measured before there were any.
 """
 
 from __future__ import annotations
@@ -9,56 +10,57 @@ import json
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from calibration.fitting.collectives import LARGE
 from calibration.fitting.numbers import Fitted, affine, latency, over, share
 from calibration.probes.plan import LONG
+from sim.datasets.cases import MeasuredCase, Operation, load_cases
 from sim.hardware import AloneTime, Profile, load_profile
 from sim.machine import SimulatedMachine
 from sim.numbers import changed, numbers
 from sim.units import Bytes, Seconds
-from validation.wan14b import DATASET, LAUNCHES, Case, load_cases
+
+DATASET = "h200x2-hostpath"
+FOLDER = Path(str(files("validation"))) / "data" / DATASET
+"""Where the data set comes with the package: its data are read, none of its code."""
+
+RESIDENT, WHOLE, CHUNKED, YIELDING = 0, 1, 2, 5
+"""Numbers of the cases that constants are fitted to, all with 1950 tokens a rank: without offload, whole layers, chunks
+of 4 MiB, and chunks of 1 MiB that yield."""
 
 Row = dict[str, Any]
 
 
-def load_links() -> list[Row]:
+def load_links(folder: Path = FOLDER) -> list[Row]:
     """The rows of links.json."""
-    text = (files("validation") / "data" / DATASET / "links.json").read_text()
-    rows: list[Row] = json.loads(text)["rows"]
+    rows: list[Row] = json.loads((folder / "links.json").read_text())["rows"]
     return rows
 
 
-def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[Case]) -> dict[str, Fitted]:
-    """Every fitted constant by key path, from link rows and, where they cannot show it, from one named case each.
+def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[MeasuredCase]) -> dict[str, Fitted]:
+    """Every fitted constant by key path, from link rows and, where they cannot show it, from one case each.
 
     `profile` gives what the last one, `streams.wait_flag`, is fitted beside: it takes whole simulated steps.
     """
-    by_name = {c.name: c for c in cases}
     found = _fit_copies(rows)
-    event, start = _chunk_costs(by_name["1950 chunked 4 MiB"], found["h2d.cap"].value, found["h2d.setup"].value)
+    event, start = _chunk_costs(cases[CHUNKED], found["h2d.cap"].value, found["h2d.setup"].value)
     for kind in ("all_to_all", "all_reduce", "all_gather"):
         found |= _fit_collective(kind, rows, found["h2d.cap"].value, found["h2d.setup"].value + event)
     taken = found["collectives.all_to_all.overhead"].value * found["collectives.all_to_all.weight"].value
-    size, cap = by_name["1950 chunked 4 MiB"].copies[0][0], found["h2d.cap"].value
+    size, cap = _copies(cases[CHUNKED])[0].bytes, found["h2d.cap"].value
     return found | {
-        "streams.launch_delay": Fitted(
-            _launch_delay(by_name["1950 resident"], by_name["1950 whole_layer"]), None, "1950 whole_layer, kernels"
-        ),
-        "streams.wake": Fitted(_wake(by_name["1950 whole_layer"]) - event, None, "1950 whole_layer, copy to kernel"),
+        "streams.launch_delay": Fitted(_launch_delay(cases[RESIDENT], cases[WHOLE]), None, "1950 whole_layer, kernels"),
+        "streams.wake": Fitted(_wake(cases[WHOLE]) - event, None, "1950 whole_layer, copy to kernel"),
         "streams.event": Fitted(event, None, "1950 chunked 4 MiB, copies beside no collective"),
         "streams.write_flag": Fitted(event, None, "as streams.event: both are semaphore releases"),
         "collectives.all_to_all.copy_start": Fitted(
             start - size * (1 + taken) / cap, None, "1950 chunked 4 MiB, copies beside a2a3"
         ),
-        "streams.beside_kernel": Fitted(
-            _beside_kernel(by_name["1950 yielding 1 MiB"]), None, "1950 yielding 1 MiB, copies"
-        ),
-        "streams.wait_flag": Fitted(
-            _wait_flag(profile, by_name["1950 yielding 1 MiB"]), None, "1950 yielding 1 MiB, step time"
-        ),
+        "streams.beside_kernel": Fitted(_beside_kernel(cases[YIELDING]), None, "1950 yielding 1 MiB, copies"),
+        "streams.wait_flag": Fitted(_wait_flag(profile, cases[YIELDING]), None, "1950 yielding 1 MiB, step time"),
     }
 
 
@@ -120,47 +122,71 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     return found
 
 
-def _launch_delay(resident: Case, whole: Case) -> float:
+def _copies(case: MeasuredCase) -> list[Operation]:
+    return [op for op in case.operations if op.kind == "Copy"]
+
+
+def _timed(case: MeasuredCase, name: str) -> list[Operation]:
+    """The kernels or collectives of one name, one a layer."""
+    return [op for op in case.operations if op.name == name]
+
+
+def _launch_delay(resident: MeasuredCase, whole: MeasuredCase) -> float:
     """Seconds a launch that kernels are slower while a copy runs at full rate."""
-    kernels = ("qkv", "attn", "post")
+    block = [item["compute"] for item in resident.scenario["workload"]["block"] if "compute" in item]
+    launches: dict[str, int] = {kernel["name"]: kernel["launches"] for kernel in block}
+    kernels = ("qkv", "attn", "post")  # transposes were not timed apart
 
-    slower = sum(median(whole.durations(name)) - median(resident.durations(name)) for name in kernels)
-    return slower / sum(LAUNCHES[name] for name in kernels)
+    def seconds(case: MeasuredCase, name: str) -> float:
+        return median(op.end - op.start for op in _timed(case, name)) * 1e-6
+
+    slower = sum(seconds(whole, name) - seconds(resident, name) for name in kernels)
+    return slower / sum(launches[name] for name in kernels)
 
 
-def _wake(case: Case) -> float:
+def _wake(case: MeasuredCase) -> float:
     """Seconds from the end of a layer's only copy to its first kernel, which waits for it."""
-    ends = [end for _, _, end in case.copies]
-    return median(p.start - max(e for e in ends if e <= p.start) for p in case.parts if p.name == "qkv")
+    ends = [op.end for op in _copies(case)]
+    return median(op.start - max(e for e in ends if e <= op.start) for op in _timed(case, "qkv")) * 1e-6
 
 
-def _chunk_costs(case: Case, cap: float, setup: float) -> tuple[float, float]:
+def _chunk_costs(case: MeasuredCase, cap: float, setup: float) -> tuple[float, float]:
     """(cost of an event, time of a chunk beside an all-to-all less its costs), s, from copies with two events each."""
-    event = (median(_periods(case, {"idle"})) - setup - case.copies[0][0] / cap) / 2
+    event = (median(_periods(case, _idle(case))) - setup - _copies(case)[0].bytes / cap) / 2
     # a2a0 to a2a2 hold a transpose too: only a2a3 is known to be a collective throughout
-    return event, median(_periods(case, {"a2a3"})) - setup - 2 * event
+    return event, median(_periods(case, _windows(case, "a2a3"))) - setup - 2 * event
 
 
-def _periods(case: Case, names: set[str]) -> list[float]:
-    """Seconds from copy to copy of equal size, for those well inside an operation of `names`."""
-    windows = [(p.start + 20e-6, p.end) for p in case.parts if p.name in names]
+def _windows(case: MeasuredCase, *names: str) -> list[tuple[float, float]]:
+    """(Start, end) of the operations of these names, us."""
+    return [(op.start, op.end) for name in names for op in _timed(case, name)]
+
+
+def _idle(case: MeasuredCase) -> list[tuple[float, float]]:
+    """(Start, end) of what lies between a layer's last kernel and the first of the next one, us."""
+    computed = [op for op in case.operations if op.kind != "Copy"]
+    return [(a.end, b.start) for a, b in pairwise(computed) if a.layer != b.layer]
+
+
+def _periods(case: MeasuredCase, windows: Sequence[tuple[float, float]]) -> list[float]:
+    """Seconds from copy to copy of equal size, for those well inside one of `windows`: 20 us behind its start."""
     return [
-        b[1] - a[1]
-        for a, b in pairwise(case.copies)
-        if a[0] == b[0] and any(start < a[1] and b[1] < end for start, end in windows)
+        (b.start - a.start) * 1e-6
+        for a, b in pairwise(_copies(case))
+        if a.bytes == b.bytes and any(start + 20 < a.start and b.start < end for start, end in windows)
     ]
 
 
-def _beside_kernel(case: Case) -> float:
+def _beside_kernel(case: MeasuredCase) -> float:
     """Extra seconds a command beside a kernel, from gated copies with two events each: four commands a chunk."""
-    return (mean(_periods(case, {"qkv", "attn", "post"})) - mean(_periods(case, {"idle"}))) / 4
+    return (mean(_periods(case, _windows(case, "qkv", "attn", "post"))) - mean(_periods(case, _idle(case)))) / 4
 
 
-def _wait_flag(profile: Profile, case: Case) -> float:
+def _wait_flag(profile: Profile, case: MeasuredCase) -> float:
     """Seconds of a satisfied flag wait at which the simulated step time is the measured one."""
     from scipy.optimize import brentq
 
-    program = case.scenario.program()
+    program = case.load_scenario().program()
 
     def error(microseconds: float) -> float:
         waiting = changed(profile, {"streams.wait_flag": lambda _: microseconds * 1e-6})
@@ -173,7 +199,7 @@ def main() -> None:
     """Print every fitted number beside the shipped one."""
     profile = load_profile(DATASET)
     shipped = numbers(profile)
-    for path, (value, spread, rows) in fit(profile, load_links(), load_cases()).items():
+    for path, (value, spread, rows) in fit(profile, load_links(), load_cases(FOLDER)).items():
         shown = f"± {100 * spread:.1f} %" if spread is not None else ""
         print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {rows}")
 

@@ -18,6 +18,7 @@ import msgspec
 from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
 from sim.config import InputError
+from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
 from sim.machine import DeadlockError
@@ -25,7 +26,6 @@ from sim.output import append, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
 from sim.sweep import parse_axes, points
-from validation.measured import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""

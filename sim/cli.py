@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
-    from calibration.probes import Row as ProbeRow
+    from sim.datasets.probe_rows import Row as ProbeRow
     from sim.ledger import Point, Row
     from sim.run import Result
     from sim.sensitivity import Interval
@@ -290,10 +290,11 @@ def validate(
         _validate_published(markdown, workers)
         return
     from sim.hardware import load_profile
-    from sim.report.tables import print_validation, progress
+    from sim.report.tables import progress
     from sim.workers import Workers
     from validation import report, run, summary
     from validation.sets import load_set, shipped_sets
+    from validation.terminal import print_validation
 
     chosen = run.plan(
         [load_set(name) for name in (shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets))],
@@ -418,9 +419,10 @@ def doctor(as_json: bool) -> None:
 
 
 def _validate_published(markdown: bool, workers: int | None) -> None:
-    from sim.report.tables import print_published, progress
+    from sim.report.tables import progress
     from sim.workers import Workers
     from validation import published
+    from validation.terminal import print_published
 
     cases = [case for name in published.shipped() for case in published.load_suite(name).cases]
     outcomes = []

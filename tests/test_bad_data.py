@@ -19,16 +19,15 @@ from test_measure import SCENARIO as MEASURED
 from test_measure import as_measured
 
 from calibration.fitting import FitError, fit_rows
-from calibration.probes.rows import RAW, RowError, load_rows
 from sim.config import InputError
+from sim.datasets.cases import CASES, HOST, load_cases, load_split
+from sim.datasets.probe_rows import RAW, RowError, load_rows
 from sim.hardware import load_profile
 from sim.output import open_alone
-from validation import measured
 from validation.compare import compare_all, jobs
-from validation.measured import CASES, HOST, load_cases, load_split
-from validation.sets import load_set, measured_sets
+from validation.sets import DATA, load_set, shipped_sets
 
-RAW_LINES = (Path(measured.__file__).parent / "data" / "h200x2-hostpath-20261121c" / RAW).read_text().splitlines()
+RAW_LINES = (DATA / "h200x2-hostpath-20261121c" / RAW).read_text().splitlines()
 
 
 @pytest.fixture(autouse=True)
@@ -304,8 +303,8 @@ def test_wrong_splits(content: str, words: str) -> None:
 
 
 def test_the_split_is_of_sets_and_cases_that_are_there() -> None:
-    split = load_split(Path(measured.__file__).parent / "data" / "split.yaml")
-    assert set(split) <= set(measured_sets())
+    split = load_split(DATA / "split.yaml")
+    assert set(split) <= set(shipped_sets())
     for name, numbers in split.items():
         assert numbers == "all" or set(numbers) <= {case.number for case in load_set(name).cases}
 
@@ -596,3 +595,38 @@ def test_no_value_gets_more_than_a_message_out_of_raw_rows(data: st.DataObject) 
         assert RAW in str(error) and "`" not in error.problem
     except FitError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"timed_ranks": 3}, "step_times_s[0]: has 2 ranks, expected 3"),
+        ({"timed_ranks": 0}, "timed_ranks: expected a whole number >= 1"),
+        ({"window": "layers", "instrumented_step_times_s": []}, "instrumented_step_times_s: expected one step or more"),
+        ({"window": "blocks"}, "window: "),
+        ({"kernel_times": "profile"}, "kernel_times: "),
+        ({"workload": 3}, "workload: expected text"),
+    ],
+)
+def test_what_says_otherwise_how_a_case_was_measured(change: Plain, words: str) -> None:
+    write_set(lambda case: case | change)
+    answered(VALIDATE, 2, f"set/{CASES}: line 2: {words}")
+
+
+def test_cases_of_one_rank_and_some_layers_are_compared() -> None:
+    timed = {"timed_ranks": 1, "window": "layers", "kernel_times": "scenario", "workload": "blocks of mine"}
+
+    def one_rank(case: Plain) -> Plain:
+        steps = [run[:1] for run in case["step_times_s"]]
+        return (
+            case | timed | {"step_times_s": steps, "instrumented_step_times_s": case["instrumented_step_times_s"][:1]}
+        )
+
+    write_set()
+    made, _ = good_set()
+    Path("set", CASES).write_bytes(lines([one_rank(case) for case in made]))
+    found = load_set("set")
+    assert set(found.workloads.values()) == {"blocks of mine"} and found.residents() == {}
+    compared = list(compare_all(jobs(found, load_profile("h200x2-hostpath"))))
+    assert [c.workload for c in compared] == ["blocks of mine"] * 3
+    assert all(c.measured.step_s > 0 and c.measured.window_s > 0 for c in compared)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sim.datasets.cases import references, workload_key
 from sim.program import Program
 from sim.sensitivity import interval, uncertain
 from sim.timeline import Timeline
@@ -26,7 +27,7 @@ from validation.coverage import (
     model_errors,
 )
 from validation.markdown import standing
-from validation.predict import kernel_times, references, with_kernel_times, workload_key
+from validation.predict import kernel_times, with_kernel_times
 from validation.sets import DataSet, load_set, shipped_sets, visit
 from validation.summary import coverage_table, markdown_table
 

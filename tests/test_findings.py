@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from conftest import shared_folder
 
+from sim.datasets.cases import Operation
 from validation import findings, svg
 from validation.markdown import placed, span, standing, table
-from validation.measured import Operation
 from validation.observed import Entry, account, entries, late_chunks
 from validation.plots import plots
 

@@ -17,10 +17,10 @@ from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.together import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
 from calibration.probes.plan import ProbeCase, plan
-from calibration.probes.rows import RAW, SCHEMA, Journal, Row, Stat
 from sim import SimulatedMachine
 from sim.collectives import flows, sent_per_rank
 from sim.config import convert
+from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
 from sim.fabric import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, to_plain
 from sim.numbers import numbers

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from sim.config import InputError
+from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, load_cases, operations_of, references
 from sim.hardware import load_profile
 from sim.machine import SimulatedMachine
 from sim.program import Kernel, instrument
 from sim.scenario import Scenario
-from validation.measured import CASES, HOST, SCHEMA, MeasuredCase, load_cases, operations_of
-from validation.predict import KernelTimes, kernel_times, predict, references, with_kernel_times
+from validation.predict import KernelTimes, kernel_times, predict, with_kernel_times
 
 SCENARIO: dict[str, Any] = {
     "hardware": "h200x2-hostpath",

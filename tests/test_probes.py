@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from calibration.probes.plan import LONG, QUEUE, ProbeCase, plan, rank_counts
-from calibration.probes.rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
 from calibration.probes.runner import late
 from calibration.probes.scales import Kind
+from sim.datasets.probe_rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
 from sim.hardware import load_profile
 
 ROOT = Path(__file__).parents[1]

@@ -24,6 +24,7 @@ from calibration import fit
 from sim import SimulatedMachine, units
 from sim.cli import main
 from sim.config import InputError
+from sim.datasets.cases import CASES, HOST, Operation, load_cases, workload_key
 from sim.fabric import FlowSpec, weighted_max_min
 from sim.hardware import load_profile
 from sim.metrics import lower_bound
@@ -33,14 +34,12 @@ from validation import report, summary
 from validation.bounds import Bound, Known, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
 from validation.errors import by, choices, errors, memory_errors, resident_spread, step_errors
-from validation.measured import CASES, HOST, Operation
-from validation.predict import predict, workload_key
+from validation.predict import predict
 from validation.run import plan, validate
-from validation.sets import DATA, kind, load_set, shipped_sets, visit
-from validation.wan14b import BLOCK, DATASET, FITTED, load_cases
+from validation.sets import DATA, case_name, kind, load_set, shipped_sets, visit
 
 ROOT = Path(__file__).parents[1]
-OLD = {case.name: case for case in load_cases()}
+DATASET = fit.DATASET
 BISTABLE = "wan-14b block 7800 yielding 256 MiB"
 """Its measured steps switch between 228 and 236 ms."""
 SAMPLE = {
@@ -90,7 +89,8 @@ def test_the_first_data_set_is_predicted_as_promised(old: list[Compared]) -> Non
     assert (len(old), found.cases) == (30, 24)
     assert found.median <= 0.003
     assert found.max <= 0.02
-    assert all(name.startswith("1950 ") for name in FITTED), "the larger workload is a prediction throughout"
+    fitted = {c.workload for c in old if c.group == "fitted"}
+    assert fitted == {"wan-14b block 1950"}, "the larger workload is a prediction throughout"
     assert all(abs(c.error) <= 0.005 for c in old if c.group == "resident")
 
 
@@ -141,9 +141,8 @@ def test_no_step_is_shorter_than_its_lower_bound() -> None:
 
 
 def test_a_case_of_the_first_data_set_is_what_was_measured() -> None:
-    cases = {job.case.number: job.case for job in jobs(load_set(DATASET))}
-    number = list(OLD).index("7800 yielding 16 MiB drain")
-    case, before = cases[number], OLD["7800 yielding 16 MiB drain"]
+    cases = {case_name(case): case for case in load_set(DATASET).cases}
+    case, resident = cases["wan-14b block 7800 yielding+drain 16 MiB"], cases["wan-14b block 7800 resident"]
     plain = msgspec.to_builtins(case.load_scenario(), enc_hook=units.plain)
     assert plain["policy"] == {
         "kind": "yielding", "chunk_bytes": 2**24, "drain": True, "resident_fraction": 0.0, "prefetch_layers": 1,
@@ -151,17 +150,17 @@ def test_a_case_of_the_first_data_set_is_what_was_measured() -> None:
     }  # fmt: skip
     assert (plain["world_size"], plain["workload"]["layers"], plain["workload"]["layer_bytes"]) == (2, 10, 702545920)
     kernels = {i["compute"]["name"]: i["compute"]["seconds"] for i in plain["workload"]["block"] if i["compute"]}
-    resident = OLD["7800 resident"]
-    assert kernels["attn"] == median(resident.durations("attn"))
-    assert kernels["transpose1"] == median(resident.durations("a2a1")) - median(resident.durations("a2a3"))
-    assert sum(kernels.values()) * 10 + 40 * median(resident.durations("a2a3")) == pytest.approx(0.1811, rel=0.02)
-    assert case.step_time_s == before.step_time_s
+    attention, exchange = (
+        median(op.end - op.start for op in resident.operations if op.name == name) * 1e-6 for name in ("attn", "a2a3")
+    )
+    assert kernels["attn"] == pytest.approx(attention, rel=1e-9)
+    assert sum(kernels.values()) * 10 + 40 * exchange == pytest.approx(0.1811, rel=0.02)
+    block = [(i["compute"] or i["collective"])["name"] for i in plain["workload"]["block"]]
     first = [op for op in case.operations if op.layer == 3 and op.kind != "Copy"]
-    assert [op.name for op in first] == [name for name in BLOCK if not name.startswith("a2a")]
-    whole = [op for op in cases[number - 1].operations if op.layer == 3 and op.kind != "Copy"]
-    assert [op.name for op in whole] == list(BLOCK)
+    assert [op.name for op in first] == [name for name in block if not name.startswith("a2a")]
+    whole = [op for op in resident.operations if op.layer == 3 and op.kind != "Copy"]
+    assert [op.name for op in whole] == block
     assert all(a.end == pytest.approx(b.start) for a, b in pairwise(whole))
-    assert sum(op.bytes for op in case.operations if op.kind == "Copy") == sum(size for size, _, _ in before.copies)
 
 
 # ---- what is compared ----------------------------------------------------------------------------------------------
@@ -401,7 +400,7 @@ def test_data_that_is_not_there_or_not_whole_exits_with_2(part: Path) -> None:
 
 def test_the_shipped_profile_is_the_fit() -> None:
     profile = load_profile(DATASET)
-    found = fit.fit(profile, fit.load_links(), list(OLD.values()))
+    found = fit.fit(profile, fit.load_links(), load_cases(fit.FOLDER))
     shipped = {path: entry.value for path, entry in numbers(profile).items()}
     off = {path: f.value / (shipped[path] or 0.0) - 1 for path, f in found.items()}
     loose = {"streams.wait_flag": 0.03}  # found by whole simulated steps, to 0.05 us

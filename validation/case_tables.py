@@ -9,13 +9,14 @@ from statistics import median
 
 import msgspec
 
+from sim.datasets.cases import references, workload_key
 from sim.hardware import Profile, load_profile
 from validation.compare import compare_all, jobs
 from validation.errors import Errors, errors, step_errors
 from validation.markdown import maybe, span, table
 from validation.observed import NEIGHBOURS, Entry, lateness, long_kernels, short, unsteadiness, yields
-from validation.predict import predict, references, workload_key
-from validation.sets import case_name, load_set, measured_sets
+from validation.predict import predict
+from validation.sets import case_name, load_set, probed_sets
 
 OFF = 0.03
 """Cases that are off by more are listed one by one."""
@@ -44,7 +45,7 @@ FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
 def clocks(found: Sequence[Entry]) -> str:
     """One row a workload: resident repeats, their kernels beside those of offloaded cases, clocks."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         mine = [e for e in found if e.set == name]
         for key, residents in references([e.case for e in mine]).items():
             offloaded = [e for e in mine if workload_key(e.case) == key and e.group != "resident"]
@@ -89,7 +90,7 @@ def waits(found: Sequence[Entry]) -> str:
 def memory(found: Sequence[Entry]) -> str:
     """The simulated peak against what the GPU's allocators held at most, by set."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         cases = [e for e in found if e.set == name]
         off = {e.name: e.predicted_peak / e.case.memory_bytes[0] - 1 for e in cases}
         worst = min(off, key=lambda n: off[n])
@@ -164,7 +165,7 @@ def _errors(cases: Sequence[Entry]) -> Errors:
 def group_errors(found: Sequence[Entry]) -> str:
     """Errors by set and group."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         for group in ("resident", "fitted", "unseen"):
             if cases := [e for e in found if (e.set, e.group) == (name, group)]:
                 of = _errors(cases)
@@ -233,7 +234,7 @@ def off(found: Sequence[Entry]) -> str:
 def neighbours(found: Sequence[Entry]) -> str:
     """What disturbed each visit's copies and steps, seen in measurements alone."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         mine = [e for e in found if e.set == name and e.group != "resident"]
         cases = [e.case for e in mine]
         late = [lost for case in cases if (lost := lateness(case, "nvlink" in name)) is not None]

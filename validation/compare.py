@@ -9,11 +9,11 @@ from statistics import median
 from typing import NamedTuple
 
 from sim.config import InputError
+from sim.datasets.cases import MeasuredCase, Operation, operations_of, workload_key
 from sim.hardware import Profile, load_profile
 from sim.policies import label
 from sim.timeline import clip, measure, overlap, union
-from validation.measured import MeasuredCase, Operation, operations_of
-from validation.predict import predict, predict_instrumented, workload_key
+from validation.predict import predict, predict_instrumented
 from validation.sets import DataSet, schedule, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"

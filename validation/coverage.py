@@ -26,14 +26,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from sim.datasets.cases import MeasuredCase, references, workload_key
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program
 from sim.sensitivity import Factor, around, slopes, uncertain
 from sim.workload import Compute
 from validation.compare import Compared, Job
-from validation.measured import MeasuredCase
-from validation.predict import kernel_times, references, with_kernel_times, workload_key
+from validation.predict import kernel_times, with_kernel_times
 from validation.sets import kind
 
 LEVEL = 0.9

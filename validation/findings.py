@@ -18,7 +18,7 @@ from validation import case_tables, probe_tables
 from validation.markdown import placed, standing
 from validation.observed import Entry, entries
 from validation.plots import plots
-from validation.sets import measured_sets
+from validation.sets import probed_sets
 
 
 def seen_tables() -> dict[str, str]:
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--document", type=Path, help="put the tables between this file's markers")
     given = parser.parse_args()
     with Workers() as executor:
-        found = entries(measured_sets(), executor)
+        found = entries(probed_sets(), executor)
         tables = seen_tables() | {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = case_tables.cross(executor)
     if given.check:

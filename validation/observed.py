@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
-from calibration.probes.rows import RAW, Row, load_rows
+from sim.datasets.cases import MeasuredCase, Operation, operations_of
+from sim.datasets.probe_rows import RAW, Row, load_rows
 from sim.timeline import measure, overlap, union
 from validation.compare import Job, jobs
-from validation.measured import MeasuredCase, Operation, operations_of
 from validation.predict import predict
 from validation.sets import case_name, load_set
 

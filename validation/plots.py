@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibration.probes.rows import Row
+from sim.datasets.cases import workload_key
+from sim.datasets.probe_rows import Row
 from validation.observed import CHUNKS, FOUR, LARGE, MIB, NVLINK, TWO, Entry, probes, rates, short, value, yields
-from validation.predict import workload_key
-from validation.sets import measured_sets
+from validation.sets import probed_sets
 from validation.svg import COLOURS, GREY, MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
 
 BLUE, RED, GREEN, PINK, YELLOW, VIOLET = COLOURS
@@ -162,7 +162,7 @@ def residents(found: Sequence[Entry]) -> str:
     """Resident steps over their workload's first, in the order of measuring."""
     panels = []
     for nvlink, words in ((False, "PCIe"), (True, "NVLink")):
-        names = [n for n in measured_sets() if ("nvlink" in n) == nvlink]
+        names = [n for n in probed_sets() if ("nvlink" in n) == nvlink]
         series = []
         for name, colour in zip(names, COLOURS, strict=False):
             first: dict[str, float] = {}
@@ -187,7 +187,7 @@ def residents(found: Sequence[Entry]) -> str:
 
 def errors(found: Sequence[Entry]) -> str:
     """Signed errors of every case by set."""
-    names = measured_sets()
+    names = probed_sets()
     places = {name: i + 1 for i, name in enumerate(names)}
     axis = Axis("visit", 0.4, len(names) + 0.6, [(places[n], short(n)) for n in names])
     series = []

@@ -15,12 +15,12 @@ import msgspec
 
 from sim.collectives import flows
 from sim.config import InputError
+from sim.datasets.cases import MeasuredCase
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Collective, Kernel, Program, RankProgram, RecordEvent, instrument
 from sim.scenario import Scenario
 from sim.timeline import Timeline, between_events
-from validation.measured import MeasuredCase
 
 SETTLED = 3
 """Steps of a simulated run with events: the last one is shown, and simulated runs have settled by then."""
@@ -47,20 +47,6 @@ class Prediction(NamedTuple):
     def error(self) -> float:
         """Predicted / measured step time - 1."""
         return self.predicted_s / self.case.step_time_s - 1
-
-
-def references(cases: Sequence[MeasuredCase]) -> dict[str, list[MeasuredCase]]:
-    """The resident cases of each workload."""
-    found: dict[str, list[MeasuredCase]] = defaultdict(list)
-    for case in cases:
-        if case.scenario["policy"]["kind"] == "resident" and not case.error:
-            found[workload_key(case)].append(case)
-    return dict(found)
-
-
-def workload_key(case: MeasuredCase) -> str:
-    """What a case shares with those that do the same work."""
-    return msgspec.json.encode((case.scenario["workload"], case.scenario["world_size"]), order="sorted").decode()
 
 
 def kernel_times(residents: Sequence[MeasuredCase], profile: Profile) -> KernelTimes:

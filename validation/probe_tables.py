@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from calibration.probes.rows import Row
+from sim.datasets.cases import MeasuredCase, load_cases, load_origin
+from sim.datasets.probe_rows import Row
 from validation.markdown import maybe, span, table
-from validation.measured import MeasuredCase, load_cases, load_origin
 from validation.observed import (
     CHUNKS,
     FOUR,
@@ -25,13 +25,13 @@ from validation.observed import (
     value,
     yields,
 )
-from validation.sets import load_set, measured_sets
+from validation.sets import load_set, probed_sets
 
 
 def hosts() -> str:
     """One row a set: where, when, what, and how the GPUs were."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         everything, chosen = load_cases(folder(name)), load_set(name)
         described = load_origin(folder(name))
         host, environment = described.fingerprint, described.environment
@@ -65,7 +65,7 @@ def _sampled(cases: Sequence[MeasuredCase], quantity: str, form: str) -> str:
 def host_limits() -> str:
     """GB/s of each GPU by direction and number of GPUs that copy."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         for directions in (("h2d",), ("d2h",), ("h2d", "d2h")):
             for ranks in (1, 2, 4):
                 row = probes(name).get(f"copy/{'+'.join(directions)}/{ranks}/train/{512 * MIB}")
@@ -178,7 +178,7 @@ COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
 
 def commands() -> str:
     """Costs of single commands by set, us."""
-    sets = measured_sets()
+    sets = probed_sets()
     rows = [(what, *(maybe(of(probes(name)), 1e6, "{:.2f}") for name in sets)) for what, of in COMMANDS]
     depths = ("elementwise", "write_flag", "copy", "write_flag+copy")
     pending = [span((value(probes(n)[f"depth/{d}"], "commands") for d in depths), "{:.0f}") for n in sets]
@@ -190,7 +190,7 @@ def released() -> str:
     """What stands between a kernel and a collective on the compute stream, by whether a copy is in flight."""
     rows = []
     for what, window_ in (("flag write, event", "device_gate"), ("event", "launch")):
-        for name in measured_sets():
+        for name in probed_sets():
             cases = [c for c in load_set(name).cases if yields(c) == window_]
             seen = [pair for case in cases for pair in releases(case)]
             cells: list[str] = []
@@ -209,7 +209,7 @@ def released() -> str:
 def events() -> str:
     """By how much events around every command lengthen a step, by policy and chunk."""
     longer: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for name in measured_sets():
+    for name in probed_sets():
         for case in load_set(name).cases:
             policy = case.scenario["policy"]
             longer[policy["kind"], policy.get("chunk_bytes", "")].append(100 * case.event_overhead)
@@ -227,7 +227,7 @@ def _size(item: tuple[tuple[str, str], list[float]]) -> tuple[str, int]:
 def slow_copies() -> str:
     """Rows of copies that took over 2 % longer than the fastest host of several H200 did with the same row."""
     wanted = re.compile(r"copy/(h2d|d2h)/1/(train|lone)/\d+|commands/[+a-z]*copy[+a-z]*/(alone|beside)/\d+")
-    everything = {name: probes(name) for name in measured_sets()}
+    everything = {name: probes(name) for name in probed_sets()}
     slow = []
     for case in dict.fromkeys(c for rows in everything.values() for c in rows if wanted.fullmatch(c)):
         here = {
@@ -246,7 +246,7 @@ def slow_copies() -> str:
 def together() -> str:
     """How many times as long collectives and kernels take beside collectives of another communicator."""
     rows = []
-    for name in measured_sets():
+    for name in probed_sets():
         for row in probes(name).values():
             if row.kind == "pair" and row.rejected is None:
                 kinds = row.params["collective"], row.params["other"]

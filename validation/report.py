@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sim.datasets.cases import Operation, operations_of
 from sim.output import write_atomically
 from sim.program import Collective, Copy, Kernel
 from sim.report.html import Section, Table, page
@@ -17,7 +18,6 @@ from validation.bounds import Judged
 from validation.compare import COLLECTIVE, COPY, Compared, Job, layers, window
 from validation.coverage import LEVEL, Covered
 from validation.errors import case_id
-from validation.measured import Operation, operations_of
 from validation.predict import predict_instrumented
 from validation.run import Validation
 from validation.sets import kind

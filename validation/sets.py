@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.config import InputError
+from sim.datasets.cases import CASES, MeasuredCase, load_cases, load_origin, load_split, references, workload_key
+from sim.datasets.probe_rows import RAW
 from sim.hardware import Profile, load_profile, shipped
 from sim.models import Named, load_model
 from sim.policies import Policy, label
-from sim.scenario import Scenario
 from sim.shelf import is_there
 from sim.units import show_bytes
-from validation import wan14b
-from validation.measured import CASES, MeasuredCase, load_cases, load_origin, load_split
-from validation.predict import references, workload_key
 
 DATA = Path(str(files("validation"))) / "data"
 
@@ -39,7 +37,7 @@ class DataSet(NamedTuple):
 
     def residents(self) -> dict[str, list[MeasuredCase]]:
         """Workload key -> the cases that kernels take their times from; none where scenarios hold those times."""
-        return {} if self.name == wan14b.DATASET else references(self.cases)
+        return references([case for case in self.cases if case.kernel_times == "resident"])
 
     def sibling(self) -> str | None:
         """The shipped profile of the next visit to a host of this kind; after the last one comes the first."""
@@ -59,27 +57,22 @@ def visit(name: str) -> str:
     return re.sub(r"-\d{8}([a-z])$", r" \1", name)
 
 
-def measured_sets() -> tuple[str, ...]:
-    """Names of the data sets that `measure` wrote and that come with the package."""
+def shipped_sets() -> tuple[str, ...]:
+    """Names of all data sets that come with the package."""
     return tuple(sorted(f.parent.name for f in DATA.glob(f"*/{CASES}")))
 
 
-def shipped_sets() -> tuple[str, ...]:
-    """Names of all data sets that come with the package."""
-    return (wan14b.DATASET, *measured_sets())
+def probed_sets() -> tuple[str, ...]:
+    """Names of those with rows of probes of the same host and hour."""
+    return tuple(name for name in shipped_sets() if (DATA / name / RAW).is_file())
 
 
 def load_set(name: str) -> DataSet:
-    """A shipped data set by name, or a folder that `measure` wrote; its profile is the one of the folder's name.
+    """A shipped data set by name, or a folder like those; its profile is the one of the folder's name.
 
     Raises:
         InputError: there is neither, or it cannot be read, or a workload was not measured without offload.
     """
-    if name == wan14b.DATASET:
-        listed = {case.name: number for number, case in enumerate(wan14b.load_cases())}
-        cases = wan14b.measured_cases()
-        workloads = {workload_key(cases[n]): f"wan-14b block {case.split()[0]}" for case, n in listed.items()}
-        return DataSet(name, tuple(cases), frozenset(listed[n] for n in wan14b.FITTED), workloads)
     folder = DATA / name if name in shipped_sets() else Path(name)
     if not (is_there(folder) and folder.is_dir()):
         raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
@@ -92,16 +85,19 @@ def load_set(name: str) -> DataSet:
     fitted = {c.number for c in cases} if allowed == "all" else set(allowed)
     known = references(cases)
     for case in cases:
-        if workload_key(case) not in known:
+        if case.kernel_times == "resident" and workload_key(case) not in known:
             problem = "there is no resident case of its workload, which shows the times of its kernels"
             raise InputError(name, f"measured case {case.number}", problem)
-    workloads = {key: _workload(of[0].load_scenario()) for key, of in known.items()}
+    workloads = {workload_key(case): _workload(case) for case in cases}
     return DataSet(name, tuple(cases), frozenset(fitted), workloads)
 
 
-def _workload(scenario: Scenario) -> str:
-    """Model, parallelism and tokens a rank."""
+def _workload(case: MeasuredCase) -> str:
+    """What it is called, or its model, parallelism and tokens a rank."""
+    scenario = case.load_scenario()
     workload = scenario.workload
+    if case.workload:
+        return case.workload
     if not isinstance(workload, Named):
         return f"{scenario.world_size} ranks"
     tokens = workload.tokens(load_model(workload.model))
@@ -124,5 +120,4 @@ def schedule(policy: Policy) -> str:
 
 def case_name(case: MeasuredCase) -> str:
     """Workload and schedule of a case in a few words."""
-    scenario = case.load_scenario()
-    return f"{_workload(scenario)} {schedule(scenario.policy)}"
+    return f"{_workload(case)} {schedule(case.load_scenario().policy)}"

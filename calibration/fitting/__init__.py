@@ -9,8 +9,8 @@ from calibration.fitting.numbers import FitError, Fitted
 from calibration.fitting.profile import fit_plain, to_yaml
 from calibration.fitting.residuals import Residual, residuals
 from calibration.fitting.selection import Rows
-from calibration.probes.rows import Row
 from sim.config import InputError, convert
+from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
 
 __all__ = ["Calibrated", "FitError", "Fitted", "Residual", "fit_rows", "to_yaml"]

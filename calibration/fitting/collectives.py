@@ -11,8 +11,8 @@ from calibration.fitting.copies import LEAST
 from calibration.fitting.numbers import Fitted, affine, latency, over, share
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
-from calibration.probes.rows import Row
 from sim.collectives import sent_per_rank
+from sim.datasets.probe_rows import Row
 from sim.hardware import Collectives
 
 LARGE = 16 * 2**20

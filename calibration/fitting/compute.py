@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from calibration.fitting.numbers import Fitted
 from calibration.fitting.selection import Rows
-from calibration.probes.rows import Row
+from sim.datasets.probe_rows import Row
 
 
 class Datasheet(NamedTuple):

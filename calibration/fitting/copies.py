@@ -5,7 +5,7 @@ from __future__ import annotations
 from calibration.fitting.numbers import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
-from calibration.probes.rows import Row
+from sim.datasets.probe_rows import Row
 
 LEAST = 2**18
 """Copies of at least this size (B) lie on a line; smaller ones all take the least time."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from calibration.fitting import Calibrated
-    from calibration.probes.rows import Row
+    from sim.datasets.probe_rows import Row
 
 HEADERS = ("row", "quantity", "measured", "fitted", "error %")
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from calibration.fitting.collectives import KINDS, sent
 from calibration.fitting.compute import flops
 from calibration.fitting.selection import Rows
-from calibration.probes.rows import Row
 from sim import collectives
+from sim.datasets.probe_rows import Row
 from sim.fabric import FlowSpec, weighted_max_min
 from sim.hardware import Profile
 

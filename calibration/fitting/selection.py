@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 
 from calibration.fitting.numbers import FitError
-from calibration.probes.rows import ABOUT, Row
+from sim.datasets.probe_rows import ABOUT, Row
 
 RANKS = 2.0
 """Ranks whose times differ by more than this factor did not do the same."""

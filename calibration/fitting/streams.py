@@ -6,7 +6,7 @@ from statistics import median
 
 from calibration.fitting.numbers import FitError, Fitted, borrowed, over
 from calibration.fitting.selection import Rows
-from calibration.probes.rows import Row
+from sim.datasets.probe_rows import Row
 from sim.hardware import Profile
 
 NOISE_S = 1e-6

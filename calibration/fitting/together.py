@@ -9,7 +9,7 @@ from calibration.fitting.collectives import KINDS, Kind
 from calibration.fitting.numbers import Fitted, borrowed, over
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import BLOCK_KERNELS
-from calibration.probes.rows import Row
+from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
 
 LIKE_TWO, LIKE_MORE = "h200x2-hostpath-20261121i", "h200x4-hostpath-20261121j"

@@ -5,20 +5,12 @@ raw.jsonl. One process a GPU; on a machine without GPUs the same probes run on t
 """
 
 from calibration.probes.plan import ProbeCase, listing, plan
-from calibration.probes.rows import RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows
 from calibration.probes.runner import ProbeError, run
 
 __all__ = [
-    "RAW",
-    "SCHEMA",
-    "Journal",
     "ProbeCase",
     "ProbeError",
-    "Row",
-    "RowError",
-    "Stat",
     "listing",
-    "load_rows",
     "plan",
     "run",
 ]

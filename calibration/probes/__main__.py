@@ -7,9 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from calibration.probes import ProbeCase, Row, listing, plan, run
+from calibration.probes import ProbeCase, listing, plan, run
 from calibration.torch_machine import devices
 from sim.config import InputError
+from sim.datasets.probe_rows import Row
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.probes.plan import LONG, ProbeCase
-from calibration.probes.rows import RAW, SCHEMA, Journal, Row, stats
 from calibration.probes.scales import Kind
 from calibration.processes import MachineError, Ranks
+from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, stats
 
 if TYPE_CHECKING:
     from calibration.probes.worker import Answer

@@ -21,11 +21,9 @@ from sim.units import show_bytes, show_seconds
 from sim.why import WORDS, Waterfall
 
 if TYPE_CHECKING:
+    from sim.datasets.cases import MeasuredCase
     from sim.explain import Explanation
     from sim.ledger import Row
-    from validation.measured import MeasuredCase
-    from validation.published import Outcome
-    from validation.run import Validation
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -175,45 +173,6 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
             "yes" if case.output == expected else "NO",
         )
     show(made)
-
-
-def print_validation(validation: Validation, with_cases: bool) -> None:
-    """Measured against predicted: each case if wanted, errors by group, policy and host, the verdict on the bounds."""
-    from validation import summary
-
-    offloaded = [c for c in validation.compared if c.group != "resident"]
-    groups = {  # with as many columns as fit on a line
-        "Cases": (summary.cases_table(validation.compared, validation.covered), 9 if validation.covered else 8),
-        "Operations": (summary.operations_table(validation.compared), 7),
-        "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
-        "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
-        "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
-        "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
-        "Measurements inside their intervals": (summary.coverage_table(validation.covered), 9),
-        "Bounds": (summary.bounds_table(validation.judged), 6),
-    }
-    for title, (content, columns) in groups.items():
-        if content.rows and (with_cases or title != "Cases"):
-            made = table(*content.headers[:columns], title=title)
-            for row in content.rows:
-                made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
-            show(made)
-    if validation.covered:
-        Console().print(summary.covers(validation.covered), highlight=False)
-    Console().print(summary.verdict(validation.judged), highlight=False)
-
-
-def print_published(outcomes: Sequence[Outcome]) -> None:
-    """Published figures beside their predictions, a table a case, and what was fitted."""
-    from validation.published import HEADERS, cells, verdicts
-
-    for outcome in outcomes:
-        made = table(*HEADERS[1:], title=outcome.case.name)
-        for row in outcome.rows:
-            made.add_row(*cells(row)[1:])
-        show(made)
-    for sentence in verdicts(outcomes):
-        Console().print(escape(sentence), soft_wrap=True)
 
 
 @contextmanager

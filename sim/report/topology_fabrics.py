@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from sim.report.topology_words import ACROSS, LINE, Box, Word, fill, settle
-
-if TYPE_CHECKING:
-    from sim.report.topology_place import Placer
-    from sim.report.topology_plan import Join
+from sim.report.topology_plan import Join, Plan
+from sim.report.topology_words import ACROSS, LINE, Box, Chip, Layout, View, Word, fill, settle
 
 MARGIN = 14.0
 ROOM = 60.0
@@ -17,13 +14,37 @@ ROOM = 60.0
 _ASIDE, _NEXT, _APART = 12.0, 26.0, 40.0
 
 
-def place_fabrics(placer: Placer, bottom: float) -> float:
+class Above(Protocol):
+    """What is placed already, the row of GPUs and all above it, and what adds wires to the drawing."""
+
+    plan: Plan
+    view: View
+    made: Layout
+    said: dict[str, list[Chip]]
+    """What stands in each box."""
+    x: dict[str, float]
+    """Middles of passes."""
+
+    def least(self, name: str) -> float:
+        """Px that a box needs."""
+
+    def labelled(self, below: str) -> bool:
+        """Whether the wires to something below have labels of their own."""
+
+    def beside(self, join: Join, x: float, bottom: float) -> list[Word]:
+        """The label of a wire."""
+
+    def wire(self, join: Join, points: list[tuple[float, float]], words: list[Word]) -> None:
+        """Add a wire."""
+
+
+def place_fabrics(placer: Above, bottom: float) -> float:
     """Place what lies below the row of GPUs, which ends at `bottom`, and its wires; returns where it ends."""
     return _Fabrics(placer).place(bottom)
 
 
 class _Fabrics:
-    def __init__(self, placer: Placer) -> None:
+    def __init__(self, placer: Above) -> None:
         self.placer = placer
         self.plan = placer.plan
         self.boxes = placer.made.boxes

@@ -1,4 +1,4 @@
-"""Measured cases: what `chunkflow-sim measure` writes and the comparison reads, one JSON object a line.
+"""Measured cases: what `chunkflow-sim measure` writes and `validate` compares with, one JSON object a line.
 
 A data set is a folder: `cases.jsonl`, a line a case in the order of measuring, and `host.json`, the host, the versions,
 the date and the command that made it.
@@ -6,6 +6,8 @@ the date and the command that made it.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -77,6 +79,14 @@ class MeasuredCase(Config, frozen=True):
     program: str
     """Hash of the program that ran."""
     date: str
+    workload: str = ""
+    """What the workload is called, where its scenario names no model."""
+    timed_ranks: Annotated[int, Meta(ge=1)] | None = None
+    """How many ranks were timed, from rank 0 on; all of them unless given."""
+    window: Literal["step", "layers"] = "step"
+    """What the run with events timed: the last of several steps, or some layers of one step after a synchronise."""
+    kernel_times: Literal["resident", "scenario"] = "resident"
+    """What shows how long kernels take alone: the resident cases of the workload, or the scenario's own seconds."""
     error: str = ""
     """Why there are no figures."""
     step_times_s: tuple[tuple[Steps, ...], ...] = ()
@@ -178,12 +188,28 @@ def _check_figures(case: MeasuredCase, ranks: int, where: str) -> None:
     if not case.step_times_s:
         raise InputError(where, "step_times_s", "is empty, and there is no error that says why")
     for i, run in enumerate(case.step_times_s):
-        if len(run) != ranks:
-            raise InputError(where, f"step_times_s[{i}]", f"has {len(run)} ranks, expected {ranks}")
-    if len(case.instrumented_step_times_s) < 2:
+        if len(run) != (case.timed_ranks or ranks):
+            raise InputError(where, f"step_times_s[{i}]", f"has {len(run)} ranks, expected {case.timed_ranks or ranks}")
+    if case.window == "step" and len(case.instrumented_step_times_s) < 2:
         raise InputError(where, "instrumented_step_times_s", "expected two steps or more")
+    if not case.instrumented_step_times_s:
+        raise InputError(where, "instrumented_step_times_s", "expected one step or more")
     if not case.operations:
         raise InputError(where, "operations", "is empty: expected those of the last step")
+
+
+def references(cases: Sequence[MeasuredCase]) -> dict[str, list[MeasuredCase]]:
+    """The resident cases of each workload."""
+    found: dict[str, list[MeasuredCase]] = defaultdict(list)
+    for case in cases:
+        if case.scenario["policy"]["kind"] == "resident" and not case.error:
+            found[workload_key(case)].append(case)
+    return dict(found)
+
+
+def workload_key(case: MeasuredCase) -> str:
+    """What a case shares with those that do the same work."""
+    return msgspec.json.encode((case.scenario["workload"], case.scenario["world_size"]), order="sorted").decode()
 
 
 def load_origin(folder: Path) -> Origin:

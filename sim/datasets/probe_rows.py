@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from calibration.probes.parameters import PARAMETERS
 from sim.config import Config, InputError, convert
+from sim.datasets.probe_parameters import PARAMETERS
 from sim.lines import load_lines
 from sim.output import append, open_alone
 
