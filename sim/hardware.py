@@ -75,6 +75,18 @@ class AloneTime(Config, frozen=True):
         return times[i] + slope * (size - sizes[i])
 
 
+class Contention(Config, frozen=True):
+    """What a collective gets and takes of the host beside copies; fields as those of `CollectiveClass`."""
+
+    weight: Sourced[Number]
+    overhead: Sourced[Number]
+    isolated_overhead: Sourced[Number] | None = None
+
+    def __post_init__(self) -> None:
+        if self.isolated_overhead is not None and self.isolated_overhead.value > self.overhead.value:
+            raise ValueError("isolated_overhead must not be more than overhead")
+
+
 class CollectiveClass(Config, frozen=True):
     """A kind of collective.
 
@@ -82,6 +94,9 @@ class CollectiveClass(Config, frozen=True):
     beyond two. The bytes then flow with the demand cap at which the collective alone takes its measured time.
     `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
     takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
+
+    Where `isolated_overhead` is given, a byte takes that while no copy is in flight on the host, and `overhead` while
+    one is: buffers that stay in the processor's cache are pushed out of it by what is copied past them.
     """
 
     alone: AloneTime
@@ -91,7 +106,10 @@ class CollectiveClass(Config, frozen=True):
     weight: Sourced[Number]
     overhead: Sourced[Number]
     copy_start: Sourced[Seconds]
+    isolated_overhead: Sourced[Number] | None = None
     alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
+    contention_by_ranks: dict[int, Contention] = msgspec.field(default_factory=dict)
+    """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
     algorithm: Literal["direct", "ring", "hierarchical"] | None = None
     """`sim.collectives` says what each is, and which one is meant unless given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
@@ -103,6 +121,9 @@ class CollectiveClass(Config, frozen=True):
                 raise ValueError(f"beside.{kind} is {units.plain(factor.value)}, expected 0.01 to 1")
         if self.latency.value >= self.alone.seconds[0]:
             raise ValueError("latency must be shorter than the shortest measured time alone")
+        self.contention(2)
+        if least := [n for n in self.contention_by_ranks if n < 2]:
+            raise ValueError(f"contention_by_ranks has {least[0]}, at least 2 is needed")
         for ranks, alone in self.alone_by_ranks.items():
             if ranks < 2:
                 raise ValueError(f"alone_by_ranks has {ranks}, at least 2 is needed")
@@ -113,11 +134,16 @@ class CollectiveClass(Config, frozen=True):
         """Seconds from the arrival of the last of `ranks` to the first byte."""
         return self.latency.value + self.latency_per_rank.value * max(ranks - 2, 0)
 
-    def rate_alone(self, ranks: int, sent: float) -> float:
-        """B/s at which each of `ranks` alone sends `sent` B once bytes flow."""
+    def demand_cap(self, ranks: int, sent: float) -> float:
+        """B/s at which each of `ranks` sends `sent` B once bytes flow, at most: as in its table of times alone."""
         if ranks in self.alone_by_ranks:
             return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
         return sent / (self.alone.at(sent) - self.latency.value)
+
+    def contention(self, ranks: int) -> Contention:
+        """What it gets and takes beside copies with `ranks` that take part."""
+        given = self.contention_by_ranks.get(ranks)
+        return given if given is not None else Contention(self.weight, self.overhead, self.isolated_overhead)
 
 
 class Collectives(Config, frozen=True):
@@ -196,7 +222,12 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
-            positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
+            for ranks in (2, *cls.contention_by_ranks):
+                where = f"collectives.{kind}" + (f".contention_by_ranks[{ranks}]" if ranks != 2 else "")
+                share = cls.contention(ranks)
+                positive |= {f"{where}.weight": share.weight, f"{where}.overhead": share.overhead}
+                if share.isolated_overhead is not None:
+                    positive[f"{where}.isolated_overhead"] = share.isolated_overhead
             if kind in cls.beside:
                 name = self.like(kind)
                 raise ValueError(f"collectives.{name}.beside has {kind}: two of a kind share as their weights say")
@@ -253,7 +284,15 @@ class Profile(Config, frozen=True, dict=True):
     def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
-        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value)
+        marks = (COPY_MARK,) if self._copies_crowd else ()
+        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, marks=marks)
+
+    @cached_property
+    def _copies_crowd(self) -> bool:
+        """Whether some collective crosses the host otherwise while copies are in flight."""
+        classes = (self.collective_class(kind) for kind in get_args(CollectiveKind))
+        shares = (share for cls in classes for share in (cls.contention(2), *cls.contention_by_ranks.values()))
+        return any(share.isolated_overhead is not None for share in shares)
 
     def peer_route(self, edges: tuple[tuple[int, int], ...], overhead: float) -> Route:
         """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
@@ -283,6 +322,10 @@ class Profile(Config, frozen=True, dict=True):
             taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / seconds
             beside = (((collective_mark("", gpu),), 1 / taken),)
         return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
+
+
+COPY_MARK = "copy"
+"""What marks flows of copies, on hosts where they change what collectives cross."""
 
 
 def collective_mark(kind: str, gpu: int) -> str:
@@ -327,7 +370,7 @@ def _with_base(data: Any, file: Path, above: tuple[Path, ...]) -> Any:
     return _over(_inherited(_with_base(read_yaml(base), base, (file, *above)), base.stem), data)
 
 
-_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks")
+_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks", "contention_by_ranks")
 """Parts of a profile that are given whole or not at all."""
 
 
