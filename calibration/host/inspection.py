@@ -104,7 +104,9 @@ def fingerprint(host: Host) -> dict[str, str]:
         **{name: version for name, version in host.packages.items() if "nccl" not in name},
         "environment": " ".join(f"{k}={v}" for k, v in host.environment.items() if k.startswith("NCCL_")) or "default",
     }
-    return {**hardware, "host": digest, **software}
+    memory = {f"{g.memory:g} MiB" for g in host.gpus if g.memory}
+    reported = {"memory": " / ".join(sorted(memory))} if memory else {}
+    return {**hardware, **reported, "host": digest, **software}
 
 
 def now() -> str:
