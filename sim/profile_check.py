@@ -7,14 +7,15 @@ the table. Then one of the two numbers is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from sim.collectives import algorithm_of, flows, isolated_time, sent_per_rank
 from sim.fabric import rates_together
-from sim.hardware import AloneTime, Profile, to_plain
+from sim.hardware import AloneTime, Profile
+from sim.hardware import to_plain as plain_profile
 from sim.program import COLLECTIVES, CollectiveKind
 
 LARGE = 2**20
@@ -63,7 +64,7 @@ _FOUND: dict[bytes, tuple[Check, ...]] = {}
 
 def check_profile(profile: Profile) -> tuple[Check, ...]:
     """Every row of every table of `profile` for as many ranks as it has GPUs; found once for profiles of one content."""
-    content = msgspec.json.encode(to_plain(profile))
+    content = msgspec.json.encode(plain_profile(profile))
     if content not in _FOUND:
         _FOUND[content] = tuple(_checks(profile))
     return _FOUND[content]
@@ -74,7 +75,13 @@ def contradictions(profile: Profile) -> tuple[Check, ...]:
     return tuple(check for check in check_profile(profile) if check.contradicts)
 
 
-def summaries(checks: tuple[Check, ...]) -> list[str]:
+def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
+    """For JSON: every row, and what contradicts in words."""
+    rows = [{**check._asdict(), "error": check.error, "contradicts": check.contradicts} for check in checks]
+    return {"profile": profile.name, "contradictions": summaries(checks), "rows": rows}
+
+
+def summaries(checks: Sequence[Check]) -> list[str]:
     """A sentence for each table with a contradiction: its worst row, and what holds the collective there."""
     tables: dict[str, list[Check]] = {}
     for check in checks:
