@@ -157,7 +157,9 @@ def explain(file: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with a drawing of NAME to this file.")
 @click.option(
-    "--check", is_flag=True, help="Compare NAME's simulated collectives with its own tables; exit code 1 if they differ."
+    "--check",
+    is_flag=True,
+    help="Compare NAME's simulated collectives with its own tables; exit code 1 if they differ.",
 )
 @_guarded
 def hardware(name: str | None, as_json: bool, html: Path | None, check: bool) -> None:

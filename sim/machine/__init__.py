@@ -269,9 +269,7 @@ class _Run:
         key = (command.kind, command.bytes)
         if key not in self.alone:
             ranks = len(self.ranks)
-            self.alone[key] = collectives.isolated_time(
-                self.profile, command.kind, command.bytes, ranks, self.rate_law
-            )
+            self.alone[key] = collectives.isolated_time(self.profile, command.kind, command.bytes, ranks, self.rate_law)
         return self.alone[key]
 
     def _check_finished(self) -> None:
