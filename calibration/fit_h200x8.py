@@ -39,7 +39,7 @@ LARGE = 16 * 2**20
 """Collectives over this size (B) show what they take."""
 DOMAIN = 4
 """GPUs of a root domain."""
-REMARKS = f"""Eight H200 whose collectives go through host memory, one host (a virtual machine), 2026-11-21. Sources name
+REMARKS = f"""Eight H200 whose collectives go through host memory, one virtual machine, 2026-11-21. Sources name
 rows of validation/data/{NAME}/links.json. `python -m calibration.fit_h200x8` writes this file."""
 
 Row = dict[str, Any]
@@ -97,7 +97,7 @@ def fit() -> Plain:
     cap = Fitted(host.link, None, "h2d, k = 2")
     return {
         "name": NAME,
-        "description": "8 H200 on two root domains, collectives through host memory; links measured, commands as 4 GPUs",
+        "description": "8 H200 on two root domains, collectives through host memory; links measured, all else as 4 GPUs",
         "like": BASE,
         "fingerprint": {
             "gpu": "8 x NVIDIA H200",

@@ -8,7 +8,7 @@ the table. Then one of the two numbers is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import msgspec
 
@@ -16,7 +16,7 @@ from sim.collectives import algorithm_of, flows, isolated_time, sent_per_rank
 from sim.fabric import rates_together
 from sim.hardware import AloneTime, Profile
 from sim.hardware import to_plain as plain_profile
-from sim.program import COLLECTIVES, CollectiveKind
+from sim.program import CollectiveKind
 
 LARGE = 2**20
 """From this buffer on (bytes on each rank), `TOLERANCE` holds."""
@@ -63,7 +63,7 @@ _FOUND: dict[bytes, tuple[Check, ...]] = {}
 
 
 def check_profile(profile: Profile) -> tuple[Check, ...]:
-    """Every row of every table of `profile` for as many ranks as it has GPUs; found once for profiles of one content."""
+    """Every row of every table of `profile` for as many ranks as it has GPUs; found once for each content."""
     content = msgspec.json.encode(plain_profile(profile))
     if content not in _FOUND:
         _FOUND[content] = tuple(_checks(profile))
@@ -100,7 +100,7 @@ def summaries(checks: Sequence[Check]) -> list[str]:
 
 
 def _checks(profile: Profile) -> Iterator[Check]:
-    for kind in COLLECTIVES:
+    for kind in get_args(CollectiveKind):
         cls = getattr(profile.collectives, kind)
         if cls is None or (algorithm_of(cls, kind) == "hierarchical" and kind != "send_recv"):
             continue  # as another kind; or in phases, of which no one table has the whole

@@ -36,13 +36,14 @@ def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
     if not isinstance(base, dict):
         return data
     replaced = "topology" in data
-    entries = base.get("kept") if isinstance(base.get("kept"), list) else []
+    entries = base.get("kept", [])
+    entries = entries if isinstance(entries, list) else []
     known = [e for e in entries if isinstance(e, dict) and isinstance(e.get("key"), str) and "profile" in e]
     before = {entry["key"]: entry["profile"] for entry in known}
     marked = {entry["key"] for entry in known if entry.get("another_topology")}
     base = {key: value for key, value in base.items() if key != "kept"}
     kept = []
-    for key in _left_out(base, data, ""):
+    for key in _left_out(base, data, "", tuple(before)):
         another = key in marked or (replaced and key.split(".")[0] in _OF_THE_HOST)
         of = next((before[k] for k in _above(key) if k in before), name)
         kept.append({"key": key, "profile": of, "another_topology": another})
@@ -57,20 +58,21 @@ def _above(key: str) -> Iterator[str]:
         key = key.rpartition(".")[0]
 
 
-def _left_out(base: dict[str, Any], data: dict[str, Any], path: str) -> Iterator[str]:
-    """Key paths of what `base` has and `data` does not give; of collectives, down to their tables."""
+def _left_out(base: dict[str, Any], data: dict[str, Any], path: str, before: tuple[str, ...]) -> Iterator[str]:
+    """Key paths of what `base` has and `data` leaves out; as deep as those `before`, which `base` itself left out."""
     for key, value in base.items():
         at = f"{path}.{key}" if path else key
         if key not in data:
-            yield from _parts(value, at)
+            yield from _parts(value, at, before)
         elif isinstance(value, dict) and isinstance(data[key], dict) and key not in _WHOLE and "source" not in value:
-            yield from _left_out(value, data[key], at)
+            yield from _left_out(value, data[key], at, before)
 
 
-def _parts(value: Any, path: str) -> Iterator[str]:
-    if path in ("collectives", "device") and isinstance(value, dict):
+def _parts(value: Any, path: str, before: tuple[str, ...]) -> Iterator[str]:
+    deeper = path in ("collectives", "device") or any(key.startswith(f"{path}.") for key in before)
+    if deeper and isinstance(value, dict):
         for key, item in value.items():
-            yield from _parts(item, f"{path}.{key}")
+            yield from _parts(item, f"{path}.{key}", before)
     elif value is not None:
         yield path
 

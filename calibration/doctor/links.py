@@ -101,7 +101,7 @@ def check_uplinks(host: Host) -> Iterator[Finding]:
     reported = {tuple(gpus) for gpus in above.values() if len(gpus) > 1}
     for group in sorted(reported):
         yield _shared(host, [group], *SHARED[0][1:])
-    inside = [(i,) for i in range(len(host.gpus))]
+    inside: list[tuple[int, ...]] = [(i,) for i in range(len(host.gpus))]
     for near, topic, seen, advice in SHARED:
         groups = _groups(host, inside, near)
         if near == "SYS":

@@ -11,8 +11,7 @@ from sim.hardware import AloneTime, Profile
 from sim.steady import gb
 from sim.units import Bandwidth, Bytes, FlopRate, Seconds, show_bytes, show_seconds
 
-
-ANOTHER_TOPOLOGY = "of another topology than this profile's"
+ANOTHER_TOPOLOGY = "of another topology than this profile has"
 """Said of what a profile keeps of another one though it gives a topology of its own."""
 
 
