@@ -97,7 +97,7 @@ def fit() -> Plain:
     cap = Fitted(host.link, None, "h2d, k = 2")
     return {
         "name": NAME,
-        "description": "8 H200 on two root domains, collectives through host memory; links measured, all else as 4 GPUs",
+        "description": "8 H200 on two root domains, collectives by host memory; links measured, the rest as 4 GPUs",
         "like": BASE,
         "fingerprint": {
             "gpu": "8 x NVIDIA H200",
