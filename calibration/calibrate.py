@@ -14,6 +14,7 @@ from calibration.probes.runner import Progress
 from sim.config import InputError
 from sim.datasets.probe_rows import RAW, Row, RowError, load_rows
 from sim.output import write_atomically
+from sim.profile_check import check_profile, summaries
 
 RESIDUALS = "residuals.html"
 """The page of residuals in a calibration's folder."""
@@ -26,6 +27,8 @@ class Written(NamedTuple):
     profile: Path
     raw: Path
     residuals: Path
+    contradictions: tuple[str, ...]
+    """Tables of the profile that its resources do not allow, in words: see `sim.profile_check`."""
 
 
 def dry_run(quick: bool = False, gpus: int | None = None) -> list[ProbeCase]:
@@ -83,7 +86,8 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     calibrated = fit_rows(rows, name, fingerprint)
     about = calibrated.profile.description
     remarks = f"{about}. Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
-    written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS)
+    said = tuple(summaries(check_profile(calibrated.profile)))
+    written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS, said)
     profile, page = to_yaml(calibrated.plain, remarks), residual_page(calibrated, rows)
     write_atomically(written.profile, profile)
     write_atomically(written.residuals, page)

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
     from sim.datasets.probe_rows import Row as ProbeRow
+    from sim.hardware import Profile
     from sim.ledger import Point, Row
     from sim.run import Result
     from sim.sensitivity import Interval
@@ -155,15 +156,25 @@ def explain(file: Path, as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with a drawing of NAME to this file.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Compare NAME's simulated collectives with its own tables; exit code 1 if they differ.",
+)
 @_guarded
-def hardware(name: str | None, as_json: bool, html: Path | None) -> None:
+def hardware(name: str | None, as_json: bool, html: Path | None, check: bool) -> None:
     """List the shipped hardware profiles, or show the profile NAME (or a YAML file) with the source of each number."""
-    if html is not None and name is None:
-        raise click.UsageError("--html is for one profile: give its NAME")
-    from sim.hardware import load_profile, shipped, to_plain
+    if name is None and (html is not None or check):
+        raise click.UsageError(f"--{'check' if check else 'html'} is for one profile: give its NAME")
+    from sim.hardware import is_session, load_profile, shipped, to_plain
     from sim.report.tables import print_profile, print_profiles
 
-    profiles = [load_profile(n) for n in ([name] if name else shipped())]
+    profiles = [load_profile(n) for n in ([name] if name else sorted(shipped(), key=lambda n: (is_session(n), n)))]
+    if check:
+        if html is not None:
+            raise click.UsageError("--check takes no --html")
+        _check_profile(profiles[0], as_json)
+        return
     if html is not None:
         from sim.report.hardware_page import write_page
 
@@ -395,6 +406,8 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
             written = steps.calibrate(folder, name, quick, show, gpus)
     for case, reason in written.calibrated.rejected.items():
         click.echo(f"left out: {case}: {reason}", err=True)
+    for said in written.contradictions:
+        click.echo(f"the profile contradicts itself: {said}", err=True)
     click.echo(f"profile: {written.profile.resolve()}", err=True)
     click.echo(f"residuals: {written.residuals.resolve()}", err=True)
 
@@ -436,6 +449,24 @@ def _validate_published(markdown: bool, workers: int | None) -> None:
         print_published(outcomes)
     if broken := sum(len(outcome.faults) for outcome in outcomes):
         raise _Failure(f"{broken} stated bounds are broken")
+
+
+def _check_profile(profile: Profile, as_json: bool) -> None:
+    """Print how the profile's simulated collectives alone compare with its tables; fail if they contradict."""
+    from sim.profile_check import check_profile, summaries, to_plain
+
+    checks = check_profile(profile)
+    said = summaries(checks)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(to_plain(profile, checks), indent=2))
+    else:
+        from sim.report.tables import print_check
+
+        print_check(profile, checks)
+    if said:
+        raise _Failure(f"{profile.name} contradicts itself: " + "; ".join(said))
 
 
 def _needs(*packages: str) -> None:

@@ -24,8 +24,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from sim.config import InputError
-from sim.fabric import FlowSpec
-from sim.hardware import CollectiveClass, Profile, collective_mark
+from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
+from sim.hardware import COPY_MARK, CollectiveClass, Contention, Profile, collective_mark
 from sim.program import CollectiveKind
 
 
@@ -130,14 +130,46 @@ def flows(
     domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
     found = []
     for phase in phases(kind, size, world_size, algorithm, domains):
-        cap = cls.rate_alone(phase.ranks, phase.sent) / phase.peers
-        weight = cls.weight.value / phase.peers
-        overhead = cls.overhead.value
-        specs = [(FlowSpec(profile.peer_route(p.edges, overhead), cap, weight), p) for p in phase.parts]
+        cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
+        share = cls.contention(phase.ranks)
+        weight = share.weight.value / phase.peers
+        specs = [(_flow(profile, share, p, cap, weight), p) for p in phase.parts]
         if together:
             specs = [(_met(cls, profile.like(kind), spec, part), part) for spec, part in specs]
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
+
+
+def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: float) -> FlowSpec:
+    """The flow of `part`, which crosses the host otherwise beside copies if `share` says so."""
+    beside = profile.peer_route(part.edges, share.overhead.value)
+    if share.isolated_overhead is None:
+        return FlowSpec(beside, cap, weight)
+    route = profile.peer_route(part.edges, share.isolated_overhead.value)
+    return FlowSpec(route, cap, weight, route_beside=((COPY_MARK,), beside))
+
+
+def isolated_time(
+    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+) -> float:
+    """Seconds of a collective of `size` bytes per rank on an idle host, all ranks arriving together.
+
+    This is the one definition of that time. Its table of times alone gives the demand cap of its flows; where a
+    resource of the host lets them have less than that, the time is longer than the table says.
+    `sim.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
+    """
+    moved = flows(profile, kind, size, world_size)
+    return sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in moved)
+
+
+def phase_time(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> float:
+    """Seconds from the first byte of `phase` to its last, with nothing else in flight."""
+    env = Environment()
+    fabric = Fabric(env, capacities, law)
+    for spec, part in phase.flows:
+        fabric.transfer(spec, part.size)
+    env.run()
+    return float(env.now)
 
 
 def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:

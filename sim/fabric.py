@@ -34,6 +34,7 @@ class FlowSpec(NamedTuple):
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
     `marks` say what it is, `beside` what it does not get on with, as (marks, factor): its cap becomes cap * factor
     while a flow with any of these marks is in flight. A flow has no mark that it does not get on with.
+    `route_beside`, as (marks, route), is its route while a flow with any of these marks is in flight.
     """
 
     route: Route
@@ -42,6 +43,7 @@ class FlowSpec(NamedTuple):
     drag: tuple[int, float] | None = None
     marks: tuple[str, ...] = ()
     beside: tuple[tuple[tuple[str, ...], float], ...] = ()
+    route_beside: tuple[tuple[str, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -88,14 +90,23 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
 
 
 def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
-    """`flows` with the caps that they have beside each other."""
+    """`flows` with the caps and routes that they have beside each other."""
     present = {mark for f in flows for mark in f.marks}
-    return [
-        f._replace(cap=f.cap * math.prod(factor for marks, factor in f.beside if not present.isdisjoint(marks)))
-        if f.beside
-        else f
-        for f in flows
-    ]
+    return [_now(f, present) if f.beside or f.route_beside else f for f in flows]
+
+
+def _now(flow: FlowSpec, present: set[str]) -> FlowSpec:
+    cap = flow.cap * math.prod(factor for marks, factor in flow.beside if not present.isdisjoint(marks))
+    if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
+        return flow._replace(cap=cap)
+    return flow._replace(cap=cap, route=flow.route_beside[1])
+
+
+def rates_together(
+    flows: Sequence[FlowSpec], capacities: Sequence[float], law: RateLaw = weighted_max_min
+) -> list[float]:
+    """The rate of each of `flows` while all of them are in flight, but for their drag."""
+    return law(caps_now(flows), capacities)
 
 
 class Environment(simpy.Environment):
@@ -117,10 +128,14 @@ class Environment(simpy.Environment):
 class Flow:
     """A transfer in flight. `done` succeeds when the last unit has arrived."""
 
-    __slots__ = ("done", "finish", "rate", "remaining", "since", "size", "spec")
+    __slots__ = ("counted", "done", "finish", "rate", "remaining", "route", "since", "size", "spec")
 
     def __init__(self, spec: FlowSpec, size: float, now: float, done: Event) -> None:
         self.spec = spec
+        self.route = spec.route
+        """As it is now."""
+        self.counted = 0.0
+        """Units that `Fabric.moved` has already."""
         self.size = size
         self.done = done
         self.rate = 0.0
@@ -143,7 +158,7 @@ class Fabric:
         self.moved = [0.0] * len(self.capacities)
         self.solves = 0
         self._flows: list[Flow] = []
-        self._solved: dict[tuple[FlowSpec, ...], list[float]] = {}
+        self._solved: dict[tuple[FlowSpec, ...], tuple[list[float], list[Route]]] = {}
         self._dirty = False
         self._wake: Event | None = None
 
@@ -171,7 +186,7 @@ class Fabric:
         if flow not in self._flows:
             raise ValueError(f"the flow of {flow.size} units is not in flight: it has ended or was cancelled")
         self._flows.remove(flow)
-        left = max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
+        left = self._left(flow)
         self._account(flow, flow.size - left)
         self._touch()
         return left
@@ -180,13 +195,19 @@ class Fabric:
         """Load of each resource, in units per second, at the current rates."""
         load = [0.0] * len(self.capacities)
         for flow in self._flows:
-            for resource, multiplier in flow.spec.route:
+            for resource, multiplier in flow.route:
                 load[resource] += multiplier * flow.rate
         return load
 
+    def _left(self, flow: Flow) -> float:
+        """Units that `flow` has not moved yet."""
+        return max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
+
     def _account(self, flow: Flow, units: float) -> None:
-        for resource, multiplier in flow.spec.route:
-            self.moved[resource] += multiplier * units
+        """Count what `flow` took of the resources until it had moved `units`."""
+        for resource, multiplier in flow.route:
+            self.moved[resource] += multiplier * (units - flow.counted)
+        flow.counted = units
 
     def _touch(self) -> None:
         if not self._dirty:
@@ -204,7 +225,11 @@ class Fabric:
             return
         now = self.env.now
         first = float("inf")
-        for flow, rate in zip(flows, self._rates(), strict=True):
+        rates, routes = self._rates()
+        for flow, rate, route in zip(flows, rates, routes, strict=True):
+            if route is not flow.route:
+                self._account(flow, flow.size - self._left(flow))
+                flow.route = route
             if rate != flow.rate:
                 flow.remaining -= flow.rate * (now - flow.since)
                 flow.since = now
@@ -218,16 +243,17 @@ class Fabric:
         wake.callbacks = [self._finish]
         self.env.schedule_at(wake, max(first, now), 1)
 
-    def _rates(self) -> list[float]:
+    def _rates(self) -> tuple[list[float], list[Route]]:
         key = tuple([f.spec for f in self._flows])
-        rates = self._solved.get(key)
-        if rates is None:
-            rates = self._solved[key] = self._solve(key)
+        solved = self._solved.get(key)
+        if solved is None:
+            solved = self._solved[key] = self._solve(key)
             self.solves += 1
-        return rates
+        return solved
 
-    def _solve(self, specs: tuple[FlowSpec, ...]) -> list[float]:
-        rates = self.law(caps_now(specs), self.capacities)
+    def _solve(self, given: tuple[FlowSpec, ...]) -> tuple[list[float], list[Route]]:
+        specs = caps_now(given)
+        rates = self.law(specs, self.capacities)
         for i, spec in enumerate(specs):
             if spec.drag is not None:
                 resource, slowdown = spec.drag
@@ -236,7 +262,7 @@ class Fabric:
         for spec, rate in zip(specs, rates, strict=True):
             if not rate >= 0:  # NaN as well
                 raise RuntimeError(f"the rate law gives {spec} a rate of {rate}")
-        return rates
+        return rates, [spec.route for spec in specs]
 
     def _finish(self, wake: Event) -> None:
         if wake is not self._wake:

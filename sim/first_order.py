@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from sim import collectives
-from sim.fabric import weighted_max_min
+from sim.fabric import rates_together
 from sim.hardware import Profile
 from sim.models import Named
 from sim.policies import copied_bytes
@@ -154,7 +154,7 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
     and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step.
     """
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    free = min(weighted_max_min(copies, profile.capacities))
+    free = min(rates_together(copies, profile.capacities))
     walk = _Walk(copied + profile.h2d.setup.value * free if copied else 0.0)
     for item in layer.block:
         if isinstance(item, Compute):
@@ -235,11 +235,10 @@ def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
     for phase in collectives.flows(profile, op.kind, int(op.bytes), world_size):
         specs = [spec for spec, _ in phase.flows]
-        alone = weighted_max_min(specs, profile.capacities)
-        beside = weighted_max_min([*copies, *specs], profile.capacities)
+        beside = rates_together([*copies, *specs], profile.capacities)
         yield (
             phase.latency,
-            max(part.size / rate for rate, (_, part) in zip(alone, phase.flows, strict=True)),
+            collectives.phase_time(phase, profile.capacities),
             max(part.size / rate for rate, (_, part) in zip(beside[world_size:], phase.flows, strict=True)),
             min(beside[:world_size]),
         )

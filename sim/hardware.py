@@ -6,21 +6,42 @@ weights, and what commands cost.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import msgspec
 
 from sim import units
+from sim.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
 from sim.config import Config, InputError, convert, read_yaml
 from sim.fabric import FlowSpec, Route
+from sim.profile_like import Kept, merged
 from sim.program import CollectiveKind, Kernel
 from sim.shelf import Shelf, is_there
 from sim.topology import LEAST, Graph, Sourced, Topology
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
+
+__all__ = [
+    "AloneTime",
+    "CollectiveClass",
+    "Collectives",
+    "Contention",
+    "CopyClass",
+    "Device",
+    "HostIssue",
+    "Kept",
+    "Profile",
+    "Streams",
+    "collective_mark",
+    "is_session",
+    "load_profile",
+    "profile_file",
+    "shipped",
+    "to_plain",
+]
 
 MOST_GPUS = 1024
 
@@ -49,85 +70,6 @@ class CopyClass(Config, frozen=True):
     weight: Sourced[Number]
     setup: Sourced[Seconds]
     minimum: Sourced[Seconds]
-
-
-class AloneTime(Config, frozen=True):
-    """Measured seconds of a collective alone, by `bytes` that each rank sends, ascending."""
-
-    bytes: tuple[Bytes, ...]
-    seconds: tuple[Seconds, ...]
-    source: str
-
-    def __post_init__(self) -> None:
-        if len(self.bytes) != len(self.seconds) or not self.bytes:
-            raise ValueError(f"bytes and seconds differ in length: {len(self.bytes)} and {len(self.seconds)}")
-        for values in (self.bytes, self.seconds):
-            if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
-                raise ValueError("bytes and seconds must be positive and ascend")
-
-    def at(self, size: float) -> float:
-        """Seconds for `size` bytes: linear between rows, the first row's below it, the last slope beyond."""
-        sizes, times = self.bytes, self.seconds
-        if size <= sizes[0] or len(sizes) == 1:
-            return times[0] * max(size / sizes[0], 1.0)
-        i = next((i for i in range(1, len(sizes)) if size <= sizes[i]), len(sizes) - 1)
-        slope = (times[i] - times[i - 1]) / (sizes[i] - sizes[i - 1])
-        return times[i] + slope * (size - sizes[i])
-
-
-class CollectiveClass(Config, frozen=True):
-    """A kind of collective.
-
-    `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
-    beyond two. The bytes then flow with the demand cap at which the collective alone takes its measured time.
-    `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
-    takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
-    """
-
-    alone: AloneTime
-    """Of two ranks; where `alone_by_ranks` has no table of its own, of any number."""
-    latency: Sourced[Seconds]
-    latency_per_rank: Sourced[Seconds]
-    weight: Sourced[Number]
-    overhead: Sourced[Number]
-    copy_start: Sourced[Seconds]
-    alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
-    algorithm: Literal["direct", "ring", "hierarchical"] | None = None
-    """`sim.collectives` says what each is, and which one is meant unless given."""
-    beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
-    """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
-
-    def __post_init__(self) -> None:
-        for kind, factor in self.beside.items():
-            if not 0.01 <= factor.value <= 1:
-                raise ValueError(f"beside.{kind} is {units.plain(factor.value)}, expected 0.01 to 1")
-        if self.latency.value >= self.alone.seconds[0]:
-            raise ValueError("latency must be shorter than the shortest measured time alone")
-        for ranks, alone in self.alone_by_ranks.items():
-            if ranks < 2:
-                raise ValueError(f"alone_by_ranks has {ranks}, at least 2 is needed")
-            if self.latency_of(ranks) >= alone.seconds[0]:
-                raise ValueError(f"the latency of {ranks} ranks must be shorter than their shortest time alone")
-
-    def latency_of(self, ranks: int) -> float:
-        """Seconds from the arrival of the last of `ranks` to the first byte."""
-        return self.latency.value + self.latency_per_rank.value * max(ranks - 2, 0)
-
-    def rate_alone(self, ranks: int, sent: float) -> float:
-        """B/s at which each of `ranks` alone sends `sent` B once bytes flow."""
-        if ranks in self.alone_by_ranks:
-            return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
-        return sent / (self.alone.at(sent) - self.latency.value)
-
-
-class Collectives(Config, frozen=True):
-    """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
-
-    all_to_all: CollectiveClass
-    all_reduce: CollectiveClass
-    all_gather: CollectiveClass
-    reduce_scatter: CollectiveClass | None = None
-    send_recv: CollectiveClass | None = None
 
 
 class Streams(Config, frozen=True):
@@ -183,6 +125,8 @@ class Profile(Config, frozen=True, dict=True):
     collectives: Collectives
     streams: Streams
     host: HostIssue
+    kept: tuple[Kept, ...] = ()
+    """What it left out and has from the profile that it is `like`."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.gpus <= MOST_GPUS:
@@ -196,7 +140,12 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
-            positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
+            for ranks in (2, *cls.contention_by_ranks):
+                where = f"collectives.{kind}" + (f".contention_by_ranks[{ranks}]" if ranks != 2 else "")
+                share = cls.contention(ranks)
+                positive |= {f"{where}.weight": share.weight, f"{where}.overhead": share.overhead}
+                if share.isolated_overhead is not None:
+                    positive[f"{where}.isolated_overhead"] = share.isolated_overhead
             if kind in cls.beside:
                 name = self.like(kind)
                 raise ValueError(f"collectives.{name}.beside has {kind}: two of a kind share as their weights say")
@@ -253,7 +202,15 @@ class Profile(Config, frozen=True, dict=True):
     def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
-        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value)
+        marks = (COPY_MARK,) if self._copies_crowd else ()
+        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, marks=marks)
+
+    @cached_property
+    def _copies_crowd(self) -> bool:
+        """Whether some collective crosses the host otherwise while copies are in flight."""
+        classes = (self.collective_class(kind) for kind in get_args(CollectiveKind))
+        shares = (share for cls in classes for share in (cls.contention(2), *cls.contention_by_ranks.values()))
+        return any(share.isolated_overhead is not None for share in shares)
 
     def peer_route(self, edges: tuple[tuple[int, int], ...], overhead: float) -> Route:
         """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
@@ -285,6 +242,10 @@ class Profile(Config, frozen=True, dict=True):
         return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
 
 
+COPY_MARK = "copy"
+"""What marks flows of copies, on hosts where they change what collectives cross."""
+
+
 def collective_mark(kind: str, gpu: int) -> str:
     """What marks flows of collectives of `kind` (any: "") in which `gpu` takes part."""
     return f"{kind} {gpu}"
@@ -295,6 +256,15 @@ def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
     for resource, taken in way:
         total[resource] = total.get(resource, 0.0) + taken * multiplier
     return tuple(sorted(total.items()))
+
+
+SESSION = re.compile(r"-\d{8}[a-z]$")
+"""How the name of a profile ends that was fitted in one session on a host, after the name of the host's kind."""
+
+
+def is_session(name: str) -> bool:
+    """Whether a profile's name is that of one measurement session; plain names are of hosts that users mean."""
+    return SESSION.search(name) is not None
 
 
 _SHELF = Shelf("hardware", "hardware profile")
@@ -324,27 +294,7 @@ def _with_base(data: Any, file: Path, above: tuple[Path, ...]) -> Any:
     base = beside if is_there(beside) and beside.is_file() else profile_file(name)
     if base in (file, *above):
         raise InputError(str(file), "like", f"{name} is like this profile itself")
-    return _over(_inherited(_with_base(read_yaml(base), base, (file, *above)), base.stem), data)
-
-
-_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks")
-"""Parts of a profile that are given whole or not at all."""
-
-
-def _over(base: Any, data: Any) -> Any:
-    """`base` with all that `data` gives in its place."""
-    if not (isinstance(base, dict) and isinstance(data, dict)) or "source" in data:
-        return data
-    return base | {k: v if k in _WHOLE else _over(base.get(k, {}), v) for k, v in data.items()}
-
-
-def _inherited(data: Any, name: str) -> Any:
-    """Data of the profile `name`, its sources saying so."""
-    if not isinstance(data, dict):
-        return data
-    if isinstance(source := data.get("source"), str):
-        return data | {"source": source if source.startswith("as ") else f"as {name}: {source}"}
-    return {key: _inherited(value, name) for key, value in data.items()}
+    return merged(_with_base(read_yaml(base), base, (file, *above)), base.stem, data)
 
 
 def to_plain(profile: Profile) -> dict[str, object]:

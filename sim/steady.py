@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sim.collectives import flows as collective_flows
 from sim.config import InputError
-from sim.fabric import FlowSpec, weighted_max_min
+from sim.fabric import FlowSpec, caps_now, weighted_max_min
 from sim.hardware import Profile
 
 BUFFER = 256 * 2**20
@@ -102,7 +102,7 @@ def _all_to_all(profile: Profile) -> list[list[Moving]]:
 
 
 def _settle(profile: Profile, title: str, flows: Sequence[Moving]) -> Steady:
-    specs = [f.spec for f in flows]
+    specs = caps_now([f.spec for f in flows])
     rates = weighted_max_min(specs, profile.capacities)
     load = [0.0] * len(profile.capacities)
     largest = [0.0] * len(load)

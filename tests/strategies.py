@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from sim.config import convert
-from sim.fabric import FlowSpec
+from sim.fabric import FlowSpec, Route
 from sim.hardware import Profile, load_profile, to_plain
 from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
@@ -35,7 +35,8 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
 
     Keys of `changes` are the resources `down`, `up`, `duplex`, `host` (the last two are never full unless given), key
     paths such as `h2d.cap`, and `collective.X` for field X of all kinds of collective, where `cap` is the B/s that a
-    rank sends alone; `all_gather.beside.all_to_all` is what one kind keeps of it beside another. With a `topology` none
+    rank sends alone; `all_gather.beside.all_to_all` is what one kind keeps of it beside another, and
+    `collective.isolated_overhead` what a byte takes while nothing is copied. With a `topology` none
     of its resources are there.
     """
     left = dict(changes or {})
@@ -69,7 +70,10 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
         plain["collectives"][kind] = {"alone": alone} | {key: _sourced(value) for key, value in options.items()}
     for path, value in left.items():
         section, key = path.split(".", 1)
-        if key.startswith("beside."):
+        if key == "isolated_overhead":
+            for kind in KINDS if section == "collective" else (section,):
+                plain["collectives"][kind][key] = _sourced(value)
+        elif key.startswith("beside."):
             plain["collectives"][section].setdefault("beside", {})[key.removeprefix("beside.")] = _sourced(value)
         elif section not in ("collective", *KINDS):
             assert key in plain[section], f"no {path} in a profile"
@@ -334,13 +338,15 @@ class Network(NamedTuple):
 
 
 class Company(NamedTuple):
-    """What a flow is, and what slows it."""
+    """What a flow is, what slows it, and beside what it crosses other resources."""
 
     marks: tuple[str, ...] = ()
     beside: tuple[tuple[tuple[str, ...], float], ...] = ()
+    elsewhere: tuple[tuple[str, ...], Route] | None = None
 
     def of(self, spec: FlowSpec) -> FlowSpec:
-        return spec._replace(marks=self.marks, beside=self.beside)
+        elsewhere = self.elsewhere if spec.route else None
+        return spec._replace(marks=self.marks, beside=self.beside, route_beside=elsewhere)
 
 
 _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
@@ -348,10 +354,12 @@ _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
 
 @st.composite
 def companies(draw: st.DrawFn) -> Company:
-    """Up to two of three marks, and factors beside flows with some of the others."""
+    """Up to two of three marks, and factors and another route beside flows with some of the others."""
     marks = draw(st.sets(st.sampled_from("abc"), max_size=2))
     others = st.lists(st.sampled_from(sorted({*"abc"} - marks)), min_size=1, max_size=2, unique=True).map(tuple)
-    return Company(tuple(sorted(marks)), tuple(draw(st.lists(st.tuples(others, _factors), max_size=2))))
+    routes = positive.map(lambda multiplier: ((0, multiplier),))
+    elsewhere = draw(st.none() | st.tuples(others, routes))
+    return Company(tuple(sorted(marks)), tuple(draw(st.lists(st.tuples(others, _factors), max_size=2))), elsewhere)
 
 
 @st.composite

@@ -210,8 +210,8 @@ def test_more_ranks_have_times_of_their_own() -> None:
     table = AloneTime(bytes=(Bytes(1), Bytes(2)), seconds=(Seconds(0.5), Seconds(0.75)), source="test")
     profile = tiny_profile(4, {"all_to_all.latency": 0.125, "all_to_all.latency_per_rank": 0.0625})
     cls = msgspec.structs.replace(profile.collectives.all_to_all, alone_by_ranks={4: table})
-    assert cls.rate_alone(4, 2.0) == 2 / (0.75 - 0.25)
-    assert cls.rate_alone(3, 2.0) == cls.rate_alone(2, 2.0) == 8
+    assert cls.demand_cap(4, 2.0) == 2 / (0.75 - 0.25)
+    assert cls.demand_cap(3, 2.0) == cls.demand_cap(2, 2.0) == 8
     with pytest.raises(ValueError, match="latency of 4 ranks"):
         short = msgspec.structs.replace(table, seconds=(Seconds(0.25), Seconds(0.75)))
         msgspec.structs.replace(cls, alone_by_ranks={4: short})

@@ -584,3 +584,101 @@ def test_printed_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "[bold]none" in printed
     assert printed.index("fine") < printed.index("none")
     assert to_plain(findings)[0] == {"severity": "error", "topic": "GPUs", "seen": "[bold]none", "advice": "look"}
+
+
+# ---- hosts of several kinds of GPU, and what GPUs share ------------------------------------------------------------
+
+MIXED = ("RTX 5090", "RTX 5060 Ti", "RTX 5070 Ti", "RTX 5060 Ti")
+
+
+def mixed(**changes: Any) -> Host:
+    gpus = host("rtx4090x4").gpus
+    named = [msgspec.structs.replace(g, name=name) for g, name in zip(gpus, MIXED, strict=True)]
+    named[0] = msgspec.structs.replace(named[0], link_generation_max=5)
+    return host("rtx4090x4", gpus=tuple(named), **changes)
+
+
+def test_every_kind_of_gpu_is_named_with_its_gpus() -> None:
+    [seen, *_] = [f.seen for f in examine(mixed()) if f.topic == "GPUs"]
+    assert seen.startswith("1 x RTX 5090 (GPU0), 2 x RTX 5060 Ti (GPU1, GPU3), 1 x RTX 5070 Ti (GPU2), driver 525")
+    [alike, *_] = [f.seen for f in examine(host("rtx4090x4")) if f.topic == "GPUs"]
+    assert alike == "4 x NVIDIA GeForce RTX 4090, driver 525.147.05"
+
+
+def test_the_fingerprint_of_a_mixed_host_names_all_of_it() -> None:
+    print_ = fingerprint(mixed())
+    assert print_["gpu"] == "1 x RTX 5090 + 2 x RTX 5060 Ti + 1 x RTX 5070 Ti"
+    assert print_["link"] == "PCIe Gen5 x16 / PCIe Gen4 x16"
+    assert print_["memory"] == "24564 MiB"
+
+
+def test_links_of_several_kinds_are_told_apart() -> None:
+    gpus = [msgspec.structs.replace(g, link_generation=g.link_generation_max) for g in mixed().gpus]
+    found = [f.seen for f in examine(host("rtx4090x4", gpus=tuple(gpus))) if f.topic == "PCIe link"]
+    assert found == ["Gen5 x16 (GPU0), Gen4 x16 (GPU1, GPU2, GPU3), as it should be"]
+
+
+A100 = """
+        GPU0    GPU1    GPU2    GPU3    CPU Affinity    NUMA Affinity
+GPU0     X      PXB     NODE    SYS     0-31,64-95      0
+GPU1    PXB      X      NODE    SYS     0-31,64-95      0
+GPU2    NODE    NODE     X      SYS     0-31,64-95      0
+GPU3    SYS     SYS     SYS      X      32-63,96-127    1
+"""
+
+
+def test_a_topology_is_read_with_spaces_for_tabs() -> None:
+    links, nodes = parse_topology(A100, 4)
+    assert links[0] == ("X", "PXB", "NODE", "SYS")
+    assert links[3] == ("SYS", "SYS", "SYS", "X")
+    assert nodes == (0, 0, 0, 1)
+    tabs = said("rtx4090x4")["nvidia-smi topo -m"]
+    spaces = "\n".join("  ".join(cell.strip().ljust(6) for cell in line.split("\t")) for line in tabs.splitlines())
+    assert parse_topology(spaces, 4) == parse_topology(tabs, 4)
+
+
+def shares(of: Host) -> list[tuple[str, str]]:
+    return [
+        (f.topic, f.seen.split(" are ")[0].split(" share ")[0].split(" reach ")[0])
+        for f in examine(of)
+        if "shared" in f.topic
+    ]
+
+
+@pytest.mark.parametrize(
+    ("links", "shared"),
+    [
+        (
+            parse_topology(A100, 4)[0],
+            [
+                ("shared uplink", "GPU0, GPU1"),
+                ("shared NUMA node", "GPU0, GPU1, GPU2"),
+                ("shared host", "GPU0, GPU1, GPU2 and GPU3"),
+            ],
+        ),
+        (
+            host("rtx4090x4").links,
+            [
+                ("shared root complex", "GPU0, GPU1"),
+                ("shared root complex", "GPU2, GPU3"),
+                ("shared host", "GPU0, GPU1 and GPU2, GPU3"),
+            ],
+        ),
+        # two on each switch, both switches on one root port
+        (
+            (("X", "PIX", "PXB", "PXB"), ("PIX", "X", "PXB", "PXB"), ("PXB", "PXB", "X", "PIX"), ("PXB", "PXB", "PIX", "X")),
+            [("shared uplink", "GPU0, GPU1"), ("shared uplink", "GPU2, GPU3"), ("shared uplink", "GPU0, GPU1, GPU2, GPU3")],
+        ),
+        (tuple(tuple("X" if a == b else "NV18" for a in range(4)) for b in range(4)), []),
+        ((), []),
+    ],
+    ids=["switches", "host bridges", "switches of switches", "NVLink hides them", "not said"],
+)  # fmt: skip
+def test_what_gpus_share_by_the_topology(links: tuple[tuple[str, ...], ...], shared: list[tuple[str, str]]) -> None:
+    assert shares(host("rtx4090x4", links=links)) == shared
+
+
+def test_ports_say_more_of_switches_than_the_topology_does() -> None:
+    gpus = host("a6000x2-degraded").gpus
+    below = tuple(msgspec.structs.replace(g, ports=ports(*[(16, 16)] * 4, above=str(i))) for i, g in enumerate(gpus))
+    assert shares(host("a6000x2-degraded", gpus=below)) == [("shared uplink", "GPU0, GPU1")]

@@ -210,6 +210,30 @@ def test_caps_beside_each_other_leave_the_flows_as_they_are() -> None:
     assert caps_now([]) == []
 
 
+def test_a_flow_crosses_more_while_others_are_there() -> None:
+    net, used = Net(10, 4), []
+    crowded = over(0)._replace(route_beside=(("b",), ((0, 1.0), (1, 2.0))))
+    net.flow("a", crowded, 24)
+    net.flow("b", marked("b", cap=5), 5, 1)
+    net.at(1.5, lambda: used.append(net.fabric.used()))
+    # 10 by 1; beside b, which ends at 2, 2 a second; then the 12 left at 10
+    assert net.run() == {"a": 3.2, "b": 2}
+    assert used == [[7, 4]]
+    assert net.fabric.moved == [29, 4]
+
+
+@pytest.mark.parametrize("left", [14, 12])
+def test_cancelling_counts_what_a_flow_took_on_each_of_its_routes(left: int) -> None:
+    net, found = Net(10, 4), []
+    net.flow("a", over(0)._replace(route_beside=(("b",), ((1, 2.0),))), 24)
+    net.flow("b", marked("b", cap=5), 500, 1)
+    net.at(1 + (14 - left) / 2, lambda: found.append(net.fabric.cancel(net.flows["a"])))
+    net.at(3, lambda: net.fabric.cancel(net.flows["b"]))
+    net.run()
+    assert found == [left]
+    assert net.fabric.moved == [10 + 10, 2 * (14 - left)]
+
+
 @pytest.mark.parametrize(("start", "size"), [(0.0, 50.0), (2.0, 50.0)])
 def test_cancelling_a_flow_before_it_moved_returns_all(start: float, size: float) -> None:
     net, left = Net(10), []

@@ -15,7 +15,12 @@ SLACK = 1 + 1e-9
 
 
 def check_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float], rates: Sequence[float]) -> None:
-    """The certificate of weighted max-min fairness, by definition; drags and what is beside count into the caps."""
+    """The certificate of weighted max-min fairness, by definition; drags and what is beside count into caps, routes."""
+    marks_of = [set(f.marks) for f in flows]
+    flows = [
+        f._replace(route=f.route_beside[1]) if f.route_beside and any(m & {*f.route_beside[0]} for m in marks_of) else f
+        for f in flows
+    ]
     load = [0.0] * len(capacities)
     for flow, rate in zip(flows, rates, strict=True):
         for resource, multiplier in flow.route:

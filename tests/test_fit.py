@@ -24,6 +24,7 @@ from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
 from sim.fabric import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, to_plain
 from sim.numbers import numbers
+from sim.profile_check import contradictions
 from sim.program import Collective, Copy, Program, RankBuilder
 
 Plain = dict[str, Any]
@@ -512,6 +513,50 @@ def test_a_noisy_row_says_little_of_what_launches_cost(measured: list[Row]) -> N
     assert delay.value == pytest.approx(host().streams.launch_delay.value, rel=0.05)
 
 
+def test_a_launch_beside_copies_is_longer_by_its_delay(measured: list[Row]) -> None:
+    found = [r for r in fit_rows(measured, "found").residuals if r.probe == "launch"]
+    assert found
+    assert [r.fitted for r in found] == pytest.approx([r.measured for r in found], rel=1e-3)
+
+
+def test_one_gpu_shares_no_memory_with_others() -> None:
+    """However slow its large copies were: what a GPU alone gets is its link's."""
+    rows = Bench(host(gpus=1)).rows(plan(1, quick=True))
+    rows = [late(r, 1.2) if r.kind == "copy" and r.params["bytes"] >= 64 * MIB else r for r in rows]
+    found = fit_rows(rows, "one").profile
+    assert not [name for name in found.resource_names if name.startswith("memory") and "gpu" not in name]
+
+
+def test_collectives_take_less_while_nothing_is_copied_if_their_times_say_so() -> None:
+    # two ranks that send 23 GB/s each fill a link of 90 GB/s both ways with an overhead of 1.97 already
+    truth = host({"collectives.all_to_all.overhead": 2.2, "collectives.all_to_all.weight": 0.3, "cap": 23e9})
+    rows = Bench(truth).rows(plan(2, quick=True))
+    table = {k: v.alone for k in ("all_to_all", "all_reduce") if (v := truth.collective_class(k)) is not None}  # type: ignore[arg-type]
+    times = {k: t.at for k, t in table.items()}
+    kept = []
+    for found in rows:  # alone as the table says, beside copies as the overhead has it
+        if found.kind == "collective" and found.params["collective"] in times:
+            sent = sent_per_rank(found.params["collective"], found.params["bytes"], found.params["ranks"])
+            seconds = {"seconds": Stat(times[found.params["collective"]](sent), 0.01, 5)}
+            found = msgspec.structs.replace(found, ranks=[seconds] * len(found.ranks))
+        kept.append(found)
+    calibrated = fit_rows(kept, "found")
+    overhead = calibrated.profile.collectives.all_to_all.isolated_overhead
+    assert overhead is not None
+    assert overhead.value == 1
+    assert "an overhead of" in overhead.source
+    assert calibrated.profile.collectives.all_reduce.isolated_overhead is None
+    assert contradictions(calibrated.profile) == ()
+
+
+def test_memory_is_what_nvidia_smi_reports(measured: list[Row]) -> None:
+    said = {"gpu": "2 x NVIDIA H200", "memory": "143771 MiB"}
+    memory = fit_rows(measured, "found", said).profile.device.memory
+    assert (memory.value, memory.source) == (143771 * MIB, "nvidia-smi, memory.total")
+    two = fit_rows(measured, "found", said | {"memory": "143771 MiB / 81559 MiB"}).profile.device.memory
+    assert two.source == "device/memory"
+
+
 def test_timed_events_and_wakes_behind_kernels_are_told(measured: list[Row]) -> None:
     streams = fit_rows(measured, "found").profile.streams
     assert streams.event.source.endswith("us with timing")
@@ -615,4 +660,4 @@ def test_yaml_keeps_small_and_large_numbers(measured: list[Row]) -> None:
     text = to_yaml(plain, "two\nlines")
     assert text.startswith("# two\n# lines\nname: found\n")
     assert plain["streams"]["beside_kernel"]["value"] == "128 ns"
-    assert plain["device"]["memory"]["value"] == "141 GB"
+    assert plain["device"]["memory"]["value"] == "150.8 GB"

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 import yaml
+from conftest import Command
 
+from calibration import fit_h200x8
+from calibration.fitting import to_yaml
 from sim.config import InputError
 from sim.fabric import weighted_max_min
-from sim.hardware import Profile, load_profile, shipped, to_plain
+from sim.hardware import Kept, Profile, load_profile, profile_file, shipped, to_plain
+from sim.numbers import numbers
+from sim.report.hardware_page import hardware_page
+from sim.report.numbers import ANOTHER_TOPOLOGY
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -37,6 +45,61 @@ def test_every_shipped_host_runs(name: str) -> None:
     plain = {"hardware": name, "world_size": profile.gpus, "workload": workload, "policy": {"kind": "whole_layer"}}
     figures = simulate(Scenario.from_plain(plain)).metrics
     assert figures["lower_bound_s"] <= figures["step_time_s"] < 10
+
+
+def test_the_profile_of_eight_gpus_is_the_fit_to_its_rows() -> None:
+    assert profile_file(fit_h200x8.NAME).read_text() == to_yaml(fit_h200x8.fit(), fit_h200x8.REMARKS)
+
+
+def test_eight_gpus_do_what_was_measured() -> None:
+    """Collectives alone as measured, copies and large collectives beside copies nearly so."""
+    found = list(fit_h200x8.compare(load_profile("h200x8-hostpath"), fit_h200x8.load_rows()))
+    assert len(found) == 93
+    alone = [abs(c.error) for c in found if c.row.get("bg") == 0]
+    copies = [abs(c.error) for c in found if "bg" not in c.row]
+    large = [abs(c.error) for c in found if c.row.get("bg") and c.row["bytes"] > fit_h200x8.LARGE]
+    assert max(alone) < 0.001
+    assert max(copies) < 0.065
+    assert median(large) < 0.02
+    assert max(large) < 0.08
+
+
+PLAIN = {
+    "h100x1": "h100x1-20261121e",
+    "h200x1": "h200x1-20261121f",
+    "h200x2-nvlink": "h200x2-nvlink-20261121i",
+    "h200x4-hostpath": "h200x4-hostpath-20261121g",
+}
+
+
+@pytest.mark.parametrize(("plain", "session"), PLAIN.items())
+def test_a_plain_name_is_a_session_and_says_which(plain: str, session: str) -> None:
+    mine, base = load_profile(plain), load_profile(session)
+    assert session.rpartition("-")[2] in mine.description
+    assert mine.fingerprint == base.fingerprint
+    assert mine.capacities == base.capacities
+    values = [{path: entry.value for path, entry in numbers(of).items()} for of in (mine, base)]
+    assert values[0] == values[1]
+
+
+MEMORY = {
+    "NVIDIA H200": 143_771,
+    "NVIDIA H100": 81_559,
+    "NVIDIA GeForce RTX 4090": 24_564,
+    "NVIDIA GeForce RTX 5090": 32_607,
+}
+"""MiB that nvidia-smi reports of a card whose name begins so."""
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_the_memory_of_a_card_is_what_nvidia_smi_reports(name: str) -> None:
+    device = load_profile(name).device
+    [mib] = [m for card, m in MEMORY.items() if device.name.startswith(card)] or [None]
+    if mib is None:
+        assert (device.name, device.memory.value) == ("Intel Max 1550, one tile", 64 * GB)
+    else:
+        assert device.memory.value == mib * 2**20
+        assert "nvidia-smi" in device.memory.source
 
 
 @pytest.mark.parametrize(("gpus", "total"), [(1, 55), (2, 111), (4, 103), (8, 174)])
@@ -86,7 +149,7 @@ def test_a_newer_generation_is_faster_in_all(name: str = "h200x2-gen") -> None:
 def test_the_shipped_generations_agree_with_the_measured_host() -> None:
     scaled, measured = load_profile("h200x2-gen5"), load_profile("h200x2-hostpath")
     for size in (10**7, 10**8):
-        of = [p.collectives.all_to_all.rate_alone(2, size) for p in (scaled, measured)]
+        of = [p.collectives.all_to_all.demand_cap(2, size) for p in (scaled, measured)]
         assert of[0] == pytest.approx(of[1], rel=0.03)
 
 
@@ -108,7 +171,39 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
     assert again.streams.wake.source == "as mine: here"
     assert again.h2d.setup.source == mine.h2d.setup.source
-    assert to_plain(again) | {"name": "mine", "streams": 0} == to_plain(mine) | {"streams": 0}
+    kept = {entry.key: entry for entry in mine.kept}
+    assert {"fingerprint", "description", "topology", "collectives.all_to_all", "streams.event"} <= set(kept)
+    assert not {"name", "streams", "streams.wake"} & set(kept)
+    assert {(entry.profile, entry.another_topology) for entry in mine.kept} == {("h200x2-hostpath", False)}
+    assert {*again.kept} == {*mine.kept, Kept("streams.wake", "mine")}
+    ignored = {"name": "mine", "streams": 0, "kept": 0}
+    assert to_plain(again) | ignored == to_plain(mine) | ignored
+
+
+def test_what_was_measured_on_another_topology_says_so(tmp_path: Path, chunkflow: Command) -> None:
+    topology = to_plain(load_profile("h200x2-gen4"))["topology"]
+    file = write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "name": "mine", "topology": topology})
+    mine, base = load_profile(file), load_profile("h200x2-hostpath")
+    kept = {entry.key: entry.another_topology for entry in mine.kept}
+    assert {key for key, another in kept.items() if another} == {
+        "description", "fingerprint", "h2d", "d2h",
+        *(f"collectives.{kind}" for kind in ("all_to_all", "all_reduce", "all_gather")),
+    }  # fmt: skip
+    said = f"measured on h200x2-hostpath, another topology: {base.collectives.all_reduce.alone.source}"
+    assert mine.collectives.all_reduce.alone.source == said
+    assert mine.h2d.setup.source == f"as h200x2-hostpath: {base.h2d.setup.source}"
+    # what is like it in turn has no other topology than it, but the tables are no truer there
+    again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
+    assert again.collectives.all_reduce.alone.source == said
+    assert {e.key: e.another_topology for e in again.kept} == kept | dict.fromkeys(
+        ({e.key for e in again.kept} - set(kept)), False
+    )
+    shown = " ".join(chunkflow("hardware", file).stdout.split())
+    assert f"collectives.all_reduce h200x2-hostpath {ANOTHER_TOPOLOGY}" in shown
+    plain = json.loads(chunkflow("hardware", file, "--json").stdout)
+    assert {"key": "fingerprint", "profile": "h200x2-hostpath", "another_topology": True} in plain["kept"]
+    assert ANOTHER_TOPOLOGY in hardware_page(mine)
+    assert ANOTHER_TOPOLOGY not in hardware_page(base)
 
 
 @pytest.mark.parametrize(

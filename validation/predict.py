@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sim.collectives import flows
+from sim.collectives import isolated_time
 from sim.config import InputError
 from sim.datasets.cases import MeasuredCase
 from sim.hardware import Profile
@@ -91,13 +91,7 @@ def kernel_times(residents: Sequence[MeasuredCase], profile: Profile) -> KernelT
 def _alone(program: Program, profile: Profile) -> dict[str, float]:
     """Seconds of each collective alone, by its name."""
     calls = {c.name: c for c in program.ranks[0].commands() if isinstance(c, Collective)}
-    return {
-        name: sum(
-            phase.latency + max(part.size / spec.cap for spec, part in phase.flows)
-            for phase in flows(profile, call.kind, call.bytes, program.world_size)
-        )
-        for name, call in calls.items()
-    }
+    return {name: isolated_time(profile, call.kind, call.bytes, program.world_size) for name, call in calls.items()}
 
 
 def _add(

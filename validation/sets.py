@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sim.config import InputError
 from sim.datasets.cases import CASES, MeasuredCase, load_cases, load_origin, load_split, references, workload_key
 from sim.datasets.probe_rows import RAW
-from sim.hardware import Profile, load_profile, shipped
+from sim.hardware import SESSION, Profile, load_profile, shipped
 from sim.models import Named, load_model
 from sim.policies import Policy, label
 from sim.shelf import is_there
@@ -41,7 +41,8 @@ class DataSet(NamedTuple):
 
     def sibling(self) -> str | None:
         """The shipped profile of the next visit to a host of this kind; after the last one comes the first."""
-        visits = [name for name in shipped() if kind(name) == kind(self.name)]
+        measured = set(shipped_sets())  # plain names stand for one of them
+        visits = [name for name in shipped() if name in measured and kind(name) == kind(self.name)]
         if visits in ([], [self.name]):
             return None
         return visits[(visits.index(self.name) + 1) % len(visits)] if self.name in visits else visits[0]
@@ -49,7 +50,7 @@ class DataSet(NamedTuple):
 
 def kind(name: str) -> str:
     """What a data set's or profile's name says of its host, without the visit."""
-    return re.sub(r"-\d{8}[a-z]$", "", name)
+    return SESSION.sub("", name)
 
 
 def visit(name: str) -> str:

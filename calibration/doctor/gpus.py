@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from calibration.doctor.findings import Finding, Severity, names
-from calibration.host import Gpu, Host
+from calibration.host import Gpu, Host, by_kind
 
 HOT = 85.0
 """GPUs slow down not far above this temperature, C."""
@@ -33,8 +33,10 @@ def check_gpus(host: Host) -> Iterator[Finding]:
             "simulating needs none; to measure, install NVIDIA's driver, or start the container with --gpus all",
         )
         return
-    first, count = host.gpus[0], len(host.gpus)
-    yield Finding("ok", "GPUs", f"{count} x {first.name}, driver {first.driver or 'unknown'}")
+    kinds = by_kind(host.gpus, lambda gpu: gpu.name)
+    said = [f"{len(gpus)} x {name}" + (f" ({names(gpus)})" if len(kinds) > 1 else "") for name, gpus in kinds.items()]
+    drivers = dict.fromkeys(gpu.driver or "unknown" for gpu in host.gpus)
+    yield Finding("ok", "GPUs", f"{', '.join(said)}, driver {' / '.join(drivers)}")
     same: dict[str, Callable[[Gpu], Any]] = {
         "names": lambda g: g.name,
         "memories": lambda g: g.memory,

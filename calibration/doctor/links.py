@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from calibration.doctor.findings import Finding, names
 from calibration.doctor.nccl import link_between
-from calibration.host import IDLE, Gpu, Host
+from calibration.host import IDLE, Gpu, Host, by_kind
 
 
 def check_links(host: Host) -> Iterator[Finding]:
@@ -50,30 +50,86 @@ def check_links(host: Host) -> Iterator[Finding]:
             yield Finding("warning", "PCIe link", f"{seen}, though not idle", advice)
     trained = host.gpus and all(g.link_width and g.link_width == g.link_width_max for g in host.gpus)
     if trained and not lowered:
-        first = host.gpus[0]
-        yield Finding("ok", "PCIe link", f"Gen{first.link_generation_max} x{first.link_width_max}, as it should be")
+        kinds = by_kind(host.gpus, lambda gpu: f"Gen{gpu.link_generation_max} x{gpu.link_width_max}")
+        said = [link + (f" ({names(gpus)})" if len(kinds) > 1 else "") for link, gpus in kinds.items()]
+        yield Finding("ok", "PCIe link", f"{', '.join(said)}, as it should be")
     if silent := [g for g in host.gpus if g.link_width is None or g.link_generation is None]:
         yield Finding("note", "PCIe link", f"{names(silent)}: not said", "only measuring copies can tell")
 
 
+SHARED: tuple[tuple[str, str, str, str], ...] = (
+    (
+        "PIX",
+        "shared uplink",
+        "are behind one PCIe switch",
+        "their copies share its uplink: calibrate with all of them, not with one",
+    ),
+    (
+        "PXB",
+        "shared uplink",
+        "are behind PCIe switches of one root port (PXB)",
+        "their copies share its uplink: calibrate with all of them, not with one",
+    ),
+    (
+        "PHB",
+        "shared root complex",
+        "share a PCIe host bridge (PHB)",
+        "their copies may share what it moves: calibrate with all of them, not with one",
+    ),
+    (
+        "NODE",
+        "shared NUMA node",
+        "are at host bridges of one NUMA node (NODE)",
+        "their copies share its memory; traffic between them goes from bridge to bridge",
+    ),
+    (
+        "SYS",
+        "shared host",
+        "reach each other over the link between NUMA nodes (SYS)",
+        "traffic between them shares that link: place the ranks that talk most on one side",
+    ),
+)
+"""How near two GPUs are in nvidia-smi's words, nearest first; the topic, what is seen and what to do."""
+
+
 def check_uplinks(host: Host) -> Iterator[Finding]:
-    """GPUs whose copies share a switch's uplink."""
-    above: dict[str, list[Gpu]] = {}
-    for gpu in host.gpus:
+    """GPUs that share a switch's uplink, a host bridge, a NUMA node or the link between nodes."""
+    above: dict[str, list[int]] = {}
+    for i, gpu in enumerate(host.gpus):
         for port in gpu.ports[2:]:
-            above.setdefault(port.bus, []).append(gpu)
-    groups = {tuple(g.index for g in gpus) for gpus in above.values() if len(gpus) > 1}
-    if not above:
-        for a in range(len(host.gpus)):
-            near = [g.index for b, g in enumerate(host.gpus) if b == a or link_between(host, a, b) in ("PIX", "PXB")]
-            groups |= {tuple(near)} if len(near) > 1 else set()
-    for group in sorted(groups):
-        yield Finding(
-            "note",
-            "shared uplink",
-            f"{', '.join(f'GPU{i}' for i in group)} are behind one PCIe switch",
-            "their copies share its uplink: calibrate with all of them, not with one",
-        )
+            above.setdefault(port.bus, []).append(i)
+    reported = {tuple(gpus) for gpus in above.values() if len(gpus) > 1}
+    for group in sorted(reported):
+        yield _shared(host, [group], *SHARED[0][1:])
+    inside: list[tuple[int, ...]] = [(i,) for i in range(len(host.gpus))]
+    for near, topic, seen, advice in SHARED:
+        groups = _groups(host, inside, near)
+        if near == "SYS":
+            for group in groups:
+                if group not in inside:
+                    yield _shared(host, [side for side in inside if {*side} <= {*group}], topic, seen, advice)
+            return
+        for group in groups:
+            behind_switches = near in ("PIX", "PXB") and above  # the kernel's list of ports says more
+            if group not in inside and group not in reported and not behind_switches:
+                yield _shared(host, [group], topic, seen, advice)
+        inside = groups
+
+
+def _groups(host: Host, inside: Sequence[tuple[int, ...]], near: str) -> list[tuple[int, ...]]:
+    """The groups `inside`, those joined of which some pair is as `near`."""
+    groups = list(inside)
+    for a, b in combinations(range(len(host.gpus)), 2):
+        if near in (link_between(host, a, b), link_between(host, b, a)):
+            joined = [g for g in groups if a in g or b in g]
+            groups = [g for g in groups if g not in joined] + [tuple(sorted(i for g in joined for i in g))]
+    return sorted(groups)
+
+
+def _shared(host: Host, sides: Sequence[Sequence[int]], topic: str, seen: str, advice: str) -> Finding:
+    """A note about the GPUs of one group, or of several that meet."""
+    shown = " and ".join(names(host.gpus[i] for i in side) for side in sides)
+    return Finding("note", topic, f"{shown} {seen}", advice)
 
 
 def check_isolation(host: Host) -> Iterator[Finding]:

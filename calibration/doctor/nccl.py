@@ -58,7 +58,11 @@ def check_collectives(host: Host) -> Iterator[Finding]:
         advice = "collectives go at the pace of the slowest pair; a profile may fit GPUs of one kind of pair better"
         yield Finding("note", "NCCL's path", "pairs of GPUs differ", advice)
     kinds = {found.kind for found in pairs}
-    switched = len(host.gpus) > 2 and kinds == {"NVLink"} and re.search(r"[HB][1238]00|H20\b", host.gpus[0].name)
+    switched = (
+        len(host.gpus) > 2
+        and kinds == {"NVLink"}
+        and all(re.search(r"[HB][1238]00|H20\b", gpu.name) for gpu in host.gpus)
+    )
     if switched and host.environment.get("NCCL_NVLS_ENABLE") != "0":
         seen = "all-reduces may be summed in the NVSwitch (NVLS)"
         yield Finding("note", "NCCL's path", seen, "NCCL_NVLS_ENABLE=0 turns that off")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from calibration.fitting.isolation import isolated_overheads
 from calibration.fitting.numbers import FitError, Fitted
-from calibration.fitting.profile import fit_plain, to_yaml
+from calibration.fitting.profile import fit_plain, number, to_yaml
 from calibration.fitting.residuals import Residual, residuals
 from calibration.fitting.selection import Rows
 from sim.config import InputError, convert
@@ -43,9 +44,17 @@ def fit_rows(
     if usable.device == "cpu":
         about = "a stand-in of CPU threads: its times mean nothing"
     plain = fit_plain(usable, name, about, said | dict(fingerprint or usable.host), load_profile(USUAL))
-    try:
-        profile = convert(plain, Profile, name)
-    except InputError as error:
-        raise FitError(f"the fitted profile is no profile: {error}") from None
+    profile = _converted(plain, name)
+    if lower := isolated_overheads(profile):
+        for kind, overhead in lower.items():
+            plain["collectives"][kind]["isolated_overhead"] = number(overhead, "")
+        profile = _converted(plain, name)
     rejected = {row.case: row.rejected or "" for row in usable.rejected}
     return Calibrated(profile, plain, residuals(usable, profile), rejected)
+
+
+def _converted(plain: dict[str, Any], name: str) -> Profile:
+    try:
+        return convert(plain, Profile, name)
+    except InputError as error:
+        raise FitError(f"the fitted profile is no profile: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,12 +41,15 @@ def fit_plain(
         device["beside_collective"] = together.beside_collective
         streams["streams.crowd_delay"] = together.crowd_delay
     beside = together.beside if together else {}
+    shown = {k: number(v, _DEVICE.get(k, "")) for k, v in device.items()}
+    if re.fullmatch(r"\d+ MiB", reported := fingerprint.get("memory", "")):  # CUDA's own count is less
+        shown["memory"] = _Line(value=reported, source="nvidia-smi, memory.total")
     return {
         "name": name,
         "description": description,
         "fingerprint": dict(fingerprint),
         "gpus": rows.gpus,
-        "device": {"name": rows.gpu} | {k: number(v, _DEVICE.get(k, "")) for k, v in device.items()},
+        "device": {"name": rows.gpu} | shown,
         "topology": _topology(shared, links, crossed(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),

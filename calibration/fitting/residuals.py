@@ -10,7 +10,7 @@ from calibration.fitting.compute import flops
 from calibration.fitting.selection import Rows
 from sim import collectives
 from sim.datasets.probe_rows import Row
-from sim.fabric import FlowSpec, weighted_max_min
+from sim.fabric import FlowSpec, rates_together
 from sim.hardware import Profile
 
 
@@ -56,7 +56,7 @@ def _copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
         if row.params["count"] > 1:  # a lone copy's time holds the events around it
             directions = row.params["directions"]
             flows = [profile.copy_flow(d, gpu) for gpu in range(row.params["ranks"]) for d in directions]
-            rates = weighted_max_min(flows, profile.capacities)
+            rates = rates_together(flows, profile.capacities)
             for direction, rate in zip(directions, rates, strict=False):
                 fitted = _copy_seconds(profile, direction, int(row.params["bytes"]), rate)
                 yield Residual(row.case, direction, rows.value(row, direction), fitted, "s")
@@ -94,7 +94,7 @@ def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
     flows: list[FlowSpec] = [flow for flow, _ in phase.flows]
     if copies:
         flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
-    rates = weighted_max_min(flows, profile.capacities)
+    rates = rates_together(flows, profile.capacities)
     _, size, rate = max((p.size / rate, p.size, rate) for (_, p), rate in zip(phase.flows, rates, strict=False))
     return _Moving(phase.latency, size, rate, rates[-1])
 
@@ -102,8 +102,9 @@ def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
 def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("collective"):
         if row.params["collective"] in KINDS:
-            found = _moving(profile, row, None)
-            fitted = found.latency + found.size / found.rate
+            fitted = collectives.isolated_time(
+                profile, row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])
+            )
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
 
 

@@ -4,8 +4,8 @@ Every piece may be missing (containers and virtual machines show little): a miss
 Nothing here changes a setting.
 """
 
-from calibration.host.facts import Gpu, Host, Port, Torch
+from calibration.host.facts import Gpu, Host, Port, Torch, by_kind
 from calibration.host.inspection import fingerprint, inspect, now
 from calibration.host.sampler import IDLE, Sampler
 
-__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "fingerprint", "inspect", "now"]
+__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "by_kind", "fingerprint", "inspect", "now"]

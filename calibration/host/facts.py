@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
 import msgspec
+
+K = TypeVar("K")
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +64,14 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """What the IOMMU does to its transfers: identity, or DMA and DMA-FQ (it translates)."""
     processes: tuple[int, ...] = ()
     """Process numbers that use it."""
+
+
+def by_kind(gpus: Sequence[Gpu], kind: Callable[[Gpu], K]) -> dict[K, list[Gpu]]:
+    """GPUs that are alike in `kind`, such as their names; in the order of the first of each."""
+    kinds: dict[K, list[Gpu]] = {}
+    for gpu in gpus:
+        kinds.setdefault(kind(gpu), []).append(gpu)
+    return kinds
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import msgspec
 
 from calibration.host import kernel
 from calibration.host.asking import read, run
-from calibration.host.facts import Host, Torch
+from calibration.host.facts import Host, Torch, by_kind
 from calibration.host.nvidia_smi import GPU_FIELDS, known_fields, parse_gpus, parse_peers, parse_topology, query
 
 ENVIRONMENT = ("NCCL_", "CUDA_", "PYTORCH_", "TORCH_NCCL_")
@@ -87,9 +87,11 @@ def inspect() -> Host:
 def fingerprint(host: Host) -> dict[str, str]:
     """What tells this host and its software from others, as a profile's `fingerprint` holds it."""
     first = host.gpus[0] if host.gpus else None
+    kinds = by_kind(host.gpus, lambda gpu: gpu.name)
+    links = dict.fromkeys(f"PCIe Gen{gpu.link_generation_max} x{gpu.link_width_max}" for gpu in host.gpus)
     hardware = {
-        "gpu": f"{len(host.gpus)} x {first.name}" if first else "none",
-        "link": f"PCIe Gen{first.link_generation_max} x{first.link_width_max}" if first else "none",
+        "gpu": " + ".join(f"{len(gpus)} x {name}" for name, gpus in kinds.items()) or "none",
+        "link": " / ".join(links) or "none",
         "peers": " / ".join(sorted({c for row in host.links for c in row if c != "X"})) or "none",
         "power limit": " / ".join(sorted({f"{g.power_limit:g} W" for g in host.gpus if g.power_limit})) or "unknown",
         "cpu": f"{host.cpu or 'unknown'}, {host.cpus} processors, {host.numa_nodes} NUMA nodes",
@@ -104,7 +106,9 @@ def fingerprint(host: Host) -> dict[str, str]:
         **{name: version for name, version in host.packages.items() if "nccl" not in name},
         "environment": " ".join(f"{k}={v}" for k, v in host.environment.items() if k.startswith("NCCL_")) or "default",
     }
-    return {**hardware, "host": digest, **software}
+    memory = {f"{g.memory:g} MiB" for g in host.gpus if g.memory}
+    reported = {"memory": " / ".join(sorted(memory))} if memory else {}
+    return {**hardware, **reported, "host": digest, **software}
 
 
 def now() -> str:

@@ -89,11 +89,23 @@ def parse_peers(text: str, gpus: int) -> tuple[tuple[str, ...], ...]:
 
 
 def _matrix(text: str, gpus: int) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a matrix as nvidia-smi prints it: cells between tabs, the header underlined."""
-    lines = [[c.strip() for c in line.split("\t")] for line in re.sub(r"\x1b\[\d*m", "", text).splitlines()]
+    """Header and rows of a matrix as nvidia-smi prints it: cells between tabs, the header underlined.
+
+    Where a terminal or a report has made spaces of the tabs, cells are between two and more of them.
+    """
+    plain = re.sub(r"\x1b\[\d*m", "", text)
+    lines = [_cells(line, "\t" in plain) for line in plain.splitlines()]
     header = next((cells for cells in lines if cells[:2] == ["", "GPU0"]), [])
     rows = [cells for cells in lines if re.fullmatch(r"GPU\d+", cells[0]) and len(cells) > gpus]
     return (header, rows) if header and len(rows) == gpus else ([], [])
+
+
+def _cells(line: str, tabs: bool) -> list[str]:
+    """Cells of a line; the header's first one is empty."""
+    if tabs:
+        return [cell.strip() for cell in line.split("\t")]
+    cells = re.split(r" {2,}", line.strip())
+    return ["", *cells] if cells[0] == "GPU0" and cells[1:2] != ["X"] else cells
 
 
 def query(fields: Sequence[str]) -> tuple[str, str]:

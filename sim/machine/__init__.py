@@ -156,7 +156,7 @@ class _Run:
         meeting.arrived.append(rank.number)
         if len(meeting.arrived) == len(self.ranks):
             meeting.ready = self.env.now
-            self.env.process(self._move(self.env, self.fabric, command, meeting))
+            self.env.process(self._move(command, meeting))
         yield meeting.done[rank.number]
         self._span(rank, command, start, meeting.ready, self._alone(command))
 
@@ -223,15 +223,16 @@ class _Run:
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:
         self.spans.append(Span(rank.number, command, start, ready, self.env.now, alone))
 
-    def _move(self, env: Environment, fabric: Fabric, command: Collective, meeting: Meeting) -> Steps:
+    def _move(self, command: Collective, meeting: Meeting) -> Steps:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
+        env, fabric = self.env, self.fabric
         *before, last = self._flows_of(command) or [collectives.PhaseFlows(0.0, ())]
         for phase in before:
             yield env.timeout(phase.latency)
-            self._moves(env, meeting)
+            self._moves(meeting)
             yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
         yield env.timeout(last.latency)
-        self._moves(env, meeting)
+        self._moves(meeting)
         left = [0] * len(self.ranks)
         for spec, part in last.flows:
             done = fabric.transfer(spec, part.size).done
@@ -250,12 +251,11 @@ class _Run:
             if left[rank] == 0:
                 event.succeed()
 
-    def _moves(self, env: Environment, meeting: Meeting) -> None:
-        """Let the ranks know that `meeting` moves data now, unless its time alone is being found."""
-        if env is self.env:
-            for rank in self.ranks:
-                moving = [m for m in rank.moving if m is not meeting and not m.done[rank.number].triggered]
-                rank.moving = [*moving, meeting]
+    def _moves(self, meeting: Meeting) -> None:
+        """Let the ranks know that `meeting` moves data now."""
+        for rank in self.ranks:
+            moving = [m for m in rank.moving if m is not meeting and not m.done[rank.number].triggered]
+            rank.moving = [*moving, meeting]
 
     def _flows_of(self, command: Collective) -> list[collectives.PhaseFlows]:
         key = (command.kind, command.bytes)
@@ -265,15 +265,11 @@ class _Run:
         return self.flows[key]
 
     def _alone(self, command: Collective) -> float:
-        """Duration on an idle fabric with all ranks arriving together: simulated with the same flows."""
+        """Duration on an idle host with all ranks arriving together."""
         key = (command.kind, command.bytes)
         if key not in self.alone:
-            env = Environment()
-            fabric = Fabric(env, self.profile.capacities, self.rate_law)
-            meeting = Meeting(env, command.kind, len(self.ranks))
-            env.process(self._move(env, fabric, command, meeting))
-            env.run()
-            self.alone[key] = env.now
+            ranks = len(self.ranks)
+            self.alone[key] = collectives.isolated_time(self.profile, command.kind, command.bytes, ranks, self.rate_law)
         return self.alone[key]
 
     def _check_finished(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from sim.hardware import Profile
 from sim.output import write_atomically
 from sim.report.html import Cell, Panel, Panels, Section, Table, page
-from sim.report.numbers import numbers, shown
+from sim.report.numbers import ANOTHER_TOPOLOGY, numbers, shown
 from sim.report.topology_place import Placer
 from sim.report.topology_plan import Join, Plan, plan
 from sim.report.topology_svg import SMALLEST, STYLE, legend, svg
@@ -43,6 +43,7 @@ def hardware_page(profile: Profile) -> str:
         ),
         Section("Rates", "GB/s of each GPU, all flows in flight.", _rates(profile, met)),
         Section("Ways", _WAYS, _ways(profile)),
+        *_kept(profile),
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),
     ]
     facts = {
@@ -52,6 +53,17 @@ def hardware_page(profile: Profile) -> str:
         "chunkflow-sim": version("chunkflow-sim"),
     }
     return page(profile.name, profile.description, sections, facts, style=STYLE + _STYLE)
+
+
+def _kept(profile: Profile) -> list[Section]:
+    """What the profile has from the one that it is like."""
+    if not profile.kept:
+        return []
+    rows: list[list[Cell]] = [
+        [kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else ""] for kept in profile.kept
+    ]
+    words = "This profile is like another one. What it does not give itself is from there."
+    return [Section("Kept from another profile", words, Table(["kept", "from", ""], rows))]
 
 
 # ---- words ----

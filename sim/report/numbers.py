@@ -11,6 +11,9 @@ from sim.hardware import AloneTime, Profile
 from sim.steady import gb
 from sim.units import Bandwidth, Bytes, FlopRate, Seconds, show_bytes, show_seconds
 
+ANOTHER_TOPOLOGY = "of another topology than this profile has"
+"""Said of what a profile keeps of another one though it gives a topology of its own."""
+
 
 class Listed(NamedTuple):
     """A value of a profile at its key path; `source` is empty for what is no number."""
@@ -24,7 +27,7 @@ class Listed(NamedTuple):
 def numbers(profile: Profile) -> Iterator[Listed]:
     """All that a profile holds, but for its name and description, in its order."""
     for field in msgspec.structs.fields(profile):
-        if field.name not in ("name", "description"):
+        if field.name not in ("name", "description", "kept"):
             yield from _walk(field.name, getattr(profile, field.name))
 
 

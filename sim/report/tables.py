@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from sim import policies, units
-from sim.hardware import AloneTime, Profile
+from sim.hardware import AloneTime, Profile, is_session
 from sim.models import Model, block_bytes, parameters
-from sim.report.numbers import numbers
+from sim.report.numbers import ANOTHER_TOPOLOGY, numbers
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
 from sim.why import WORDS, Waterfall
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sim.datasets.cases import MeasuredCase
     from sim.explain import Explanation
     from sim.ledger import Row
+    from sim.profile_check import Check
 
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
@@ -188,12 +189,15 @@ def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 def print_profiles(profiles: Iterable[Profile]) -> None:
-    """One line a profile."""
-    made = table("profile", "GPUs", "H2D", title="hardware profiles")
-    made.add_column("", style="dim")
-    for profile in profiles:
-        made.add_row(profile.name, str(profile.gpus), f"{profile.h2d.cap.value / 1e9:.1f} GB/s", profile.description)
-    show(made)
+    """One line a profile: hosts by their plain names first, then measurement sessions."""
+    shown = list(profiles)
+    for title, sessions in (("hardware profiles", False), ("measurement sessions", True)):
+        made = table("profile", "GPUs", "H2D", title=title)
+        made.add_column("", style="dim")
+        for p in shown:
+            if is_session(p.name) is sessions:
+                made.add_row(p.name, str(p.gpus), f"{p.h2d.cap.value / 1e9:.1f} GB/s", p.description)
+        show(made)
 
 
 def print_profile(profile: Profile) -> None:
@@ -208,6 +212,30 @@ def print_profile(profile: Profile) -> None:
         else:
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
         made.add_row(path, shown, source)
+    show(made)
+    if profile.kept:
+        print_kept(profile)
+
+
+def print_kept(profile: Profile) -> None:
+    """What a profile has from the one that it is like."""
+    made = table("kept", "from", title="as in another profile")
+    made.add_column("", style="dim")
+    for kept in profile.kept:
+        made.add_row(kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else "")
+    show(made)
+
+
+def print_check(profile: Profile, checks: Sequence[Check]) -> None:
+    """Tables of times alone beside what is simulated, the worst row of each, and what contradicts."""
+    made = table("table", "rows", "largest error", title=f"{profile.name}: collectives alone, simulated against tables")
+    made.add_column("", style="dim")
+    for name in dict.fromkeys(check.table for check in checks):
+        rows = [check for check in checks if check.table == name]
+        worst = max(rows, key=lambda check: abs(check.error))
+        wrong = sum(check.contradicts for check in rows)
+        said = f"{wrong} contradict the resources" if wrong else ""
+        made.add_row(name, str(len(rows)), f"{100 * worst.error:+.2f} %", said)
     show(made)
 
 
