@@ -52,6 +52,13 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
+_RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="chunkflow-sim")
 def main() -> None:
@@ -213,8 +220,11 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@click.option("--recompute", is_flag=True, help=_RECOMPUTE)
 @_guarded
-def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None) -> None:
+def sweep(
+    file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None, recompute: bool
+) -> None:
     """Simulate the scenario FILE at every combination of values and print one row each.
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
@@ -223,14 +233,14 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
     from sim.sweep import parse_axes, points
 
     axes = parse_axes(settings)
-    chosen = points(read_plain(file), axes, str(file))
+    chosen = points(read_plain(file), axes, str(file), _note)
 
     def page(html: Path, rows: Sequence[Row]) -> None:
         from sim.report.sweep_page import write_page
 
         write_page(html, str(file), chosen, rows)
 
-    _run_points(file.name, chosen, out, html, workers, page)
+    _run_points(file.name, chosen, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -238,8 +248,9 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@click.option("--recompute", is_flag=True, help=_RECOMPUTE)
 @_guarded
-def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None) -> None:
+def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None, recompute: bool) -> None:
     """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
     from sim.experiment import load_experiment, shipped
     from sim.report.tables import print_experiments
@@ -255,7 +266,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
         write_experiment(html, chosen, points, rows)
 
-    _run_points(name, points, out, html, workers, page)
+    _run_points(name, points, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -484,6 +495,7 @@ def _run_points(
     out: Path | None,
     html: Path | None,
     workers: int | None,
+    recompute: bool,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
@@ -493,7 +505,7 @@ def _run_points(
 
     try:
         with Workers(workers) as pool, progress(len(points), "points") as advance:
-            rows = run_sweep(points, pool, out, advance)
+            rows = run_sweep(points, pool, out, advance, recompute, _note)
     except KeyboardInterrupt:
         kept = f": {out} holds the points that have finished, the same command goes on from there" if out else ""
         raise _Failure(f"stopped{kept}") from None

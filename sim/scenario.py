@@ -66,10 +66,14 @@ class Scenario(Config, frozen=True):
     def profile(self, source: str = "scenario") -> Profile:
         """The hardware profile. Raises `InputError`, of `source` where it has too few GPUs."""
         profile = load_profile(self.hardware)
+        self.check(profile, source)
+        return profile
+
+    def check(self, profile: Profile, source: str = "scenario") -> None:
+        """Raise `InputError` of `source` where `profile` has too few GPUs."""
         if self.world_size > profile.gpus:
             problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
             raise InputError(source, "world_size", problem)
-        return profile
 
     def program(self) -> Program:
         """What the policy makes of the workload."""

@@ -227,8 +227,8 @@ class _Worker:
         terminal = os.dup(2) if _is_open(2) else os.open(os.devnull, os.O_WRONLY)
         try:
             handed = (theirs.fileno(), terminal)
-            # The traceback of a worker that fails to start is read, not shown. Nothing is written to its standard input,
-            # which ends when this process does.
+            # The traceback of a worker that fails to start is read, not shown. Nothing is written to its standard
+            # input, which ends when this process does.
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _COMMAND, *map(str, handed), root, *_module_path(root)],
                 stdin=subprocess.PIPE,
