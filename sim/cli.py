@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+
+try:  # until this module is there, Ctrl-C ends the process without a traceback
+    _usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+except ValueError:  # only the main thread hears of it
+    _usual = None
+
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+if _usual is not None:
+    signal.signal(signal.SIGINT, _usual)
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
@@ -229,18 +240,19 @@ def sweep(
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    from sim.scenario import read_plain
-    from sim.sweep import parse_axes, points
+    with _resumable(out):
+        from sim.scenario import read_plain
+        from sim.sweep import parse_axes, points
 
-    axes = parse_axes(settings)
-    chosen = points(read_plain(file), axes, str(file), _note)
+        axes = parse_axes(settings)
+        chosen = points(read_plain(file), axes, str(file), _note)
 
-    def page(html: Path, rows: Sequence[Row]) -> None:
-        from sim.report.sweep_page import write_page
+        def page(html: Path, rows: Sequence[Row]) -> None:
+            from sim.report.sweep_page import write_page
 
-        write_page(html, str(file), chosen, rows)
+            write_page(html, str(file), chosen, rows)
 
-    _run_points(file.name, chosen, out, html, workers, recompute, page)
+        _run_points(file.name, chosen, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -258,15 +270,16 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
     if name is None:
         print_experiments({n: load_experiment(n).title for n in shipped()})
         return
-    chosen = load_experiment(name)
-    points = chosen.points(name)
+    with _resumable(out):
+        chosen = load_experiment(name)
+        points = chosen.points(name)
 
-    def page(html: Path, rows: Sequence[Row]) -> None:
-        from sim.report.sweep_page import write_experiment
+        def page(html: Path, rows: Sequence[Row]) -> None:
+            from sim.report.sweep_page import write_experiment
 
-        write_experiment(html, chosen, points, rows)
+            write_experiment(html, chosen, points, rows)
 
-    _run_points(name, points, out, html, workers, recompute, page)
+        _run_points(name, points, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -489,6 +502,17 @@ def _simulate(file: Path) -> Result:
     return simulate(scenario, scenario.profile(str(file)))
 
 
+@contextmanager
+def _resumable(out: Path | None) -> Iterator[None]:
+    """Let Ctrl-C end a sweep with a message that says what becomes of its rows."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would break off the message
+        kept = f": {out} holds the points that have finished, the same command goes on from there"
+        raise _Failure(f"stopped{kept if out and out.exists() else ''}") from None
+
+
 def _run_points(
     name: str,
     points: Sequence[Point],
@@ -503,12 +527,8 @@ def _run_points(
     from sim.sweep import sweep as run_sweep
     from sim.workers import Workers
 
-    try:
-        with Workers(workers) as pool, progress(len(points), "points") as advance:
-            rows = run_sweep(points, pool, out, advance, recompute, _note)
-    except KeyboardInterrupt:
-        kept = f": {out} holds the points that have finished, the same command goes on from there" if out else ""
-        raise _Failure(f"stopped{kept}") from None
+    with Workers(workers) as pool, progress(len(points), "points") as advance:
+        rows = run_sweep(points, pool, out, advance, recompute, _note)
     print_sweep(name, rows)
     if html is not None:
         write_page(html, rows)

@@ -161,7 +161,7 @@ def points(
 
 
 class _Read(NamedTuple):
-    """What has been read, by the names that scenarios give, so that it is read once: profiles, their digests, models."""
+    """What has been read, by the names that scenarios give: profiles, their digests, models. Each is read once."""
 
     profiles: dict[str, Profile]
     digests: dict[str, str]
@@ -210,10 +210,8 @@ def _inapplicable(data: dict[str, Any], source: str) -> list[str]:
         InputError: no policy has such a key.
     """
     policy = data.get("policy")
-    if (
-        not isinstance(policy, dict) or (known := fields_of(policy.get("kind"))) is None
-    ):  # wrong, and said so where the point is read
-        return []
+    if not isinstance(policy, dict) or (known := fields_of(policy.get("kind"))) is None:
+        return []  # wrong, and said so where the point is read
     every = all_fields()
     for key in policy:
         if key not in every:
@@ -234,11 +232,16 @@ class Outcome(NamedTuple):
     failure: Failure = ""
 
 
+_MEMORY_FULL = Outcome({}, "the memory is full", "environment")
+
+
 def run_point(job: Job) -> Outcome:
     """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points go on."""
     try:
         metrics = cast(Mapping[str, Any], job.simulate().metrics)
-    except (MemoryError, OSError, StaleCodeError) as error:
+    except MemoryError:
+        return _MEMORY_FULL  # made before: there is nothing left to make it of
+    except (OSError, StaleCodeError) as error:
         return _environment(error)
     except (InputError, ValueError, RuntimeError) as error:
         return Outcome({}, _line(str(error)), "scenario")
@@ -247,9 +250,8 @@ def run_point(job: Job) -> Outcome:
     return Outcome({name: metrics[name] for name in FIGURES})
 
 
-def _environment(error: BaseException) -> Outcome:
-    said = "the memory is full" if isinstance(error, MemoryError) else str(error)
-    return Outcome({}, _line(said) or type(error).__name__, "environment")
+def _environment(error: Exception) -> Outcome:
+    return Outcome({}, _line(str(error)) or type(error).__name__, "environment")
 
 
 def _line(text: str) -> str:
@@ -308,6 +310,8 @@ def _results(chosen: Sequence[Point], todo: Sequence[int], executor: Executor | 
             raise
         except BrokenExecutor:
             outcome = Outcome({}, DIED, "environment")
+        except MemoryError:
+            outcome = _MEMORY_FULL
         except Exception as error:  # of the executor: `run_point` raises none
             outcome = _environment(error)
         yield running[future], outcome

@@ -288,13 +288,14 @@ def spawn_main(pipe: int, terminal: int) -> None:
     os.set_inheritable(pipe, False)
     os.dup2(terminal, 2)
     os.close(terminal)
-    connection.send_bytes(b"")
-    while True:
-        try:
-            content = connection.recv_bytes()
-        except EOFError:
-            return
-        connection.send_bytes(_answer(content))
+    try:
+        connection.send_bytes(b"")
+        while True:
+            connection.send_bytes(_answer(connection.recv_bytes()))
+    except EOFError:
+        return
+    except (OSError, MemoryError):  # nobody listens, or there is no memory to say that there is none
+        os._exit(1)
 
 
 def _end_with_parent() -> None:
@@ -303,11 +304,16 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+_MEMORY_FULL = pickle.dumps((False, MemoryError()))
+
+
 def _answer(content: bytes) -> bytes:
     """(True, result) or (False, exception) of a call, both pickled."""
     try:
         function, args, kwargs = pickle.loads(content)
         return pickle.dumps((True, function(*args, **kwargs)))
+    except MemoryError:
+        return _MEMORY_FULL
     except BaseException as error:
         error.add_note(f"in a worker process:\n{traceback.format_exc()}")
         try:
