@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
@@ -52,11 +53,19 @@ def parse_axis(text: str) -> tuple[str, list[object]]:
     path = path.strip()
     if not equals or not path or not given.strip():
         raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
+    return path, parse_values(given, "--set", text)
+
+
+def parse_values(given: str, source: str, path: str) -> list[object]:
+    """Read the values of an axis: a list "a,b,c", or a range. Raises `InputError` of `source` and `path`."""
     values: list[object] = []
-    for item in _items(given):
-        match = _RANGE.fullmatch(item.strip())
-        values += _range(text, *match.groups()) if match else [_scalar(text, item.strip())]
-    return path, values
+    try:
+        for item in _items(given):
+            match = _RANGE.fullmatch(item.strip())
+            values += _range(given, *match.groups()) if match else [_scalar(given, item.strip())]
+    except InputError as error:
+        raise InputError(source, path, error.problem) from None
+    return values
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
@@ -104,13 +113,22 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
 
 
 def _number(axis: str, text: str) -> Decimal:
-    for kind in units.QUANTITIES:
+    if (found := number(text)) is None:
+        raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
+    return found
+
+
+def number(value: object) -> Decimal | None:
+    """The number that `value` is, in SI units where it is text with a unit; None for what is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(repr(value)) if math.isfinite(value) else None
+    for kind in units.QUANTITIES if isinstance(value, str) else ():
         try:
-            quantity = units.parse(kind, text)
+            quantity = units.parse(kind, value)
         except ValueError:
             continue
         return Decimal(repr(units.plain(quantity)))
-    raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
+    return None
 
 
 def points(
