@@ -27,8 +27,8 @@ class Experiment(Config, frozen=True):
     axes: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: tuple[Setting, ...] = ()
 
-    def points(self, source: str) -> list[Point]:
-        """All points, checked. Raises `InputError`."""
+    def points(self, source: str, fitting: bool = True) -> list[Point]:
+        """All points, checked as `sim.sweep.points` does. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
             axes[_CASE] = list(self.cases)
@@ -41,7 +41,7 @@ class Experiment(Config, frozen=True):
             raise InputError(source, "x", f"is {self.x!r}, which is {known}")
         if self.plot == "curves":
             self._check_numbers(axes[self.x], source)
-        return points(self.scenario, axes, source)
+        return points(self.scenario, axes, source, fitting=fitting)
 
     def _check_numbers(self, values: list[object], source: str) -> None:
         """Raise `InputError` for what a curve cannot be drawn over."""

@@ -132,13 +132,18 @@ def number(value: object) -> Decimal | None:
 
 
 def points(
-    data: Mapping[str, Any], axes: Axes, source: str = "scenario", note: Callable[[str], None] = lambda text: None
+    data: Mapping[str, Any],
+    axes: Axes,
+    source: str = "scenario",
+    note: Callable[[str], None] = lambda text: None,
+    fitting: bool = True,
 ) -> list[Point]:
     """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
 
     A value of any axis may be a `Setting`: several keys that change together, shown by its name. Where kinds of policy
     are swept, a key that only others of them have is left out of a point, and `note` is told so once a key. Hardware
-    profiles and models are read here, once each, and go with the points.
+    profiles and models are read here, once each, and go with the points. Unless `fitting`, ranks may be more than the
+    profile has GPUs: such points are not for this simulator.
     """
     if not isinstance(data, Mapping):
         raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
@@ -171,7 +176,7 @@ def points(
         if key in seen:
             continue
         seen.add(key)
-        identity, job = read.job(point, where)
+        identity, job = read.job(point, where, fitting)
         made.append(Point({k: chosen.get(k) for k in axes}, point, identity._replace(scenario=digest(key)), job))
     for path, kinds in dropped.items():
         note(f"{path} is left out where policy.kind is {' or '.join(kinds)}, which has no such key")
@@ -185,7 +190,7 @@ class _Read(NamedTuple):
     digests: dict[str, str]
     models: dict[str, dict[str, Model]]
 
-    def job(self, data: dict[str, Any], source: str) -> tuple[Identity, Job]:
+    def job(self, data: dict[str, Any], source: str, fitting: bool) -> tuple[Identity, Job]:
         """What is run for plain scenario data, and of which content it is. Raises `InputError`."""
         workload = data.get("workload")
         model = repr(workload.get("model")) if isinstance(workload, Mapping) else ""
@@ -195,7 +200,8 @@ class _Read(NamedTuple):
         if name not in self.profiles:
             self.profiles[name] = load_profile(name)
             self.digests[name] = profile_digest(self.profiles[name])
-        scenario.check(self.profiles[name], source)
+        if fitting:
+            scenario.check(self.profiles[name], source)
         job = Job(scenario, self.profiles[name], used, CODE)
         return Identity("", self.digests[name], models_digest(used), CODE), job
 
