@@ -48,8 +48,8 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
     if isinstance(data, dict) and "scenario" in data:
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
-        return [p.data for p in load_experiment(str(file)).points(str(file))]
-    return [p.data for p in points(data, parse_axes(settings), str(file))]
+        return [p.data for p in load_experiment(str(file)).points(str(file), fitting=False)]
+    return [p.data for p in points(data, parse_axes(settings), str(file), fitting=False)]
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:

@@ -7,8 +7,7 @@ result.metrics["step_time_s"]
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than all else here
 if TYPE_CHECKING:
     from sim.config import InputError
     from sim.hardware import Profile, load_profile

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+
+try:  # until this module is there, Ctrl-C ends the process without a traceback
+    _usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
+except ValueError:  # only the main thread hears of it
+    _usual = None
+
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+
+if _usual is not None:
+    signal.signal(signal.SIGINT, _usual)
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
@@ -51,6 +62,13 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise _Failure("the memory is full: take fewer layers or steps, or larger chunks") from None
 
     return guarded
+
+
+_RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."
+
+
+def _note(text: str) -> None:
+    click.echo(f"note: {text}", err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -224,24 +242,28 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@click.option("--recompute", is_flag=True, help=_RECOMPUTE)
 @_guarded
-def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None) -> None:
+def sweep(
+    file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None, recompute: bool
+) -> None:
     """Simulate the scenario FILE at every combination of values and print one row each.
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    from sim.scenario import read_plain
-    from sim.sweep import parse_axes, points
+    with _resumable(out):
+        from sim.scenario import read_plain
+        from sim.sweep import parse_axes, points
 
-    axes = parse_axes(settings)
-    chosen = points(read_plain(file), axes, str(file))
+        axes = parse_axes(settings)
+        chosen = points(read_plain(file), axes, str(file), _note)
 
-    def page(html: Path, rows: Sequence[Row]) -> None:
-        from sim.report.sweep_page import write_page
+        def page(html: Path, rows: Sequence[Row]) -> None:
+            from sim.report.sweep_page import write_page
 
-        write_page(html, str(file), chosen, rows)
+            write_page(html, str(file), chosen, rows)
 
-    _run_points(file.name, chosen, out, html, workers, page)
+        _run_points(file.name, chosen, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -249,8 +271,9 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@click.option("--recompute", is_flag=True, help=_RECOMPUTE)
 @_guarded
-def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None) -> None:
+def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None, recompute: bool) -> None:
     """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
     from sim.experiment import load_experiment, shipped
     from sim.report.tables import print_experiments
@@ -258,15 +281,16 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
     if name is None:
         print_experiments({n: load_experiment(n).title for n in shipped()})
         return
-    chosen = load_experiment(name)
-    points = chosen.points(name)
+    with _resumable(out):
+        chosen = load_experiment(name)
+        points = chosen.points(name)
 
-    def page(html: Path, rows: Sequence[Row]) -> None:
-        from sim.report.sweep_page import write_experiment
+        def page(html: Path, rows: Sequence[Row]) -> None:
+            from sim.report.sweep_page import write_experiment
 
-        write_experiment(html, chosen, points, rows)
+            write_experiment(html, chosen, points, rows)
 
-    _run_points(name, points, out, html, workers, page)
+        _run_points(name, points, out, html, workers, recompute, page)
 
 
 @main.command()
@@ -511,12 +535,24 @@ def _simulate(file: Path) -> Result:
     return simulate(scenario, scenario.profile(str(file)))
 
 
+@contextmanager
+def _resumable(out: Path | None) -> Iterator[None]:
+    """Let Ctrl-C end a sweep with a message that says what becomes of its rows."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would break off the message
+        kept = f": {out} holds the points that have finished, the same command goes on from there"
+        raise _Failure(f"stopped{kept if out and out.exists() else ''}") from None
+
+
 def _run_points(
     name: str,
     points: Sequence[Point],
     out: Path | None,
     html: Path | None,
     workers: int | None,
+    recompute: bool,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
@@ -524,12 +560,8 @@ def _run_points(
     from sim.sweep import sweep as run_sweep
     from sim.workers import Workers
 
-    try:
-        with Workers(workers) as pool, progress(len(points), "points") as advance:
-            rows = run_sweep(points, pool, out, advance)
-    except KeyboardInterrupt:
-        kept = f": {out} holds the points that have finished, the same command goes on from there" if out else ""
-        raise _Failure(f"stopped{kept}") from None
+    with Workers(workers) as pool, progress(len(points), "points") as advance:
+        rows = run_sweep(points, pool, out, advance, recompute, _note)
     print_sweep(name, rows)
     if html is not None:
         write_page(html, rows)

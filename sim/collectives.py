@@ -21,7 +21,7 @@ Algorithms:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from sim.config import InputError
 from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
@@ -180,6 +180,12 @@ def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part)
         for other, factor in cls.beside.items()
     )
     return spec._replace(marks=marks, beside=beside)
+
+
+def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:
+    """Kinds of collective that need domains of one size on `profile`."""
+    kinds: tuple[CollectiveKind, ...] = get_args(CollectiveKind)
+    return {kind for kind in kinds if algorithm_of(profile.collective_class(kind), kind) == "hierarchical"}
 
 
 def domains_of(profile: Profile, world_size: int) -> tuple[tuple[int, ...], ...]:

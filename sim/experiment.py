@@ -9,13 +9,14 @@ import msgspec
 from sim.config import Config, InputError, convert, read_yaml
 from sim.ledger import Point
 from sim.shelf import Shelf
-from sim.sweep import Setting, parse_axis, points
+from sim.sweep import Setting, number, parse_values, points
 
 
 class Experiment(Config, frozen=True):
     """What an experiment's file holds.
 
-    `x` is the axis to plot against; `axes` are lists, or text as `sweep --set` takes it.
+    `x` is the axis to plot against; `axes` are lists, or text as `sweep --set` takes it. `plot: curves` needs numbers,
+    or quantities with a unit, on `x`.
     """
 
     title: str
@@ -26,19 +27,46 @@ class Experiment(Config, frozen=True):
     axes: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: tuple[Setting, ...] = ()
 
-    def points(self, source: str) -> list[Point]:
-        """All points, checked. Raises `InputError`."""
+    def points(self, source: str, fitting: bool = True) -> list[Point]:
+        """All points, checked as `sim.sweep.points` does. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
-            axes["case"] = list(self.cases)
+            axes[_CASE] = list(self.cases)
         for path, values in self.axes.items():
-            try:
-                axes[path] = values if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
-            except InputError as error:
-                raise InputError(source, f"axes.{path}", error.problem) from None
+            if path in axes:
+                raise InputError(source, f"axes.{path}", "is the axis of the cases: give this one another name")
+            axes[path] = _values(values, source, f"axes.{path}")
         if self.x not in axes:
-            raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {', '.join(axes)}")
-        return points(self.scenario, axes, source)
+            known = f"none of the axes: {', '.join(axes)}" if axes else "no axis: there are neither axes nor cases"
+            raise InputError(source, "x", f"is {self.x!r}, which is {known}")
+        if self.plot == "curves":
+            self._check_numbers(axes[self.x], source)
+        return points(self.scenario, axes, source, fitting=fitting)
+
+    def _check_numbers(self, values: list[object], source: str) -> None:
+        """Raise `InputError` for what a curve cannot be drawn over."""
+        for i, value in enumerate(values):
+            if isinstance(value, Setting):
+                raise InputError(source, "plot", f"curves need numbers on x, not the names of cases: {_BARS}")
+            if number(value) is None:
+                where = f"axes.{self.x}[{i}]" if isinstance(self.axes[self.x], list) else f"axes.{self.x}"
+                raise InputError(source, where, f"is {value!r}: plot: curves needs numbers on x; {_BARS}")
+
+
+_CASE = "case"
+_BARS = "plot: bars shows any values"
+
+
+def _values(given: object, source: str, path: str) -> list[object]:
+    if isinstance(given, list):
+        if not given:
+            raise InputError(source, path, "has no values")
+        return given
+    if isinstance(given, str):
+        return parse_values(given, source, path)
+    if isinstance(given, int | float):
+        return [given]
+    raise InputError(source, path, "expected a list of values, or text such as 1MiB..256MiB:x2")
 
 
 _SHELF = Shelf("experiments", "experiment")

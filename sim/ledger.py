@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
 from sim.config import InputError
+from sim.job import Identity, Job
 from sim.metrics import SCHEMA_VERSION
 from sim.output import append, naming, open_alone, write_atomically
 
@@ -28,45 +33,57 @@ FIGURES = (
 )
 """The metrics in each row."""
 
+Failure = Literal["", "scenario", "environment"]
+"""What made a point fail: it would again (scenario), or may not next time (environment: memory, files, processes)."""
+
 DIED = "its worker process died: killed, or out of memory"
-"""The error of a point that took its worker with it; another run of the sweep tries it again."""
+"""The error of a point that took its worker with it."""
 
 
 class Point(NamedTuple):
     """One scenario of a sweep: the values on its axes (None where its policy has no such key) and its plain data.
 
-    `identity` is a hash of all that its figures follow from: the data, and the content of its hardware profile.
+    `job` is what is run: the scenario with the content of all files that it names. `identity` says of which content
+    its figures are.
     """
 
     values: dict[str, object]
     data: dict[str, Any]
-    identity: str
+    identity: Identity
+    job: Job
 
 
 class Row(NamedTuple):
-    """The figures of one point (SI units); `error` says why there are none."""
+    """The figures of one point (SI units); `error` says why there are none, `failure` whether that may pass."""
 
     values: dict[str, object]
     figures: dict[str, float]
     error: str = ""
+    failure: Failure = ""
 
 
 class Ledger:
     """The rows of `points` in `file`, which is made with its folders if it is missing. A context manager.
 
-    `done` holds rows by number of their point, as the file had them. Rows are added in any order, each by one write;
-    `finish` puts them in the order of the points. A half-written last line is cut off. The file is held until the end.
+    `done` holds rows by number of their point, as the file had them, but for those that failed by their environment.
+    Rows are added in any order, each by one write; `finish` puts them in the order of the points. A half-written last
+    line is cut off. The file is held until the end.
+
+    Rows that were made with another hardware profile, model or version of this package than there is now are not
+    taken: the file is refused, or, with `recompute`, they stay in it until `finish`; `outdated` says how many, and why.
 
     Raises:
         InputError: the file is not the result of a sweep over these points, or another run holds it.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or was moved or removed while it was held.
     """
 
-    def __init__(self, file: Path, points: Sequence[Point]) -> None:
+    def __init__(self, file: Path, points: Sequence[Point], recompute: bool = False) -> None:
         self.file = file
         self.points = points
-        self.header = [f"scenario_v{SCHEMA_VERSION}", *points[0].values, *FIGURES, "error"]
+        self.recompute = recompute
+        self.header = [f"scenario_v{SCHEMA_VERSION}", *map(_text, points[0].values), *FIGURES, "failure", "error"]
         self.done: dict[int, Row] = {}
+        self.outdated = ""
 
     def __enter__(self) -> Ledger:
         with naming(self.file):
@@ -88,51 +105,112 @@ class Ledger:
 
     def add(self, number: int, row: Row) -> None:
         """Write the row of the point `number`."""
+        self._check_place()
         with naming(self.file):
             append(self._out, _line(self._cells(number, row)))
 
     def finish(self, rows: Mapping[int, Row]) -> None:
         """Put all rows in the order of the points, unless they are, or went to a device."""
+        self._check_place()
         ordered = _line(self.header) + b"".join(_line(self._cells(i, rows[i])) for i in range(len(self.points)))
         if self.file.is_file() and self.file.read_bytes() != ordered:
             write_atomically(self.file, ordered)
 
+    def _check_place(self) -> None:
+        try:
+            there = os.path.samestat(os.fstat(self._out.fileno()), self.file.stat())
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise OSError(errno.ENOENT, "it was moved, removed or replaced while the sweep ran", str(self.file))
+
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]
-        figures = [row.figures.get(name, "") for name in FIGURES]
-        return [point.identity, *("" if v is None else v for v in point.values.values()), *figures, row.error]
+        figures = [_figure(row.figures[name]) if name in row.figures else "" for name in FIGURES]
+        values = ["" if v is None else v for v in point.values.values()]
+        return [str(point.identity), *values, *figures, row.failure, row.error]
 
     def _whole(self, content: bytes) -> bytes:
         return content[: content.rfind(b"\n") + 1]
 
     def _read(self, content: bytes) -> None:
-        other = InputError(str(self.file), "", "is not the result of this sweep: give another --out or remove it")
         whole = self._whole(content)
         if not whole:
             if not _line(self.header).startswith(content):
-                raise other
+                raise self._other("it holds something else")
             return
         try:
-            first, *lines = csv.reader(io.StringIO(whole.decode(), newline=""))
+            first, *lines = _lines(whole)
         except (UnicodeDecodeError, csv.Error):
-            raise other from None
+            raise self._other("it holds something else") from None
+        if first != self.header:
+            raise self._other(self._of_columns(first))
         numbers = {point.identity: i for i, point in enumerate(self.points)}
-        if first != self.header or any(len(line) != len(first) or line[0] not in numbers for line in lines):
-            raise other
+        scenarios = {point.identity.scenario: point.identity for point in self.points}
+        outdated: dict[str, list[str]] = {}
         for line in lines:
-            number = numbers[line[0]]
-            if number in self.done:
-                raise other
-            if line[-1] != DIED:
-                cells = zip(FIGURES, line[-1 - len(FIGURES) : -1], strict=True)
-                try:
-                    figures = {name: msgspec.json.decode(cell, type=int | float) for name, cell in cells if cell}
-                except msgspec.DecodeError:
-                    raise other from None
-                self.done[number] = Row(self.points[number].values, figures, line[-1])
+            identity = Identity.parse(line[0]) if len(line) == len(first) else None
+            if identity is None or identity.scenario not in scenarios:
+                raise self._other("it holds rows of other scenarios")
+            if identity not in numbers:
+                if line[-2] != "environment":
+                    outdated[identity.scenario] = scenarios[identity.scenario].changes(identity)
+            elif line[-2] != "environment":
+                self._take(numbers[identity], line)
+        current = {self.points[number].identity.scenario for number in self.done}
+        self._judge([changes for scenario, changes in outdated.items() if scenario not in current], len(lines))
+
+    def _take(self, number: int, line: Sequence[str]) -> None:
+        """Take `line` for the row of the point `number`."""
+        if number in self.done:
+            raise self._other("it holds two rows of one point")
+        cells = zip(FIGURES, line[-2 - len(FIGURES) : -2], strict=True)
+        try:
+            figures = {name: msgspec.json.decode(cell, type=bool | int | float) for name, cell in cells if cell}
+            failure = msgspec.convert(line[-2], Failure)
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            raise self._other("it holds a row that no sweep writes") from None
+        self.done[number] = Row(self.points[number].values, figures, line[-1], failure)
+
+    def _judge(self, outdated: Sequence[Sequence[str]], count: int) -> None:
+        """Refuse rows made with what has changed since, or say that they are made again."""
+        if not outdated:
+            return
+        changed = " and ".join(dict.fromkeys(word for words in outdated for word in words))
+        rows = f"{len(outdated)} of its {count} rows were made with another {changed}"
+        if not self.recompute:
+            raise InputError(str(self.file), "", f"{rows}: --recompute makes them again, or give another --out")
+        self.outdated = f"{self.file}: {rows}: they are made again"
+
+    def _of_columns(self, found: Sequence[str]) -> str:
+        axes = f"its columns differ: here they would be {', '.join(self.header)}"
+        return axes if found and found[0].startswith("scenario_v") else "it holds something else"
+
+    def _other(self, why: str) -> InputError:
+        problem = f"is not the result of this sweep: give another --out or remove it ({why})"
+        return InputError(str(self.file), "", problem)
+
+
+def _lines(content: bytes) -> list[list[str]]:
+    """The cells of each line, however long they are. Raises UnicodeDecodeError and csv.Error."""
+    usual = csv.field_size_limit(sys.maxsize)
+    try:
+        return list(csv.reader(io.StringIO(content.decode(), newline="")))
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _line(cells: Sequence[object]) -> bytes:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
+    csv.writer(out, lineterminator="\n").writerow([_text(cell) if isinstance(cell, str) else cell for cell in cells])
     return out.getvalue().encode()
+
+
+def _text(text: str) -> str:
+    """`text` as one line that no spreadsheet takes for a formula; what is such a line stays as it is."""
+    line = text if text.isprintable() else json.dumps(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+def _figure(value: float) -> object:
+    return json.dumps(value) if isinstance(value, bool) else value

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sim import policies
+from sim.collectives import domains_of, hierarchical_kinds
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
 from sim.policies import Chunked, Policy, Resident, Sharded, copied_of_layer
 from sim.program import Program
 from sim.shelf import is_there
-from sim.workload import Explicit
+from sim.workload import CollectiveOp, Explicit
 
 MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000
@@ -66,10 +67,21 @@ class Scenario(Config, frozen=True):
     def profile(self, source: str = "scenario") -> Profile:
         """The hardware profile. Raises `InputError`, of `source` where it has too few GPUs."""
         profile = load_profile(self.hardware)
+        self.check(profile, source)
+        return profile
+
+    def check(self, profile: Profile, source: str = "scenario") -> None:
+        """Raise `InputError` where `profile` has too few GPUs, or domains that its collectives do not fill evenly."""
         if self.world_size > profile.gpus:
             problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
             raise InputError(source, "world_size", problem)
-        return profile
+        if self.world_size > 1 and (hierarchical := hierarchical_kinds(profile)):
+            layers = self.workload.resolve(self.world_size).layers
+            used = {op.kind for layer in layers for op in layer.block if isinstance(op, CollectiveOp)}
+            if isinstance(self.policy, Sharded):
+                used.add("all_gather")
+            if hierarchical & used:
+                domains_of(profile, self.world_size)
 
     def program(self) -> Program:
         """What the policy makes of the workload."""

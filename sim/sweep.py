@@ -8,24 +8,26 @@ with what its file does not hold.
 from __future__ import annotations
 
 import copy
-import hashlib
+import difflib
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
-
-import msgspec
+from typing import Any, NamedTuple, cast
 
 from sim import units
 from sim.config import Config, InputError
-from sim.hardware import load_profile, to_plain
-from sim.ledger import DIED, FIGURES, Ledger, Point, Row
-from sim.run import simulate
+from sim.hardware import Profile, load_profile
+from sim.job import CODE, Identity, Job, StaleCodeError, canonical, digest, models_digest, profile_digest
+from sim.ledger import DIED, FIGURES, Failure, Ledger, Point, Row
+from sim.models import Model, remembered
+from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
+from sim.workers import NoWorkersError
 
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
@@ -51,11 +53,19 @@ def parse_axis(text: str) -> tuple[str, list[object]]:
     path = path.strip()
     if not equals or not path or not given.strip():
         raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
+    return path, parse_values(given, "--set", text)
+
+
+def parse_values(given: str, source: str, path: str) -> list[object]:
+    """Read the values of an axis: a list "a,b,c", or a range. Raises `InputError` of `source` and `path`."""
     values: list[object] = []
-    for item in _items(given):
-        match = _RANGE.fullmatch(item.strip())
-        values += _range(text, *match.groups()) if match else [_scalar(text, item.strip())]
-    return path, values
+    try:
+        for item in _items(given):
+            match = _RANGE.fullmatch(item.strip())
+            values += _range(given, *match.groups()) if match else [_scalar(given, item.strip())]
+    except InputError as error:
+        raise InputError(source, path, error.problem) from None
+    return values
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
@@ -103,25 +113,44 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
 
 
 def _number(axis: str, text: str) -> Decimal:
-    for kind in units.QUANTITIES:
+    if (found := number(text)) is None:
+        raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
+    return found
+
+
+def number(value: object) -> Decimal | None:
+    """The number that `value` is, in SI units where it is text with a unit; None for what is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(repr(value)) if math.isfinite(value) else None
+    for kind in units.QUANTITIES if isinstance(value, str) else ():
         try:
-            quantity = units.parse(kind, text)
+            quantity = units.parse(kind, value)
         except ValueError:
             continue
         return Decimal(repr(units.plain(quantity)))
-    raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
+    return None
 
 
-def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> list[Point]:
+def points(
+    data: Mapping[str, Any],
+    axes: Axes,
+    source: str = "scenario",
+    note: Callable[[str], None] = lambda text: None,
+    fitting: bool = True,
+) -> list[Point]:
     """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
 
-    A value of any axis may be a `Setting`: several keys that change together, shown by its name.
+    A value of any axis may be a `Setting`: several keys that change together, shown by its name. Where kinds of policy
+    are swept, a key that only others of them have is left out of a point, and `note` is told so once a key. Hardware
+    profiles and models are read here, once each, and go with the points. Unless `fitting`, ranks may be more than the
+    profile has GPUs: such points are not for this simulator.
     """
     if not isinstance(data, Mapping):
         raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
     made: list[Point] = []
     seen: set[bytes] = set()
-    hosts: dict[str, str] = {}
+    dropped: dict[str, dict[str, None]] = {}
+    read = _Read({}, {}, {})
     count = 1
     for path, values in axes.items():
         if not values:
@@ -139,17 +168,42 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
                     _set(point, inner, setting, source)
             else:
                 _set(point, path, value, source)
-        for path in _inapplicable(point) if "policy.kind" in axes else ():
+        where = ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())])
+        for path in _inapplicable(point, where) if "policy.kind" in axes else ():
             chosen[path] = None
-        key = _canonical(point)
+            dropped.setdefault(path, {})[str(point["policy"]["kind"])] = None
+        key = canonical(point)
         if key in seen:
             continue
         seen.add(key)
-        name = Scenario.from_plain(point, ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())])).hardware
-        if name not in hosts:
-            hosts[name] = _digest(_canonical(to_plain(load_profile(name))))
-        made.append(Point({k: chosen.get(k) for k in axes}, point, _digest(key + hosts[name].encode())))
+        identity, job = read.job(point, where, fitting)
+        made.append(Point({k: chosen.get(k) for k in axes}, point, identity._replace(scenario=digest(key)), job))
+    for path, kinds in dropped.items():
+        note(f"{path} is left out where policy.kind is {' or '.join(kinds)}, which has no such key")
     return made
+
+
+class _Read(NamedTuple):
+    """What has been read, by the names that scenarios give: profiles, their digests, models. Each is read once."""
+
+    profiles: dict[str, Profile]
+    digests: dict[str, str]
+    models: dict[str, dict[str, Model]]
+
+    def job(self, data: dict[str, Any], source: str, fitting: bool) -> tuple[Identity, Job]:
+        """What is run for plain scenario data, and of which content it is. Raises `InputError`."""
+        workload = data.get("workload")
+        model = repr(workload.get("model")) if isinstance(workload, Mapping) else ""
+        with remembered(self.models.setdefault(model, {})) as used:
+            scenario = Scenario.from_plain(data, source)
+        name = scenario.hardware
+        if name not in self.profiles:
+            self.profiles[name] = load_profile(name)
+            self.digests[name] = profile_digest(self.profiles[name])
+        if fitting:
+            scenario.check(self.profiles[name], source)
+        job = Job(scenario, self.profiles[name], used, CODE)
+        return Identity("", self.digests[name], models_digest(used), CODE), job
 
 
 def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
@@ -173,34 +227,59 @@ def _step(at: Any, key: str, path: str, source: str) -> Any:
         raise InputError(source, path, f"there is no {key!r} in the scenario") from None
 
 
-def _inapplicable(data: dict[str, Any]) -> list[str]:
-    """Drop the keys that the point's kind of policy does not have; returns their paths."""
-    from sim.policies import fields_of
+def _inapplicable(data: dict[str, Any], source: str) -> list[str]:
+    """Drop the keys that the point's kind of policy does not have, but others do; returns their paths.
 
-    policy = data.get("policy", {})
-    known = fields_of(policy.get("kind"))
-    dropped = [key for key in policy if known is not None and key not in known]
-    data["policy"] = {k: v for k, v in policy.items() if k not in dropped}
+    Raises:
+        InputError: no policy has such a key.
+    """
+    policy = data.get("policy")
+    if not isinstance(policy, dict) or (known := fields_of(policy.get("kind"))) is None:
+        return []  # wrong, and said so where the point is read
+    every = all_fields()
+    for key in policy:
+        if key not in every:
+            close = difflib.get_close_matches(str(key), every, 1, 0.6)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            expected = f"unknown key, which no policy has; {hint}expected one of {', '.join(sorted(every))}"
+            raise InputError(source, f"policy.{key}", expected)
+    dropped = [key for key in policy if key not in known]
+    data["policy"] = {k: v for k, v in policy.items() if k in known}
     return [f"policy.{key}" for key in dropped]
 
 
-def _canonical(data: object) -> bytes:
-    return msgspec.json.encode(msgspec.to_builtins(data, str_keys=True), order="sorted")
+class Outcome(NamedTuple):
+    """What became of one point: its figures, or its error and what made it."""
+
+    figures: dict[str, Any]
+    error: str = ""
+    failure: Failure = ""
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+_MEMORY_FULL = Outcome({}, "the memory is full", "environment")
 
 
-def run_point(data: dict[str, Any]) -> dict[str, Any]:
-    """Simulate one point; its figures, or {"error": message} where the simulation fails."""
+def run_point(job: Job) -> Outcome:
+    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points go on."""
     try:
-        figures = cast(Mapping[str, Any], simulate(Scenario.from_plain(data)).metrics)
+        metrics = cast(Mapping[str, Any], job.simulate().metrics)
+    except MemoryError:
+        return _MEMORY_FULL  # made before: there is nothing left to make it of
+    except (OSError, StaleCodeError) as error:
+        return _environment(error)
     except (InputError, ValueError, RuntimeError) as error:
-        return {"error": " ".join(str(error).split())}
-    except Exception as error:  # not foreseen; the other points go on
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-    return {name: figures[name] for name in FIGURES}
+        return Outcome({}, _line(str(error)), "scenario")
+    except Exception as error:
+        return Outcome({}, _line(f"{type(error).__name__}: {error}"), "scenario")
+    return Outcome({name: metrics[name] for name in FIGURES})
+
+
+def _environment(error: Exception) -> Outcome:
+    return Outcome({}, _line(str(error)) or type(error).__name__, "environment")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def sweep(
@@ -208,25 +287,31 @@ def sweep(
     executor: Executor | None = None,
     output: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
+    recompute: bool = False,
+    note: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Run all points, on `executor` if given; rows in the order of the points.
 
     With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
-    but for those whose worker died. `progress` is called with the number of finished points.
+    but for those that failed by their environment. With `recompute` those are run again, too, that were made with
+    another hardware profile, model or version of this package, and `note` is told how many; without it, such a file is
+    refused. `progress` is called with the number of finished points.
 
     Raises:
         InputError: `output` belongs to another sweep.
-        OSError: `output` cannot be written.
+        OSError: `output` cannot be written, or was moved or removed.
+        NoWorkersError: `executor` has no processes.
     """
     rows: dict[int, Row] = {}
     with ExitStack() as stack:
-        ledger = stack.enter_context(Ledger(output, chosen)) if output else None
+        ledger = stack.enter_context(Ledger(output, chosen, recompute)) if output else None
         if ledger:
             rows |= ledger.done
+            if ledger.outdated:
+                note(ledger.outdated)
         progress(len(rows))
-        for number, figures in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
-            error = figures.pop("error", "")
-            rows[number] = Row(chosen[number].values, figures, error)
+        for number, outcome in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
+            rows[number] = Row(chosen[number].values, *outcome)
             if ledger:
                 ledger.add(number, rows[number])
             progress(len(rows))
@@ -235,17 +320,22 @@ def sweep(
     return [rows[i] for i in range(len(chosen))]
 
 
-def _results(
-    chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _results(chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None) -> Iterator[tuple[int, Outcome]]:
     """(number of the point, what `run_point` gives), as they come."""
     if executor is None:
         for number in todo:
-            yield number, run_point(chosen[number].data)
+            yield number, run_point(chosen[number].job)
         return
-    running = {executor.submit(run_point, chosen[number].data): number for number in todo}
+    running = {executor.submit(run_point, chosen[number].job): number for number in todo}
     for future in as_completed(running):
         try:
-            yield running[future], future.result()
+            outcome = future.result()
+        except NoWorkersError:
+            raise
         except BrokenExecutor:
-            yield running[future], {"error": DIED}
+            outcome = Outcome({}, DIED, "environment")
+        except MemoryError:
+            outcome = _MEMORY_FULL
+        except Exception as error:  # of the executor: `run_point` raises none
+            outcome = _environment(error)
+        yield running[future], outcome

@@ -80,33 +80,36 @@ def test_a_worker_that_dies_fails_its_own_call_and_is_replaced() -> None:
 
 
 class Deadly(Workers):
-    """Workers that die at the points of which `at` is a part of the data."""
+    """Workers that die at the points with chunks of `at` bytes."""
 
-    def __init__(self, at: str) -> None:
+    def __init__(self, at: int) -> None:
         super().__init__(2)
         self.at = at
         self.runs = 0
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         self.runs += 1
-        return super().submit(os.abort) if self.at in str(args) else super().submit(fn, *args)
+        dies = args[0].scenario.policy.chunk_bytes == self.at
+        return super().submit(os.abort) if dies else super().submit(fn, *args)
 
 
 def test_a_point_whose_worker_dies_is_reported_and_tried_again(tmp_path: Path) -> None:
     chosen: list[Point] = points(BASE, {"policy.chunk_bytes": ["1 MiB", "2 MiB", "3 MiB", "4 MiB"]})
     file = tmp_path / "rows.csv"
     whole = sweep(chosen)
-    with Deadly("3 MiB") as pool:
+    with Deadly(3 * MIB) as pool:
         found = sweep(chosen, pool, file)
     assert [r.error for r in found] == ["", "", DIED, ""]
     assert [r for r in found if not r.error] == [r for r in whole if r.values["policy.chunk_bytes"] != "3 MiB"]
-    assert [line.endswith(f',"{DIED}"') for line in sorted(rows(tmp_path)[1:], key=lambda r: r.split(",")[1])] == [
+    assert [
+        line.endswith(f',environment,"{DIED}"') for line in sorted(rows(tmp_path)[1:], key=lambda r: r.split(",")[1])
+    ] == [
         False,
         False,
         True,
         False,
     ]
-    with Deadly("nowhere") as pool:
+    with Deadly(0) as pool:
         assert sweep(chosen, pool, file) == whole
     assert pool.runs == 1
 
@@ -124,14 +127,29 @@ def test_a_full_disk_ends_the_sweep_and_keeps_its_rows(chunkflow: Command, tmp_p
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, SMALL[1])
 
 
-def test_a_profile_that_vanishes_fails_its_points_and_no_others(tmp_path: Path) -> None:
-    plain = yaml.safe_dump(to_plain(load_profile("h200x2-hostpath")))
-    for name in ("stays", "goes"):
-        (tmp_path / f"{name}.yaml").write_text(plain)
-    chosen = points(BASE, {"hardware": [str(tmp_path / f"{name}.yaml") for name in ("goes", "stays")]})
-    (tmp_path / "goes.yaml").unlink()
-    gone, there = sweep(chosen)
-    assert "is no hardware profile" in gone.error and not there.error
+def test_files_that_change_or_vanish_during_a_sweep_change_no_row(tmp_path: Path) -> None:
+    plain: Any = to_plain(load_profile("h200x2-hostpath"))
+    for name in ("base", "stays"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(plain | {"name": name}))
+    (tmp_path / "host.yaml").write_text(yaml.safe_dump({"like": "base.yaml", "name": "host"}))
+    hosts = [str(tmp_path / f"{name}.yaml") for name in ("host", "stays")]
+    chosen = points(BASE, {"policy.chunk_bytes": ["1 MiB", "2 MiB"], "hardware": hosts})
+    before = sweep(chosen)
+
+    def change(done: int) -> None:
+        if done == 1:
+            plain["h2d"]["cap"]["value"] /= 2
+            (tmp_path / "base.yaml").write_text(yaml.safe_dump(plain | {"name": "base"}))
+            (tmp_path / "stays.yaml").unlink()
+
+    with Workers(1) as pool:
+        assert sweep(chosen, pool, tmp_path / "rows.csv", change) == before
+    (tmp_path / "stays.yaml").write_text(yaml.safe_dump(plain | {"name": "stays"}))
+    changed = points(BASE, {"policy.chunk_bytes": ["1 MiB", "2 MiB"], "hardware": hosts})
+    assert [row.error for row in sweep(changed)] == [""] * 4
+    assert sweep(changed) != before
+    with pytest.raises(InputError, match="4 of its 4 rows were made with another hardware profile"):
+        sweep(changed, output=tmp_path / "rows.csv")
 
 
 def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_path: Path) -> None:

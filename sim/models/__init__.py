@@ -6,10 +6,10 @@ from typing import Literal
 
 from sim.config import Config, InputError
 from sim.models.blocks import BF16, Parallelism, Setup, block
-from sim.models.shapes import Model, load_model, shipped
+from sim.models.shapes import Model, load_model, remembered, shipped
 from sim.workload import Layer, Workload
 
-__all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "shipped"]
+__all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "remembered", "shipped"]
 
 
 _MOST = 10**6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 from sim.config import Config, InputError, convert, read_yaml
@@ -106,6 +109,19 @@ class Model(Config, frozen=True, kw_only=True):
         return sum(b.repeat for b in self.blocks)
 
 
+_REMEMBERED: ContextVar[dict[str, Model] | None] = ContextVar("models", default=None)
+
+
+@contextmanager
+def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
+    """Let `load_model` take what `models` has instead of reading it, and add what it reads: each model once."""
+    token = _REMEMBERED.set(models)
+    try:
+        yield models
+    finally:
+        _REMEMBERED.reset(token)
+
+
 _SHELF = Shelf("models", "known model", paths=False)
 shipped = _SHELF.names
 
@@ -116,6 +132,16 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
     Raises:
         InputError: there is none of that name; it names `source` and key `path`, and close names.
     """
+    known = _REMEMBERED.get()
+    if known is not None and name in known:
+        return known[name]
+    model = _read_model(name, source, path)
+    if known is not None:
+        known[name] = model
+    return model
+
+
+def _read_model(name: str, source: str, path: str) -> Model:
     try:
         file = _SHELF.file(name)
     except InputError as error:

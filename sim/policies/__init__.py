@@ -22,6 +22,7 @@ __all__ = [
     "Sharded",
     "WholeLayer",
     "Yielding",
+    "all_fields",
     "build",
     "copied_bytes",
     "copied_of_layer",
@@ -37,6 +38,11 @@ def fields_of(kind: object) -> frozenset[str] | None:
         if policy.__struct_config__.tag == kind:
             return frozenset({"kind", *policy.__struct_fields__})
     return None
+
+
+def all_fields() -> frozenset[str]:
+    """Keys that a policy of any kind has in a scenario file."""
+    return frozenset({"kind"}.union(*(policy.__struct_fields__ for policy in get_args(Policy))))
 
 
 def label(policy: Policy) -> str:

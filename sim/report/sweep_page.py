@@ -10,11 +10,11 @@ from typing import Any
 from sim.experiment import Experiment
 from sim.ledger import Point, Row
 from sim.output import write_atomically
-from sim.policies import label
+from sim.policies import Resident, label
 from sim.report import figures
 from sim.report.html import Section, Table, page
 from sim.report.theme import ms
-from sim.run import Result, simulate
+from sim.run import Result
 from sim.scenario import Scenario
 from sim.units import show_bytes
 
@@ -47,7 +47,7 @@ def _resident(points: Sequence[Point], rows: Sequence[Row]) -> Result | None:
     """The first point that did not fail, with all weights on the GPU."""
     for point, row in zip(points, rows, strict=True):
         if not row.error:
-            return simulate(Scenario.from_plain({**point.data, "policy": {"kind": "resident"}}))
+            return point.job.with_policy(Resident()).simulate()
     return None
 
 

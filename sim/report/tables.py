@@ -128,7 +128,8 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
     for row in rows:
         if row.error:
             at = ", ".join(f"{axis}={value}" for axis, value in row.values.items() if value is not None)
-            Console().print(f"failed: {at}: {row.error}", markup=False, highlight=False, soft_wrap=True)
+            passing = " (tried again by the next run)" if row.failure == "environment" else ""
+            Console().print(f"failed: {at}: {row.error}{passing}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_experiments(titles: Mapping[str, str]) -> None:
