@@ -7,8 +7,11 @@ import errno
 import fcntl
 import os
 import random
+import resource
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,7 +30,7 @@ from sim.hardware import load_profile, to_plain
 from sim.ledger import DIED, Point
 from sim.output import append, open_alone, write_atomically
 from sim.sweep import parse_axis, points, sweep
-from sim.workers import Workers
+from sim.workers import NoWorkersError, Workers
 
 SMALL = ["--set", "policy.chunk_bytes=256KiB..880KiB:+16KiB"]
 """40 points, quick ones."""
@@ -77,6 +80,59 @@ def test_a_worker_that_dies_fails_its_own_call_and_is_replaced() -> None:
         calls = [pool.submit(os._exit, 1) if i % 3 == 1 else pool.submit(os.getpid) for i in range(9)]
         assert [isinstance(c.exception(), BrokenProcessPool) for c in calls] == [i % 3 == 1 for i in range(9)]
         assert first != os.getpid() and os.getpid() not in {c.result() for c in calls if not c.exception()}
+
+
+def test_workers_that_die_while_they_start_cost_nothing() -> None:
+    with Workers(2) as pool:
+        calls = [pool.submit(abs, -i) for i in range(6)]
+        seen: set[int] = set()
+        while len(seen) < 2 and not all(call.done() for call in calls):
+            for worker in set(children(os.getpid())) - seen:
+                os.kill(worker, signal.SIGKILL)
+                seen.add(worker)
+        failed = [call for call in calls if call.exception()]
+        assert len(failed) <= 2 and all(isinstance(call.exception(), BrokenProcessPool) for call in failed)
+        assert [call.result() for call in calls if call not in failed] == [
+            i for i, call in enumerate(calls) if call not in failed
+        ]
+
+
+def test_workers_that_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chosen = points(BASE, {"world_size": [1, 2]})
+    (tmp_path / "python").write_text("#!/bin/sh\necho 'ImportError: nothing' >&2\nexit 7\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with Workers(2) as pool:
+        with pytest.raises(NoWorkersError, match=r"can be started \(exit code 7: ImportError: nothing\): is memory"):
+            sweep(chosen, pool, tmp_path / "rows.csv")
+        with pytest.raises(RuntimeError, match="told to end"):
+            pool.submit(abs, 1)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nowhere"))
+    with Workers(2) as pool, pytest.raises(NoWorkersError, match="No such file"):
+        sweep(chosen, pool, tmp_path / "rows.csv")
+    assert len(rows(tmp_path)) == 1, "no row says that its point failed"
+
+
+def test_what_cannot_be_sent_fails_its_own_call() -> None:
+    with Workers(1) as pool:
+        there, back, wrong, fine = (
+            pool.submit(abs, threading.Lock()),  # type: ignore[arg-type]
+            pool.submit(threading.Lock),
+            pool.submit(int, "x"),
+            pool.submit(abs, -1),
+        )
+        assert isinstance(there.exception(), TypeError) and "TypeError" in repr(back.exception())
+        assert isinstance(wrong.exception(), ValueError) and fine.result() == 1
+
+
+def test_workers_that_are_closed_end_what_they_were_given_and_take_no_more() -> None:
+    pool = Workers(2)
+    calls = [pool.submit(abs, -i) for i in range(20)]
+    pool.shutdown()
+    assert [call.result() for call in calls] == list(range(20)) and children(os.getpid()) == []
+    with pytest.raises(RuntimeError, match="told to end"):
+        pool.submit(abs, 1)
+    Workers(2).shutdown()
 
 
 class Deadly(Workers):
@@ -165,6 +221,72 @@ def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_p
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+4KiB")
+
+
+def test_a_worker_that_is_killed_while_it_starts_costs_one_point_at_most(chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path)
+    running = start(chunkflow, tmp_path, *SMALL, "--workers", "2")
+    until(running, lambda: children(running.pid))
+    os.kill(children(running.pid)[0], signal.SIGKILL)
+    out, error = running.communicate()
+    assert (running.returncode, error) in [(0, ""), (1, "Error: 1 of 40 points failed\n")]
+    assert len(rows(tmp_path)) == 41 and out.count("failed: ") == running.returncode
+    again = chunkflow("sweep", "s.yaml", *SMALL, "--out", "rows.csv", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, SMALL[1])
+
+
+def small_memory(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+@pytest.mark.parametrize("size", [60, 100])
+def test_a_small_address_space_ends_with_rows_or_a_message(size: int, chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path, 700)
+    axis = ["--set", "policy.chunk_bytes=16KiB,64MiB", "--workers", "2"]
+    running = start(chunkflow, tmp_path, *axis, preexec_fn=lambda: small_memory(size * MIB))
+    _, error = running.communicate()
+    assert (running.returncode, error.startswith("Error: "), error.count("\n")) == (1, True, 1)
+    assert len(rows(tmp_path)) == 3 or "memory" in error or "thread" in error
+    assert not [line for line in rows(tmp_path) if ",scenario," in line]
+
+
+@pytest.mark.parametrize("line", ["script", "module"])
+def test_workers_import_nothing_from_the_working_directory(line: str, chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path)
+    module, said = line == "module", "open('executed', 'a').write(__name__)"
+    names = ["struct", "pickle"] if module else ["struct", "pickle", "sim", "yaml", "simpy", "msgspec", "scenarios"]
+    for name in names:
+        text = f"{said}\n"
+        if module:  # the process that the user starts so looks there first
+            real = Path(os.__file__).with_name(f"{name}.py")
+            text = f"if b'spawn_main' in open('/proc/self/cmdline', 'rb').read():\n    {said}\nexec(open({str(real)!r}).read())\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "sim.cli"] if module else chunkflow.line
+    command = [*command, "sweep", "s.yaml", *SMALL, "--out", "rows.csv"]
+    done = subprocess.run(command, cwd=tmp_path, env=chunkflow.environment, capture_output=True, text=True, check=False)
+    assert not (tmp_path / "executed").exists()
+    assert (done.returncode, done.stderr, len(rows(tmp_path))) == (0, "", 41)
+
+
+def test_ctrl_c_while_workers_start_shows_no_traceback(chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path, 20)
+    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "2")
+    until(running, lambda: children(running.pid))
+    os.killpg(running.pid, signal.SIGINT)
+    out, error = running.communicate()
+    assert (running.returncode, out) == (1, "")
+    assert error.startswith("Error: stopped") and error.count("\n") == 1
+
+
+def test_ctrl_c_before_anything_runs_shows_no_traceback(chunkflow: Command, tmp_path: Path) -> None:
+    scenario(tmp_path, 20)
+    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "2")
+    until(running, lambda: "msgspec" in Path(f"/proc/{running.pid}/maps").read_text())
+    os.killpg(running.pid, signal.SIGINT)
+    out, error = running.communicate()
+    assert (running.returncode, out) == (1, "")
+    assert error.strip() == "Aborted!" or error.startswith("Error: stopped")
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "parent alone"])
