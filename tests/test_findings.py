@@ -129,6 +129,6 @@ def test_charts_place_points_and_escape_words() -> None:
     assert [words for _, words in svg.linear("y", -5, 5, 5).ticks] == ["\u22125", "0", "5"]
     log = svg.logarithmic("x", [(1, "1"), (100, "100")], 1.0)
     assert (log.part(1), log.part(10), log.part(100)) == (0.0, pytest.approx(0.5), 1.0)
-    series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], svg.GREY, m) for m in (*svg.MARKERS, "none")]
+    series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], "#69707a", m) for m in (*svg.MARKERS, "none")]
     root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
     assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from sim.datasets.cases import workload_key
 from sim.datasets.probe_rows import Row
+from sim.report.theme import BLUE, GREEN, GREY, PINK, RED, VIOLET, YELLOW
 from validation.observed import CHUNKS, FOUR, LARGE, MIB, NVLINK, TWO, Entry, probes, rates, short, value, yields
 from validation.sets import probed_sets
-from validation.svg import COLOURS, GREY, MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
+from validation.svg import MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
 
-BLUE, RED, GREEN, PINK, YELLOW, VIOLET = COLOURS
+COLOURS = BLUE, RED, GREEN, PINK, YELLOW, VIOLET
+"""In the order in which series take them."""
 PLACES = (
     (TWO, 2, "2 GPUs, host memory", BLUE),
     (FOUR, 4, "4 GPUs, host memory", RED),
