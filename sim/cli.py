@@ -439,6 +439,7 @@ def _validate_published(markdown: bool, workers: int | None) -> None:
 
 
 def _needs(*packages: str) -> None:
+    """Fail unless these packages are installed."""
     from importlib.util import find_spec
 
     if missing := [name for name in packages if find_spec(name) is None]:

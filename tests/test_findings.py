@@ -18,7 +18,7 @@ from conftest import shared_folder
 from sim.datasets.cases import Operation
 from validation import case_tables, findings, svg
 from validation.markdown import placed, span, standing, table
-from validation.observed import Entry, account, entries, late_chunks
+from validation.observed import Detailed, account, entries, late_chunks
 from validation.plots import plots
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -29,7 +29,7 @@ SAMPLE = [(name, others) for name, others in case_tables.CROSS if name in SETS]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Entry], str]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Detailed], str]:
     """Every case of some sets beside its prediction, and their rows of the table of other hosts."""
 
     def make(folder: Path) -> None:
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Entry], str]:
         (folder / "pickle").write_bytes(pickle.dumps(found))
 
     folder = shared_folder(tmp_path_factory, "findings", make)
-    found: tuple[list[Entry], str] = pickle.loads((folder / "pickle").read_bytes())
+    found: tuple[list[Detailed], str] = pickle.loads((folder / "pickle").read_bytes())
     return found
 
 
@@ -49,7 +49,7 @@ def test_the_document_has_every_table() -> None:
 
 
 @pytest.mark.parametrize("name", ["clocks", "waits", "errors", "off", "steps", "all errors", "other hosts"])
-def test_rows_in_the_document_are_todays(name: str, made: tuple[list[Entry], str]) -> None:
+def test_rows_in_the_document_are_todays(name: str, made: tuple[list[Detailed], str]) -> None:
     found, others = made
     rows = (others if name == "other hosts" else findings.PREDICTED[name](found)).splitlines()
     assert set(rows) <= set(STANDING[name].splitlines())
@@ -63,7 +63,7 @@ def test_tables_that_differ_are_named() -> None:
     assert findings.differing(text, {"x": "| c |", "z": "| b |"}) == ["x", "y", "z"]
 
 
-def test_plots_are_made_of_all_cases(made: tuple[list[Entry], str]) -> None:
+def test_plots_are_made_of_all_cases(made: tuple[list[Detailed], str]) -> None:
     found, _ = made
     drawn = plots(found)
     assert {f"{name}.svg" for name in drawn} == {f.name for f in (DOCS / "plots").iterdir()}
