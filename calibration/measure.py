@@ -22,7 +22,7 @@ from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_c
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
 from sim.machine import DeadlockError
-from sim.output import append, naming, open_alone, write_atomically
+from sim.output import append, cut_torn_line, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
 from sim.sweep import parse_axes, points
@@ -102,7 +102,7 @@ def measure(
     check_ranks(max((data["world_size"] for data in cases), default=1), kind)
     with open_alone(out / CASES) as file, _Machines(kind, timeout_s) as machines:
         done = _continued(out, planned)
-        file.truncate((out / CASES).read_bytes().rfind(b"\n") + 1)  # a line that a killed run left half-written
+        cut_torn_line(file, out / CASES)
         environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         origin = Origin(fingerprint=dict(fingerprint(inspect())), date=now(), command=command, environment=environment)

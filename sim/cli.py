@@ -494,6 +494,7 @@ def _check_profile(profile: Profile, as_json: bool) -> None:
 
 
 def _needs(*packages: str) -> None:
+    """Fail unless these packages are installed."""
     from importlib.util import find_spec
 
     if missing := [name for name in packages if find_spec(name) is None]:

@@ -185,16 +185,7 @@ def step_seconds(profile: Profile, workload: Workload, world_size: int, resident
 
 def kernel_seconds(profile: Profile, item: Compute) -> float:
     """Seconds of a compute item alone: as given, or by the profile's roofline."""
-    return profile.kernel_seconds(
-        Kernel(
-            "",
-            item.name,
-            seconds=None if item.seconds is None else float(item.seconds),
-            flops=float(item.flops or 0),
-            hbm_bytes=float(item.bytes or 0),
-            attention=item.attention,
-        )
-    )
+    return profile.kernel_seconds(Kernel("", item.name, **item.work()))
 
 
 class _Walk:

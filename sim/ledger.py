@@ -17,7 +17,7 @@ import msgspec
 from sim.config import InputError
 from sim.job import Identity, Job
 from sim.metrics import SCHEMA_VERSION
-from sim.output import append, naming, open_alone, write_atomically
+from sim.output import append, cut_torn_line, naming, open_alone, whole_lines, write_atomically
 
 FIGURES = (
     "step_time_s",
@@ -91,9 +91,8 @@ class Ledger:
             try:
                 content = self.file.read_bytes() if self.file.is_file() else b""
                 self._read(content)
-                if len(content) > len(self._whole(content)):
-                    self._out.truncate(len(self._whole(content)))
-                if not self._whole(content):
+                cut_torn_line(self._out, self.file)
+                if not whole_lines(content):
                     append(self._out, _line(self.header))
             except BaseException:
                 self._out.close()
@@ -130,11 +129,8 @@ class Ledger:
         values = ["" if v is None else v for v in point.values.values()]
         return [str(point.identity), *values, *figures, row.failure, row.error]
 
-    def _whole(self, content: bytes) -> bytes:
-        return content[: content.rfind(b"\n") + 1]
-
     def _read(self, content: bytes) -> None:
-        whole = self._whole(content)
+        whole = whole_lines(content)
         if not whole:
             if not _line(self.header).startswith(content):
                 raise self._other("it holds something else")

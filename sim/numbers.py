@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 def numbers(data: object) -> dict[str, Entry]:
     """Every number of a profile (or a part of one) by its key path, such as `topology.links[0].there`."""
-    return {_text(entry.path): entry for entry in _walk(data, ())}
+    return {key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | AloneTime)}
 
 
 def changed(data: T, changes: Mapping[str, Change]) -> T:
@@ -51,19 +51,28 @@ def changed(data: T, changes: Mapping[str, Change]) -> T:
     return cast(T, _replaced(data, {known[name].path: change for name, change in changes.items()}))
 
 
-def _walk(data: object, path: _Path) -> Iterator[Entry]:
+def leaves(data: object, path: _Path = ()) -> Iterator[tuple[_Path, object]]:
+    """(path, value) of all that a profile (or a part of one) holds, in its order; a number with its source is one."""
     if isinstance(data, Sourced | Capacity | AloneTime):
-        yield Entry(path, data)
+        yield path, data
     elif isinstance(data, msgspec.Struct):
         for name in data.__struct_fields__:
-            yield from _walk(getattr(data, name), (*path, name))
-    elif isinstance(data, dict | tuple):
-        for key, item in data.items() if isinstance(data, dict) else enumerate(data):
-            yield from _walk(item, (*path, key))
+            yield from leaves(getattr(data, name), (*path, name))
+    elif isinstance(data, dict):
+        for key, item in data.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(data, tuple) and any(isinstance(item, msgspec.Struct) for item in data):
+        for i, item in enumerate(data):
+            yield from leaves(item, (*path, i))
+    elif data is not None and data != ():
+        yield path, data
 
 
-def _text(path: _Path) -> str:
-    """Indices of lists stand in brackets; the numbers of ranks by which tables are kept do too."""
+def key_path(path: _Path) -> str:
+    """A path as text, such as `topology.links[0].there`.
+
+    Indices of lists stand in brackets; the numbers of ranks by which tables are kept do too.
+    """
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 

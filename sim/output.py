@@ -65,6 +65,19 @@ def _hold(out: BinaryIO, file: Path) -> bool:
         return False
 
 
+def whole_lines(content: bytes) -> bytes:
+    """`content` without a last line that a killed run left half-written."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def cut_torn_line(out: BinaryIO, file: Path) -> None:
+    """Cut a half-written last line off `file`, which `out` holds; a device has none."""
+    if file.is_file():
+        content = file.read_bytes()
+        if len(whole_lines(content)) < len(content):
+            out.truncate(len(whole_lines(content)))
+
+
 def append(out: BinaryIO, data: bytes) -> None:
     """Write all of `data` to an unbuffered file. A disk that is nearly full takes a part, and refuses the rest."""
     while data:

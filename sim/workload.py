@@ -6,12 +6,23 @@ scenario files.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from sim.config import Config
 from sim.program import CollectiveKind
 from sim.program.ops import AnyOperation
 from sim.units import Bytes, Flops, Seconds
+
+
+class KernelWork(TypedDict):
+    """What a `Kernel` does, by its fields."""
+
+    seconds: float | None
+    flops: float
+    hbm_bytes: float
+    launches: int
+    attention: bool
+    ops: tuple[AnyOperation, ...]
 
 
 class Compute(Config, frozen=True):
@@ -37,6 +48,17 @@ class Compute(Config, frozen=True):
             raise ValueError("compute takes either seconds or flops and bytes, not both")
         if self.launches < 1:
             raise ValueError(f"launches is {self.launches}, at least 1 is needed")
+
+    def work(self) -> KernelWork:
+        """The fields of the kernel that this is."""
+        return {
+            "seconds": None if self.seconds is None else float(self.seconds),
+            "flops": float(self.flops or 0),
+            "hbm_bytes": float(self.bytes or 0),
+            "launches": self.launches,
+            "attention": self.attention,
+            "ops": self.ops,
+        }
 
 
 def collective_buffer(kind: CollectiveKind, size: int) -> str:

@@ -14,7 +14,7 @@ from conftest import shared_folder
 from sim.datasets.cases import Operation
 from validation import findings, svg
 from validation.markdown import placed, span, standing, table
-from validation.observed import Entry, account, entries, late_chunks
+from validation.observed import Detailed, account, entries, late_chunks
 from validation.plots import plots
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -23,7 +23,7 @@ SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-nvlink-20261121
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Detailed]:
     """Every case of some sets beside its prediction."""
 
     def make(folder: Path) -> None:
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
             (folder / "pickle").write_bytes(pickle.dumps(entries(SETS, pool)))
 
     folder = shared_folder(tmp_path_factory, "findings", make)
-    found: list[Entry] = pickle.loads((folder / "pickle").read_bytes())
+    found: list[Detailed] = pickle.loads((folder / "pickle").read_bytes())
     return found
 
 
@@ -41,7 +41,7 @@ def test_tables_that_differ_are_named() -> None:
     assert findings.differing(text, {"x": "| c |", "z": "| b |"}) == ["x", "y", "z"]
 
 
-def test_plots_are_made_of_all_cases(made: list[Entry]) -> None:
+def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
     drawn = plots(made)
     assert {f"{name}.svg" for name in drawn} == {f.name for f in (DOCS / "plots").iterdir()}
     for content in drawn.values():
@@ -106,6 +106,6 @@ def test_charts_place_points_and_escape_words() -> None:
     assert [words for _, words in svg.linear("y", -5, 5, 5).ticks] == ["\u22125", "0", "5"]
     log = svg.logarithmic("x", [(1, "1"), (100, "100")], 1.0)
     assert (log.part(1), log.part(10), log.part(100)) == (0.0, pytest.approx(0.5), 1.0)
-    series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], svg.GREY, m) for m in (*svg.MARKERS, "none")]
+    series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], "#69707a", m) for m in (*svg.MARKERS, "none")]
     root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
     assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}

@@ -14,7 +14,7 @@ from sim.hardware import Profile, load_profile
 from validation.compare import compare_all, jobs
 from validation.errors import Errors, errors, step_errors
 from validation.markdown import maybe, span, table
-from validation.observed import NEIGHBOURS, Entry, lateness, long_kernels, short, unsteadiness, yields
+from validation.observed import NEIGHBOURS, Detailed, lateness, long_kernels, short, unsteadiness, yields
 from validation.predict import predict
 from validation.sets import case_name, load_set, probed_sets
 
@@ -42,13 +42,13 @@ FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
 """Cases whose prediction is repeated with longer flag waits."""
 
 
-def clocks(found: Sequence[Entry]) -> str:
+def clocks(found: Sequence[Detailed]) -> str:
     """One row a workload: resident repeats, their kernels beside those of offloaded cases, clocks."""
     rows = []
     for name in probed_sets():
-        mine = [e for e in found if e.set == name]
+        mine = [e for e in found if e.compared.set == name]
         for key, residents in references([e.case for e in mine]).items():
-            offloaded = [e for e in mine if workload_key(e.case) == key and e.group != "resident"]
+            offloaded = [e for e in mine if workload_key(e.case) == key and e.compared.group != "resident"]
             times = [c.step_time_s for c in residents]
             ratios = [r for e in offloaded if (r := long_kernels(e.case, residents)) is not None]
             rows.append(
@@ -61,40 +61,34 @@ def clocks(found: Sequence[Entry]) -> str:
                     f"{min(s['min'] for c in residents for k, s in c.sampled.items() if k.endswith('sm_mhz')):.0f}",
                 )
             )
-    headers = (
-        "visit",
-        "workload",
-        "resident steps, in order, ms",
-        "range %",
-        "long kernels, offloaded %",
-        "least SM MHz",
-    )
+    of = "resident steps, in order, ms", "range %", "long kernels, offloaded %", "least SM MHz"
+    headers = ("visit", "workload", *of)
     return table(headers, rows, 3)
 
 
-def waits(found: Sequence[Entry]) -> str:
+def waits(found: Sequence[Detailed]) -> str:
     """Residents at whose largest collectives rank 0 seems to wait long, with other repeats of their workloads."""
-    residents = [e for e in found if e.group == "resident"]
-    late = {(e.set, workload_key(e.case)) for e in residents if (e.measured.late or 0.0) > LATE}
+    residents = [e for e in found if e.compared.group == "resident"]
+    late = {(e.compared.set, workload_key(e.case)) for e in residents if (e.measured.late or 0.0) > LATE}
     rows = []
     for e in residents:
         m, p = e.measured, e.predicted
-        if (e.set, workload_key(e.case)) in late and None not in (m.largest, m.late, p.largest, p.late):
+        if (e.compared.set, workload_key(e.case)) in late and None not in (m.largest, m.late, p.largest, p.late):
             moving = [(of.largest or 0.0) - (of.late or 0.0) for of in (m, p)]
             figures = (m.largest, m.late, *moving)
-            rows.append((short(e.set), e.name, *(maybe(f, 1e6, "{:.0f}") for f in figures)))
+            rows.append((short(e.compared.set), e.compared.name, *(maybe(f, 1e6, "{:.0f}") for f in figures)))
     headers = ("visit", "case", "from start to end us", "of which waiting", "moving", "moving, alone by the profile")
     return table(headers, rows, 2)
 
 
-def memory(found: Sequence[Entry]) -> str:
+def memory(found: Sequence[Detailed]) -> str:
     """The simulated peak against what the GPU's allocators held at most, by set."""
     rows = []
     for name in probed_sets():
-        cases = [e for e in found if e.set == name]
-        off = {e.name: e.predicted_peak / e.case.memory_bytes[0] - 1 for e in cases}
+        cases = [e for e in found if e.compared.set == name]
+        off = {e.compared.name: e.compared.predicted.memory_bytes / e.case.memory_bytes[0] - 1 for e in cases}
         worst = min(off, key=lambda n: off[n])
-        difference = [e.case.memory_bytes[0] - e.predicted_peak for e in cases]
+        difference = [e.case.memory_bytes[0] - e.compared.predicted.memory_bytes for e in cases]
         rows.append(
             (
                 short(name),
@@ -114,12 +108,14 @@ def memory(found: Sequence[Entry]) -> str:
 WINDOWS = ("whole_layer", "chunked", "launch", "device_gate", "device_gate, drain", "kernel")
 
 
-def windows(found: Sequence[Entry]) -> str:
+def windows(found: Sequence[Detailed]) -> str:
     """Part of the collectives' time in which copies run, by how the copies yield."""
     rows = []
     for crossing in ("host memory", "NVLink"):
         for kind in WINDOWS:
-            cases = [e for e in found if yields(e.case) == kind and ("nvlink" in e.set) == (crossing == "NVLink")]
+            cases = [
+                e for e in found if yields(e.case) == kind and ("nvlink" in e.compared.set) == (crossing == "NVLink")
+            ]
             pairs = [(e.measured.share, e.predicted.share) for e in cases]
             shares = [(m, p) for m, p in pairs if m is not None and p is not None]
             if shares:
@@ -139,17 +135,17 @@ def windows(found: Sequence[Entry]) -> str:
     return table(headers, rows, 2)
 
 
-def summary(found: Sequence[Entry]) -> str:
+def summary(found: Sequence[Detailed]) -> str:
     """Errors of all offloaded cases, and of parts of them."""
-    offloaded = [e for e in found if e.group != "resident"]
+    offloaded = [e for e in found if e.compared.group != "resident"]
     chosen = {
         "all offloaded cases": offloaded,
-        "those of unseen sets and cases": [e for e in offloaded if e.group == "unseen"],
+        "those of unseen sets and cases": [e for e in offloaded if e.compared.group == "unseen"],
         "those of 1 and 2 GPUs, without neighbours": [
-            e for e in offloaded if "x4" not in e.set and e.set not in NEIGHBOURS
+            e for e in offloaded if "x4" not in e.compared.set and e.compared.set not in NEIGHBOURS
         ],
-        "those of 4 GPUs": [e for e in offloaded if "x4" in e.set],
-        "those beside neighbours (visit h)": [e for e in offloaded if e.set in NEIGHBOURS],
+        "those of 4 GPUs": [e for e in offloaded if "x4" in e.compared.set],
+        "those beside neighbours (visit h)": [e for e in offloaded if e.compared.set in NEIGHBOURS],
     }
     rows = []
     for what, cases in chosen.items():
@@ -158,50 +154,58 @@ def summary(found: Sequence[Entry]) -> str:
     return table(("cases", "number", "median %", "mean %", "95th %", "max %"), rows)
 
 
-def _errors(cases: Sequence[Entry]) -> Errors:
-    return errors({f"{e.set} {e.case.number}": e.error for e in cases})
+def _errors(cases: Sequence[Detailed]) -> Errors:
+    return errors({f"{e.compared.set} {e.case.number}": e.compared.error for e in cases})
 
 
-def group_errors(found: Sequence[Entry]) -> str:
+def group_errors(found: Sequence[Detailed]) -> str:
     """Errors by set and group."""
     rows = []
     for name in probed_sets():
         for group in ("resident", "fitted", "unseen"):
-            if cases := [e for e in found if (e.set, e.group) == (name, group)]:
+            if cases := [e for e in found if (e.compared.set, e.compared.group) == (name, group)]:
                 of = _errors(cases)
                 figures = (f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.max))
                 rows.append((name, group, str(of.cases), *figures))
     return table(("set", "group", "cases", "median %", "mean %", "95th %", "max %"), rows, 2)
 
 
-def all_errors(found: Sequence[Entry]) -> str:
+def all_errors(found: Sequence[Detailed]) -> str:
     """Every offloaded case."""
     rows = []
-    for e in (e for e in found if e.group != "resident"):
-        times = f"{1e3 * e.case.step_time_s:.2f}", f"{100 * e.case.spread:.2f}", f"{1e3 * e.predicted_s:.2f}"
-        rows.append((e.set, e.name, *times, f"{100 * e.error:+.2f}"))
+    for e in (e for e in found if e.compared.group != "resident"):
+        times = (
+            f"{1e3 * e.case.step_time_s:.2f}",
+            f"{100 * e.case.spread:.2f}",
+            f"{1e3 * e.compared.predicted.step_s:.2f}",
+        )
+        rows.append((e.compared.set, e.compared.name, *times, f"{100 * e.compared.error:+.2f}"))
     return table(("set", "case", "measured ms", "spread %", "predicted ms", "error %"), rows, 2)
 
 
-def _wrong(found: Sequence[Entry]) -> list[Entry]:
+def _wrong(found: Sequence[Detailed]) -> list[Detailed]:
     """Offloaded cases off by more than `OFF`, the worst first, but for those beside neighbours."""
-    wrong = (e for e in found if e.group != "resident" and abs(e.error) > OFF and e.set not in NEIGHBOURS)
-    return sorted(wrong, key=lambda e: -abs(e.error))
+    wrong = (
+        e
+        for e in found
+        if e.compared.group != "resident" and abs(e.compared.error) > OFF and e.compared.set not in NEIGHBOURS
+    )
+    return sorted(wrong, key=lambda e: -abs(e.compared.error))
 
 
-def off(found: Sequence[Entry]) -> str:
+def off(found: Sequence[Detailed]) -> str:
     """Cases off by more than `OFF`: measured / predicted parts of the step."""
     rows = []
     for e in _wrong(found):
         m, p = e.measured, e.predicted
         rows.append(
             (
-                short(e.set),
-                e.name,
-                f"{100 * e.error:+.2f}",
+                short(e.compared.set),
+                e.compared.name,
+                f"{100 * e.compared.error:+.2f}",
                 f"{1e3 * e.case.step_time_s:.1f}",
                 f"{1e3 * e.case.instrumented_step_times_s[-1]:.1f}",
-                f"{1e3 * e.predicted_s:.1f}",
+                f"{1e3 * e.compared.predicted.step_s:.1f}",
                 f"{1e3 * m.kernels:.1f} / {1e3 * p.kernels:.1f}",
                 f"{1e3 * (m.collectives - m.waited):.1f} / {1e3 * (p.collectives - p.waited):.1f}",
                 f"{1e3 * m.waited:.1f} / {1e3 * p.waited:.1f}",
@@ -231,11 +235,11 @@ def off(found: Sequence[Entry]) -> str:
     return table(headers, rows, 2)
 
 
-def neighbours(found: Sequence[Entry]) -> str:
+def neighbours(found: Sequence[Detailed]) -> str:
     """What disturbed each visit's copies and steps, seen in measurements alone."""
     rows = []
     for name in probed_sets():
-        mine = [e for e in found if e.set == name and e.group != "resident"]
+        mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
         cases = [e.case for e in mine]
         late = [lost for case in cases if (lost := lateness(case, "nvlink" in name)) is not None]
         uneven = [unsteadiness(case) for case in cases]
@@ -247,7 +251,7 @@ def neighbours(found: Sequence[Entry]) -> str:
                 f"{sum(lost > LOST for lost in late)} of {len(late)}",
                 f"{100 * median(uneven):.2f}",
                 f"{sum(part > UNEVEN for part in uneven)} of {len(uneven)}",
-                f"{100 * median(e.error for e in mine):+.2f}",
+                f"{100 * median(e.compared.error for e in mine):+.2f}",
             )
         )
     headers = (
@@ -262,14 +266,16 @@ def neighbours(found: Sequence[Entry]) -> str:
     return table(headers, rows)
 
 
-def steps(found: Sequence[Entry]) -> str:
+def steps(found: Sequence[Detailed]) -> str:
     """The single steps of those cases, the first step of a run left out."""
     rows = []
     for e in _wrong(found):
         plain, events = e.case.steps_s, e.case.instrumented_step_times_s[1:]
         shown = (" ".join(f"{1e3 * t:.1f}" for t in times) for times in (plain, events))
-        fastest = f"{100 * (e.predicted_s / min(plain) - 1):+.1f}"
-        rows.append((short(e.set), e.name, *shown, f"{1e3 * e.predicted_s:.1f}", fastest))
+        fastest = f"{100 * (e.compared.predicted.step_s / min(plain) - 1):+.1f}"
+        rows.append(
+            (short(e.compared.set), e.compared.name, *shown, f"{1e3 * e.compared.predicted.step_s:.1f}", fastest)
+        )
     headers = ("visit", "case", "steps ms", "with events", "predicted", "error of the fastest %")
     return table(headers, rows, 4)
 
@@ -294,32 +300,37 @@ def later(seconds: float) -> Callable[[Profile], Profile]:
     return change
 
 
-def meeting(found: Sequence[Entry]) -> str:
+def meeting(found: Sequence[Detailed]) -> str:
     """Rates of chunks that meet a collective because they were in flight when a device gate closed."""
-    groups: dict[tuple[str, str, str], list[Entry]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[Detailed]] = defaultdict(list)
     for e in found:
         policy, workload = e.case.scenario["policy"], e.case.scenario["workload"]
-        if yields(e.case) == "device_gate" and e.measured.meeting and e.predicted.meeting and "nvlink" not in e.set:
+        if (
+            yields(e.case) == "device_gate"
+            and e.measured.meeting
+            and e.predicted.meeting
+            and "nvlink" not in e.compared.set
+        ):
             parallel = "all_reduce" if workload.get("parallelism") == "tensor" else "all_to_all"
-            groups[short(e.set), parallel, policy["chunk_bytes"]].append(e)
+            groups[short(e.compared.set), parallel, policy["chunk_bytes"]].append(e)
     rows = []
     for key, cases in sorted(groups.items()):
         rates = [(e.measured.meeting or 0.0, e.predicted.meeting or 0.0) for e in cases]
         cells = f"{median(m for m, _ in rates) / 1e9:.1f}", f"{median(p for _, p in rates) / 1e9:.1f}"
-        rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.error for e in cases):+.2f}"))
+        rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.compared.error for e in cases):+.2f}"))
     headers = ("visit", "collectives", "chunks", "cases", "measured GB/s", "predicted GB/s", "median error of steps %")
     return table(headers, rows, 3)
 
 
-def flag_waits(found: Sequence[Entry]) -> str:
+def flag_waits(found: Sequence[Detailed]) -> str:
     """How predictions move with the cost of a flag wait."""
     rows = []
     for name, numbers in FLAG_WAITS:
         slower = [_changed(name, later(us * 1e-6), numbers) for us in (1, 2)]
         for i, number in enumerate(numbers):
-            e = next(e for e in found if e.set == name and e.case.number == number)
+            e = next(e for e in found if e.compared.set == name and e.case.number == number)
             moved = (f"{100 * (times[i] / e.case.step_time_s - 1):+.2f}" for times in slower)
-            rows.append((short(name), e.name, f"{100 * e.error:+.2f}", *moved, *map(str, e.late)))
+            rows.append((short(name), e.compared.name, f"{100 * e.compared.error:+.2f}", *moved, *map(str, e.late)))
     headers = ("visit", "case", "error %", "1 us more a wait", "2 us more", "late chunks, measured", "predicted")
     return table(headers, rows, 2)
 

@@ -13,7 +13,7 @@ from sim.datasets.cases import MeasuredCase, Operation, operations_of, workload_
 from sim.hardware import Profile, load_profile
 from sim.policies import label
 from sim.timeline import clip, measure, overlap, union
-from validation.predict import predict, predict_instrumented
+from validation.predict import Prediction, predict, predict_instrumented
 from validation.sets import DataSet, schedule, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
@@ -129,6 +129,14 @@ def compare(job: Job) -> Compared:
             predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
     except InputError as error:
         raise InputError(f"{job.set}: {error.source}", error.path, error.problem) from None
+    return beside(job, prediction, measured, predicted)
+
+
+def beside(
+    job: Job, prediction: Prediction, measured: Sequence[Operation] = (), predicted: Sequence[Operation] = ()
+) -> Compared:
+    """A case with its prediction, and the operations of both where they are to be compared."""
+    case = job.case
     peak = max(level for _, level in prediction.timeline.memory(0))
     policy = case.load_scenario().policy
     return Compared(

@@ -1,8 +1,8 @@
 """What was seen on the measured hosts: the tables and the plots of docs/measurements.md, from the committed data.
 
-`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document FILE` it
-also puts the tables between that file's markers. `--check FILE` only says which of that file's tables are not as they
-would be made now.
+`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document FILE`
+it also puts the tables between that file's markers. `--check FILE` only says which of that file's tables are not as
+they would be made now.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sim.output import write_atomically
 from sim.workers import Workers
 from validation import case_tables, probe_tables
 from validation.markdown import placed, standing
-from validation.observed import Entry, entries
+from validation.observed import Detailed, entries
 from validation.plots import plots
 from validation.sets import probed_sets
 
@@ -37,7 +37,7 @@ def seen_tables() -> dict[str, str]:
     }
 
 
-PREDICTED: dict[str, Callable[[Sequence[Entry]], str]] = {
+PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "summary": case_tables.summary,
     "windows": case_tables.windows,
     "clocks": case_tables.clocks,

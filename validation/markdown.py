@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table whose first `words` columns are words and the others numbers."""
+    """A Markdown table whose first `words` columns hold words; the others hold numbers, at the right."""
     lines = ["| " + " | ".join(headers) + " |", "|" + "---|" * words + "---:|" * (len(headers) - words)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 

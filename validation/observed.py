@@ -15,9 +15,9 @@ from typing import NamedTuple
 from sim.datasets.cases import MeasuredCase, Operation, operations_of
 from sim.datasets.probe_rows import RAW, Row, load_rows
 from sim.timeline import measure, overlap, union
-from validation.compare import Job, jobs
+from validation.compare import Compared, Job, beside, jobs
 from validation.predict import predict
-from validation.sets import case_name, load_set
+from validation.sets import load_set
 
 TWO, FOUR, NVLINK, ALONE = (
     "h200x2-hostpath-20261121a",
@@ -127,40 +127,30 @@ def _rate(copies: Sequence[Operation]) -> float | None:
     return sum(op.bytes for op in copies) / sum((op.end - op.start) * 1e-6 for op in copies) if copies else None
 
 
-class Entry(NamedTuple):
-    """A measured case beside its prediction."""
+class Detailed(NamedTuple):
+    """A compared case with what its steps without events add up to."""
 
-    set: str
-    name: str
-    group: str
+    compared: Compared
     case: MeasuredCase
-    predicted_s: float
-    predicted_peak: int
-    """Bytes."""
     measured: Account
     predicted: Account
     late: tuple[int, int]
     """`late_chunks`, measured and predicted."""
 
-    @property
-    def error(self) -> float:
-        """Predicted / measured step time - 1."""
-        return self.predicted_s / self.case.step_time_s - 1
 
-
-def _entry(job: Job) -> Entry:
+def detailed(job: Job) -> Detailed:
+    """Simulate a case once, without events."""
     case = job.case
-    made = predict(case, job.residents, job.profile)
-    both = case.operations, operations_of(made.timeline)
+    prediction = predict(case, job.residents, job.profile)
+    both = case.operations, operations_of(prediction.timeline)
     measured, predicted = map(account, both)
     late = late_chunks(both[0]), late_chunks(both[1])
-    peak = max(held for _, held in made.timeline.memory())
-    return Entry(job.set, case_name(case), job.group, case, made.predicted_s, peak, measured, predicted, late)
+    return Detailed(beside(job, prediction), case, measured, predicted, late)
 
 
-def entries(names: Sequence[str], executor: Executor) -> list[Entry]:
+def entries(names: Sequence[str], executor: Executor) -> list[Detailed]:
     """Every case of some shipped sets beside its prediction on the set's own profile."""
-    return list(executor.map(_entry, (job for name in names for job in jobs(load_set(name), steps_only=True))))
+    return list(executor.map(detailed, (job for name in names for job in jobs(load_set(name), steps_only=True))))
 
 
 def yields(case: MeasuredCase) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from sim.datasets.cases import workload_key
 from sim.datasets.probe_rows import Row
-from validation.observed import CHUNKS, FOUR, LARGE, MIB, NVLINK, TWO, Entry, probes, rates, short, value, yields
+from sim.report.theme import BLUE, GREEN, GREY, PINK, RED, VIOLET, YELLOW
+from validation.observed import CHUNKS, FOUR, LARGE, MIB, NVLINK, TWO, Detailed, probes, rates, short, value, yields
 from validation.sets import probed_sets
-from validation.svg import COLOURS, GREY, MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
+from validation.svg import MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
 
-BLUE, RED, GREEN, PINK, YELLOW, VIOLET = COLOURS
+COLOURS = BLUE, RED, GREEN, PINK, YELLOW, VIOLET
+"""In the order in which series take them."""
 PLACES = (
     (TWO, 2, "2 GPUs, host memory", BLUE),
     (FOUR, 4, "4 GPUs, host memory", RED),
@@ -18,7 +20,7 @@ PLACES = (
 )
 
 
-def plots(found: Sequence[Entry]) -> dict[str, str]:
+def plots(found: Sequence[Detailed]) -> dict[str, str]:
     """Every plot by name."""
     return {
         "contention": contention(),
@@ -136,13 +138,13 @@ LOOKS = {
 }
 
 
-def windows(found: Sequence[Entry]) -> str:
+def windows(found: Sequence[Detailed]) -> str:
     """Part of the collectives' time beside copies, predicted against measured."""
     panels = []
     for nvlink, words in ((False, "host memory"), (True, "NVLink")):
         series = []
         for kind, (colour, marker) in LOOKS.items():
-            mine = [e for e in found if yields(e.case) == kind and ("nvlink" in e.set) == nvlink]
+            mine = [e for e in found if yields(e.case) == kind and ("nvlink" in e.compared.set) == nvlink]
             shares = [(e.measured.share, e.predicted.share) for e in mine]
             points = [(m, p) for m, p in shares if m is not None and p is not None]
             series.append(Series(kind, points, colour, marker, line=False))
@@ -158,7 +160,7 @@ def windows(found: Sequence[Entry]) -> str:
     return figure(panels)
 
 
-def residents(found: Sequence[Entry]) -> str:
+def residents(found: Sequence[Detailed]) -> str:
     """Resident steps over their workload's first, in the order of measuring."""
     panels = []
     for nvlink, words in ((False, "PCIe"), (True, "NVLink")):
@@ -166,11 +168,13 @@ def residents(found: Sequence[Entry]) -> str:
         series = []
         for name, colour in zip(names, COLOURS, strict=False):
             first: dict[str, float] = {}
-            for e in (e for e in found if e.set == name and e.group == "resident"):
+            for e in (e for e in found if e.compared.set == name and e.compared.group == "resident"):
                 first.setdefault(workload_key(e.case), e.case.step_time_s)
             for i, (key, base) in enumerate(first.items()):
                 cases = [
-                    e.case for e in found if e.set == name and e.group == "resident" and workload_key(e.case) == key
+                    e.case
+                    for e in found
+                    if e.compared.set == name and e.compared.group == "resident" and workload_key(e.case) == key
                 ]
                 points = [(n, 100 * (c.step_time_s / base - 1)) for n, c in enumerate(cases, 1)]
                 series.append(Series(f"visit {short(name)}" if i == 0 else "", points, colour))
@@ -185,7 +189,7 @@ def residents(found: Sequence[Entry]) -> str:
     return figure(panels)
 
 
-def errors(found: Sequence[Entry]) -> str:
+def errors(found: Sequence[Detailed]) -> str:
     """Signed errors of every case by set."""
     names = probed_sets()
     places = {name: i + 1 for i, name in enumerate(names)}
@@ -197,12 +201,14 @@ def errors(found: Sequence[Entry]) -> str:
         ("unseen", BLUE, "circle", 0.22),
     )
     for group, colour, marker, shift in groups:
-        mine = [e for e in found if e.group == group]
+        mine = [e for e in found if e.compared.group == group]
         points = []
         for name in names:
-            cases = sorted((e for e in mine if e.set == name), key=lambda e: e.case.number)
+            cases = sorted((e for e in mine if e.compared.set == name), key=lambda e: e.case.number)
             for i, e in enumerate(cases):
-                points.append((places[name] + shift + 0.16 * (i / max(len(cases) - 1, 1) - 0.5), 100 * e.error))
+                points.append(
+                    (places[name] + shift + 0.16 * (i / max(len(cases) - 1, 1) - 0.5), 100 * e.compared.error)
+                )
         series.append(Series(group, points, colour, marker, line=False))
     vertical = linear("predicted over measured, %", -8, 12, 2)
     return figure(

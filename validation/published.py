@@ -23,6 +23,7 @@ from sim.program import Copy, Kernel
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.units import Number
+from validation.markdown import table
 
 FigureName = Literal[
     "step_s",
@@ -341,6 +342,5 @@ def _share(outcomes: Sequence[Outcome]) -> str:
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """The table and the verdicts for docs/modelling.md."""
-    lines = ["| " + " | ".join(HEADERS) + " |", "|---|---|---|---|---:|---:|---:|---|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for o in outcomes for row in o.rows]
-    return "\n".join([*lines, "", *(f"- {sentence}" for sentence in verdicts(outcomes))])
+    rows = table(HEADERS, (cells(row) for o in outcomes for row in o.rows), 4)
+    return "\n".join([rows, "", *(f"- {sentence}" for sentence in verdicts(outcomes))])

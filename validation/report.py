@@ -226,9 +226,10 @@ def _cross(cross: Sequence[Compared]) -> list[Section]:
 def _covered(covered: Sequence[Covered]) -> list[Section]:
     if not covered:
         return []
-    text = f"""{summary.covers(covered)} "half width" is that of the {100 * LEVEL:g} % interval; its parts are standard
-    deviations; all are medians, relative to the predicted step. profile: the uncertainties of the host's numbers,
-    propagated in one case of each kind. kernels: their times' spread between resident repeats. steps: the spread of the
+    text = f"""{summary.covers(covered)}
+    "half width" is that of the {100 * LEVEL:g} % interval; its parts are standard deviations; all are medians,
+    relative to the predicted step. profile: the uncertainties of the host's numbers, propagated in one
+    case of each kind. kernels: their times' spread between resident repeats. steps: the spread of the
     case's own. model: the robust deviation of the errors of the set's fitted cases, or of all fitted ones on its path
     (2 GPUs by host memory or NVLink, 4 GPUs, 1 GPU) where it has none."""
     return [Section("How often intervals hold the measurement", text, summary.coverage_table(covered))]

@@ -89,7 +89,8 @@ def load_set(name: str) -> DataSet:
         if case.kernel_times == "resident" and workload_key(case) not in known:
             problem = "there is no resident case of its workload, which shows the times of its kernels"
             raise InputError(name, f"measured case {case.number}", problem)
-    workloads = {workload_key(case): _workload(case) for case in cases}
+    first = {workload_key(case): case for case in reversed(cases)}
+    workloads = {key: _workload(case) for key, case in first.items()}
     return DataSet(name, tuple(cases), frozenset(fitted), workloads)
 
 

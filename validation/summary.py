@@ -13,6 +13,7 @@ from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
 from validation.coverage import LEVEL, Covered, by_group
 from validation.errors import Errors, by, choices, errors
+from validation.markdown import table
 from validation.sets import kind, visit
 
 _TONES: dict[Verdict, Literal["good", "fair", "bad", "plain"]] = {
@@ -214,14 +215,13 @@ def markdown(compared: Sequence[Compared], judged: Sequence[Judged], covered: Se
         coverage_table(covered),
         cases_table(offloaded, covered),
     )
-    return "\n\n".join(markdown_table(table) for table in tables if table.rows)
+    return "\n\n".join(markdown_table(shown) for shown in tables if shown.rows)
 
 
-def markdown_table(table: Table) -> str:
+def markdown_table(shown: Table) -> str:
     """A table in Markdown."""
-    rows = [table.headers, ["---"] * len(table.headers)]
-    rows += [[c.text if isinstance(c, Badge) else str(c) for c in row] for row in table.rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = ([c.text if isinstance(c, Badge) else str(c) for c in row] for row in shown.rows)
+    return table(shown.headers, rows, len(shown.headers))
 
 
 _MECHANISMS = {

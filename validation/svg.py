@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal, NamedTuple
 
-COLOURS = ("#2b64e3", "#c03c08", "#0bab65", "#c774bd", "#b88d01", "#7a6cd0")
-GREY = "#69707a"
 TEXT = "#6e7681"  # 4.5 to 1 on white and 4 to 1 on GitHub's dark page: a picture cannot know which one it is on
 FAINT = "rgba(110,118,129,0.28)"
 WIDTH, HEIGHT = 900, 330

@@ -14,7 +14,7 @@ from msgspec import Meta
 from sim.config import Config, InputError, convert
 from sim.datasets.probe_parameters import PARAMETERS
 from sim.lines import load_lines
-from sim.output import append, open_alone
+from sim.output import append, cut_torn_line, open_alone
 
 SCHEMA = 1
 """Version of `Row`; rows of another one are refused."""
@@ -121,8 +121,7 @@ class Journal:
         self._file = open_alone(file)
         try:
             self.rows = load_rows(file)
-            whole = file.read_bytes().rfind(b"\n") + 1
-            self._file.truncate(whole)  # a line that a killed run left half-written
+            cut_torn_line(self._file, file)
         except BaseException:
             self._file.close()
             raise

@@ -143,19 +143,7 @@ class Schedule(ABC):
             weights = (self._slot(n), "resident")
         for op in self.workload.layers[layer].block:
             if isinstance(op, Compute):
-                rank.kernel(
-                    COMPUTE,
-                    op.name,
-                    seconds=None if op.seconds is None else float(op.seconds),
-                    flops=float(op.flops or 0),
-                    hbm_bytes=float(op.bytes or 0),
-                    launches=op.launches,
-                    reads=weights,
-                    step=step,
-                    layer=layer,
-                    attention=op.attention,
-                    ops=op.ops,
-                )
+                rank.kernel(COMPUTE, op.name, **op.work(), reads=weights, step=step, layer=layer)
             else:
                 self.before_collective()
                 self._collective(op, step, layer)

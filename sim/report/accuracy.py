@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from sim.report.draw import blank, key
-from sim.report.theme import BAND, NEUTRAL, faded, ms, plain, signed, styles
+from sim.report.theme import BAND, BLUE, GREY, NEUTRAL, YELLOW, faded, ms, plain, signed, styles
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "bowtie"]
-_GROUPS = {"unseen": "#2b64e3", "fitted": "#b88d01", "resident": "#69707a"}
+_GROUPS = {"unseen": BLUE, "fitted": YELLOW, "resident": GREY}
 
 
 class Case(NamedTuple):

@@ -11,17 +11,17 @@ import plotly.graph_objects as go
 
 from sim.report.bars import RESOLUTION, WORK, Bar, Kind, bars
 from sim.report.draw import blank
-from sim.report.theme import BAND, FAINT, NEUTRAL, lighter, ms, plain, signed
+from sim.report.theme import BAND, BLUE, FAINT, NEUTRAL, PINK, RED, YELLOW, lighter, ms, plain, signed
 from sim.timeline import Span, Timeline
 from sim.units import show_bytes
 
 # In drawing order. Work fills its lane, what only orders work is a thin line in it.
 _KINDS: dict[Kind, tuple[str, float]] = {
     "wait": (NEUTRAL, 0.1),
-    "flag": ("#b88d01", 0.3),
-    "kernel": ("#2b64e3", 0.72),
-    "copy": ("#c03c08", 0.72),
-    "collective": ("#c774bd", 0.72),
+    "flag": (YELLOW, 0.3),
+    "kernel": (BLUE, 0.72),
+    "copy": (RED, 0.72),
+    "collective": (PINK, 0.72),
 }
 _NAMED = 100  # a bar wider than this part of the window carries its name if there is room
 _NUMBERED = 25  # a layer wider than this part of the window is numbered

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import msgspec
-
 from sim.hardware import AloneTime, Profile
+from sim.numbers import key_path, leaves
 from sim.steady import gb
+from sim.topology import Capacity, Sourced
 from sim.units import Bandwidth, Bytes, FlopRate, Seconds, show_bytes, show_seconds
 
 ANOTHER_TOPOLOGY = "of another topology than this profile has"
@@ -26,30 +26,16 @@ class Listed(NamedTuple):
 
 def numbers(profile: Profile) -> Iterator[Listed]:
     """All that a profile holds, but for its name and description, in its order."""
-    for field in msgspec.structs.fields(profile):
-        if field.name not in ("name", "description", "kept"):
-            yield from _walk(field.name, getattr(profile, field.name))
-
-
-def _walk(path: str, value: object) -> Iterator[Listed]:
-    if isinstance(value, AloneTime):
-        yield Listed(path, value, value.source)
-    elif isinstance(value, msgspec.Struct) and hasattr(value, "source"):
-        number, uncertainty = getattr(value, "value", None), getattr(value, "uncertainty", None)
-        yield Listed(path, number, str(value.source), uncertainty)
-        if (carries := getattr(value, "carries", "all")) != "all":
-            yield Listed(f"{path}.carries", carries)
-    elif isinstance(value, msgspec.Struct):
-        for key in value.__struct_fields__:
-            yield from _walk(f"{path}.{key}", getattr(value, key))
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _walk(f"{path}.{key}", inner)
-    elif isinstance(value, tuple) and any(isinstance(inner, msgspec.Struct) for inner in value):
-        for i, inner in enumerate(value):
-            yield from _walk(f"{path}[{i}]", inner)
-    elif value is not None and value != ():
-        yield Listed(path, value)
+    for path, value in leaves(profile):
+        name = key_path(path)
+        if isinstance(value, AloneTime):
+            yield Listed(name, value, value.source)
+        elif isinstance(value, Sourced | Capacity):
+            yield Listed(name, value.value, value.source, value.uncertainty)
+            if isinstance(value, Capacity) and value.carries != "all":
+                yield Listed(f"{name}.carries", value.carries)
+        elif path[0] not in ("name", "description", "kept"):
+            yield Listed(name, value)
 
 
 def shown(value: object) -> str:

@@ -10,19 +10,22 @@ from sim.units import show_bytes
 
 # Mid-tones: each has a contrast of at least 2.9 against the white and the dark page alike, and the first five stay
 # apart under simulated deuteranopia, protanopia and tritanopia.
+GREY, RED, PINK, BLUE, GREEN = "#69707a", "#c03c08", "#c774bd", "#2b64e3", "#0bab65"
+YELLOW, VIOLET, TEAL, BROWN = "#b88d01", "#7a6cd0", "#2f8f9d", "#9a5b3c"
+
 _POLICIES = {
-    "resident": ("#69707a", "diamond"),
-    "whole_layer": ("#c03c08", "square"),
-    "chunked": ("#c774bd", "triangle-up"),
-    "yielding": ("#2b64e3", "circle"),
-    "yielding+drain": ("#0bab65", "cross"),
+    "resident": (GREY, "diamond"),
+    "whole_layer": (RED, "square"),
+    "chunked": (PINK, "triangle-up"),
+    "yielding": (BLUE, "circle"),
+    "yielding+drain": (GREEN, "cross"),
 }
-_SPARE = (("#b88d01", "star"), ("#7a6cd0", "hexagon"), ("#2f8f9d", "pentagon"), ("#9a5b3c", "bowtie"))
+_SPARE = ((YELLOW, "star"), (VIOLET, "hexagon"), (TEAL, "pentagon"), (BROWN, "bowtie"))
 
 NEUTRAL = "#808790"
 BAND = "rgba(128,135,144,0.15)"
 FAINT = "rgba(128,135,144,0.45)"
-GOOD, BAD = "#0bab65", "#c03c08"
+GOOD, BAD = GREEN, RED
 
 FONT = 'Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
