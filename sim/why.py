@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Generic, NamedTuple, TypeVar
 
 from sim.hardware import Profile
-from sim.program import Collective, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
+from sim.program import Collective, Copy, Kernel, RankProgram, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
 
 S = TypeVar("S", Span, HostSpan)
@@ -177,6 +178,13 @@ def _parts(span: Span, profile: Profile) -> list[tuple[str, float]]:
     if isinstance(command, WaitFlag):
         return [("yield_wait", extra), ("stream_overhead", span.alone)]
     return [("stream_overhead", span.end - span.start)]
+
+
+def gather_seconds(path: Iterable[Segment], program: RankProgram) -> float:
+    """Seconds of a critical path that gathers of weights take, their contention included."""
+    gathers = program.gather_streams()
+    calls = ("collective_alone", "collective_contention", "skew")
+    return sum(s.end - s.start for s in path if s.stream in gathers and s.cause in calls)
 
 
 def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:

@@ -10,10 +10,9 @@ from typing import NamedTuple
 from sim.config import InputError
 from sim.hardware import Profile, load_profile, shipped
 from sim.models import Named, load_model
-from sim.policies import Policy, label
+from sim.policies import describe
 from sim.scenario import Scenario
 from sim.shelf import is_there
-from sim.units import show_bytes
 from validation import wan14b
 from validation.measured import CASES, MeasuredCase, load_cases, load_origin, load_split
 from validation.predict import references, workload_key
@@ -110,19 +109,7 @@ def _workload(scenario: Scenario) -> str:
     return f"{workload.model} {-(-tokens // scenario.world_size)}"
 
 
-def schedule(policy: Policy) -> str:
-    """A policy and its parameters in a few words."""
-    words = [label(policy)]
-    if chunk := getattr(policy, "chunk_bytes", None):
-        words.append(show_bytes(chunk))
-    if fraction := getattr(policy, "resident_fraction", 0.0):
-        words.append(f"r={fraction:g}")
-    if (ahead := getattr(policy, "prefetch_layers", 1)) != 1:
-        words.append(f"k={ahead}")
-    return " ".join(words)
-
-
 def case_name(case: MeasuredCase) -> str:
     """Workload and schedule of a case in a few words."""
     scenario = case.load_scenario()
-    return f"{_workload(scenario)} {schedule(scenario.policy)}"
+    return f"{_workload(scenario)} {describe(scenario.policy, short=True)}"

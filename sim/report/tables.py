@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sim import policies, units
+from sim import units
 from sim.hardware import AloneTime, Profile
 from sim.models import Model, block_bytes, parameters
 from sim.report.numbers import numbers
@@ -154,11 +154,11 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
     outputs: dict[str, tuple[str, ...]] = {}
     for case in cases:
         policy = case.load_scenario().policy
-        chunk = getattr(policy, "chunk_bytes", None)
+        chunk = policy.chunk_bytes
         cells = [
-            policies.label(policy),
+            policy.label(),
             show_bytes(chunk) if chunk else "",
-            f"{getattr(policy, 'resident_fraction', 1.0):g}",
+            f"{policy.resident_fraction:g}",
         ]
         if case.error:
             made.add_row(*cells, escape(case.error))
