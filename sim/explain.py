@@ -19,7 +19,7 @@ from sim.program import ProgramError
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.units import show_bytes, show_seconds
-from sim.why import WORDS, Waterfall, causes, critical_path, gather_seconds, waterfall
+from sim.why import WORDS, Waterfall, causes, waterfall
 
 WORTH = 0.005
 """Causes and gains below this share of the step are not worth a sentence."""
@@ -55,8 +55,6 @@ class _Facts(NamedTuple):
 
     by_cause: dict[str, float]
     fall: Waterfall
-    gathers: float
-    """Gathers of weights on the critical path."""
     brings: bool
     """Whether weights are copied or gathered at all."""
     peak: int
@@ -67,7 +65,7 @@ class _Facts(NamedTuple):
 
 
 def resident_causes(scenario: Scenario, profile: Profile | None = None) -> dict[str, float]:
-    """Causes of the step (s) with all weights on the GPU, on the scenario's hardware profile unless another is given."""
+    """Causes of the step (s) with all weights on the GPU, on the scenario's own profile unless another is given."""
     result = simulate(scenario.with_policy(Resident()), profile)
     return causes(result.timeline, result.profile)
 
@@ -76,13 +74,10 @@ def explain(result: Result) -> Explanation:
     """Explain a simulated scenario. Simulates the resident step and variants of its policy."""
     by_cause = causes(result.timeline, result.profile)
     fall = waterfall(by_cause, resident_causes(result.scenario, result.profile))
-    path = critical_path(result.timeline, result.profile)
-    program = result.timeline.program.ranks[0]
     facts = _Facts(
         by_cause,
         fall,
-        gather_seconds(path, program),
-        bool(result.metrics["h2d_bytes_per_step"] or program.gather_streams()),
+        bool(result.metrics["h2d_bytes_per_step"] or result.timeline.program.ranks[0].gather_streams()),
         result.metrics["peak_memory_bytes"],
         result.profile.device.memory.value,
         result.metrics["step_time_s"],
@@ -127,17 +122,19 @@ def _verdict(facts: _Facts) -> str:
     longer = step - resident
     than = f"{100 * longer / resident:.1f} % longer" if resident and longer >= 0.0005 * resident else "no longer"
     copies = sum(facts.by_cause[c] for c in _COPIES)
-    weights = copies + facts.gathers
-    work = facts.by_cause["compute"] + facts.by_cause["collective_alone"] - facts.gathers
-    what = "Gathers of weights" if facts.gathers > copies else "Copies"
+    gathers = facts.by_cause["exposed_gather"]
+    weights = copies + gathers
+    work = facts.by_cause["compute"] + facts.by_cause["collective_alone"]
+    what = "Gathers of weights" if gathers > copies else "Copies"
     if weights <= HIDDEN * step and longer <= HIDDEN * resident:
-        return f"The copies hide behind compute and collectives: the step takes {than} than with all weights resident."
+        what = "gathers of weights" if gathers > copies else "copies"
+        return f"The {what} hide behind compute and collectives: the step takes {than} than with all weights resident."
     if weights > work:
         return (
             f"{what} bind: they and what they wait for are {100 * weights / step:.0f} % of the critical path, compute "
             f"and the blocks' collectives {100 * work / step:.0f} %."
         )
-    parts = [(WORDS[c], s) for c, s in facts.fall.parts if c != "hidden"] + [("gathers of weights", facts.gathers)]
+    parts = [(WORDS[c], s) for c, s in facts.fall.parts if c != "hidden"]
     named = [f"{words} {show_seconds(s)}" for words, s in sorted(parts, key=lambda p: -p[1])[:3] if s >= WORTH * step]
     because = f"; on its critical path, but not on the resident one, is {_listed(named)}" if named else ""
     return (

@@ -60,7 +60,7 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
 
 
 def variants(policy: Policy, world_size: int) -> Iterator[Policy]:
-    """Valid policies that differ from `policy` in one thing: the kind, keeping all fields that both have, or a field."""
+    """Valid policies that differ from `policy` in one thing: a field, or the kind with all fields that both have."""
     seen = {policy}
     others = (kind.from_policy(policy, world_size) for kind in kinds().values() if kind is not type(policy))
     for variant in (*others, *policy.variants(world_size)):

@@ -83,9 +83,9 @@ def load_policies(file: str | Path) -> tuple[str, ...]:
         del sys.modules[name]
         raise InputError(str(file), "", "registers no policy: put @register above the class")
     _LOADED[path] = added
-    listed = [part for part in os.environ.get(FILES, "").split(os.pathsep) if part]
-    if str(path) not in listed:
-        os.environ[FILES] = os.pathsep.join([*listed, str(path)])
+    # workers may run in another folder
+    listed = [str(Path(part).resolve()) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
+    os.environ[FILES] = os.pathsep.join(dict.fromkeys([*listed, str(path)]))
     return added
 
 
