@@ -96,7 +96,7 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool) -> N
     from sim.why import causes, waterfall
 
     by_cause = causes(result.timeline, result.profile)
-    fall = waterfall(by_cause, resident_causes(result.scenario))
+    fall = waterfall(by_cause, resident_causes(result.scenario, result.profile))
     interval = _interval(result) if with_interval else None
     if as_json:
         import json

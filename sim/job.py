@@ -12,7 +12,7 @@ import msgspec
 import sim
 from sim.hardware import Profile, to_plain
 from sim.models import Model, remembered
-from sim.policies import Policy
+from sim.policies import Policy, loaded_contents
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 
@@ -39,7 +39,7 @@ class Job(NamedTuple):
             StaleCodeError: this process has loaded other code.
             Exception: whatever `sim.run.simulate` raises.
         """
-        if self.code != CODE:
+        if self.code != code_digest():
             raise StaleCodeError("the code of chunkflow-sim was changed while this ran")
         with remembered(self.models):
             return simulate(self.scenario, self.profile)
@@ -92,7 +92,7 @@ def models_digest(models: dict[str, Model]) -> str:
     return digest(canonical(models))
 
 
-def _code_digest() -> str:
+def _package_digest() -> str:
     root = Path(sim.__file__).parent
     code = hashlib.sha256(_version().encode())
     for file in sorted(root.rglob("*.py")):
@@ -109,5 +109,10 @@ def _version() -> str:
         return ""
 
 
-CODE = _code_digest()
-"""Digest of the version and the code of this package, as they were when this process loaded it."""
+_PACKAGE = _package_digest()
+"""Of the version and the code of this package, as they were when this process loaded it."""
+
+
+def code_digest() -> str:
+    """Of the version and the code of this package and of policies of one's own, as this process loaded them."""
+    return digest(_PACKAGE.encode() + b"".join(sorted(loaded_contents()))) if loaded_contents() else _PACKAGE

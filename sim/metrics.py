@@ -93,8 +93,7 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
 def prefetch_events(program: Program, rank: int) -> set[int]:
     """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
     commands = list(program.ranks[rank].commands())
-    slots = {b.name for b in program.ranks[rank].buffers if b.kind == "slot"}
-    streams = {c.stream for c in commands if isinstance(c, Copy) or (isinstance(c, Collective) and slots & {*c.writes})}
+    streams = program.ranks[rank].gather_streams() | {c.stream for c in commands if isinstance(c, Copy)}
     return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
 
 

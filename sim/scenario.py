@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import msgspec
 
 from sim import policies
 from sim.collectives import domains_of, hierarchical_kinds
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
-from sim.policies import Chunked, Policy, Resident, Sharded, copied_of_layer
+from sim.policies import Policy
 from sim.program import Program
 from sim.shelf import is_there
 from sim.workload import CollectiveOp, Explicit
@@ -53,7 +56,8 @@ class Scenario(Config, frozen=True):
         """Build a scenario from plain data, as YAML or JSON gives it. Raises `InputError`."""
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
-        scenario = convert(data, _OfModel if named else _Explicit, source)
+        read = convert(data, _form(Named if named else Explicit, policies.union()), source)
+        scenario = cls(**{name: getattr(read, name) for name in cls.__struct_fields__})
         try:
             profile_file(scenario.hardware)
         except InputError as error:
@@ -78,10 +82,14 @@ class Scenario(Config, frozen=True):
         if self.world_size > 1 and (hierarchical := hierarchical_kinds(profile)):
             layers = self.workload.resolve(self.world_size).layers
             used = {op.kind for layer in layers for op in layer.block if isinstance(op, CollectiveOp)}
-            if isinstance(self.policy, Sharded):
-                used.add("all_gather")
-            if hierarchical & used:
+            if hierarchical & (used | self.policy.own_collectives):
                 domains_of(profile, self.world_size)
+
+    def with_policy(self, policy: Policy) -> Scenario:
+        """The scenario under another policy. Raises `InputError` if it would be too large to simulate."""
+        scenario = msgspec.structs.replace(self, policy=policy)
+        _check_size(scenario)
+        return scenario
 
     def program(self) -> Program:
         """What the policy makes of the workload."""
@@ -93,32 +101,23 @@ def _check_size(scenario: Scenario) -> None:
     if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
         raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
-    ahead = 0 if isinstance(policy, Resident) else max(policy.prefetch_layers, getattr(policy, "slots", None) or 0)
-    passes = workload.steps * workload.passes_per_step
-    commands = ahead
-    for number in () if isinstance(policy, Resident) else policy.resident_layers:
+    for number in policy.resident_layers:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
-    for number, layer in enumerate(workload.layers):
-        copied, chunks = copied_of_layer(policy, number, layer.bytes), 1
-        if isinstance(policy, Chunked):
-            chunks = -(-copied // policy.chunk_bytes)
-        elif isinstance(policy, Sharded) and policy.chunk_bytes is not None:
-            chunks = 4 * -(-copied // (policy.chunk_bytes * scenario.world_size))
-        commands += (passes + -(-ahead // len(workload.layers))) * (len(layer.block) + chunks)
+    commands = policies.count_commands(workload, policy, scenario.world_size) // scenario.world_size
     if commands > MOST_COMMANDS:
-        problem = f"makes at least {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "
+        problem = f"makes about {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "
         raise InputError("scenario", "", problem + "take fewer steps, prefetch_layers or slots, or larger chunks")
 
 
-# A workload is of a model if it has the key `model`. Unions of structs need a tag to be told apart, so each form of
-# scenario is read as a type of its own.
+@cache
+def _form(workload: type, policy: Any) -> type[Scenario]:
+    """The type that a scenario file is read as.
 
-
-class _Explicit(Scenario, frozen=True):
-    workload: Explicit
-
-
-class _OfModel(Scenario, frozen=True):
-    workload: Named
+    A workload is of a model if it has the key `model`: unions of structs need a tag to be told apart, so each form of
+    scenario is a type of its own. Policies are those known now.
+    """
+    fields = [("workload", workload), ("policy", policy)]
+    form = msgspec.defstruct("Scenario", fields, bases=(Scenario,), frozen=True, kw_only=True, module=__name__)
+    return cast(type[Scenario], form)

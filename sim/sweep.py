@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, cast
 from sim import units
 from sim.config import Config, InputError
 from sim.hardware import Profile, load_profile
-from sim.job import CODE, Identity, Job, StaleCodeError, canonical, digest, models_digest, profile_digest
+from sim.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
 from sim.ledger import DIED, FIGURES, Failure, Ledger, Point, Row
 from sim.models import Model, remembered
 from sim.policies import all_fields, fields_of
@@ -202,8 +202,8 @@ class _Read(NamedTuple):
             self.digests[name] = profile_digest(self.profiles[name])
         if fitting:
             scenario.check(self.profiles[name], source)
-        job = Job(scenario, self.profiles[name], used, CODE)
-        return Identity("", self.digests[name], models_digest(used), CODE), job
+        job = Job(scenario, self.profiles[name], used, code_digest())
+        return Identity("", self.digests[name], models_digest(used), code_digest()), job
 
 
 def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:

@@ -123,3 +123,21 @@ def show_seconds(seconds: float) -> str:
         if seconds >= factor:
             return f"{seconds / factor:.4g} {unit}"
     return f"{seconds / 1e-6:.3g} us" if seconds >= 1e-12 else "0"
+
+
+def write_bytes(size: int) -> str:
+    """A size as a file may give it, exactly: "16 MiB", "500 KB", "702545920 B"."""
+    for prefixes in (_IEC, _SI):
+        for prefix, factor in sorted(prefixes.items(), key=lambda item: -item[1]):
+            if prefix and size and size % factor == 0 and size // factor < 10_000:
+                return f"{size // factor} {prefix}B"
+    return f"{int(size)} B"
+
+
+def write_seconds(seconds: float) -> str:
+    """A duration as a file may give it, exactly: "1 ms", "0.25 s"."""
+    for unit, factor in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        text = f"{seconds / factor:.6g} {unit}"
+        if seconds >= factor and parse(Seconds, text) == seconds:
+            return text
+    return f"{float(seconds)!r} s"

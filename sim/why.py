@@ -20,7 +20,8 @@ S = TypeVar("S", Span, HostSpan)
 WORDS = {
     "compute": "compute",
     "collective_alone": "collectives alone",
-    "exposed_h2d": "exposed H2D transfer",
+    "exposed_h2d": "H2D transfer",
+    "exposed_gather": "gathers of weights",
     "copy_overhead": "set-up of copies",
     "copy_contention": "copies slowed by other traffic",
     "collective_contention": "collectives slowed by other traffic",
@@ -29,17 +30,24 @@ WORDS = {
     "yield_wait": "waiting at gates",
     "stream_overhead": "events and flags",
     "host_issue": "host issue",
-    "hidden": "compute and collectives hidden behind copies",
+    "hidden": "compute and collectives off the path",
 }
 """Causes, and the waterfall's extra part, for people."""
+
+NOTES = {
+    "exposed_h2d": "also where kernels run beside the copies",
+    "hidden": "run beside copies that are on it",
+}
+"""What needs a word more: both together are about the time that the compute stream waits for prefetched weights."""
 
 CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 """What time on the critical path is spent on.
 
-`exposed_h2d` is the transfer of bytes at the rate of a copy alone, `copy_overhead` the set-up of copies, and
-`copy_contention` what other traffic adds. `yield_wait` is a stream held by a flag: copies at a gate, collectives that
-drain. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is a stream that ran dry while the host was
-busy; where the host was held by an event, another thread or a full queue, the walk goes on there.
+`exposed_h2d` is the transfer of bytes at the rate of a copy alone, `exposed_gather` a collective that fills a slot, as
+long as alone. `copy_overhead` is the set-up of copies, `copy_contention` what other traffic adds. `yield_wait` is a
+stream held by a flag: copies at a gate, collectives that drain. `stream_overhead` is events, flag writes and wake-ups.
+`host_issue` is a stream that ran dry while the host was busy; where the host was held by an event, another thread or a
+full queue, the walk goes on there.
 """
 
 
@@ -95,6 +103,7 @@ class _Walk:
         self.begin, self.time = timeline.steps[rank][-2:]
         self.path: list[Segment] = []
         self.stream = program.step_stream()
+        self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.feeder = program.feeders()
         self.spans: defaultdict[str, _Backwards[Span]] = defaultdict(_Backwards)
         self.held: defaultdict[int, _Backwards[HostSpan]] = defaultdict(_Backwards)
@@ -118,11 +127,27 @@ class _Walk:
             if isinstance(command, WaitEvent) and (record := self.recorded.get(command.event)):
                 self._to_record(record, "stream_overhead")
                 continue
-            *later, (first, _) = _parts(span, self.profile)
+            *later, (first, _) = self._parts(span)
             for cause, seconds in later:
                 self._back(max(self.time - seconds, span.start), cause)
             self._back(span.start, first)
         return self.path
+
+    def _parts(self, span: Span) -> list[tuple[str, float]]:
+        """Causes of a span's time and their seconds, latest first; the walk gives the last one the rest."""
+        command, extra = span.command, max(span.end - span.ready - span.alone, 0.0)
+        if isinstance(command, Kernel):
+            return [("kernel_slowdown", extra), ("compute", span.alone)]
+        if isinstance(command, Collective):
+            alone = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
+            parts = [("collective_contention", extra), (alone, span.alone)]
+            return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
+        if isinstance(command, Copy):
+            moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.alone)
+            return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.alone - moving)]
+        if isinstance(command, WaitFlag):
+            return [("yield_wait", extra), ("stream_overhead", span.alone)]
+        return [("stream_overhead", span.end - span.start)]
 
     def _to_record(self, record: Span, cause: str) -> None:
         """Go on where an event was recorded; what passed since is for `cause`."""
@@ -161,22 +186,6 @@ class _Walk:
 def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
     """The critical path of the last step on `rank`, latest piece first; the pieces tile the step."""
     return _Walk(timeline, profile, rank).run()
-
-
-def _parts(span: Span, profile: Profile) -> list[tuple[str, float]]:
-    """Causes of a span's time and their seconds, latest first; the walk gives the last one the rest."""
-    command, extra = span.command, max(span.end - span.ready - span.alone, 0.0)
-    if isinstance(command, Kernel):
-        return [("kernel_slowdown", extra), ("compute", span.alone)]
-    if isinstance(command, Collective):
-        parts = [("collective_contention", extra), ("collective_alone", span.alone)]
-        return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
-    if isinstance(command, Copy):
-        moving = min(command.bytes / profile.copy_class(command.kind).cap.value, span.alone)
-        return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.alone - moving)]
-    if isinstance(command, WaitFlag):
-        return [("yield_wait", extra), ("stream_overhead", span.alone)]
-    return [("stream_overhead", span.end - span.start)]
 
 
 def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:

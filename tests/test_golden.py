@@ -13,7 +13,8 @@ import pytest
 import yaml
 from conftest import Command
 
-from sim.policies import Policy, Yielding, label
+from sim.policies import kinds
+from sim.policies.yielding import Yielding
 from sim.program import CollectiveKind
 from sim.scenario import Scenario
 
@@ -51,9 +52,9 @@ def test_the_golden_scenarios_cover_what_there_is() -> None:
     scenarios = {f.stem: Scenario.load(f) for f in SCENARIOS}
     assert {f.stem for f in FOLDER.glob("*.json")} == set(scenarios)
     policies = [s.policy for s in scenarios.values()]
-    assert {type(p) for p in policies} == set(get_args(Policy))
+    assert {type(p) for p in policies} == set(kinds().values())
     assert {p.window for p in policies if isinstance(p, Yielding)} == {"device_gate", "launch", "kernel"}
-    assert {label(p) for p in policies} >= {"whole_layer", "whole_layer+after_compute", "yielding+drain"}
+    assert {p.label() for p in policies} >= {"whole_layer", "whole_layer+after_compute", "yielding+drain"}
     text = "\n".join(yaml.safe_dump(yaml.safe_load(f.read_text())) for f in SCENARIOS)
     for wanted in (*get_args(CollectiveKind), "passes_per_step", "repeat", "flops", "model", "activation_bytes"):
         assert wanted in text, f"no golden scenario has {wanted}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import Plain, cases, collective, compute, scenario, tiny_profile
 
 from sim.config import InputError
-from sim.policies import copied_bytes, fields_of, label
+from sim.policies import copied_bytes, fields_of
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program, RecordEvent, WaitEvent, WaitFlag, WriteFlag
 from sim.run import simulate
 from sim.timeline import Timeline
@@ -168,7 +168,7 @@ def test_commands_say_what_they_are_and_nothing_more() -> None:
 )
 def test_a_label_says_what_sets_a_policy_apart(policy: Plain, shown: str) -> None:
     read = scenario(LAYERS, policy).policy
-    assert label(read) == shown
+    assert read.label() == shown
     assert fields_of(policy["kind"]) == {"kind", *type(read).__struct_fields__}
     assert hash(read) == hash(scenario(LAYERS, policy).policy), "a policy is frozen"
 
@@ -195,7 +195,7 @@ def test_no_kind_no_fields() -> None:
 
 
 def test_the_label_says_that_collectives_wait() -> None:
-    assert label(scenario(LAYERS, {"kind": "whole_layer", "quiesce": True}).policy) == "whole_layer+quiesce"
+    assert scenario(LAYERS, {"kind": "whole_layer", "quiesce": True}).policy.label() == "whole_layer+quiesce"
 
 
 @pytest.mark.parametrize("layers", [[2], [-1], [0, 5]])

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Plain, collective, compute, scenario, tiny_profile
 
-from sim.policies import copied_bytes, pieces
+from sim.policies import copied_bytes
+from sim.policies.sharded import pieces
 from sim.program import Collective, Copy, Kernel, ProgramError, RankBuilder
 from sim.run import Result, simulate
 

@@ -151,7 +151,7 @@ def test_explain_names_what_binds_and_what_helps() -> None:
     assert "Copies bind" in text
     assert "waiting at gates" in text
     assert bound.changes == sorted(bound.changes, key=lambda c: c.step_s)
-    assert bound.changes[0].words == "resident_fraction 0.25"
+    assert bound.changes[0].words == "resident_fraction: 0.25"
     assert bound.changes[0].memory_bytes > 0
     resident = Scenario.from_plain({**data, "policy": {"kind": "resident"}})
     assert "Nothing is copied" in " ".join(explain(simulate(resident)).sentences)

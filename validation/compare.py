@@ -11,10 +11,10 @@ from typing import NamedTuple
 from sim.config import InputError
 from sim.datasets.cases import MeasuredCase, Operation, operations_of, workload_key
 from sim.hardware import Profile, load_profile
-from sim.policies import label
+from sim.policies import describe
 from sim.timeline import clip, measure, overlap, union
 from validation.predict import Prediction, predict, predict_instrumented
-from validation.sets import DataSet, schedule, visit
+from validation.sets import DataSet, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
 
@@ -144,11 +144,11 @@ def beside(
         job.profile.name,
         case.number,
         job.workload,
-        schedule(policy),
-        label(policy),
-        getattr(policy, "chunk_bytes", None),
-        getattr(policy, "resident_fraction", 1.0),
-        getattr(policy, "prefetch_layers", 1),
+        describe(policy, short=True),
+        policy.label(),
+        policy.chunk_bytes,
+        policy.resident_fraction,
+        policy.prefetch_layers,
         job.group,
         case.spread,
         case.disturbed,

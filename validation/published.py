@@ -271,7 +271,7 @@ def _figures(case: Case, results: Sequence[Result], outside: float) -> list[dict
 
 def _chunk_seconds(result: Result) -> tuple[float, float]:
     """Median and 90th percentile of how long a whole chunk takes, s; NaN where there are too few."""
-    chunk = getattr(result.scenario.policy, "chunk_bytes", None)
+    chunk = result.scenario.policy.chunk_bytes
     spans = [s.end - s.start for s, c in result.timeline.commands(0, Copy) if c.bytes == chunk]
     if len(spans) < 2:
         return float("nan"), float("nan")

@@ -12,9 +12,8 @@ from sim.datasets.cases import CASES, MeasuredCase, load_cases, load_origin, loa
 from sim.datasets.probe_rows import RAW
 from sim.hardware import SESSION, Profile, load_profile, shipped
 from sim.models import Named, load_model
-from sim.policies import Policy, label
+from sim.policies import describe
 from sim.shelf import is_there
-from sim.units import show_bytes
 
 DATA = Path(str(files("validation"))) / "data"
 
@@ -108,18 +107,6 @@ def _workload(case: MeasuredCase) -> str:
     return f"{workload.model} {-(-tokens // scenario.world_size)}"
 
 
-def schedule(policy: Policy) -> str:
-    """A policy and its parameters in a few words."""
-    words = [label(policy)]
-    if chunk := getattr(policy, "chunk_bytes", None):
-        words.append(show_bytes(chunk))
-    if fraction := getattr(policy, "resident_fraction", 0.0):
-        words.append(f"r={fraction:g}")
-    if (ahead := getattr(policy, "prefetch_layers", 1)) != 1:
-        words.append(f"k={ahead}")
-    return " ".join(words)
-
-
 def case_name(case: MeasuredCase) -> str:
     """Workload and schedule of a case in a few words."""
-    return f"{_workload(case)} {schedule(case.load_scenario().policy)}"
+    return f"{_workload(case)} {describe(case.load_scenario().policy, short=True)}"

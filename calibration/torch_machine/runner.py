@@ -15,7 +15,6 @@ import torch.distributed as dist
 from calibration.torch_machine.device import Call, Device, Event, Stream
 from calibration.torch_machine.memory import BF16, HostWeights, Memory
 from calibration.torch_machine.operations import build
-from sim.policies.sharded import SHARDS
 from sim.program import (
     AnyCommand,
     Collective,
@@ -83,6 +82,7 @@ class Runner:
                 groups[stream] = dist.new_group()
         self.before_bytes = _allocated(device)
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
+        self.stores = {b.name for b in program.buffers if b.kind == "weights"}
         self.memory = Memory(device, program, host, rank)
         recorded = [c.event for c in program.commands() if isinstance(c, RecordEvent)]
         self.events: dict[int, Event] = {e: device.event(e in timed) for e in recorded}
@@ -229,7 +229,7 @@ class Runner:
         if command.kind == "reduce_scatter":
             mine = buffer[place].view(torch.bfloat16)
             return lambda: dist.reduce_scatter_tensor(mine, whole, group=group)
-        if command.reads == (SHARDS,):
+        if self.stores.intersection(command.reads):  # the rank's part of the weights lies on the GPU
             mine = self.memory.shard(command.layer, command.start + place.start, part).view(torch.bfloat16)
         else:
             mine = buffer[place].view(torch.bfloat16)

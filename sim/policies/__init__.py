@@ -1,68 +1,79 @@
 """Offload policies: pure functions from (workload, parameters, world size) to a `Program`.
 
-A policy's parameters are a struct, tagged by `kind` in scenario files. `build` is the one way in.
+Each policy is one module of this folder: its parameters, as a scenario file gives them under its `kind`, its label, the
+variants that `explain` compares, how many commands it makes, and its schedule. A module is found by being here; one
+elsewhere by `register` or `load_policies` (docs/policies.md). `build` is the one way from a policy to a program.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterator
 
-from sim.policies.device import DeviceSchedule
-from sim.policies.host import HostSchedule
-from sim.policies.parameters import Chunked, Policy, Resident, Sharded, WholeLayer, Yielding
-from sim.policies.schedule import copied_bytes, copied_of_layer
-from sim.policies.sharded import ShardedSchedule, pieces
+from sim.policies.base import Offload, Policy, copied_bytes
+from sim.policies.registry import (
+    all_fields,
+    fields_of,
+    kinds,
+    load_policies,
+    loaded_contents,
+    register,
+    union,
+    unregister,
+)
+from sim.policies.resident import Resident
+from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.policies.text import describe, describe_plain, difference
 from sim.program import Program
 from sim.workload import Workload
 
 __all__ = [
-    "Chunked",
+    "COMPUTE",
+    "COPY",
+    "Offload",
     "Policy",
     "Resident",
-    "Sharded",
-    "WholeLayer",
-    "Yielding",
+    "Schedule",
     "all_fields",
     "build",
     "copied_bytes",
-    "copied_of_layer",
+    "count_commands",
+    "describe",
+    "describe_plain",
+    "difference",
     "fields_of",
-    "label",
-    "pieces",
+    "kinds",
+    "load_policies",
+    "loaded_contents",
+    "register",
+    "union",
+    "unregister",
+    "variants",
 ]
 
 
-def fields_of(kind: object) -> frozenset[str] | None:
-    """Keys that a policy of `kind` has in a scenario file; None for an unknown kind."""
-    for policy in get_args(Policy):
-        if policy.__struct_config__.tag == kind:
-            return frozenset({"kind", *policy.__struct_fields__})
-    return None
-
-
-def all_fields() -> frozenset[str]:
-    """Keys that a policy of any kind has in a scenario file."""
-    return frozenset({"kind"}.union(*(policy.__struct_fields__ for policy in get_args(Policy))))
-
-
-def label(policy: Policy) -> str:
-    """The policy's kind, with what sets it apart from others of its kind, such as "yielding+drain"."""
-    kind = str(policy.__struct_config__.tag)
-    if isinstance(policy, Yielding) and (policy.drain or policy.window != "device_gate"):
-        return f"{kind}+{'drain' if policy.drain else policy.window}"
-    if isinstance(policy, WholeLayer):
-        issue = "+after_compute" if policy.issue == "after_compute" else ""
-        return f"{kind}{issue}{'+quiesce' if policy.quiesce else ''}"
-    if isinstance(policy, Sharded) and policy.store == "device":
-        return f"{kind}+device"
-    return kind
-
-
 def build(workload: Workload, policy: Policy, world_size: int) -> Program:
-    """The program of `workload` under `policy`: the same for every rank, but for where its part of a layer lies."""
-    if isinstance(policy, Sharded):
-        schedules = (ShardedSchedule(workload, policy, world_size, rank) for rank in range(world_size))
-        return Program(tuple(schedule.build() for schedule in schedules))
-    on_host = isinstance(policy, Yielding) and policy.window != "device_gate"
-    schedule = HostSchedule(workload, policy) if on_host else DeviceSchedule(workload, policy)  # type: ignore[arg-type]
-    return Program((schedule.build(),) * world_size)
+    """The program of `workload` under `policy`; ranks that do the same share one."""
+    if policy.ranks_alike:
+        return Program((policy.schedule(workload, world_size, 0),) * world_size)
+    return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)))
+
+
+def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
+    """At most how many commands and slots `build` makes, over all ranks; it takes hardly more than that.
+
+    Counts the layers of all steps, those prefetched for the step after the last one, and each step's events.
+    """
+    layers = len(workload.layers)
+    runs = workload.steps * workload.passes_per_step + -(-policy.prefetch_layers // layers)
+    a_pass = sum(policy.commands_per_layer(layer, workload, world_size) for layer in range(layers))
+    return runs * a_pass + world_size * (policy.slot_count + 2 * (workload.steps + 1))
+
+
+def variants(policy: Policy, world_size: int) -> Iterator[Policy]:
+    """Valid policies that differ from `policy` in one thing: a field, or the kind with all fields that both have."""
+    seen = {policy}
+    others = (kind.from_policy(policy, world_size) for kind in kinds().values() if kind is not type(policy))
+    for variant in (*others, *policy.variants(world_size)):
+        if variant is not None and variant not in seen:
+            seen.add(variant)
+            yield variant

@@ -1,4 +1,4 @@
-"""What all layerwise schedules share: the memory, the order of layers, and the block on the compute stream.
+"""What all layerwise schedules share: the memory, the order of layers, copies, and the block on the compute stream.
 
 With prefetch depth k there are k + 1 slots. The copy for layer i + k is issued before layer i's kernels and waits for
 the event after layer i - 1's last kernel, which frees the slot; layer i's first kernel waits for the last byte of
@@ -7,41 +7,29 @@ layer i. Layers are counted through passes and steps without a break, also past 
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from fractions import Fraction
 
-from sim.policies.parameters import Chunked, Policy, Resident
+from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workload import CollectiveOp, Compute, Workload
 
 COMPUTE, COPY = "compute", "copy"
 
 
-def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
-    """Bytes of a layer that are copied: floor(layer_bytes (1 - r)), rounded down to 2 (one bf16)."""
-    return math.floor(layer_bytes * (1 - Fraction(str(resident_fraction)))) // 2 * 2
+class Schedule:
+    """Emits the commands of one rank: chunks (or whole layers) back to back on the copy stream.
 
-
-def copied_of_layer(policy: Policy, layer: int, layer_bytes: int) -> int:
-    """Bytes that `policy` copies of layer number `layer`."""
-    if isinstance(policy, Resident) or layer in policy.resident_layers:
-        return 0
-    return copied_bytes(layer_bytes, policy.resident_fraction)
-
-
-class Schedule(ABC):
-    """Emits the commands of one rank; `prefetch` and the hooks around layers and collectives make the policy."""
+    Policies change `prefetch`, `copy` and the hooks around layers and collectives.
+    """
 
     def __init__(self, workload: Workload, policy: Policy) -> None:
         self.workload = workload
         self.policy = policy
         self.rank = RankBuilder()
-        self.copied = [copied_of_layer(policy, i, layer.bytes) for i, layer in enumerate(workload.layers)]
+        self.copied = [policy.copied_of_layer(i, layer.bytes) for i, layer in enumerate(workload.layers)]
         self.offloads = any(self.copied)
-        self.ahead = 0 if isinstance(policy, Resident) else policy.prefetch_layers
-        self.slots = self.ahead + 1
+        self.ahead = policy.prefetch_layers
+        self.slots = max(policy.slot_count, self.ahead + 1)
         self.landed: dict[int, int] = {}
         self.slot_free: dict[int, int] = {}
 
@@ -59,30 +47,35 @@ class Schedule(ABC):
                 self._end_step()
         return self.rank.build(tuple(self._weights()))
 
-    @abstractmethod
     def prefetch(self, n: int) -> None:
         """Issue the copies for the n-th layer executed; leave the event after them in `landed`."""
+        if not self.place(n)[2]:
+            return
+        self.wait_for_slot(n)
+        for name, offset, size in self.chunks(n):
+            self.copy(n, name, offset, size)
+        self.landed[n] = self.rank.record(COPY)
 
-    def before_layer(self, n: int) -> None:  # noqa: B027, most schedules have nothing to add
+    def before_layer(self, n: int) -> None:
         """Issue what precedes the n-th layer's wait for its weights."""
 
-    def before_collective(self) -> None:  # noqa: B027
+    def before_collective(self) -> None:
         """Issue what precedes each collective."""
 
-    def after_collective(self) -> None:  # noqa: B027
+    def after_collective(self) -> None:
         """Issue what follows each collective."""
 
     def chunks(self, n: int) -> Iterator[tuple[str, int, int]]:
         """(name, offset, bytes) of the copies for the n-th layer executed."""
-        _, _, size = self._place(n)
-        chunk = int(self.policy.chunk_bytes) if isinstance(self.policy, Chunked) else max(size, 1)
+        _, _, size = self.place(n)
+        chunk = int(self.policy.chunk_bytes or max(size, 1))
         for i, offset in enumerate(range(0, size, chunk)):
             yield f"chunk {i}", offset, min(chunk, size - offset)
 
     def copy(self, n: int, name: str, offset: int, size: int) -> None:
         """Issue one copy of the n-th layer executed."""
-        step, layer, _ = self._place(n)
-        self.rank.copy(COPY, name, size, self._slot(n), offset=offset, step=step, layer=layer)
+        step, layer, _ = self.place(n)
+        self.rank.copy(COPY, name, size, self.slot(n), offset=offset, step=step, layer=layer)
 
     def wait_for_slot(self, n: int, stream: str = COPY) -> None:
         """Make the stream that fills the n-th layer's slot wait until it is free."""
@@ -124,23 +117,24 @@ class Schedule(ABC):
             yield LayerWeights(layer.bytes, layer.bytes - copied, offset)
             offset += layer.bytes - copied
 
-    def _place(self, n: int) -> tuple[int, int, int]:
+    def place(self, n: int) -> tuple[int, int, int]:
         """(step, layer, copied bytes) of the n-th layer executed."""
         count = len(self.workload.layers)
         return n // (count * self.workload.passes_per_step), n % count, self.copied[n % count]
 
-    def _slot(self, n: int) -> str:
+    def slot(self, n: int) -> str:
+        """Name of the slot that the n-th layer executed is in."""
         return f"slot{n % self.slots}"
 
     def _layer(self, n: int) -> None:
         """Issue the kernels and collectives of the n-th layer executed."""
         rank = self.rank
-        step, layer, copied = self._place(n)
+        step, layer, copied = self.place(n)
         self.before_layer(n)
         weights: tuple[str, ...] = ("resident",)
         if copied:
             rank.wait(COMPUTE, self.landed.pop(n))
-            weights = (self._slot(n), "resident")
+            weights = (self.slot(n), "resident")
         for op in self.workload.layers[layer].block:
             if isinstance(op, Compute):
                 rank.kernel(COMPUTE, op.name, **op.work(), reads=weights, step=step, layer=layer)

@@ -8,10 +8,13 @@ one is gathered.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
-from sim.policies.parameters import Sharded
+from sim.policies.base import Offload, Policy
+from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
+from sim.program import CollectiveKind, RankProgram
+from sim.units import Bytes
 from sim.workload import Workload
 
 GATHER = "gather"
@@ -27,10 +30,65 @@ class Piece(NamedTuple):
 
 def pieces(copied: int, chunk: int | None, world_size: int) -> Iterator[Piece]:
     """The pieces of `copied` bytes, of which each of `world_size` ranks copies `chunk` bytes (None: 1/N of all)."""
-    whole = 2 * world_size
-    largest = copied if chunk is None else max(chunk // 2, 1) * whole
-    for offset in range(0, copied, max(largest, 1)):
+    whole, largest = 2 * world_size, _piece_bytes(copied, chunk, world_size)
+    for offset in range(0, copied, largest):
         yield Piece(offset, -(-min(largest, copied - offset) // whole) * whole)
+
+
+def piece_count(copied: int, chunk: int | None, world_size: int) -> int:
+    """How many `pieces` there are."""
+    return -(-copied // _piece_bytes(copied, chunk, world_size))
+
+
+def _piece_bytes(copied: int, chunk: int | None, world_size: int) -> int:
+    """Bytes of all pieces but the last."""
+    return max(copied if chunk is None else max(chunk // 2, 1) * 2 * world_size, 1)
+
+
+@register
+class Sharded(Offload, frozen=True, tag="sharded"):
+    """Every rank brings 1/N of a layer's copied bytes, an all_gather brings the rest.
+
+    A rank copies its part at once, or `chunk_bytes` of it at a time; each is gathered as soon as it is there. With
+    `store: device` the parts stay on the GPUs and nothing is copied. `prefetch_layers: 0` gathers a layer only when
+    the one before has ended, as FSDP does without prefetch.
+    """
+
+    chunk_bytes: Bytes | None = None
+    store: Literal["host", "device"] = "host"
+
+    label_fields: ClassVar[tuple[str, ...]] = ("store",)
+    ranks_alike: ClassVar[bool] = False
+    own_collectives: ClassVar[frozenset[CollectiveKind]] = frozenset({"all_gather"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.chunk_bytes is not None and self.chunk_bytes < 2:
+            raise ValueError(f"chunk_bytes is {int(self.chunk_bytes)}, at least 2 is needed")
+
+    def variants(self, world_size: int) -> Iterator[Policy]:
+        """Other depth and residency; parts on the GPUs or in host memory, whichever it is not; whole parts."""
+        yield from super().variants(world_size)
+        yield from self.changed(store="host" if self.store == "device" else "device")
+        if self.chunk_bytes is not None:
+            yield from self.changed(chunk_bytes=None)
+
+    @classmethod
+    def from_policy(cls, other: Policy, world_size: int) -> Self | None:
+        """None for a single rank, which would have nothing to share."""
+        return super().from_policy(other, world_size) if world_size > 1 else None
+
+    def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
+        """The block, and for each piece a copy, an event with its wait and a gather."""
+        of = workload.layers[layer]
+        copied = self.copied_of_layer(layer, of.bytes)
+        count = piece_count(copied, self.chunk_bytes, world_size)
+        a_piece = 1 if world_size == 1 or self.store == "device" else 4
+        return world_size * (len(of.block) + 1 + (3 + count * a_piece if count else 0))
+
+    def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
+        """Copies and gathers on streams of their own."""
+        return ShardedSchedule(workload, self, world_size, rank).build()
 
 
 class ShardedSchedule(Schedule):
@@ -56,10 +114,10 @@ class ShardedSchedule(Schedule):
 
     def prefetch(self, n: int) -> None:
         """Issue the copies and gathers of the n-th layer executed."""
-        step, layer, copied = self._place(n)
+        step, layer, copied = self.place(n)
         if not copied:
             return
-        rank, slot, on_device = self.rank, self._slot(n), self.policy.store == "device"
+        rank, slot, on_device = self.rank, self.slot(n), self.policy.store == "device"
         gathers = on_device or self.world_size > 1
         self.wait_for_slot(n, GATHER if on_device else COPY)
         for i, piece in enumerate(self._pieces(copied)):

@@ -209,6 +209,11 @@ class RankProgram(msgspec.Struct, frozen=True):
                     found.setdefault(command.stream, number)
         return found
 
+    def gather_streams(self) -> set[str]:
+        """Streams of the collectives that fill slots: they bring weights, others exchange activations."""
+        slots = {b.name for b in self.buffers if b.kind == "slot"}
+        return {c.stream for c in self.commands() if isinstance(c, Collective) and slots.intersection(c.writes)}
+
     def commands(self) -> Iterable[AnyCommand]:
         """All commands, thread by thread."""
         for thread in self.threads:

@@ -10,7 +10,7 @@ from typing import Any
 from sim.experiment import Experiment
 from sim.ledger import Point, Row
 from sim.output import write_atomically
-from sim.policies import Resident, label
+from sim.policies import Resident, describe_plain
 from sim.report import figures
 from sim.report.html import Section, Table, page
 from sim.report.theme import ms
@@ -76,10 +76,10 @@ def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
 def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     """Policy -> (x, step time s); a policy that has no such key is drawn as a level over the whole range."""
     series: dict[str, list[tuple[float, float]]] = {}
-    found = [(label(Scenario.from_plain(p.data).policy), r) for p, r in zip(points, rows, strict=True) if not r.error]
+    found = [(Scenario.from_plain(p.data).policy.label(), r) for p, r in zip(points, rows, strict=True) if not r.error]
     values = sorted({float(str(r.values[x])) for _, r in found if r.values[x] is not None})
     for policy, row in found:
-        at = values if row.values[x] is None else [float(str(row.values[x]))]
+        at = values if row.values[x] is None else [float(describe_plain(row.values[x]))]
         series.setdefault(policy, []).extend((v, row.figures["step_time_s"]) for v in at)
     return series
 
@@ -87,11 +87,11 @@ def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, l
 def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Policy -> case -> step time, s; one series where every case has a policy of its own."""
     series: dict[str, dict[str, float]] = {}
-    alone = len(rows) == len({str(r.values[x]) for r in rows})
+    alone = len(rows) == len({describe_plain(r.values[x]) for r in rows})
     for point, row in zip(points, rows, strict=True):
         if not row.error:
-            name = "step time" if alone else label(Scenario.from_plain(point.data).policy)
-            series.setdefault(name, {})[str(row.values[x])] = row.figures["step_time_s"]
+            name = "step time" if alone else Scenario.from_plain(point.data).policy.label()
+            series.setdefault(name, {})[describe_plain(row.values[x])] = row.figures["step_time_s"]
     return series
 
 
@@ -109,9 +109,9 @@ _HEAT = "Step time by chunk size and resident fraction."
 def _drawn(point: Point, row: Row) -> figures.Point:
     policy = Scenario.from_plain(point.data).policy
     return figures.Point(
-        label(policy),
-        getattr(policy, "chunk_bytes", None),
-        getattr(policy, "resident_fraction", 0.0),
+        policy.label(),
+        policy.chunk_bytes,
+        policy.resident_fraction,
         row.figures["step_time_s"],
         row.figures["peak_memory_bytes"],
     )
@@ -129,7 +129,7 @@ def _table(rows: Sequence[Row]) -> Table:
     headers = (*rows[0].values, "step time", "lower bound", "exposed prefetch", "collective inflation", "peak memory")
     cells = []
     for row in rows:
-        values = ["" if v is None else str(v) for v in row.values.values()]
+        values = ["" if v is None else describe_plain(v) for v in row.values.values()]
         if row.error:
             cells.append((*values, row.error, "", "", "", ""))
             continue

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sim import policies, units
 from sim.hardware import AloneTime, Profile, is_session
 from sim.models import Model, block_bytes, parameters
+from sim.policies import describe, describe_plain
 from sim.report.numbers import ANOTHER_TOPOLOGY, numbers
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
-from sim.why import WORDS, Waterfall
+from sim.why import NOTES, WORDS, Waterfall
 
 if TYPE_CHECKING:
     from sim.datasets.cases import MeasuredCase
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _RUN_ROWS = (
     ("step time", "step_time_s", "median of all steps but the first"),
     ("lower bound", "lower_bound_s", "no schedule on this host is faster"),
-    ("exposed prefetch", "exposed_prefetch_s", "compute stream blocked on copies"),
-    ("collectives", "collective_time_s", "on the compute stream, peer wait included"),
+    ("wait for prefetch", "exposed_prefetch_s", "compute stream idle until prefetched weights are there"),
+    ("collectives", "collective_time_s", "on all streams, peer wait included"),
     ("  inflation", "collective_inflation_s", "beyond their time alone"),
     ("  of it contention", "contention_s", "slowed by other traffic"),
     ("  of it skew", "skew_s", "waiting for peers"),
@@ -61,9 +61,9 @@ def show(*tables: Table) -> None:
 
 def print_run(name: str, result: Result) -> None:
     """The figures of one simulation."""
-    policy = result.scenario.policy
-    made = table("last step, rank 0", "", "share", title=f"{name} on {result.profile.name}: {_policy(policy)}")
-    made.add_column("", style="dim")
+    policy = describe(result.scenario.policy)
+    made = table("rank 0", "", "share", title=escape(f"{name} on {result.profile.name}: {policy}"))
+    made.add_column("of the last step, unless said", style="dim")
     step = result.metrics["step_time_s"]
     figures = cast(Mapping[str, float], result.metrics)
     for label, key, remark in _RUN_ROWS:
@@ -78,41 +78,48 @@ def print_run(name: str, result: Result) -> None:
 def print_waterfall(fall: Waterfall) -> None:
     """The way from the resident step to this one."""
     made = table("critical path", "", "share", title="why: from the resident step to this one")
-    made.add_row("resident step", show_seconds(fall.resident_s), f"{100 * fall.resident_s / fall.step_s:.1f} %")
+    made.add_column("", style="dim")
+    made.add_row("resident step", show_seconds(fall.resident_s), _share(fall.resident_s, fall.step_s))
     for cause, seconds in fall.parts:
         if abs(seconds) >= 0.0005 * fall.step_s:
             sign = "-" if seconds < 0 else "+"
-            share = f"{100 * seconds / fall.step_s:+.1f} %"
-            made.add_row(f"  {WORDS[cause]}", f"{sign} {show_seconds(abs(seconds))}", share)
+            cells = f"{sign} {show_seconds(abs(seconds))}", _share(seconds, fall.step_s, "+")
+            made.add_row(f"  {WORDS[cause]}", *cells, NOTES.get(cause, ""))
     made.add_row("this step", show_seconds(fall.step_s), "100.0 %", style="bold")
     show(made)
 
 
+def _share(part: float, whole: float, sign: str = "") -> str:
+    return f"{100 * part / whole:{sign}.1f} %" if whole else ""
+
+
 def print_explanation(name: str, explanation: Explanation) -> None:
-    """What binds, in words; the waterfall; the neighbours that were tried."""
+    """What binds, in words; the waterfall; the variants that were tried."""
     console = Console()
     console.print(f"[bold]{escape(name)}[/]")
     for sentence in explanation.sentences:
         console.print(f"- {escape(sentence)}", highlight=False)
-    made = table("with", "step time", "less", "memory", title="neighbours, each changed in one thing")
+    made = table("variant", "step time", "change", "peak memory", "change", title="variants, each changed in one thing")
+    made.add_column("", style="dim")
     for change in explanation.changes:
-        share = 100 * change.gain_s / (change.step_s + change.gain_s)
         memory = ("-" if change.memory_bytes < 0 else "+") + show_bytes(abs(change.memory_bytes))
-        made.add_row(change.words, show_seconds(change.step_s), f"{share:+.1f} %", memory)
+        made.add_row(
+            escape(change.words),
+            show_seconds(change.step_s),
+            _share(-change.gain_s, change.step_s + change.gain_s, "+"),
+            show_bytes(change.peak_memory_bytes),
+            memory if change.memory_bytes else "same",
+            "" if change.fits_memory else "does not fit",
+        )
     print_waterfall(explanation.waterfall)
-    show(made)
-
-
-def _policy(policy: object) -> str:
-    plain = msgspec.to_builtins(policy, enc_hook=units.plain)
-    shown = [f"{k} {show_bytes(v) if k.endswith('bytes') else v}" for k, v in plain.items() if k != "kind"]
-    return ", ".join([plain["kind"], *shown])
+    if explanation.changes:
+        show(made)
 
 
 def print_sweep(name: str, rows: Sequence[Row]) -> None:
     """One line a point: its values, step time, floor, exposed prefetch and memory; then why points failed."""
     axes = list(rows[0].values)
-    made = table(*axes, "step time", "lower bound", "exposed", "peak memory", title=f"sweep of {name}")
+    made = table(*axes, "step time", "lower bound", "prefetch wait", "peak memory", title=f"sweep of {name}")
     fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
     for row in rows:
         cells = [_value(axis, row.values[axis]) for axis in axes]
@@ -127,7 +134,7 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
     show(made)
     for row in rows:
         if row.error:
-            at = ", ".join(f"{axis}={value}" for axis, value in row.values.items() if value is not None)
+            at = ", ".join(f"{axis}={_value(axis, v)}" for axis, v in row.values.items() if v is not None)
             passing = " (tried again by the next run)" if row.failure == "environment" else ""
             Console().print(f"failed: {at}: {row.error}{passing}", markup=False, highlight=False, soft_wrap=True)
 
@@ -143,7 +150,7 @@ def print_experiments(titles: Mapping[str, str]) -> None:
 def _value(axis: str, value: object) -> str:
     if value is None:
         return "-"
-    return show_bytes(value) if axis.endswith("bytes") and isinstance(value, int) else str(value)
+    return show_bytes(value) if axis.endswith("bytes") and isinstance(value, int) else describe_plain(value)
 
 
 def print_measured(cases: Sequence[MeasuredCase]) -> None:
@@ -154,11 +161,11 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
     outputs: dict[str, tuple[str, ...]] = {}
     for case in cases:
         policy = case.load_scenario().policy
-        chunk = getattr(policy, "chunk_bytes", None)
+        chunk = policy.chunk_bytes
         cells = [
-            policies.label(policy),
+            policy.label(),
             show_bytes(chunk) if chunk else "",
-            f"{getattr(policy, 'resident_fraction', 1.0):g}",
+            f"{policy.resident_fraction:g}",
         ]
         if case.error:
             made.add_row(*cells, escape(case.error))

@@ -1,0 +1,177 @@
+"""What every policy is: parameters that a scenario file gives, and what they make of a workload.
+
+A policy of one's own is a struct that derives from `Policy`, or from `Offload` if it copies weights, in a module of its
+own, under `@register` (docs/policies.md has an example).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from sim import units
+from sim.config import Config, InputError, convert
+from sim.program import CollectiveKind, RankProgram
+from sim.units import Number
+from sim.workload import CollectiveOp, Workload
+
+RESIDENT_STEP = 0.25
+"""How far variants change `resident_fraction`."""
+
+
+def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
+    """Bytes of a layer that are copied: floor(layer_bytes (1 - r)), rounded down to 2 (one bf16)."""
+    return math.floor(layer_bytes * (1 - Fraction(str(resident_fraction)))) // 2 * 2
+
+
+class Policy(Config, frozen=True, tag_field="kind"):
+    """Base of all policies: what others may ask of any of them.
+
+    A policy that has one of the parameters below as a field replaces the property by it; the others answer as
+    `resident` does, whose weights are all on the GPU.
+    """
+
+    label_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose values become part of the label where they are not the default: `true` or text."""
+    ranks_alike: ClassVar[bool] = True
+    """Whether all ranks run the same program."""
+    own_collectives: ClassVar[frozenset[CollectiveKind]] = frozenset()
+    """Kinds of collectives that the policy adds to those of the workload."""
+
+    @property
+    def kind(self) -> str:
+        """The policy's name in scenario files."""
+        return str(self.__struct_config__.tag)
+
+    @property
+    def chunk_bytes(self) -> int | None:
+        """Bytes of a copy; None: a layer is copied whole, or not at all."""
+        return None
+
+    @property
+    def resident_fraction(self) -> float:
+        """Share of a layer's bytes that stay on the GPU."""
+        return 1.0
+
+    @property
+    def prefetch_layers(self) -> int:
+        """Layers that are prefetched ahead of the one that computes."""
+        return 0
+
+    @property
+    def resident_layers(self) -> tuple[int, ...]:
+        """Numbers of layers of which all bytes stay on the GPU."""
+        return ()
+
+    @property
+    def slot_count(self) -> int:
+        """Slots in device memory, each as large as the largest layer's copied bytes."""
+        return 0
+
+    def copied_of_layer(self, layer: int, layer_bytes: int) -> int:
+        """Bytes of layer number `layer` that do not stay on the GPU."""
+        return 0
+
+    def label(self) -> str:
+        """The kind with what sets this policy apart from others of its kind, such as "yielding+drain"."""
+        defaults = {f.name: f.default for f in msgspec.structs.fields(self)}
+        given = ((name, getattr(self, name)) for name in self.label_fields)
+        words = [name if value is True else str(value) for name, value in given if value != defaults[name]]
+        return "+".join([self.kind, *words])
+
+    def variants(self, world_size: int) -> Iterator[Policy]:
+        """Policies of this kind that differ in one thing, for `explain` to compare; only valid ones."""
+        return iter(())
+
+    @classmethod
+    def from_policy(cls, other: Policy, world_size: int) -> Self | None:
+        """This kind of policy with the values of all fields that `other` has too; None if that is no valid policy."""
+        shared = {name: getattr(other, name) for name in cls.__struct_fields__ if name in other.__struct_fields__}
+        return cls.read(shared)
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Self | None:
+        """The policy of this kind with these values of its fields; None if they are not valid."""
+        plain = msgspec.to_builtins(fields, enc_hook=units.plain)
+        try:
+            return convert({**plain, "kind": cls.__struct_config__.tag}, cls, "policy")
+        except InputError:
+            return None
+
+    def changed(self, **fields: object) -> Iterator[Self]:
+        """This policy with other values of some fields, if that is a valid one."""
+        try:
+            yield msgspec.structs.replace(self, **fields)
+        except ValueError:
+            return
+
+    def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
+        """Commands that all ranks issue for layer number `layer` each time it runs: its block and its prefetch.
+
+        Scenarios are refused by this number before anything is built: it must not be smaller than what `schedule`
+        issues, and should be hardly larger.
+        """
+        raise NotImplementedError
+
+    def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
+        """The program of `rank`: all that it issues in all steps of `workload`."""
+        raise NotImplementedError
+
+
+class Offload(Policy, frozen=True):
+    """Base of policies that bring weights. `resident_fraction` of a layer's bytes stays on the GPU.
+
+    Of `resident_layers`, counted from 0 through all blocks, all bytes do.
+    """
+
+    resident_fraction: Number = Number(0.0)
+    prefetch_layers: int = 1
+    resident_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.resident_fraction <= 1.0:
+            raise ValueError(f"resident_fraction is {self.resident_fraction}, expected 0 to 1")
+        if self.prefetch_layers < 0:
+            raise ValueError(f"prefetch_layers is {self.prefetch_layers}, expected 0 or more")
+
+    @property
+    def slot_count(self) -> int:
+        """One slot more than layers are prefetched."""
+        return self.prefetch_layers + 1
+
+    def copied_of_layer(self, layer: int, layer_bytes: int) -> int:
+        """Bytes of layer number `layer` that do not stay on the GPU."""
+        return 0 if layer in self.resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
+
+    def copies_of_layer(self, layer: int, workload: Workload) -> int:
+        """Copies in which layer number `layer` comes: chunks, or one."""
+        copied = self.copied_of_layer(layer, workload.layers[layer].bytes)
+        return -(-copied // (self.chunk_bytes or max(copied, 1)))
+
+    def variants(self, world_size: int) -> Iterator[Policy]:
+        """One layer more ahead; a quarter more of the bytes resident, a quarter less, none."""
+        yield from self.changed(prefetch_layers=self.prefetch_layers + 1)
+        now = self.resident_fraction
+        for fraction in (min(now + RESIDENT_STEP, 1.0), max(now - RESIDENT_STEP, 0.0), 0.0):
+            yield from self.changed(resident_fraction=Number(round(fraction, 6)))
+
+    def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
+        """The block; if anything is copied, the copies, two events and their waits, and what `commands_around` adds."""
+        block = workload.layers[layer].block
+        if self.resident_fraction == 1.0:
+            return world_size * len(block)
+        copies = self.copies_of_layer(layer, workload)
+        collectives = sum(isinstance(op, CollectiveOp) for op in block)
+        layer_adds, copy_adds, collective_adds = self.commands_around()
+        per_rank = len(block) + 1 + layer_adds + collectives * collective_adds
+        if copies:
+            per_rank += 3 + copies * (1 + copy_adds)
+        return world_size * per_rank
+
+    def commands_around(self) -> tuple[int, int, int]:
+        """Commands that a rank issues besides: for each layer, for each copy and for each collective."""
+        return 0, 0, 0

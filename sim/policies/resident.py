@@ -1,0 +1,29 @@
+"""All weights on the GPU: what every other policy is compared with."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from sim.policies.base import Policy
+from sim.policies.registry import register
+from sim.policies.schedule import Schedule
+from sim.program import RankProgram
+from sim.workload import Workload
+
+
+@register
+class Resident(Policy, frozen=True, tag="resident"):
+    """All weights on the GPU."""
+
+    @classmethod
+    def from_policy(cls, other: Policy, world_size: int) -> Self | None:
+        """None: it is what variants are compared with, not one of them."""
+        return None
+
+    def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
+        """The block."""
+        return world_size * len(workload.layers[layer].block)
+
+    def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
+        """Kernels and collectives alone."""
+        return Schedule(workload, self).build()

@@ -1,0 +1,62 @@
+"""Each layer in one copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from sim.policies.base import Offload, Policy
+from sim.policies.registry import register
+from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.program import RankProgram
+from sim.workload import Workload
+
+
+@register
+class WholeLayer(Offload, frozen=True, tag="whole_layer"):
+    """One copy a layer. With `issue: after_compute` it also waits for all compute queued when it is issued.
+
+    With `quiesce` a collective waits until the copies issued before it have ended, as in the published code of the
+    launch window (see yielding.py).
+    """
+
+    issue: Literal["async", "after_compute"] = "async"
+    quiesce: bool = False
+
+    label_fields: ClassVar[tuple[str, ...]] = ("issue", "quiesce")
+
+    def variants(self, world_size: int) -> Iterator[Policy]:
+        """Other depth and residency; copies that wait for nothing; collectives that wait for nothing."""
+        yield from super().variants(world_size)
+        if self.issue != "async":
+            yield from self.changed(issue="async")
+        if self.quiesce:
+            yield from self.changed(quiesce=False)
+
+    def commands_around(self) -> tuple[int, int, int]:
+        """An event and its wait for a late copy, and for each collective that waits."""
+        return (2 if self.issue == "after_compute" else 0), 0, (2 if self.quiesce else 0)
+
+    def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
+        """One copy a layer on the copy stream."""
+        return WholeLayerSchedule(workload, self).build()
+
+
+class WholeLayerSchedule(Schedule):
+    """What a rank does."""
+
+    def __init__(self, workload: Workload, policy: WholeLayer) -> None:
+        super().__init__(workload, policy)
+        self.late = policy.issue == "after_compute"
+        self.quiesces = policy.quiesce and self.offloads
+
+    def prefetch(self, n: int) -> None:
+        """Issue the copy, behind all compute queued so far where the policy says so."""
+        if self.late and self.place(n)[2]:
+            self.rank.wait(COPY, self.rank.record(COMPUTE))
+        super().prefetch(n)
+
+    def before_collective(self) -> None:
+        """Wait for the copies issued before, where the policy says so."""
+        if self.quiesces:
+            self.rank.wait(COMPUTE, self.rank.record(COPY))

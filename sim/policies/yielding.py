@@ -1,0 +1,192 @@
+"""Chunks that keep clear of collectives, by a flag on the GPU or by host threads.
+
+`window: device_gate` is carried out by the GPU's streams alone: the host issues everything ahead, events and flags
+decide.
+
+The windows `launch` and `kernel` are after the public code of a ChunkFlow author's SGLang fork (github
+EthanMeng324/sglang, branch v0.5.9-shard, layerwise_offload_chunkwise.py). One thread runs the model. A second one
+issues a chunk, waits until it has landed, and issues the next; before each it waits until the count of active
+collectives is zero. The model's thread, to launch a collective, raises the count, takes the copies' lock, and makes the
+compute stream wait for what the copy stream has been given. In the launch window it lowers the count when the launch
+has returned; in the kernel window a third thread does, when it sees that the collective has ended. The fork holds the
+lock until a chunk has landed (`lock: landed`), so that a launch waits for the chunk in flight, and gives it back before
+the launch: a chunk that had found the count at zero slips in then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from sim.policies.base import Policy
+from sim.policies.chunked import Chunked
+from sim.policies.registry import register
+from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.program import RankProgram
+from sim.units import Seconds
+from sim.workload import Workload
+
+GATE, BUSY = "gate", "busy"
+ACTIVE, REQUESTED, PREFETCHED, LOCK = "active collectives", "requested layers", "prefetched layers", "copy lock"
+
+
+@register
+class Yielding(Chunked, frozen=True, tag="yielding"):
+    """Chunks that keep clear of collectives; `window` says when copies yield.
+
+    - `device_gate`: the compute stream sets a flag right before each collective and clears it right after; the copy
+      stream waits for 0 before each chunk. With `drain` the collective also waits until the chunk in flight has ended.
+    - `launch`: a host thread issues one chunk at a time and waits for it; it issues none while another host thread is
+      launching a collective. What the GPU does then is not known to either.
+    - `kernel`: as `launch`, but the window lasts until the collective has ended on the GPU, which a third host thread
+      sees by polling every `poll`.
+
+    The host threads of `launch` and `kernel` may have `slots` layers on the GPU (prefetch_layers + 1 unless given): the
+    published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full. A lock
+    keeps a chunk and the launch of a collective apart: `lock: issued` until either has been issued; `lock: landed`, as
+    in the published code, until the chunk has landed, and only until the collective's stream has been made to wait.
+    """
+
+    window: Literal["device_gate", "launch", "kernel"] = "device_gate"
+    drain: bool = False
+    poll: Seconds = Seconds(1e-3)
+    slots: int | None = None
+    lock: Literal["issued", "landed"] = "issued"
+
+    label_fields: ClassVar[tuple[str, ...]] = ("window", "drain")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lock != "issued" and self.window == "device_gate":
+            raise ValueError("lock is for windows launch and kernel")
+        if self.drain and self.window != "device_gate":
+            raise ValueError("drain needs window: device_gate")
+        if 0 < self.poll < 1e-9:
+            raise ValueError(f"poll is {float(self.poll)} s, expected 0 or at least 1 ns")
+        if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
+            raise ValueError("slots is for windows launch and kernel, and more than prefetch_layers")
+
+    @property
+    def slot_count(self) -> int:
+        """One slot more than layers are prefetched, or what host threads may take."""
+        return max(self.slots or 0, self.prefetch_layers + 1)
+
+    def variants(self, world_size: int) -> Iterator[Policy]:
+        """As `chunked`; a gate on the GPU instead of host threads; collectives that wait for no chunk."""
+        yield from super().variants(world_size)
+        if self.window != "device_gate":
+            # what only host threads have goes with them
+            yield from self.changed(window="device_gate", slots=None, lock="issued", poll=Seconds(1e-3))
+        if self.drain:
+            yield from self.changed(drain=False)
+
+    def commands_around(self) -> tuple[int, int, int]:
+        """Flags on the streams, or what the host threads tell each other."""
+        if self.window == "device_gate":
+            return 0, (3 if self.drain else 1), (4 if self.drain else 2)
+        # a layer: its request, and the model's wait; a chunk and a collective: count, lock, and an event waited for
+        return 4, 5, (8 if self.window == "kernel" else 6)
+
+    def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
+        """Chunks behind a gate, or issued one at a time."""
+        if self.window == "device_gate":
+            return GatedSchedule(workload, self).build()
+        return HostSchedule(workload, self).build()
+
+
+class GatedSchedule(Schedule):
+    """Chunks on the copy stream, each behind a flag that the compute stream writes."""
+
+    def __init__(self, workload: Workload, policy: Yielding) -> None:
+        super().__init__(workload, policy)
+        self.gated = self.offloads
+        self.drains = self.offloads and policy.drain
+
+    def copy(self, n: int, name: str, offset: int, size: int) -> None:
+        """Issue one chunk behind the gate."""
+        self.rank.wait_flag(COPY, GATE, 0)
+        if self.drains:
+            self.rank.write_flag(COPY, BUSY, 1)
+        super().copy(n, name, offset, size)
+        if self.drains:
+            self.rank.write_flag(COPY, BUSY, 0)
+
+    def before_collective(self) -> None:
+        """Close the gate, and wait for the copy in flight where the policy says so."""
+        if self.gated:
+            self.rank.write_flag(COMPUTE, GATE, 1)
+        if self.drains:
+            # a chunk that passed as the gate closed says so one flag write later: look no sooner
+            self.rank.write_flag(COMPUTE, GATE, 1)
+            self.rank.wait_flag(COMPUTE, BUSY, 0)
+
+    def after_collective(self) -> None:
+        """Open the gate."""
+        if self.gated:
+            self.rank.write_flag(COMPUTE, GATE, 0)
+
+
+class HostSchedule(Schedule):
+    """Chunks issued one at a time by a host thread of their own."""
+
+    def __init__(self, workload: Workload, policy: Yielding) -> None:
+        super().__init__(workload, policy)
+        self.poll = float(policy.poll)
+        self.model = 0
+        self.worker = self.rank.thread() if self.offloads else 0
+        self.until_landed = policy.lock == "landed"
+        self.poller = self.rank.thread() if self.offloads and policy.window == "kernel" else None
+        self.rank.switch(self.model)
+
+    def prefetch(self, n: int) -> None:
+        """Ask the worker for the n-th layer executed, and let it issue the chunks."""
+        rank = self.rank
+        if not self.offloads:
+            return
+        if n >= self.ahead:  # the first layers need no request
+            rank.host_add(REQUESTED, 1)
+        rank.switch(self.worker)
+        rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
+        self.wait_for_slot(n)
+        for name, offset, size in self.chunks(n):
+            rank.host_wait_counter(ACTIVE, most=0)
+            rank.host_acquire(LOCK)
+            self.copy(n, name, offset, size)
+            self.landed[n] = rank.record(COPY)
+            if self.until_landed:
+                rank.host_wait(self.landed[n])
+            rank.host_release(LOCK)
+            if not self.until_landed:
+                rank.host_wait(self.landed[n])
+        rank.host_add(PREFETCHED, 1)
+        rank.switch(self.model)
+
+    def before_layer(self, n: int) -> None:
+        """Hold the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
+        if self.offloads:
+            self.rank.host_wait_counter(PREFETCHED, least=n + 1)
+
+    def before_collective(self) -> None:
+        """Open the window in which no chunk is issued."""
+        if self.offloads:
+            self.rank.host_add(ACTIVE, 1)
+            self.rank.host_acquire(LOCK)
+            self.rank.wait(COMPUTE, self.rank.record(COPY))
+            if self.until_landed:
+                self.rank.host_release(LOCK)
+
+    def after_collective(self) -> None:
+        """End the window: now, or when the poller sees that the collective has ended."""
+        rank = self.rank
+        if not self.offloads:
+            return
+        if not self.until_landed:
+            rank.host_release(LOCK)
+        if self.poller is None:
+            rank.host_add(ACTIVE, -1)
+            return
+        ended = rank.record(COMPUTE)
+        rank.switch(self.poller)
+        rank.host_wait(ended, self.poll)
+        rank.host_add(ACTIVE, -1)
+        rank.switch(self.model)
