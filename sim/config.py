@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ T = TypeVar("T")
 _MOST = 10**30
 _DEEPEST = 50
 """Levels of nesting in a YAML file: deeper ones could overflow the parser's stack."""
+_NESTING = re.compile(r"""\"(?:\\.|[^"\\])*\"|'[^']*'|\#[^\n]*|[\[\]{}]""", re.DOTALL)
+"""What opens and closes flow collections, and what hides brackets: quoted text and comments."""
 
 
 class InputError(Exception):
@@ -88,12 +91,25 @@ def read_yaml(file: Path) -> Any:
             if depth > _DEEPEST:
                 raise InputError(str(file), "", f"line {line}: is nested too deeply")
         return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
+        # YAML libraries have limits of their own, in their own words, and scan ahead of what they hand over
+        if deep := _nested_too_deeply(text[: mark.index + 1] if mark else text):
+            raise InputError(str(file), "", f"line {deep}: is nested too deeply") from None
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise InputError(str(file), "", f"{where}is not YAML: {getattr(error, 'problem', error)}") from None
     except (ValueError, ArithmeticError) as error:
         raise InputError(str(file), "", f"holds a value that cannot be read: {error}") from None
+
+
+def _nested_too_deeply(text: str) -> int:
+    """The line at which more than `_DEEPEST` brackets are open; 0 if there is none."""
+    depth = 0
+    for match in _NESTING.finditer(text):
+        depth += (match[0] in "[{") - (match[0] in "]}")
+        if depth > _DEEPEST:
+            return text.count("\n", 0, match.start()) + 1
+    return 0
 
 
 def convert(data: object, kind: type[T], source: str) -> T:
