@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.ledger import Point
 from sim.shelf import Shelf
 from sim.sweep import Setting, parse_axis, points
+from sim.yaml_files import read_yaml
 
 
 class Experiment(Config, frozen=True):
@@ -35,13 +36,13 @@ class Experiment(Config, frozen=True):
             try:
                 axes[path] = values if isinstance(values, list) else parse_axis(f"{path}={values}")[1]
             except InputError as error:
-                raise InputError(source, f"axes.{path}", error.problem) from None
+                raise error.within(source, f"axes.{path}") from None
         if self.x not in axes:
             raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {', '.join(axes)}")
         return points(self.scenario, axes, source)
 
 
-_SHELF = Shelf("experiments", "experiment")
+_SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")
 shipped = _SHELF.names
 
 

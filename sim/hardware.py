@@ -6,21 +6,23 @@ weights, and what commands cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, get_args
+from itertools import chain, islice, pairwise
+from typing import Any, Literal, assert_never, get_args
 
 import msgspec
 
 from sim import units
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import MOST_FAULTS, Config, convert
 from sim.fabric import FlowSpec, Route
-from sim.program import CollectiveKind, Kernel
-from sim.shelf import Shelf, is_there
+from sim.faults import Fault, FaultsError, refuse
+from sim.profile_files import profile_file, read_profile, shipped
+from sim.program import CollectiveKind, CopyKind, Kernel
 from sim.topology import LEAST, Graph, Sourced, Topology
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
+
+__all__ = ["Profile", "load_profile", "profile_file", "shipped", "to_plain"]
 
 MOST_GPUS = 1024
 
@@ -98,16 +100,20 @@ class CollectiveClass(Config, frozen=True):
     """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
 
     def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
         for kind, factor in self.beside.items():
             if not 0.01 <= factor.value <= 1:
-                raise ValueError(f"beside.{kind} is {units.plain(factor.value)}, expected 0.01 to 1")
+                yield Fault(f"beside.{kind}", f"is {units.plain(factor.value)}, expected 0.01 to 1")
         if self.latency.value >= self.alone.seconds[0]:
-            raise ValueError("latency must be shorter than the shortest measured time alone")
+            yield Fault("", "latency must be shorter than the shortest measured time alone")
         for ranks, alone in self.alone_by_ranks.items():
             if ranks < 2:
-                raise ValueError(f"alone_by_ranks has {ranks}, at least 2 is needed")
-            if self.latency_of(ranks) >= alone.seconds[0]:
-                raise ValueError(f"the latency of {ranks} ranks must be shorter than their shortest time alone")
+                yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
+            elif self.latency_of(ranks) >= alone.seconds[0]:
+                problem = f"the latency of {ranks} ranks must be shorter than their shortest time alone"
+                yield Fault(f"alone_by_ranks.{ranks}", problem)
 
     def latency_of(self, ranks: int) -> float:
         """Seconds from the arrival of the last of `ranks` to the first byte."""
@@ -186,8 +192,11 @@ class Profile(Config, frozen=True, dict=True):
 
     def __post_init__(self) -> None:
         if not 1 <= self.gpus <= MOST_GPUS:
-            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated")
-        self._check_routes()
+            problem = f"is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated"
+            raise FaultsError([Fault("gpus", problem)])
+        refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MOST_FAULTS + 1))
+
+    def _wrong_numbers(self) -> Iterator[Fault]:
         positive: dict[str, Sourced[Any]] = {}
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
@@ -196,29 +205,37 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
-            positive |= {f"collectives.{kind}.weight": cls.weight, f"collectives.{kind}.overhead": cls.overhead}
+            path = f"collectives.{self.like(kind)}"
+            positive |= {f"{path}.weight": cls.weight, f"{path}.overhead": cls.overhead}
             if kind in cls.beside:
-                name = self.like(kind)
-                raise ValueError(f"collectives.{name}.beside has {kind}: two of a kind share as their weights say")
+                yield Fault(f"{path}.beside", f"has {kind}: two of a kind share as their weights say")
         positive["host.queue_depth"] = self.host.queue_depth
         if self.device.beside_collective.value < 1:
-            raise ValueError(f"device.beside_collective is {self.device.beside_collective.value}, expected at least 1")
+            yield Fault("device.beside_collective", f"is {self.device.beside_collective.value}, expected at least 1")
         if not 0 <= self.host.wake_spread.value <= 1:
-            raise ValueError(f"host.wake_spread is {self.host.wake_spread.value}, expected 0 to 1")
+            yield Fault("host.wake_spread", f"is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
             if number.value < LEAST:
-                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
+                yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
-    def _check_routes(self) -> None:
+    def _wrong_routes(self) -> Iterator[Fault]:
+        """FaultsError of the topology's routes; those of one GPU end at its first."""
+        try:
+            graph = self.graph
+        except FaultsError as faults:
+            yield from faults.faults
+            return
         for gpu in range(self.gpus):
-            for kind in ("h2d", "d2h"):
-                if not self.graph.copy(gpu, kind):
-                    raise ValueError(
-                        f"topology: nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
-                    )
-            for other in range(self.gpus):
-                if other != gpu:
-                    self.graph.peer(gpu, other)
+            try:
+                for kind in get_args(CopyKind):
+                    if not graph.copy(gpu, kind):
+                        problem = f"nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
+                        yield Fault("topology", problem)
+                for other in range(self.gpus):
+                    if other != gpu:
+                        graph.peer(gpu, other)
+            except FaultsError as faults:
+                yield from faults.faults
 
     @cached_property
     def graph(self) -> Graph:
@@ -235,9 +252,13 @@ class Profile(Config, frozen=True, dict=True):
         """Capacity of each of `resource_names`, B/s."""
         return tuple(limit.value for limit in self.graph.limits)
 
-    def copy_class(self, kind: str) -> CopyClass:
+    def copy_class(self, kind: CopyKind) -> CopyClass:
         """The class of h2d or d2h copies."""
-        return self.h2d if kind == "h2d" else self.d2h
+        if kind == "h2d":
+            return self.h2d
+        if kind == "d2h":
+            return self.d2h
+        assert_never(kind)
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
         """The class of a kind of collective, or of the one that it is like."""
@@ -248,9 +269,13 @@ class Profile(Config, frozen=True, dict=True):
         """`kind` if the profile has it, or else the one that it is like."""
         if getattr(self.collectives, kind) is not None:
             return kind
-        return "all_gather" if kind == "reduce_scatter" else "all_to_all"
+        if kind == "reduce_scatter":
+            return "all_gather"
+        if kind == "send_recv":
+            return "all_to_all"
+        raise AssertionError(f"every profile has collectives.{kind}")
 
-    def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
+    def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
         return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value)
@@ -297,11 +322,6 @@ def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
     return tuple(sorted(total.items()))
 
 
-_SHELF = Shelf("hardware", "hardware profile")
-shipped = _SHELF.names
-profile_file = _SHELF.file
-
-
 def load_profile(name: str) -> Profile:
     """Load a shipped profile by name, or a YAML file by path.
 
@@ -309,42 +329,7 @@ def load_profile(name: str) -> Profile:
         InputError: no such profile or file, or its content is wrong.
     """
     file = profile_file(name)
-    return convert(_with_base(read_yaml(file), file, ()), Profile, str(file))
-
-
-def _with_base(data: Any, file: Path, above: tuple[Path, ...]) -> Any:
-    """The plain data of a profile; what it leaves out is as in the profile that its key `like` names."""
-    if not isinstance(data, dict) or "like" not in data:
-        return data
-    data = dict(data)
-    name = data.pop("like")
-    if not isinstance(name, str):
-        raise InputError(str(file), "like", "expected the name of a hardware profile, or a YAML file")
-    beside = file.parent / name
-    base = beside if is_there(beside) and beside.is_file() else profile_file(name)
-    if base in (file, *above):
-        raise InputError(str(file), "like", f"{name} is like this profile itself")
-    return _over(_inherited(_with_base(read_yaml(base), base, (file, *above)), base.stem), data)
-
-
-_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks")
-"""Parts of a profile that are given whole or not at all."""
-
-
-def _over(base: Any, data: Any) -> Any:
-    """`base` with all that `data` gives in its place."""
-    if not (isinstance(base, dict) and isinstance(data, dict)) or "source" in data:
-        return data
-    return base | {k: v if k in _WHOLE else _over(base.get(k, {}), v) for k, v in data.items()}
-
-
-def _inherited(data: Any, name: str) -> Any:
-    """Data of the profile `name`, its sources saying so."""
-    if not isinstance(data, dict):
-        return data
-    if isinstance(source := data.get("source"), str):
-        return data | {"source": source if source.startswith("as ") else f"as {name}: {source}"}
-    return {key: _inherited(value, name) for key, value in data.items()}
+    return convert(read_profile(file), Profile, str(file))
 
 
 def to_plain(profile: Profile) -> dict[str, object]:

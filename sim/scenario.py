@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from sim import policies
-from sim.config import Config, InputError, convert, read_yaml
-from sim.hardware import Profile, load_profile, profile_file
+from sim.config import Config, InputError, convert, faults_of
+from sim.faults import Fault, refuse
+from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
 from sim.models import Named
 from sim.policies import Chunked, Policy, Resident, Sharded, copied_of_layer
 from sim.program import Program
 from sim.shelf import is_there
-from sim.workload import Explicit
+from sim.workload import Explicit, Workload, too_few
+from sim.yaml_files import read_yaml
 
 MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000
-"""A rank's commands that fit into the memory of a large machine."""
+"""Commands of all ranks together: their timeline takes some 8 GB."""
 
 
 def read_plain(file: Path) -> Any:
@@ -39,8 +41,7 @@ class Scenario(Config, frozen=True):
     policy: Policy
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise ValueError(f"world_size is {self.world_size}, at least 1 is needed")
+        refuse(too_few(self, ("world_size",)))
 
     @classmethod
     def load(cls, file: str | Path) -> Scenario:
@@ -52,15 +53,22 @@ class Scenario(Config, frozen=True):
         """Build a scenario from plain data, as YAML or JSON gives it. Raises `InputError`."""
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
-        scenario = convert(data, _OfModel if named else _Explicit, source)
-        try:
-            profile_file(scenario.hardware)
-        except InputError as error:
-            raise InputError(source, "hardware", error.problem) from None
-        try:
-            _check_size(scenario)
-        except InputError as error:
-            raise InputError(source, error.path, error.problem) from None
+        faults = faults_of(data, _OfModel if named else _Explicit)
+        hardware = data.get("hardware") if isinstance(data, Mapping) else None
+        if isinstance(hardware, str) and all(fault.path != "hardware" for fault in faults):
+            try:
+                profile_file(hardware)
+            except InputError as error:
+                faults.append(Fault("hardware", error.problem))
+        scenario = None
+        if not faults or all(fault.path == "hardware" for fault in faults):
+            scenario = convert(data, _OfModel if named else _Explicit, source)
+            try:
+                _check_size(scenario)
+            except InputError as error:
+                faults += error.faults
+        if faults or scenario is None:
+            raise InputError.of(source, faults)
         return scenario
 
     def profile(self, source: str = "scenario") -> Profile:
@@ -78,26 +86,35 @@ class Scenario(Config, frozen=True):
 
 def _check_size(scenario: Scenario) -> None:
     """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
+    if scenario.world_size > MOST_GPUS:
+        raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MOST_GPUS} ranks are simulated")
     if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
         raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
-    ahead = 0 if isinstance(policy, Resident) else max(policy.prefetch_layers, getattr(policy, "slots", None) or 0)
-    passes = workload.steps * workload.passes_per_step
-    commands = ahead
     for number in () if isinstance(policy, Resident) else policy.resident_layers:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
+    commands = _commands(workload, policy, scenario.world_size)
+    if commands > MOST_COMMANDS:
+        problem = f"makes at least {commands} commands on {scenario.world_size} ranks, at most {MOST_COMMANDS} are "
+        problem += "simulated: take fewer steps, prefetch_layers or slots, or larger chunks"
+        raise InputError("scenario", "", problem)
+
+
+def _commands(workload: Workload, policy: Policy, world_size: int) -> int:
+    """At least how many commands the program of all ranks has, without building it."""
+    ahead = 0 if isinstance(policy, Resident) else max(policy.prefetch_layers, getattr(policy, "slots", None) or 0)
+    passes = workload.steps * workload.passes_per_step
+    commands = ahead
     for number, layer in enumerate(workload.layers):
         copied, chunks = copied_of_layer(policy, number, layer.bytes), 1
         if isinstance(policy, Chunked):
             chunks = -(-copied // policy.chunk_bytes)
         elif isinstance(policy, Sharded) and policy.chunk_bytes is not None:
-            chunks = 4 * -(-copied // (policy.chunk_bytes * scenario.world_size))
+            chunks = 4 * -(-copied // (policy.chunk_bytes * world_size))
         commands += (passes + -(-ahead // len(workload.layers))) * (len(layer.block) + chunks)
-    if commands > MOST_COMMANDS:
-        problem = f"makes at least {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "
-        raise InputError("scenario", "", problem + "take fewer steps, prefetch_layers or slots, or larger chunks")
+    return commands * world_size
 
 
 # A workload is of a model if it has the key `model`. Unions of structs need a tag to be told apart, so each form of

@@ -22,10 +22,12 @@ import msgspec
 
 from sim import units
 from sim.config import Config, InputError
+from sim.faults import shown_value, unreadable
 from sim.hardware import load_profile, to_plain
 from sim.ledger import DIED, FIGURES, Ledger, Point, Row
 from sim.run import simulate
 from sim.scenario import Scenario
+from sim.yaml_files import parse_yaml
 
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
@@ -81,12 +83,11 @@ def _items(given: str) -> Iterator[str]:
 
 
 def _scalar(axis: str, text: str) -> object:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError("--set", axis, f"{text!r} is no value as YAML has them") from None
+        return parse_yaml(text, "--set")
+    except InputError as error:
+        problem = f"{shown_value(text)} is no value as YAML has them: {error.problem}"
+        raise InputError("--set", axis, problem) from None
 
 
 def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
@@ -154,10 +155,12 @@ def points(data: Mapping[str, Any], axes: Axes, source: str = "scenario") -> lis
 
 def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
     at: Any = data
+    if faults := list(unreadable(value, path)) + list(unreadable(path, path)):
+        raise InputError.of(source, faults)
     *parents, last = re.split(r"\.|(?=\[)", path)
     for key in parents:
         at = _step(at, key, path, source)
-    if last.startswith("["):
+    if last.startswith("[") and isinstance(at, list):
         _step(at, last, path, source)
         at[int(last[1:-1])] = value
     elif isinstance(at, dict):
@@ -168,7 +171,7 @@ def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
 
 def _step(at: Any, key: str, path: str, source: str) -> Any:
     try:
-        return at[int(key[1:-1])] if key.startswith("[") else at[key]
+        return at[int(key[1:-1])] if key.startswith("[") and isinstance(at, list) else at[key]
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(source, path, f"there is no {key!r} in the scenario") from None
 
@@ -178,6 +181,8 @@ def _inapplicable(data: dict[str, Any]) -> list[str]:
     from sim.policies import fields_of
 
     policy = data.get("policy", {})
+    if not isinstance(policy, dict):
+        return []
     known = fields_of(policy.get("kind"))
     dropped = [key for key in policy if known is not None and key not in known]
     data["policy"] = {k: v for k, v in policy.items() if k not in dropped}

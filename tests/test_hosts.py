@@ -115,7 +115,7 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     ("like", "problem"),
     [
         ("h200x2-hostpth", "is no hardware profile; did you mean 'h200x2-hostpath'"),
-        ("mine.yaml", "mine.yaml is like this profile itself"),
+        ("mine.yaml", "mine.yaml: like: is a cycle: mine.yaml -> mine.yaml"),
         (3, "like: expected the name of a hardware profile"),
     ],
 )

@@ -90,7 +90,7 @@ def load_rows(file: Path) -> list[Row]:
             _check(row, where)
             found[row.case] = row
     except InputError as error:
-        raise RowError(error.source, error.path, error.problem) from None
+        raise RowError.of(error.source, error.faults) from None
     return list(found.values())
 
 

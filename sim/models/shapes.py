@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.shelf import Shelf
+from sim.yaml_files import read_yaml
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 """How a block is built:
@@ -106,7 +107,7 @@ class Model(Config, frozen=True, kw_only=True):
         return sum(b.repeat for b in self.blocks)
 
 
-_SHELF = Shelf("models", "known model", paths=False)
+_SHELF = Shelf("models", "known model", "chunkflow-sim models", paths=False, hub=True)
 shipped = _SHELF.names
 
 
@@ -119,5 +120,5 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
     try:
         file = _SHELF.file(name)
     except InputError as error:
-        raise InputError(source or name, path, error.problem) from None
+        raise error.within(source or name, path) from None
     return convert(read_yaml(file), Model, str(file))
