@@ -66,11 +66,15 @@ def faults_of(data: object, kind: Any) -> list[Fault]:
     first = list(islice(unreadable(data), MOST_FAULTS + 1))
     if any(fault.problem == "is nested too deeply" for fault in first):  # it may be endless
         return first
+    paths = {fault.path for fault in first}
+    typed = list(islice(find(data, kind), MOST_FAULTS + 1))
+    told = {fault.path for fault in typed}
+    # what is not finite is told with what was expected there, if anything is
+    first = [fault for fault in first if fault.path not in told or "finite" not in fault.problem]
+    known = {fault.path for fault in first}
     # a check of a whole struct says little where one of its values is unreadable
-    paths = [fault.path for fault in first]
-    typed = [f for f in islice(find(data, kind), MOST_FAULTS + 1) if not any(_around(f.path, p) for p in paths)]
-    known = {fault.path for fault in typed}
-    return [*(fault for fault in first if fault.path not in known), *typed][: MOST_FAULTS + 1]
+    typed = [f for f in typed if f.path not in known and not any(_around(f.path, path) for path in paths)]
+    return [*first, *typed][: MOST_FAULTS + 1]
 
 
 def _around(path: str, inner: str) -> bool:

@@ -227,14 +227,14 @@ def _beyond(data: Any, meta: Any, path: str) -> Iterator[Fault]:
         (meta.lt, operator.lt, "less than"),
     ):
         if limit is not None and not holds(data, limit):
-            yield Fault(path, f"is {shown_value(data)}, expected {words} {limit:g}")
+            yield Fault(path, f"expected {words} {limit:g}, got {shown_value(data)}")
     if meta.min_length is not None and len(data) < meta.min_length:
-        yield Fault(path, f"has {len(data)} values, expected at least {meta.min_length}")
+        yield Fault(path, f"expected at least {meta.min_length} values, got {len(data)}")
     if meta.max_length is not None and len(data) > meta.max_length:
-        yield Fault(path, f"has {len(data)} values, expected at most {meta.max_length}")
+        yield Fault(path, f"expected at most {meta.max_length} values, got {len(data)}")
     if meta.pattern is not None and not re.search(meta.pattern, data):
         expected = meta.description or f"text that matches {meta.pattern}"
-        yield Fault(path, f"is {shown_value(data)}, expected {expected}")
+        yield Fault(path, f"expected {expected}, got {shown_value(data)}")
 
 
 def _name(kind: Any) -> str:
@@ -269,10 +269,10 @@ def form(kind: Any, given: object = None, depth: int = 0) -> str:
             return str(kind.example)
         return str(given)
     if is_struct(kind):
-        if depth > 1:
-            return "{...}"
         config, fields = _config(kind), msgspec.structs.fields(kind)
-        chosen = [f for f in fields if f.required] or fields[:1]
+        chosen = [f for f in fields if f.required] or list(fields[: depth == 0])
+        if depth > 1 or not (chosen or config.tag_field):
+            return "{...}"
         parts = [f"{config.tag_field}: {config.tag}"] if config.tag_field else []
         for field in chosen[:_FORM_FIELDS]:
             parts.append(f"{field.encode_name}: {form(field.type, given if not parts else None, depth + 1)}")

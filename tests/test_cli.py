@@ -224,6 +224,7 @@ def assert_one_message(done: subprocess.CompletedProcess[str], code: int, *wante
     assert done.stderr.count("Error: ") == 1
     usage, _, message = done.stderr.partition("Error: ")
     assert not usage or usage.startswith("Usage: "), "nothing else, but for wrong options"
+    message = f"Error: {message}"
     for text in wanted:
         assert text in message
 

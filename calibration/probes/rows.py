@@ -51,7 +51,7 @@ class Row(Config, frozen=True):
     """"cuda" or "cpu"; times on a CPU mean nothing."""
     gpu: str
     """What the device calls itself."""
-    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d")]
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d", description="a date such as 2026-01-31")]
     seconds: Annotated[float, Meta(ge=0)]
     """Wall time that the case took, s."""
     ranks: list[dict[str, Stat]]
