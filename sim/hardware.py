@@ -267,13 +267,17 @@ class Profile(Config, frozen=True, dict=True):
 
     def like(self, kind: CollectiveKind) -> CollectiveKind:
         """`kind` if the profile has it, or else the one that it is like."""
-        if getattr(self.collectives, kind) is not None:
+        if getattr(self.collectives, kind, None) is not None:
             return kind
-        if kind == "reduce_scatter":
-            return "all_gather"
-        if kind == "send_recv":
-            return "all_to_all"
-        raise AssertionError(f"every profile has collectives.{kind}")
+        match kind:
+            case "reduce_scatter" | "all_gather":
+                return "all_gather"
+            case "send_recv" | "all_to_all":
+                return "all_to_all"
+            case "all_reduce":
+                return kind
+            case _:
+                assert_never(kind)
 
     def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""

@@ -13,7 +13,10 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?
 
 
 _MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
-"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them."""
+"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
+
+Less than the least is 0: divided by, it would give what is no number.
+"""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -80,7 +83,7 @@ Q = TypeVar("Q", bound=Quantity)
 
 
 def parse(kind: type[Q], given: object) -> Q:
-    """Read `given` as a quantity of `kind`; a fraction of a byte is dropped.
+    """Read `given` as a quantity of `kind`; a fraction of a byte is dropped, and 1e-60 is the least above 0.
 
     Raises:
         ValueError: saying what was expected and what was given.
@@ -103,9 +106,7 @@ def parse(kind: type[Q], given: object) -> Q:
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
     if value > _MOST:
         raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
-    if 0 < value < _LEAST:
-        raise ValueError(f"expected {kind.expected}, 0 or at least {_LEAST:g}, got {given!r}")
-    return kind(value)
+    return kind(value if value >= _LEAST else 0)
 
 
 def plain(quantity: object) -> float | int:

@@ -86,10 +86,10 @@ def test_anything_else_is_refused_with_what_was_expected_and_what_was_given(kind
     assert str(caught.value).endswith(f"got {given!r}")
 
 
-@given(st.just(0.0) | st.floats(1e-50, 1e15), st.sampled_from(["ns", "us", "ms", "s"]))
+@given(st.floats(0, 1e15), st.sampled_from(["ns", "us", "ms", "s"]))
 def test_a_unit_multiplies_to_the_nearest_float(number: float, unit: str) -> None:
     exact = number / {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1}[unit]
-    assert parse(Seconds, f"{number!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=0)
+    assert parse(Seconds, f"{number!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=1e-60)
 
 
 @given(st.integers(0, 2**80))
@@ -103,10 +103,9 @@ def test_what_is_too_much_is_refused() -> None:
         parse(Bandwidth, "1.1e30")
 
 
-@pytest.mark.parametrize("given", [5e-324, "9e-61", "1e-999999", "5e-60 ns"])
-def test_what_is_too_little_to_divide_by_is_refused(given: object) -> None:
-    with pytest.raises(ValueError, match=r"0 or at least 1e-60, got"):
-        parse(Seconds, given)
+@pytest.mark.parametrize("given", [5e-324, "9e-61", "1e-999999", "5e-60 ns", "-0"])
+def test_what_is_too_little_to_divide_by_is_0(given: object) -> None:
+    assert math.copysign(1, parse(Seconds, given)) == 1 and parse(Seconds, given) == 0
 
 
 def test_plain_gives_encoders_plain_numbers() -> None:
