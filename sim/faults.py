@@ -192,10 +192,13 @@ def _of_union(data: Any, members: list[Any], path: str) -> Iterator[Fault]:
         yield Fault(path, problem)
     else:
         alike = [m for m in members if _takes(m, data)]
-        if len(alike) == 1:
+        if len(alike) == 1 and isinstance(data, Mapping | list | tuple):
             yield from find(data, alike[0], path)
         else:
-            yield Fault(path, f"expected {' or '.join(map(_name, members))}, got {shown(data)}")
+            choices = [c for m in members if typing.get_origin(m) is Literal for c in typing.get_args(m)]
+            close = close_to(data, choices) if isinstance(data, str) else ""
+            expected = " or ".join(map(_name, members))
+            yield Fault(path, f"{close}expected {expected}, got {shown(data)}")
 
 
 def _takes(kind: Any, data: Any) -> bool:
@@ -249,7 +252,7 @@ def _name(kind: Any) -> str:
     if kind in units.QUANTITIES:
         return str(kind.expected)
     if (origin or kind) in (list, tuple):
-        return f"a list of {_name(args[0])}" if args and (len(args) == 1 or args[-1] is ...) else "a list"
+        return "a list"
     return _NAMES.get(kind, "a mapping of keys to values" if is_struct(kind) or origin is dict else "another value")
 
 
