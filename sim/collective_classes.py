@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -9,6 +10,7 @@ import msgspec
 
 from sim import units
 from sim.config import Config
+from sim.faults import Fault, FaultsError, refuse
 from sim.program import CollectiveKind
 from sim.topology import Sourced
 from sim.units import Bytes, Number, Seconds
@@ -47,7 +49,7 @@ class Contention(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.isolated_overhead is not None and self.isolated_overhead.value > self.overhead.value:
-            raise ValueError("isolated_overhead must not be more than overhead")
+            raise FaultsError([Fault("isolated_overhead", "must not be more than overhead")])
 
 
 class CollectiveClass(Config, frozen=True):
@@ -79,19 +81,25 @@ class CollectiveClass(Config, frozen=True):
     """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
 
     def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
         for kind, factor in self.beside.items():
             if not 0.01 <= factor.value <= 1:
-                raise ValueError(f"beside.{kind} is {units.plain(factor.value)}, expected 0.01 to 1")
+                yield Fault(f"beside.{kind}", f"is {units.plain(factor.value)}, expected 0.01 to 1")
         if self.latency.value >= self.alone.seconds[0]:
-            raise ValueError("latency must be shorter than the shortest measured time alone")
-        self.contention(2)
-        if least := [n for n in self.contention_by_ranks if n < 2]:
-            raise ValueError(f"contention_by_ranks has {least[0]}, at least 2 is needed")
+            yield Fault("", "latency must be shorter than the shortest measured time alone")
+        if (own := self.isolated_overhead) is not None and own.value > self.overhead.value:
+            yield Fault("isolated_overhead", "must not be more than overhead")
+        for ranks in self.contention_by_ranks:
+            if ranks < 2:
+                yield Fault("contention_by_ranks", f"has {ranks}, at least 2 is needed")
         for ranks, alone in self.alone_by_ranks.items():
             if ranks < 2:
-                raise ValueError(f"alone_by_ranks has {ranks}, at least 2 is needed")
-            if self.latency_of(ranks) >= alone.seconds[0]:
-                raise ValueError(f"the latency of {ranks} ranks must be shorter than their shortest time alone")
+                yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
+            elif self.latency_of(ranks) >= alone.seconds[0]:
+                problem = f"the latency of {ranks} ranks must be shorter than their shortest time alone"
+                yield Fault(f"alone_by_ranks.{ranks}", problem)
 
     def latency_of(self, ranks: int) -> float:
         """Seconds from the arrival of the last of `ranks` to the first byte."""

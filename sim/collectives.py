@@ -21,12 +21,14 @@ Algorithms:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, assert_never, get_args
 
 from sim.config import InputError
 from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import COPY_MARK, CollectiveClass, Contention, Profile, collective_mark
 from sim.program import CollectiveKind
+
+Algorithm = Literal["direct", "ring", "hierarchical"]
 
 
 class Part(NamedTuple):
@@ -55,14 +57,19 @@ class PhaseFlows(NamedTuple):
 
 def sent_per_rank(kind: CollectiveKind, size: int, world_size: int) -> float:
     """Bytes that each rank sends if none travel twice; more are sent by a hierarchical all_to_all."""
-    if kind == "send_recv":
-        return float(size) if world_size > 1 else 0.0
-    rounds = 2 if kind == "all_reduce" else 1
-    return rounds * size * (world_size - 1) / world_size
+    match kind:
+        case "send_recv":
+            return float(size) if world_size > 1 else 0.0
+        case "all_reduce":
+            return 2 * size * (world_size - 1) / world_size
+        case "all_to_all" | "all_gather" | "reduce_scatter":
+            return size * (world_size - 1) / world_size
+        case _:
+            assert_never(kind)
 
 
 def phases(
-    kind: CollectiveKind, size: int, world_size: int, algorithm: str, domains: Sequence[tuple[int, ...]] = ()
+    kind: CollectiveKind, size: int, world_size: int, algorithm: Algorithm, domains: Sequence[tuple[int, ...]] = ()
 ) -> tuple[Phase, ...]:
     """What moves a collective of `size` bytes per rank; nothing for a single rank."""
     n = world_size
@@ -72,20 +79,38 @@ def phases(
     if kind == "send_recv":
         shift = tuple(Part(((i, (i + 1) % n),), float(size), (i, (i + 1) % n)) for i in range(n))
         return (Phase(shift, n, float(size), 1),)
-    if algorithm != "hierarchical":
-        move = _exchange if algorithm == "direct" else _ring
-        return (move(everyone, sent_per_rank(kind, size, n)),)
+    match algorithm:
+        case "direct":
+            return (_exchange(everyone, sent_per_rank(kind, size, n)),)
+        case "ring":
+            return (_ring(everyone, sent_per_rank(kind, size, n)),)
+        case "hierarchical":
+            return _hierarchical(kind, size, n, domains)
+        case _:
+            assert_never(algorithm)
+
+
+def _hierarchical(
+    kind: Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter"],
+    size: int,
+    n: int,
+    domains: Sequence[tuple[int, ...]],
+) -> tuple[Phase, ...]:
+    """A phase within `domains` and one between them, in the order of the kind."""
     within, across = tuple(domains), tuple(zip(*domains, strict=True))
     g, d = len(within[0]), len(within)
     near, far = size * (g - 1) / g, size * (d - 1) / n
-    if kind == "all_to_all":
-        steps = [(_exchange, within, near), (_exchange, across, size * (d - 1) / d)]
-    elif kind == "all_gather":
-        steps = [(_ring, across, far), (_ring, within, near)]
-    elif kind == "reduce_scatter":
-        steps = [(_ring, within, near), (_ring, across, far)]
-    else:
-        steps = [(_ring, within, near), (_ring, across, 2 * far), (_ring, within, near)]
+    match kind:
+        case "all_to_all":
+            steps = [(_exchange, within, near), (_exchange, across, size * (d - 1) / d)]
+        case "all_gather":
+            steps = [(_ring, across, far), (_ring, within, near)]
+        case "reduce_scatter":
+            steps = [(_ring, within, near), (_ring, across, far)]
+        case "all_reduce":
+            steps = [(_ring, within, near), (_ring, across, 2 * far), (_ring, within, near)]
+        case _:
+            assert_never(kind)
     return tuple(move(groups, sent) for move, groups, sent in steps if sent)
 
 
@@ -104,14 +129,17 @@ def _ring(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
     return Phase(rings, len(groups[0]), sent, 1)
 
 
-Algorithm = Literal["direct", "ring", "hierarchical"]
-
-
 def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
     """As the profile says; else direct where every pair has bytes of its own, otherwise a ring."""
     if cls.algorithm is not None:
         return cls.algorithm
-    return "direct" if kind in ("all_to_all", "send_recv") else "ring"
+    match kind:
+        case "all_to_all" | "send_recv":
+            return "direct"
+        case "all_reduce" | "all_gather" | "reduce_scatter":
+            return "ring"
+        case _:
+            assert_never(kind)
 
 
 def flows(

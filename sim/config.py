@@ -1,206 +1,90 @@
-"""Reading YAML files into typed, frozen structs, with errors that say where and what was expected."""
+"""Typed, frozen structs from plain data, with errors that say where each fault is and what was expected."""
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from sim import units
+from sim.faults import Fault, find, join, unreadable
 
 T = TypeVar("T")
 
-_MOST = 10**30
-_DEEPEST = 50
-"""Levels of nesting in a YAML file: deeper ones could overflow the parser's stack."""
+MOST_FAULTS = 20
+"""Faults of one file that are told; of further ones only that there are more."""
 
 
 class InputError(Exception):
-    """Input that cannot be read or is wrong: names the source, the key path and what was expected."""
+    """Input that cannot be read or is wrong: names the source, and for every fault the key path and what was expected.
 
-    def __init__(self, source: str, path: str, problem: str) -> None:
-        self.source = _short(source)
-        self.path = _short(path)
-        self.problem = _short(problem)
-        super().__init__(": ".join(part for part in (self.source, self.path, self.problem) if part))
+    `path` and `problem` are those of the first of `faults`. Printed, each fault is a line.
+    """
+
+    def __init__(self, source: str, path: str, problem: str, more: Sequence[tuple[str, str]] = ()) -> None:
+        self.source = _line(source)
+        self.faults = tuple(Fault(_line(p), _line(said)) for p, said in ((path, problem), *more))
+        self.path, self.problem = self.faults[0]
+        lines = [": ".join(part for part in (self.source, *fault) if part) for fault in self.faults[:MOST_FAULTS]]
+        if len(self.faults) > MOST_FAULTS:
+            lines.append(": ".join(part for part in (self.source, "has more faults") if part))
+        super().__init__("\n".join(lines))
 
     def __reduce__(self) -> Any:  # workers hand their errors on
-        return type(self), (self.source, self.path, self.problem)
+        return type(self), (self.source, self.path, self.problem, self.faults[1:])
+
+    @classmethod
+    def of(cls, source: str, faults: Iterable[tuple[str, str]]) -> Self:
+        """The error of one or several (path, problem); no more are kept than told."""
+        first, *more = islice(dict.fromkeys(faults), MOST_FAULTS + 1)
+        return cls(source, *first, more)
+
+    def within(self, source: str, path: str = "") -> Self:
+        """The same faults as faults of `source`, at `path` in it."""
+        inner = ((join(path, fault.path) if fault.path else path, fault.problem) for fault in self.faults)
+        return type(self).of(source, inner)
 
 
-def _short(text: str) -> str:
-    """One line of text that holds what was given, however long that is."""
+def _line(text: str) -> str:
+    """One line of text that holds what was given, however long that is; control characters are escaped."""
     line = " ".join(text.splitlines())
-    return line if len(line) <= 800 else f"{line[:400]} ... {line[-300:]}"
+    if len(line) > 800:
+        line = f"{line[:400]} ... {line[-300:]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of everything that is read from YAML."""
 
 
-def read_yaml(file: Path) -> Any:
-    """The plain data of a YAML file. Raises `InputError`."""
-    import yaml
+def faults_of(data: object, kind: Any) -> list[Fault]:
+    """What keeps plain data from being of `kind`, with paths; not more faults than are told."""
+    first = list(islice(unreadable(data), MOST_FAULTS + 1))
+    if any(fault.problem == "is nested too deeply" for fault in first):  # it may be endless
+        return first
+    paths = {fault.path for fault in first}
+    typed = list(islice(find(data, kind), MOST_FAULTS + 1))
+    told = {fault.path for fault in typed}
+    # what is not finite is told with what was expected there, if anything is
+    first = [fault for fault in first if fault.path not in told or "finite" not in fault.problem]
+    known = {fault.path for fault in first}
+    # a check of a whole struct says little where one of its values is unreadable
+    typed = [f for f in typed if f.path not in known and not any(_around(f.path, path) for path in paths)]
+    return [*first, *typed][: MOST_FAULTS + 1]
 
-    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(base):  # type: ignore[misc, valid-type]
-        """Safe loading without duplicate keys; dates stay text."""
-
-        yaml_implicit_resolvers = {  # noqa: RUF012, yaml's own name
-            first: [r for r in resolvers if r[0] != "tag:yaml.org,2002:timestamp"]
-            for first, resolvers in base.yaml_implicit_resolvers.items()
-        }
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if not isinstance(key, yaml.ScalarNode):
-                    raise InputError(str(file), "", f"line {line}: a key must be a word, not a list or a mapping")
-                if key.value in seen:
-                    raise InputError(str(file), "", f"line {line}: the key {key.value!r} appears twice")
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(str(file), "", f"cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(str(file), "", "is not a text file (UTF-8 expected)") from None
-    except ValueError as error:
-        raise InputError(str(file), "", f"is no path: {error}") from None
-    try:
-        depth = 0
-        for event in yaml.parse(text, base):
-            line = event.start_mark.line + 1 if event.start_mark else 0
-            if isinstance(event, yaml.AliasEvent):
-                raise InputError(str(file), "", f"line {line}: YAML aliases are not supported")
-            if getattr(event, "tag", None) is not None:
-                raise InputError(str(file), "", f"line {line}: YAML tags are not supported")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > _DEEPEST:
-                raise InputError(str(file), "", f"line {line}: is nested too deeply")
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InputError(str(file), "", f"{where}is not YAML: {getattr(error, 'problem', error)}") from None
-    except (ValueError, ArithmeticError) as error:
-        raise InputError(str(file), "", f"holds a value that cannot be read: {error}") from None
+def _around(path: str, inner: str) -> bool:
+    """Whether what is at `path` holds what is at `inner`."""
+    return inner != path and (not path or inner.startswith((f"{path}.", f"{path}[")))
 
 
 def convert(data: object, kind: type[T], source: str) -> T:
-    """Turn plain data into `kind`. Raises `InputError` naming the exact key path."""
-    _refuse_endless(data, source, "")
-    try:
-        return msgspec.convert(data, kind, dec_hook=units.parse)
-    except (msgspec.ValidationError, ValueError) as error:
-        _explain(data, kind, source, "")
-        raise InputError(source, "", _plain(error)) from None
-
-
-def _refuse_endless(data: object, source: str, path: str) -> None:
-    """Raise `InputError` for a whole number that nothing has so many of."""
-    if isinstance(data, Mapping):
-        for key, item in data.items():
-            _refuse_endless(item, source, _join(path, key))
-    elif isinstance(data, list):
-        for i, item in enumerate(data):
-            _refuse_endless(item, source, f"{path}[{i}]")
-    elif isinstance(data, int) and abs(data) > _MOST:
-        raise InputError(source, path, f"has {len(hex(data)) - 2} hexadecimal digits: expected a number below 1e30")
-
-
-def _plain(error: Exception) -> str:
-    message = str(error).split(" - at `", 1)[0].replace(" | null`", "`")
-    for theirs, ours in (
-        ("`object`", "a mapping of keys to values"),
-        ("`array`", "a list"),
-        ("`int`", "a whole number"),
-        ("`str`", "text"),
-        ("`bool`", "true or false"),
-        ("`null`", "nothing"),
-        ("`float`", "a number"),
-    ):
-        message = message.replace(theirs, ours)
-    return message[:1].lower() + message[1:]
-
-
-def _explain(data: Any, kind: Any, source: str, path: str) -> None:
-    """Raise `InputError` for the innermost fault in `data`; return if there is none."""
-    try:
-        msgspec.convert(data, kind, dec_hook=units.parse)
-        return
-    except (msgspec.ValidationError, ValueError) as error:
-        fault = error
-    while typing.get_origin(kind) is typing.Annotated:
-        kind = typing.get_args(kind)[0]
-    kind = _chosen(data, kind, source, path)
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (list, tuple) and isinstance(data, list):
-        for i, item in enumerate(data):
-            _explain(item, args[min(i, len(args) - 1) if args[-1] is not ... else 0], source, f"{path}[{i}]")
-    elif origin is dict and isinstance(data, Mapping):
-        for key, item in data.items():
-            _explain(item, args[1], source, _join(path, key))
-    elif _is_struct(kind) and isinstance(data, Mapping) and not _config(kind).array_like:
-        _explain_struct(data, kind, source, path)
-    raise InputError(source, path, _plain(fault)) from None
-
-
-def _explain_struct(data: Mapping[Any, Any], kind: Any, source: str, path: str) -> None:
-    config = _config(kind)
-    tag = config.tag_field
-    fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
-    known = [*fields, *([tag] if tag else [])]
-    for key in data if config.forbid_unknown_fields else ():
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1, 0.6)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise InputError(source, _join(path, key), f"unknown key; {hint}expected one of {', '.join(sorted(known))}")
-    for name, field in fields.items():
-        if name in data:
-            _explain(data[name], field.type, source, _join(path, name))
-        elif field.required:
-            raise InputError(source, _join(path, name), "is missing")
-
-
-def _chosen(data: Any, kind: Any, source: str, path: str) -> Any:
-    """The member of a union that `data` means: by its tag, or the one that is not None."""
-    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
-        return kind
-    members = [m for m in typing.get_args(kind) if m is not type(None)]
-    configs = [(_config(m), m) for m in members if _is_struct(m)]
-    tagged = {config.tag: m for config, m in configs if config.tag_field}
-    if not tagged or not isinstance(data, Mapping):
-        return members[0] if len(members) == 1 else kind
-    field = next(config.tag_field for config, _ in configs)
-    given = data.get(field)
-    if not isinstance(given, str) or given not in tagged:
-        known = ", ".join(sorted(tagged))
-        close = difflib.get_close_matches(str(given), list(tagged), 1, 0.6)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        problem = f"is {given!r}; {hint}expected one of {known}" if field in data else f"is missing; one of {known}"
-        raise InputError(source, _join(path, field), problem)
-    return tagged[given]
-
-
-def _is_struct(kind: Any) -> bool:
-    return isinstance(typing.get_origin(kind) or kind, type) and issubclass(
-        typing.get_origin(kind) or kind, msgspec.Struct
-    )
-
-
-def _config(kind: Any) -> Any:
-    return (typing.get_origin(kind) or kind).__struct_config__
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+    """Turn plain data into `kind`. Raises `InputError` that names the exact key path of every fault."""
+    faults = faults_of(data, kind)
+    if faults:
+        raise InputError.of(source, faults)
+    return msgspec.convert(data, kind, dec_hook=units.parse)

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.ledger import Point
 from sim.shelf import Shelf
 from sim.sweep import Setting, number, parse_values, points
+from sim.yaml_files import read_yaml
 
 
 class Experiment(Config, frozen=True):
@@ -69,7 +70,7 @@ def _values(given: object, source: str, path: str) -> list[object]:
     raise InputError(source, path, "expected a list of values, or text such as 1MiB..256MiB:x2")
 
 
-_SHELF = Shelf("experiments", "experiment")
+_SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")
 shipped = _SHELF.names
 
 

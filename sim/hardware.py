@@ -7,20 +7,21 @@ weights, and what commands cost.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Any, get_args
+from itertools import chain, islice
+from typing import Any, assert_never, get_args
 
 import msgspec
 
 from sim import units
 from sim.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import MOST_FAULTS, Config, convert
 from sim.fabric import FlowSpec, Route
-from sim.profile_like import Kept, merged
-from sim.program import CollectiveKind, Kernel
-from sim.shelf import Shelf, is_there
+from sim.faults import Fault, FaultsError, refuse
+from sim.profile_files import profile_file, read_profile, shipped
+from sim.profile_like import Kept
+from sim.program import CollectiveKind, CopyKind, Kernel
 from sim.topology import LEAST, Graph, Sourced, Topology
 from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
@@ -130,8 +131,11 @@ class Profile(Config, frozen=True, dict=True):
 
     def __post_init__(self) -> None:
         if not 1 <= self.gpus <= MOST_GPUS:
-            raise ValueError(f"gpus is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated")
-        self._check_routes()
+            problem = f"is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated"
+            raise FaultsError([Fault("gpus", problem)])
+        refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MOST_FAULTS + 1))
+
+    def _wrong_numbers(self) -> Iterator[Fault]:
         positive: dict[str, Sourced[Any]] = {}
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
@@ -140,34 +144,42 @@ class Profile(Config, frozen=True, dict=True):
             positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
+            path = f"collectives.{self.like(kind)}"
             for ranks in (2, *cls.contention_by_ranks):
-                where = f"collectives.{kind}" + (f".contention_by_ranks[{ranks}]" if ranks != 2 else "")
+                where = path + (f".contention_by_ranks[{ranks}]" if ranks != 2 else "")
                 share = cls.contention(ranks)
                 positive |= {f"{where}.weight": share.weight, f"{where}.overhead": share.overhead}
                 if share.isolated_overhead is not None:
                     positive[f"{where}.isolated_overhead"] = share.isolated_overhead
             if kind in cls.beside:
-                name = self.like(kind)
-                raise ValueError(f"collectives.{name}.beside has {kind}: two of a kind share as their weights say")
+                yield Fault(f"{path}.beside", f"has {kind}: two of a kind share as their weights say")
         positive["host.queue_depth"] = self.host.queue_depth
         if self.device.beside_collective.value < 1:
-            raise ValueError(f"device.beside_collective is {self.device.beside_collective.value}, expected at least 1")
+            yield Fault("device.beside_collective", f"is {self.device.beside_collective.value}, expected at least 1")
         if not 0 <= self.host.wake_spread.value <= 1:
-            raise ValueError(f"host.wake_spread is {self.host.wake_spread.value}, expected 0 to 1")
+            yield Fault("host.wake_spread", f"is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
             if number.value < LEAST:
-                raise ValueError(f"{name} is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
+                yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
-    def _check_routes(self) -> None:
+    def _wrong_routes(self) -> Iterator[Fault]:
+        """FaultsError of the topology's routes; those of one GPU end at its first."""
+        try:
+            graph = self.graph
+        except FaultsError as faults:
+            yield from faults.faults
+            return
         for gpu in range(self.gpus):
-            for kind in ("h2d", "d2h"):
-                if not self.graph.copy(gpu, kind):
-                    raise ValueError(
-                        f"topology: nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
-                    )
-            for other in range(self.gpus):
-                if other != gpu:
-                    self.graph.peer(gpu, other)
+            try:
+                for kind in get_args(CopyKind):
+                    if not graph.copy(gpu, kind):
+                        problem = f"nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
+                        yield Fault("topology", problem)
+                for other in range(self.gpus):
+                    if other != gpu:
+                        graph.peer(gpu, other)
+            except FaultsError as faults:
+                yield from faults.faults
 
     @cached_property
     def graph(self) -> Graph:
@@ -184,9 +196,13 @@ class Profile(Config, frozen=True, dict=True):
         """Capacity of each of `resource_names`, B/s."""
         return tuple(limit.value for limit in self.graph.limits)
 
-    def copy_class(self, kind: str) -> CopyClass:
+    def copy_class(self, kind: CopyKind) -> CopyClass:
         """The class of h2d or d2h copies."""
-        return self.h2d if kind == "h2d" else self.d2h
+        if kind == "h2d":
+            return self.h2d
+        if kind == "d2h":
+            return self.d2h
+        assert_never(kind)
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
         """The class of a kind of collective, or of the one that it is like."""
@@ -195,11 +211,19 @@ class Profile(Config, frozen=True, dict=True):
 
     def like(self, kind: CollectiveKind) -> CollectiveKind:
         """`kind` if the profile has it, or else the one that it is like."""
-        if getattr(self.collectives, kind) is not None:
+        if getattr(self.collectives, kind, None) is not None:
             return kind
-        return "all_gather" if kind == "reduce_scatter" else "all_to_all"
+        match kind:
+            case "reduce_scatter" | "all_gather":
+                return "all_gather"
+            case "send_recv" | "all_to_all":
+                return "all_to_all"
+            case "all_reduce":
+                return kind
+            case _:
+                assert_never(kind)
 
-    def copy_flow(self, kind: str, gpu: int) -> FlowSpec:
+    def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
         marks = (COPY_MARK,) if self._copies_crowd else ()
@@ -267,11 +291,6 @@ def is_session(name: str) -> bool:
     return SESSION.search(name) is not None
 
 
-_SHELF = Shelf("hardware", "hardware profile")
-shipped = _SHELF.names
-profile_file = _SHELF.file
-
-
 def load_profile(name: str) -> Profile:
     """Load a shipped profile by name, or a YAML file by path.
 
@@ -279,22 +298,7 @@ def load_profile(name: str) -> Profile:
         InputError: no such profile or file, or its content is wrong.
     """
     file = profile_file(name)
-    return convert(_with_base(read_yaml(file), file, ()), Profile, str(file))
-
-
-def _with_base(data: Any, file: Path, above: tuple[Path, ...]) -> Any:
-    """The plain data of a profile; what it leaves out is as in the profile that its key `like` names."""
-    if not isinstance(data, dict) or "like" not in data:
-        return data
-    data = dict(data)
-    name = data.pop("like")
-    if not isinstance(name, str):
-        raise InputError(str(file), "like", "expected the name of a hardware profile, or a YAML file")
-    beside = file.parent / name
-    base = beside if is_there(beside) and beside.is_file() else profile_file(name)
-    if base in (file, *above):
-        raise InputError(str(file), "like", f"{name} is like this profile itself")
-    return merged(_with_base(read_yaml(base), base, (file, *above)), base.stem, data)
+    return convert(read_profile(file), Profile, str(file))
 
 
 def to_plain(profile: Profile) -> dict[str, object]:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sim.config import InputError, convert
+from sim.input_files import read_bytes
 
 T = TypeVar("T")
+
+MOST_LINES_BYTES = 2**30
+"""Size of a file of lines: a data set of thousands of cases, each with its operations."""
 
 
 def load_json(file: Path, kind: type[T]) -> T:
     """The one object of `file`. Raises InputError, which names the key."""
-    return convert(_parse(_read(file), str(file)), kind, str(file))
+    return convert(_parse(read_bytes(file), str(file)), kind, str(file))
 
 
 def load_lines(file: Path, kind: type[T], schema: int) -> list[tuple[str, T]]:
@@ -23,7 +27,7 @@ def load_lines(file: Path, kind: type[T], schema: int) -> list[tuple[str, T]]:
         InputError: it cannot be read, or a line is none of `schema`; names the line and the key.
     """
     found = []
-    for number, line in enumerate(_read(file).split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(file, MOST_LINES_BYTES).split(b"\n")[:-1], 1):
         where = f"{file}: line {number}"
         plain = _parse(line, where)
         if not isinstance(plain, dict):
@@ -32,15 +36,6 @@ def load_lines(file: Path, kind: type[T], schema: int) -> list[tuple[str, T]]:
             raise InputError(where, "schema", f"is {plain['schema']!r}, expected {schema}")
         found.append((where, convert(plain, kind, where)))
     return found
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(str(file), "", f"cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(str(file), "", f"is no path: {error}") from None
 
 
 def _parse(text: bytes, where: str) -> Any:

@@ -48,7 +48,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     calls = [s for s, c in timeline.commands(rank, Collective) if c.step == last]
     communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
     skew = sum(s.ready - s.start for s in calls)
-    contention = sum(s.end - s.ready - s.alone for s in calls)
+    contention = max(0.0, sum(s.end - s.ready - s.alone for s in calls))  # less is rounding
     return {
         "schema_version": SCHEMA_VERSION,
         "step_time_s": median(steps[1:] or steps),

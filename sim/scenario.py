@@ -11,17 +11,19 @@ import msgspec
 
 from sim import policies
 from sim.collectives import domains_of, hierarchical_kinds
-from sim.config import Config, InputError, convert, read_yaml
-from sim.hardware import Profile, load_profile, profile_file
+from sim.config import Config, InputError, convert, faults_of
+from sim.faults import Fault, refuse
+from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
 from sim.models import Named
 from sim.policies import Policy
 from sim.program import Program
 from sim.shelf import is_there
-from sim.workload import CollectiveOp, Explicit
+from sim.workload import CollectiveOp, Explicit, too_few
+from sim.yaml_files import read_yaml
 
 MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000
-"""A rank's commands that fit into the memory of a large machine."""
+"""Commands of all ranks together: their timeline takes some 8 GB."""
 
 
 def read_plain(file: Path) -> Any:
@@ -43,8 +45,7 @@ class Scenario(Config, frozen=True):
     policy: Policy
 
     def __post_init__(self) -> None:
-        if self.world_size < 1:
-            raise ValueError(f"world_size is {self.world_size}, at least 1 is needed")
+        refuse(too_few(self, ("world_size",)))
 
     @classmethod
     def load(cls, file: str | Path) -> Scenario:
@@ -56,16 +57,24 @@ class Scenario(Config, frozen=True):
         """Build a scenario from plain data, as YAML or JSON gives it. Raises `InputError`."""
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
-        read = convert(data, _form(Named if named else Explicit, policies.union()), source)
-        scenario = cls(**{name: getattr(read, name) for name in cls.__struct_fields__})
-        try:
-            profile_file(scenario.hardware)
-        except InputError as error:
-            raise InputError(source, "hardware", error.problem) from None
-        try:
-            _check_size(scenario)
-        except InputError as error:
-            raise InputError(source, error.path, error.problem) from None
+        form = _form(Named if named else Explicit, policies.union())
+        faults = faults_of(data, form)
+        hardware = data.get("hardware") if isinstance(data, Mapping) else None
+        if isinstance(hardware, str) and all(fault.path != "hardware" for fault in faults):
+            try:
+                profile_file(hardware)
+            except InputError as error:
+                faults.append(Fault("hardware", error.problem))
+        scenario = None
+        if not faults or all(fault.path == "hardware" for fault in faults):
+            read = convert(data, form, source)
+            scenario = cls(**{name: getattr(read, name) for name in cls.__struct_fields__})
+            try:
+                _check_size(scenario)
+            except InputError as error:
+                faults += error.faults
+        if faults or scenario is None:
+            raise InputError.of(source, faults)
         return scenario
 
     def profile(self, source: str = "scenario") -> Profile:
@@ -98,6 +107,8 @@ class Scenario(Config, frozen=True):
 
 def _check_size(scenario: Scenario) -> None:
     """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
+    if scenario.world_size > MOST_GPUS:
+        raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MOST_GPUS} ranks are simulated")
     if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
         raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
@@ -105,10 +116,11 @@ def _check_size(scenario: Scenario) -> None:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
-    commands = policies.count_commands(workload, policy, scenario.world_size) // scenario.world_size
+    commands = policies.count_commands(workload, policy, scenario.world_size)
     if commands > MOST_COMMANDS:
-        problem = f"makes about {commands} commands a rank, at most {MOST_COMMANDS} are simulated: "
-        raise InputError("scenario", "", problem + "take fewer steps, prefetch_layers or slots, or larger chunks")
+        problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MOST_COMMANDS} are "
+        problem += "simulated: take fewer steps, prefetch_layers or slots, or larger chunks"
+        raise InputError("scenario", "", problem)
 
 
 @cache

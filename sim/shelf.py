@@ -19,11 +19,17 @@ def is_there(path: Path) -> bool:
 
 
 class Shelf(NamedTuple):
-    """The YAML files of one folder of `scenarios`; `what` one of them is called, `paths`: whether a path will do."""
+    """The YAML files of one folder of `scenarios`.
+
+    `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. With `hub` a name
+    also goes in any case, and with the name of its owner in front, as model hubs have it.
+    """
 
     folder: str
     what: str
+    command: str
     paths: bool = True
+    hub: bool = False
 
     def names(self) -> tuple[str, ...]:
         """Names of the files, without their ending."""
@@ -37,12 +43,13 @@ class Shelf(NamedTuple):
             InputError: there is neither; it tells close names.
         """
         known = self.names()
-        if name in known:
-            return Path(str(files("scenarios") / self.folder / f"{name}.yaml"))
+        wanted = name.rsplit("/", 1)[-1].lower() if self.hub else name
+        if wanted in known:
+            return Path(str(files("scenarios") / self.folder / f"{wanted}.yaml"))
         if self.paths and name and is_there(Path(name)):
             return Path(name)
-        close = difflib.get_close_matches(name, known, 2, 0.57)
         shown = name if len(name) <= 60 else f"{name[:57]}..."
+        close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         more = ", or give a YAML file" if self.paths else ""
-        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}shipped are {', '.join(known)}{more}")
+        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all{more}")

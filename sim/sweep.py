@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 
 from sim import units
 from sim.config import Config, InputError
+from sim.faults import shown_value, unreadable
 from sim.hardware import Profile, load_profile
 from sim.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
 from sim.ledger import DIED, FIGURES, Failure, Ledger, Point, Row
@@ -28,6 +29,7 @@ from sim.models import Model, remembered
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
 from sim.workers import NoWorkersError
+from sim.yaml_files import parse_yaml
 
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
@@ -91,12 +93,11 @@ def _items(given: str) -> Iterator[str]:
 
 
 def _scalar(axis: str, text: str) -> object:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError("--set", axis, f"{text!r} is no value as YAML has them") from None
+        return parse_yaml(text, "--set")
+    except InputError as error:
+        problem = f"{shown_value(text)} is no value as YAML has them: {error.problem}"
+        raise InputError("--set", axis, problem) from None
 
 
 def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
@@ -208,10 +209,12 @@ class _Read(NamedTuple):
 
 def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
     at: Any = data
+    if faults := list(unreadable(value, path)) + list(unreadable(path, path)):
+        raise InputError.of(source, faults)
     *parents, last = re.split(r"\.|(?=\[)", path)
     for key in parents:
         at = _step(at, key, path, source)
-    if last.startswith("["):
+    if last.startswith("[") and isinstance(at, list):
         _step(at, last, path, source)
         at[int(last[1:-1])] = value
     elif isinstance(at, dict):
@@ -222,7 +225,7 @@ def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
 
 def _step(at: Any, key: str, path: str, source: str) -> Any:
     try:
-        return at[int(key[1:-1])] if key.startswith("[") else at[key]
+        return at[int(key[1:-1])] if key.startswith("[") and isinstance(at, list) else at[key]
     except (KeyError, IndexError, TypeError, ValueError):
         raise InputError(source, path, f"there is no {key!r} in the scenario") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
 from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
 
@@ -157,7 +157,13 @@ def between_events(
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
     """(buffer name, whether it is written) for each buffer that a command uses."""
     if isinstance(command, Copy):
-        yield command.buffer, command.kind == "h2d"
+        match command.kind:
+            case "h2d":
+                yield command.buffer, True
+            case "d2h":
+                yield command.buffer, False
+            case _:
+                assert_never(command.kind)
     elif isinstance(command, Kernel | Collective):
         for name in command.reads:
             yield name, False

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from itertools import combinations, product
+from itertools import combinations, islice, product
 from math import inf
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, assert_never
 
 import msgspec
 
 from sim import units
 from sim.config import Config
+from sim.faults import Fault, FaultsError, close_to, refuse
+from sim.program import CopyKind
 from sim.units import Bandwidth, Number
 
 V = TypeVar("V")
@@ -143,7 +145,7 @@ class Graph:
     """A `Topology` of `gpus` GPUs with its resources numbered and its routes found.
 
     Raises:
-        ValueError: a link, group or placement names what is not there, or a route is missing or ambiguous.
+        FaultsError: links, groups or placements name what is not there, or a route is missing or ambiguous.
     """
 
     def __init__(self, topology: Topology, gpus: int) -> None:
@@ -157,18 +159,30 @@ class Graph:
         """With `{gpu}` in their names replaced."""
         self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
         self._ways: dict[tuple[str, Use], dict[str, Way | None]] = {}
+        self._faults: list[Fault] = []
         self._add_nodes()
         for i, link in enumerate(topology.links):
             self._add_link(f"topology.links[{i}]", link)
         self._groups("topology.domains", topology.domains)
         if not isinstance(topology.peers, str):
             self._groups("topology.peers", topology.peers)
-        self.pinned = [self._memory_of(g) for g in range(gpus)]
+        memories = [name for name, node in self.nodes.items() if node.kind == "memory"]
+        for name, group in topology.pinned.items():
+            self._known(f"topology.pinned.{name}", group)
+            if name not in memories:
+                self._wrong("topology.pinned", f"names {name!r}, which is none of {', '.join(memories)}")
+        refuse(self._faults)
+        self.pinned = [self._memory_of(g, memories) for g in range(gpus)]
+        refuse(self._faults)
 
-    def copy(self, gpu: int, kind: str) -> Way:
+    def copy(self, gpu: int, kind: CopyKind) -> Way:
         """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
         memory, device = self.pinned[gpu], f"gpu{gpu}"
-        return self.way(memory, device, "copies") if kind == "h2d" else self.way(device, memory, "copies")
+        if kind == "h2d":
+            return self.way(memory, device, "copies")
+        if kind == "d2h":
+            return self.way(device, memory, "copies")
+        assert_never(kind)
 
     def peer(self, source: int, destination: int) -> Way:
         """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
@@ -190,23 +204,33 @@ class Graph:
         if ways is None:
             ways = self._ways[start, use] = self._search(start, use)
         if end not in ways:
-            raise ValueError(f"topology: there is no way from {start} to {end}")
+            raise FaultsError([Fault("topology", f"there is no way from {start} to {end}{self._hint(start, end)}")])
         found = ways[end]
         if found is None:
-            raise ValueError(
-                f"topology: the way from {start} to {end} is ambiguous: several have as few hops and are as wide; "
-                "give links of one of them more hops"
-            )
+            problem = f"the way from {start} to {end} is ambiguous: several have as few hops and are as wide; "
+            raise FaultsError([Fault("topology", problem + "give links of one of them more hops")])
         return found
+
+    def _hint(self, start: str, end: str) -> str:
+        """What to do where there is no way."""
+        if start in self.nodes or end in self.nodes:
+            return ": add links"
+        if self.topology.peers == "direct":
+            return ": add links, or `peers: host` if these GPUs reach each other through the host's memory"
+        return ": add links, or put them into different groups of `peers` if they go through the host's memory"
+
+    def _wrong(self, path: str, problem: str) -> None:
+        self._faults.append(Fault(path, problem))
 
     def _add_nodes(self) -> None:
         for pattern, node in self.topology.nodes.items():
             names = (pattern.replace("{gpu}", str(g)) for g in range(self.gpus))
             for name in dict.fromkeys(names):
                 if name in self.edges:
-                    raise ValueError(f"topology.nodes has {name!r}, which there is already")
+                    self._wrong("topology.nodes", f"has {name!r}, which there is already")
+                    continue
                 if not name or any(c in name for c in "{}>- ") or name.endswith((".in", ".out")):
-                    raise ValueError(f"topology.nodes has {name!r}: expected a word without '-', '>' and '.in'")
+                    self._wrong("topology.nodes", f"has {name!r}: expected a word without '-', '>' and '.in'")
                 self.edges[name] = []
                 self.nodes[name] = node
                 self._inside[name] = (
@@ -226,13 +250,19 @@ class Graph:
         for group in (*(link.mesh or ()), link.gpus or ()):
             self._known(where, group)
         for a, b in link.edges(self.gpus):
-            for end in (a, b):
-                if end not in self.edges:
-                    raise ValueError(f"{where} names {end!r}, which is none of {', '.join(sorted(self.edges))}")
+            unknown = [end for end in (a, b) if end not in self.edges]
+            if unknown:
+                close = close_to(unknown[0], self.edges)
+                known = ", ".join(islice(sorted(self.edges), 20)) + (", ..." if len(self.edges) > 20 else "")
+                hint = f"; {close.strip()}" if close else ""
+                self._wrong(where, f"names {unknown[0]!r}, which is none of {known}{hint}")
+                return
             if a == b:
-                raise ValueError(f"{where} joins {a} to itself")
+                self._wrong(where, f"joins {a} to itself")
+                return
             if any(edge.to == b for edge in self.edges[a]):
-                raise ValueError(f"{where} joins {a} and {b}, which are joined already")
+                self._wrong(where, f"joins {a} and {b}, which are joined already")
+                return
             both = self._resource(f"{a}-{b}", link.both_ways)
             there = self._resource(f"{a}>{b}", link.there or link.each_way)
             back = self._resource(f"{b}>{a}", link.back or link.each_way)
@@ -252,34 +282,30 @@ class Graph:
     def _known(self, where: str, group: Iterable[int]) -> None:
         for gpu in group:
             if not 0 <= gpu < self.gpus:
-                raise ValueError(f"{where} has GPU {gpu}, expected 0 to {self.gpus - 1}")
+                self._wrong(where, f"has GPU {gpu}, expected 0 to {self.gpus - 1}")
 
     def _groups(self, where: str, groups: tuple[tuple[int, ...], ...]) -> None:
         seen: set[int] = set()
         for i, group in enumerate(groups):
             self._known(f"{where}[{i}]", group)
             if not group or len(set(group)) != len(group) or seen & set(group):
-                raise ValueError(f"{where}[{i}] is empty, or has a GPU that was named before")
+                self._wrong(f"{where}[{i}]", "is empty, or has a GPU that was named before")
             seen |= set(group)
 
-    def _memory_of(self, gpu: int) -> str:
-        """The memory that holds the pinned buffers of `gpu`."""
-        memories = [name for name, node in self.nodes.items() if node.kind == "memory"]
-        for name, group in self.topology.pinned.items():
-            if name not in memories:
-                raise ValueError(f"topology.pinned names {name!r}, which is none of {', '.join(memories)}")
-            self._known(f"topology.pinned.{name}", group)
+    def _memory_of(self, gpu: int, memories: list[str]) -> str:
+        """Which of `memories` holds the pinned buffers of `gpu`; "" with a fault if none does."""
         given = [name for name, group in self.topology.pinned.items() if gpu in group]
         if len(given) > 1:
-            raise ValueError(f"topology.pinned has GPU {gpu} in {' and in '.join(given)}")
+            self._wrong("topology.pinned", f"has GPU {gpu} in {' and in '.join(given)}")
         if given:
             return given[0]
         away = self.distances(f"gpu{gpu}")
         near = sorted((away[name], name) for name in memories if name in away)
         if not near:
-            raise ValueError(f"topology: there is no way from gpu{gpu} to a memory")
+            self._wrong("topology", f"there is no way from gpu{gpu} to a memory: add links")
+            return ""
         if len(near) > 1 and near[0][0] == near[1][0]:
-            raise ValueError(f"topology.pinned is needed: {near[0][1]} and {near[1][1]} are equally near to gpu{gpu}")
+            self._wrong("topology.pinned", f"is needed: {near[0][1]} and {near[1][1]} are equally near to gpu{gpu}")
         return near[0][1]
 
     def _forwards(self, name: str) -> bool:

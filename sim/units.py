@@ -12,8 +12,11 @@ _IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
 
 
-_MOST = Decimal("1e30")
-"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them."""
+_MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
+"""Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
+
+Less than the least is 0: divided by, it would give what is no number.
+"""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -31,6 +34,7 @@ class Seconds(float):
         "ns": Decimal("1e-9"),
     }
     expected: ClassVar = 'a duration, such as 2.08e-3 (seconds) or "2.08 ms"'
+    example: ClassVar = "2.08 ms"
 
 
 class Bytes(int):
@@ -38,6 +42,7 @@ class Bytes(int):
 
     units: ClassVar = _scaled("B", _SI | _IEC)
     expected: ClassVar = 'a size, such as 16777216 (bytes) or "16 MiB"'
+    example: ClassVar = "16 MiB"
 
 
 class Bandwidth(float):
@@ -45,6 +50,7 @@ class Bandwidth(float):
 
     units: ClassVar = _scaled("B/s", _SI | _IEC)
     expected: ClassVar = 'a bandwidth, such as 55.4e9 (bytes a second) or "55.4 GB/s"'
+    example: ClassVar = "55.4 GB/s"
 
 
 class Flops(float):
@@ -52,6 +58,7 @@ class Flops(float):
 
     units: ClassVar = _scaled("FLOP", _SI)
     expected: ClassVar = 'a number of operations, such as 1.2e12 or "1.2 TFLOP"'
+    example: ClassVar = "1.2 TFLOP"
 
 
 class FlopRate(float):
@@ -59,6 +66,7 @@ class FlopRate(float):
 
     units: ClassVar = _scaled("FLOP/s", _SI)
     expected: ClassVar = 'a compute rate, such as 989e12 (operations a second) or "989 TFLOP/s"'
+    example: ClassVar = "989 TFLOP/s"
 
 
 class Number(float):
@@ -66,6 +74,7 @@ class Number(float):
 
     units: ClassVar[dict[str, Decimal]] = {}
     expected: ClassVar = "a number, such as 0.5"
+    example: ClassVar = "0.5"
 
 
 Quantity = Seconds | Bytes | Bandwidth | Flops | FlopRate | Number
@@ -74,7 +83,7 @@ Q = TypeVar("Q", bound=Quantity)
 
 
 def parse(kind: type[Q], given: object) -> Q:
-    """Read `given` as a quantity of `kind`; a fraction of a byte is dropped.
+    """Read `given` as a quantity of `kind`; a fraction of a byte is dropped, and 1e-60 is the least above 0.
 
     Raises:
         ValueError: saying what was expected and what was given.
@@ -97,7 +106,7 @@ def parse(kind: type[Q], given: object) -> Q:
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
     if value > _MOST:
         raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
-    return kind(value)
+    return kind(value if value >= _LEAST else 0)
 
 
 def plain(quantity: object) -> float | int:

@@ -6,12 +6,21 @@ scenario files.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypedDict
 
 from sim.config import Config
+from sim.faults import Fault, FaultsError, refuse
 from sim.program import CollectiveKind
 from sim.program.ops import AnyOperation
 from sim.units import Bytes, Flops, Seconds
+
+
+def too_few(config: Config, names: Iterable[str]) -> Iterator[Fault]:
+    """Faults of those of `names` that are given and less than 1."""
+    for name in names:
+        if (value := getattr(config, name)) is not None and value < 1:
+            yield Fault(name, f"is {value}, at least 1 is needed")
 
 
 class KernelWork(TypedDict):
@@ -47,7 +56,7 @@ class Compute(Config, frozen=True):
         if self.seconds is not None and (self.flops is not None or self.bytes is not None):
             raise ValueError("compute takes either seconds or flops and bytes, not both")
         if self.launches < 1:
-            raise ValueError(f"launches is {self.launches}, at least 1 is needed")
+            raise FaultsError([Fault("launches", f"is {self.launches}, at least 1 is needed")])
 
     def work(self) -> KernelWork:
         """The fields of the kernel that this is."""
@@ -75,7 +84,7 @@ class CollectiveOp(Config, frozen=True):
 
     def __post_init__(self) -> None:
         if self.bytes < 1:
-            raise ValueError("bytes is 0, at least 1 is needed")
+            raise FaultsError([Fault("bytes", "is 0, at least 1 is needed")])
 
     @property
     def buffer(self) -> str:
@@ -102,10 +111,7 @@ class Blocks(Config, frozen=True):
     block: tuple[Item, ...]
 
     def __post_init__(self) -> None:
-        if self.repeat < 1:
-            raise ValueError(f"repeat is {self.repeat}, at least 1 is needed")
-        if not self.block:
-            raise ValueError("block is empty")
+        refuse((*too_few(self, ("repeat",)), *([] if self.block else [Fault("block", "is empty")])))
 
 
 class Layer(NamedTuple):
@@ -146,20 +152,21 @@ class Explicit(Config, frozen=True):
     blocks: tuple[Blocks, ...] | None = None
 
     def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
         single = (self.layers, self.layer_bytes, self.block)
         if self.blocks is None:
             missing = [n for n, v in zip(("layers", "layer_bytes", "block"), single, strict=True) if v is None]
             if missing:
-                raise ValueError(f"{', '.join(missing)} missing: expected layers, layer_bytes and block, or blocks")
+                yield Fault("", f"{', '.join(missing)} missing: expected layers, layer_bytes and block, or blocks")
         elif any(v is not None for v in single):
-            raise ValueError("expected either layers, layer_bytes and block, or blocks, not both")
+            yield Fault("", "expected either layers, layer_bytes and block, or blocks, not both")
         elif not self.blocks:
-            raise ValueError("blocks is empty")
-        for name in ("steps", "passes_per_step", "layers"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} is {value}, at least 1 is needed")
+            yield Fault("blocks", "is empty")
+        yield from too_few(self, ("steps", "passes_per_step", "layers"))
         if self.block is not None and not self.block:
-            raise ValueError("block is empty")
+            yield Fault("block", "is empty")
 
     def layer_count(self) -> int:
         """Layers of one pass."""

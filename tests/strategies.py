@@ -427,3 +427,20 @@ def _direct_rank(draw: st.DrawFn, calls: list[int]) -> RankProgram:
                 rank.collective("t0.s0", "coll", "all_to_all", size, step=0)
             rank.record_step("t0.s0")
     return rank.build()
+
+
+def plain_data() -> st.SearchStrategy[object]:
+    """Anything that YAML and JSON can hold, with the odd values that break readers."""
+    text = st.text(st.characters(exclude_characters="`", exclude_categories=["Cs"]), max_size=8)
+    keys = text | st.sampled_from(["inner", "size", "name", "several", "by_name", "choice", "kind", "a"])
+    scalars = (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | text
+        | st.sampled_from(["a", "b", "switch", "1 MiB", "1e-300", "-0", "1:30", "010", ".nan", "on", "~", 10**300])
+    )
+    return st.recursive(
+        scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4), max_leaves=6
+    )

@@ -192,7 +192,7 @@ def test_what_is_no_step_time(path: str, value: object) -> None:
         ("scenario.hardware", GONE, "hardware: "),
         ("scenario.hardware", 3, "hardware: expected text"),
         ("scenario.world_size", "2", "world_size: expected a whole number"),
-        ("scenario.world_size", 10**9, "step_times_s[0]: has 2 ranks, expected 1000000000"),
+        ("scenario.world_size", 10**9, "world_size: is 1000000000, at most 1024 ranks are simulated"),
         ("scenario.policy.kind", "x", "policy.kind: is 'x'"),
         ("scenario.policy", GONE, "policy: is missing"),
         ("scenario.workload.layers", 10**6, "has 1000000 layers"),
@@ -205,9 +205,9 @@ def test_what_is_no_step_time(path: str, value: object) -> None:
         ("operations", [], "operations: is empty"),
         ("operations[0]", [], "operations[0]: expected "),
         ("operations[0]", {}, "operations[0]: expected "),
-        ("operations[0][7]", "1", "operations[0]: expected a number"),
-        ("operations[0][4]", -1, "operations[0]: expected "),
-        ("operations[0][5]", 1e300, "operations[0]: expected "),
+        ("operations[0][7]", "1", "operations[0][7]: expected a number"),
+        ("operations[0][4]", -1, "operations[0][4]: expected "),
+        ("operations[0][5]", 1e300, "operations[0][5]: expected "),
         ("operations[0][5]", 1e9, "operations[0]: start, ready and end are "),
         ("operations[0][6]", -1e9, "operations[0]: start, ready and end are "),
         ("operations[0]", ["compute", "Kernel", "a", 0, 0, 1.0, 1.0, 1.0, 1.0], "operations[0]: expected "),
@@ -468,7 +468,7 @@ MEASURE = ["measure", "s.yaml", "--device", "cpu", "--out", "new"]
 )
 def test_scenarios_that_cannot_be_measured(path: str, value: object, words: str | None) -> None:
     write("s.yaml", changed(SCENARIO | {"workload": SCENARIO["workload"] | {"layer_bytes": 10**12}}, path, value))
-    answered(MEASURE, 2, words or "commands a rank, at most 10000000 are simulated")
+    answered(MEASURE, 2, words or "commands on 2 ranks, at most 10000000 are simulated")
 
 
 @pytest.mark.usefixtures("_torch")

@@ -224,8 +224,9 @@ def assert_one_message(done: subprocess.CompletedProcess[str], code: int, *wante
     assert "Traceback" not in done.stderr, done.stderr
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.count("Error: ") == 1
-    *usage, message = done.stderr.splitlines()
-    assert not usage or usage[0].startswith("Usage: "), "one line, but for wrong options"
+    usage, _, message = done.stderr.partition("Error: ")
+    assert not usage or usage.startswith("Usage: "), "nothing else, but for wrong options"
+    message = f"Error: {message}"
     for text in wanted:
         assert text in message
 
@@ -305,7 +306,7 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["hardware", "h200"], "'h200' is no hardware profile; shipped are "),
+        (["hardware", "h200"], "'h200' is no hardware profile; "),
         (["hardware", "junk"], "Error: junk: is not a text file"),
         (["hardware", "s.yaml"], "Error: s.yaml: hardware: unknown key"),
         (["models", "flux"], "'flux' is no known model"),

@@ -108,7 +108,9 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
 
 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
-    with pytest.raises(InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? shipped are"):
+    with pytest.raises(
+        InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? `chunkflow-sim experiment` lists all"
+    ):
         load_experiment("chunks")
 
 

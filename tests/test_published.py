@@ -200,9 +200,9 @@ def written(tmp_path: Path, data: Plain) -> Path:
         ({"fitt": "kernels"}, "cases[0].fitt: unknown key; did you mean 'fit'?"),
         ({"fit": "outside"}, "cases[0]: fit outside needs a first run of kind resident with a published request_s"),
         ({"request_steps": 0}, "cases[0]: request_steps is 0"),
-        ({"hardware": "h200x2"}, "cases[0].runs[0]: hardware: 'h200x2' is no hardware profile"),
-        ({"world_size": 3}, "cases[0].runs[0]: world_size: is 3, but h200x2-hostpath has 2 GPUs"),
-        ({"workload": {"model": "wan"}}, "cases[0].runs[0]: workload.height: is missing"),
+        ({"hardware": "h200x2"}, "cases[0].runs[0].hardware: 'h200x2' is no hardware profile"),
+        ({"world_size": 3}, "cases[0].runs[0].world_size: is 3, but h200x2-hostpath has 2 GPUs"),
+        ({"workload": {"model": "wan"}}, "cases[0].runs[0].workload.height: is missing"),
     ],
 )
 def test_a_wrong_file_is_told(changes: Plain, expected: str, tmp_path: Path) -> None:

@@ -144,18 +144,18 @@ def changed(path: str, value: object) -> Plain:
         ("workload.block[1]", "compute", "workload.block[1]", "expected a mapping of keys to values, got text"),
         ("policy", "resident", "policy", "expected a mapping of keys to values, got text"),
         # ranges
-        ("world_size", 0, "", "world_size is 0, at least 1 is needed"),
-        ("workload.steps", 0, "workload", "steps is 0, at least 1 is needed"),
-        ("workload.layers", -1, "workload", "layers is -1, at least 1 is needed"),
-        ("workload.passes_per_step", 0, "workload", "passes_per_step is 0, at least 1 is needed"),
-        ("workload.block", [], "workload", "block is empty"),
+        ("world_size", 0, "world_size", "is 0, at least 1 is needed"),
+        ("workload.steps", 0, "workload.steps", "is 0, at least 1 is needed"),
+        ("workload.layers", -1, "workload.layers", "is -1, at least 1 is needed"),
+        ("workload.passes_per_step", 0, "workload.passes_per_step", "is 0, at least 1 is needed"),
+        ("workload.block", [], "workload.block", "is empty"),
         ("policy.prefetch_layers", -1, "policy", "prefetch_layers is -1, expected 0 or more"),
         ("policy.resident_fraction", 1.5, "policy", "resident_fraction is 1.5, expected 0 to 1"),
         ("policy.resident_fraction", math.nan, "policy.resident_fraction", "expected a number, such as 0.5"),
         ("policy.chunk_bytes", 0, "policy", "chunk_bytes is 0, at least 1 is needed"),
         ("policy.chunk_bytes", "0.5 B", "policy", "chunk_bytes is 0, at least 1 is needed"),
-        ("workload.block[1].collective.bytes", 0, "workload.block[1].collective", "bytes is 0, at least 1 is needed"),
-        ("workload.block[0].compute.launches", 0, "workload.block[0].compute", "launches is 0, at least 1 is needed"),
+        ("workload.block[1].collective.bytes", 0, "workload.block[1].collective.bytes", "is 0, at least 1 is needed"),
+        ("workload.block[0].compute.launches", 0, "workload.block[0].compute.launches", "is 0, at least 1 is needed"),
         # quantities
         ("workload.layer_bytes", "7 GB/s", "workload.layer_bytes", 'expected a size, such as 16777216 (bytes) or "16 M'),
         ("workload.layer_bytes", -1, "workload.layer_bytes", "expected a size, such as 16777216 (bytes) or"),
@@ -199,10 +199,10 @@ def changed(path: str, value: object) -> Plain:
         (
             "workload",
             {"blocks": [{"repeat": 0, "layer_bytes": 1, "block": [{"compute": {"name": "a", "seconds": 1}}]}]},
-            "workload.blocks[0]",
-            "repeat is 0, at least 1 is needed",
+            "workload.blocks[0].repeat",
+            "is 0, at least 1 is needed",
         ),
-        ("workload", {"blocks": []}, "workload", "blocks is empty"),
+        ("workload", {"blocks": []}, "workload.blocks", "is empty"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_path_and_what_was_expected(
@@ -336,11 +336,12 @@ def test_a_file_that_cannot_be_read_is_named(name: str, problem: str, tmp_path: 
 # ---- profiles ------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_profile_is_told_the_shipped_ones() -> None:
+def test_an_unknown_profile_is_told_close_ones_and_how_to_list_all() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain(changed("hardware", "h200x3")).profile()
     assert str(caught.value).startswith("scenario: hardware: 'h200x3' is no hardware profile; did you mean ")
-    assert all(name in str(caught.value) for name in shipped())
+    assert "`chunkflow-sim hardware` lists all" in str(caught.value)
+    assert sum(name in str(caught.value) for name in shipped()) <= 3
 
 
 def test_a_profile_file_that_is_missing_is_named() -> None:
@@ -356,20 +357,20 @@ def test_too_many_ranks_for_the_profile() -> None:
 @pytest.mark.parametrize(
     ("path", "value", "where", "problem"),
     [
-        ("gpus", 0, "", "gpus is 0, at least 1 is needed"),
+        ("gpus", 0, "gpus", "is 0, at least 1 is needed"),
         ("h2d.cap.value", "55 GB", "h2d.cap.value", "expected a bandwidth, such as 55.4e9 (bytes a second) or"),
         ("h2d.cap.source", REMOVED, "h2d.cap.source", "is missing"),
         ("h2d.cap", 55e9, "h2d.cap", "expected a mapping of keys to values, got "),
-        ("h2d.cap.value", 0, "", "h2d.cap is 0.0, expected more than 0"),
-        ("d2h.weight.value", 0, "", "d2h.weight is 0.0, expected more than 0"),
+        ("h2d.cap.value", 0, "h2d.cap", "is 0.0, expected more than 0"),
+        ("d2h.weight.value", 0, "d2h.weight", "is 0.0, expected more than 0"),
         ("host.kernel.value", -1e-6, "host.kernel.value", "expected a duration"),
         ("host.kernl", {}, "host.kernl", "did you mean 'kernel'?"),
         ("streams.event", REMOVED, "streams.event", "is missing"),
         (
             "topology.links.0.ends",
             ["mem", "gpu{gpu}"],
-            "",
-            "topology.links[0] names 'mem', which is none of gpu0, gpu1, ",
+            "topology.links[0]",
+            "names 'mem', which is none of gpu0, gpu1, ",
         ),
         (
             "collectives.all_reduce.alone.seconds",

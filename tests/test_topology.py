@@ -176,7 +176,7 @@ def test_pinned_memory_is_the_nearest_unless_it_is_said_to_be_elsewhere() -> Non
     assert named(made, made.copy(1, "d2h")) == ["gpu1>socket1", "socket1>socket0"]
     # the receiver's memory
     assert named(made, made.peer(0, 1)) == ["gpu0>socket0", "socket0>socket1", "socket1>gpu1"]
-    with pytest.raises(ValueError, match="pinned has GPU 0 in memory0 and in memory1"):
+    with pytest.raises(ValueError, match="pinned: has GPU 0 in memory0 and in memory1"):
         graph(2, NUMA, SOCKETS, pinned={"memory0": [0], "memory1": [0]})
     with pytest.raises(ValueError, match="memory0 and memory1 are equally near to gpu0"):
         graph(1, {"memory0": "memory", "memory1": "memory", "s": "switch"}, [
@@ -187,9 +187,9 @@ def test_pinned_memory_is_the_nearest_unless_it_is_said_to_be_elsewhere() -> Non
 @pytest.mark.parametrize(
     ("gpus", "nodes", "links", "problem"),
     [
-        (2, {"memory": "memory"}, [{"ends": ["memory", "gpu2"]}], "topology.links[0] names 'gpu2'"),
+        (2, {"memory": "memory"}, [{"ends": ["memory", "gpu2"]}], "topology.links[0]: names 'gpu2'"),
         (1, {"memory": "memory"}, [{"ends": ["gpu0", "memory"]}, {"ends": ["memory", "gpu0"]}], "joined already"),
-        (2, {"memory": "memory"}, [{"mesh": [[0], [7]]}], "topology.links[0] has GPU 7, expected 0 to 1"),
+        (2, {"memory": "memory"}, [{"mesh": [[0], [7]]}], "topology.links[0]: has GPU 7, expected 0 to 1"),
         (1, {"memory": "memory"}, [{"ends": ["gpu0", "gpu0"]}], "joins gpu0 to itself"),
     ],
 )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sim.config import Config, convert, read_yaml
+from sim.config import Config, convert
+from sim.yaml_files import read_yaml
 from validation.compare import Compared
 from validation.errors import choice_costs, errors, memory_errors, resident_spread, step_errors
 from validation.sets import DATA

@@ -128,7 +128,7 @@ def compare(job: Job) -> Compared:
             measured = case.operations
             predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
     except InputError as error:
-        raise InputError(f"{job.set}: {error.source}", error.path, error.problem) from None
+        raise error.within(f"{job.set}: {error.source}") from None
     return beside(job, prediction, measured, predicted)
 
 

@@ -16,13 +16,14 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.hardware import Profile
 from sim.policies import Resident
 from sim.program import Copy, Kernel
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.units import Number
+from sim.yaml_files import read_yaml
 from validation.markdown import table
 
 FigureName = Literal[
@@ -185,7 +186,7 @@ def load_suite(file: str | Path) -> Suite:
             try:
                 case.scenario(run).profile()
             except InputError as error:
-                raise InputError(str(file), f"cases[{i}].runs[{j}]", f"{error.path}: {error.problem}") from None
+                raise error.within(str(file), f"cases[{i}].runs[{j}]") from None
     return suite
 
 

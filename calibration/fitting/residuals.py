@@ -12,6 +12,7 @@ from sim import collectives
 from sim.datasets.probe_rows import Row
 from sim.fabric import FlowSpec, rates_together
 from sim.hardware import Profile
+from sim.program import CopyKind
 
 
 class Residual(NamedTuple):
@@ -46,7 +47,7 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
     ]
 
 
-def _copy_seconds(profile: Profile, direction: str, size: int, rate: float) -> float:
+def _copy_seconds(profile: Profile, direction: CopyKind, size: int, rate: float) -> float:
     cls = profile.copy_class(direction)
     return max(cls.minimum.value, cls.setup.value + size / rate)
 
@@ -87,7 +88,7 @@ class _Moving(NamedTuple):
     copy: float
 
 
-def _moving(profile: Profile, row: Row, copies: str | None) -> _Moving:
+def _moving(profile: Profile, row: Row, copies: CopyKind | None) -> _Moving:
     """The collective of `row`, with a copy in direction `copies` on every rank."""
     kind, ranks = row.params["collective"], int(row.params["ranks"])
     (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, assert_never
 
 import torch
 import torch.distributed as dist
 
 from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Call, Device, Event, Stream
+from sim.program import CollectiveKind, CopyKind
 
 WATCHDOG_S = 10.0
 """A gate opens by itself after this long."""
@@ -160,7 +161,7 @@ class Context:
             self._memory[key] = memory
         return self._memory[key]
 
-    def copies(self, stream: Stream, direction: str, size: int, count: int) -> list[Call]:
+    def copies(self, stream: Stream, direction: CopyKind, size: int, count: int) -> list[Call]:
         """`count` copies of `size` bytes, each from another place, so that no cache holds what is read."""
         device = self.random(f"{direction} device", max(self._pools.copies, size))
         host = self.pinned(direction, size)
@@ -170,10 +171,15 @@ class Context:
             at = self._cursor % places * size
             self._cursor += 1
             there, here = device[at : at + size], host[at : at + size]
-            calls.append(stream.copy(there, here) if direction == "h2d" else stream.copy(here, there))
+            if direction == "h2d":
+                calls.append(stream.copy(there, here))
+            elif direction == "d2h":
+                calls.append(stream.copy(here, there))
+            else:
+                assert_never(direction)
         return calls
 
-    def collective(self, kind: str, size: int, ranks: int, other: bool = False) -> Call:
+    def collective(self, kind: CollectiveKind, size: int, ranks: int, other: bool = False) -> Call:
         """A collective whose buffer on a rank has `size` bytes (all_gather: output, reduce_scatter: input).
 
         With `other` it is one of a second communicator of all ranks, with buffers of its own.
@@ -190,7 +196,11 @@ class Context:
             return lambda: dist.all_reduce(sent, group=group)
         if kind == "all_gather":
             return lambda: dist.all_gather_into_tensor(received, sent[:part], group=group)
-        return lambda: dist.reduce_scatter_tensor(received[:part], sent, group=group)
+        if kind == "reduce_scatter":
+            return lambda: dist.reduce_scatter_tensor(received[:part], sent, group=group)
+        if kind == "send_recv":
+            raise ValueError("no probe measures send_recv")
+        assert_never(kind)
 
     def refresh(self) -> None:
         """New random numbers for the buffers of collectives: sums of sums grow beyond all bounds."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import assert_never
 
 import msgspec
 import torch
@@ -217,18 +218,21 @@ class Runner:
         part = command.bytes // (BF16 * ranks) * BF16
         whole = buffer[: part * ranks].view(torch.bfloat16)
         place = slice(self.rank * part, self.rank * part + part)
-        if command.kind == "all_to_all":
+        kind = command.kind
+        if kind == "all_to_all":
             received = buffer[size:][: part * ranks].view(torch.bfloat16)
             return lambda: dist.all_to_all_single(received, whole, group=group)
-        if command.kind == "send_recv":
+        if kind == "send_recv":
             sent, received = (buffer[at:][:size].view(torch.bfloat16) for at in (0, size))
             return lambda: _shift(sent, received, self.rank, ranks, group)
-        if command.kind == "all_reduce":
+        if kind == "all_reduce":
             values = buffer[:size].view(torch.bfloat16)
             return lambda: dist.all_reduce(values, group=group)
-        if command.kind == "reduce_scatter":
+        if kind == "reduce_scatter":
             mine = buffer[place].view(torch.bfloat16)
             return lambda: dist.reduce_scatter_tensor(mine, whole, group=group)
+        if kind != "all_gather":
+            assert_never(kind)
         if self.stores.intersection(command.reads):  # the rank's part of the weights lies on the GPU
             mine = self.memory.shard(command.layer, command.start + place.start, part).view(torch.bfloat16)
         else:

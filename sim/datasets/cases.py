@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.hardware import shipped
 from sim.lines import load_json, load_lines
 from sim.scenario import Scenario
 from sim.timeline import Timeline
+from sim.yaml_files import read_yaml
 
 SCHEMA = 1
 CASES, HOST = "cases.jsonl", "host.json"

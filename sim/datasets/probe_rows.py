@@ -51,7 +51,7 @@ class Row(Config, frozen=True):
     """"cuda" or "cpu"; times on a CPU mean nothing."""
     gpu: str
     """What the device calls itself."""
-    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d")]
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d", description="a date such as 2026-01-31")]
     seconds: Annotated[float, Meta(ge=0)]
     """Wall time that the case took, s."""
     ranks: list[dict[str, Stat]]
@@ -90,7 +90,7 @@ def load_rows(file: Path) -> list[Row]:
             _check(row, where)
             found[row.case] = row
     except InputError as error:
-        raise RowError(error.source, error.path, error.problem) from None
+        raise RowError.of(error.source, error.faults) from None
     return list(found.values())
 
 

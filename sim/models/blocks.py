@@ -10,7 +10,7 @@ that a machine that really computes runs what is counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
 import msgspec
 
@@ -56,12 +56,24 @@ class Setup(NamedTuple):
     @property
     def shards(self) -> int:
         """Parts into which weights are cut."""
-        return self.world_size if self.parallelism == "tensor" else 1
+        match self.parallelism:
+            case "tensor":
+                return self.world_size
+            case "ulysses":
+                return 1
+            case _:
+                assert_never(self.parallelism)
 
     @property
     def local(self) -> int:
         """Image tokens on a rank; Ulysses pads the last rank's."""
-        return -(-self.tokens // self.world_size) if self.parallelism == "ulysses" else self.tokens
+        match self.parallelism:
+            case "ulysses":
+                return -(-self.tokens // self.world_size)
+            case "tensor":
+                return self.tokens
+            case _:
+                assert_never(self.parallelism)
 
 
 class Block(NamedTuple):
@@ -243,11 +255,13 @@ class _Block:
             self.attention("attention", q, k, v, y)
         elif setup.model.ulysses.attention == "packed":
             self._packed_attention(qkv, y)
-        else:
+        elif setup.model.ulysses.attention == "separate":
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
             mine = self.registers.new("attention", q.rows, q.columns)
             self.attention("attention", q, k, v, mine)
             self.to_tokens("output", mine, y)
+        else:
+            assert_never(setup.model.ulysses.attention)
 
     def _packed_attention(self, qkv: Matrix, y: Matrix) -> None:
         """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""
@@ -345,16 +359,19 @@ def block(setup: Setup, shape: BlockShape) -> Block:
     """One block of kind `shape`: the weights of a rank in bytes, and what it runs in program order."""
     made = _Block(setup, shape)
     image, text = (0, setup.local), (setup.local, setup.text)
-    if shape.kind == "cross":
-        _cross(made, [image])
-    elif shape.kind == "joint":
-        _streams(made, [(0, setup.local + setup.text)], [6, 6])
-    elif shape.kind == "double":
-        _streams(made, [image, text], [6, 6])
-    elif shape.kind == "double_last":
-        _streams(made, [image, text], [6, 2], last=True)
-    else:
-        _single(made)
+    match shape.kind:
+        case "cross":
+            _cross(made, [image])
+        case "joint":
+            _streams(made, [(0, setup.local + setup.text)], [6, 6])
+        case "double":
+            _streams(made, [image, text], [6, 6])
+        case "double_last":
+            _streams(made, [image, text], [6, 2], last=True)
+        case "single":
+            _single(made)
+        case _:
+            assert_never(shape.kind)
     return made.finish()
 
 

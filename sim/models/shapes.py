@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-from sim.config import Config, InputError, convert, read_yaml
+from sim.config import Config, InputError, convert
 from sim.shelf import Shelf
+from sim.yaml_files import read_yaml
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 """How a block is built:
@@ -122,7 +123,7 @@ def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
         _REMEMBERED.reset(token)
 
 
-_SHELF = Shelf("models", "known model", paths=False)
+_SHELF = Shelf("models", "known model", "chunkflow-sim models", paths=False, hub=True)
 shipped = _SHELF.names
 
 
@@ -145,5 +146,5 @@ def _read_model(name: str, source: str, path: str) -> Model:
     try:
         file = _SHELF.file(name)
     except InputError as error:
-        raise InputError(source or name, path, error.problem) from None
+        raise error.within(source or name, path) from None
     return convert(read_yaml(file), Model, str(file))

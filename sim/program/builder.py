@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -138,13 +139,15 @@ class RankBuilder:
         """Enqueue a DMA copy into (h2d) or out of (d2h) `buffer`."""
         if bytes <= 0:
             raise ProgramError(f"copy {name!r} moves {bytes} bytes, at least 1 is needed")
-        self._touch(
-            stream,
-            name,
-            (buffer,) if kind == "d2h" else (),
-            (buffer,) if kind == "h2d" else (),
-            (offset, offset + bytes),
-        )
+        reads: tuple[str, ...] = ()
+        writes: tuple[str, ...] = ()
+        if kind == "h2d":
+            writes = (buffer,)
+        elif kind == "d2h":
+            reads = (buffer,)
+        else:
+            assert_never(kind)
+        self._touch(stream, name, reads, writes, (offset, offset + bytes))
         self._fits(f"copy {name!r}", offset, bytes, buffer)
         self._issue(Copy(stream, name, bytes, buffer, kind, offset, step, layer))
 

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, assert_never
 
-from sim.program import AnyCommand, Collective, Copy, Kernel, WriteFlag
+from sim.program import (
+    AnyCommand,
+    Collective,
+    Copy,
+    HostAcquire,
+    HostAdd,
+    HostRelease,
+    HostWait,
+    HostWaitEvent,
+    Kernel,
+    RecordEvent,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
 from sim.timeline import Span
 
 Kind = Literal["wait", "flag", "kernel", "copy", "collective"]
@@ -86,5 +100,9 @@ def _kind(command: AnyCommand) -> Kind:
             return "collective"
         case WriteFlag():
             return "flag"
-        case _:
+        case RecordEvent() | WaitEvent() | WaitFlag() | HostWaitEvent() | HostAdd() | HostWait():
             return "wait"
+        case HostAcquire() | HostRelease():
+            return "wait"
+        case _:
+            assert_never(command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from sim.experiment import Experiment
 from sim.ledger import Point, Row
@@ -32,12 +32,15 @@ def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point]
     """Write the page of a finished experiment. Raises OSError."""
     drawn = _drawn_points(points, rows)
     resident = _resident(points, rows)
-    if experiment.plot == "chunk":
-        figure = _chunks(drawn, rows, resident)
-    elif experiment.plot == "curves":
-        figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
-    else:
-        figure = figures.bars_by_case(_bars(experiment.x, points, rows))
+    match experiment.plot:
+        case "chunk":
+            figure = _chunks(drawn, rows, resident)
+        case "curves":
+            figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
+        case "bars":
+            figure = figures.bars_by_case(_bars(experiment.x, points, rows))
+        case _:
+            assert_never(experiment.plot)
     sections = [Section("Step time", experiment.about, figure), *_trade_offs(drawn)]
     sections.append(Section("All points", "", _table(rows)))
     _write(file, experiment.title, f"{len(rows)} points", sections, _host(resident))

@@ -49,6 +49,7 @@ class Placer:
         for name, joins in self.joined.items():
             if not self.labelled(name):
                 self.said[name] = [*self.said[name], *view.summary(joins)]
+        self.needed: dict[str, float] = {}
         self.x: dict[str, float] = {}
         """Middles of passes."""
 
@@ -85,6 +86,15 @@ class Placer:
     def _needs(self, name: str) -> float:
         if name not in self.said:
             return _PASS
+        for inner in [] if name in self.needed else self.plan.bottom_up([name]):
+            if inner not in self.needed:
+                self.needed[inner] = self._need(inner)
+        return self.needed[name]
+
+    def _need(self, name: str) -> float:
+        """Px that a box and what hangs from it need, once those of its children are known."""
+        if name not in self.said:
+            return _PASS
         plan = self.plan
         own = max(self.least(name), _CELL if name in plan.bottom else 0.0)
         caps = [self.least(m) for m in plan.caps.get(name, ())]
@@ -96,19 +106,28 @@ class Placer:
 
     def _put(self, names: list[str], x: float, width: float, gap: float) -> None:
         """Boxes in a row that they fill, and what hangs from them."""
+        left = self._split(names, x, width, gap)
+        while left:
+            name, at, w = left.pop()
+            self._box(name, at, w)
+            if children := self.plan.children.get(name):
+                left += self._split(children, at, w, _GAP)
+
+    def _split(self, names: list[str], x: float, width: float, gap: float) -> list[tuple[str, float, float]]:
+        """(name, x, width) of a row's boxes, the last one first."""
         extra = (width - self._row_of(names, gap)) / len(names)
+        found = []
         for i, name in enumerate(names):
             w = self._needs(name) + extra
-            self._box(name, x, w)
+            found.append((name, x, w))
             x += w + (self._between(name, names[i + 1], gap) if i + 1 < len(names) else 0.0)
+        return found[::-1]
 
     def _box(self, name: str, x: float, w: float) -> None:
         if name not in self.said:
             self.x[name] = x + w / 2
             return
         self.made.boxes[name] = Box(name, x, w)
-        if children := self.plan.children.get(name):
-            self._put(children, x, w, _GAP)
         caps = self.plan.caps.get(name, [])
         extra = (w - sum(map(self.least, caps)) - _GAP * (len(caps) - 1)) / max(len(caps), 1)
         for memory in caps:

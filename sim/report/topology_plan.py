@@ -76,6 +76,21 @@ class Plan:
         """GPUs by their number, then others by name."""
         return (inf if end in self.graph.nodes else float(end.removeprefix("gpu"))), end
 
+    def bottom_up(self, names: Iterable[str]) -> list[str]:
+        """`names` and all that hangs from them, each once and after what hangs from it."""
+        found: list[str] = []
+        seen: set[str] = set()
+        left = [(name, False) for name in names]
+        while left:
+            name, opened = left.pop()
+            if opened:
+                found.append(name)
+            elif name not in seen:
+                seen.add(name)
+                left.append((name, True))
+                left += [(child, False) for child in self.children.get(name, ())]
+        return found
+
     def passed(self, node: str) -> str:
         """A new pass under `node`."""
         name = f"pass {len(self.elbows) + len(self.drops)}"
@@ -215,13 +230,10 @@ def _hosts(made: Plan, joins: list[Join]) -> None:
     for name in [*nodes, *(f"gpu{g}" for g in range(made.graph.gpus))]:
         near.setdefault(name, [])
     first: dict[str, float] = {}
-
-    def order(name: str) -> float:
-        if name not in first:
-            own = made.order(name)[0] if name in near else inf
-            first[name] = min([own, *map(order, made.children.get(name, ()))])
-        return first[name]
-
+    for name in made.bottom_up([*made.level, *near]):
+        own = made.order(name)[0] if name in near else inf
+        first[name] = min([own, *(first[child] for child in made.children.get(name, ()))])
+    order = first.__getitem__
     for children in made.children.values():
         children.sort(key=lambda name: (order(name), name))
     caps = {m for over in made.caps.values() for m in over}

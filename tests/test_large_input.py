@@ -1,0 +1,147 @@
+"""Input that is deep, long or endless: read without recursion, or refused at once and with a figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from strategies import Plain
+
+from sim.cli import main
+from sim.config import InputError
+from sim.hardware import load_profile, to_plain
+from sim.input_files import MOST_BYTES, read_bytes
+from sim.report.hardware_page import hardware_page
+from sim.scenario import MOST_COMMANDS, Scenario
+from sim.yaml_files import MOST_VALUES, parse_yaml
+
+SCENARIO: Plain = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {"layers": 2, "layer_bytes": 10**6, "block": [{"compute": {"name": "a", "seconds": 1}}]},
+    "policy": {"kind": "chunked", "chunk_bytes": 500000},
+}
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, data: object) -> str:
+    Path(name).write_text(json.dumps(data))
+    return name
+
+
+# ---- profiles like others ------------------------------------------------------------------------------------------
+
+
+def test_a_profile_may_be_like_another_by_way_of_1200() -> None:
+    for i in range(1200):
+        write(f"p{i}.yaml", {"like": f"p{i + 1}.yaml" if i < 1199 else "h200x2-hostpath", "name": f"p{i}"})
+    write("p600.yaml", {"like": "p601.yaml", "streams": {"wake": {"value": 1e-6, "source": "here"}}})
+    profile = load_profile("p0.yaml")
+    assert (profile.name, profile.streams.wake.value, profile.streams.wake.source) == ("p0", 1e-6, "as p600: here")
+    assert profile.h2d.cap.value == load_profile("h200x2-hostpath").h2d.cap.value
+
+
+@pytest.mark.parametrize("last", ["a.yaml", "b.yaml", "./b.yaml", "link.yaml"])
+def test_profiles_like_each_other_are_a_cycle(last: str) -> None:
+    write("a.yaml", {"like": "b.yaml"})
+    write("b.yaml", {"like": "c.yaml"})
+    write("c.yaml", {"like": last})
+    Path("link.yaml").symlink_to("b.yaml")
+    with pytest.raises(InputError, match=r"^c\.yaml: like: is a cycle: [ab]\.yaml -> "):
+        load_profile("a.yaml")
+
+
+def test_a_wrong_name_in_like_is_told_with_its_file_and_key() -> None:
+    write("a.yaml", {"like": "b.yaml"})
+    write("b.yaml", {"like": "h200x2-hostpth"})
+    with pytest.raises(InputError) as caught:
+        load_profile("a.yaml")
+    assert (caught.value.source, caught.value.path) == ("b.yaml", "like")
+    assert "did you mean 'h200x2-hostpath'" in caught.value.problem
+
+
+def test_a_fabric_of_3000_nodes_in_a_row_is_read_and_drawn() -> None:
+    plain: Any = to_plain(load_profile("h200x2-hostpath"))
+    switches = [f"s{i}" for i in range(3000)]
+    plain["topology"] = {
+        "nodes": {"memory": {"kind": "memory"}, **{name: {"kind": "switch"} for name in switches}},
+        "links": [
+            *({"ends": list(ends)} for ends in zip(["memory", *switches], switches, strict=False)),
+            {"ends": [switches[-1], "gpu{gpu}"], "each_way": {"value": 50e9, "source": "x"}},
+        ],
+    }
+    profile = load_profile(write("row.yaml", plain))
+    assert profile.graph.distances("gpu0")["memory"] == 3001
+    assert hardware_page(profile).count("s2999") > 0
+
+
+# ---- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "hardware", "experiment"])
+@pytest.mark.parametrize("kind", ["/dev/zero", "/dev/stdin", "pipe", "socket", "link"])
+def test_devices_and_pipes_are_refused_without_opening_them(command: str, kind: str) -> None:
+    if kind == "pipe":
+        os.mkfifo("pipe")
+    elif kind == "link":
+        Path("link").symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("socket")
+    elif kind == "/dev/stdin" and Path(kind).is_file():
+        pytest.skip("standard input is a file here")
+    done = CliRunner().invoke(main, [command, kind])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"Error: {kind}: is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "hardware", "experiment"])
+def test_files_that_are_too_large_are_refused_with_their_size(command: str) -> None:
+    with Path("large.yaml").open("wb") as file:
+        file.truncate(MOST_BYTES + 1)
+    done = CliRunner().invoke(main, [command, "large.yaml"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"Error: large.yaml: has {MOST_BYTES + 1} bytes, at most {MOST_BYTES} are read\n"
+
+
+def test_what_grows_or_hides_its_size_is_read_no_further_than_the_limit() -> None:
+    file = Path("/proc/self/environ")  # says that it has 0 bytes
+    if not file.exists() or len(file.read_bytes()) < 2:
+        pytest.skip("no such file here")
+    with pytest.raises(InputError, match="has more than 1 bytes"):
+        read_bytes(file, 1)
+    Path("small").write_bytes(b"ab")
+    assert read_bytes(Path("small"), 2) == b"ab"
+    with pytest.raises(InputError, match="has 2 bytes, at most 1 are read"):
+        read_bytes(Path("small"), 1)
+
+
+def test_text_of_too_many_values_is_refused() -> None:
+    assert len(parse_yaml("[" + "1," * 1000 + "]", "x")) == 1000
+    with pytest.raises(InputError, match=f"holds more than {MOST_VALUES} keys and values"):
+        parse_yaml("[" + "1," * MOST_VALUES + "]", "x")
+
+
+def test_commands_are_counted_over_all_ranks() -> None:
+    """A program that is small enough for one rank may be too large for eight."""
+    half = {**SCENARIO["workload"], "layer_bytes": 10**6, "steps": 1, "layers": 1}
+    policy = {"kind": "chunked", "chunk_bytes": 1}
+    commands = 2 * (1 + 10**6)  # and one layer ahead
+    most = MOST_COMMANDS // commands
+    for ranks, fits in ((most, True), (most + 1, False)):
+        data = {**SCENARIO, "hardware": "aurora-12tiles", "world_size": ranks, "workload": half, "policy": policy}
+        try:
+            Scenario.from_plain(data)
+            assert fits
+        except InputError as error:
+            assert not fits
+            assert f"commands on {ranks} ranks, at most {MOST_COMMANDS} are simulated" in error.problem
