@@ -108,14 +108,15 @@ def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: in
     """Rank the numbers of the hardware profile by how much they move a figure of the scenario FILE."""
     from sim.config import InputError
     from sim.ledger import FIGURES
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
     from sim.scenario import Scenario
     from sim.sensitivity import most_runs, to_plain
     from sim.sensitivity import sensitivity as find
     from sim.workers import Workers
 
-    if metric not in FIGURES:
-        raise InputError("--metric", metric, f"expected one of {', '.join(FIGURES)}")
+    varied = [name for name in FIGURES if name not in ("device_memory_bytes", "fits_memory")]
+    if metric not in varied:
+        raise InputError("--metric", metric, f"expected one of {', '.join(varied)}")
     share = _share(change)
     scenario = Scenario.load(file)
     profile = scenario.profile(str(file))
@@ -290,7 +291,8 @@ def validate(
         _validate_published(markdown, workers)
         return
     from sim.hardware import load_profile
-    from sim.report.tables import print_validation, progress
+    from sim.report.tables import print_validation
+    from sim.report.terminal import progress
     from sim.workers import Workers
     from validation import report, run, summary
     from validation.sets import load_set, shipped_sets
@@ -349,7 +351,8 @@ def measure(
     _needs("torch")
     from calibration.measure import measure as run_all
     from calibration.measure import plan, scenarios
-    from sim.report.tables import print_measured, progress
+    from sim.report.tables import print_measured
+    from sim.report.terminal import progress
 
     chosen = [data for file in files for data in scenarios(file, settings)]
     with progress(len(plan(chosen)), "cases") as advance:
@@ -373,7 +376,7 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
     _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
     from calibration.probes import listing
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
 
     folder = out or Path(name)
     if dry_run:
@@ -418,7 +421,8 @@ def doctor(as_json: bool) -> None:
 
 
 def _validate_published(markdown: bool, workers: int | None) -> None:
-    from sim.report.tables import print_published, progress
+    from sim.report.tables import print_published
+    from sim.report.terminal import progress
     from sim.workers import Workers
     from validation import published
 
@@ -461,7 +465,7 @@ def _share(text: str) -> float:
 def _interval(result: Result) -> Interval:
     from functools import partial
 
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
     from sim.sensitivity import figure, interval, most_runs
     from sim.workers import Workers
 
@@ -487,7 +491,8 @@ def _run_points(
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
-    from sim.report.tables import print_sweep, progress
+    from sim.report.tables import print_sweep
+    from sim.report.terminal import progress
     from sim.sweep import sweep as run_sweep
     from sim.workers import Workers
 

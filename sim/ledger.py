@@ -13,6 +13,7 @@ import msgspec
 from sim.config import InputError
 from sim.metrics import SCHEMA_VERSION
 from sim.output import append, naming, open_alone, write_atomically
+from sim.safe_text import csv_cell, csv_text
 
 FIGURES = (
     "step_time_s",
@@ -25,6 +26,8 @@ FIGURES = (
     "collective_inflation_s",
     "h2d_collective_overlap_s",
     "exposed_prefetch_s",
+    "device_memory_bytes",
+    "fits_memory",
 )
 """The metrics in each row."""
 
@@ -113,7 +116,7 @@ class Ledger:
                 raise other
             return
         try:
-            first, *lines = csv.reader(io.StringIO(whole.decode(), newline=""))
+            first, *lines = ([*map(csv_text, row)] for row in csv.reader(io.StringIO(whole.decode(), newline="")))
         except (UnicodeDecodeError, csv.Error):
             raise other from None
         numbers = {point.identity: i for i, point in enumerate(self.points)}
@@ -126,7 +129,7 @@ class Ledger:
             if line[-1] != DIED:
                 cells = zip(FIGURES, line[-1 - len(FIGURES) : -1], strict=True)
                 try:
-                    figures = {name: msgspec.json.decode(cell, type=int | float) for name, cell in cells if cell}
+                    figures = {name: msgspec.json.decode(cell, type=int | float | bool) for name, cell in cells if cell}
                 except msgspec.DecodeError:
                     raise other from None
                 self.done[number] = Row(self.points[number].values, figures, line[-1])
@@ -134,5 +137,5 @@ class Ledger:
 
 def _line(cells: Sequence[object]) -> bytes:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow(cells)
+    csv.writer(out, lineterminator="\n").writerow(map(csv_cell, cells))
     return out.getvalue().encode()
