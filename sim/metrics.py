@@ -44,7 +44,7 @@ class Metrics(TypedDict):
     fits_host_memory: bool | None
 
 
-FIGURES = {
+SHOWN = {
     "step_time_s": ("step time", "median of all steps but the first"),
     "lower_bound_s": ("lower bound", "no schedule on this host is faster; this and what follows: last step"),
     "exposed_prefetch_s": ("exposed prefetch", "compute stream blocked on copies"),

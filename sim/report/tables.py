@@ -10,7 +10,7 @@ import msgspec
 
 from sim import policies, units
 from sim.hardware import AloneTime, Profile
-from sim.metrics import FIGURES, fit
+from sim.metrics import SHOWN, fit
 from sim.models import Model, block_bytes, parameters
 from sim.report.numbers import numbers
 from sim.report.terminal import say, show, styled, table
@@ -34,7 +34,7 @@ def print_run(name: str, result: Result) -> None:
     made.add_column("", style="dim")
     step = result.metrics["step_time_s"]
     figures = cast(Mapping[str, float], result.metrics)
-    for key, (label, remark) in FIGURES.items():
+    for key, (label, remark) in SHOWN.items():
         value = figures[key]
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), _share(value, step), remark)

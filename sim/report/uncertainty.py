@@ -54,8 +54,6 @@ def print_interval(found: Interval) -> None:
 
 def _digits(width: float, value: float, unit: float) -> str:
     """`value` to a tenth of the interval's width, or six digits."""
-    if width > 0:
-        places = 1 - floor(log10(width / unit))
-    else:
-        places = 5 - floor(log10(value / unit)) if value > 0 else 0
+    reference, spare = (width, 1) if width > 0 else (value, 5)
+    places = spare - floor(log10(reference / unit)) if reference > 0 else 0
     return f"{value / unit:.{min(max(places, 0), 9)}f}"
