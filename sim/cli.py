@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
-import click
+try:
+    from collections.abc import Callable, Sequence
+    from functools import wraps
+    from pathlib import Path
+    from typing import TYPE_CHECKING, Any, Literal
+
+    import click
+
+    from sim.cli_group import CommandGroup
+except KeyboardInterrupt:  # Ctrl-C before there is anything that could say more
+    sys.exit(130)
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
     from calibration.probes import Row as ProbeRow
+    from sim.hardware import Profile
     from sim.ledger import Point, Row
     from sim.run import Result
+    from sim.scenario import Scenario
     from sim.sensitivity import Interval
 
 
@@ -52,7 +60,26 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _say(text: str) -> None:
+    """A line on standard error."""
+    from sim.safe_text import printable
+
+    click.echo(printable(text), err=True)
+
+
+def _check_outputs(force: bool, *outputs: tuple[str, Path | None, str]) -> None:
+    """Refuse to destroy anything: `outputs` are options, their files, and the kinds of file as `Kind` names them."""
+    from sim.overwriting import Kind, Output, check_outputs
+
+    check_outputs([Output(option, file, Kind[kind]) for option, file, kind in outputs if file is not None], force)
+
+
+_force = click.option(
+    "--force", is_flag=True, help="Overwrite files also where they were read, or are no earlier results."
+)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="chunkflow-sim")
 def main() -> None:
     """Simulate PCIe contention of layerwise-offloaded diffusion-transformer inference."""
@@ -65,10 +92,15 @@ def main() -> None:
 @click.option(
     "--interval", "with_interval", is_flag=True, help="Add what the profile's uncertainties make of the step time."
 )
+@_force
 @_guarded
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool) -> None:
+def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, force: bool) -> None:
     """Simulate the scenario FILE and print its figures."""
-    result = _simulate(file)
+    from sim.run import simulate
+
+    loaded = _load(file)
+    _check_outputs(force, ("--trace", trace, "TRACE"))
+    result = simulate(*loaded)
     if trace is not None:
         from sim.trace import write_trace
 
@@ -140,8 +172,9 @@ def explain(file: Path, as_json: bool) -> None:
     """Say what binds the scenario FILE, and what would help."""
     from sim.explain import explain as explain_result
     from sim.explain import to_plain
+    from sim.run import simulate
 
-    explanation = explain_result(_simulate(file))
+    explanation = explain_result(simulate(*_load(file)))
     if as_json:
         import json
 
@@ -156,8 +189,9 @@ def explain(file: Path, as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with a drawing of NAME to this file.")
+@_force
 @_guarded
-def hardware(name: str | None, as_json: bool, html: Path | None) -> None:
+def hardware(name: str | None, as_json: bool, html: Path | None, force: bool) -> None:
     """List the shipped hardware profiles, or show the profile NAME (or a YAML file) with the source of each number."""
     if html is not None and name is None:
         raise click.UsageError("--html is for one profile: give its NAME")
@@ -165,11 +199,12 @@ def hardware(name: str | None, as_json: bool, html: Path | None) -> None:
     from sim.report.tables import print_profile, print_profiles
 
     profiles = [load_profile(n) for n in ([name] if name else shipped())]
+    _check_outputs(force, ("--html", html, "PAGE"))
     if html is not None:
         from sim.report.hardware_page import write_page
 
         write_page(html, profiles[0])
-        click.echo(f"page: {html}", err=True)
+        _say(f"page: {html}")
     if as_json:
         import json
 
@@ -214,8 +249,11 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_force
 @_guarded
-def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None) -> None:
+def sweep(
+    file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None, force: bool
+) -> None:
     """Simulate the scenario FILE at every combination of values and print one row each.
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
@@ -231,7 +269,7 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 
         write_page(html, str(file), chosen, rows)
 
-    _run_points(file.name, chosen, out, html, workers, page)
+    _run_points(file.name, chosen, out, html, workers, page, force)
 
 
 @main.command()
@@ -239,8 +277,9 @@ def sweep(file: Path, settings: tuple[str, ...], out: Path | None, html: Path | 
 @click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_force
 @_guarded
-def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None) -> None:
+def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None, force: bool) -> None:
     """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
     from sim.experiment import load_experiment, shipped
     from sim.report.tables import print_experiments
@@ -256,7 +295,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
         write_experiment(html, chosen, points, rows)
 
-    _run_points(name, points, out, html, workers, page)
+    _run_points(name, points, out, html, workers, page, force)
 
 
 @main.command()
@@ -270,6 +309,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @click.option("--intervals", is_flag=True, help="Intervals about predictions, and how many hold the measurement.")
 @click.option("--markdown", is_flag=True, help="Print the bounds, errors and cases as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_force
 @_guarded
 def validate(
     sets: tuple[str, ...],
@@ -280,6 +320,7 @@ def validate(
     intervals: bool,
     markdown: bool,
     workers: int | None,
+    force: bool,
 ) -> None:
     """Predict measured cases, print measured against predicted, and judge the stated bounds: exit code 1 if one breaks.
 
@@ -293,6 +334,7 @@ def validate(
     from sim.hardware import load_profile
     from sim.report.tables import print_validation
     from sim.report.terminal import progress
+    from sim.safe_text import printable
     from sim.workers import Workers
     from validation import report, run, summary
     from validation.sets import load_set, shipped_sets
@@ -302,6 +344,7 @@ def validate(
         load_profile(hardware) if hardware else None,
         intervals,
     )
+    _check_outputs(force, ("--html", html, "PAGE"), ("--trace", trace, "TRACE"))
     with Workers(workers) as pool:
         with progress(chosen.size, "cases") as advance:
             found = run.validate(chosen, pool, advance)
@@ -310,20 +353,20 @@ def validate(
             with progress(wanted.size, "intervals") as advance:
                 found = run.with_intervals(found, wanted, pool, advance)
     if markdown:
-        click.echo(summary.markdown(found.compared, found.judged, found.covered))
+        click.echo(printable(summary.markdown(found.compared, found.judged, found.covered)))
     else:
         print_validation(found, with_cases=html is None)
     worst = report.worst_cases(found) if html is not None or trace is not None else []
     if html is not None:
         report.write_page(html, found, [report.look(job, case) for job, case in worst])
-        click.echo(f"report: {html.resolve()}", err=True)
+        _say(f"report: {html.resolve()}")
     if trace is not None and worst:
         from sim.trace import write_trace
         from validation.predict import predict
 
         job, case = worst[0]
         write_trace(predict(job.case, job.residents, job.profile).timeline, trace)
-        click.echo(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
+        _say(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)")
     if found.broken:
         figures = (f"{j.bound.name}: {j.figure} {j.value:.2f} % > {j.allowed:g} %" for j in found.broken)
         raise _Failure("a stated bound is broken: " + "; ".join(figures))
@@ -338,6 +381,7 @@ def validate(
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
 @click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
+@_force
 @_guarded
 def measure(
     files: tuple[Path, ...],
@@ -346,6 +390,7 @@ def measure(
     runs: int,
     device: Literal["cuda", "cpu"] | None,
     timeout: float,
+    force: bool,
 ) -> None:
     """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
     _needs("torch")
@@ -353,12 +398,14 @@ def measure(
     from calibration.measure import plan, scenarios
     from sim.report.tables import print_measured
     from sim.report.terminal import progress
+    from validation.measured import CASES, HOST
 
     chosen = [data for file in files for data in scenarios(file, settings)]
+    _check_outputs(force, ("--out", out / CASES, "RECORDS"), ("--out", out / HOST, "ORIGIN"))
     with progress(len(plan(chosen)), "cases") as advance:
         cases = run_all(chosen, out, runs, device, advance, timeout)
     print_measured(cases)
-    click.echo(f"data set: {out.resolve()}", err=True)
+    _say(f"data set: {out.resolve()}")
     if failed := sum(bool(case.error) for case in cases):
         raise _Failure(f"{failed} of {len(cases)} cases failed")
 
@@ -370,18 +417,24 @@ def measure(
 @click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use; all there are unless given.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
 @click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
+@_force
 @_guarded
-def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
+def calibrate(
+    name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool, force: bool
+) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
     _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
-    from calibration.probes import listing
+    from calibration.probes import RAW, listing
     from sim.report.terminal import progress
 
     folder = out or Path(name)
     if dry_run:
         click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
         return
+    raw, profile, page = ("--out", folder / RAW, "RECORDS"), folder / f"{name}.yaml", folder / steps.RESIDUALS
+    made = (("--out", profile, "PROFILE"), ("--out", page, "PAGE"))
+    _check_outputs(force, *made) if fit_only else _check_outputs(force, raw, *made)
     if fit_only:
         written = steps.refit(folder, name)
     else:
@@ -396,9 +449,9 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
 
             written = steps.calibrate(folder, name, quick, show, gpus)
     for case, reason in written.calibrated.rejected.items():
-        click.echo(f"left out: {case}: {reason}", err=True)
-    click.echo(f"profile: {written.profile.resolve()}", err=True)
-    click.echo(f"residuals: {written.residuals.resolve()}", err=True)
+        _say(f"left out: {case}: {reason}")
+    _say(f"profile: {written.profile.resolve()}")
+    _say(f"residuals: {written.residuals.resolve()}")
 
 
 @main.command()
@@ -474,12 +527,11 @@ def _interval(result: Result) -> Interval:
         return interval(run, result.profile, executor=pool, progress=advance)
 
 
-def _simulate(file: Path) -> Result:
-    from sim.run import simulate
+def _load(file: Path) -> tuple[Scenario, Profile]:
     from sim.scenario import Scenario
 
     scenario = Scenario.load(file)
-    return simulate(scenario, scenario.profile(str(file)))
+    return scenario, scenario.profile(str(file))
 
 
 def _run_points(
@@ -489,13 +541,19 @@ def _run_points(
     html: Path | None,
     workers: int | None,
     write_page: Callable[[Path, Sequence[Row]], None],
+    force: bool,
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
+    from sim.output import write_atomically
+    from sim.overwriting import Kind, Output, is_earlier
     from sim.report.tables import print_sweep
     from sim.report.terminal import progress
     from sim.sweep import sweep as run_sweep
     from sim.workers import Workers
 
+    _check_outputs(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
+    if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
+        write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     try:
         with Workers(workers) as pool, progress(len(points), "points") as advance:
             rows = run_sweep(points, pool, out, advance)
@@ -505,7 +563,7 @@ def _run_points(
     print_sweep(name, rows)
     if html is not None:
         write_page(html, rows)
-        click.echo(f"page: {html}", err=True)
+        _say(f"page: {html}")
     if failed := sum(bool(row.error) for row in rows):
         raise _Failure(f"{failed} of {len(rows)} points failed")
 

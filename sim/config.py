@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sim import units
+from sim import files_read, units
 
 T = TypeVar("T")
 
@@ -68,6 +68,7 @@ def read_yaml(file: Path) -> Any:
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
 
+    files_read.note(file)
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sim import files_read
 from sim.config import InputError, convert
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ def load_lines(file: Path, kind: type[T], schema: int) -> list[tuple[str, T]]:
 
 
 def _read(file: Path) -> bytes:
+    files_read.note(file)
     try:
         return file.read_bytes()
     except OSError as error:

@@ -24,6 +24,7 @@ from sim.cli import main
 from sim.config import convert
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.output import write_atomically
+from sim.overwriting import Kind
 
 LAYERS, STEPS, LAYER_BYTES = 3, 4, 32 * 2**20
 TEXT = f"""
@@ -314,7 +315,7 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
         (["sweep", "s.yaml", "--set", "policy.kind"], "Error: --set: policy.kind: expected key.path=value"),
         (["sweep", "s.yaml", "--set", "policy.chunk_byte=1"], "policy.chunk_byte: unknown key; did you mean 'chunk_"),
         (["sweep", "s.yaml", "--set", "world_size=1", "--workers", "0"], "'--workers': 0 is not in the range"),
-        (["sweep", "s.yaml", "--set", "world_size=1", "--out", "s.yaml"], "s.yaml: is not the result of this sweep"),
+        (["sweep", "s.yaml", "--set", "world_size=1", "--out", "s.yaml"], "s.yaml: --out would overwrite a file that this"),
         pytest.param(
             ["sweep", "s.yaml", "--set", "policy.kind=[chunked"],
             "policy.kind=[chunked",
@@ -369,7 +370,7 @@ def test_missing_folders_are_made(option: str, folder: Path, chunkflow: Command)
 
 @pytest.mark.parametrize("option", ["trace", "html"])
 def test_a_full_disk_leaves_the_old_file_as_it_was(option: str, folder: Path, chunkflow: Command) -> None:
-    (folder / "old").write_text("old")
+    (folder / "old").write_bytes({"trace": Kind.TRACE, "html": Kind.PAGE}[option].value)
     before = contents(folder)
     done = chunkflow(*WRITES[option], "old", cwd=folder, preexec_fn=small_files)
     assert (done.returncode, done.stderr) == (1, "Error: old: cannot be written: File too large\n")
