@@ -220,6 +220,9 @@ class Profile(Config, frozen=True, dict=True):
                 if other != gpu:
                     self.graph.peer(gpu, other)
 
+    def __repr__(self) -> str:
+        return f"<Profile {self.name!r}: {self.gpus} x {self.device.name}>"
+
     @cached_property
     def graph(self) -> Graph:
         """The topology's resources and routes."""

@@ -12,8 +12,10 @@ import msgspec
 
 from sim.config import InputError
 from sim.metrics import SCHEMA_VERSION
+from sim.notebook import html_table
 from sim.output import append, naming, open_alone, write_atomically
 from sim.safe_text import csv_cell, csv_text
+from sim.units import show_bytes, show_seconds
 
 FIGURES = (
     "step_time_s",
@@ -52,6 +54,22 @@ class Row(NamedTuple):
     values: dict[str, object]
     figures: dict[str, float]
     error: str = ""
+
+
+class Rows(list[Row]):
+    """The rows of a sweep, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        def cells(row: Row) -> list[object]:
+            values = ["" if value is None else value for value in row.values.values()]
+            if row.error:
+                return [*values, row.error]
+            times = (row.figures[name] for name in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
+            fits = "yes" if row.figures["fits_memory"] else "NO"
+            return [*values, *map(show_seconds, times), show_bytes(row.figures["peak_memory_bytes"]), fits]
+
+        headers = ("step time", "lower bound", "exposed prefetch", "peak memory", "fits")
+        return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
 
 
 class Ledger:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sim import policies
+import msgspec
+
+from sim import policies, units
 from sim.config import Config, InputError, convert, read_yaml
 from sim.hardware import Profile, load_profile, profile_file
 from sim.models import Named
+from sim.notebook import html_text
 from sim.policies import Chunked, Policy, Resident, Sharded, copied_of_layer
 from sim.program import Program
 from sim.shelf import is_there
@@ -41,6 +44,18 @@ class Scenario(Config, frozen=True):
     def __post_init__(self) -> None:
         if self.world_size < 1:
             raise ValueError(f"world_size is {self.world_size}, at least 1 is needed")
+
+    def __repr__(self) -> str:
+        return f"<Scenario: {self._about()}>"
+
+    def _about(self) -> str:
+        return f"{policies.label(self.policy)} on {self.hardware}, {self.world_size} ranks"
+
+    def _repr_html_(self) -> str:
+        import yaml
+
+        plain = _given(msgspec.to_builtins(self, enc_hook=units.plain))
+        return html_text(self._about(), yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def load(cls, file: str | Path) -> Scenario:
@@ -74,6 +89,13 @@ class Scenario(Config, frozen=True):
     def program(self) -> Program:
         """What the policy makes of the workload."""
         return policies.build(self.workload.resolve(self.world_size), self.policy, self.world_size)
+
+
+def _given(plain: Any) -> Any:
+    """Plain data without what is left empty."""
+    if isinstance(plain, dict):
+        return {key: _given(value) for key, value in plain.items() if value not in (None, "", [], ())}
+    return [_given(item) for item in plain] if isinstance(plain, list | tuple) else plain
 
 
 def _check_size(scenario: Scenario) -> None:

@@ -23,7 +23,7 @@ import msgspec
 from sim import units
 from sim.config import Config, InputError
 from sim.hardware import load_profile, to_plain
-from sim.ledger import DIED, FIGURES, Ledger, Point, Row
+from sim.ledger import DIED, FIGURES, Ledger, Point, Row, Rows
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -208,7 +208,7 @@ def sweep(
     executor: Executor | None = None,
     output: Path | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> list[Row]:
+) -> Rows:
     """Run all points, on `executor` if given; rows in the order of the points.
 
     With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
@@ -232,7 +232,7 @@ def sweep(
             progress(len(rows))
         if ledger:
             ledger.finish(rows)
-    return [rows[i] for i in range(len(chosen))]
+    return Rows(rows[i] for i in range(len(chosen)))
 
 
 def _results(

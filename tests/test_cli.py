@@ -315,7 +315,10 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
         (["sweep", "s.yaml", "--set", "policy.kind"], "Error: --set: policy.kind: expected key.path=value"),
         (["sweep", "s.yaml", "--set", "policy.chunk_byte=1"], "policy.chunk_byte: unknown key; did you mean 'chunk_"),
         (["sweep", "s.yaml", "--set", "world_size=1", "--workers", "0"], "'--workers': 0 is not in the range"),
-        (["sweep", "s.yaml", "--set", "world_size=1", "--out", "s.yaml"], "s.yaml: --out would overwrite a file that this"),
+        (
+            ["sweep", "s.yaml", "--set", "world_size=1", "--out", "s.yaml"],
+            "s.yaml: --out would overwrite a file that this",
+        ),
         pytest.param(
             ["sweep", "s.yaml", "--set", "policy.kind=[chunked"],
             "policy.kind=[chunked",

@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sim import units
 from sim.experiment import Experiment
 from sim.ledger import Point, Row
 from sim.output import write_atomically
 from sim.policies import label
 from sim.report import figures
-from sim.report.html import Section, Table, page
+from sim.report.html import Badge, Cell, Section, Table, page
 from sim.report.theme import ms
 from sim.run import Result, simulate
 from sim.scenario import Scenario
@@ -34,7 +35,7 @@ def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point]
     resident = _resident(points, rows)
     if experiment.plot == "chunk":
         figure = _chunks(drawn, rows, resident)
-    elif experiment.plot == "curves":
+    elif experiment.plot == "curves" and all(_is_number(row.values[experiment.x]) for row in rows):
         figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
     else:
         figure = figures.bars_by_case(_bars(experiment.x, points, rows))
@@ -73,25 +74,38 @@ def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
     return sections
 
 
+def _is_number(value: object) -> bool:
+    """Whether a value of an axis has a place on a line; None stands for all places."""
+    try:
+        return value is None or units.number(value) is not None
+    except ValueError:
+        return False
+
+
 def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
     """Policy -> (x, step time s); a policy that has no such key is drawn as a level over the whole range."""
     series: dict[str, list[tuple[float, float]]] = {}
     found = [(label(Scenario.from_plain(p.data).policy), r) for p, r in zip(points, rows, strict=True) if not r.error]
-    values = sorted({float(str(r.values[x])) for _, r in found if r.values[x] is not None})
+    values = sorted({units.number(r.values[x]) for _, r in found if r.values[x] is not None})
     for policy, row in found:
-        at = values if row.values[x] is None else [float(str(row.values[x]))]
+        at = values if row.values[x] is None else [units.number(row.values[x])]
         series.setdefault(policy, []).extend((v, row.figures["step_time_s"]) for v in at)
     return series
 
 
 def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Policy -> case -> step time, s; one series where every case has a policy of its own."""
+    """Policy -> case -> step time, s; one series where every case has a policy of its own.
+
+    A policy that has no such key has its step time in every case.
+    """
     series: dict[str, dict[str, float]] = {}
     alone = len(rows) == len({str(r.values[x]) for r in rows})
+    cases = list(dict.fromkeys(str(r.values[x]) for r in rows if r.values[x] is not None)) or [""]
     for point, row in zip(points, rows, strict=True):
         if not row.error:
             name = "step time" if alone else label(Scenario.from_plain(point.data).policy)
-            series.setdefault(name, {})[str(row.values[x])] = row.figures["step_time_s"]
+            for case in cases if row.values[x] is None else [str(row.values[x])]:
+                series.setdefault(name, {})[case] = row.figures["step_time_s"]
     return series
 
 
@@ -126,13 +140,23 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    headers = (*rows[0].values, "step time", "lower bound", "exposed prefetch", "collective inflation", "peak memory")
-    cells = []
+    headers = (
+        *rows[0].values,
+        "step time",
+        "lower bound",
+        "exposed prefetch",
+        "collective inflation",
+        "peak memory",
+        "fits",
+    )
+    cells: list[tuple[Cell, ...]] = []
     for row in rows:
         values = ["" if v is None else str(v) for v in row.values.values()]
         if row.error:
-            cells.append((*values, row.error, "", "", "", ""))
+            cells.append((*values, row.error, "", "", "", "", ""))
             continue
         times = ("step_time_s", "lower_bound_s", "exposed_prefetch_s", "collective_inflation_s")
-        cells.append((*values, *(ms(row.figures[t]) for t in times), show_bytes(row.figures["peak_memory_bytes"])))
+        memory = show_bytes(row.figures["peak_memory_bytes"])
+        fits = Badge("yes", "plain") if row.figures["fits_memory"] else Badge("no", "bad")
+        cells.append((*values, *(ms(row.figures[t]) for t in times), memory, fits))
     return Table(headers, cells)
