@@ -139,24 +139,22 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
     return figures.chunk_sweep(shown, floor, resident.metrics["step_time_s"] if resident else None)
 
 
+_TIMES = {
+    "step_time_s": "step time",
+    "lower_bound_s": "lower bound",
+    "exposed_prefetch_s": "exposed prefetch",
+    "collective_inflation_s": "collective inflation",
+}
+
+
 def _table(rows: Sequence[Row]) -> Table:
-    headers = (
-        *rows[0].values,
-        "step time",
-        "lower bound",
-        "exposed prefetch",
-        "collective inflation",
-        "peak memory",
-        "fits",
-    )
     cells: list[tuple[Cell, ...]] = []
     for row in rows:
         values = ["" if v is None else str(v) for v in row.values.values()]
         if row.error:
-            cells.append((*values, row.error, "", "", "", "", ""))
+            cells.append((*values, row.error, *[""] * (len(_TIMES) + 1)))
             continue
-        times = ("step_time_s", "lower_bound_s", "exposed_prefetch_s", "collective_inflation_s")
         memory = show_bytes(row.figures["peak_memory_bytes"])
         fits = Badge("yes", "plain") if row.figures["fits_memory"] else Badge("no", "bad")
-        cells.append((*values, *(ms(row.figures[t]) for t in times), memory, fits))
-    return Table(headers, cells)
+        cells.append((*values, *(ms(row.figures[t]) for t in _TIMES), memory, fits))
+    return Table((*rows[0].values, *_TIMES.values(), "peak memory", "fits"), cells)
