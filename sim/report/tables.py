@@ -116,6 +116,8 @@ def print_experiments(titles: Mapping[str, str]) -> None:
 def _value(axis: str, value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(str(v) if k == "kind" else f"{k} {_value(k, v)}" for k, v in value.items())
     return show_bytes(value) if axis.endswith("bytes") and isinstance(value, int) else str(value)
 
 
