@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-try:
-    from collections.abc import Callable, Sequence
-    from functools import wraps
-    from pathlib import Path
-    from typing import TYPE_CHECKING, Any, Literal
+import click
 
-    import click
-
-    from sim.cli_group import CommandGroup
-except KeyboardInterrupt:  # Ctrl-C before there is anything that could say more
-    sys.exit(130)
+from sim.cli_group import CommandGroup
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase

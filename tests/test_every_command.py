@@ -151,22 +151,26 @@ def test_a_sweep_over_all_policies_prints_writes_and_draws(tmp_path: Path, capsy
     assert sweep(made, output=tmp_path / "rows.csv") == rows
 
 
-AXES: dict[str, list[Any]] = {
+QUANTITIES: dict[str, list[Any]] = {
     "policy.chunk_bytes": ["1 MiB", "2 MiB"],
     "policy.resident_fraction": [0, 0.25, "0.5"],
     "policy.prefetch_layers": [1, 2],
+    "workload.block[0].compute.seconds": ["1 ms", "200 us", 3e-4],
+    "workload.layer_bytes": [2**20, "4 MB"],
+}
+AXES: dict[str, list[Any]] = QUANTITIES | {
     "policy.kind": ["resident", "chunked", "yielding", "whole_layer"],
     "policy": list(POLICIES.values()),
     "hardware": ["h200x2-hostpath", "h200x2-gen4"],
-    "workload.block[0].compute.seconds": ["1 ms", "200 us", 3e-4],
-    "workload.layer_bytes": [2**20, "4 MB"],
     "policy.drain": [True, False],
 }
-"""Axes to plot against: numbers, quantities with units, words, true and false, mappings."""
+"""Axes to plot against: also words, true and false, mappings."""
 
 
-@pytest.mark.parametrize("plot", ["curves", "bars", "chunk"])
-@pytest.mark.parametrize("x", AXES)
+@pytest.mark.parametrize(
+    ("x", "plot"),
+    [*((x, "curves") for x in QUANTITIES), *((x, plot) for plot in ("bars", "chunk") for x in AXES)],
+)
 def test_every_plot_of_an_experiment_takes_every_kind_of_axis(x: str, plot: str, tmp_path: Path) -> None:
     kinds = {"policy.kind": ["chunked", "yielding"]} if x in ("policy.chunk_bytes", "policy.drain") else {}
     plain = {

@@ -35,7 +35,7 @@ def write_experiment(file: Path, experiment: Experiment, points: Sequence[Point]
     resident = _resident(points, rows)
     if experiment.plot == "chunk":
         figure = _chunks(drawn, rows, resident)
-    elif experiment.plot == "curves" and all(_is_number(row.values[experiment.x]) for row in rows):
+    elif experiment.plot == "curves":
         figure = figures.curves(experiment.x, _curves(experiment.x, points, rows))
     else:
         figure = figures.bars_by_case(_bars(experiment.x, points, rows))
@@ -72,14 +72,6 @@ def _trade_offs(drawn: Sequence[figures.Point]) -> list[Section]:
         if both and len(cells) == len(mine):
             sections.append(Section(f"Chunk size and residency, {policy}", _HEAT, figures.heat_map(mine)))
     return sections
-
-
-def _is_number(value: object) -> bool:
-    """Whether a value of an axis has a place on a line; None stands for all places."""
-    try:
-        return value is None or units.number(value) is not None
-    except ValueError:
-        return False
 
 
 def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
