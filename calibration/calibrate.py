@@ -85,7 +85,8 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     """Fit `rows` and write the profile and the page. Raises FitError, OSError."""
     calibrated = fit_rows(rows, name, fingerprint)
     about = calibrated.profile.description
-    remarks = f"{about}. Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
+    sources = f"Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
+    remarks = f"Written by chunkflow-sim.\n{about}. {sources}"
     said = tuple(summaries(check_profile(calibrated.profile)))
     written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS, said)
     profile, page = to_yaml(calibrated.plain, remarks), residual_page(calibrated, rows)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from sim.cli_group import CommandGroup
+
 if _usual is not None:
     signal.signal(signal.SIGINT, _usual)
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sim.hardware import Profile
     from sim.ledger import Point, Row
     from sim.run import Result
+    from sim.scenario import Scenario
     from sim.sensitivity import Interval
 
 
@@ -67,11 +70,30 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 _RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."
 
 
+def _say(text: str) -> None:
+    """A line on standard error."""
+    from sim.safe_text import printable
+
+    click.echo(printable(text), err=True)
+
+
 def _note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    _say(f"note: {text}")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _check_outputs(force: bool, *outputs: tuple[str, Path | None, str]) -> None:
+    """Refuse to destroy anything: `outputs` are options, their files, and the kinds of file as `Kind` names them."""
+    from sim.overwriting import Kind, Output, check_outputs
+
+    check_outputs([Output(option, file, Kind[kind]) for option, file, kind in outputs if file is not None], force)
+
+
+_force = click.option(
+    "--force", is_flag=True, help="Overwrite files also where they were read, or are no earlier results."
+)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="chunkflow-sim")
 def main() -> None:
     """Simulate PCIe contention of layerwise-offloaded diffusion-transformer inference."""
@@ -84,10 +106,15 @@ def main() -> None:
 @click.option(
     "--interval", "with_interval", is_flag=True, help="Add what the profile's uncertainties make of the step time."
 )
+@_force
 @_guarded
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool) -> None:
+def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, force: bool) -> None:
     """Simulate the scenario FILE and print its figures."""
-    result = _simulate(file)
+    from sim.run import simulate
+
+    loaded = _load(file)
+    _check_outputs(force, ("--trace", trace, "TRACE"))
+    result = simulate(*loaded)
     if trace is not None:
         from sim.trace import write_trace
 
@@ -127,14 +154,15 @@ def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: in
     """Rank the numbers of the hardware profile by how much they move a figure of the scenario FILE."""
     from sim.config import InputError
     from sim.ledger import FIGURES
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
     from sim.scenario import Scenario
     from sim.sensitivity import most_runs, to_plain
     from sim.sensitivity import sensitivity as find
     from sim.workers import Workers
 
-    if metric not in FIGURES:
-        raise InputError("--metric", metric, f"expected one of {', '.join(FIGURES)}")
+    varied = [name for name in FIGURES if name not in ("device_memory_bytes", "fits_memory")]
+    if metric not in varied:
+        raise InputError("--metric", metric, f"expected one of {', '.join(varied)}")
     share = _share(change)
     scenario = Scenario.load(file)
     profile = scenario.profile(str(file))
@@ -158,8 +186,9 @@ def explain(file: Path, as_json: bool) -> None:
     """Say what binds the scenario FILE, and what would help."""
     from sim.explain import explain as explain_result
     from sim.explain import to_plain
+    from sim.run import simulate
 
-    explanation = explain_result(_simulate(file))
+    explanation = explain_result(simulate(*_load(file)))
     if as_json:
         import json
 
@@ -179,8 +208,9 @@ def explain(file: Path, as_json: bool) -> None:
     is_flag=True,
     help="Compare NAME's simulated collectives with its own tables; exit code 1 if they differ.",
 )
+@_force
 @_guarded
-def hardware(name: str | None, as_json: bool, html: Path | None, check: bool) -> None:
+def hardware(name: str | None, as_json: bool, html: Path | None, check: bool, force: bool) -> None:
     """List the shipped hardware profiles, or show the profile NAME (or a YAML file) with the source of each number."""
     if name is None and (html is not None or check):
         raise click.UsageError(f"--{'check' if check else 'html'} is for one profile: give its NAME")
@@ -188,6 +218,7 @@ def hardware(name: str | None, as_json: bool, html: Path | None, check: bool) ->
     from sim.report.tables import print_profile, print_profiles
 
     profiles = [load_profile(n) for n in ([name] if name else sorted(shipped(), key=lambda n: (is_session(n), n)))]
+    _check_outputs(force, ("--html", html, "PAGE"))
     if check:
         if html is not None:
             raise click.UsageError("--check takes no --html")
@@ -197,7 +228,7 @@ def hardware(name: str | None, as_json: bool, html: Path | None, check: bool) ->
         from sim.report.hardware_page import write_page
 
         write_page(html, profiles[0])
-        click.echo(f"page: {html}", err=True)
+        _say(f"page: {html}")
     if as_json:
         import json
 
@@ -243,9 +274,16 @@ def models(name: str | None, as_json: bool) -> None:
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @click.option("--recompute", is_flag=True, help=_RECOMPUTE)
+@_force
 @_guarded
 def sweep(
-    file: Path, settings: tuple[str, ...], out: Path | None, html: Path | None, workers: int | None, recompute: bool
+    file: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    html: Path | None,
+    workers: int | None,
+    recompute: bool,
+    force: bool,
 ) -> None:
     """Simulate the scenario FILE at every combination of values and print one row each.
 
@@ -263,7 +301,7 @@ def sweep(
 
             write_page(html, str(file), chosen, rows)
 
-        _run_points(file.name, chosen, out, html, workers, recompute, page)
+        _run_points(file.name, chosen, out, html, workers, recompute, force, page)
 
 
 @main.command()
@@ -272,8 +310,11 @@ def sweep(
 @click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @click.option("--recompute", is_flag=True, help=_RECOMPUTE)
+@_force
 @_guarded
-def experiment(name: str | None, out: Path | None, html: Path | None, workers: int | None, recompute: bool) -> None:
+def experiment(
+    name: str | None, out: Path | None, html: Path | None, workers: int | None, recompute: bool, force: bool
+) -> None:
     """List the shipped experiments, or run NAME (or a YAML file): the published figures as sweeps."""
     from sim.experiment import load_experiment, shipped
     from sim.report.tables import print_experiments
@@ -290,7 +331,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 
             write_experiment(html, chosen, points, rows)
 
-        _run_points(name, points, out, html, workers, recompute, page)
+        _run_points(name, points, out, html, workers, recompute, force, page)
 
 
 @main.command()
@@ -304,6 +345,7 @@ def experiment(name: str | None, out: Path | None, html: Path | None, workers: i
 @click.option("--intervals", is_flag=True, help="Intervals about predictions, and how many hold the measurement.")
 @click.option("--markdown", is_flag=True, help="Print the bounds, errors and cases as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@_force
 @_guarded
 def validate(
     sets: tuple[str, ...],
@@ -314,6 +356,7 @@ def validate(
     intervals: bool,
     markdown: bool,
     workers: int | None,
+    force: bool,
 ) -> None:
     """Predict measured cases, print measured against predicted, and judge the stated bounds: exit code 1 if one breaks.
 
@@ -325,7 +368,8 @@ def validate(
         _validate_published(markdown, workers)
         return
     from sim.hardware import load_profile
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
+    from sim.safe_text import printable
     from sim.workers import Workers
     from validation import report, run, summary
     from validation.sets import load_set, shipped_sets
@@ -336,6 +380,7 @@ def validate(
         load_profile(hardware) if hardware else None,
         intervals,
     )
+    _check_outputs(force, ("--html", html, "PAGE"), ("--trace", trace, "TRACE"))
     with Workers(workers) as pool:
         with progress(chosen.size, "cases") as advance:
             found = run.validate(chosen, pool, advance)
@@ -344,20 +389,20 @@ def validate(
             with progress(wanted.size, "intervals") as advance:
                 found = run.with_intervals(found, wanted, pool, advance)
     if markdown:
-        click.echo(summary.markdown(found.compared, found.judged, found.covered))
+        click.echo(printable(summary.markdown(found.compared, found.judged, found.covered)))
     else:
         print_validation(found, with_cases=html is None)
     worst = report.worst_cases(found) if html is not None or trace is not None else []
     if html is not None:
         report.write_page(html, found, [report.look(job, case) for job, case in worst])
-        click.echo(f"report: {html.resolve()}", err=True)
+        _say(f"report: {html.resolve()}")
     if trace is not None and worst:
         from sim.trace import write_trace
         from validation.predict import predict
 
         job, case = worst[0]
         write_trace(predict(job.case, job.residents, job.profile).timeline, trace)
-        click.echo(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)", err=True)
+        _say(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)")
     if found.broken:
         figures = (f"{j.bound.name}: {j.figure} {j.value:.2f} % > {j.allowed:g} %" for j in found.broken)
         raise _Failure("a stated bound is broken: " + "; ".join(figures))
@@ -372,6 +417,7 @@ def validate(
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
 @click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
+@_force
 @_guarded
 def measure(
     files: tuple[Path, ...],
@@ -380,18 +426,22 @@ def measure(
     runs: int,
     device: Literal["cuda", "cpu"] | None,
     timeout: float,
+    force: bool,
 ) -> None:
     """Run scenarios (or experiments) FILES on this host's GPUs and write step times and timelines to a data set."""
     _needs("torch")
     from calibration.measure import measure as run_all
     from calibration.measure import plan, scenarios
-    from sim.report.tables import print_measured, progress
+    from sim.datasets.cases import CASES, HOST
+    from sim.report.tables import print_measured
+    from sim.report.terminal import progress
 
     chosen = [data for file in files for data in scenarios(file, settings)]
+    _check_outputs(force, ("--out", out / CASES, "RECORDS"), ("--out", out / HOST, "ORIGIN"))
     with progress(len(plan(chosen)), "cases") as advance:
         cases = run_all(chosen, out, runs, device, advance, timeout)
     print_measured(cases)
-    click.echo(f"data set: {out.resolve()}", err=True)
+    _say(f"data set: {out.resolve()}")
     if failed := sum(bool(case.error) for case in cases):
         raise _Failure(f"{failed} of {len(cases)} cases failed")
 
@@ -403,18 +453,25 @@ def measure(
 @click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use; all there are unless given.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
 @click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
+@_force
 @_guarded
-def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
+def calibrate(
+    name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool, force: bool
+) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
     _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
     from calibration.probes import listing
-    from sim.report.tables import progress
+    from sim.datasets.probe_rows import RAW
+    from sim.report.terminal import progress
 
     folder = out or Path(name)
     if dry_run:
         click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
         return
+    raw, profile, page = ("--out", folder / RAW, "RECORDS"), folder / f"{name}.yaml", folder / steps.RESIDUALS
+    made = (("--out", profile, "PROFILE"), ("--out", page, "PAGE"))
+    _check_outputs(force, *made) if fit_only else _check_outputs(force, raw, *made)
     if fit_only:
         written = steps.refit(folder, name)
     else:
@@ -429,11 +486,11 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
 
             written = steps.calibrate(folder, name, quick, show, gpus)
     for case, reason in written.calibrated.rejected.items():
-        click.echo(f"left out: {case}: {reason}", err=True)
+        _say(f"left out: {case}: {reason}")
     for said in written.contradictions:
-        click.echo(f"the profile contradicts itself: {said}", err=True)
-    click.echo(f"profile: {written.profile.resolve()}", err=True)
-    click.echo(f"residuals: {written.residuals.resolve()}", err=True)
+        _say(f"the profile contradicts itself: {said}")
+    _say(f"profile: {written.profile.resolve()}")
+    _say(f"residuals: {written.residuals.resolve()}")
 
 
 @main.command()
@@ -456,7 +513,7 @@ def doctor(as_json: bool) -> None:
 
 
 def _validate_published(markdown: bool, workers: int | None) -> None:
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
     from sim.workers import Workers
     from validation import published
     from validation.terminal import print_published
@@ -519,7 +576,7 @@ def _share(text: str) -> float:
 def _interval(result: Result) -> Interval:
     from functools import partial
 
-    from sim.report.tables import progress
+    from sim.report.terminal import progress
     from sim.sensitivity import figure, interval, most_runs
     from sim.workers import Workers
 
@@ -528,12 +585,11 @@ def _interval(result: Result) -> Interval:
         return interval(run, result.profile, executor=pool, progress=advance)
 
 
-def _simulate(file: Path) -> Result:
-    from sim.run import simulate
+def _load(file: Path) -> tuple[Scenario, Profile]:
     from sim.scenario import Scenario
 
     scenario = Scenario.load(file)
-    return simulate(scenario, scenario.profile(str(file)))
+    return scenario, scenario.profile(str(file))
 
 
 @contextmanager
@@ -554,19 +610,26 @@ def _run_points(
     html: Path | None,
     workers: int | None,
     recompute: bool,
+    force: bool,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
-    from sim.report.tables import print_sweep, progress
+    from sim.output import write_atomically
+    from sim.overwriting import Kind, Output, is_earlier
+    from sim.report.tables import print_sweep
+    from sim.report.terminal import progress
     from sim.sweep import sweep as run_sweep
     from sim.workers import Workers
 
+    _check_outputs(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
+    if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
+        write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with Workers(workers) as pool, progress(len(points), "points") as advance:
         rows = run_sweep(points, pool, out, advance, recompute, _note)
     print_sweep(name, rows)
     if html is not None:
         write_page(html, rows)
-        click.echo(f"page: {html}", err=True)
+        _say(f"page: {html}")
     if failed := sum(bool(row.error) for row in rows):
         raise _Failure(f"{failed} of {len(rows)} points failed")
 

@@ -181,6 +181,9 @@ class Profile(Config, frozen=True, dict=True):
             except FaultsError as faults:
                 yield from faults.faults
 
+    def __repr__(self) -> str:
+        return f"<Profile {self.name!r}: {self.gpus} x {self.device.name}>"
+
     @cached_property
     def graph(self) -> Graph:
         """The topology's resources and routes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from sim import files_read
 from sim.config import InputError
 
 MOST_BYTES = 64 * 2**20
@@ -18,6 +19,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
         InputError: it cannot be read, is a folder, pipe, socket or device, or holds more.
     """
     source = str(file)
+    files_read.note(file)
     try:
         about = file.stat()
         if stat.S_ISDIR(about.st_mode):

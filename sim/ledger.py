@@ -17,7 +17,10 @@ import msgspec
 from sim.config import InputError
 from sim.job import Identity, Job
 from sim.metrics import SCHEMA_VERSION
+from sim.notebook import html_table
 from sim.output import append, cut_torn_line, naming, open_alone, whole_lines, write_atomically
+from sim.safe_text import csv_cell, csv_text
+from sim.units import show_bytes, show_seconds
 
 FIGURES = (
     "step_time_s",
@@ -30,6 +33,8 @@ FIGURES = (
     "collective_inflation_s",
     "h2d_collective_overlap_s",
     "exposed_prefetch_s",
+    "device_memory_bytes",
+    "fits_memory",
 )
 """The metrics in each row."""
 
@@ -62,6 +67,22 @@ class Row(NamedTuple):
     failure: Failure = ""
 
 
+class Rows(list[Row]):
+    """The rows of a sweep, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        def cells(row: Row) -> list[object]:
+            values = ["" if value is None else value for value in row.values.values()]
+            if row.error:
+                return [*values, row.error]
+            times = (row.figures[name] for name in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
+            fits = "yes" if row.figures["fits_memory"] else "NO"
+            return [*values, *map(show_seconds, times), show_bytes(row.figures["peak_memory_bytes"]), fits]
+
+        headers = ("step time", "lower bound", "exposed prefetch", "peak memory", "fits")
+        return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
+
+
 class Ledger:
     """The rows of `points` in `file`, which is made with its folders if it is missing. A context manager.
 
@@ -81,7 +102,13 @@ class Ledger:
         self.file = file
         self.points = points
         self.recompute = recompute
-        self.header = [f"scenario_v{SCHEMA_VERSION}", *map(_text, points[0].values), *FIGURES, "failure", "error"]
+        self.header = [
+            f"scenario_v{SCHEMA_VERSION}",
+            *map(str, map(_one_line, points[0].values)),
+            *FIGURES,
+            "failure",
+            "error",
+        ]
         self.done: dict[int, Row] = {}
         self.outdated = ""
 
@@ -125,7 +152,7 @@ class Ledger:
 
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]
-        figures = [_figure(row.figures[name]) if name in row.figures else "" for name in FIGURES]
+        figures = [row.figures.get(name, "") for name in FIGURES]
         values = ["" if v is None else v for v in point.values.values()]
         return [str(point.identity), *values, *figures, row.failure, row.error]
 
@@ -191,22 +218,17 @@ def _lines(content: bytes) -> list[list[str]]:
     """The cells of each line, however long they are. Raises UnicodeDecodeError and csv.Error."""
     usual = csv.field_size_limit(sys.maxsize)
     try:
-        return list(csv.reader(io.StringIO(content.decode(), newline="")))
+        return [[*map(csv_text, line)] for line in csv.reader(io.StringIO(content.decode(), newline=""))]
     finally:
         csv.field_size_limit(usual)
 
 
 def _line(cells: Sequence[object]) -> bytes:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow([_text(cell) if isinstance(cell, str) else cell for cell in cells])
+    csv.writer(out, lineterminator="\n").writerow([csv_cell(_one_line(cell)) for cell in cells])
     return out.getvalue().encode()
 
 
-def _text(text: str) -> str:
-    """`text` as one line that no spreadsheet takes for a formula; what is such a line stays as it is."""
-    line = text if text.isprintable() else json.dumps(text)
-    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
-
-
-def _figure(value: float) -> object:
-    return json.dumps(value) if isinstance(value, bool) else value
+def _one_line(cell: object) -> object:
+    """Text with control characters or line ends as JSON; all else as it is."""
+    return json.dumps(cell) if isinstance(cell, str) and not cell.isprintable() else cell

@@ -14,8 +14,12 @@ from sim import collectives
 from sim.hardware import Profile
 from sim.program import Collective, Copy, CopyKind, Kernel, Program, RecordEvent, WaitEvent
 from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
+from sim.units import show_bytes
 
 SCHEMA_VERSION = 1
+
+LEFT_OUT = "CUDA context, NCCL buffers, text encoder and VAE"
+"""What takes device memory as well, and is in no peak."""
 
 
 class Metrics(TypedDict):
@@ -35,6 +39,42 @@ class Metrics(TypedDict):
     h2d_collective_overlap_s: float
     exposed_prefetch_s: float
     lower_bound_s: float
+    device_memory_bytes: int
+    fits_memory: bool
+    fits_host_memory: bool | None
+
+
+SHOWN = {
+    "step_time_s": ("step time", "median of all steps but the first"),
+    "lower_bound_s": ("lower bound", "no schedule on this host is faster"),
+    "exposed_prefetch_s": ("wait for prefetch", "compute stream idle until prefetched weights are there"),
+    "collective_time_s": ("collectives", "on all streams, peer wait included"),
+    "collective_inflation_s": ("  inflation", "beyond their time alone"),
+    "contention_s": ("  of it contention", "slowed by other traffic"),
+    "skew_s": ("  of it skew", "waiting for peers"),
+    "h2d_busy_s": ("H2D busy", "a copy in flight"),
+    "h2d_uncovered_s": ("  not under kernels", "copy in flight, no kernel running"),
+    "h2d_collective_overlap_s": ("  under collectives", "copy and collective at once"),
+    "h2d_bytes_per_step": ("H2D bytes a step", "per GPU"),
+    "peak_memory_bytes": (
+        "peak memory",
+        f"whole run; weights, slots, activations, collective buffers; without {LEFT_OUT}",
+    ),
+}
+"""What a reader is shown of the figures, of rank 0: the name of each, and what it means."""
+
+
+def fit(figures: Metrics) -> tuple[bool, str]:
+    """Whether the peak memory of every rank fits its GPU, and a sentence that says so."""
+    peak, there = show_bytes(figures["peak_memory_bytes"]), show_bytes(figures["device_memory_bytes"])
+    if figures["fits_memory"]:
+        return True, f"memory: the peak of {peak} fits the GPU's {there}, before {LEFT_OUT}"
+    what = (
+        f"the peak of {peak}"
+        if figures["peak_memory_bytes"] > figures["device_memory_bytes"]
+        else "another rank's peak"
+    )
+    return False, f"memory: DOES NOT FIT: {what}, before {LEFT_OUT}, exceeds the GPU's {there}"
 
 
 def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
@@ -64,7 +104,19 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
         "h2d_collective_overlap_s": overlap(in_flight, communicating),
         "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)),
         "lower_bound_s": lower_bound(timeline, profile, rank),
+        "device_memory_bytes": int(profile.device.memory.value),
+        "fits_memory": all(_fits(timeline, r, profile.device.memory.value) for r in range(timeline.program.world_size)),
+        "fits_host_memory": None,  # profiles do not say how much there is
     }
+
+
+def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
+    """Whether the peak of `rank` is at most `memory` bytes."""
+    # all buffers at once are more than any peak: most ranks need no walk through the timeline
+    return (
+        sum(buffer.bytes for buffer in timeline.program.ranks[rank].buffers) <= memory
+        or max(level for _, level in timeline.memory(rank)) <= memory
+    )
 
 
 def _exposed(timeline: Timeline, rank: int) -> Intervals:

@@ -90,7 +90,8 @@ def write_atomically(file: Path, data: bytes | str) -> None:
     Missing folders are made. A link stays a link, to what is written. What is there and no regular file, such as a
     pipe, is written to as it is.
     """
-    content = data.encode() if isinstance(data, str) else data
+    # names of files may hold bytes that are no text
+    content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     with naming(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists() and not file.is_file():

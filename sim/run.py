@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, cast
 
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
-from sim.metrics import Metrics, metrics
+from sim.metrics import SHOWN, Metrics, fit, metrics
+from sim.notebook import html_table
+from sim.policies import describe
 from sim.scenario import Scenario
 from sim.timeline import Timeline
+from sim.units import show_bytes, show_seconds
 
 
 class Result(NamedTuple):
@@ -18,6 +22,22 @@ class Result(NamedTuple):
     profile: Profile
     timeline: Timeline
     metrics: Metrics
+
+    def __repr__(self) -> str:
+        step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
+        return f"<Result: {self._about()}: step {step}, peak memory {peak}>"
+
+    def _about(self) -> str:
+        return f"{describe(self.scenario.policy)} on {self.profile.name}, {self.scenario.world_size} ranks"
+
+    def _repr_html_(self) -> str:
+        figures = cast(Mapping[str, float], self.metrics)
+        rows: list[tuple[str, ...]] = []
+        for key, (name, remark) in SHOWN.items():
+            show = show_seconds if key.endswith("_s") else show_bytes
+            rows.append((name, show(figures[key]), remark))
+        rows.append(("device memory", show_bytes(figures["device_memory_bytes"]), fit(self.metrics)[1]))
+        return html_table(self._about(), ("", "", ""), rows)
 
 
 def simulate(scenario: Scenario, profile: Profile | None = None) -> Result:

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import msgspec
 
-from sim import policies
+from sim import policies, units
 from sim.collectives import domains_of, hierarchical_kinds
 from sim.config import Config, InputError, convert, faults_of
 from sim.faults import Fault, refuse
 from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
 from sim.models import Named
+from sim.notebook import html_text
 from sim.policies import Policy
 from sim.program import Program
 from sim.shelf import is_there
@@ -46,6 +47,18 @@ class Scenario(Config, frozen=True):
 
     def __post_init__(self) -> None:
         refuse(too_few(self, ("world_size",)))
+
+    def __repr__(self) -> str:
+        return f"<Scenario: {self._about()}>"
+
+    def _about(self) -> str:
+        return f"{policies.describe(self.policy)} on {self.hardware}, {self.world_size} ranks"
+
+    def _repr_html_(self) -> str:
+        import yaml
+
+        plain = _given(msgspec.to_builtins(self, enc_hook=units.plain))
+        return html_text(self._about(), yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
 
     @classmethod
     def load(cls, file: str | Path) -> Scenario:
@@ -103,6 +116,13 @@ class Scenario(Config, frozen=True):
     def program(self) -> Program:
         """What the policy makes of the workload."""
         return policies.build(self.workload.resolve(self.world_size), self.policy, self.world_size)
+
+
+def _given(plain: Any) -> Any:
+    """Plain data without what is left empty."""
+    if isinstance(plain, dict):
+        return {key: _given(value) for key, value in plain.items() if value not in (None, "", [], ())}
+    return [_given(item) for item in plain] if isinstance(plain, list | tuple) else plain
 
 
 def _check_size(scenario: Scenario) -> None:

@@ -24,7 +24,7 @@ from sim.config import Config, InputError
 from sim.faults import shown_value, unreadable
 from sim.hardware import Profile, load_profile
 from sim.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
-from sim.ledger import DIED, FIGURES, Failure, Ledger, Point, Row
+from sim.ledger import DIED, FIGURES, Failure, Ledger, Point, Row, Rows
 from sim.models import Model, remembered
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
@@ -292,7 +292,7 @@ def sweep(
     progress: Callable[[int], None] = lambda done: None,
     recompute: bool = False,
     note: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
+) -> Rows:
     """Run all points, on `executor` if given; rows in the order of the points.
 
     With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
@@ -320,7 +320,7 @@ def sweep(
             progress(len(rows))
         if ledger:
             ledger.finish(rows)
-    return [rows[i] for i in range(len(chosen))]
+    return Rows(rows[i] for i in range(len(chosen)))
 
 
 def _results(chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None) -> Iterator[tuple[int, Outcome]]:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
+from sim.notebook import html_table
 from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
+from sim.units import show_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,20 @@ class Timeline(NamedTuple):
     spans: tuple[Span, ...]
     steps: tuple[tuple[float, ...], ...]
     host: tuple[HostSpan, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{self._about()}>"
+
+    def _about(self) -> str:
+        steps, end = len(self.steps[0]) - 1 if self.steps else 0, self.spans[-1].end if self.spans else 0.0
+        return f"Timeline: {len(self.steps)} ranks, {steps} steps, {len(self.spans)} spans, {show_seconds(end)}"
+
+    def _repr_html_(self) -> str:
+        found: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
+        for span in self.spans:
+            found.setdefault((span.rank, span.command.stream, span.kind), []).append((span.ready, span.end))
+        rows = [(*key, len(of), show_seconds(measure(union(of)))) for key, of in sorted(found.items())]
+        return html_table(self._about(), ("rank", "stream", "command", "spans", "busy"), rows)
 
     def of(self, rank: int) -> list[Span]:
         """Spans of `rank`, in order of their ends."""

@@ -39,7 +39,8 @@ def trace_events(timeline: Timeline) -> list[dict[str, Any]]:
 
 def write_trace(timeline: Timeline, file: Path) -> None:
     """Write the trace as JSON. Raises OSError where the file cannot be written."""
-    document = {"displayTimeUnit": "ms", "traceEvents": trace_events(timeline)}
+    made_by = {"generator": "chunkflow-sim"}  # by which a later run knows the file again
+    document = {"displayTimeUnit": "ms", "otherData": made_by, "traceEvents": trace_events(timeline)}
     write_atomically(file, msgspec.json.encode(document, enc_hook=units.plain))
 
 

@@ -109,6 +109,23 @@ def parse(kind: type[Q], given: object) -> Q:
     return kind(value if value >= _LEAST else 0)
 
 
+def number(given: object) -> float:
+    """`given` as a number in SI units, whatever kind of quantity it is; several kinds share no unit.
+
+    >>> number("1 MiB"), number("2 ms"), number(3)
+    (1048576.0, 0.002, 3.0)
+
+    Raises:
+        ValueError: it is no quantity.
+    """
+    for kind in QUANTITIES:
+        try:
+            return float(parse(kind, given))
+        except ValueError:
+            continue
+    raise ValueError(f"{given!r} is no number with a unit")
+
+
 def plain(quantity: object) -> float | int:
     """A quantity as the number it is, for encoders (msgspec's enc_hook)."""
     if isinstance(quantity, float):

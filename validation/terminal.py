@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
-from sim.report.tables import show, table
+from sim.report.terminal import say, show, table
 from validation import summary
 from validation.published import HEADERS, Outcome, cells, verdicts
 from validation.run import Validation
@@ -33,8 +30,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
             show(made)
     if validation.covered:
-        Console().print(summary.covers(validation.covered), highlight=False)
-    Console().print(summary.verdict(validation.judged), highlight=False)
+        say(summary.covers(validation.covered))
+    say(summary.verdict(validation.judged))
 
 
 def print_published(outcomes: Sequence[Outcome]) -> None:
@@ -45,4 +42,4 @@ def print_published(outcomes: Sequence[Outcome]) -> None:
             made.add_row(*cells(row)[1:])
         show(made)
     for sentence in verdicts(outcomes):
-        Console().print(escape(sentence), soft_wrap=True)
+        say(sentence)

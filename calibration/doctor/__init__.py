@@ -45,9 +45,7 @@ def to_plain(findings: Sequence[Finding]) -> list[dict[str, str]]:
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """A table, the gravest last, where a terminal shows it."""
-    from rich.markup import escape
-
-    from sim.report.tables import show, table
+    from sim.report.terminal import show, styled, table
 
     styles = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
     made = table("", "topic", title="this host")
@@ -55,6 +53,6 @@ def print_findings(findings: Sequence[Finding]) -> None:
         made.add_column(column, overflow="fold")
     made.columns[1].justify = "left"
     for finding in sorted(findings, key=lambda f: SEVERITIES.index(f.severity)):
-        severity = f"[{styles[finding.severity]}]{finding.severity}[/]"
-        made.add_row(severity, *(escape(text) for text in (finding.topic, finding.seen, finding.advice)))
+        severity = styled(finding.severity, styles[finding.severity])
+        made.add_row(severity, finding.topic, finding.seen, finding.advice)
     show(made)

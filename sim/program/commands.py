@@ -190,6 +190,9 @@ class RankProgram(msgspec.Struct, frozen=True):
     step_events: tuple[int, ...]
     weights: tuple[LayerWeights, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<RankProgram: {len(self.threads)} host threads, {sum(map(len, self.threads))} commands>"
+
     @property
     def streams(self) -> tuple[str, ...]:
         """Stream names in order of first use."""
@@ -243,6 +246,10 @@ class Program(msgspec.Struct, frozen=True, dict=True):
                     )
             if len(first) != len(theirs):
                 raise ProgramError(f"rank 0 calls {len(first)} collectives, rank {rank} calls {len(theirs)}")
+
+    def __repr__(self) -> str:
+        commands = sum(sum(1 for _ in rank.commands()) for rank in self.ranks)
+        return f"<Program: {self.world_size} ranks, {commands} commands>"
 
     @property
     def world_size(self) -> int:

@@ -150,6 +150,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline';
  style-src 'unsafe-inline'; img-src data: blob:">
+<meta name="generator" content="chunkflow-sim">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>{style}</style>

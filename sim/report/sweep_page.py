@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, assert_never
 
+from sim import units
 from sim.experiment import Experiment
 from sim.ledger import Point, Row
 from sim.output import write_atomically
 from sim.policies import Resident, describe_plain
 from sim.report import figures
-from sim.report.html import Section, Table, page
+from sim.report.html import Badge, Cell, Section, Table, page
 from sim.report.theme import ms
 from sim.run import Result
 from sim.scenario import Scenario
@@ -80,21 +81,26 @@ def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, l
     """Policy -> (x, step time s); a policy that has no such key is drawn as a level over the whole range."""
     series: dict[str, list[tuple[float, float]]] = {}
     found = [(Scenario.from_plain(p.data).policy.label(), r) for p, r in zip(points, rows, strict=True) if not r.error]
-    values = sorted({float(str(r.values[x])) for _, r in found if r.values[x] is not None})
+    values = sorted({units.number(r.values[x]) for _, r in found if r.values[x] is not None})
     for policy, row in found:
-        at = values if row.values[x] is None else [float(describe_plain(row.values[x]))]
+        at = values if row.values[x] is None else [units.number(row.values[x])]
         series.setdefault(policy, []).extend((v, row.figures["step_time_s"]) for v in at)
     return series
 
 
 def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Policy -> case -> step time, s; one series where every case has a policy of its own."""
+    """Policy -> case -> step time, s; one series where every case has a policy of its own.
+
+    A policy that has no such key has its step time in every case.
+    """
     series: dict[str, dict[str, float]] = {}
     alone = len(rows) == len({describe_plain(r.values[x]) for r in rows})
+    cases = list(dict.fromkeys(describe_plain(r.values[x]) for r in rows if r.values[x] is not None)) or [""]
     for point, row in zip(points, rows, strict=True):
         if not row.error:
             name = "step time" if alone else Scenario.from_plain(point.data).policy.label()
-            series.setdefault(name, {})[describe_plain(row.values[x])] = row.figures["step_time_s"]
+            for case in cases if row.values[x] is None else [describe_plain(row.values[x])]:
+                series.setdefault(name, {})[case] = row.figures["step_time_s"]
     return series
 
 
@@ -128,14 +134,22 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
     return figures.chunk_sweep(shown, floor, resident.metrics["step_time_s"] if resident else None)
 
 
+_TIMES = {
+    "step_time_s": "step time",
+    "lower_bound_s": "lower bound",
+    "exposed_prefetch_s": "exposed prefetch",
+    "collective_inflation_s": "collective inflation",
+}
+
+
 def _table(rows: Sequence[Row]) -> Table:
-    headers = (*rows[0].values, "step time", "lower bound", "exposed prefetch", "collective inflation", "peak memory")
-    cells = []
+    cells: list[tuple[Cell, ...]] = []
     for row in rows:
         values = ["" if v is None else describe_plain(v) for v in row.values.values()]
         if row.error:
-            cells.append((*values, row.error, "", "", "", ""))
+            cells.append((*values, row.error, *[""] * (len(_TIMES) + 1)))
             continue
-        times = ("step_time_s", "lower_bound_s", "exposed_prefetch_s", "collective_inflation_s")
-        cells.append((*values, *(ms(row.figures[t]) for t in times), show_bytes(row.figures["peak_memory_bytes"])))
-    return Table(headers, cells)
+        memory = show_bytes(row.figures["peak_memory_bytes"])
+        fits = Badge("yes", "plain") if row.figures["fits_memory"] else Badge("no", "bad")
+        cells.append((*values, *(ms(row.figures[t]) for t in _TIMES), memory, fits))
+    return Table((*rows[0].values, *_TIMES.values(), "peak memory", "fits"), cells)

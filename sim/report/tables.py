@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from sim.hardware import AloneTime, Profile, is_session
+from sim.metrics import SHOWN, fit
 from sim.models import Model, block_bytes, parameters
 from sim.policies import describe, describe_plain
 from sim.report.numbers import ANOTHER_TOPOLOGY, numbers
+from sim.report.terminal import say, show, styled, table
 from sim.run import Result
 from sim.units import show_bytes, show_seconds
 from sim.why import NOTES, WORDS, Waterfall
@@ -26,53 +24,29 @@ if TYPE_CHECKING:
     from sim.ledger import Row
     from sim.profile_check import Check
 
-_RUN_ROWS = (
-    ("step time", "step_time_s", "median of all steps but the first"),
-    ("lower bound", "lower_bound_s", "no schedule on this host is faster"),
-    ("wait for prefetch", "exposed_prefetch_s", "compute stream idle until prefetched weights are there"),
-    ("collectives", "collective_time_s", "on all streams, peer wait included"),
-    ("  inflation", "collective_inflation_s", "beyond their time alone"),
-    ("  of it contention", "contention_s", "slowed by other traffic"),
-    ("  of it skew", "skew_s", "waiting for peers"),
-    ("H2D busy", "h2d_busy_s", "a copy in flight"),
-    ("  not under kernels", "h2d_uncovered_s", "copy in flight, no kernel running"),
-    ("  under collectives", "h2d_collective_overlap_s", "copy and collective at once"),
-    ("H2D bytes a step", "h2d_bytes_per_step", "per GPU"),
-    ("peak memory", "peak_memory_bytes", "weights, slots, activations, collective buffers"),
-)
-
-
-def table(*columns: str, title: str | None = None) -> Table:
-    """A table in the house style; columns after the first are right-aligned."""
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        made.add_column(column, justify="right" if i else "left", no_wrap=not i)
-    return made
-
-
-def show(*tables: Table) -> None:
-    """Print tables to standard output."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 120
-    for made in tables:
-        console.print(made)
-
 
 def print_run(name: str, result: Result) -> None:
-    """The figures of one simulation."""
-    policy = describe(result.scenario.policy)
-    made = table("rank 0", "", "share", title=escape(f"{name} on {result.profile.name}: {policy}"))
+    """Whether the peak memory fits the card, then the figures of one simulation."""
+    fits, sentence = fit(result.metrics)
+    say(styled(sentence, "" if fits else "bold red"))
+    title = f"{name} on {result.profile.name}: {describe(result.scenario.policy)}"
+    made = table("rank 0", "", "of a step", title=title)
     made.add_column("of the last step, unless said", style="dim")
     step = result.metrics["step_time_s"]
     figures = cast(Mapping[str, float], result.metrics)
-    for label, key, remark in _RUN_ROWS:
+    for key, (label, remark) in SHOWN.items():
         value = figures[key]
         if key.endswith("_s"):
-            made.add_row(label, show_seconds(value), f"{100 * value / step:.1f} %" if step else "", remark)
+            made.add_row(label, show_seconds(value), _share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
+
+
+def _share(part: float, whole: float, sign: str = "") -> str:
+    """A part in per cent; nothing where the whole is 0 or so short that the quotient leaves a float's range."""
+    share = 100 * part / whole if whole else math.inf
+    return f"{share:{sign}.1f} %" if math.isfinite(share) else ""
 
 
 def print_waterfall(fall: Waterfall) -> None:
@@ -85,26 +59,21 @@ def print_waterfall(fall: Waterfall) -> None:
             sign = "-" if seconds < 0 else "+"
             cells = f"{sign} {show_seconds(abs(seconds))}", _share(seconds, fall.step_s, "+")
             made.add_row(f"  {WORDS[cause]}", *cells, NOTES.get(cause, ""))
-    made.add_row("this step", show_seconds(fall.step_s), "100.0 %", style="bold")
+    made.add_row("this step", show_seconds(fall.step_s), _share(fall.step_s, fall.step_s), style="bold")
     show(made)
-
-
-def _share(part: float, whole: float, sign: str = "") -> str:
-    return f"{100 * part / whole:{sign}.1f} %" if whole else ""
 
 
 def print_explanation(name: str, explanation: Explanation) -> None:
     """What binds, in words; the waterfall; the variants that were tried."""
-    console = Console()
-    console.print(f"[bold]{escape(name)}[/]")
+    say(styled(name, "bold"))
     for sentence in explanation.sentences:
-        console.print(f"- {escape(sentence)}", highlight=False)
+        say(f"- {sentence}")
     made = table("variant", "step time", "change", "peak memory", "change", title="variants, each changed in one thing")
     made.add_column("", style="dim")
     for change in explanation.changes:
         memory = ("-" if change.memory_bytes < 0 else "+") + show_bytes(abs(change.memory_bytes))
         made.add_row(
-            escape(change.words),
+            change.words,
             show_seconds(change.step_s),
             _share(-change.gain_s, change.step_s + change.gain_s, "+"),
             show_bytes(change.peak_memory_bytes),
@@ -119,24 +88,24 @@ def print_explanation(name: str, explanation: Explanation) -> None:
 def print_sweep(name: str, rows: Sequence[Row]) -> None:
     """One line a point: its values, step time, floor, exposed prefetch and memory; then why points failed."""
     axes = list(rows[0].values)
-    made = table(*axes, "step time", "lower bound", "prefetch wait", "peak memory", title=f"sweep of {name}")
+    made = table(*axes, "step time", "lower bound", "prefetch wait", "peak memory", "fits", title=f"sweep of {name}")
     fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
     for row in rows:
         cells = [_value(axis, row.values[axis]) for axis in axes]
         if row.error:
-            made.add_row(*cells, "[red]failed")
+            made.add_row(*cells, styled("failed", "red"))
             continue
         step, floor, exposed = (row.figures[k] for k in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
         shown = [show_seconds(step), show_seconds(floor), show_seconds(exposed)]
-        made.add_row(
-            *cells, *shown, show_bytes(row.figures["peak_memory_bytes"]), style="bold" if step == fastest else None
-        )
+        shown.append(show_bytes(row.figures["peak_memory_bytes"]))
+        fits = styled("yes", "") if row.figures["fits_memory"] else styled("NO", "bold red")
+        made.add_row(*cells, *shown, fits, style="bold" if step == fastest else None)
     show(made)
     for row in rows:
         if row.error:
             at = ", ".join(f"{axis}={_value(axis, v)}" for axis, v in row.values.items() if v is not None)
             passing = " (tried again by the next run)" if row.failure == "environment" else ""
-            Console().print(f"failed: {at}: {row.error}{passing}", markup=False, highlight=False, soft_wrap=True)
+            say(f"failed: {at}: {row.error}{passing}")
 
 
 def print_experiments(titles: Mapping[str, str]) -> None:
@@ -168,7 +137,7 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
             f"{policy.resident_fraction:g}",
         ]
         if case.error:
-            made.add_row(*cells, escape(case.error))
+            made.add_row(*cells, case.error)
             continue
         expected = outputs.setdefault(str((case.scenario["workload"], case.scenario["world_size"])), case.output)
         peak = max(case.memory_bytes)
@@ -182,18 +151,6 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
             "yes" if case.output == expected else "NO",
         )
     show(made)
-
-
-@contextmanager
-def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the remaining time on standard error, where that is a terminal; yields its setter."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def print_profiles(profiles: Iterable[Profile]) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import floor, log10
 
-from rich.console import Console
-from rich.markup import escape
-
-from sim.report.tables import show, table
+from sim.report.terminal import say, show, styled, table
 from sim.sensitivity import NUDGE_S, Interval, Sensitivity
 from sim.units import show_bytes, show_seconds
 
@@ -20,7 +17,7 @@ def print_sensitivity(name: str, found: Sensitivity) -> None:
     made = table("number", "value", "elasticity", f"+{change} moves", "uncertain", "1 sd moves", title=title)
     for factor, elasticity, moved, deviation, remark in found.effects:
         made.add_row(
-            " +\n".join(map(escape, factor.paths)),
+            " +\n".join(factor.paths),
             "table" if factor.value is None else f"{factor.value:.5g}",
             "" if elasticity is None else f"{elasticity:+.4f}",
             "" if moved is None else _amount(found.metric, moved),
@@ -29,10 +26,9 @@ def print_sensitivity(name: str, found: Sensitivity) -> None:
         )
         zero = f"is 0: raised by {show_seconds(NUDGE_S)}" if factor.value == 0 else ""
         if about := "; ".join(part for part in (zero, remark) if part):
-            made.add_row(f"  [dim]{escape(about)}[/]")
+            made.add_row(styled(f"  {about}", "dim"))
     if found.effects:
         show(made)
-    say = Console(soft_wrap=True, highlight=False).print
     sections = Counter(name.split(".")[0] for name in found.unmoved)
     parts = ", ".join(f"{count} of {section}" for section, count in sections.items())
     say(f"{len(found.unmoved)} more move nothing: {parts}")
@@ -50,7 +46,7 @@ def print_interval(found: Interval) -> None:
     """The step time with its interval."""
     unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
-    Console(soft_wrap=True, highlight=False).print(
+    say(
         f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the {found.known} numbers of the profile "
         f"whose uncertainty is known; {found.unknown} others, given times and the model's own error are left out"
     )
@@ -58,5 +54,6 @@ def print_interval(found: Interval) -> None:
 
 def _digits(width: float, value: float, unit: float) -> str:
     """`value` to a tenth of the interval's width, or six digits."""
-    places = 1 - floor(log10(width / unit)) if width > 0 else 5 - floor(log10(value / unit))
+    reference, spare = (width, 1) if width > 0 else (value, 5)
+    places = spare - floor(log10(reference / unit)) if reference > 0 else 0
     return f"{value / unit:.{min(max(places, 0), 9)}f}"

@@ -1,0 +1,67 @@
+"""The terminal: a console that takes text as it is, tables in the house style, progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console as RichConsole
+from rich.table import Table
+from rich.text import Text
+
+from sim.safe_text import printable
+
+
+class Console(RichConsole):
+    """A console that shows strings as they are: no markup, no emoji codes, no control characters.
+
+    Styles come with `styled`, never as marks inside of a string: what is printed may come from a file.
+    """
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False, highlight=False)
+        if not self.is_terminal:
+            self.width = 120
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What every string passes on its way to the terminal, cells and titles of tables too."""
+        return super().render_str(printable(text), **options)
+
+
+def styled(text: str, style: str) -> Text:
+    """Text in a style of rich's, such as "dim" or "bold red"."""
+    return Text(printable(text), style=style)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A table in the house style; columns after the first are right-aligned."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i else "left", no_wrap=not i)
+    return made
+
+
+def show(*tables: Table) -> None:
+    """Print tables to standard output."""
+    console = Console()
+    for made in tables:
+        console.print(made)
+
+
+def say(text: str | Text) -> None:
+    """Print a sentence to standard output; it is the reader's terminal that wraps it."""
+    Console(soft_wrap=True).print(text)
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the remaining time on standard error, where that is a terminal; yields its setter."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,121 @@
+"""How a command ends when its output or its user goes away: a message, a code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+from conftest import Command
+
+from sim.cli_group import CommandGroup
+
+BLOCK = [{"compute": {"name": "a", "seconds": 1e-4}}, {"collective": {"kind": "all_to_all", "bytes": 4096}}]
+SMALL = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {"layers": 1, "steps": 2, "layer_bytes": "1 MiB", "block": BLOCK},
+    "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
+}
+LONG = SMALL | {"workload": SMALL["workload"] | {"layers": 2000, "steps": 40}}  # type: ignore[operator]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SMALL))
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(LONG))
+    return tmp_path
+
+
+PRINTING = [
+    ["run", "s.yaml"],
+    ["run", "s.yaml", "--json"],
+    ["explain", "s.yaml"],
+    ["hardware"],
+    ["hardware", "h200x2-hostpath", "--json"],
+    ["models", "wan2.2-14b"],
+    ["sweep", "s.yaml", "--set", "world_size=1", "--workers", "1"],
+    ["experiment"],
+    ["--help"],
+    ["run", "--help"],
+]
+
+
+@pytest.mark.parametrize("args", PRINTING, ids=" ".join)
+def test_closed_standard_output_is_code_1(args: list[str], folder: Path, chunkflow: Command) -> None:
+    gone, pipe = os.pipe()
+    os.close(gone)
+    done = chunkflow(*args, cwd=folder, capture_output=False, stdout=pipe, stderr=subprocess.PIPE)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (1, ""), "a reader that went away wants no message"
+    with Path("/dev/full").open("w") as full:
+        done = chunkflow(*args, cwd=folder, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "cannot be written: No space left on device" in done.stderr
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *chunkflow.line, *args]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, cwd=folder, env=chunkflow.environment)
+    assert (done.returncode, done.stderr) == (1, "Error: standard output is closed\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "long.yaml"],
+        ["run", "long.yaml", "--json", "--trace", "t.json"],
+        ["run", "s.yaml", "--interval"],
+        ["explain", "long.yaml"],
+        ["sensitivity", "long.yaml", "--workers", "2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("after_s", [1.0, 2.0])
+def test_an_interrupted_command_prints_no_traceback(
+    args: list[str], after_s: float, folder: Path, chunkflow: Command
+) -> None:
+    """As from a terminal: every process of the group gets the signal."""
+    program = [sys.executable, "-m", "sim.cli", *args]
+    running = subprocess.Popen(
+        program, stdout=-1, stderr=-1, text=True, cwd=folder, env=chunkflow.environment, start_new_session=True
+    )
+    time.sleep(after_s)
+    if running.poll() is None:
+        os.killpg(running.pid, signal.SIGINT)
+    _, stderr = running.communicate(timeout=60)
+    assert "Traceback" not in stderr, stderr
+    assert running.returncode in (130, -signal.SIGINT) or (running.returncode == 0 and args[-1] == "--interval")
+
+
+def test_every_end_of_a_command_has_its_code() -> None:
+    @click.group(cls=CommandGroup)
+    def group() -> None:
+        """Commands that end in every way."""
+
+    ends: dict[str, BaseException] = {
+        "interrupt": KeyboardInterrupt(),
+        "message": click.ClickException("it is \x1b[31m"),
+        "usage": click.UsageError("it is \x1b[31m"),
+        "three": SystemExit(3),
+        "zero": SystemExit(0),
+        "words": SystemExit(None),
+        "disk": OSError(28, "No space left on device"),
+        "pipe": BrokenPipeError(32, "Broken pipe"),
+    }
+    for name, error in ends.items():
+
+        @group.command(name)
+        def end(error: BaseException = error) -> None:
+            raise error
+
+    codes = {"interrupt": 130, "message": 1, "usage": 2, "three": 3, "zero": 0, "words": 0, "disk": 1, "pipe": 1}
+    for name, code in codes.items():
+        done = CliRunner().invoke(group, [name])
+        assert done.exit_code == code, name
+        assert "\x1b" not in done.stderr
+        assert bool(done.stderr) == (name in ("interrupt", "message", "usage", "disk")), name
