@@ -25,6 +25,8 @@ FIGURES = (
     "collective_inflation_s",
     "h2d_collective_overlap_s",
     "exposed_prefetch_s",
+    "step_time_spread_s",
+    "period_steps",
 )
 """The metrics in each row."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from sim import policies
 from sim.config import Config, InputError, convert, read_yaml
@@ -70,6 +72,10 @@ class Scenario(Config, frozen=True):
             problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
             raise InputError(source, "world_size", problem)
         return profile
+
+    def with_steps(self, steps: int) -> Self:
+        """The scenario with so many steps."""
+        return msgspec.structs.replace(self, workload=msgspec.structs.replace(self.workload, steps=steps))
 
     def program(self) -> Program:
         """What the policy makes of the workload."""

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sim import policies, units
+from sim import policies, settling, units
 from sim.hardware import AloneTime, Profile
 from sim.models import Model, block_bytes, parameters
 from sim.report.numbers import numbers
@@ -69,11 +69,15 @@ def print_run(name: str, result: Result) -> None:
     figures = cast(Mapping[str, float], result.metrics)
     for label, key, remark in _RUN_ROWS:
         value = figures[key]
+        if key == "step_time_s" and not result.metrics["settled"]:
+            remark = "mean of the steps named below"
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), f"{100 * value / step:.1f} %" if step else "", remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
+    if unsettled := settling.words(result.timeline):
+        Console().print(unsettled, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_waterfall(fall: Waterfall) -> None:
@@ -126,6 +130,9 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
             *cells, *shown, show_bytes(row.figures["peak_memory_bytes"]), style="bold" if step == fastest else None
         )
     show(made)
+    if unsettled := sum(row.figures.get("period_steps", 1) != 1 for row in rows if not row.error):
+        said = f"{unsettled} of {len(rows)} points have steps that do not settle to one length: their figures are means."
+        Console().print(said, markup=False, highlight=False, soft_wrap=True)
     for row in rows:
         if row.error:
             at = ", ".join(f"{axis}={value}" for axis, value in row.values.items() if value is not None)
