@@ -414,6 +414,25 @@ def release(lock: str) -> Build:
             id="a lock is held until it is given back",
         ),
         pytest.param(
+            # thread 0 has counted at 1.5; thread 1 looks at 0.5, and goes on then
+            [kernel("s", "a", 0), add("n"), new_thread, wait_counter("n", least=1), kernel("t", "c", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1, 1), "c": (2.5, 3.5)},
+            id="counting costs the host time",
+        ),
+        pytest.param(
+            [acquire("l"), kernel("s", "a", 0), release("l"), kernel("s", "b", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1.5, 1.5), "b": (3, 4)},
+            id="taking a lock and giving it back do too",
+        ),
+        pytest.param(
+            [kernel("s", "a", 0), record("s"), kernel("t", "b", 0), host_wait(0), kernel("t", "c", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1, 1), "b": (2, 2), "c": (3.5, 4.5)},
+            id="and asking for an event that has come",
+        ),
+        pytest.param(
             # the second thread records at 1.5, when the first has issued a alone
             [
                 kernel("s", "a", 4),
@@ -784,6 +803,7 @@ def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], li
             launches = getattr(c, "launches", 1)
             clock += cost[issue.get(type(c), "event")] * launches
             if isinstance(c, HostWaitEvent):
+                clock += profile.host.sync.value
                 while (rank, c.event) not in events:
                     yield
                 clock = max(clock, events[rank, c.event])
@@ -875,6 +895,7 @@ def test_direct_programs_on_free_links_take_their_longest_path(data: st.DataObje
                     "host.copy",
                     "host.collective",
                     "host.event",
+                    "host.sync",
                 ),
                 costs,
             )
