@@ -63,7 +63,10 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
-    "--interval", "with_interval", is_flag=True, help="Add where the step time lies, by the model's error and the profile's."
+    "--interval",
+    "with_interval",
+    is_flag=True,
+    help="Add where the step time lies, by the model's error and the profile's.",
 )
 @_guarded
 def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool) -> None:

@@ -318,9 +318,9 @@ class Profile(Config, frozen=True, dict=True):
 
         Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """
-        a_second = launches / max(seconds, SHORTEST_KERNEL)
-        drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * a_second
-        taken = self.device.beside_collective.value + self.streams.crowd_delay.value * a_second
+        lasts = max(seconds, SHORTEST_KERNEL)
+        drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
+        taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
         return FlowSpec((), 1.0, 1.0, drag, beside=(((CollectiveMark(None, gpu),), 1 / taken),))
 
 

@@ -736,6 +736,17 @@ def test_beside_collectives_of_another_stream(
         assert {name: found[name] for name in expected} == near(expected)
 
 
+@pytest.mark.parametrize("seconds", [5e-324, 1e-300, 1e-17, 1e-3])
+@pytest.mark.parametrize(("beside", "delay"), [(copy("c", "c", 4000), "launch_delay"), (call(64000), "crowd_delay")])
+def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, delay: str) -> None:
+    # three launches, each 0.5 s late; what is shorter than any clock can tell may be late by less
+    changes = {"h2d.cap": 1000.0, f"streams.{delay}": 0.5}
+    timeline = run([[beside, kernel("k", "k", seconds, launches=3)]] * 2, FREE | changes)
+    start, end = times(timeline)["k"]
+    assert start == 0
+    assert end == pytest.approx(seconds + 1.5) if seconds > 1e-18 else 0 <= end <= 1.5
+
+
 def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
     alone = {label(s): s.alone for s in run([commands] * 2, FREE | SLOW).of(0)}

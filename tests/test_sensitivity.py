@@ -318,7 +318,10 @@ def test_an_interval_includes_the_models_error(tmp_path: Path, chunkflow: Comman
     assert ((low + high) / 2, (high - low) / 2) == pytest.approx((without.figure, expected))
     assert plain["step_time_s"] == without.figure
     said = chunkflow("run", tmp_path / "s.yaml", "--interval").stdout.splitlines()[-1]
-    assert f"by the model's error on 2 GPUs through host memory (one standard deviation {100 * known.deviation:.2g} %" in said
+    assert (
+        f"by the model's error on 2 GPUs through host memory (one standard deviation {100 * known.deviation:.2g} %"
+        in said
+    )
     assert f"{known.cases} measured cases) and the {without.known} numbers of the profile" in said
     assert "step_time_interval_s" not in json.loads(chunkflow("run", tmp_path / "s.yaml", "--json").stdout)
 
@@ -333,3 +336,33 @@ def test_where_the_models_error_is_not_known_there_is_no_interval(
     said = chunkflow("run", tmp_path / "s.yaml", "--interval").stdout.splitlines()[-1]
     assert said.startswith(f"no interval: how far the model is off is not known for {hardware} ")
     assert "2 GPUs over NVLink" in said, "it says where it is known"
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--change", "0"], "--change: 0: expected a share such as 5% or 0.05"),
+        (["--change", "100%"], "--change: 100%: expected a share"),
+        (["--change", "nan"], "--change: nan: expected a share"),
+        (["--change", "much"], "--change: much: expected a share"),
+        (["--metric", "step"], "--metric: step: expected one of step_time_s, "),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(args: list[str], told: str, file: Path, chunkflow: Command) -> None:
+    done = chunkflow("sensitivity", file, *args)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"Error: {told}")
+
+
+def test_a_wrong_scenario_is_told_in_one_line(tmp_path: Path, chunkflow: Command) -> None:
+    done = chunkflow("sensitivity", tmp_path / "none.yaml")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "none.yaml: cannot be read" in done.stderr
+
+
+def test_progress_counts_every_simulation() -> None:
+    seen: list[int] = []
+    sensitivity(COPY_BOUND, uncertain_host(), progress=seen.append)
+    # what is 0, and what cannot be less than it is, is changed one way
+    one_way = sum(f.value == 0 or f.name == "device.beside_collective" for f in factors(uncertain_host()))
+    assert seen == list(range(1, len(seen) + 1)) and len(seen) == most_runs(uncertain_host(), True) - one_way

@@ -193,6 +193,6 @@ def test_figures_of_a_period_fit_together(case: Case) -> None:
         assert found["exposed_prefetch_s"] <= step + near
         assert found["skew_s"] >= 0 and found["contention_s"] >= 0
         assert 0 <= found["step_time_spread_s"] <= max(found["step_times_s"][1:]) - min(found["step_times_s"][1:])
-        assert sum(causes(result.timeline, result.profile, rank).values()) == pytest.approx(step, rel=TOLERANCE, abs=1e-9)
-
-
+        assert sum(causes(result.timeline, result.profile, rank).values()) == pytest.approx(
+            step, rel=TOLERANCE, abs=1e-9
+        )

@@ -72,7 +72,13 @@ def to_yaml(errors: Sequence[ModelError]) -> str:
     import yaml
 
     plain = [
-        {"host": e.host, "deviation": float(e.deviation), "largest": float(e.largest), "cases": e.cases, "sets": [*e.sets]}
+        {
+            "host": e.host,
+            "deviation": float(e.deviation),
+            "largest": float(e.largest),
+            "cases": e.cases,
+            "sets": [*e.sets],
+        }
         for e in errors
     ]
     return yaml.safe_dump({"about": ABOUT, "errors": plain}, sort_keys=False, width=118)

@@ -131,7 +131,9 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
         )
     show(made)
     if unsettled := sum(row.figures.get("period_steps", 1) != 1 for row in rows if not row.error):
-        said = f"{unsettled} of {len(rows)} points have steps that do not settle to one length: their figures are means."
+        said = (
+            f"{unsettled} of {len(rows)} points have steps that do not settle to one length: their figures are means."
+        )
         Console().print(said, markup=False, highlight=False, soft_wrap=True)
     for row in rows:
         if row.error:

@@ -53,19 +53,18 @@ def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None
     say = Console(soft_wrap=True, highlight=False, markup=False).print
     known = model_error(profile, ranks)
     if found is None or known is None:
-        kinds = ", ".join(known_errors())
         say(
-            f"no interval: how far the model is off is not known for {profile.name} ({host_kind(profile, ranks)}). It is "
-            f"known for profiles of measured hosts with {kinds}."
+            f"no interval: how far the model is off is not known for {profile.name} ({host_kind(profile, ranks)}). It "
+            f"is known for profiles of measured hosts with {', '.join(known_errors())}."
         )
         return
     unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
+    errors = f"one standard deviation {100 * known.deviation:.2g} %, largest {100 * known.largest:.2g} %"
     say(
-        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the model's error on {known.host} (one "
-        f"standard deviation {100 * known.deviation:.2g} %, largest {100 * known.largest:.2g} % of {known.cases} measured "
-        f"cases) and the {found.known} numbers of the profile whose uncertainty is known; {found.unknown} other numbers "
-        "and given times are taken as exact"
+        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the model's error on {known.host} "
+        f"({errors} of {known.cases} measured cases) and the {found.known} numbers of the profile whose uncertainty is "
+        f"known; {found.unknown} other numbers and given times are taken as exact"
     )
 
 
