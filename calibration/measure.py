@@ -179,7 +179,7 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
         instrumented_step_times_s=_step_times(timed)[0],
         issue_s=round(ranks[0].issue_s, 6),
         memory_bytes=tuple(r.memory_bytes for r in ranks),
-        simulated_memory_bytes=simulate(scenario, _large_enough(scenario)).metrics["peak_memory_bytes"],
+        simulated_memory_bytes=simulate(scenario, _large_enough(scenario), settle=False).metrics["peak_memory_bytes"],
         workspace_bytes=tuple(r.workspace_bytes for r in ranks),
         output=tuple(r.output for r in ranks),
         sampled=sampler.summary(),

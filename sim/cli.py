@@ -104,7 +104,10 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
-    "--interval", "with_interval", is_flag=True, help="Add what the profile's uncertainties make of the step time."
+    "--interval",
+    "with_interval",
+    is_flag=True,
+    help="Add where the step time lies, by the model's error and the profile's.",
 )
 @_force
 @_guarded
@@ -129,18 +132,18 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, forc
         import json
 
         shown = {**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}
-        if interval is not None:
-            shown["step_time_interval_s"] = [interval.low, interval.high]
+        if with_interval:
+            shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
         click.echo(json.dumps(shown, indent=2))
         return
     from sim.report.tables import print_run, print_waterfall
 
     print_run(file.name, result)
     print_waterfall(fall)
-    if interval is not None:
+    if with_interval:
         from sim.report.uncertainty import print_interval
 
-        print_interval(interval)
+        print_interval(interval, result.profile, result.scenario.world_size)
 
 
 @main.command()
@@ -573,16 +576,21 @@ def _share(text: str) -> float:
     return share
 
 
-def _interval(result: Result) -> Interval:
+def _interval(result: Result) -> Interval | None:
+    """Where the step time lies; None where the model's error on such a host is not known."""
     from functools import partial
 
+    from sim.model_error import model_error
     from sim.report.terminal import progress
     from sim.sensitivity import figure, interval, most_runs
     from sim.workers import Workers
 
+    known = model_error(result.profile, result.scenario.world_size)
+    if known is None:
+        return None
     with Workers() as pool, progress(most_runs(result.profile, False), "simulations") as advance:
         run = partial(figure, result.scenario, "step_time_s")
-        return interval(run, result.profile, executor=pool, progress=advance)
+        return interval(run, result.profile, model=known.deviation, executor=pool, progress=advance)
 
 
 def _load(file: Path) -> tuple[Scenario, Profile]:

@@ -23,9 +23,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, assert_never, get_args
 
+from simpy.events import Event
+
 from sim.config import InputError
 from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
-from sim.hardware import COPY_MARK, CollectiveClass, Contention, Profile, collective_mark
+from sim.hardware import COPY_MARK, CollectiveClass, CollectiveMark, Contention, Profile
 from sim.program import CollectiveKind
 
 Algorithm = Literal["direct", "ring", "hierarchical"]
@@ -142,13 +144,11 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
             assert_never(kind)
 
 
-def flows(
-    profile: Profile, kind: CollectiveKind, size: int, world_size: int, together: bool = False
-) -> list[PhaseFlows]:
+def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
     """The phases of a collective on `profile`, rank r on GPU r.
 
-    A rank's demand cap and weight are divided between the peers it sends to at the same time. With `together` it may
-    meet other collectives, or kernels, of other streams.
+    A rank's demand cap and weight are divided between the peers it sends to at the same time. Marks tell kernels, and
+    collectives of other streams, that it moves data on their GPU.
 
     Raises:
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
@@ -161,9 +161,7 @@ def flows(
         cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
         share = cls.contention(phase.ranks)
         weight = share.weight.value / phase.peers
-        specs = [(_flow(profile, share, p, cap, weight), p) for p in phase.parts]
-        if together:
-            specs = [(_met(cls, profile.like(kind), spec, part), part) for spec, part in specs]
+        specs = [(_met(cls, profile.like(kind), _flow(profile, share, p, cap, weight), p), p) for p in phase.parts]
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
 
@@ -186,25 +184,46 @@ def isolated_time(
     resource of the host lets them have less than that, the time is longer than the table says.
     `sim.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
     """
-    moved = flows(profile, kind, size, world_size)
-    return sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in moved)
+    return max(isolated_times(profile, kind, size, world_size, law))
+
+
+def isolated_times(
+    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+) -> tuple[float, ...]:
+    """`isolated_time` on each rank: one is done with the last of its own flows. Raises InputError as `flows`."""
+    *before, last = flows(profile, kind, size, world_size) or [PhaseFlows(0.0, ())]
+    begun = sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in before)
+    ends = _ends(last, profile.capacities, law)
+    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(world_size))
 
 
 def phase_time(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> float:
     """Seconds from the first byte of `phase` to its last, with nothing else in flight."""
+    return max(_ends(phase, capacities, law).values(), default=0.0)
+
+
+def _ends(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw) -> dict[int, float]:
+    """Seconds from the first byte of `phase` to the last one of each rank, with nothing else in flight."""
     env = Environment()
     fabric = Fabric(env, capacities, law)
+    ends: dict[int, float] = {}
     for spec, part in phase.flows:
-        fabric.transfer(spec, part.size)
+        done = fabric.transfer(spec, part.size).done
+
+        def ended(_: Event, ranks: tuple[int, ...] = part.ranks) -> None:
+            ends.update(dict.fromkeys(ranks, env.now))
+
+        assert done.callbacks is not None
+        done.callbacks.append(ended)
     env.run()
-    return float(env.now)
+    return ends
 
 
 def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
     """`spec` with its marks, and with those of what slows it on any of its ranks."""
-    marks = tuple(collective_mark(name, rank) for rank in part.ranks for name in ("", kind))
+    marks = tuple(CollectiveMark(name, rank) for rank in part.ranks for name in (None, kind))
     beside = tuple(
-        (tuple(collective_mark(other, rank) for rank in part.ranks), factor.value)
+        (tuple(CollectiveMark(other, rank) for rank in part.ranks), factor.value)
         for other, factor in cls.beside.items()
     )
     return spec._replace(marks=marks, beside=beside)

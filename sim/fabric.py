@@ -12,7 +12,7 @@ memoised by the list of active flow specifications, of which a periodic program 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from heapq import heappush
 from typing import NamedTuple
 
@@ -21,6 +21,9 @@ from simpy.events import Event
 
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
+
+Mark = Hashable
+"""What a flow is called by the flows that it slows: any value that is equal to itself."""
 
 _TIGHT = 1.0 + 1e-12
 _SETTLE_PRIORITY = 2
@@ -41,9 +44,9 @@ class FlowSpec(NamedTuple):
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
-    marks: tuple[str, ...] = ()
-    beside: tuple[tuple[tuple[str, ...], float], ...] = ()
-    route_beside: tuple[tuple[str, ...], Route] | None = None
+    marks: tuple[Mark, ...] = ()
+    beside: tuple[tuple[tuple[Mark, ...], float], ...] = ()
+    route_beside: tuple[tuple[Mark, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -95,7 +98,7 @@ def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     return [_now(f, present) if f.beside or f.route_beside else f for f in flows]
 
 
-def _now(flow: FlowSpec, present: set[str]) -> FlowSpec:
+def _now(flow: FlowSpec, present: set[Mark]) -> FlowSpec:
     cap = flow.cap * math.prod(factor for marks, factor in flow.beside if not present.isdisjoint(marks))
     if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
         return flow._replace(cap=cap)

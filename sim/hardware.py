@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
-from typing import Any, assert_never, get_args
+from typing import Any, NamedTuple, assert_never, get_args
 
 import msgspec
 
@@ -28,6 +28,7 @@ from sim.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 __all__ = [
     "AloneTime",
     "CollectiveClass",
+    "CollectiveMark",
     "Collectives",
     "Contention",
     "CopyClass",
@@ -36,7 +37,6 @@ __all__ = [
     "Kept",
     "Profile",
     "Streams",
-    "collective_mark",
     "is_session",
     "load_profile",
     "profile_file",
@@ -45,6 +45,8 @@ __all__ = [
 ]
 
 MOST_GPUS = 1024
+SHORTEST_KERNEL = 1e-18
+"""Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
 
 
 class Device(Config, frozen=True):
@@ -256,26 +258,26 @@ class Profile(Config, frozen=True, dict=True):
             kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
         )
 
-    def kernel_flow(self, gpu: int, seconds: float, launches: int = 1, together: bool = False) -> FlowSpec:
-        """Progress of a kernel of `seconds` alone (1 s a second), slowed while copies use the h2d link of `gpu`.
+    def kernel_flow(self, gpu: int, seconds: float, launches: int = 1) -> FlowSpec:
+        """Progress of a kernel of `seconds` alone (1 s a second) on `gpu`.
 
-        With `together` it may meet collectives of other streams, which slow it too.
+        Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """
-        slowdown = self.streams.launch_delay.value * launches / seconds
-        beside: tuple[tuple[tuple[str, ...], float], ...] = ()
-        if together:
-            taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / seconds
-            beside = (((collective_mark("", gpu),), 1 / taken),)
-        return FlowSpec((), 1.0, 1.0, (self.graph.copy(gpu, "h2d")[-1][0], slowdown), beside=beside)
+        lasts = max(seconds, SHORTEST_KERNEL)
+        drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
+        taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
+        return FlowSpec((), 1.0, 1.0, drag, beside=(((CollectiveMark(None, gpu),), 1 / taken),))
 
 
 COPY_MARK = "copy"
 """What marks flows of copies, on hosts where they change what collectives cross."""
 
 
-def collective_mark(kind: str, gpu: int) -> str:
-    """What marks flows of collectives of `kind` (any: "") in which `gpu` takes part."""
-    return f"{kind} {gpu}"
+class CollectiveMark(NamedTuple):
+    """What marks flows of collectives of `kind` (None: of any) in which `gpu` takes part."""
+
+    kind: CollectiveKind | None
+    gpu: int
 
 
 def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:

@@ -35,6 +35,8 @@ FIGURES = (
     "exposed_prefetch_s",
     "device_memory_bytes",
     "fits_memory",
+    "step_time_spread_s",
+    "period_steps",
 )
 """The metrics in each row."""
 

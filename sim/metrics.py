@@ -1,6 +1,7 @@
 """What a timeline means: step time, traffic, overlap, inflation, memory, and a floor that no schedule can beat.
 
-Figures are of the last step and rank 0; definitions are in docs/modelling.md. All seconds and bytes.
+Figures are of the last step and rank 0, or means over the last period of steps that differ (`sim.settling`);
+definitions are in docs/modelling.md. All seconds and bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ class Metrics(TypedDict):
     schema_version: int
     step_time_s: float
     step_times_s: list[float]
+    settled: bool
+    """Whether each step takes as long as the one before."""
+    period_steps: int
+    """In how many steps they repeat; 0 where they do not."""
+    step_time_spread_s: float
+    """Between the shortest and the longest of the steps that the figures are means of."""
+    simulated_steps: int
     peak_memory_bytes: int
     h2d_bytes_per_step: int
     h2d_busy_s: float
@@ -79,30 +87,36 @@ def fit(figures: Metrics) -> tuple[bool, str]:
 
 def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     """The figures that `run --json` prints, for `rank`."""
-    steps = timeline.step_times(rank)
-    last = len(steps) - 1
-    start, end = timeline.steps[rank][-2:]
+    times, shown = timeline.step_times(rank), timeline.shown
+    start, end = timeline.window(rank)
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.kind == "h2d"]
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
-    calls = [s for s, c in timeline.commands(rank, Collective) if c.step == last]
+    calls = [s for s, c in timeline.commands(rank, Collective) if c.step in shown]
     communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
-    skew = sum(s.ready - s.start for s in calls)
-    contention = max(0.0, sum(s.end - s.ready - s.alone for s in calls))  # less is rounding
+    skew = sum(s.ready - s.start for s in calls) / len(shown)
+    # where a collective's own flows share a link, one of them can be faster beside a copy that slows another
+    contention = sum(max(s.end - s.ready - s.alone, 0.0) for s in calls) / len(shown)
+    lasting = [times[step] for step in shown]
+    settled = timeline.period == 1
     return {
         "schema_version": SCHEMA_VERSION,
-        "step_time_s": median(steps[1:] or steps),
-        "step_times_s": steps,
+        "step_time_s": median(times[1:] or times) if settled else (end - start) / len(shown),
+        "step_times_s": times,
+        "settled": settled,
+        "period_steps": timeline.period,
+        "step_time_spread_s": max(lasting) - min(lasting),
+        "simulated_steps": len(times),
         "peak_memory_bytes": max(level for _, level in timeline.memory(rank)),
-        "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step == last),
-        "h2d_busy_s": measure(in_flight),
-        "h2d_uncovered_s": measure(in_flight) - overlap(in_flight, kernels),
-        "collective_time_s": measure(communicating),
+        "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step in shown) // len(shown),
+        "h2d_busy_s": measure(in_flight) / len(shown),
+        "h2d_uncovered_s": (measure(in_flight) - overlap(in_flight, kernels)) / len(shown),
+        "collective_time_s": measure(communicating) / len(shown),
         "collective_inflation_s": skew + contention,
         "skew_s": skew,
         "contention_s": contention,
-        "h2d_collective_overlap_s": overlap(in_flight, communicating),
-        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)),
+        "h2d_collective_overlap_s": overlap(in_flight, communicating) / len(shown),
+        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)) / len(shown),
         "lower_bound_s": lower_bound(timeline, profile, rank),
         "device_memory_bytes": int(profile.device.memory.value),
         "fits_memory": all(_fits(timeline, r, profile.device.memory.value) for r in range(timeline.program.world_size)),
@@ -150,37 +164,39 @@ def prefetch_events(program: Program, rank: int) -> set[int]:
 
 
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
-    """A floor of the last step, s: the largest of
+    """A floor of the steps shown, s a step: the largest of
 
     - the kernels and collectives of `rank` alone, one after the other on each stream;
     - its copied bytes at their demand cap, on each stream;
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 
-    The step's copies count as far as they can have run inside it: before a run has settled, a step may find layers
-    prefetched that it does not prefetch again. Collectives count if they ran inside it. Where the last two steps, or
-    the ranks, differ and the last step is too short to have moved all of its copies, resources count what has surely
-    moved within it.
+    The steps' copies count as far as they can have run inside them: before a run has settled, a step may find layers
+    prefetched that it does not prefetch again. Collectives count if they ran inside them. Where the last period is not
+    as long as the one before, or on all ranks, and too short to have moved all of its copies, resources count what has
+    surely moved within it.
     """
-    times = timeline.step_times(rank)
-    last = len(times) - 1
+    shown, window = timeline.shown, timeline.window(rank)
     ranks = range(timeline.program.world_size)
-    settled = last > 0 and all(
-        math.isclose(t, times[last], rel_tol=1e-9) for r in ranks for t in timeline.step_times(r)[-2:]
+    lasts = window[1] - window[0]
+    begins = shown.start - len(shown)
+    settled = begins >= 0 and all(
+        math.isclose(steps[stop] - steps[start], lasts, rel_tol=1e-9)
+        for steps in timeline.steps
+        for start, stop in ((begins, shown.start), (shown.start, shown.stop))
     )
-    window = timeline.steps[rank][last : last + 2]
     alone: dict[str, float] = {}
     calls = [
         (s, c)
         for s, c in timeline.commands(rank, Collective)
-        if c.step == last and window[0] <= s.start and s.end <= window[1]
+        if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
-    for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step == last)):
+    for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
         alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
     for other in ranks:
-        for (stream, kind), (most, least) in _copied(timeline, profile, other, last, window).items():
+        for (stream, kind), (most, least) in _copied(timeline, profile, other, shown, window).items():
             spec = profile.copy_flow(kind, other)
             if other == rank:
                 copied[stream] = copied.get(stream, 0.0) + most / spec.cap
@@ -194,21 +210,21 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
                 taken[resource] += multiplier * part.size
                 surely[resource] += multiplier * part.size
     shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
-    if shared > times[last] and not settled:
+    if shared > lasts and not settled:
         shared = proved
-    return max(0.0, shared, *alone.values(), *copied.values())
+    return max(0.0, shared, *alone.values(), *copied.values()) / len(shown)
 
 
 def _copied(
-    timeline: Timeline, profile: Profile, rank: int, step: int, window: tuple[float, ...]
+    timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
 ) -> dict[tuple[str, CopyKind], tuple[float, float]]:
-    """Bytes copied for `step` by stream and kind: at most what can have moved in `window`, and what surely did."""
+    """Bytes copied for `steps` by stream and kind: at most what can have moved in `window`, and what surely did."""
     start, end = window
     wanted: dict[tuple[str, CopyKind], float] = {}
     within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
     for span, copy in timeline.commands(rank, Copy):
         key = copy.stream, copy.kind
-        if copy.step == step:
+        if copy.step in steps:
             wanted[key] = wanted.get(key, 0.0) + copy.bytes
         inside = min(span.end, end) - max(span.start, start)
         if inside > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
+from sim import settling
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.metrics import SHOWN, Metrics, fit, metrics
@@ -40,13 +41,19 @@ class Result(NamedTuple):
         return html_table(self._about(), ("", "", ""), rows)
 
 
-def simulate(scenario: Scenario, profile: Profile | None = None) -> Result:
+def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
+
+    Where its steps have not settled, more are simulated (`sim.settling`), unless `settle` is False: figures are then
+    those of the last step.
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.
         ProgramError: the scenario makes no valid program.
     """
     profile = profile or scenario.profile()
-    timeline = SimulatedMachine(profile).run(scenario.program())
+    machine = SimulatedMachine(profile)
+    timeline = machine.run(scenario.program())
+    if settle:
+        timeline = settling.settle(timeline, lambda steps: machine.run(scenario.with_steps(steps).program()))
     return Result(scenario, profile, timeline, metrics(timeline, profile))

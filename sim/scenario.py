@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import msgspec
 
@@ -112,6 +112,10 @@ class Scenario(Config, frozen=True):
         scenario = msgspec.structs.replace(self, policy=policy)
         _check_size(scenario)
         return scenario
+
+    def with_steps(self, steps: int) -> Self:
+        """The scenario with so many steps."""
+        return msgspec.structs.replace(self, workload=msgspec.structs.replace(self.workload, steps=steps))
 
     def program(self) -> Program:
         """What the policy makes of the workload."""

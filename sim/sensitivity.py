@@ -89,7 +89,7 @@ class Sensitivity(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """Where a figure lies with probability `level`, as far as what is known to be uncertain goes."""
+    """Where a figure lies with probability `level`, by the model's error and what is known to be uncertain."""
 
     figure: float
     low: float
@@ -235,19 +235,18 @@ def interval(
     run: Run,
     profile: Profile,
     level: float = 0.9,
-    more: Iterable[float] = (),
+    model: float = 0.0,
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Interval:
     """Where the figure lies, to first order: uncertainties taken as independent, and the figure as straight in each.
 
-    `more` are standard deviations of the figure that do not come from the profile: what the spread of the kernels'
-    times makes of it, for one.
+    `model` is the model's own error, one standard deviation relative to the figure (`sim.model_error`).
     """
     spreads = uncertain(profile)
     base, found = slopes(run, profile, spreads, executor, progress)
     deviations = [s.value * spread for (_, spread), s in zip(spreads, found, strict=True) if s.value is not None]
-    low, high = around(base, [*deviations, *more], level)
+    low, high = around(base, [*deviations, model * base], level)
     return Interval(base, low, high, level, len(spreads), len(factors(profile)) - len(spreads))
 
 

@@ -54,12 +54,17 @@ class HostSpan(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps."""
+    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
+
+    `period` says in how many steps they repeat (`sim.settling`): 1 where each takes as long as the one before, 0 where
+    they do not repeat.
+    """
 
     program: Program
     spans: tuple[Span, ...]
     steps: tuple[tuple[float, ...], ...]
     host: tuple[HostSpan, ...] = ()
+    period: int = 1
 
     def __repr__(self) -> str:
         return f"<{self._about()}>"
@@ -87,6 +92,16 @@ class Timeline(NamedTuple):
         """Duration of each step, s."""
         times = self.steps[rank]
         return [b - a for a, b in pairwise(times)]
+
+    @property
+    def shown(self) -> range:
+        """The steps that figures are of, as means: the last period, or the later half of a run that has not settled."""
+        count = len(self.steps[0]) - 1
+        return range(count - min(self.period or (count + 1) // 2, max(count - 1, 1)), count)
+
+    def window(self, rank: int = 0) -> tuple[float, float]:
+        """When the first of the steps `shown` starts on `rank`, and when the last one ends, s."""
+        return self.steps[rank][self.shown.start], self.steps[rank][self.shown.stop]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s."""

@@ -1,6 +1,7 @@
 """Why a step takes as long as it does: its critical path, and the way from the resident step to it.
 
-The walk starts at the end of the last step on the compute stream and goes back to its start. At each moment it is on
+The walk starts at the end of the last step on the compute stream and goes back to its start, or to that of the first
+step of the last period where steps differ (`Timeline.shown`); causes are then means a step. At each moment it is on
 one stream; where that stream was held by an event of another one, or dry because its host thread was held, the walk
 goes on there. Every piece of time gets one cause, so the causes sum to the step time.
 """
@@ -95,12 +96,12 @@ class _Backwards(Generic[S]):
 
 
 class _Walk:
-    """The walk back through the last step of one rank."""
+    """The walk back through the steps shown of one rank."""
 
     def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
         program = timeline.program.ranks[rank]
         self.profile = profile
-        self.begin, self.time = timeline.steps[rank][-2:]
+        self.begin, self.time = timeline.window(rank)
         self.path: list[Segment] = []
         self.stream = program.step_stream()
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
@@ -184,16 +185,16 @@ class _Walk:
 
 
 def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
-    """The critical path of the last step on `rank`, latest piece first; the pieces tile the step."""
+    """The critical path of the steps shown on `rank`, latest piece first; the pieces tile the steps."""
     return _Walk(timeline, profile, rank).run()
 
 
 def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:
-    """Seconds of the last step by cause, in the order of `CAUSES`; they sum to the step time."""
+    """Seconds a step by cause, in the order of `CAUSES`; they sum to the mean of the steps shown."""
     total = dict.fromkeys(CAUSES, 0.0)
     for segment in critical_path(timeline, profile, rank):
         total[segment.cause] += segment.end - segment.start
-    return total
+    return {cause: seconds / len(timeline.shown) for cause, seconds in total.items()}
 
 
 class Waterfall(NamedTuple):

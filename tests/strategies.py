@@ -220,7 +220,7 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     "streams.wait_flag": costs,
     "streams.event": costs,
     "streams.launch_delay": costs,
-    **{f"host.{command}": costs for command in ("kernel", "copy", "collective", "event", "memop", "wake")},
+    **{f"host.{command}": costs for command in ("kernel", "copy", "collective", "event", "memop", "wake", "sync")},
     "host.queue_depth": st.sampled_from([1.0, 2.0, 3.0, 8.0, 1000.0]),
 }
 
@@ -304,7 +304,8 @@ class Case(NamedTuple):
         return tiny_profile(self.ranks, self.changes)
 
     def run(self) -> Result:
-        return simulate(self.scenario, self.profile)
+        """With the steps of the workload alone."""
+        return simulate(self.scenario, self.profile, settle=False)
 
 
 def cases(

@@ -56,7 +56,7 @@ from sim.workload import Compute
 
 SLACK = 1 + 1e-9
 TIE = 1e-9
-FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop", "wake")}
+FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop", "wake", "sync")}
 
 
 def by_command(timeline: Timeline, rank: int) -> dict[int, Span]:
@@ -287,7 +287,7 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
     for rank, program in enumerate(timeline.program.ranks):
         for c in program.commands():
             if isinstance(c, HostWait | HostAdd | HostAcquire | HostRelease | HostWaitEvent):
-                total += getattr(c, "poll", 0.0) + host.wake.value + host.event.value
+                total += getattr(c, "poll", 0.0) + host.wake.value + host.event.value + host.sync.value
                 continue
             launches = getattr(c, "launches", 1)
             total += (

@@ -414,6 +414,25 @@ def release(lock: str) -> Build:
             id="a lock is held until it is given back",
         ),
         pytest.param(
+            # thread 0 has counted at 1.5; thread 1 looks at 0.5, and goes on then
+            [kernel("s", "a", 0), add("n"), new_thread, wait_counter("n", least=1), kernel("t", "c", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1, 1), "c": (2.5, 3.5)},
+            id="counting costs the host time",
+        ),
+        pytest.param(
+            [acquire("l"), kernel("s", "a", 0), release("l"), kernel("s", "b", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1.5, 1.5), "b": (3, 4)},
+            id="taking a lock and giving it back do too",
+        ),
+        pytest.param(
+            [kernel("s", "a", 0), record("s"), kernel("t", "b", 0), host_wait(0), kernel("t", "c", 1)],
+            {"host.kernel": 1.0, "host.sync": 0.5},
+            {"a": (1, 1), "b": (2, 2), "c": (3.5, 4.5)},
+            id="and asking for an event that has come",
+        ),
+        pytest.param(
             # the second thread records at 1.5, when the first has issued a alone
             [
                 kernel("s", "a", 4),
@@ -717,6 +736,17 @@ def test_beside_collectives_of_another_stream(
         assert {name: found[name] for name in expected} == near(expected)
 
 
+@pytest.mark.parametrize("seconds", [5e-324, 1e-300, 1e-17, 1e-3])
+@pytest.mark.parametrize(("beside", "delay"), [(copy("c", "c", 4000), "launch_delay"), (call(64000), "crowd_delay")])
+def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, delay: str) -> None:
+    # three launches, each 0.5 s late; what is shorter than any clock can tell may be late by less
+    changes = {"h2d.cap": 1000.0, f"streams.{delay}": 0.5}
+    timeline = run([[beside, kernel("k", "k", seconds, launches=3)]] * 2, FREE | changes)
+    start, end = times(timeline)["k"]
+    assert start == 0
+    assert end == pytest.approx(seconds + 1.5) if seconds > 1e-18 else 0 <= end <= 1.5
+
+
 def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
     alone = {label(s): s.alone for s in run([commands] * 2, FREE | SLOW).of(0)}
@@ -784,6 +814,7 @@ def longest_path(program: Program, profile: Profile) -> dict[tuple[int, str], li
             launches = getattr(c, "launches", 1)
             clock += cost[issue.get(type(c), "event")] * launches
             if isinstance(c, HostWaitEvent):
+                clock += profile.host.sync.value
                 while (rank, c.event) not in events:
                     yield
                 clock = max(clock, events[rank, c.event])
@@ -875,6 +906,7 @@ def test_direct_programs_on_free_links_take_their_longest_path(data: st.DataObje
                     "host.copy",
                     "host.collective",
                     "host.event",
+                    "host.sync",
                 ),
                 costs,
             )

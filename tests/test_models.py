@@ -13,7 +13,9 @@ import pytest
 from sim.config import InputError
 from sim.hardware import load_profile
 from sim.models import Named, block_bytes, load_model, parameters, shipped
+from sim.models.blocks import Block, Setup, block
 from sim.program import Kernel
+from sim.program.ops import WEIGHTS, Linear, Normalise
 from sim.run import simulate
 from sim.scenario import Scenario
 from sim.workload import CollectiveOp, Compute, Layer
@@ -369,3 +371,49 @@ def test_command_line() -> None:
 def test_starting_the_command_line_loads_no_models() -> None:
     code = "import sys, sim.cli; print([m for m in ('sim.models', 'numpy', 'pandas', 'msgspec') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# ---- modulation ----------------------------------------------------------------------------------------------------
+
+ROWS = 96
+"""64 image tokens and 32 of text."""
+
+
+def modulated(model: str, kind: str) -> Block:
+    """One block of `model` on one rank."""
+    shapes = load_model(model)
+    setup = Setup(shapes, "ulysses", 1, 1, 64, 32, shapes.ulysses.cross_attention)
+    return block(setup, next(shape for shape in shapes.blocks if shape.kind == kind))
+
+
+MODULATED = [
+    ("flux.1-dev", "double", 12),
+    ("flux.1-dev", "single", 3),
+    ("hunyuanvideo", "double", 12),
+    ("qwen-image", "double", 12),
+    ("sd3.5-large", "double", 12),
+    ("cogvideox-5b", "joint", 6),  # of its 12; norms and gates of one stream of rows need no more
+]
+
+
+@pytest.mark.parametrize(("model", "kind", "live"), MODULATED)
+def test_norms_and_gates_read_what_the_modulation_gives(model: str, kind: str, live: int) -> None:
+    found, shapes = modulated(model, kind), load_model(model).transformer
+    items = computes(found.layer)
+    given = [op.y for i in items if i.name == "modulation" for op in i.ops if isinstance(op, Linear)]
+    norms = [op for i in items for op in i.ops if isinstance(op, Normalise)]
+    read = [v for op in norms for v in (op.gate, op.scale, op.shift) if v is not None]
+    modulating = [v for v in read if v.buffer != WEIGHTS]
+    assert modulating, "some are of the block's own weights, the others of the modulation"
+    assert len(set(read)) == len(read), "each reads one of its own"
+    places = [(y.buffer, y.offset + i * shapes.hidden) for y in given for i in range(y.columns // shapes.hidden)]
+    assert [(v.buffer, v.offset) for v in modulating] == places[: len(modulating)]
+
+
+@pytest.mark.parametrize(("model", "kind", "live"), MODULATED)
+def test_modulation_is_kept_beside_the_activations_until_it_is_read(model: str, kind: str, live: int) -> None:
+    shapes = load_model(model).transformer
+    d = shapes.hidden
+    # x and its norm; q, k and v and attention's output, or with the hidden layer of the FFN beside q, k and v alone
+    wide = 3 * d + (shapes.ffn if kind == "single" else d)
+    assert modulated(model, kind).activations == ROWS * (2 * d + wide) + live * d + shapes.modulation

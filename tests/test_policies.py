@@ -219,7 +219,7 @@ def test_ranks_share_one_program() -> None:
 
 
 def run(policy: Plain, workload: Plain, **changes: float) -> Timeline:
-    return simulate(scenario(workload, policy), tiny_profile(2, changes)).timeline
+    return simulate(scenario(workload, policy), tiny_profile(2, changes), settle=False).timeline
 
 
 def intervals(timeline: Timeline, kind: type[AnyCommand]) -> list[tuple[float, float]]:

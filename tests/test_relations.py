@@ -41,7 +41,7 @@ PLAIN_STREAMS: dict[str, Any] = {
     "streams__launch_delay": 0.0,
     "all_reduce__copy_start": 0.0,
 }
-FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop", "wake")}
+FREE_HOST = {f"host__{command}": 0.0 for command in ("kernel", "copy", "collective", "event", "memop", "wake", "sync")}
 FREE_LINKS = dict.fromkeys(("down", "up", "duplex", "host"), NEVER_FULL)
 
 

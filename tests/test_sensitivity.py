@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from functools import partial
+from math import hypot
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -18,7 +19,8 @@ from strategies import Case, cases, collective, compute, offloading, scaled, sce
 
 from sim import Scenario, SimulatedMachine
 from sim.config import convert
-from sim.hardware import Profile, to_plain
+from sim.hardware import Profile, load_profile, to_plain
+from sim.model_error import model_error
 from sim.numbers import changed, numbers
 from sim.program import Program
 from sim.sensitivity import (
@@ -233,8 +235,8 @@ def test_only_what_is_uncertain_makes_an_interval() -> None:
     found = interval(run, uncertain_host())
     assert found.known == len(SPREADS) - 1, "the cap and its link are one"
     assert found.known + found.unknown == len(factors(uncertain_host()))
-    more = interval(run, uncertain_host(), more=[3.0, 4.0])
-    reach = 1.6448536 * 5
+    more = interval(run, uncertain_host(), model=0.05)
+    reach = 1.6448536 * 0.05 * found.figure
     assert (more.high - more.low) / 2 == pytest.approx((reach**2 + ((found.high - found.low) / 2) ** 2) ** 0.5)
 
 
@@ -296,16 +298,44 @@ def test_the_table_ranks_numbers_and_sums_up_the_rest(file: Path, chunkflow: Com
     assert any(line.startswith(f"{len(found.unmoved)} more move nothing: ") for line in lines)
 
 
-def test_a_run_with_its_interval(file: Path, chunkflow: Command) -> None:
-    expected = interval(partial(figure, MIXED, "step_time_s"), uncertain_host())
-    plain = json.loads(chunkflow("run", file, "--json", "--interval").stdout)
-    assert plain["step_time_interval_s"] == [expected.low, expected.high]
-    assert plain["step_time_s"] == expected.figure
-    said = chunkflow("run", file, "--interval").stdout.splitlines()[-1]
-    assert said.startswith(
-        f"step {expected.figure:.1f} s ({expected.low:.1f} to {expected.high:.1f}, 90 %), by the 7 num"
+MEASURED = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": {"layers": 2, "steps": 3, "layer_bytes": "64 MiB", "block": [compute(1e-3), collective(2**24)]},
+    "policy": {"kind": "whole_layer"},
+}
+
+
+def test_an_interval_includes_the_models_error(tmp_path: Path, chunkflow: Command) -> None:
+    scenario, profile = Scenario.from_plain(MEASURED), load_profile("h200x2-hostpath")
+    known = model_error(profile, 2)
+    assert known is not None
+    without = interval(partial(figure, scenario, "step_time_s"), profile)
+    expected = hypot(1.6448536 * known.deviation * without.figure, (without.high - without.low) / 2)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(MEASURED))
+    plain = json.loads(chunkflow("run", tmp_path / "s.yaml", "--json", "--interval").stdout)
+    low, high = plain["step_time_interval_s"]
+    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((without.figure, expected))
+    assert plain["step_time_s"] == without.figure
+    said = chunkflow("run", tmp_path / "s.yaml", "--interval").stdout.splitlines()[-1]
+    assert (
+        f"by the model's error on 2 GPUs through host memory (one standard deviation {100 * known.deviation:.2g} %"
+        in said
     )
-    assert "step_time_interval_s" not in json.loads(chunkflow("run", file, "--json").stdout)
+    assert f"{known.cases} measured cases) and the {without.known} numbers of the profile" in said
+    assert "step_time_interval_s" not in json.loads(chunkflow("run", tmp_path / "s.yaml", "--json").stdout)
+
+
+@pytest.mark.parametrize("hardware", ["h100x2-pcie", "h200x8-hostpath", "rtx4090x2-gen4-x8", "h200x2-gen6"])
+def test_where_the_models_error_is_not_known_there_is_no_interval(
+    hardware: str, tmp_path: Path, chunkflow: Command
+) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(MEASURED | {"hardware": hardware}))
+    plain = json.loads(chunkflow("run", tmp_path / "s.yaml", "--json", "--interval").stdout)
+    assert plain["step_time_interval_s"] is None
+    said = chunkflow("run", tmp_path / "s.yaml", "--interval").stdout.splitlines()[-1]
+    assert said.startswith(f"no interval: how far the model is off is not known for {hardware} ")
+    assert "2 GPUs over NVLink" in said, "it says where it is known"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from sim.program import (
     CopyKind,
     Kernel,
     Program,
-    RankProgram,
     RecordEvent,
     WaitEvent,
     WaitFlag,
@@ -72,8 +71,7 @@ class _Run:
         kinds: tuple[CopyKind, ...] = ("h2d", "d2h")
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
-        self.alone: dict[tuple[str, int], float] = {}
-        self.together = any(map(_together, {id(rank): rank for rank in program.ranks}.values()))
+        self.alone: dict[tuple[str, int], tuple[float, ...]] = {}
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -123,17 +121,14 @@ class _Run:
         seconds = self.profile.kernel_seconds(command)
         start = self.env.now
         rank.kernels_running += 1
-        # attention's blocks fill all SMs until it ends: a collective that comes meanwhile waits for them
-        end = None
-        if self.together and command.attention:
+        # Attention's blocks fill all SMs until it ends: a collective of another stream that comes meanwhile waits for
+        # them. Matrix products let it in (docs/measurements.md, "Attention shuts gathers out").
+        if command.attention:
             end = rank.attention_end = Event(self.env)
-        if seconds > 0 and (self.profile.streams.launch_delay.value > 0 or self.together):
-            flow = self.profile.kernel_flow(rank.number, seconds, command.launches, self.together)
-            yield self.fabric.transfer(flow, seconds).done
-        else:
-            yield self.env.timeout(seconds)
+        flow = self.profile.kernel_flow(rank.number, seconds, command.launches)
+        yield self.fabric.transfer(flow, seconds).done
         rank.kernels_running -= 1
-        if end is not None:
+        if command.attention:
             end.succeed()
         self._span(rank, command, start, start, seconds)
 
@@ -158,7 +153,7 @@ class _Run:
             meeting.ready = self.env.now
             self.env.process(self._move(command, meeting))
         yield meeting.done[rank.number]
-        self._span(rank, command, start, meeting.ready, self._alone(command))
+        self._span(rank, command, start, meeting.ready, self._alone(command)[rank.number])
 
     def _copy_costs(self, kind: CopyKind, gpu: int) -> tuple[FlowSpec, float, float, float]:
         """(flow, rate alone in B/s, setup in s, least duration in s) of copies of `kind`."""
@@ -260,16 +255,18 @@ class _Run:
     def _flows_of(self, command: Collective) -> list[collectives.PhaseFlows]:
         key = (command.kind, command.bytes)
         if key not in self.flows:
-            flows = collectives.flows(self.profile, command.kind, command.bytes, len(self.ranks), self.together)
+            flows = collectives.flows(self.profile, command.kind, command.bytes, len(self.ranks))
             self.flows[key] = flows
         return self.flows[key]
 
-    def _alone(self, command: Collective) -> float:
-        """Duration on an idle host with all ranks arriving together."""
+    def _alone(self, command: Collective) -> tuple[float, ...]:
+        """Duration on each rank on an idle host with all ranks arriving together."""
         key = (command.kind, command.bytes)
         if key not in self.alone:
             ranks = len(self.ranks)
-            self.alone[key] = collectives.isolated_time(self.profile, command.kind, command.bytes, ranks, self.rate_law)
+            self.alone[key] = collectives.isolated_times(
+                self.profile, command.kind, command.bytes, ranks, self.rate_law
+            )
         return self.alone[key]
 
     def _check_finished(self) -> None:
@@ -310,12 +307,6 @@ class _Run:
                     return f"stream {command.stream!r} has not come to its write"
                 return f"host thread {number} has not issued its write on stream {command.stream!r}"
         return "nobody is left to write it"
-
-
-def _together(rank: RankProgram) -> bool:
-    """Whether collectives of `rank` may meet kernels, or other collectives, of other streams."""
-    busy = {(c.stream, type(c)) for c in rank.commands() if isinstance(c, (Collective, Kernel))}
-    return any(of is Collective for _, of in busy) and len({stream for stream, _ in busy}) > 1
 
 
 def _records(command: AnyCommand, event: int) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
+from sim import settling
 from sim.hardware import AloneTime, Profile, is_session
 from sim.metrics import SHOWN, fit
 from sim.models import Model, block_bytes, parameters
@@ -36,11 +37,15 @@ def print_run(name: str, result: Result) -> None:
     figures = cast(Mapping[str, float], result.metrics)
     for key, (label, remark) in SHOWN.items():
         value = figures[key]
+        if key == "step_time_s" and not result.metrics["settled"]:
+            remark = "mean of the steps named below"
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), _share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
+    if unsettled := settling.words(result.timeline):
+        say(unsettled)
 
 
 def _share(part: float, whole: float, sign: str = "") -> str:
@@ -101,6 +106,11 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
         fits = styled("yes", "") if row.figures["fits_memory"] else styled("NO", "bold red")
         made.add_row(*cells, *shown, fits, style="bold" if step == fastest else None)
     show(made)
+    if unsettled := sum(row.figures.get("period_steps", 1) != 1 for row in rows if not row.error):
+        said = (
+            f"{unsettled} of {len(rows)} points have steps that do not settle to one length: their figures are means."
+        )
+        say(said)
     for row in rows:
         if row.error:
             at = ", ".join(f"{axis}={_value(axis, v)}" for axis, v in row.values.items() if v is not None)

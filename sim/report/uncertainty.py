@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from math import floor, log10
 
+from sim.hardware import Profile
+from sim.model_error import host_kind, known_errors, model_error
 from sim.report.terminal import say, show, styled, table
 from sim.sensitivity import NUDGE_S, Interval, Sensitivity
 from sim.units import show_bytes, show_seconds
@@ -42,13 +44,22 @@ def _amount(metric: str, value: float) -> str:
     return sign + (show_seconds(abs(value)) if metric.endswith("_s") else show_bytes(abs(value)))
 
 
-def print_interval(found: Interval) -> None:
-    """The step time with its interval."""
+def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None:
+    """The step time on `ranks` GPUs of a profile with its interval, or why there is none."""
+    known = model_error(profile, ranks)
+    if found is None or known is None:
+        say(
+            f"no interval: how far the model is off is not known for {profile.name} ({host_kind(profile, ranks)}). It "
+            f"is known for profiles of measured hosts with {', '.join(known_errors())}."
+        )
+        return
     unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
+    errors = f"one standard deviation {100 * known.deviation:.2g} %, largest {100 * known.largest:.2g} %"
     say(
-        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the {found.known} numbers of the profile "
-        f"whose uncertainty is known; {found.unknown} others, given times and the model's own error are left out"
+        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the model's error on {known.host} "
+        f"({errors} of {known.cases} measured cases) and the {found.known} numbers of the profile whose uncertainty is "
+        f"known; {found.unknown} other numbers and given times are taken as exact"
     )
 
 
