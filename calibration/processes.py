@@ -12,8 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-START_S = 120.0
-"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
+START_S = 300.0
+"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection, a busy host."""
 
 A = TypeVar("A", bound=msgspec.Struct)
 

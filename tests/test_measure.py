@@ -70,7 +70,7 @@ def test_measure_writes_a_data_set_and_continues_it(tmp_path: Path) -> None:
         assert case.program == case.load_scenario().program().hash
         assert len(case.step_times_s[0]) == 2
         assert len(case.step_times_s[0][0]) == 3
-        assert 12e-3 < case.step_time_s < 5
+        assert case.step_time_s > 12e-3
         assert case.simulated_memory_bytes > 0
         names = [op.name for op in case.operations if op.kind == "Kernel"]
         assert names == ["a", "b", "a"] * 2

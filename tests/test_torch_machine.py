@@ -93,13 +93,13 @@ EXPLICIT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[TorchMachine]:
-    with TorchMachine(2, "cpu", timeout_s=60) as made:
+    with TorchMachine(2, "cpu", timeout_s=300) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[TorchMachine]:
-    with TorchMachine(1, "cpu", timeout_s=60) as made:
+    with TorchMachine(1, "cpu", timeout_s=300) as made:
         yield made
 
 
@@ -159,8 +159,9 @@ def test_a_collective_starts_when_the_last_rank_has_come(machine: TorchMachine) 
 
     timeline = machine.execute(Program((rank(0.0), rank(0.2))), instrumented=True).timeline
     early, late = (timeline.commands(r, Collective)[0][0] for r in (0, 1))
-    assert early.ready == pytest.approx(late.start)
-    assert early.ready - early.start > 0.1 > late.ready - late.start
+    # rank 1 works before it comes; on a busy machine rank 0 may come later still
+    assert early.ready == pytest.approx(max(early.start, late.start))
+    assert late.ready == pytest.approx(max(early.start, late.start))
 
 
 @pytest.mark.parametrize("model", ["wan2.1-1.3b", "hunyuanvideo"])
@@ -233,9 +234,12 @@ def test_a_deadlock_says_who_waits() -> None:
     builder.wait_flag("compute", "go", 1)
     builder.write_flag("compute", "go", 1)
     builder.record_step("compute")
-    awaited = r"rank 0 has not ended after 1 s: stream 'compute' has not reached event 1"
-    with TorchMachine(1, "cpu", timeout_s=1) as machine, pytest.raises(DeadlockError, match=awaited):
-        machine.run(Program((builder.build(),)))
+    for patience in (1, 10, 100):  # a busy machine may need more than a second to come to the wait
+        with TorchMachine(1, "cpu", timeout_s=patience) as machine, pytest.raises(DeadlockError) as caught:
+            machine.run(Program((builder.build(),)))
+        if "event 0" not in str(caught.value) and "preparing" not in str(caught.value):
+            break
+    assert f"rank 0 has not ended after {patience} s: stream 'compute' has not reached event 1" in str(caught.value)
 
 
 def test_what_cannot_run_is_said(alone: TorchMachine) -> None:
