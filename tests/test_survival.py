@@ -136,17 +136,17 @@ def test_a_profile_that_vanishes_fails_its_points_and_no_others(tmp_path: Path) 
 
 def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
-    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+1KiB", "--workers", "2")
+    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+2KiB", "--workers", "2")
     until(running, lambda: len(rows(tmp_path)) > 1)
     os.kill(children(running.pid)[0], signal.SIGKILL)
     out, error = running.communicate()
-    assert (running.returncode, error) == (1, "Error: 1 of 29 points failed\n")
+    assert (running.returncode, error) == (1, "Error: 1 of 15 points failed\n")
     assert out.count("failed: ") == out.count(DIED) == 1
     done = chunkflow(
-        "sweep", "s.yaml", "--set", "policy.chunk_bytes=48KiB..76KiB:+1KiB", "--out", "rows.csv", cwd=tmp_path
+        "sweep", "s.yaml", "--set", "policy.chunk_bytes=48KiB..76KiB:+2KiB", "--out", "rows.csv", cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+1KiB")
+    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+2KiB")
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "parent alone"])
