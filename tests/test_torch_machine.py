@@ -33,7 +33,7 @@ MODELS = {
 }
 
 
-def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: int = 2) -> Workload:
+def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: int = 2, batch: int = 1) -> Workload:
     """One layer of each kind of `model`, twice, at a width of 64 and a head of 16."""
     shapes = load_model(model)
     small = {"hidden": 64, "heads": 4, "ffn": 128, "modulation": min(shapes.transformer.modulation, 32)}
@@ -42,10 +42,10 @@ def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: i
         transformer=msgspec.structs.replace(shapes.transformer, **small),
         blocks=tuple(msgspec.structs.replace(b, small_parameters=256) for b in shapes.blocks),
     )
-    setup = Setup(shapes, parallelism, world_size, 1, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
+    setup = Setup(shapes, parallelism, world_size, batch, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
     blocks = [block(setup, shape) for shape in shapes.blocks]
-    activations = 2 * max(b.activations for b in blocks)
-    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, 2 * max(b.scratch for b in blocks))
+    activations, scratch = (2 * batch * max(sizes) for sizes in zip(*((b.activations, b.scratch) for b in blocks)))
+    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, scratch)
 
 
 POLICIES: list[dict[str, Any]] = [
@@ -110,6 +110,18 @@ def test_every_policy_computes_what_resident_does(machine: TorchMachine, model: 
     expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
     assert all(r.finite for r in expected.ranks)
     for plain in POLICIES:
+        execution = machine.execute(build(workload, policy_of(plain), 2))
+        assert [r.output for r in execution.ranks] == [r.output for r in expected.ranks], plain
+        assert all(r.landed for r in execution.ranks), plain
+
+
+@pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_a_batch_is_the_same_bits_under_every_policy(machine: TorchMachine, model: str, parallelism: str) -> None:
+    workload = tiny(model, parallelism, steps=1, batch=3)
+    expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
+    assert all(r.finite for r in expected.ranks)
+    for plain in (POLICIES[0], POLICIES[4], POLICIES[6], POLICIES[10]):
         execution = machine.execute(build(workload, policy_of(plain), 2))
         assert [r.output for r in execution.ranks] == [r.output for r in expected.ranks], plain
         assert all(r.landed for r in execution.ranks), plain
@@ -188,6 +200,40 @@ def test_ranks_together_compute_what_one_does_alone(model: str) -> None:
         torch.testing.assert_close(mine[local:], full[2 * local :].float(), atol=0.05, rtol=0.05)
 
 
+@pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_a_sample_of_a_batch_is_what_it_is_alone(model: str, parallelism: str) -> None:
+    """The kept matrices of each sample (hidden vectors, text, conditioning) begin and end as those of a batch of 1."""
+    batch, resident = 3, policy_of({"kind": "resident"})
+    together = Ranks(build(tiny(model, parallelism, steps=1, batch=batch), resident, 2))
+    local, hidden, text = 12 if parallelism == "ulysses" else 24, 64, 8
+    cross = load_model(model).blocks[0].kind == "cross"
+    kept = [(local + (0 if cross else text)) * hidden, *([text * hidden] if cross else []), 32]
+    kept = kept if load_model(model).transformer.modulation else kept[:-1]
+    samples = [Ranks(build(tiny(model, parallelism, steps=1), resident, 2)) for _ in range(batch)]
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        """(of the batch, of the sample alone) for every sample, rank and kept matrix."""
+        for number, alone in enumerate(samples):
+            for rank in range(2):
+                start = 0
+                for elements in kept:
+                    theirs = together.after(rank, batch * start + number * elements, elements, exact=True)
+                    yield theirs, alone.after(rank, start, elements, exact=True)
+                    start += -(-elements // 128) * 128
+
+    for ours, single in pairs():
+        single.copy_(ours)
+    before = [ours.clone() for ours, _ in pairs()]
+    together.run()
+    for alone in samples:
+        alone.run()
+    for ours, single in pairs():
+        torch.testing.assert_close(ours, single, atol=0.02, rtol=0.02)
+    changed = [not torch.equal(ours, old) for (ours, _), old in zip(pairs(), before, strict=True)]
+    assert changed == ([True] + [False] * (len(kept) - 1)) * 2 * batch
+
+
 class Ranks:
     """Ranks of one program, run in one thread, so that a test can lay out their activations."""
 
@@ -199,9 +245,9 @@ class Ranks:
         for memory in self.memories:
             memory.randomise()
 
-    def after(self, rank: int, offset: int, elements: int) -> Any:
-        """Activations of `rank` from an element on, in whole places of 128."""
-        start = -(-offset // 128) * 128
+    def after(self, rank: int, offset: int, elements: int, exact: bool = False) -> Any:
+        """Activations of `rank` from an element on, in whole places of 128 unless `exact`."""
+        start = offset if exact else -(-offset // 128) * 128
         return self.memories[rank].buffers["activations"].view(torch.bfloat16)[start : start + elements]
 
     def hidden(self, rank: int, rows: int, columns: int) -> Any:
@@ -217,6 +263,11 @@ class Ranks:
             elif isinstance(command, Collective):
                 buffers = [m.buffers[command.writes[0]].view(torch.bfloat16) for m in self.memories]
                 size, ranks = command.bytes // 2, len(buffers)
+                if command.kind == "all_reduce":
+                    total = torch.stack([b[:size].double() for b in buffers]).sum(0)
+                    for buffer in buffers:
+                        buffer[:size] = total
+                    continue
                 part = size // ranks
                 for i, buffer in enumerate(buffers):
                     for j, other in enumerate(buffers):

@@ -381,7 +381,7 @@ def _crossing(program: RankProgram) -> set[int]:
 def _shape(op: AnyOperation) -> object:
     """What decides which device kernel an operation runs: its kind, its matrices' shapes, what is left out."""
     values = (getattr(op, name) for name in op.__struct_fields__)
-    return type(op), *((v.rows, v.columns, v.stride) if isinstance(v, Matrix) else v for v in values)
+    return type(op), *((v.batch, v.rows, v.columns, v.stride, v.step) if isinstance(v, Matrix) else v for v in values)
 
 
 def _allocated(device: Device) -> int:
