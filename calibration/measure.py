@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
-from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
+from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks, unsupported
 from sim.config import InputError
 from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
@@ -42,14 +42,20 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The scenarios of a scenario file, swept over `settings` ("key.path=values"), or of an experiment file.
 
     Raises:
-        InputError: a file or a setting is wrong, or an experiment comes with settings.
+        InputError: a file or a setting is wrong, an experiment comes with settings, or the torch machine cannot run
+            what a scenario asks for.
     """
     data = read_plain(file)
     if isinstance(data, dict) and "scenario" in data:
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
-        return [p.data for p in load_experiment(str(file)).points(str(file))]
-    return [p.data for p in points(data, parse_axes(settings), str(file))]
+        found = [p.data for p in load_experiment(str(file)).points(str(file))]
+    else:
+        found = [p.data for p in points(data, parse_axes(settings), str(file))]
+    for scenario in found:
+        if (why := unsupported(Scenario.from_plain(scenario, str(file)).program())) is not None:
+            raise InputError(str(file), "workload", f"cannot be measured: {why}")
+    return found
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
@@ -140,9 +146,9 @@ class _Machines:
     def __enter__(self) -> _Machines:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.machine:
-            self.machine.close()
+            self.machine.close(10 if kind is None else 0)
 
     def of(self, world_size: int) -> TorchMachine:
         """A machine of `world_size` ranks."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,16 @@ class _BadInput(click.ClickException):
     """One line on stderr and exit code 2."""
 
     exit_code = 2
+
+
+class _Seconds(click.FloatRange):
+    """A finite number of seconds in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:  # NaN is in every range
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return number
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -335,7 +346,7 @@ def validate(
 )
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
-@click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
+@click.option("--timeout", type=_Seconds(1, 1e6), default=120.0, show_default=True, help="Seconds a run may take.")
 @_guarded
 def measure(
     files: tuple[Path, ...],
@@ -352,7 +363,7 @@ def measure(
     from sim.report.tables import print_measured, progress
 
     chosen = [data for file in files for data in scenarios(file, settings)]
-    with progress(len(plan(chosen)), "cases") as advance:
+    with _resumable(out, "cases"), progress(len(plan(chosen)), "cases") as advance:
         cases = run_all(chosen, out, runs, device, advance, timeout)
     print_measured(cases)
     click.echo(f"data set: {out.resolve()}", err=True)
@@ -364,11 +375,20 @@ def measure(
 @click.option("--name", default="this-host", show_default=True, help="Name of the profile.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; as NAME unless given.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and repeats.")
-@click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use; all there are unless given.")
+@click.option("--gpus", type=click.IntRange(1, 1024), help="How many GPUs to use; all there are unless given.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to probe: a CPU only to try the way.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
 @click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
 @_guarded
-def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool) -> None:
+def calibrate(
+    name: str,
+    out: Path | None,
+    quick: bool,
+    gpus: int | None,
+    device: Literal["cuda", "cpu"] | None,
+    dry_run: bool,
+    fit_only: bool,
+) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
     _needs("scipy", *(() if fit_only else ("torch",)))
     from calibration import calibrate as steps
@@ -377,13 +397,13 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
 
     folder = out or Path(name)
     if dry_run:
-        click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
+        click.echo("\n".join(listing(steps.dry_run(quick, gpus, device))))
         return
     if fit_only:
         written = steps.refit(folder, name)
     else:
-        cases = steps.dry_run(quick, gpus)
-        with progress(len(cases), "probes") as advance:
+        cases = steps.dry_run(quick, gpus, device)
+        with _resumable(folder, "probes"), progress(len(cases), "probes") as advance:
             done: set[str] = set()
 
             def show(case: ProbeCase, row: ProbeRow | None) -> None:
@@ -391,11 +411,17 @@ def calibrate(name: str, out: Path | None, quick: bool, gpus: int | None, dry_ru
                     done.add(case.name)
                     advance(len(done))
 
-            written = steps.calibrate(folder, name, quick, show, gpus)
+            written = steps.calibrate(folder, name, quick, show, gpus, device)
     for case, reason in written.calibrated.rejected.items():
         click.echo(f"left out: {case}: {reason}", err=True)
     click.echo(f"profile: {written.profile.resolve()}", err=True)
     click.echo(f"residuals: {written.residuals.resolve()}", err=True)
+    if written.stand_in:
+        click.echo(
+            f"{name} is a stand-in: CPU threads were measured in place of GPUs, its times mean nothing. "
+            "Predict nothing with it.",
+            err=True,
+        )
 
 
 @main.command()
@@ -443,6 +469,16 @@ def _needs(*packages: str) -> None:
         extras = {"torch": "torch", "scipy": "calibrate"}
         wanted = ",".join(extras[name] for name in missing)
         raise _Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
+
+
+@contextmanager
+def _resumable(folder: Path, what: str) -> Iterator[None]:
+    """Ctrl-C ends with exit code 1 and where the results are."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{folder} holds the {what} that have finished, the same command goes on from there"
+        raise _Failure(f"stopped: {kept}") from None
 
 
 def _share(text: str) -> float:

@@ -135,7 +135,9 @@ def _gelu(x, step, stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-unt
 def gelu(x: torch.Tensor) -> None:
     """x = gelu(x) in place (tanh formula), for x [(samples,) rows, columns]."""
     batch, rows, columns = samples(x).shape
-    _gelu[(rows, triton.cdiv(columns, BLOCK), batch)](x, _step(samples(x)), x.stride(-2), columns, WIDTH=BLOCK, num_warps=8)
+    _gelu[(rows, triton.cdiv(columns, BLOCK), batch)](
+        x, _step(samples(x)), x.stride(-2), columns, WIDTH=BLOCK, num_warps=8
+    )
 
 
 @triton.jit

@@ -26,7 +26,6 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
-    ProgramError,
     RankProgram,
     RecordEvent,
     WaitEvent,
@@ -169,13 +168,8 @@ class Runner:
     def _kernel(self, command: Kernel) -> Call:
         if command.ops:
             calls = self._calls(command)
-        elif command.seconds is not None:
-            calls = [self.device.spin(command.seconds / command.launches)] * command.launches
         else:
-            raise ProgramError(
-                f"kernel {command.name!r} gives FLOP and bytes but not what it computes: give seconds, or a model with "
-                "batch 1"
-            )
+            calls = [self.device.spin((command.seconds or 0.0) / command.launches)] * command.launches
 
         def launch() -> None:
             for call in calls:
