@@ -53,8 +53,11 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
     else:
         found = [p.data for p in points(data, parse_axes(settings), str(file))]
     for scenario in found:
-        if (why := unsupported(Scenario.from_plain(scenario, str(file)).program())) is not None:
+        program = Scenario.from_plain(scenario, str(file)).program()
+        if (why := unsupported(program)) is not None:
             raise InputError(str(file), "workload", f"cannot be measured: {why}")
+        if (steps := len(program.ranks[0].step_events) - 1) < 2:
+            raise InputError(str(file), "workload.steps", f"is {steps}, expected at least 2: a run's first does not count")
     return found
 
 

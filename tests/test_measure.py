@@ -112,7 +112,7 @@ def test_a_case_that_fails_is_written_and_the_others_go_on(tmp_path: Path) -> No
 def test_a_batch_of_a_model_is_measured(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     file, out = tmp_path / "s.yaml", tmp_path / "set"
-    model = {"model": "pixart-xl-2", "height": 64, "width": 64, "layers": 1, "text_tokens": 8, "batch": 2, "steps": 1}
+    model = {"model": "pixart-xl-2", "height": 64, "width": 64, "layers": 1, "text_tokens": 8, "batch": 2, "steps": 2}
     file.write_text(yaml.safe_dump({**SCENARIO, "workload": model, "policy": {"kind": "sharded"}}))
     done = run("measure", str(file), "--out", str(out), "--device", "cpu", "--runs", "1")
     assert done.returncode == 0, done.stderr
@@ -130,6 +130,10 @@ def test_what_cannot_be_measured_is_refused_before_anything_starts(tmp_path: Pat
     assert (done.returncode, done.stdout) == (2, "")
     [told] = done.stderr.splitlines()
     assert told.startswith(f"Error: {bad}: workload: cannot be measured: kernel 'mm' gives FLOP and bytes but not what")
+    bad.write_text(yaml.safe_dump({**SCENARIO, "workload": {**SCENARIO["workload"], "steps": 1}}))
+    done = run("measure", str(good), str(bad), "--out", str(out), "--device", "cpu")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"Error: {bad}: workload.steps: is 1, expected at least 2: a run's first does not count\n"
     assert not out.exists()
 
 
