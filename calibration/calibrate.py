@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.page import residual_page
@@ -15,6 +15,9 @@ from sim.config import InputError
 from sim.datasets.probe_rows import RAW, Row, RowError, load_rows
 from sim.output import write_atomically
 from sim.profile_check import check_profile, summaries
+
+if TYPE_CHECKING:
+    from calibration.torch_machine import Kind
 
 RESIDUALS = "residuals.html"
 """The page of residuals in a calibration's folder."""
@@ -29,14 +32,17 @@ class Written(NamedTuple):
     residuals: Path
     contradictions: tuple[str, ...]
     """Tables of the profile that its resources do not allow, in words: see `sim.profile_check`."""
+    stand_in: bool
+    """Whether CPU threads were measured in place of GPUs: the profile's times mean nothing."""
 
 
-def dry_run(quick: bool = False, gpus: int | None = None) -> list[ProbeCase]:
+def dry_run(quick: bool = False, gpus: int | None = None, kind: Kind | None = None) -> list[ProbeCase]:
     """The cases that `calibrate` would run here, each with the seconds that it is expected to take."""
     from calibration.torch_machine import devices
 
-    kind, found = devices()
-    return plan(gpus or found, quick, kind)
+    found, count = devices()
+    chosen = kind or found
+    return plan(gpus or (count if chosen == found else 1), quick, chosen)
 
 
 def calibrate(
@@ -45,11 +51,13 @@ def calibrate(
     quick: bool = False,
     progress: Progress = lambda case, row: None,
     gpus: int | None = None,
+    kind: Kind | None = None,
 ) -> Written:
     """Measure this host and write `name`.yaml, raw.jsonl and residuals.html into the folder `out`.
 
     A run that was cut off goes on where it was. `progress` is called before each case with None and after it with its
-    row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given.
+    row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given. `kind` is "cuda" or "cpu", what
+    there is unless given; a CPU stands in for GPUs where only the way is to be tried.
 
     Raises:
         MachineError, ProbeError: the probes cannot be run.
@@ -59,8 +67,8 @@ def calibrate(
         OSError: a file cannot be written.
     """
     _check_name(name)
-    cases = dry_run(quick, gpus)
-    rows = run(cases, out, progress)
+    cases = dry_run(quick, gpus, kind)
+    rows = run(cases, out, progress, kind)
     return write(rows, out, name)
 
 
@@ -88,7 +96,8 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     sources = f"Sources name rows of {RAW}; {RESIDUALS} shows how well the numbers fit them."
     remarks = f"Written by chunkflow-sim.\n{about}. {sources}"
     said = tuple(summaries(check_profile(calibrated.profile)))
-    written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS, said)
+    stand_in = any(row.device == "cpu" for row in rows)
+    written = Written(calibrated, out / f"{name}.yaml", out / RAW, out / RESIDUALS, said, stand_in)
     profile, page = to_yaml(calibrated.plain, remarks), residual_page(calibrated, rows)
     write_atomically(written.profile, profile)
     write_atomically(written.residuals, page)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
-from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks
+from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks, unsupported
 from sim.config import InputError
 from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
 from sim.experiment import load_experiment
@@ -42,14 +42,25 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The scenarios of a scenario file, swept over `settings` ("key.path=values"), or of an experiment file.
 
     Raises:
-        InputError: a file or a setting is wrong, or an experiment comes with settings.
+        InputError: a file or a setting is wrong, an experiment comes with settings, or the torch machine cannot run
+            what a scenario asks for.
     """
     data = read_plain(file)
     if isinstance(data, dict) and "scenario" in data:
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
-        return [p.data for p in load_experiment(str(file)).points(str(file), fitting=False)]
-    return [p.data for p in points(data, parse_axes(settings), str(file), fitting=False)]
+        found = [p.data for p in load_experiment(str(file)).points(str(file), fitting=False)]
+    else:
+        found = [p.data for p in points(data, parse_axes(settings), str(file), fitting=False)]
+    for scenario in found:
+        program = Scenario.from_plain(scenario, str(file)).program()
+        if (why := unsupported(program)) is not None:
+            raise InputError(str(file), "workload", f"cannot be measured: {why}")
+        if (steps := len(program.ranks[0].step_events) - 1) < 2:
+            raise InputError(
+                str(file), "workload.steps", f"is {steps}, expected at least 2: a run's first does not count"
+            )
+    return found
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
@@ -140,9 +151,9 @@ class _Machines:
     def __enter__(self) -> _Machines:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self.machine:
-            self.machine.close()
+            self.machine.close(10 if kind is None else 0)
 
     def of(self, world_size: int) -> TorchMachine:
         """A machine of `world_size` ranks."""

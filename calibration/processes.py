@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-START_S = 120.0
-"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection."""
+START_S = 300.0
+"""How long processes may take to start, s: contexts of several GPUs, NCCL's first connection, a busy host."""
 
 A = TypeVar("A", bound=msgspec.Struct)
 
@@ -23,9 +27,10 @@ class MachineError(RuntimeError):
 
 
 class Ranks(Generic[A]):
-    """Processes that run `serve(rank, world_size, store, *arguments, pipe)`; `store` is a file that all of them share.
+    """Processes that run `serve(rank, world_size, store, *given, pipe)`; `store` is a file that all of them share.
 
     Each sends an `answer` when it has started and one for each job; `failure` gives the error that one stands for.
+    Ctrl-C reaches this process alone, which ends them.
 
     Raises:
         MachineError: they do not start.
@@ -35,7 +40,7 @@ class Ranks(Generic[A]):
         self,
         world_size: int,
         serve: Callable[..., None],
-        arguments: Sequence[Any],
+        given: Sequence[Any],
         answer: type[A],
         failure: Callable[[A], Exception | None],
     ) -> None:
@@ -46,14 +51,16 @@ class Ranks(Generic[A]):
         store = str(Path(self._folder.name) / "store")
         self._pipes: list[Any] = []
         self._processes: list[Any] = []
-        for rank in range(world_size):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(rank, world_size, store, *arguments, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
-            self._processes.append(process)
         try:
+            with _apart():
+                for rank in range(world_size):
+                    mine, theirs = context.Pipe()
+                    arguments = (rank, world_size, store, *given, theirs)
+                    process = context.Process(target=serve, args=arguments, daemon=True)
+                    process.start()
+                    theirs.close()
+                    self._pipes.append(mine)
+                    self._processes.append(process)
             self.first = self._answers(self._pipes, START_S)[0]
         except BaseException:
             self.close(0)
@@ -101,3 +108,20 @@ class Ranks(Generic[A]):
                 if failure := self._failure(answers[rank]):
                     raise failure
         return [answers[rank] for rank in range(len(pipes))]
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Processes that start meanwhile do not hear Ctrl-C, and import nothing from the working directory."""
+    path = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    resource_tracker.ensure_running()  # which starts with the first process, and then lets Ctrl-C through again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = path

@@ -43,6 +43,16 @@ class _BadInput(click.ClickException):
     exit_code = 2
 
 
+class _Seconds(click.FloatRange):
+    """A finite number of seconds in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if number != number:  # NaN is in every range
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return number
+
+
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     """Turn the errors a user can cause into one message and the promised exit code."""
 
@@ -292,7 +302,7 @@ def sweep(
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    with _resumable(out):
+    with _resumable(out, "points"):
         from sim.scenario import read_plain
         from sim.sweep import parse_axes, points
 
@@ -325,7 +335,7 @@ def experiment(
     if name is None:
         print_experiments({n: load_experiment(n).title for n in shipped()})
         return
-    with _resumable(out):
+    with _resumable(out, "points"):
         chosen = load_experiment(name)
         points = chosen.points(name)
 
@@ -419,7 +429,7 @@ def validate(
 )
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
-@click.option("--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds a run may take.")
+@click.option("--timeout", type=_Seconds(1, 1e6), default=120.0, show_default=True, help="Seconds a run may take.")
 @_force
 @_guarded
 def measure(
@@ -441,7 +451,7 @@ def measure(
 
     chosen = [data for file in files for data in scenarios(file, settings)]
     _check_outputs(force, ("--out", out / CASES, "RECORDS"), ("--out", out / HOST, "ORIGIN"))
-    with progress(len(plan(chosen)), "cases") as advance:
+    with _resumable(out, "cases"), progress(len(plan(chosen)), "cases") as advance:
         cases = run_all(chosen, out, runs, device, advance, timeout)
     print_measured(cases)
     _say(f"data set: {out.resolve()}")
@@ -453,13 +463,21 @@ def measure(
 @click.option("--name", default="this-host", show_default=True, help="Name of the profile.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; as NAME unless given.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and repeats.")
-@click.option("--gpus", type=click.IntRange(1), help="How many GPUs to use; all there are unless given.")
+@click.option("--gpus", type=click.IntRange(1, 1024), help="How many GPUs to use; all there are unless given.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to probe: a CPU only to try the way.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
 @click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
 @_force
 @_guarded
 def calibrate(
-    name: str, out: Path | None, quick: bool, gpus: int | None, dry_run: bool, fit_only: bool, force: bool
+    name: str,
+    out: Path | None,
+    quick: bool,
+    gpus: int | None,
+    device: Literal["cuda", "cpu"] | None,
+    dry_run: bool,
+    fit_only: bool,
+    force: bool,
 ) -> None:
     """Measure this host's links, collectives and costs, and write its profile, the raw rows and their residuals."""
     _needs("scipy", *(() if fit_only else ("torch",)))
@@ -470,7 +488,7 @@ def calibrate(
 
     folder = out or Path(name)
     if dry_run:
-        click.echo("\n".join(listing(steps.dry_run(quick, gpus))))
+        click.echo("\n".join(listing(steps.dry_run(quick, gpus, device))))
         return
     raw, profile, page = ("--out", folder / RAW, "RECORDS"), folder / f"{name}.yaml", folder / steps.RESIDUALS
     made = (("--out", profile, "PROFILE"), ("--out", page, "PAGE"))
@@ -478,8 +496,8 @@ def calibrate(
     if fit_only:
         written = steps.refit(folder, name)
     else:
-        cases = steps.dry_run(quick, gpus)
-        with progress(len(cases), "probes") as advance:
+        cases = steps.dry_run(quick, gpus, device)
+        with _resumable(folder, "probes"), progress(len(cases), "probes") as advance:
             done: set[str] = set()
 
             def show(case: ProbeCase, row: ProbeRow | None) -> None:
@@ -487,13 +505,18 @@ def calibrate(
                     done.add(case.name)
                     advance(len(done))
 
-            written = steps.calibrate(folder, name, quick, show, gpus)
+            written = steps.calibrate(folder, name, quick, show, gpus, device)
     for case, reason in written.calibrated.rejected.items():
         _say(f"left out: {case}: {reason}")
     for said in written.contradictions:
         _say(f"the profile contradicts itself: {said}")
     _say(f"profile: {written.profile.resolve()}")
     _say(f"residuals: {written.residuals.resolve()}")
+    if written.stand_in:
+        _say(
+            f"{name} is a stand-in: CPU threads were measured in place of GPUs, its times mean nothing. "
+            "Predict nothing with it."
+        )
 
 
 @main.command()
@@ -601,13 +624,13 @@ def _load(file: Path) -> tuple[Scenario, Profile]:
 
 
 @contextmanager
-def _resumable(out: Path | None) -> Iterator[None]:
-    """Let Ctrl-C end a sweep with a message that says what becomes of its rows."""
+def _resumable(out: Path | None, what: str) -> Iterator[None]:
+    """Let Ctrl-C end a run with a message that says where the `what` are that have finished."""
     try:
         yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would break off the message
-        kept = f": {out} holds the points that have finished, the same command goes on from there"
+        kept = f": {out} holds the {what} that have finished, the same command goes on from there"
         raise _Failure(f"stopped{kept if out and out.exists() else ''}") from None
 
 

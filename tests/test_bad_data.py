@@ -524,7 +524,7 @@ def test_results_of_something_else(content: bytes, command: str) -> None:
 
 
 @pytest.mark.usefixtures("_torch")
-@pytest.mark.parametrize("args", [["--runs", "0"], ["--timeout", "0"], ["--device", "tpu"], ["--timeout", "x"], ["-x"]])
+@pytest.mark.parametrize("args", [["--runs", "0"], ["--runs", "nan"], ["--device", "tpu"], ["-x"], *(["--timeout", t] for t in ("0", "-5", "x", "nan", "inf", "1e300"))], ids=" ".join)  # fmt: skip
 def test_wrong_options(args: list[str]) -> None:
     write("s.yaml", SCENARIO)
     answered([*MEASURE, *args], 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from typing import Any
@@ -15,10 +16,10 @@ from sim.hardware import load_profile
 from sim.models import Named, block_bytes, load_model, parameters, shipped
 from sim.models.blocks import Block, Setup, block
 from sim.program import Kernel
-from sim.program.ops import WEIGHTS, Linear, Normalise
+from sim.program.ops import WEIGHTS, AnyOperation, Attention, Linear, Matrix, Normalise, Permute
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.workload import CollectiveOp, Compute, Layer
+from sim.workload import CollectiveOp, Compute, Layer, collective_buffer
 
 # Parameters of the released transformers (safetensors metadata, or the total size of their index in fp32), and MB per
 # block in bf16 as listed for the models; neither is read from our data files.
@@ -230,6 +231,48 @@ def test_a_batch_multiplies_work_traffic_and_activations(name: str, parallelism:
         assert flops(triple) == 3 * flops(single)
         assert small_bytes(triple) == 3 * small_bytes(single)
         assert [c.bytes for c in collectives(triple)] == [3 * c.bytes for c in collectives(single)]
+
+
+def work(op: AnyOperation) -> tuple[int, int]:
+    """(FLOP, bytes moved) of an operation that reads each operand once and writes each result once, vectors apart."""
+    if isinstance(op, Linear):
+        return 2 * op.x.elements * op.y.columns, 2 * (op.x.elements + op.weight.elements + op.y.elements)
+    if isinstance(op, Attention):
+        flops = 4 * op.q.batch * op.q.rows * op.k.rows * op.q.columns
+        return flops, 2 * (op.q.elements + op.k.elements + op.v.elements + op.y.elements)
+    if isinstance(op, Normalise):
+        written = [m for m in (op.residual and op.x, op.y) if m]
+        return 0, 2 * sum(m.elements for m in (op.x, op.residual, *written) if m)
+    if isinstance(op, Permute):
+        assert op.x.elements == op.y.elements == math.prod(op.shape)
+        return 0, 2 * (op.x.elements + op.y.elements)
+    return 0, 2 * 2 * op.x.elements
+
+
+def extent(matrix: Matrix, ranks: int) -> int:
+    """Bytes of its buffer up to the end of a matrix."""
+    last = (matrix.batch - 1) * matrix.step + (matrix.rows - 1) * matrix.stride + matrix.columns
+    return 2 * (matrix.offset + (ranks - 1) * matrix.per_rank + last)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
+def test_what_is_counted_is_what_is_computed(name: str, parallelism: str, batch: int) -> None:
+    workload = named(name, batch=batch, parallelism=parallelism).resolve(2)
+    for layer in set(workload.layers):
+        buffers = {WEIGHTS: layer.bytes, "activations": workload.activation_bytes}
+        for c in collectives(layer):
+            apart = 2 if c.kind == "all_to_all" else 1
+            buffers[collective_buffer(c.kind, int(c.bytes))] = apart * int(c.bytes)
+        read_or_written = {m.buffer for item in computes(layer) for op in item.ops for m in op.operands()}
+        assert read_or_written == buffers.keys()
+        for item in computes(layer):
+            assert item.launches == len(item.ops)
+            flops, moved = (sum(part) for part in zip(*map(work, item.ops), strict=True))
+            assert (float(item.flops or 0), item.bytes) == (flops, moved), item.name
+            for matrix in (m for op in item.ops for m in op.operands()):
+                assert 0 < extent(matrix, 2) <= buffers[matrix.buffer], (item.name, matrix)
 
 
 def test_tokens_that_do_not_divide_are_padded() -> None:

@@ -182,7 +182,7 @@ def probes(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate()
     return process.returncode, out, err
 
 
@@ -193,10 +193,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_two_processes_measure_everything_and_a_killed_run_goes_on(tmp_path: Path) -> None:
     arguments = ("--run", tmp_path, "--gpus", "2", "--quick")
     killed = probes(*arguments)
-    deadline = time.monotonic() + 60
     while len(lines(tmp_path / RAW)) < 15:
         assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -314,7 +312,7 @@ def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> 
             _run_again(case, pool, journal, lambda case, row: None)
         assert len(journal.done()) == 4
     kept = {r.case.removeprefix("copy/"): r for r in load_rows(tmp_path / RAW)}
-    assert 0 < seconds(kept.pop("slow")) < 10
+    assert 0 < seconds(kept.pop("slow")) < seconds(before["slow"])
     assert kept == {name: before[name] for name in kept}
     written = lines(tmp_path / RAW)
     tried = Counter(line["case"].removeprefix("copy/") for line in written)

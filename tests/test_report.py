@@ -329,7 +329,7 @@ def in_browser(source: str, folder: Path) -> tuple[str, list[str]]:
         f"--user-data-dir={folder / 'profile'}",
         "--dump-dom",
     ]
-    done = subprocess.run([CHROMIUM, *options, file.as_uri()], capture_output=True, text=True, timeout=90, check=True)
+    done = subprocess.run([CHROMIUM, *options, file.as_uri()], capture_output=True, text=True, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 

@@ -210,17 +210,17 @@ def test_files_that_change_or_vanish_during_a_sweep_change_no_row(tmp_path: Path
 
 def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
-    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+4KiB", "--workers", "2")
+    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+2KiB", "--workers", "2")
     until(running, lambda: len(rows(tmp_path)) > 1)
     os.kill(children(running.pid)[0], signal.SIGKILL)
     out, error = running.communicate()
-    assert (running.returncode, error) == (1, "Error: 1 of 8 points failed\n")
+    assert (running.returncode, error) == (1, "Error: 1 of 15 points failed\n")
     assert out.count("failed: ") == out.count(DIED) == 1
     done = chunkflow(
-        "sweep", "s.yaml", "--set", "policy.chunk_bytes=48KiB..76KiB:+4KiB", "--out", "rows.csv", cwd=tmp_path
+        "sweep", "s.yaml", "--set", "policy.chunk_bytes=48KiB..76KiB:+2KiB", "--out", "rows.csv", cwd=tmp_path
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+4KiB")
+    assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+2KiB")
 
 
 def test_a_worker_that_is_killed_while_it_starts_costs_one_point_at_most(chunkflow: Command, tmp_path: Path) -> None:
@@ -292,20 +292,20 @@ def test_ctrl_c_before_anything_runs_shows_no_traceback(chunkflow: Command, tmp_
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "parent alone"])
 def test_ctrl_c_stops_at_once_and_says_where_the_rows_are(everyone: bool, chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
-    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "2")
+    running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "2")
     until(running, lambda: len(rows(tmp_path)) > 2)
     workers = children(running.pid)
     (os.killpg if everyone else os.kill)(running.pid, signal.SIGINT)
     out, error = running.communicate()
     told = "Error: stopped: rows.csv holds the points that have finished, the same command goes on from there\n"
     assert (running.returncode, out, error) == (1, "", told)
-    assert 3 <= len(rows(tmp_path)) < 62
+    assert 3 <= len(rows(tmp_path)) < 3842
     assert len(workers) == 2 and not any(Path(f"/proc/{w}").exists() for w in workers)
 
 
 def test_workers_end_when_the_process_they_work_for_is_killed(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
-    axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "2"]
+    axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "2"]
     running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(running, lambda: len(rows(tmp_path)) > 2)
     workers = children(running.pid)
@@ -322,11 +322,11 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
     times, held = random.Random(5), 1
     for _ in range(5):
         running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        goal = held + times.randint(1, 80)
+        goal = min(held + times.randint(1, 80), 501)
         until(running, lambda goal=goal: len(rows(tmp_path)) >= goal)  # type: ignore[misc]
         time.sleep(times.uniform(0, 0.02))
         os.killpg(running.pid, signal.SIGKILL)
-        assert running.wait() == -signal.SIGKILL
+        assert running.wait() in (-signal.SIGKILL, 0), "it may have ended before it was killed"
         identities = [line.split(",")[0] for line in rows(tmp_path)]
         assert len(identities) == len(set(identities)) >= goal
         held = len(identities)
@@ -340,14 +340,14 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
 
 def test_the_file_of_a_sweep_that_runs_is_nobody_elses(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
-    axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+1KiB", "--workers", "1"]
+    axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "1"]
     running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(running, lambda: len(rows(tmp_path)) > 2)
+    os.killpg(running.pid, signal.SIGSTOP)  # however slow the others are, it has not ended
     told = "Error: rows.csv: another run is writing to it: wait until it has ended, or give another --out\n"
     for _ in range(2):  # the one that gives up does not let go of what it has not held
         second = chunkflow("sweep", "s.yaml", *axis, "--out", "rows.csv", cwd=tmp_path)
         assert (second.returncode, second.stdout, second.stderr) == (2, "", told)
-    assert running.poll() is None, "too few points to have two runs at once"
     running.kill()
     running.wait()
     before = rows(tmp_path)

@@ -33,7 +33,7 @@ MODELS = {
 }
 
 
-def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: int = 2) -> Workload:
+def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: int = 2, batch: int = 1) -> Workload:
     """One layer of each kind of `model`, twice, at a width of 64 and a head of 16."""
     shapes = load_model(model)
     small = {"hidden": 64, "heads": 4, "ffn": 128, "modulation": min(shapes.transformer.modulation, 32)}
@@ -42,10 +42,10 @@ def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: i
         transformer=msgspec.structs.replace(shapes.transformer, **small),
         blocks=tuple(msgspec.structs.replace(b, small_parameters=256) for b in shapes.blocks),
     )
-    setup = Setup(shapes, parallelism, world_size, 1, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
+    setup = Setup(shapes, parallelism, world_size, batch, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
     blocks = [block(setup, shape) for shape in shapes.blocks]
-    activations = 2 * max(b.activations for b in blocks)
-    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, 2 * max(b.scratch for b in blocks))
+    activations, scratch = (2 * batch * max(sizes) for sizes in zip(*[b[1:] for b in blocks], strict=True))
+    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, scratch)
 
 
 POLICIES: list[dict[str, Any]] = [
@@ -93,13 +93,13 @@ EXPLICIT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[TorchMachine]:
-    with TorchMachine(2, "cpu", timeout_s=60) as made:
+    with TorchMachine(2, "cpu", timeout_s=300) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def alone() -> Iterator[TorchMachine]:
-    with TorchMachine(1, "cpu", timeout_s=60) as made:
+    with TorchMachine(1, "cpu", timeout_s=300) as made:
         yield made
 
 
@@ -110,6 +110,18 @@ def test_every_policy_computes_what_resident_does(machine: TorchMachine, model: 
     expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
     assert all(r.finite for r in expected.ranks)
     for plain in POLICIES:
+        execution = machine.execute(build(workload, policy_of(plain), 2))
+        assert [r.output for r in execution.ranks] == [r.output for r in expected.ranks], plain
+        assert all(r.landed for r in execution.ranks), plain
+
+
+@pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_a_batch_is_the_same_bits_under_every_policy(machine: TorchMachine, model: str, parallelism: str) -> None:
+    workload = tiny(model, parallelism, steps=1, batch=3)
+    expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
+    assert all(r.finite for r in expected.ranks)
+    for plain in (POLICIES[4], POLICIES[6], POLICIES[10]):
         execution = machine.execute(build(workload, policy_of(plain), 2))
         assert [r.output for r in execution.ranks] == [r.output for r in expected.ranks], plain
         assert all(r.landed for r in execution.ranks), plain
@@ -159,8 +171,9 @@ def test_a_collective_starts_when_the_last_rank_has_come(machine: TorchMachine) 
 
     timeline = machine.execute(Program((rank(0.0), rank(0.2))), instrumented=True).timeline
     early, late = (timeline.commands(r, Collective)[0][0] for r in (0, 1))
-    assert early.ready == pytest.approx(late.start)
-    assert early.ready - early.start > 0.1 > late.ready - late.start
+    # rank 1 works before it comes; on a busy machine rank 0 may come later still
+    assert early.ready == pytest.approx(max(early.start, late.start))
+    assert late.ready == pytest.approx(max(early.start, late.start))
 
 
 @pytest.mark.parametrize("model", ["wan2.1-1.3b", "hunyuanvideo"])
@@ -183,8 +196,42 @@ def test_ranks_together_compute_what_one_does_alone(model: str) -> None:
     halves.run()
     for rank in range(2):
         mine = halves.hidden(rank, local + words, hidden).float()
-        torch.testing.assert_close(mine[:local], full[rank * local : (rank + 1) * local].float(), atol=0.05, rtol=0.05)
-        torch.testing.assert_close(mine[local:], full[2 * local :].float(), atol=0.05, rtol=0.05)
+        assert torch.equal(mine[:local], full[rank * local : (rank + 1) * local].float())
+        assert torch.equal(mine[local:], full[2 * local :].float())
+
+
+@pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_a_sample_of_a_batch_is_what_it_is_alone(model: str, parallelism: str) -> None:
+    """The kept matrices of each sample (hidden vectors, text, conditioning) begin and end as those of a batch of 1."""
+    batch, resident = 3, policy_of({"kind": "resident"})
+    together = Ranks(build(tiny(model, parallelism, steps=1, batch=batch), resident, 2))
+    local, hidden, text = 12 if parallelism == "ulysses" else 24, 64, 8
+    cross = load_model(model).blocks[0].kind == "cross"
+    kept = [(local + (0 if cross else text)) * hidden, *([text * hidden] if cross else []), 32]
+    kept = kept if load_model(model).transformer.modulation else kept[:-1]
+    samples = [Ranks(build(tiny(model, parallelism, steps=1), resident, 2)) for _ in range(batch)]
+
+    def pairs() -> Iterator[tuple[Any, Any]]:
+        """(of the batch, of the sample alone) for every sample, rank and kept matrix."""
+        for number, alone in enumerate(samples):
+            for rank in range(2):
+                start = 0
+                for elements in kept:
+                    theirs = together.after(rank, batch * start + number * elements, elements, exact=True)
+                    yield theirs, alone.after(rank, start, elements, exact=True)
+                    start += -(-elements // 128) * 128
+
+    for ours, single in pairs():
+        single.copy_(ours)
+    before = [ours.clone() for ours, _ in pairs()]
+    together.run()
+    for alone in samples:
+        alone.run()
+    for ours, single in pairs():
+        assert torch.equal(ours, single)
+    changed = [not torch.equal(ours, old) for (ours, _), old in zip(pairs(), before, strict=True)]
+    assert changed == ([True] + [False] * (len(kept) - 1)) * 2 * batch
 
 
 class Ranks:
@@ -194,13 +241,15 @@ class Ranks:
         device = CpuDevice()
         self.program = program.ranks[0]
         host = HostWeights(device, [w.bytes for w in self.program.weights])
+        # large enough that what is exchanged counts beside the hidden vectors it is added to
+        host.memory.view(torch.bfloat16).normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
         self.memories = [Memory(device, self.program, host, rank) for rank in range(program.world_size)]
         for memory in self.memories:
             memory.randomise()
 
-    def after(self, rank: int, offset: int, elements: int) -> Any:
-        """Activations of `rank` from an element on, in whole places of 128."""
-        start = -(-offset // 128) * 128
+    def after(self, rank: int, offset: int, elements: int, exact: bool = False) -> Any:
+        """Activations of `rank` from an element on, in whole places of 128 unless `exact`."""
+        start = offset if exact else -(-offset // 128) * 128
         return self.memories[rank].buffers["activations"].view(torch.bfloat16)[start : start + elements]
 
     def hidden(self, rank: int, rows: int, columns: int) -> Any:
@@ -216,6 +265,11 @@ class Ranks:
             elif isinstance(command, Collective):
                 buffers = [m.buffers[command.writes[0]].view(torch.bfloat16) for m in self.memories]
                 size, ranks = command.bytes // 2, len(buffers)
+                if command.kind == "all_reduce":
+                    total = torch.stack([b[:size].double() for b in buffers]).sum(0)
+                    for buffer in buffers:
+                        buffer[:size] = total
+                    continue
                 part = size // ranks
                 for i, buffer in enumerate(buffers):
                     for j, other in enumerate(buffers):
@@ -233,9 +287,12 @@ def test_a_deadlock_says_who_waits() -> None:
     builder.wait_flag("compute", "go", 1)
     builder.write_flag("compute", "go", 1)
     builder.record_step("compute")
-    awaited = r"rank 0 has not ended after 1 s: stream 'compute' has not reached event 1"
-    with TorchMachine(1, "cpu", timeout_s=1) as machine, pytest.raises(DeadlockError, match=awaited):
-        machine.run(Program((builder.build(),)))
+    for patience in (1, 10, 100):  # a busy machine may need more than a second to come to the wait
+        with TorchMachine(1, "cpu", timeout_s=patience) as machine, pytest.raises(DeadlockError) as caught:
+            machine.run(Program((builder.build(),)))
+        if "event 0" not in str(caught.value) and "preparing" not in str(caught.value):
+            break
+    assert f"rank 0 has not ended after {patience} s: stream 'compute' has not reached event 1" in str(caught.value)
 
 
 def test_what_cannot_run_is_said(alone: TorchMachine) -> None:

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 
-def run(program: str, *arguments: str, failing: bool = False, timeout_s: float = 30) -> str:
+def run(program: str, *arguments: str, failing: bool = False, timeout_s: float = 120) -> str:
     """What a program prints; nothing where it is missing, or fails (unless `failing`), or takes too long."""
     try:
         done = subprocess.run(

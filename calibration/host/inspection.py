@@ -120,7 +120,7 @@ def _torch() -> Torch | None:
     """What torch says; None where it is not installed or cannot."""
     if find_spec("torch") is None:
         return None
-    said = run(sys.executable, "-c", TORCH, timeout_s=120)
+    said = run(sys.executable, "-c", TORCH)
     try:
         return msgspec.json.decode(said.strip().rpartition("\n")[2], type=Torch)
     except msgspec.MsgspecError:

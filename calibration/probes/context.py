@@ -19,8 +19,11 @@ from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Call, Device, Event, Stream
 from sim.program import CollectiveKind, CopyKind
 
-WATCHDOG_S = 10.0
-"""A gate opens by itself after this long."""
+WATCHDOG_S = 60.0
+"""A gate opens by itself after this long, s: the host issues what it holds within that time even when it is busy."""
+
+MEETING_S = 100.0
+"""How long a rank waits for the others before a case, s."""
 
 
 class Barrier(Protocol):
@@ -135,7 +138,7 @@ class Context:
     def meet(self, ranks: int) -> None:
         """Wait until the first `ranks` ranks are here."""
         if ranks > 1:
-            self._barriers[ranks].wait(timeout=60)
+            self._barriers[ranks].wait(timeout=MEETING_S)
 
     def agree(self, value: float, ranks: int) -> float:
         """The largest `value` of the first `ranks` ranks."""

@@ -185,9 +185,9 @@ class _Pool:
         self._started()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._ranks:
-            self._ranks.close()
+            self._ranks.close(10 if kind is None else 0)
 
     def measure(self, case: ProbeCase, stretch: int) -> _Found:
         """Run `case` on all ranks that it needs."""

@@ -37,8 +37,8 @@ PROBES = {
 }
 """Probe of a case's kind: (context, parameters, stretch of the background) -> what it found."""
 
-GRACE_S = 30.0
-"""A case may take this much longer than expected before its process ends itself, s."""
+GRACE_S = 120.0
+"""A case may take this much longer than expected before its process ends itself, s: more than a gate is closed."""
 
 
 class Job(msgspec.Struct):
@@ -68,7 +68,7 @@ def serve(
         if kind == "cuda":
             for backend in ("flash", "cudnn", "mem_efficient", "math"):
                 getattr(torch.backends.cuda, f"enable_{backend}_sdp")(True)  # a probe chooses by itself
-        join_group(device, rank, world_size, store, minutes=2)
+        join_group(device, rank, world_size, store, minutes=10)
         context = Context(device, rank, world_size, barriers, pools)
         _send(pipe, Answer(gpu=torch.cuda.get_device_name(rank) if kind == "cuda" else "cpu"))
     except Exception as error:

@@ -14,12 +14,13 @@ from typing import Literal, NamedTuple
 
 from calibration.processes import START_S, MachineError, Ranks
 from calibration.torch_machine.runner import RankResult
+from calibration.torch_machine.support import unsupported
 from calibration.torch_machine.worker import Answer, Job, serve
 from sim.machine import DeadlockError
 from sim.program import Program, instrument
 from sim.timeline import Timeline, between_events
 
-__all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices"]
+__all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices", "unsupported"]
 
 Kind = Literal["cuda", "cpu"]
 
@@ -74,10 +75,12 @@ class TorchMachine:
 
         Raises:
             DeadlockError: a rank did not end within `timeout_s`.
-            MachineError: a rank failed; the machine is closed then.
+            MachineError: a rank failed; the machine is closed then. Or the program is `unsupported`.
         """
         if program.world_size != self.world_size:
             raise MachineError(f"the program has {program.world_size} ranks, the machine {self.world_size}")
+        if (why := unsupported(program)) is not None:
+            raise MachineError(why)
         if self.closed:
             raise MachineError("the machine is closed: a rank has failed before")
         run = instrument(program) if instrumented else None
@@ -91,17 +94,17 @@ class TorchMachine:
         try:
             results = [a.result for a in self._ranks.ask(jobs, self.timeout_s + START_S)]
         except BaseException:
-            self.close()
+            self.close(0)  # ranks that wait for one that has failed would never end
             raise
         ranks = tuple(r for r in results if r is not None)
         steps = tuple(tuple(r.events[e] for e in p.step_events) for r, p in zip(ranks, executed.ranks, strict=True))
         spans = between_events(run.brackets, [r.events for r in ranks]) if run else ()
         return Execution(Timeline(executed, spans, steps), ranks)
 
-    def close(self) -> None:
-        """End the processes."""
+    def close(self, patience_s: float = 10.0) -> None:
+        """End the processes; kill those that take longer than `patience_s`."""
         self.closed = True
-        self._ranks.close()
+        self._ranks.close(patience_s)
 
 
 def _failure(answer: Answer) -> Exception | None:

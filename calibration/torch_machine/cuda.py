@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from calibration.torch_machine.device import Call, Device, Event, Physical, Stream
+from calibration.torch_machine.support import FLAGS
 
 try:
     from cuda.bindings import driver
@@ -105,8 +106,6 @@ class CudaDevice(Device):
 
     kind = "cuda"
     backend = "nccl"
-    FLAGS = 64
-    """Words of device memory for flags."""
 
     def __init__(self, index: int) -> None:
         if driver is None:
@@ -114,7 +113,7 @@ class CudaDevice(Device):
         self.torch_device = torch.device("cuda", index)
         torch.cuda.set_device(self.torch_device)
         torch.cuda.init()
-        self._words = torch.zeros(self.FLAGS, dtype=torch.int32, device=self.torch_device)
+        self._words = torch.zeros(FLAGS, dtype=torch.int32, device=self.torch_device)
         self._flags: dict[str, int] = {}
         self._streams: dict[str, _CudaStream] = {}
         self._registered: list[torch.Tensor] = []
@@ -142,8 +141,8 @@ class CudaDevice(Device):
     def flag(self, name: str) -> Any:
         """The device address of a flag."""
         index = self._flags.setdefault(name, len(self._flags))
-        if index >= self.FLAGS:
-            raise RuntimeError(f"a program may have {self.FLAGS} flags")
+        if index >= FLAGS:  # of several programs: each may have as many
+            raise RuntimeError(f"the programs that one machine runs may have {FLAGS} flags in all")
         return driver.CUdeviceptr(self._words.data_ptr() + 4 * index)
 
     def event(self, timed: bool) -> Event:

@@ -18,20 +18,24 @@ BLOCK = 4096
 @triton.jit
 def _normalise(  # type: ignore[no-untyped-def]
     x, y, residual, gate, scale, shift,
-    x_stride, y_stride, residual_stride, columns, gate_width, scale_width, shift_width, epsilon,
+    x_step, x_stride, y_step, y_stride, residual_step, residual_stride, gate_step, scale_step, shift_step,
+    rows, columns, gate_width, scale_width, shift_width, epsilon,
     HAS_RESIDUAL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_Y: tl.constexpr, HAS_SCALE: tl.constexpr,
     HAS_SHIFT: tl.constexpr, RMS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
+    row, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    x += sample * x_step + row * x_stride
     column = tl.arange(0, WIDTH)
     inside = column < columns
-    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_RESIDUAL:
-        added = tl.load(residual + row * residual_stride + column, mask=inside, other=0.0).to(tl.float32)
+        residual += sample * residual_step + row * residual_stride
+        added = tl.load(residual + column, mask=inside, other=0.0).to(tl.float32)
         if HAS_GATE:
+            gate += sample * gate_step
             added *= tl.load(gate + column % gate_width, mask=inside, other=0.0).to(tl.float32)
         value += added
-        tl.store(x + row * x_stride + column, value.to(tl.bfloat16), mask=inside)
+        tl.store(x + column, value.to(tl.bfloat16), mask=inside)
     if HAS_Y:
         mean = 0.0
         if not RMS:
@@ -39,10 +43,23 @@ def _normalise(  # type: ignore[no-untyped-def]
         centred = tl.where(inside, value - mean, 0.0)
         value = centred * tl.rsqrt(tl.sum(centred * centred, 0) / columns + epsilon)
         if HAS_SCALE:
+            scale += sample * scale_step
             value *= 1.0 + tl.load(scale + column % scale_width, mask=inside, other=0.0).to(tl.float32)
         if HAS_SHIFT:
+            shift += sample * shift_step
             value += tl.load(shift + column % shift_width, mask=inside, other=0.0).to(tl.float32)
-        tl.store(y + row * y_stride + column, value.to(tl.bfloat16), mask=inside)
+        y += sample * y_step + row * y_stride
+        tl.store(y + column, value.to(tl.bfloat16), mask=inside)
+
+
+def samples(matrix: torch.Tensor) -> torch.Tensor:
+    """[samples, rows, columns] of a matrix with or without samples."""
+    return matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
+
+
+def _step(matrix: torch.Tensor) -> int:
+    """Elements from a sample to the next; 0 where all share one."""
+    return matrix.stride(0) if matrix.shape[0] > 1 else 0
 
 
 def normalise(
@@ -55,19 +72,24 @@ def normalise(
     rms: bool,
     epsilon: float,
 ) -> None:
-    """x += gate * residual; y = norm(x) * (1 + scale) + shift, for x, y and residual [rows, columns]."""
+    """x += gate * residual; y = norm(x) * (1 + scale) + shift, for x, y and residual [(samples,) rows, columns].
+
+    The vectors are [1, width] for all samples, or [samples, 1, width].
+    """
 
     def width(vector: torch.Tensor | None) -> int:
-        return 1 if vector is None else vector.numel()
+        return 1 if vector is None else vector.shape[-1]
 
     def or_x(operand: torch.Tensor | None) -> torch.Tensor:
-        return x if operand is None else operand
+        return samples(x if operand is None else operand)
 
-    rows, columns = x.shape
-    _normalise[(rows,)](
-        x, or_x(y), or_x(residual), or_x(gate), or_x(scale), or_x(shift),
-        x.stride(0), or_x(y).stride(0), or_x(residual).stride(0), columns,
-        width(gate), width(scale), width(shift), epsilon,
+    batch, rows, columns = samples(x).shape
+    to, added, gates, scales, shifts = map(or_x, (y, residual, gate, scale, shift))
+    _normalise[(rows, batch)](
+        x, to, added, gates, scales, shifts,
+        _step(samples(x)), x.stride(-2), _step(to), to.stride(-2), _step(added), added.stride(-2),
+        _step(gates), _step(scales), _step(shifts),
+        rows, columns, width(gate), width(scale), width(shift), epsilon,
         HAS_RESIDUAL=residual is not None, HAS_GATE=gate is not None, HAS_Y=y is not None,
         HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, RMS=rms,
         WIDTH=triton.next_power_of_2(columns), num_warps=8,
@@ -75,8 +97,9 @@ def normalise(
 
 
 @triton.jit
-def _rotate(x, stride, pairs, head, start, log_base, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _rotate(x, step, stride, pairs, head, start, log_base, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
+    x += tl.program_id(1).to(tl.int64) * step
     pair = tl.arange(0, WIDTH)
     inside = pair < pairs
     word = tl.load(x + row * stride + pair, mask=inside, other=0)  # two neighbours, the first in the low half
@@ -90,16 +113,17 @@ def _rotate(x, stride, pairs, head, start, log_base, WIDTH: tl.constexpr):  # ty
 
 
 def rotate(x: torch.Tensor, head: int, start: int, log_base: float) -> None:
-    """Rotary embedding of x [rows, columns] in place, heads of `head` columns, positions from `start` on."""
-    words = x.view(torch.int32)
-    rows, pairs = words.shape
+    """Rotary embedding of x [(samples,) rows, columns] in place, heads of `head` columns, positions from `start` on."""
+    words = samples(x).view(torch.int32)
+    batch, rows, pairs = words.shape
     width = triton.next_power_of_2(pairs)
-    _rotate[(rows,)](words, words.stride(0), pairs, head, start, log_base, WIDTH=width, num_warps=8)
+    _rotate[(rows, batch)](words, _step(words), words.stride(1), pairs, head, start, log_base, WIDTH=width, num_warps=8)
 
 
 @triton.jit
-def _gelu(x, stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def _gelu(x, step, stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
+    x += tl.program_id(2).to(tl.int64) * step
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = column < columns
     value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
@@ -109,9 +133,11 @@ def _gelu(x, stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-untyped-d
 
 
 def gelu(x: torch.Tensor) -> None:
-    """x = gelu(x) in place (tanh formula), for x [rows, columns]."""
-    rows, columns = x.shape
-    _gelu[(rows, triton.cdiv(columns, BLOCK))](x, x.stride(0), columns, WIDTH=BLOCK, num_warps=8)
+    """x = gelu(x) in place (tanh formula), for x [(samples,) rows, columns]."""
+    batch, rows, columns = samples(x).shape
+    _gelu[(rows, triton.cdiv(columns, BLOCK), batch)](
+        x, _step(samples(x)), x.stride(-2), columns, WIDTH=BLOCK, num_warps=8
+    )
 
 
 @triton.jit

@@ -136,7 +136,10 @@ class Memory:
 
 
 def _strided(memory: torch.Tensor, offset: int, matrix: Matrix) -> torch.Tensor:
-    """[rows, columns] from element `offset` of `memory` on."""
-    elements = (matrix.rows - 1) * matrix.stride + matrix.columns
+    """[rows, columns], of a batch [samples, rows, columns], from element `offset` of `memory` on."""
+    elements = (matrix.batch - 1) * matrix.step + (matrix.rows - 1) * matrix.stride + matrix.columns
     values = memory[offset * BF16 : (offset + elements) * BF16].view(torch.bfloat16)
-    return values.as_strided((matrix.rows, matrix.columns), (matrix.stride, 1))
+    size, strides = (matrix.rows, matrix.columns), (matrix.stride, 1)
+    if matrix.batch == 1:
+        return values.as_strided(size, strides)
+    return values.as_strided((matrix.batch, *size), (matrix.step, *strides))

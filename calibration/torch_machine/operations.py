@@ -23,7 +23,7 @@ LOG_BASE = math.log(10_000.0)
 
 
 class Views(NamedTuple):
-    """Where matrices lie, and for which rank."""
+    """Where matrices lie, and for which rank: [rows, columns] each, or [samples, rows, columns]."""
 
     of: Callable[[Matrix], torch.Tensor]
     rank: int
@@ -45,16 +45,27 @@ def build(op: AnyOperation, views: Views, on_gpu: bool) -> Call:
 
 
 def _linear(op: Linear, views: Views, on_gpu: bool) -> Call:
-    x, y, bias, weight = views.of(op.x), views.of(op.y), views.of(op.bias)[0], views.of(op.weight).t()
-    if on_gpu:
-        return lambda: torch.addmm(bias, x, weight, out=y)
-    return lambda: y.copy_(torch.addmm(bias.double(), x.double(), weight.double()))
+    bias, weight = views.of(op.bias)[0], views.of(op.weight).t()
+    pairs = list(zip(*(_products(views.of(m), op) for m in (op.x, op.y)), strict=True))
+
+    def call() -> None:
+        for x, y in pairs:
+            if on_gpu:
+                torch.addmm(bias, x, weight, out=y)
+            else:
+                y.copy_(torch.addmm(bias.double(), x.double(), weight.double()))
+
+    return call
+
+
+def _products(matrix: torch.Tensor, op: Linear) -> Sequence[torch.Tensor]:
+    """The [rows, columns] of each of a projection's matrix products."""
+    return [matrix.view(-1, matrix.shape[-1])] if op.products == 1 and matrix.dim() == 3 else list(_samples(matrix))
 
 
 def _attention(op: Attention, views: Views, on_gpu: bool) -> Call:
     def heads(matrix: Matrix) -> torch.Tensor:
-        tensor = views.of(matrix)
-        return tensor.unflatten(1, (-1, op.head)).transpose(0, 1).unsqueeze(0)
+        return _samples(views.of(matrix)).unflatten(2, (-1, op.head)).transpose(1, 2)
 
     q, k, v, y = heads(op.q), heads(op.k), heads(op.v), heads(op.y)
     if on_gpu:
@@ -73,11 +84,23 @@ def _permute(op: Permute, views: Views) -> Call:
 
 
 def _as_array(matrix: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """A view of a strided matrix as an array of `shape`, whose first axes make up the rows."""
-    for split in range(1, len(shape)):
-        if math.prod(shape[:split]) == matrix.shape[0]:
-            return matrix.unflatten(1, tuple(shape[split:])).unflatten(0, tuple(shape[:split]))
-    return matrix.view(tuple(shape))  # an axis runs over rows and columns: only a matrix without gaps can be seen so
+    """A view of a strided matrix as an array of `shape`, whose first axes make up the samples, the next the rows."""
+    axes, groups = list(shape), []
+    for size in matrix.shape[:-1]:
+        group: list[int] = []
+        while axes and (not group or math.prod(group) < size):
+            group.append(axes.pop(0))
+        groups.append(group)
+    if not axes or [math.prod(g) for g in groups] != list(matrix.shape[:-1]):
+        return matrix.view(tuple(shape))  # an axis runs over rows and columns: only what has no gaps can be seen so
+    for dim, group in reversed(list(enumerate([*groups, axes]))):
+        matrix = matrix.unflatten(dim, tuple(group))
+    return matrix
+
+
+def _samples(matrix: torch.Tensor) -> torch.Tensor:
+    """[samples, rows, columns] of a matrix."""
+    return matrix if matrix.dim() == 3 else matrix.unsqueeze(0)
 
 
 def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
@@ -92,7 +115,7 @@ def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
         return lambda: normalise(x, y, residual, gate, scale, shift, op.rms, EPSILON)
 
     def vector(value: torch.Tensor) -> torch.Tensor:
-        return value.float().repeat(1, x.shape[1] // value.shape[1])
+        return value.float().tile(x.shape[-1] // value.shape[-1])
 
     def call() -> None:
         value = x.float()
@@ -101,8 +124,8 @@ def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
             x.copy_(value)
         if y is not None:
             if not op.rms:
-                value = value - value.mean(1, keepdim=True)
-            value = value * torch.rsqrt(value.square().mean(1, keepdim=True) + EPSILON)
+                value = value - value.mean(-1, keepdim=True)
+            value = value * torch.rsqrt(value.square().mean(-1, keepdim=True) + EPSILON)
             if scale is not None:
                 value = value * (1 + vector(scale))
             if shift is not None:
@@ -127,11 +150,11 @@ def _rotate(op: Rotate, views: Views, on_gpu: bool) -> Call:
 
         return lambda: rotate(x, op.head, first, LOG_BASE)
 
-    rows, columns = x.shape
+    rows, columns = x.shape[-2:]
     pair = torch.arange(columns // 2)
     angle = torch.arange(first, first + rows)[:, None] * torch.exp(-LOG_BASE * (2 * pair % op.head) / op.head)
     cosine, sine = angle.cos(), angle.sin()
-    pairs = x.unflatten(1, (-1, 2))
+    pairs = x.unflatten(-1, (-1, 2))
 
     def call() -> None:
         first, second = pairs[..., 0].float(), pairs[..., 1].float()

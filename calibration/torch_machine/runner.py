@@ -26,7 +26,6 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
-    ProgramError,
     RankProgram,
     RecordEvent,
     WaitEvent,
@@ -170,13 +169,8 @@ class Runner:
     def _kernel(self, command: Kernel) -> Call:
         if command.ops:
             calls = self._calls(command)
-        elif command.seconds is not None:
-            calls = [self.device.spin(command.seconds / command.launches)] * command.launches
         else:
-            raise ProgramError(
-                f"kernel {command.name!r} gives FLOP and bytes but not what it computes: give seconds, or a model with "
-                "batch 1"
-            )
+            calls = [self.device.spin((command.seconds or 0.0) / command.launches)] * command.launches
 
         def launch() -> None:
             for call in calls:
@@ -385,7 +379,7 @@ def _crossing(program: RankProgram) -> set[int]:
 def _shape(op: AnyOperation) -> object:
     """What decides which device kernel an operation runs: its kind, its matrices' shapes, what is left out."""
     values = (getattr(op, name) for name in op.__struct_fields__)
-    return type(op), *((v.rows, v.columns, v.stride) if isinstance(v, Matrix) else v for v in values)
+    return type(op), *((v.batch, v.rows, v.columns, v.stride, v.step) if isinstance(v, Matrix) else v for v in values)
 
 
 def _allocated(device: Device) -> int:

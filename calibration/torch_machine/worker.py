@@ -56,12 +56,15 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
         except EOFError:
             break
-        sizes = tuple(w.bytes for w in job.program.weights)
-        if host is None or host.sizes != sizes:
-            host = None
-            device.release()
-            host = HostWeights(device, sizes)
-        answer = _run(device, job, host, rank, world_size, pipe, groups)
+        try:
+            sizes = tuple(w.bytes for w in job.program.weights)
+            if host is None or host.sizes != sizes:
+                host = None
+                device.release()
+                host = HostWeights(device, sizes)
+            answer = _run(device, job, host, rank, world_size, pipe, groups)
+        except Exception as error:  # such as pinned memory that there is not
+            answer = Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error}"))
         pipe.send_bytes(msgspec.msgpack.encode(answer))
     dist.destroy_process_group()
     device.close()

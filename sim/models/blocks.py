@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, assert_never
 
 import msgspec
 
-from sim.models.registers import Registers
+from sim.models.registers import Registers, batched
 from sim.models.shapes import BlockShape, Model
 from sim.program import CollectiveKind
 from sim.program.ops import (
@@ -87,7 +87,8 @@ class Block(NamedTuple):
 class _Block:
     """Collects one layer in program order. Neighbouring kernels of one name become one item.
 
-    Matrices have the rows of one sample: work, traffic and collectives are multiplied by the batch.
+    Matrices have the rows of one sample and are there for each: work, traffic and collectives are multiplied by the
+    batch. What an exchange sends to a rank, or gets from one, has the samples one after the other.
     """
 
     def __init__(self, setup: Setup, shape: BlockShape) -> None:
@@ -106,7 +107,8 @@ class _Block:
                 ("x", rows, self.hidden),
                 *([("context", setup.text, self.hidden)] if cross else []),
                 *([("condition", 1, shapes.modulation)] if shapes.modulation else []),
-            ]
+            ],
+            setup.batch,
         )
         self.x = self.registers.kept["x"]
         self.normed = self.registers.new("normed", rows, self.hidden)
@@ -125,9 +127,7 @@ class _Block:
         def placed(item: Compute | CollectiveOp) -> Compute | CollectiveOp:
             if isinstance(item, CollectiveOp):
                 return item
-            # rows of several samples are interleaved by exchanges: only one sample is really computed
-            single = self.setup.batch == 1
-            return replace(item, ops=tuple(map(self.registers.place, item.ops)) if single else ())
+            return replace(item, ops=tuple(map(self.registers.place, item.ops)))
 
         return Block(Layer(self.weights * BF16, tuple(map(placed, self.items))), elements, self.scratch)
 
@@ -184,9 +184,20 @@ class _Block:
         op = Normalise(x, x, scale=self.vector(x.columns), rms=True)
         self.small(name, op, 2 * x.rows * x.columns)
 
-    def permute(self, x: Matrix, y: Matrix, shape: tuple[int, ...], order: tuple[int, ...]) -> None:
-        """y = x, read as an array of `shape`, its axes in `order`."""
-        self.small("transpose", Permute(x, y, shape, order), 2 * x.rows * x.columns)
+    def permute(self, x: Matrix, y: Matrix, shape: tuple[int, ...], order: tuple[int, ...], samples: int) -> None:
+        """y = x, read as an array of `shape`, its axes in `order`. Axis `samples` is the batch's."""
+        batch = self.setup.batch
+        if batch == 1:
+            shape = (*shape[:samples], *shape[samples + 1 :])
+            order = tuple(axis - (axis > samples) for axis in order if axis != samples)
+            if order == tuple(range(len(order))) and x.rows == y.rows:
+                shape, order = (x.rows, x.columns), (0, 1)  # a plain copy
+        self.small("transpose", Permute(x, y, shape, order), 2 * x.elements // batch)
+
+    def part_of(self, buffer: str, elements: int, rows: int, columns: int) -> Matrix:
+        """[rows of all samples, columns] of a collective's buffer, from `elements` of each sample on."""
+        batch = self.setup.batch
+        return Matrix(buffer, batch * elements, batch * rows, columns, columns)
 
     def buffer(self, kind: CollectiveKind, elements: int) -> str:
         """Name of the buffer of a collective over `elements` of each sample."""
@@ -203,21 +214,23 @@ class _Block:
         if not setup.ulysses:
             return x
         ranks, size, share = setup.world_size, x.rows * x.columns, x.columns // setup.world_size
-        buffer = self.buffer("all_to_all", size)
+        buffer, batch = self.buffer("all_to_all", size), setup.batch
         y = self.registers.new(name, ranks * x.rows, share)
-        self.permute(x, Matrix(buffer, 0, y.rows, share, share), (x.rows, ranks, share), (1, 0, 2))
+        sent, received = (self.part_of(buffer, start, y.rows, share) for start in (0, size))
+        self.permute(x, sent, (batch, x.rows, ranks, share), (2, 0, 1, 3), 0)
         self.collective("all_to_all", name, size)
-        self.permute(Matrix(buffer, size, y.rows, share, share), y, (y.rows, share), (0, 1))
+        self.permute(received, y, (ranks, batch, x.rows, share), (1, 0, 2, 3), 1)
         return y
 
     def to_tokens(self, name: str, x: Matrix, y: Matrix) -> None:
         """Exchange a rank's heads for its tokens: x [ranks * rows, heads / ranks] to y [rows, heads]."""
         setup = self.setup
         ranks, size, share = setup.world_size, x.rows * x.columns, x.columns
-        buffer = self.buffer("all_to_all", size)
-        self.permute(x, Matrix(buffer, 0, x.rows, share, share), (x.rows, share), (0, 1))
+        buffer, batch = self.buffer("all_to_all", size), setup.batch
+        sent, received = (self.part_of(buffer, start, x.rows, share) for start in (0, size))
+        self.permute(x, sent, (batch, ranks, y.rows, share), (1, 0, 2, 3), 0)
         self.collective("all_to_all", name, size)
-        self.permute(Matrix(buffer, size, x.rows, share, share), y, (ranks, y.rows, share), (1, 0, 2))
+        self.permute(received, y, (ranks, batch, y.rows, share), (1, 2, 0, 3), 1)
 
     def attention(self, name: str, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
         """Attention of every query over all keys; its output passes through memory of the kernel's own."""
@@ -267,28 +280,29 @@ class _Block:
         """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""
         setup = self.setup
         ranks, local, text, share = setup.world_size, setup.local, setup.text, self.heads // setup.world_size
-        size = 3 * local * self.heads
+        size, batch = 3 * local * self.heads, setup.batch
         buffer = self.buffer("all_to_all", size)
-        sent = Matrix(buffer, 0, ranks * 3 * local, share, share)
-        self.permute(qkv.part(rows=local), sent, (local, 3, ranks, share), (2, 1, 0, 3))
+        sent = self.part_of(buffer, 0, ranks * 3 * local, share)
+        self.permute(qkv.part(rows=local), sent, (batch, local, 3, ranks, share), (3, 2, 0, 1, 4), 0)
         self.collective("all_to_all", "qkv", size)
         whole = []
         for i in range(3):
-            block = local * share
-            x = Matrix(buffer, size + i * block, ranks, block, 3 * block)
+            block = batch * local * share
+            x = Matrix(buffer, batch * size + i * block, ranks, block, 3 * block)
             whole.append(self.registers.new("qkv"[i], ranks * local + text, share))
-            self.permute(x, whole[i].part(rows=ranks * local), (ranks, local, share), (0, 1, 2))
+            self.permute(x, whole[i].part(rows=ranks * local), (ranks, batch, local, share), (1, 0, 2, 3), 1)
             words = qkv.part(local, text, i * self.heads, share)
             words = msgspec.structs.replace(words, per_rank=share)
-            self.permute(words, whole[i].part(ranks * local), (text, share), (0, 1))
+            self.permute(words, whole[i].part(ranks * local), (batch, text, share), (0, 1, 2), 0)
         mine = self.registers.new("attention", whole[0].rows, share)
         self.attention("attention", whole[0], whole[1], whole[2], mine)
         gathered = text * self.heads
         buffer = self.buffer("all_gather", gathered)
-        place = Matrix(buffer, 0, text, share, share, per_rank=text * share)
-        self.permute(mine.part(ranks * local), place, (text, share), (0, 1))
+        place = msgspec.structs.replace(self.part_of(buffer, 0, text, share), per_rank=batch * text * share)
+        self.permute(mine.part(ranks * local), place, (batch, text, share), (0, 1, 2), 0)
         self.collective("all_gather", "text", gathered)
-        self.permute(Matrix(buffer, 0, ranks * text, share, share), y.part(local), (ranks, text, share), (1, 0, 2))
+        every = self.part_of(buffer, 0, ranks * text, share)
+        self.permute(every, y.part(local), (ranks, batch, text, share), (1, 2, 0, 3), 1)
         self.to_tokens("output", mine.part(rows=ranks * local), y.part(rows=local))
 
     def projections(self, name: str, x: Matrix, y: Matrix, streams: Streams) -> None:
@@ -303,7 +317,7 @@ class _Block:
         size = rows * self.hidden
         if self.setup.shards > 1:
             buffer = self.buffer("all_reduce", size)
-            y = Matrix(buffer, 0, rows, self.hidden, self.hidden)
+            y = batched(Matrix(buffer, 0, rows, self.hidden, self.hidden), self.setup.batch, size)
         else:
             y = self.registers.new(name, rows, self.hidden)
         for row, n in streams:

@@ -22,15 +22,20 @@ class _Register(NamedTuple):
 
 
 class Registers:
-    """The matrices that one block declares. `kept` ones lie first and live through all blocks."""
+    """The matrices that one block declares. `kept` ones lie first and live through all blocks.
 
-    def __init__(self, kept: Sequence[tuple[str, int, int]]) -> None:
+    Sizes and places are those of one sample; with a batch of `samples` each place is that many times as large, and
+    holds one sample after the other.
+    """
+
+    def __init__(self, kept: Sequence[tuple[str, int, int]], samples: int = 1) -> None:
+        self._samples = samples
         self._sizes: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         self.kept: dict[str, Matrix] = {}
         end = 0
         for name, rows, columns in kept:
-            self.kept[name] = Matrix(ACTIVATIONS, end, rows, columns, columns)
+            self.kept[name] = self._matrix(ACTIVATIONS, samples * end, rows, columns)
             end += _aligned(rows * columns)
         self._base = end
 
@@ -38,10 +43,13 @@ class Registers:
         """A matrix without a place yet; `place` gives it one."""
         name = f"{name}#{len(self._sizes)}"
         self._sizes[name] = rows * columns
-        return Matrix(name, 0, rows, columns, columns)
+        return self._matrix(name, 0, rows, columns)
+
+    def _matrix(self, buffer: str, offset: int, rows: int, columns: int) -> Matrix:
+        return batched(Matrix(buffer, offset, rows, columns, columns), self._samples, rows * columns)
 
     def plan(self, operations: Iterable[AnyOperation]) -> int:
-        """Give every matrix a place, given the block's operations in order; returns the elements of the buffer."""
+        """Give every matrix a place, given the block's operations in order; returns the buffer's elements a sample."""
         lives: dict[str, tuple[int, int]] = {}
         for at, operation in enumerate(operations):
             for matrix in operation.operands():
@@ -64,11 +72,18 @@ class Registers:
     def place(self, operation: AnyOperation) -> AnyOperation:
         """`operation` with its matrices at their places."""
         moved = {
-            name: msgspec.structs.replace(value, buffer=ACTIVATIONS, offset=value.offset + self._offsets[value.buffer])
+            name: msgspec.structs.replace(
+                value, buffer=ACTIVATIONS, offset=value.offset + self._samples * self._offsets[value.buffer]
+            )
             for name in operation.__struct_fields__
             if isinstance(value := getattr(operation, name), Matrix) and value.buffer in self._offsets
         }
         return msgspec.structs.replace(operation, **moved)
+
+
+def batched(matrix: Matrix, samples: int, step: int) -> Matrix:
+    """`matrix` for each of `samples` samples, `step` elements apart."""
+    return matrix if samples == 1 else msgspec.structs.replace(matrix, samples=(samples, step))
 
 
 def _aligned(elements: int) -> int:

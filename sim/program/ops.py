@@ -15,7 +15,8 @@ WEIGHTS = "weights"
 class Matrix(msgspec.Struct, frozen=True, gc=False):
     """A matrix in `buffer`: element (i, j) lies at `offset` + i * `stride` + j.
 
-    On rank r everything lies r * `per_rank` further on.
+    On rank r everything lies r * `per_rank` further on. `samples`, where it is given, is (how many samples of a batch
+    have such a matrix, how many elements the next sample's lies further on): an operation does the same for each.
     """
 
     buffer: str
@@ -24,6 +25,27 @@ class Matrix(msgspec.Struct, frozen=True, gc=False):
     columns: int
     stride: int
     per_rank: int = 0
+    samples: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def batch(self) -> int:
+        """Samples."""
+        return 1 if self.samples is msgspec.UNSET else self.samples[0]
+
+    @property
+    def step(self) -> int:
+        """Elements from a sample's first to the next one's; 0 where there is one sample."""
+        return 0 if self.samples is msgspec.UNSET else self.samples[1]
+
+    @property
+    def elements(self) -> int:
+        """Elements of all samples."""
+        return self.batch * self.rows * self.columns
+
+    @property
+    def joined(self) -> bool:
+        """Whether the rows of all samples are those of one matrix: a sample follows the other at a row's distance."""
+        return self.batch == 1 or self.rows == 1 or self.step == self.rows * self.stride
 
     def part(self, row: int = 0, rows: int | None = None, column: int = 0, columns: int | None = None) -> Matrix:
         """`rows` rows from `row` on, `columns` columns from `column` on (None: all that follow)."""
@@ -34,6 +56,7 @@ class Matrix(msgspec.Struct, frozen=True, gc=False):
             self.columns - column if columns is None else columns,
             self.stride,
             self.per_rank,
+            self.samples,
         )
 
 
@@ -47,12 +70,20 @@ class Operation(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False)
 
 
 class Linear(Operation, frozen=True, gc=False):
-    """y = x weight^T + bias, with weight [outputs, inputs] and bias [1, outputs]."""
+    """y = x weight^T + bias, with weight [outputs, inputs] and bias [1, outputs].
+
+    One matrix product where the samples of x and of y are `joined`, else one a sample.
+    """
 
     x: Matrix
     weight: Matrix
     bias: Matrix
     y: Matrix
+
+    @property
+    def products(self) -> int:
+        """Matrix products that it takes: one a sample if its samples lie apart."""
+        return 1 if self.x.joined and self.y.joined else self.x.batch
 
 
 class Attention(Operation, frozen=True, gc=False):
@@ -68,7 +99,8 @@ class Attention(Operation, frozen=True, gc=False):
 class Normalise(Operation, frozen=True, gc=False):
     """x += gate * residual if there is a residual; then y = norm(x) * (1 + scale) + shift if there is a y.
 
-    The norm is over a row: LayerNorm, or RMSNorm with `rms`. Vectors have one row and repeat if they are narrower.
+    The norm is over a row: LayerNorm, or RMSNorm with `rms`. Vectors have one row, which all samples share or each has
+    of its own, and repeat if they are narrower.
     """
 
     x: Matrix
@@ -83,7 +115,7 @@ class Normalise(Operation, frozen=True, gc=False):
 class Rotate(Operation, frozen=True, gc=False):
     """Rotary embedding in place: neighbouring columns of each head of `head` columns turn by the row's position.
 
-    The first row's position is 0, on rank r r * `per_rank`.
+    The position of a sample's first row is 0, on rank r r * `per_rank`.
     """
 
     x: Matrix
@@ -98,7 +130,7 @@ class Gelu(Operation, frozen=True, gc=False):
 
 
 class Permute(Operation, frozen=True, gc=False):
-    """y = x, read as an array of `shape`, its axes in `order`."""
+    """y = x, read as an array of `shape`, its axes in `order`; samples are an axis of both."""
 
     x: Matrix
     y: Matrix
