@@ -267,7 +267,7 @@ def is_session(name: str) -> bool:
     return SESSION.search(name) is not None
 
 
-_SHELF = Shelf("hardware", "hardware profile")
+_SHELF = Shelf("hardware", "hardware profile", dated=SESSION)
 shipped = _SHELF.names
 profile_file = _SHELF.file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ class Shelf(NamedTuple):
     folder: str
     what: str
     paths: bool = True
+    dated: re.Pattern[str] | None = None
+    """Names that errors count instead of listing them."""
 
     def names(self) -> tuple[str, ...]:
         """Names of the files, without their ending."""
@@ -45,4 +48,7 @@ class Shelf(NamedTuple):
         shown = name if len(name) <= 60 else f"{name[:57]}..."
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         more = ", or give a YAML file" if self.paths else ""
-        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}shipped are {', '.join(known)}{more}")
+        listed = [n for n in known if self.dated is None or not self.dated.search(n)]
+        others = len(known) - len(listed)
+        rest = f" and {others} measurement sessions" if others else ""
+        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}shipped are {', '.join(listed)}{rest}{more}")
