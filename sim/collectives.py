@@ -171,7 +171,8 @@ def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: f
     beside = profile.peer_route(part.edges, share.overhead.value)
     if share.isolated_overhead is None:
         return FlowSpec(beside, cap, weight)
-    route = profile.peer_route(part.edges, share.isolated_overhead.value)
+    least = min(share.isolated_overhead.value, share.overhead.value)
+    route = profile.peer_route(part.edges, least)
     return FlowSpec(route, cap, weight, route_beside=((COPY_MARK,), beside))
 
 

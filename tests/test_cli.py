@@ -158,6 +158,17 @@ def test_profiles_are_listed_and_shown_with_the_source_of_every_number(chunkflow
     assert chunkflow("hardware", "mine.yaml", "--json", cwd=tmp_path).stdout == plain
 
 
+def test_sessions_are_listed_apart_from_the_hosts_that_users_mean(chunkflow: Command) -> None:
+    hosts, sessions = chunkflow("hardware").stdout.split("measurement sessions")
+    dated = [name for name in shipped() if is_session(name)]
+    assert "h200x4-hostpath-20261121g" in dated
+    assert all(name in sessions and name not in hosts for name in dated)
+    assert all(f" {name} " in hosts for name in ("h100x1", "h200x1", "h200x2-nvlink", "h200x4-hostpath"))
+    said = chunkflow("hardware", "gb300").stderr
+    assert f"h200x8-hostpath, rtx4090x2-gen4-x8, rtx5090x2-gen5-x8 and {len(dated)} measurement sessions" in said
+    assert not [name for name in dated if name in said]
+
+
 def test_models_are_listed_and_shown(chunkflow: Command) -> None:
     listed = chunkflow("models")
     assert (listed.returncode, listed.stderr) == (0, "")
@@ -308,7 +319,7 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["hardware", "h200"], "'h200' is no hardware profile; "),
+        (["hardware", "gb300"], "'gb300' is no hardware profile; "),
         (["hardware", "junk"], "Error: junk: is not a text file"),
         (["hardware", "s.yaml"], "Error: s.yaml: hardware: unknown key"),
         (["models", "flux"], "'flux' is no known model"),

@@ -637,6 +637,7 @@ def test_the_profile_that_is_written_loads_and_says_where_its_numbers_are_from(
     written = write(measured, tmp_path, "new-host")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["new-host.yaml", RAW, RESIDUALS]
     assert load_profile(str(written.profile)) == written.calibrated.profile
+    assert written.contradictions == ()
     text = written.profile.read_text()
     assert "# 2 x NVIDIA H200" in text
     assert "{value: 55.35 GB/s, uncertainty: 0.01, source:" in text

@@ -16,7 +16,7 @@ from hypothesis import assume, given
 from strategies import scaled, tiny_profile, topologies, trees
 
 from sim.config import InputError
-from sim.fabric import weighted_max_min
+from sim.fabric import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, shipped
 from sim.report.hardware_page import hardware_page
 from sim.report.numbers import numbers
@@ -280,12 +280,13 @@ def test_flows_that_share_a_resource_are_said_to() -> None:
 def test_rates_are_those_of_the_rate_law_and_what_holds_a_flow_is_full(make: Any) -> None:
     profile: Profile = make()
     for met in meetings(profile):
-        assert list(met.rates) == weighted_max_min([f.spec for f in met.flows], profile.capacities)
-        for flow, rate, held in zip(met.flows, met.rates, met.holds, strict=True):
+        specs = caps_now([f.spec for f in met.flows])
+        assert list(met.rates) == weighted_max_min(specs, profile.capacities)
+        for spec, rate, held in zip(specs, met.rates, met.holds, strict=True):
             if held is None:
-                assert rate == pytest.approx(flow.spec.cap)
+                assert rate == pytest.approx(spec.cap)
             else:
-                assert met.used[held] == pytest.approx(1) and held in {r for r, _ in flow.spec.route}
+                assert met.used[held] == pytest.approx(1) and held in {r for r, _ in spec.route}
         assert max(met.used) <= 1 + 1e-9
         assert sentences(profile, met)
 

@@ -18,6 +18,7 @@ from sim.collectives import isolated_time
 from sim.first_order import layer_time
 from sim.hardware import AloneTime, Profile, load_profile, shipped, to_plain
 from sim.machine import SimulatedMachine
+from sim.numbers import changed, numbers
 from sim.profile_check import check_profile, contradictions, summaries
 from sim.program import Collective, CollectiveKind, RankBuilder
 from sim.units import Bytes, Seconds
@@ -100,6 +101,22 @@ def test_copies_double_what_a_byte_takes_where_the_profile_says_so() -> None:
     # has its 8 B after 3 s; pairs have moved 8 B into GPU 0 and 12 into GPU 1 by then, and go on with 8 B/s each
     [(span, _)] = timeline.commands(0, Collective)
     assert span.end == pytest.approx(3 + 8 / 8)
+
+
+def test_a_byte_never_takes_more_alone_than_beside_copies() -> None:
+    profile = tiny_profile(2, {"collective.overhead": 2.0, "collective.isolated_overhead": 3.0})
+    assert isolated_time(profile, "all_to_all", 32, 2) == 4
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.05])
+def test_every_share_of_a_profile_may_change_by_itself(factor: float) -> None:
+    profile = load_profile("h200x8-hostpath")
+    paths = [path for path in numbers(profile) if path.startswith("collectives.") and "overhead" in path]
+    assert "collectives.all_reduce.contention_by_ranks[8].isolated_overhead" in paths
+    for path in paths:
+        other = changed(profile, {path: lambda value: factor * value})
+        kind: Any = path.split(".")[1]
+        assert isolated_time(other, kind, 2**22, 8) >= isolated_time(profile, kind, 2**22, 8) * 0.999
 
 
 # ---- profiles against themselves -----------------------------------------------------------------------------------
