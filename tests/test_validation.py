@@ -186,14 +186,20 @@ def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where()
     """A stall that meets another piece in the simulation is no error of that piece's."""
     measured = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 2 else 1) for i in range(5)}
     predicted = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 3 else 1) for i in range(5)}
-    sides = {"measured": side(1.0)._replace(operations=measured), "predicted": side(1.0)._replace(operations=predicted)}
-    slow = {"predicted": side(1.0)._replace(operations={key: 2 * value for key, value in measured.items()})}
-    table = summary.operations_table([case(1, 1, number=7, **sides), case(1, 1, number=8, **(sides | slow))])
-    (gather,) = [row for row in table.rows if row[1] == "collective gather"]
-    assert gather[2:5] == (2, "1.000 ms", "+50.0 %")
-    assert gather[-1] == "worst: here #8"
-    (same,) = [row for row in summary.operations_table([case(1, 1, **sides)]).rows if row[1] == "collective gather"]
-    assert same[4:] == ("+0.0 %", "0.0 %", "0.0 %", "")
+
+    def pieces(number: int, factor: float) -> Compared:
+        simulated = {key: factor * seconds for key, seconds in predicted.items()}
+        found = case(1, 1, number=number)
+        sides = found.measured._replace(operations=measured), found.predicted._replace(operations=simulated)
+        return found._replace(measured=sides[0], predicted=sides[1])
+
+    def gather(*cases: Compared) -> Sequence[object]:
+        (row,) = [row for row in summary.operations_table(cases).rows if row[1] == "collective gather"]
+        return row
+
+    assert gather(pieces(7, 1.0))[2:] == (1, "1.000 ms", "+0.0 %", "0.0 %", "0.0 %", "")
+    assert gather(pieces(7, 1.2), pieces(8, 2.0))[2:5] == (2, "1.000 ms", "+60.0 %")
+    assert gather(pieces(7, 1.2), pieces(8, 2.0))[-1] == "worst: here #8"
 
 
 def test_only_the_layers_that_were_timed_are_compared() -> None:
