@@ -23,7 +23,7 @@ $(VENV)/installed: pyproject.toml
 
 # Predicts all measured cases and fails where a stated bound is broken; a minute or two on two cores.
 demo: $(VENV)/installed
-	$(BIN)/chunkflow-sim validate --html $(OUT)/demo.html --trace $(OUT)/demo.trace.json
+	$(BIN)/chunkflow-sim validate --force --html $(OUT)/demo.html --trace $(OUT)/demo.trace.json
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q -n 2
