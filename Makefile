@@ -21,7 +21,7 @@ $(VENV)/dev: $(VENV)/run requirements-dev.txt
 
 # Which schedule and chunk size cost least on 2 GPUs whose collectives cross PCIe: 19 simulations and a page.
 demo: $(VENV)/run
-	$(BIN)/chunkflow-sim experiment chunk-size-wan --html $(OUT)/demo.html
+	$(BIN)/chunkflow-sim experiment chunk-size-wan --force --html $(OUT)/demo.html
 	@echo
 	@echo "Open $(OUT)/demo.html in a browser. Then type:"
 	@echo
@@ -37,7 +37,7 @@ test-all: $(VENV)/dev
 
 # Predicts all measured and published cases; fails where a stated bound is broken.
 validate: $(VENV)/run
-	$(BIN)/chunkflow-sim validate --html $(OUT)/validation.html --trace $(OUT)/validation.trace.json
+	$(BIN)/chunkflow-sim validate --force --html $(OUT)/validation.html --trace $(OUT)/validation.trace.json
 	$(BIN)/chunkflow-sim validate --published
 
 # Whether the tables of docs/measurements.md are as the committed data makes them; findings-update writes them and the plots.

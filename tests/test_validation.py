@@ -181,6 +181,26 @@ def case(
     return Compared(**(given | other))
 
 
+def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where() -> None:
+    """A stall that meets another piece in the simulation is no error of that piece's."""
+    measured = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 2 else 1) for i in range(5)}
+    predicted = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 3 else 1) for i in range(5)}
+
+    def pieces(number: int, factor: float) -> Compared:
+        simulated = {key: factor * seconds for key, seconds in predicted.items()}
+        found = case(1, 1, number=number)
+        sides = found.measured._replace(operations=measured), found.predicted._replace(operations=simulated)
+        return found._replace(measured=sides[0], predicted=sides[1])
+
+    def gather(*cases: Compared) -> Sequence[object]:
+        (row,) = [row for row in summary.operations_table(cases).rows if row[1] == "collective gather"]
+        return row
+
+    assert gather(pieces(7, 1.0))[2:] == (1, "1.000 ms", "+0.0 %", "0.0 %", "0.0 %", "")
+    assert gather(pieces(7, 1.2), pieces(8, 2.0))[2:5] == (2, "1.000 ms", "+60.0 %")
+    assert gather(pieces(7, 1.2), pieces(8, 2.0))[-1] == "worst: here #8"
+
+
 def test_only_the_layers_that_were_timed_are_compared() -> None:
     from validation.compare import _side
 

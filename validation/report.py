@@ -172,7 +172,8 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
 
 _OPERATIONS = """From one more run with events around every operation, which the simulation pays for as well. Each case
 counts once, with the median duration of an operation. Collectives count from when their last rank has arrived, which
-h200x2-hostpath does not tell."""
+h200x2-hostpath does not tell. The pieces of a gather count as one operation: which of them
+meets a stall is chance. The last column names the worst case of an operation that is far off."""
 _OVERLAP = "For how much of the collectives' time a copy is in flight: what yielding policies are to make small."
 
 

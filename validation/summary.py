@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
@@ -96,26 +97,45 @@ def visits(case: Compared) -> str:
     return f"{case.visit} by {visit(case.profile)}"
 
 
+FAR_OFF = 0.25
+"""Relative error of an operation, median over cases, from which its row says where it is largest."""
+
+
 def operations_table(compared: Sequence[Compared]) -> Table:
-    """How long operations last, by kind of host: medians of cases' median durations, and their errors."""
-    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    """How long operations last, by kind of host: medians of cases' median durations, and their errors.
+
+    The numbered pieces of one operation, such as "gather 3", are one row: which of them meets a stall is chance.
+    """
+    found: dict[tuple[str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
     for c in compared:
-        host = kind(c.set)
+        host, case = kind(c.set), f"{c.visit} #{c.number}"
         if c.measured.kernels_s:
-            found[host, "kernels, all together"].append((c.measured.kernels_s, c.predicted.kernels_s))
+            found[host, "kernels, all together"][case] = (c.measured.kernels_s, c.predicted.kernels_s)
+        pieces: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for (what, name), seconds in sorted(c.measured.operations.items()):
             simulated = c.predicted.operations.get((what, name))
             if what != KERNEL and seconds and simulated:
-                found[host, "copy" if what == COPY else f"collective {name}"].append((seconds, simulated))
+                whole = re.sub(r" \d+$", "", name)
+                pieces["copy" if what == COPY else f"collective {whole}"].append((seconds, simulated))
+        for name, both in pieces.items():
+            found[host, name][case] = (median(m for m, _ in both), median(p for _, p in both))
     rows = []
     for (host, name), values in sorted(found.items()):
-        e = errors({str(i): p / m - 1 for i, (m, p) in enumerate(values)})
-        signed = 100 * median(p / m - 1 for m, p in values)
-        lasted = f"{1e3 * median(m for m, _ in values):.3f} ms"
-        rows.append(
-            (host, name, e.cases, lasted, f"{signed:+.1f} %", f"{100 * e.median:.1f} %", f"{100 * e.p95:.1f} %")
-        )
-    headers = ("host", "operation", "cases", "measured", "error, median", "absolute, median", "absolute, 95th")
+        e = errors({case: p / m - 1 for case, (m, p) in values.items()})
+        signed = 100 * median(p / m - 1 for m, p in values.values())
+        lasted = f"{1e3 * median(m for m, _ in values.values()):.3f} ms"
+        parts = (f"{signed:+.1f} %", f"{100 * e.median:.1f} %", f"{100 * e.p95:.1f} %")
+        rows.append((host, name, e.cases, lasted, *parts, f"worst: {e.worst}" if e.median > FAR_OFF else ""))
+    headers = (
+        "host",
+        "operation",
+        "cases",
+        "measured",
+        "error, median",
+        "absolute, median",
+        "absolute, 95th",
+        "over 25 % off",
+    )
     return Table(headers, rows)
 
 

@@ -15,7 +15,7 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
     offloaded = [c for c in validation.compared if c.group != "resident"]
     groups = {  # with as many columns as fit on a line
         "Cases": (summary.cases_table(validation.compared, validation.covered), 9 if validation.covered else 8),
-        "Operations": (summary.operations_table(validation.compared), 7),
+        "Operations": (summary.operations_table(validation.compared), 8),
         "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
         "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
         "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
