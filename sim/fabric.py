@@ -131,10 +131,12 @@ class Environment(simpy.Environment):
 class Flow:
     """A transfer in flight. `done` succeeds when the last unit has arrived."""
 
-    __slots__ = ("counted", "done", "finish", "rate", "remaining", "route", "since", "size", "spec")
+    __slots__ = ("counted", "done", "finish", "number", "rate", "remaining", "route", "since", "size", "spec")
 
     def __init__(self, spec: FlowSpec, size: float, now: float, done: Event) -> None:
         self.spec = spec
+        self.number = 0
+        """Of its specification among those that its fabric has seen."""
         self.route = spec.route
         """As it is now."""
         self.counted = 0.0
@@ -161,7 +163,8 @@ class Fabric:
         self.moved = [0.0] * len(self.capacities)
         self.solves = 0
         self._flows: list[Flow] = []
-        self._solved: dict[tuple[FlowSpec, ...], tuple[list[float], list[Route]]] = {}
+        self._numbers: dict[FlowSpec, int] = {}
+        self._solved: dict[tuple[int, ...], tuple[list[float], list[Route]]] = {}
         self._dirty = False
         self._wake: Event | None = None
 
@@ -176,6 +179,7 @@ class Fabric:
         if size <= 0:
             flow.done.succeed()
             return flow
+        flow.number = self._numbers.setdefault(spec, len(self._numbers))
         self._flows.append(flow)
         self._touch()
         return flow
@@ -247,14 +251,14 @@ class Fabric:
         self.env.schedule_at(wake, max(first, now), 1)
 
     def _rates(self) -> tuple[list[float], list[Route]]:
-        key = tuple([f.spec for f in self._flows])
+        key = tuple([f.number for f in self._flows])  # specifications are long to hash
         solved = self._solved.get(key)
         if solved is None:
-            solved = self._solved[key] = self._solve(key)
+            solved = self._solved[key] = self._solve([f.spec for f in self._flows])
             self.solves += 1
         return solved
 
-    def _solve(self, given: tuple[FlowSpec, ...]) -> tuple[list[float], list[Route]]:
+    def _solve(self, given: Sequence[FlowSpec]) -> tuple[list[float], list[Route]]:
         specs = caps_now(given)
         rates = self.law(specs, self.capacities)
         for i, spec in enumerate(specs):
