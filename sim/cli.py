@@ -67,7 +67,7 @@ _RECOMPUTE = "Run rows of --out again that were made with another profile, model
 
 
 def _note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    click.echo(f"note: {text}")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
