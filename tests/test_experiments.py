@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from conftest import Command
 
-from sim.config import InputError
-from sim.experiment import load_experiment, shipped
+from sim.config import InputError, convert
+from sim.experiment import Experiment, load_experiment, shipped
+from sim.policies import Chunked
 from sim.report.sweep_page import write_experiment
 from sim.sweep import Row, sweep
 
@@ -126,3 +130,74 @@ def test_one_uplink_slows_collectives_and_nvswitch_does_not(pool: Executor) -> N
         assert step[case, "sharded"] >= step[case, "whole_layer"]
     few = f"{switched}, 17 frames"
     assert step[few, "sharded"] < 0.5 * step[few, "whole_layer"]
+
+
+PLAIN: dict[str, Any] = {
+    "title": "t",
+    "about": "a",
+    "x": "policy.chunk_bytes",
+    "plot": "curves",
+    "scenario": {
+        "hardware": "h200x2-hostpath",
+        "world_size": 2,
+        "workload": {"layers": 2, "steps": 2, "layer_bytes": "4 MiB", "block": [{"compute": {"name": "a", "seconds": 1}}]},
+        "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
+    },
+    "axes": {"policy.chunk_bytes": "1MiB..4MiB:x2"},
+}  # fmt: skip
+CASES = [{"name": "a", "set": {}}, {"name": "b", "set": {"world_size": 1}}]
+KINDS = {"policy.kind": ["resident", "chunked"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"axes": {"policy.chunk_bytes": []}}, "axes.policy.chunk_bytes: has no values"),
+        ({"axes": {"policy.chunk_bytes": None}}, "axes.policy.chunk_bytes: expected a list of values, or text such as"),
+        ({"axes": {"policy.chunk_bytes": {"a": 1}}}, "axes.policy.chunk_bytes: expected a list of values, or text"),
+        ({"axes": {"policy.chunk_bytes": "4..1:x2"}}, "axes.policy.chunk_bytes: expected a range that ascends"),
+        ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is no number with a unit"),
+        ({"axes": {"world_size": [1]}}, "x: is 'policy.chunk_bytes', which is none of the axes: world_size"),
+        ({"axes": {}}, "x: is 'policy.chunk_bytes', which is no axis: there are neither axes nor cases"),
+        ({"x": "policy.kind", "axes": KINDS}, "axes.policy.kind[0]: is 'resident': plot: curves needs numbers on x"),
+        ({"x": "policy.kind", "axes": {"policy.kind": "resident,chunked"}}, "axes.policy.kind: is 'resident': plot:"),
+        ({"axes": {"policy.chunk_bytes": ["1 MiB", True]}}, "axes.policy.chunk_bytes[1]: is True: plot: curves needs"),
+        ({"axes": {"policy.chunk_bytes": [float("nan")]}}, "axes.policy.chunk_bytes[0]: is nan: plot: curves needs"),
+        ({"x": "case", "cases": CASES}, "plot: curves need numbers on x, not the names of cases: plot: bars shows any"),
+        ({"cases": CASES, "axes": {"case": [1]}}, "axes.case: is the axis of the cases: give this one another name"),
+        ({"plot": "bars", "axes": {"policy.chunk_bytes": [2**20, "1 ms"]}}, "policy.chunk_bytes=1 ms: policy.chunk_bytes:"),
+        ({"axes": PLAIN["axes"] | {"world_size": [2, 3]}}, "world_size=3: world_size: is 3, but h200x2-hostpath has 2"),
+        ({"axes": PLAIN["axes"] | KINDS | {"policy.chunks": [1]}}, "policy.chunks: unknown key, which no policy has"),
+    ],
+)  # fmt: skip
+def test_a_wrong_experiment_is_refused_before_anything_runs(
+    change: dict[str, Any], told: str, chunkflow: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(PLAIN | change))
+    with pytest.raises(InputError) as caught:
+        load_experiment(str(tmp_path / "e.yaml")).points("e.yaml")
+    assert str(caught.value).startswith("e.yaml") and told in str(caught.value)
+    if "axes" in change and None in change["axes"].values():
+        done = chunkflow("experiment", "e.yaml", "--out", "rows.csv", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "") and told in done.stderr
+        assert not (tmp_path / "rows.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [
+        ("1MiB..4MiB:x2", [2**20, 2**21, 2**22]),
+        ("1 MiB,2MiB", [2**20, 2**21]),
+        ([1048576, "2 MiB"], [2**20, 2**21]),
+        (1048576, [2**20]),
+        ([1.5e6], [1_500_000]),
+        ("2097152", [2**21]),
+    ],
+)
+def test_axes_of_an_experiment_are_lists_text_or_one_number(values: object, sizes: list[int]) -> None:
+    experiment = convert(PLAIN | {"axes": {"policy.chunk_bytes": values}}, Experiment, "e.yaml")
+    assert [point.data["policy"] for point in experiment.points("e.yaml")] == [
+        {"kind": "chunked", "chunk_bytes": point.values["policy.chunk_bytes"]} for point in experiment.points("e.yaml")
+    ]
+    policies = [point.job.scenario.policy for point in experiment.points("e.yaml")]
+    assert [policy.chunk_bytes for policy in policies if isinstance(policy, Chunked)] == sizes
