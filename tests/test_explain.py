@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import Command
 from hypothesis import given
-from strategies import Case, Plain, cases, collective, compute, scenario
+from strategies import Case, Plain, cases, compute, scenario
 
 from sim import policies
 from sim.explain import HIDDEN, WORTH, Change, Explanation, explain

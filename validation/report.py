@@ -155,7 +155,7 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
         for c in timed
     ]
     inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in summary.inflations(compared)]
-    sections = [Section("Operations", _OPERATIONS, summary.operations_table(compared))]
+    sections = [Section("Operations", summary.operations_note(compared), summary.operations_table(compared))]
     if shares:
         what = "part of the collectives' time beside copies, %"
         sections += [
@@ -170,9 +170,6 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
     return sections
 
 
-_OPERATIONS = """From one more run with events around every operation, which the simulation pays for as well. Each case
-counts once, with the median duration of an operation. Collectives count from when their last rank has arrived, which
-h200x2-hostpath does not tell."""
 _OVERLAP = "For how much of the collectives' time a copy is in flight: what yielding policies are to make small."
 
 

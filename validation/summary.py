@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
@@ -95,19 +96,37 @@ def visits(case: Compared) -> str:
     return f"{case.visit} by {visit(case.profile)}"
 
 
-def operations_table(compared: Sequence[Compared]) -> Table:
-    """How long operations last, by kind of host: medians of cases' median durations, and their errors."""
+_PIECE = re.compile(r" \d+$")
+"""What a gather's name says of the piece of a layer that it gathers."""
+_FAR_OFF = 0.5
+
+_OPERATIONS = """From one more run with events around every operation, which the simulation pays for as well. Each case
+counts once, with the median duration of an operation (of all pieces, where a layer is gathered in several). Collectives
+count from when their last rank has arrived, which h200x2-hostpath does not tell."""
+
+
+def _durations(compared: Sequence[Compared]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """(Kind of host, operation) -> median durations measured and predicted (s), a pair a case."""
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for c in compared:
         host = kind(c.set)
         if c.measured.kernels_s:
             found[host, "kernels, all together"].append((c.measured.kernels_s, c.predicted.kernels_s))
+        pieces: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for (what, name), seconds in sorted(c.measured.operations.items()):
             simulated = c.predicted.operations.get((what, name))
             if what != KERNEL and seconds and simulated:
-                found[host, "copy" if what == COPY else f"collective {name}"].append((seconds, simulated))
+                named = "copy" if what == COPY else f"collective {_PIECE.sub('', name)}"
+                pieces[named].append((seconds, simulated))
+        for named, pairs in pieces.items():
+            found[host, named].append((median(m for m, _ in pairs), median(p for _, p in pairs)))
+    return found
+
+
+def operations_table(compared: Sequence[Compared]) -> Table:
+    """How long operations last, by kind of host: medians of cases' median durations, and their errors."""
     rows = []
-    for (host, name), values in sorted(found.items()):
+    for (host, name), values in sorted(_durations(compared).items()):
         e = errors({str(i): p / m - 1 for i, (m, p) in enumerate(values)})
         signed = 100 * median(p / m - 1 for m, p in values)
         lasted = f"{1e3 * median(m for m, _ in values):.3f} ms"
@@ -116,6 +135,18 @@ def operations_table(compared: Sequence[Compared]) -> Table:
         )
     headers = ("host", "operation", "cases", "measured", "error, median", "absolute, median", "absolute, 95th")
     return Table(headers, rows)
+
+
+def operations_note(compared: Sequence[Compared]) -> str:
+    """What the operations' table counts, and which operations are far off in more than half of their cases."""
+    far = []
+    for (host, name), values in sorted(_durations(compared).items()):
+        if median(abs(p / m - 1) for m, p in values) > _FAR_OFF:
+            measured, predicted = (1e3 * median(of) for of in zip(*values, strict=True))
+            far.append(f"{name} on {host} ({measured:.3f} ms measured, {predicted:.3f} predicted)")
+    words = f"{100 * _FAR_OFF:.0f} % in more than half of the cases"
+    listed = f"Off by more than {words}: {'; '.join(far)}." if far else f"None is off by more than {words}."
+    return f"{' '.join(_OPERATIONS.split())} {listed}"
 
 
 def overlap_share(side: Side) -> float:

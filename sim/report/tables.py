@@ -205,6 +205,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
             for row in content.rows:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
             show(made)
+            if title == "Operations":
+                Console().print(escape(summary.operations_note(validation.compared)), highlight=False)
     if validation.covered:
         Console().print(summary.covers(validation.covered), highlight=False)
     Console().print(summary.verdict(validation.judged), highlight=False)
