@@ -84,7 +84,9 @@ def _around(path: str, inner: str) -> bool:
 
 def convert(data: object, kind: type[T], source: str) -> T:
     """Turn plain data into `kind`. Raises `InputError` that names the exact key path of every fault."""
-    faults = faults_of(data, kind)
-    if faults:
-        raise InputError.of(source, faults)
-    return msgspec.convert(data, kind, dec_hook=units.parse)
+    if next(unreadable(data), None) is None:
+        try:
+            return msgspec.convert(data, kind, dec_hook=units.parse)
+        except (msgspec.ValidationError, ValueError, ArithmeticError):
+            pass  # the walk below says what is wrong in words of ours
+    raise InputError.of(source, faults_of(data, kind))

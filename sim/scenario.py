@@ -11,7 +11,7 @@ import msgspec
 
 from sim import policies, units
 from sim.collectives import domains_of, hierarchical_kinds
-from sim.config import Config, InputError, convert, faults_of
+from sim.config import Config, InputError, convert
 from sim.faults import Fault, refuse
 from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
 from sim.models import Named
@@ -71,22 +71,26 @@ class Scenario(Config, frozen=True):
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
         form = _form(Named if named else Explicit, policies.union())
-        faults = faults_of(data, form)
+        faults: list[Fault] = []
+        read = None
+        try:
+            read = convert(data, form, source)
+        except InputError as error:
+            faults += error.faults
         hardware = data.get("hardware") if isinstance(data, Mapping) else None
         if isinstance(hardware, str) and all(fault.path != "hardware" for fault in faults):
             try:
                 profile_file(hardware)
             except InputError as error:
                 faults.append(Fault("hardware", error.problem))
-        scenario = None
-        if not faults or all(fault.path == "hardware" for fault in faults):
-            read = convert(data, form, source)
-            scenario = cls(**{name: getattr(read, name) for name in cls.__struct_fields__})
-            try:
-                _check_size(scenario)
-            except InputError as error:
-                faults += error.faults
-        if faults or scenario is None:
+        if read is None:
+            raise InputError.of(source, faults)
+        scenario = cls(**{name: getattr(read, name) for name in cls.__struct_fields__})
+        try:
+            _check_size(scenario)
+        except InputError as error:
+            faults += error.faults
+        if faults:
             raise InputError.of(source, faults)
         return scenario
 

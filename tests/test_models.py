@@ -330,6 +330,16 @@ def test_errors_name_the_key(change: dict[str, Any], world_size: int, path: str,
     assert words in str(caught.value)
 
 
+def test_all_numbers_that_do_not_fit_a_model_are_told_at_once() -> None:
+    for change, keys in (
+        ({"frames": 80, "height": 481, "layers": 41}, {"frames", "height", "layers"}),
+        ({"frames": 0, "batch": 0, "model": "wan"}, {"frames", "batch", "model"}),
+    ):
+        with pytest.raises(InputError) as caught:
+            scenario(WAN | change, 2)
+        assert {path for path, _ in caught.value.faults} == {f"workload.{key}" for key in keys}
+
+
 def test_missing_frames_and_height() -> None:
     for key, words in (("frames", "makes videos"), ("height", "is missing")):
         with pytest.raises(InputError, match=f"workload.{key}: .*{words}"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from sim.config import Config, InputError
+from sim.faults import Fault
 from sim.models.blocks import BF16, Parallelism, Setup, block
 from sim.models.shapes import Model, load_model, remembered, shipped
 from sim.workload import Layer, Workload
@@ -43,57 +45,64 @@ class Named(Config, frozen=True):
         Raises:
             InputError: `frames`, `height` or `width` do not fit the model's VAE and patches.
         """
+        _refuse(self._wrong_shape(model))
         vae, patch = model.vae, model.transformer.patch
-        frames = self.frames
-        if frames is None:
-            if vae.temporal > 1:
-                raise _wrong("frames", f"is missing: {model.name} makes videos")
-            frames = 1
-        if vae.temporal == 1 and frames != 1:
-            raise _wrong("frames", f"is {frames}, but {model.name} makes images: expected 1")
-        if (frames - 1) % vae.temporal:
-            near = (frames - 1) // vae.temporal * vae.temporal + 1
-            raise _wrong(
-                "frames",
-                f"is {frames}, but {model.name} takes {vae.temporal} k + 1 frames, such as {near} or "
-                f"{near + vae.temporal}",
-            )
-        sides = []
-        for name, size, cut in (("height", self.height, patch[1]), ("width", self.width, patch[2])):
-            unit = vae.spatial * cut
-            if size % unit:
-                near = max(size // unit, 1) * unit
-                raise _wrong(name, f"is {size}, but {model.name} takes multiples of {unit}, such as {near}")
-            sides.append(size // unit)
-        return ((frames - 1) // vae.temporal + 1) // patch[0] * sides[0] * sides[1]
+        rows, columns = self.height // (vae.spatial * patch[1]), self.width // (vae.spatial * patch[2])
+        return (((self.frames or 1) - 1) // vae.temporal + 1) // patch[0] * rows * columns
 
     def setup(self, world_size: int) -> Setup:
         """The model and how it is divided among `world_size` ranks.
 
         Raises:
-            InputError: the model is unknown, a number is out of range, or heads or FFN cannot be divided.
+            InputError: the model is unknown, numbers are out of range, or heads or FFN cannot be divided.
         """
-        for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
-            if (value := getattr(self, name)) is not None and not 1 <= value <= _MOST:
-                raise _wrong(name, f"is {value}, at least 1 is needed and at most {_MOST} are simulated")
-        model = load_model(self.model, "scenario", "workload.model")
-        shapes = model.transformer
-        if shapes.heads % world_size:
-            raise _wrong(
-                "parallelism",
-                f"{self.parallelism} over world_size {world_size}: {model.name} has {shapes.heads} attention heads, "
-                "which cannot be divided evenly",
-            )
-        if self.parallelism == "tensor" and shapes.ffn % world_size:
-            raise _wrong("parallelism", f"tensor over world_size {world_size} does not divide the FFN of {shapes.ffn}")
-        if self.layers is not None and self.layers > model.layers:
-            raise _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        faults = list(self._out_of_range())
+        try:
+            model = load_model(self.model, "scenario", "workload.model")
+        except InputError as error:
+            raise InputError.of("scenario", [*error.faults, *faults]) from None
+        if not faults:
+            faults += [*self._wrong_shape(model), *self._indivisible(model, world_size)]
+        _refuse(faults)
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
         cross = self.cross_attention_collectives
-        if cross is not None and not any(b.kind == "cross" for b in model.blocks):
-            raise _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
         cross = model.ulysses.cross_attention if cross is None else cross
         return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
+
+    def _out_of_range(self) -> Iterator[Fault]:
+        for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= _MOST:
+                yield _wrong(name, f"is {value}, at least 1 is needed and at most {_MOST} are simulated")
+
+    def _wrong_shape(self, model: Model) -> Iterator[Fault]:
+        """Faults of `frames`, `height` and `width` against the model's VAE and patches."""
+        vae, patch, frames = model.vae, model.transformer.patch, self.frames
+        if frames is None and vae.temporal > 1:
+            yield _wrong("frames", f"is missing: {model.name} makes videos")
+        elif frames is not None and vae.temporal == 1 and frames != 1:
+            yield _wrong("frames", f"is {frames}, but {model.name} makes images: expected 1")
+        elif frames is not None and (frames - 1) % vae.temporal:
+            near = (frames - 1) // vae.temporal * vae.temporal + 1
+            takes = f"takes {vae.temporal} k + 1 frames, such as {near} or {near + vae.temporal}"
+            yield _wrong("frames", f"is {frames}, but {model.name} {takes}")
+        for name, size, cut in (("height", self.height, patch[1]), ("width", self.width, patch[2])):
+            unit = vae.spatial * cut
+            if size % unit:
+                near = max(size // unit, 1) * unit
+                yield _wrong(name, f"is {size}, but {model.name} takes multiples of {unit}, such as {near}")
+
+    def _indivisible(self, model: Model, world_size: int) -> Iterator[Fault]:
+        """Faults of what the model does not have, or does not have so many of."""
+        shapes, over = model.transformer, f"{self.parallelism} over world_size {world_size}"
+        if shapes.heads % world_size:
+            heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
+            yield _wrong("parallelism", f"{over}: {heads}")
+        elif self.parallelism == "tensor" and shapes.ffn % world_size:
+            yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
+        if self.layers is not None and self.layers > model.layers:
+            yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
+            yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
 
     def resolve(self, world_size: int) -> Workload:
         """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
@@ -128,5 +137,11 @@ def parameters(model: Model) -> int:
     return blocks // BF16 + model.parameters.outside
 
 
-def _wrong(key: str, problem: str) -> InputError:
-    return InputError("scenario", f"workload.{key}", problem)
+def _wrong(key: str, problem: str) -> Fault:
+    return Fault(f"workload.{key}", problem)
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    """Raise `InputError` if there are any."""
+    if found := list(faults):
+        raise InputError.of("scenario", found)
