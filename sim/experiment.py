@@ -15,8 +15,8 @@ from sim.sweep import Setting, number, parse_values, points
 class Experiment(Config, frozen=True):
     """What an experiment's file holds.
 
-    `x` is the axis to plot against; `axes` are lists, text as `sweep --set` takes it, or one value. `plot: curves` needs
-    numbers, or quantities with a unit, on `x`.
+    `x` is the axis to plot against; `axes` are lists, text as `sweep --set` takes it, or one value. `plot: curves`
+    needs numbers, or quantities with a unit, on `x`.
     """
 
     title: str
