@@ -16,8 +16,8 @@ from sim.yaml_files import read_yaml
 class Experiment(Config, frozen=True):
     """What an experiment's file holds.
 
-    `x` is the axis to plot against; `axes` are lists, or text as `sweep --set` takes it. `plot: curves` needs numbers,
-    or quantities with a unit, on `x`.
+    `x` is the axis to plot against; `axes` are lists, text as `sweep --set` takes it, or one value. `plot: curves`
+    needs numbers, or quantities with a unit, on `x`.
     """
 
     title: str
@@ -38,11 +38,12 @@ class Experiment(Config, frozen=True):
                 raise InputError(source, f"axes.{path}", "is the axis of the cases: give this one another name")
             axes[path] = _values(values, source, f"axes.{path}")
         if self.x not in axes:
-            known = f"none of the axes: {', '.join(axes)}" if axes else "no axis: there are neither axes nor cases"
-            raise InputError(source, "x", f"is {self.x!r}, which is {known}")
+            known = ", ".join(axes) or "there are neither axes nor cases"
+            raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {known}")
+        made = points(self.scenario, axes, source, fitting=fitting)
         if self.plot == "curves":
             self._check_numbers(axes[self.x], source)
-        return points(self.scenario, axes, source, fitting=fitting)
+        return made
 
     def _check_numbers(self, values: list[object], source: str) -> None:
         """Raise `InputError` for what a curve cannot be drawn over."""
@@ -65,9 +66,9 @@ def _values(given: object, source: str, path: str) -> list[object]:
         return given
     if isinstance(given, str):
         return parse_values(given, source, path)
-    if isinstance(given, int | float):
-        return [given]
-    raise InputError(source, path, "expected a list of values, or text such as 1MiB..256MiB:x2")
+    if given is None:
+        raise InputError(source, path, "expected a list of values, or text such as 1MiB..256MiB:x2")
+    return [given]
 
 
 _SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")

@@ -230,7 +230,7 @@ class _Worker:
             # The traceback of a worker that fails to start is read, not shown. Nothing is written to its standard
             # input, which ends when this process does.
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _COMMAND, *map(str, handed), root, *_module_path(root)],
+                [sys.executable, "-c", _COMMAND, *map(str, handed), root, *_module_path(root)],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=handed,

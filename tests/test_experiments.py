@@ -146,6 +146,7 @@ PLAIN: dict[str, Any] = {
     "axes": {"policy.chunk_bytes": "1MiB..4MiB:x2"},
 }  # fmt: skip
 CASES = [{"name": "a", "set": {}}, {"name": "b", "set": {"world_size": 1}}]
+DRAIN = {"policy.kind": ["yielding"], "policy.drain": [True]}
 KINDS = {"policy.kind": ["resident", "chunked"]}
 
 
@@ -154,15 +155,16 @@ KINDS = {"policy.kind": ["resident", "chunked"]}
     [
         ({"axes": {"policy.chunk_bytes": []}}, "axes.policy.chunk_bytes: has no values"),
         ({"axes": {"policy.chunk_bytes": None}}, "axes.policy.chunk_bytes: expected a list of values, or text such as"),
-        ({"axes": {"policy.chunk_bytes": {"a": 1}}}, "axes.policy.chunk_bytes: expected a list of values, or text"),
+        ({"axes": {"policy.chunk_bytes": {"a": 1}}}, "policy.chunk_bytes: expected a size, such as 16777216"),
         ({"axes": {"policy.chunk_bytes": "4..1:x2"}}, "axes.policy.chunk_bytes: expected a range that ascends"),
         ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is no number with a unit"),
         ({"axes": {"world_size": [1]}}, "x: is 'policy.chunk_bytes', which is none of the axes: world_size"),
-        ({"axes": {}}, "x: is 'policy.chunk_bytes', which is no axis: there are neither axes nor cases"),
+        ({"axes": {}}, "x: is 'policy.chunk_bytes', which is none of the axes: there are neither axes"),
         ({"x": "policy.kind", "axes": KINDS}, "axes.policy.kind[0]: is 'resident': plot: curves needs numbers on x"),
         ({"x": "policy.kind", "axes": {"policy.kind": "resident,chunked"}}, "axes.policy.kind: is 'resident': plot:"),
-        ({"axes": {"policy.chunk_bytes": ["1 MiB", True]}}, "axes.policy.chunk_bytes[1]: is True: plot: curves needs"),
-        ({"axes": {"policy.chunk_bytes": [float("nan")]}}, "axes.policy.chunk_bytes[0]: is nan: plot: curves needs"),
+        ({"axes": {"policy.chunk_bytes": ["1 MiB", True]}}, "policy.chunk_bytes=True: policy.chunk_bytes: expected a size"),
+        ({"axes": {"policy.chunk_bytes": [float("nan")]}}, "policy.chunk_bytes=nan: policy.chunk_bytes: expected a size"),
+        ({"x": "policy.drain", "axes": DRAIN}, "axes.policy.drain[0]: is True: plot: curves needs numbers on x"),
         ({"x": "case", "cases": CASES}, "plot: curves need numbers on x, not the names of cases: plot: bars shows any"),
         ({"cases": CASES, "axes": {"case": [1]}}, "axes.case: is the axis of the cases: give this one another name"),
         ({"plot": "bars", "axes": {"policy.chunk_bytes": [2**20, "1 ms"]}}, "policy.chunk_bytes=1 ms: policy.chunk_bytes:"),
