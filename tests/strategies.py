@@ -208,6 +208,7 @@ _changes: dict[str, st.SearchStrategy[float]] = {
     **{f"{kind}.cap": rates for kind in KINDS},
     "collective.weight": positive,
     "collective.overhead": positive,
+    "collective.isolated_overhead": positive,
     "collective.latency": costs,
     "collective.latency_per_rank": costs,
     "all_reduce.copy_start": costs,
