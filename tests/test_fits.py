@@ -12,13 +12,15 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given
-from strategies import Case, Plain, cases, compute, tiny_profile
+from strategies import Case, Plain, cases, compute, program, tiny_profile
 
 from sim import simulate
 from sim.cli import main
 from sim.hardware import Profile, load_profile
+from sim.machine import SimulatedMachine
 from sim.metrics import fit, metrics
 from sim.policies import copied_bytes
+from sim.program import RankBuilder
 from sim.report.sweep_page import write_page
 from sim.report.tables import print_sweep
 from sim.scenario import Scenario
@@ -133,7 +135,12 @@ def test_peak_memory_is_resident_weights_and_slots() -> None:
 
 
 def test_another_rank_that_does_not_fit_is_said() -> None:
-    result = simulate(Scenario.from_plain(SWEPT | {"hardware": "h200x2-hostpath"}), tiny_profile(1))
-    figures = result.metrics
-    figures["device_memory_bytes"], figures["fits_memory"] = figures["peak_memory_bytes"], False
+    ranks = [RankBuilder(), RankBuilder()]
+    for rank, size in zip(ranks, (8, 32), strict=True):
+        rank.record_step("s")
+        rank.copy("c", "w", size, rank.buffer("w", size, "weights"), step=0)
+        rank.record_step("s")
+    profile = with_memory(tiny_profile(2), 16)
+    figures = metrics(SimulatedMachine(profile).run(program(*ranks)), profile)
+    assert (figures["peak_memory_bytes"], figures["fits_memory"]) == (8, False)
     assert "another rank's peak" in fit(figures)[1]

@@ -226,7 +226,7 @@ def test_rows_go_to_a_pipe_once_each_as_they_come(folder: Path) -> None:
     pipe = folder / "pipe"
     os.mkfifo(pipe)
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
     reader.start()
     assert sweep(made, output=pipe) == rows
     reader.join(10)
