@@ -37,9 +37,9 @@ test-oracle: $(VENV)/installed
 	/usr/bin/python3 -c 'import simgrid' 2>/dev/null || apt-get install -y python3-simgrid
 	$(BIN)/python -m pytest -q -rs tests/test_simgrid.py
 
-# How many small faults the tests notice; resumable.
+# How many small faults (made by cosmic-ray) the tests notice; resumable.
 mutation: $(VENV)/installed
-	$(BIN)/python benchmarks/mutation.py
+	$(BIN)/python benchmarks/sample_mutations.py --results $(OUT)/mutations.jsonl
 
 # Tables and plots of docs/measurements.md from the committed data; the tests look at some rows of each.
 findings: $(VENV)/installed
