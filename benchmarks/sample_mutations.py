@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,15 @@ def mutations(module: str) -> list[MutationSpec]:
     return found
 
 
-def draw(count: int, seed: int, modules: list[str]) -> list[MutationSpec]:
+def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
     """`count` different mutations."""
-    chance, sizes, drawn = random.Random(seed), [Path(m).stat().st_size for m in modules], []
+    chance, sizes = random.Random(seed), [Path(m).stat().st_size for m in modules]
+    drawn: list[MutationSpec] = []
     while len(drawn) < count:
         module = chance.choices(modules, sizes)[0]
         if (every := mutations(module)) and (one := chance.choice(every)) not in drawn:
             drawn.append(one)
-    return drawn
+            yield one
 
 
 def run(one: MutationSpec) -> dict[str, Any]:
