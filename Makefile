@@ -92,9 +92,9 @@ lock: $(VENV)/uv
 	$(BIN)/$(LOCK) --group build pyproject.toml --output-file requirements.txt
 	$(BIN)/$(LOCK) --group build --extra dev pyproject.toml --constraint requirements.txt --output-file requirements-dev.txt
 
-# How many small faults the tests notice; resumable.
+# How many small faults (made by cosmic-ray) the tests notice; resumable.
 mutation: $(VENV)/dev
-	$(BIN)/python benchmarks/mutation.py
+	$(BIN)/python benchmarks/sample_mutations.py --results $(OUT)/mutations.jsonl
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -57,9 +57,8 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
         if (why := unsupported(program)) is not None:
             raise InputError(str(file), "workload", f"cannot be measured: {why}")
         if (steps := len(program.ranks[0].step_events) - 1) < 2:
-            raise InputError(
-                str(file), "workload.steps", f"is {steps}, expected at least 2: a run's first does not count"
-            )
+            problem = f"is {steps}, expected at least 2: a run's first does not count"
+            raise InputError(str(file), "workload.steps", problem)
     return found
 
 

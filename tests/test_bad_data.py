@@ -474,7 +474,7 @@ def test_scenarios_that_cannot_be_measured(path: str, value: object, words: str 
 @pytest.mark.usefixtures("_torch")
 @pytest.mark.parametrize("settings", [["x"], ["world_size=1", "world_size=2"], ["policy.kind=x"], ["nothing.x=1"]])
 def test_settings_of_what_is_measured(settings: list[str]) -> None:
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     answered([*MEASURE, *(part for s in settings for part in ("--set", s))], 2)
 
 
@@ -497,7 +497,7 @@ OUT = {
 @pytest.mark.parametrize("name", ["/dev/full", "s.yaml", "/proc/nothing", "x" * 300, "loop", "new"])
 def test_folders_that_cannot_be_written(name: str, command: str) -> None:
     args, file = OUT[command]
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     Path("loop").symlink_to("loop")
     Path("new", file).mkdir(parents=True)
     answered([*args, "--out", name], 1, "Error: ", name, "cannot be written: ")
@@ -507,7 +507,7 @@ def test_folders_that_cannot_be_written(name: str, command: str) -> None:
 @pytest.mark.parametrize("command", OUT)
 def test_one_run_a_folder(command: str) -> None:
     args, file = OUT[command]
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     with open_alone(Path("new", file)):
         answered(args, 2, f"new/{file}: another run is writing to it")
 
@@ -517,7 +517,7 @@ def test_one_run_a_folder(command: str) -> None:
 @pytest.mark.parametrize("content", [b"notes\n", b"\0" * 99 + b"\n", b'{"schema": 2}\n'])
 def test_results_of_something_else(content: bytes, command: str) -> None:
     args, file = OUT[command]
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     Path("new").mkdir()
     Path("new", file).write_bytes(content + b"half a li")
     answered(args, 2, f"new/{file}: line 1: ")
@@ -526,7 +526,7 @@ def test_results_of_something_else(content: bytes, command: str) -> None:
 @pytest.mark.usefixtures("_torch")
 @pytest.mark.parametrize("args", [["--runs", "0"], ["--runs", "nan"], ["--device", "tpu"], ["-x"], *(["--timeout", t] for t in ("0", "-5", "x", "nan", "inf", "1e300"))], ids=" ".join)  # fmt: skip
 def test_wrong_options(args: list[str]) -> None:
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     answered([*MEASURE, *args], 2)
 
 
@@ -536,7 +536,7 @@ def test_gpus_that_are_not_there_cost_nothing() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
-    write("s.yaml", SCENARIO)
+    write("s.yaml", MEASURED)
     answered([*MEASURE, "--device", "cuda"], 1, "2 ranks need as many GPUs, there are 0")
 
 

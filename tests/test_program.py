@@ -14,7 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import direct_programs, program
 
-from sim.program import Copy, Kernel, Program, ProgramError, RankBuilder, RankProgram, RecordEvent, instrument
+from sim.program import (
+    Buffer,
+    Collective,
+    Copy,
+    Kernel,
+    Program,
+    ProgramError,
+    RankBuilder,
+    RankProgram,
+    RecordEvent,
+    instrument,
+)
 
 
 def built(*build: Callable[[RankBuilder], object]) -> RankBuilder:
@@ -278,3 +289,21 @@ def test_instrumenting_adds_an_event_around_each_copy_and_nothing_else(one: Prog
 def test_streams_are_listed_in_order_of_first_use() -> None:
     assert small().ranks[0].streams == ("compute", "copy")
     assert [type(c) for c in small().ranks[0].commands()].count(Kernel) == 1
+
+
+def test_what_a_builder_is_not_told_is_as_the_commands_say() -> None:
+    builder = RankBuilder()
+    builder.buffer("b", 64, "collective")
+    builder.record_step("s")
+    builder.kernel("s", "work", seconds=1)
+    builder.copy("c", "chunk", 8, builder.buffer("slot", 8, "slot"))
+    builder.collective("s", "sum", "all_reduce", 64, writes=("b",))
+    builder.record_step("s")
+    rank = builder.build()
+    [_, *commands, _] = rank.commands()
+    assert commands == [
+        Kernel("s", "work", 1),
+        Copy("c", "chunk", 8, "slot"),
+        Collective("s", "sum", "all_reduce", 64, writes=("b",)),
+    ]
+    assert rank.buffers == (Buffer("b", 64, "collective"), Buffer("slot", 8, "slot"))
