@@ -114,8 +114,8 @@ def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
         from calibration.torch_machine.kernels import normalise
 
         # prepared once: a launch is short of host time
-        operands = [None if m is None else _samples(m) for m in (y, residual, gate, scale, shift)]
-        return partial(normalise, _samples(x), *operands, op.rms, EPSILON)
+        to, added, gates, scales, shifts = (m if m is None else _samples(m) for m in (y, residual, gate, scale, shift))
+        return partial(normalise, _samples(x), to, added, gates, scales, shifts, op.rms, EPSILON)
 
     def vector(value: torch.Tensor) -> torch.Tensor:
         return value.float().tile(x.shape[-1] // value.shape[-1])
