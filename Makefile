@@ -40,12 +40,13 @@ validate: $(VENV)/run
 	$(BIN)/chunkflow-sim validate --force --html $(OUT)/validation.html --trace $(OUT)/validation.trace.json
 	$(BIN)/chunkflow-sim validate --published
 
-# Whether the tables of docs/measurements.md are as the committed data makes them; findings-update writes them and the plots.
+# Whether the tables of docs/measurements are as the committed data makes them; findings-update writes them and the plots.
+FINDINGS := docs/measurements.md docs/measurements
 findings: $(VENV)/run
-	$(BIN)/python -m validation.findings --check docs/measurements.md
+	$(BIN)/python -m validation.findings --check $(FINDINGS)
 
 findings-update: $(VENV)/run
-	$(BIN)/python -m validation.findings --out docs/plots --document docs/measurements.md > /dev/null
+	$(BIN)/python -m validation.findings --out docs/plots --document $(FINDINGS) > /dev/null
 
 # A virtual environment for each Python that is here, to compare their times.
 .venv-pythons: pyproject.toml requirements.txt

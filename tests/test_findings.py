@@ -1,4 +1,4 @@
-"""Tables and plots of docs/measurements.md; `make findings` checks that the document is as the committed data makes it."""
+"""Tables and plots of docs/measurements; `make findings` checks that the documents are as the committed data makes them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from conftest import shared_folder
 
 from sim.datasets.cases import Operation
 from validation import findings, svg
-from validation.markdown import placed, span, standing, table
+from validation.markdown import differences, placed, span, standing, table
 from validation.observed import Detailed, account, entries, late_chunks
 from validation.plots import plots
 
 DOCS = Path(__file__).parents[1] / "docs"
-TEXT = (DOCS / "measurements.md").read_text(encoding="utf-8")
+PAGES = findings.documents([DOCS / "measurements.md", DOCS / "measurements"])
 SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-nvlink-20261121c")
 
 
@@ -35,10 +35,39 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Detailed]:
     return found
 
 
-def test_tables_that_differ_are_named() -> None:
-    text = "<!-- table: x -->\n| a |\n<!-- end of table -->\n<!-- table: y -->\n| b |\n<!-- end of table -->\n"
-    assert findings.differing(text, {"x": "| a |", "y": "| b |"}) == []
-    assert findings.differing(text, {"x": "| c |", "z": "| b |"}) == ["x", "y", "z"]
+def test_tables_that_differ_are_named(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.md", tmp_path / "deep" / "two.md"
+    two.parent.mkdir()
+    one.write_text("<!-- table: x -->\n| a |\n<!-- end of table -->\n")
+    two.write_text("<!-- table: y -->\n| b |\n<!-- end of table -->\n")
+    texts = findings.documents([one, two.parent])
+    assert list(texts) == [one, two]
+    assert differences(texts, {"x": "| a |", "y": "| b |"}) == []
+    assert differences(texts, {"x": "| c |", "z": "| b |"}) == [
+        f"{two}: nothing makes table y",
+        f"{one}: table x is not as made from the data today",
+        "table z has no place",
+    ]
+    two.write_text(one.read_text())
+    assert differences(findings.documents([tmp_path]), {"x": "| a |"}) == ["table x has 2 places"]
+
+
+def test_documents_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.md"):
+        with pytest.raises(FileNotFoundError, match=str(path)):
+            findings.documents([path])
+
+
+def test_every_table_of_the_documents_has_one_place_and_is_made() -> None:
+    made = {*findings.SEEN, *findings.PREDICTED, "other hosts"}
+    assert sorted(name for text in PAGES.values() for name, _ in standing(text)) == sorted(made)
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    pages = [*DOCS.rglob("*.md"), *(DOCS.parent / name for name in ("README.md", "CONTRIBUTING.md"))]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 
 
 def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
@@ -52,10 +81,12 @@ def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
 
 
 def test_every_plot_that_is_shown_is_there_and_well_formed() -> None:
-    shown = re.findall(r"!\[[^]]+\]\((plots/[^)]+\.svg)\)", TEXT)
-    assert len(shown) == len(set(shown)) == len(list((DOCS / "plots").iterdir()))
-    for name in shown:
-        root = ElementTree.parse(DOCS / name).getroot()
+    shown = [
+        path.parent / name for path, text in PAGES.items() for name in re.findall(r"!\[[^]]+\]\(([^)]+\.svg)\)", text)
+    ]
+    assert {file.resolve() for file in shown} == set((DOCS / "plots").iterdir())
+    for file in shown:
+        root = ElementTree.parse(file).getroot()
         assert root.tag.endswith("svg") and root.findall("{*}text")
 
 
@@ -93,12 +124,18 @@ def test_late_chunks_start_as_the_gate_closes(start: float, late: int) -> None:
 
 
 def test_tables_have_their_places() -> None:
+    page, other = Path("page.md"), Path("other.md")
     text = "a\n<!-- table: x -->\nold\n<!-- end of table -->\nb"
+    texts = {page: text, other: "<!-- table: kept -->\n| k |\n<!-- end of table -->"}
     content = table(("k", "v"), [("one", span([2.0, 1.0], "{:.0f}"))])
-    assert dict(standing(placed(text, {"x": content}))) == {"x": "| k | v |\n|---|---:|\n| one | 1 to 2 |"}
-    assert placed(placed(text, {"x": content}), {"x": content}) == placed(text, {"x": content})
+    filled = placed(texts, {"x": content})
+    assert dict(standing(filled[page])) == {"x": "| k | v |\n|---|---:|\n| one | 1 to 2 |"}
+    assert filled[other] == texts[other]
+    assert placed(filled, {"x": content}) == filled
     with pytest.raises(ValueError, match="table y has 0 places"):
-        placed(text, {"y": ""})
+        placed(texts, {"y": ""})
+    with pytest.raises(ValueError, match="table x has 2 places"):
+        placed(texts | {other: text}, {"x": content})
 
 
 def test_charts_place_points_and_escape_words() -> None:

@@ -1,41 +1,38 @@
-"""What was seen on the measured hosts: the tables and the plots of docs/measurements.md, from the committed data.
+"""Findings on the measured hosts: the tables of docs/measurements and the plots, from the committed data.
 
-`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document FILE`
-it also puts the tables between that file's markers. `--check FILE` only says which of that file's tables are not as
-they would be made now.
+`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document PATH...` it
+also puts each table between its markers in these files, or in the Markdown files of these folders. `--check PATH...`
+only says which tables there are not as they would be made now, have no place or have several.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sim.output import write_atomically
 from sim.workers import Workers
 from validation import case_tables, probe_tables
-from validation.markdown import placed, standing
+from validation.markdown import differences, placed
 from validation.observed import Detailed, entries
 from validation.plots import plots
 from validation.sets import probed_sets
 
-
-def seen_tables() -> dict[str, str]:
-    """Tables of what was measured alone."""
-    return {
-        "hosts": probe_tables.hosts(),
-        "contention": probe_tables.contention(),
-        "sm copies": probe_tables.sm_copies(),
-        "host limits": probe_tables.host_limits(),
-        "commands": probe_tables.commands(),
-        "released": probe_tables.released(),
-        "collectives": probe_tables.collectives(),
-        "together": probe_tables.together(),
-        "events": probe_tables.events(),
-        "slow copies": probe_tables.slow_copies(),
-    }
-
+SEEN: dict[str, Callable[[], str]] = {
+    "hosts": probe_tables.hosts,
+    "contention": probe_tables.contention,
+    "sm copies": probe_tables.sm_copies,
+    "host limits": probe_tables.host_limits,
+    "commands": probe_tables.commands,
+    "released": probe_tables.released,
+    "collectives": probe_tables.collectives,
+    "together": probe_tables.together,
+    "events": probe_tables.events,
+    "slow copies": probe_tables.slow_copies,
+}
+"""Tables of what was measured."""
 
 PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "summary": case_tables.summary,
@@ -54,34 +51,62 @@ PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
 """Tables that need predictions, or all cases."""
 
 
-def differing(document: str, tables: Mapping[str, str]) -> list[str]:
-    """Names of tables that are not in `document` as in `tables`, or only in one of them."""
-    there = dict(standing(document))
-    return sorted(name for name in there.keys() | tables.keys() if there.get(name) != tables.get(name))
+def documents(paths: Sequence[Path]) -> dict[Path, str]:
+    """The Markdown files among `paths` and in the folders among them, with their text.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no Markdown file.
+    """
+    found: dict[Path, str] = {}
+    for path in paths:
+        files = sorted(path.rglob("*.md")) if path.is_dir() else [path]
+        if not files:
+            raise FileNotFoundError(f"{path}: has no Markdown file")
+        found |= {file: file.read_text(encoding="utf-8") for file in files}
+    return found
 
 
 def main() -> None:
-    """Write the plots and print the tables, or compare the tables with a document's."""
+    """Write the plots and print the tables, or compare the tables with those of documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder of the plots")
-    what.add_argument("--check", type=Path, metavar="FILE", help="exit with 1 unless this file has today's tables")
-    parser.add_argument("--document", type=Path, help="put the tables between this file's markers")
+    what.add_argument(
+        "--check",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="exit with 1 unless these files and folders have today's tables",
+    )
+    parser.add_argument(
+        "--document",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="put the tables between the markers of these files and folders",
+    )
     given = parser.parse_args()
+    try:
+        texts = documents(given.check or given.document)
+    except OSError as error:
+        sys.exit(str(error))
     with Workers() as executor:
         found = entries(probed_sets(), executor)
-        tables = seen_tables() | {name: make(found) for name, make in PREDICTED.items()}
+        tables = {name: make() for name, make in SEEN.items()}
+        tables |= {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = case_tables.cross(executor)
     if given.check:
-        if wrong := differing(given.check.read_text(encoding="utf-8"), tables):
-            sys.exit(f"{given.check}: not as made from the data today: {', '.join(wrong)}")
+        if wrong := differences(texts, tables):
+            sys.exit("\n".join(wrong))
         return
     for name, content in plots(found).items():
         write_atomically(given.out / f"{name}.svg", content)
     for name, content in tables.items():
         print(f"## {name}\n\n{content}\n")
     if given.document:
-        write_atomically(given.document, placed(given.document.read_text(encoding="utf-8"), tables))
+        for path, text in placed(texts, tables).items():
+            write_atomically(path, text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The plots of docs/measurements.md."""
+"""The plots of docs/measurements.md and of the pages in docs/measurements."""
 
 from __future__ import annotations
 

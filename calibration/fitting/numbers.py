@@ -49,7 +49,7 @@ SLOW = 0.015
 def steady(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
     """Which rows a line of setup + size / rate holds for that no row is faster than.
 
-    Links have slow moments (docs/measurements.md, section 5): rows are late together, never early. Of all lines
+    Links have slow moments (docs/measurements/commands.md): rows are late together, never early. Of all lines
     through two rows that no row lies below, the one that is nearest to all; rows above it were late.
     """
     rows = list(zip(sizes, seconds, strict=True))

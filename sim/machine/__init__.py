@@ -122,7 +122,7 @@ class _Run:
         start = self.env.now
         rank.kernels_running += 1
         # Attention's blocks fill all SMs until it ends: a collective of another stream that comes meanwhile waits for
-        # them. Matrix products let it in (docs/measurements.md, "Attention shuts gathers out").
+        # them. Matrix products let it in (docs/measurements/contention.md).
         if command.attention:
             end = rank.attention_end = Event(self.env)
         flow = self.profile.kernel_flow(rank.number, seconds, command.launches)
