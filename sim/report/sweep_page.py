@@ -126,7 +126,7 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    headers = (*rows[0].values, "step time", "lower bound", "exposed prefetch", "collective inflation", "peak memory")
+    headers = (*rows[0].values, "step time", "lower bound", "wait for prefetch", "collective inflation", "peak memory")
     cells = []
     for row in rows:
         values = ["" if v is None else describe_plain(v) for v in row.values.values()]
