@@ -66,7 +66,7 @@ def calibrate(
         FitError: the rows make no sense; they stay where they are.
         OSError: a file cannot be written.
     """
-    _check_name(name)
+    check_name(name)
     cases = dry_run(quick, gpus, kind)
     rows = run(cases, out, progress, kind)
     return write(rows, out, name)
@@ -81,7 +81,7 @@ def refit(out: Path, name: str, fingerprint: Mapping[str, str] | None = None) ->
         InputError: the rows cannot be read or make no sense, or `name` is no name of a file.
         OSError: a file cannot be written.
     """
-    _check_name(name)
+    check_name(name)
     rows = load_rows(out / RAW)
     try:
         return write(rows, out, name, fingerprint)
@@ -104,7 +104,7 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
     return written
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Raise InputError for what cannot name a file beside the others."""
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise InputError(

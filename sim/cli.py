@@ -490,6 +490,7 @@ def calibrate(
     if dry_run:
         click.echo("\n".join(listing(steps.dry_run(quick, gpus, device))))
         return
+    steps.check_name(name)
     raw, profile, page = ("--out", folder / RAW, "RECORDS"), folder / f"{name}.yaml", folder / steps.RESIDUALS
     made = (("--out", profile, "PROFILE"), ("--out", page, "PAGE"))
     _check_outputs(force, *made) if fit_only else _check_outputs(force, raw, *made)

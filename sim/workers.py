@@ -282,6 +282,8 @@ def _module_path(root: str) -> list[str]:
 def spawn_main(pipe: int, terminal: int) -> None:
     """What a worker does: run the calls that come through the descriptor `pipe`, one by one, until it is closed."""
     gc.set_threshold(50_000)  # simulations make many objects and few cycles: looking for these took a tenth of the time
+    # a call says by itself that the memory was full; `callable` takes what destructors met meanwhile, and no memory
+    sys.unraisablehook = callable
     connection = Connection(pipe)
     threading.stack_size(256 * 1024)
     threading.Thread(target=_end_with_parent, daemon=True).start()

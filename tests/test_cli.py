@@ -165,7 +165,7 @@ def test_sessions_are_listed_apart_from_the_hosts_that_users_mean(chunkflow: Com
     assert all(name in sessions and name not in hosts for name in dated)
     assert all(f" {name} " in hosts for name in ("h100x1", "h200x1", "h200x2-nvlink", "h200x4-hostpath"))
     said = chunkflow("hardware", "gb300").stderr
-    assert f"h200x8-hostpath, rtx4090x2-gen4-x8, rtx5090x2-gen5-x8 and {len(dated)} measurement sessions" in said
+    assert "`chunkflow-sim hardware` lists all" in said
     assert not [name for name in dated if name in said]
 
 

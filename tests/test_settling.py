@@ -88,7 +88,7 @@ def test_its_figures_do_not_depend_on_the_steps_asked_for(steps: int, result: Re
     figures: Any = result.metrics
     found: Any = alternating(steps).metrics
     for name in figures:
-        if name not in ("step_times_s", "simulated_steps"):
+        if name not in ("step_times_s", "simulated_steps") and figures[name] is not None:
             assert found[name] == pytest.approx(figures[name], rel=1e-6), name
 
 

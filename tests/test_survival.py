@@ -285,8 +285,8 @@ def test_ctrl_c_before_anything_runs_shows_no_traceback(chunkflow: Command, tmp_
     until(running, lambda: "msgspec" in Path(f"/proc/{running.pid}/maps").read_text())
     os.killpg(running.pid, signal.SIGINT)
     out, error = running.communicate()
-    assert (running.returncode, out) == (1, "")
-    assert error.strip() == "Aborted!" or error.startswith("Error: stopped")
+    assert (running.returncode in (1, 130), out) == (True, "")
+    assert "Traceback" not in error and error.count("\n") <= 2
 
 
 @pytest.mark.parametrize("everyone", [True, False], ids=["terminal", "parent alone"])

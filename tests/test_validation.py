@@ -245,14 +245,12 @@ def test_operations_count_a_case_once_and_what_is_far_off_is_named() -> None:
 
     near = gathering({"gather 0": 1e-3, "gather 1": 3e-3, "q": 1e-3}, {"gather 0": 2e-3, "gather 1": 3e-3, "q": 1e-3})
     table = summary.operations_table([near])
-    assert [row[1:5] for row in table.rows] == [
-        ("collective gather", 1, "2.000 ms", "+25.0 %"),
-        ("collective q", 1, "1.000 ms", "+0.0 %"),
+    assert [(*row[1:5], row[-1]) for row in table.rows] == [
+        ("collective gather", 1, "2.000 ms", "+25.0 %", ""),
+        ("collective q", 1, "1.000 ms", "+0.0 %", ""),
     ]
-    assert summary.operations_note([near]).endswith("None is off by more than 50 % in more than half of the cases.")
-    far = gathering({"gather 0": 1e-4, "q": 1e-3}, {"gather 0": 16e-4, "q": 14e-4})
-    note = summary.operations_note([far])
-    assert note.endswith("cases: collective gather on here (0.100 ms measured, 1.600 predicted).")
+    far = gathering({"gather 0": 1e-4, "q": 1e-3}, {"gather 0": 16e-4, "q": 12e-4})
+    assert [bool(row[-1]) for row in summary.operations_table([far]).rows] == [True, False]
 
 
 def test_a_profile_with_too_few_gpus_is_refused() -> None:
