@@ -44,8 +44,8 @@ class Result(NamedTuple):
 def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
-    Where its steps have not settled, more are simulated (`sim.settling`), unless `settle` is False: figures are then
-    those of the last step.
+    Where its steps have not settled, more are simulated (`sim.settling`), unless `settle` is False: figures
+    are then those of the last step.
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.

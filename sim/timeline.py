@@ -56,8 +56,8 @@ class HostSpan(NamedTuple):
 class Timeline(NamedTuple):
     """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
 
-    `period` says in how many steps they repeat (`sim.settling`): 1 where each takes as long as the one before, 0 where
-    they do not repeat.
+    `period` says in how many steps they repeat (`sim.settling`): 1 where each takes as long as the one before,
+    0 where they do not repeat.
     """
 
     program: Program

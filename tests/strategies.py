@@ -377,7 +377,7 @@ def networks(
     capacities = draw(st.lists(rates, min_size=1, max_size=most_resources))
     resources = st.integers(0, len(capacities) - 1)
     routes = st.dictionaries(resources, positive, max_size=4).map(lambda route: tuple(sorted(route.items())))
-    alone = (st.just(()), st.just(()))  # all given: builds would infer the last
+    alone = (st.just(()), st.just(()), st.none())  # all given: builds would infer the last
     moving = st.builds(FlowSpec, routes, rates, positive, st.none(), *alone)
     working = st.builds(FlowSpec, st.just(()), positive, st.just(1.0), st.tuples(resources, costs), *alone)
     specs = st.builds(Company.of, company, moving | working)

@@ -235,6 +235,26 @@ def test_a_set_is_predicted_by_the_next_visit_too() -> None:
     assert only.predicted.operations == {} and only.predicted.window_s == 0
 
 
+def test_operations_count_a_case_once_and_what_is_far_off_is_named() -> None:
+    def gathering(measured: dict[str, float], predicted: dict[str, float]) -> Compared:
+        sides = (
+            side(1.0)._replace(operations={("Collective", name): s for name, s in of.items()}, kernels_s=0.0)
+            for of in (measured, predicted)
+        )
+        return case(1.0, 1.0)._replace(measured=next(sides), predicted=next(sides))
+
+    near = gathering({"gather 0": 1e-3, "gather 1": 3e-3, "q": 1e-3}, {"gather 0": 2e-3, "gather 1": 3e-3, "q": 1e-3})
+    table = summary.operations_table([near])
+    assert [row[1:5] for row in table.rows] == [
+        ("collective gather", 1, "2.000 ms", "+25.0 %"),
+        ("collective q", 1, "1.000 ms", "+0.0 %"),
+    ]
+    assert summary.operations_note([near]).endswith("None is off by more than 50 % in more than half of the cases.")
+    far = gathering({"gather 0": 1e-4, "q": 1e-3}, {"gather 0": 16e-4, "q": 14e-4})
+    note = summary.operations_note([far])
+    assert note.endswith("cases: collective gather on here (0.100 ms measured, 1.600 predicted).")
+
+
 def test_a_profile_with_too_few_gpus_is_refused() -> None:
     [job, *_] = jobs(load_set(DATASET), load_profile("h100x1-20261121e"))
     with pytest.raises(InputError, match="h200x2-hostpath: measured case 0: world_size: is 2"):

@@ -19,11 +19,12 @@ BLOCK = 4096
 def _normalise(  # type: ignore[no-untyped-def]
     x, y, residual, gate, scale, shift,
     x_step, x_stride, y_step, y_stride, residual_step, residual_stride, gate_step, scale_step, shift_step,
-    rows, columns, gate_width, scale_width, shift_width, epsilon,
+    columns, gate_width, scale_width, shift_width, epsilon,
     HAS_RESIDUAL: tl.constexpr, HAS_GATE: tl.constexpr, HAS_Y: tl.constexpr, HAS_SCALE: tl.constexpr,
     HAS_SHIFT: tl.constexpr, RMS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    row, sample = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64)
+    sample = tl.program_id(1).to(tl.int64)
     x += sample * x_step + row * x_stride
     column = tl.arange(0, WIDTH)
     inside = column < columns
@@ -89,7 +90,7 @@ def normalise(
         x, to, added, gates, scales, shifts,
         _step(samples(x)), x.stride(-2), _step(to), to.stride(-2), _step(added), added.stride(-2),
         _step(gates), _step(scales), _step(shifts),
-        rows, columns, width(gate), width(scale), width(shift), epsilon,
+        columns, width(gate), width(scale), width(shift), epsilon,
         HAS_RESIDUAL=residual is not None, HAS_GATE=gate is not None, HAS_Y=y is not None,
         HAS_SCALE=scale is not None, HAS_SHIFT=shift is not None, RMS=rms,
         WIDTH=triton.next_power_of_2(columns), num_warps=8,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -112,7 +113,9 @@ def _normalise(op: Normalise, views: Views, on_gpu: bool) -> Call:
     if on_gpu:
         from calibration.torch_machine.kernels import normalise
 
-        return lambda: normalise(x, y, residual, gate, scale, shift, op.rms, EPSILON)
+        # prepared once: a launch is short of host time
+        to, added, gates, scales, shifts = (m if m is None else _samples(m) for m in (y, residual, gate, scale, shift))
+        return partial(normalise, _samples(x), to, added, gates, scales, shifts, op.rms, EPSILON)
 
     def vector(value: torch.Tensor) -> torch.Tensor:
         return value.float().tile(x.shape[-1] // value.shape[-1])
@@ -139,7 +142,7 @@ def _gelu(x: torch.Tensor, on_gpu: bool) -> Call:
     if on_gpu:
         from calibration.torch_machine.kernels import gelu
 
-        return lambda: gelu(x)
+        return partial(gelu, _samples(x))
     return lambda: x.copy_(F.gelu(x.float(), approximate="tanh"))
 
 
@@ -148,7 +151,7 @@ def _rotate(op: Rotate, views: Views, on_gpu: bool) -> Call:
     if on_gpu:
         from calibration.torch_machine.kernels import rotate
 
-        return lambda: rotate(x, op.head, first, LOG_BASE)
+        return partial(rotate, _samples(x), op.head, first, LOG_BASE)
 
     rows, columns = x.shape[-2:]
     pair = torch.arange(columns // 2)

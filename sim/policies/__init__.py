@@ -63,10 +63,10 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
 
     Counts the layers of all steps, those prefetched for the step after the last one, and each step's events.
     """
-    layers = len(workload.layers)
-    runs = workload.steps * workload.passes_per_step + -(-policy.prefetch_layers // layers)
-    a_pass = sum(policy.commands_per_layer(layer, workload, world_size) for layer in range(layers))
-    return runs * a_pass + world_size * (policy.slot_count + 2 * (workload.steps + 1))
+    each = [policy.commands_per_layer(layer, workload, world_size) for layer in range(len(workload.layers))]
+    passes, beyond = divmod(policy.prefetch_layers, len(each))
+    passes += workload.steps * workload.passes_per_step
+    return passes * sum(each) + sum(each[:beyond]) + world_size * (policy.slot_count + 2 * (workload.steps + 1))
 
 
 def variants(policy: Policy, world_size: int) -> Iterator[Policy]:

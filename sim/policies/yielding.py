@@ -84,8 +84,8 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         """Flags on the streams, or what the host threads tell each other."""
         if self.window == "device_gate":
             return 0, (3 if self.drain else 1), (4 if self.drain else 2)
-        # a layer: its request, and the model's wait; a chunk and a collective: count, lock, and an event waited for
-        return 4, 5, (8 if self.window == "kernel" else 6)
+        # a layer: request, slot and the model's wait; a chunk and a collective: count, lock, and an event waited for
+        return 5, 5, (8 if self.window == "kernel" else 6)
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Chunks behind a gate, or issued one at a time."""
