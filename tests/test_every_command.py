@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import pytest
@@ -20,7 +20,7 @@ from sim.cli import main
 from sim.config import convert
 from sim.experiment import Experiment
 from sim.explain import explain, to_plain
-from sim.policies import Policy, label
+from sim.policies import kinds
 from sim.report.sweep_page import write_experiment, write_page
 from sim.report.tables import print_explanation, print_run, print_sweep, print_waterfall
 from sim.report.uncertainty import print_interval, print_sensitivity
@@ -86,7 +86,7 @@ def scenario_file(folder: Path, plain: Plain) -> Iterator[str]:
 
 def test_the_policies_are_all_there_are() -> None:
     chosen = [Scenario.from_plain(scenario(p)).policy for p in POLICIES.values()]
-    assert {type(policy) for policy in chosen} == set(get_args(Policy))
+    assert {type(policy) for policy in chosen} == set(kinds().values())
     labels = {
         "whole_layer+after_compute",
         "whole_layer+quiesce",
@@ -94,7 +94,7 @@ def test_the_policies_are_all_there_are() -> None:
         "yielding+launch",
         "yielding+kernel",
     }
-    assert {label(policy) for policy in chosen} >= labels | {"sharded+device"}
+    assert {policy.label() for policy in chosen} >= labels | {"sharded+device"}
 
 
 def test_every_command_is_here() -> None:
