@@ -211,7 +211,7 @@ def test_figures_of_runs_that_take_no_time_are_shown(capsys: pytest.CaptureFixtu
         print_run("s.yaml", result)
         found = causes(result.timeline, result.profile)
         print_waterfall(waterfall(found, found))
-        print_interval(Interval(seconds, seconds, seconds, 0.9, 0, 1))
+        print_interval(Interval(seconds, seconds, seconds, 0.9, 0, 1), result.profile, 2)
     shown = capsys.readouterr().out
     assert "nan" not in shown and "inf " not in shown
 
