@@ -81,7 +81,7 @@ class Rows(list[Row]):
             fits = "yes" if row.figures["fits_memory"] else "NO"
             return [*values, *map(show_seconds, times), show_bytes(row.figures["peak_memory_bytes"]), fits]
 
-        headers = ("step time", "lower bound", "exposed prefetch", "peak memory", "fits")
+        headers = ("step time", "lower bound", "wait for prefetch", "peak memory", "fits")
         return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
 
 

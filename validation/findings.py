@@ -1,8 +1,9 @@
 """Findings on the measured hosts: the tables of docs/measurements and the plots, from the committed data.
 
-`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document PATH...` it
-also puts each table between its markers in these files, or in the Markdown files of these folders. `--check PATH...`
-only says which tables there are not as they would be made now, have no place or have several.
+`python -m validation.findings --out docs/plots` writes the plots and prints the tables; with `--document
+PATH...` it also puts each table between its markers in these files, or in the Markdown files of these
+folders. `--check PATH...` only says which tables there are not as they would be made now, have no place or
+have several.
 """
 
 from __future__ import annotations

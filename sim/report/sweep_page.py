@@ -137,7 +137,7 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
 _TIMES = {
     "step_time_s": "step time",
     "lower_bound_s": "lower bound",
-    "exposed_prefetch_s": "exposed prefetch",
+    "exposed_prefetch_s": "wait for prefetch",
     "collective_inflation_s": "collective inflation",
 }
 

@@ -91,9 +91,11 @@ def print_explanation(name: str, explanation: Explanation) -> None:
 
 
 def print_sweep(name: str, rows: Sequence[Row]) -> None:
-    """One line a point: its values, step time, floor, exposed prefetch and memory; then why points failed."""
+    """One line a point: its values, step time, floor, wait for prefetch and memory; then why points failed."""
     axes = list(rows[0].values)
-    made = table(*axes, "step time", "lower bound", "prefetch wait", "peak memory", "fits", title=f"sweep of {name}")
+    made = table(
+        *axes, "step time", "lower bound", "wait for prefetch", "peak memory", "fits", title=f"sweep of {name}"
+    )
     fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
     for row in rows:
         cells = [_value(axis, row.values[axis]) for axis in axes]
