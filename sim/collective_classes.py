@@ -15,6 +15,9 @@ from sim.program import CollectiveKind
 from sim.topology import Sourced
 from sim.units import Bytes, Number, Seconds
 
+Algorithm = Literal["direct", "ring", "hierarchical"]
+"""How a collective moves its bytes; `sim.collectives` says what each does."""
+
 
 class AloneTime(Config, frozen=True):
     """Measured seconds of a collective alone, by `bytes` that each rank sends, ascending."""
@@ -72,7 +75,7 @@ class CollectiveClass(Config, frozen=True):
     alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
     contention_by_ranks: dict[int, Contention] = msgspec.field(default_factory=dict)
     """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
-    algorithm: Literal["direct", "ring", "hierarchical"] | None = None
+    algorithm: Algorithm | None = None
     """`sim.collectives` says what each is, and which one is meant unless given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
     """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""

@@ -25,12 +25,11 @@ from typing import Literal, NamedTuple, assert_never, get_args
 
 from simpy.events import Event
 
+from sim.collective_classes import Algorithm
 from sim.config import InputError
 from sim.fabric import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import COPY_MARK, CollectiveClass, CollectiveMark, Contention, Profile
 from sim.program import CollectiveKind
-
-Algorithm = Literal["direct", "ring", "hierarchical"]
 
 
 class Part(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import KINDS, program, tiny_profile
 
 from sim import collectives
+from sim.collective_classes import Algorithm
 from sim.config import InputError
 from sim.hardware import AloneTime, CollectiveMark, Profile, load_profile
 from sim.machine import SimulatedMachine
@@ -38,9 +41,7 @@ def test_bytes_are_those_of_bandwidth_optimal_algorithms(kind: CollectiveKind, r
 DOMAINS = {1: [(0,)], 2: [(0, 1)], 3: [(0,), (1,), (2,)], 4: [(0, 1), (2, 3)], 6: [(0, 3, 4), (5, 1, 2)], 8: [(0, 1), (2, 3), (4, 5), (6, 7)]}  # fmt: skip
 
 
-@given(
-    kinds, st.integers(1, 10**9), st.sampled_from(list(DOMAINS)), st.sampled_from(["direct", "ring", "hierarchical"])
-)
+@given(kinds, st.integers(1, 10**9), st.sampled_from(list(DOMAINS)), st.sampled_from(get_args(Algorithm)))
 def test_every_rank_sends_and_receives_what_the_phases_say(
     kind: CollectiveKind, size: int, ranks: int, algorithm: str
 ) -> None:
