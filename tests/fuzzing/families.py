@@ -11,19 +11,19 @@ from random import Random
 from typing import Any
 
 import yaml
-from fuzzing.changes import damaged, flow, odd, odd_text, pool, to_yaml
-from fuzzing.judge import Found, command, limited, of_run, reading
 from odd_values import EXPERIMENT, NAMED, ODD, SCENARIO, keys, shipped_yaml
 from strategies import Plain, changes, collective, compute, policies, tiny_profile, trees, workloads
 
 from calibration.fitting import FitError, fit_rows
+from fuzzing.changes import damaged, flow, odd, odd_text, pool, to_yaml
+from fuzzing.judge import Found, command, of_run, reading
 from scenarios import __file__ as scenarios
 from sim import hardware, models
-from sim.config import InputError, convert
+from sim.config import InputError
 from sim.datasets.cases import load_cases, load_origin
 from sim.datasets.probe_rows import RAW, RowError, load_rows
 from sim.experiment import Experiment, load_experiment
-from sim.hardware import Profile, load_profile, to_plain
+from sim.hardware import load_profile, to_plain
 from sim.ledger import FIGURES, Point, Row
 from sim.policies import count_commands
 from sim.report.sweep_page import write_experiment, write_page

@@ -8,16 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from random import Random
 
+import sim
 from fuzzing.changes import to_yaml
 from fuzzing.families import SMALL
 from fuzzing.judge import Found
-
-import sim
-from sim.config import InputError
 from sim.scenario import read_plain
 from sim.sweep import parse_axes, points, sweep
 
