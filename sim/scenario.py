@@ -26,7 +26,7 @@ MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000
 """Commands of all ranks together."""
 COMMAND_BYTES = 600
-"""Memory that a command takes, from the program to the figures, B: the most that was measured (docs/architecture.md)."""
+"""Memory that a command takes, from the program to the figures, B: the most measured (docs/architecture.md)."""
 
 
 def read_plain(file: Path) -> Any:
@@ -149,10 +149,8 @@ def _check_size(scenario: Scenario) -> None:
     commands = policies.count_commands(workload, policy, scenario.world_size)
     if commands > MOST_COMMANDS:
         problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MOST_COMMANDS} are "
-        problem += (
-            f"simulated: it would take about {commands * COMMAND_BYTES / 1e9:.3g} GB of memory; take fewer steps, "
-        )
-        problem += "prefetch_layers or slots, or larger chunks"
+        problem += f"simulated: it would take about {commands * COMMAND_BYTES / 1e9:.3g} GB of memory; "
+        problem += "take fewer steps, prefetch_layers or slots, or larger chunks"
         raise InputError("scenario", "", problem)
 
 

@@ -98,6 +98,8 @@ def main() -> int:
         return bool(done.found.faults)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     out = given.out and given.out.resolve()
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     ended = campaign(given.seed, given.first, given.inputs, given.kills, began + 60 * given.minutes, out)
     print(table(ended))

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from odd_values import ODD, keys, put
 from strategies import plain_data
 
+INJECTED = "<img src=x onerror=alert(1)>"
+"""Text that must not become an element of a page."""
+
 TOKENS = [
     *(b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\t", b"\r", b"\n\n", b"---\n", b"...\n", b"%YAML 9.9\n", b"? ", b"- ", b": ", b"#"),
     *(b"!!python/object/apply:os.system ", b"!!bool x", b"!!timestamp x", b"!!set {a}", b"!x ", b"&a ", b"*a", b"<<: ", b"&a {x: *a}"),
     *(b"{", b"}", b"[", b"]", b"[" * 60, b"{a: " * 60, b"'", b'"', b'"\\ud800"', b"|\n", b">\n", b"@", b"`", b"%"),
     *(b"0x" + b"f" * 5000, b"1" * 5000, b"1e400", b".nan", b"-.inf", b"~", b"null", b"yes", b"1:30", b"017", b"0b11", b"2001-01-01"),
-    *(b"\x1b[31m", b"\x1b]0;x\x07", b"[/x]", b"[bold]", b"[link=http://x]", b":smile:", "‮".encode(), "é".encode("latin-1")),
+    *(b"\x1b[31m", b"\x1b]0;x\x07", b"[/x]", b"[bold]", b"[link=http://x]", INJECTED.encode(), b"=1+1", b":smile:", "‮".encode(), "é".encode("latin-1")),
 ]  # fmt: skip
 """What breaks readers of YAML, JSON and terminals."""
 
@@ -87,7 +90,7 @@ def odd(random: Random, good: Any, most: int = 3) -> Any:
             value = data
             for key in other:
                 value = value[key] if isinstance(value, dict | list) else value
-            at[path[-1]] = copy.deepcopy(value) if len(str(value)) < 2000 else None
+            at[path[-1]] = copy.deepcopy(value) if sum(1 for _ in keys(value)) < 100 else None
     return data
 
 

@@ -16,10 +16,10 @@ from strategies import Plain, changes, collective, compute, policies, tiny_profi
 
 from calibration.fitting import FitError, fit_rows
 from fuzzing.changes import damaged, flow, odd, odd_text, pool, to_yaml
-from fuzzing.judge import Found, command, of_run, reading
+from fuzzing.judge import Found, command, figures, of_run, reading
 from scenarios import __file__ as scenarios
 from sim import hardware, models
-from sim.config import InputError
+from sim.config import InputError, convert
 from sim.datasets.cases import load_cases, load_origin
 from sim.datasets.probe_rows import RAW, RowError, load_rows
 from sim.experiment import Experiment, load_experiment
@@ -29,8 +29,13 @@ from sim.policies import count_commands
 from sim.report.sweep_page import write_experiment, write_page
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
+from sim.sensitivity import sensitivity
+from sim.sensitivity import to_plain as to_plain_sensitivity
 from sim.sweep import parse_axes, points, sweep
+from sim.yaml_files import read_yaml
 from validation import __file__ as validation
+from validation import published
+from validation.bounds import Bound
 from validation.compare import compare_all, jobs
 from validation.sets import load_set
 
@@ -75,14 +80,29 @@ def runs(random: Random) -> list[str]:
     return random.choice(chosen)
 
 
-def run_scenario(args: list[str], *names: str) -> Found:
+def run_scenario(random: Random, args: list[str], *names: str) -> Found:
     """Run a command on `FILE`, unless that would take long."""
     try:
         if size(Scenario.load(FILE)) > MOST_COMMANDS / (10 if args[0] == "explain" else 1):
             return TOO_LARGE
     except InputError:
         pass
+    if random.random() < 0.03:
+        return sensitive([FILE, *names])
     return command(args, [FILE, *names])
+
+
+def sensitive(names: list[str]) -> Found:
+    """What each number of the profile moves; figures that are not finite are faults."""
+    faults: list[str] = []
+
+    def load() -> None:
+        scenario = Scenario.load(FILE)
+        plain = json.dumps(to_plain_sensitivity(sensitivity(scenario, scenario.profile(FILE))))
+        faults.extend(figures(plain))
+
+    found = reading(load, names)
+    return Found(found.ended, found.faults + faults)
 
 
 def of_scenarios(random: Random) -> Found:
@@ -91,7 +111,7 @@ def of_scenarios(random: Random) -> Found:
     if random.random() < 0.3:
         good["hardware"] = random.choice(hardware.shipped())
     Path(FILE).write_bytes(to_yaml(odd(random, good)))
-    return run_scenario(runs(random))
+    return run_scenario(random, runs(random))
 
 
 def of_bytes(random: Random) -> Found:
@@ -99,7 +119,7 @@ def of_bytes(random: Random) -> Found:
     kind = random.choice(("scenario", "profile", "experiment", "model"))
     if kind == "scenario":
         Path(FILE).write_bytes(damaged(random, to_yaml(random.choice(good_scenarios()))))
-        return run_scenario(runs(random))
+        return run_scenario(random, runs(random))
     if kind == "profile":
         name = random.choice(hardware.shipped())
         Path(HOST).write_bytes(damaged(random, shipped_text("hardware", name)))
@@ -108,7 +128,27 @@ def of_bytes(random: Random) -> Found:
         Path(FILE).write_bytes(damaged(random, to_yaml(EXPERIMENT)))
         return reading(lambda: load_experiment(FILE).points(FILE), [FILE])
     Path(FILE).write_bytes(damaged(random, shipped_text("models", random.choice(models.shipped()))))
-    return command(["models", FILE, *random.choice(([], ["--json"]))], [FILE])
+    return reading(lambda: convert(read_yaml(Path(FILE)), models.Model, FILE), [FILE])
+
+
+def of_data(random: Random) -> Found:
+    """Files that only this package writes for itself: models, bounds, published cases."""
+    kind = random.choice(("model", "bounds", "published"))
+    if kind == "model":
+        good = shipped_yaml(f"models/{random.choice(models.shipped())}.yaml")
+        Path(FILE).write_bytes(to_yaml(odd(random, good)))
+        return reading(lambda: convert(read_yaml(Path(FILE)), models.Model, FILE), [FILE])
+    if kind == "bounds":
+        Path(FILE).write_bytes(to_yaml(odd(random, yaml.safe_load((DATA / "bounds.yaml").read_text()))))
+        return reading(lambda: convert(read_yaml(Path(FILE)), tuple[Bound, ...], FILE), [FILE])
+    Path(FILE).write_bytes(to_yaml(odd(random, good_suite(random.choice(published.shipped())))))
+    return reading(lambda: published.load_suite(FILE), [FILE])
+
+
+@cache
+def good_suite(name: str) -> Plain:
+    whole: Plain = yaml.safe_load((DATA.with_name("published") / f"{name}.yaml").read_text())
+    return whole | {"cases": whole["cases"][:2]}
 
 
 def shipped_text(folder: str, name: str) -> bytes:
@@ -143,7 +183,7 @@ def on_host(random: Random) -> Found:
         return command(["hardware", HOST, *args], [HOST])
     plain = random.choice(good_scenarios()) if random.random() < 0.7 else SMALL
     Path(FILE).write_bytes(to_yaml(plain | {"hardware": HOST, "world_size": random.choice((1, 2, 2, 3))}))
-    return run_scenario(runs(random), HOST)
+    return run_scenario(random, runs(random), HOST)
 
 
 @cache
@@ -388,7 +428,6 @@ COMMANDS = [
     ["?"],
     ["run", FILE, "?"],
 ]
-VALID_IN_DAYS = {"5%", "5e-324", "1e-400", "0", "1_0", "٣"}
 
 
 def of_options(random: Random) -> Found:
@@ -413,6 +452,7 @@ FAMILIES: dict[str, tuple[int, Callable[[Random], Found]]] = {
     "--set": (14, of_settings),
     "raw rows": (6, of_rows),
     "data sets": (4, of_sets),
+    "other data": (4, of_data),
     "options": (4, of_options),
 }
 """Name -> (share, what makes and judges one input)."""

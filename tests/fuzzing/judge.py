@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from click.testing import CliRunner
 
+from fuzzing.changes import INJECTED
 from sim.cli import main
 from sim.config import InputError
 
@@ -124,6 +125,8 @@ def written(before: dict[str, bytes], after: dict[str, bytes], code: int) -> Ite
             yield f"exit code 2, and wrote {name}"
         elif before.get(name) != content and name.endswith(".json"):
             yield from figures(content.decode())
+        elif before.get(name) != content and name.endswith(".html") and INJECTED.encode() in content:
+            yield f"text became an element of {name}"
     yield from (f"removed {name}" for name in before.keys() - after.keys())
 
 
