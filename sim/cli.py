@@ -71,10 +71,24 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise _Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
         except (RuntimeError, ArithmeticError) as error:
             raise _Failure(str(error)) from None
+        except ImportError as error:
+            if (file := _hiding(error)) is None:
+                raise
+            raise _Failure(
+                f"{file} hides a package of chunkflow-sim: rename it, or start from another folder"
+            ) from None
         except MemoryError:
             raise _Failure("the memory is full: take fewer layers or steps, or larger chunks") from None
 
     return guarded
+
+
+def _hiding(error: ImportError) -> str | None:
+    """The file of another module that was imported under the name of a package of ours; None if that is not why."""
+    name = (error.name or "").partition(".")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    ours = name in ("calibration", "scenarios", "sim", "validation")
+    return file if ours and file and not Path(file).is_relative_to(Path(__file__).parents[1] / name) else None
 
 
 _RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."

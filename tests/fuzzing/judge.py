@@ -137,7 +137,7 @@ def figures(text: str) -> Iterator[str]:
     except ValueError as error:
         yield f"no JSON: {error}: {text[:100]!r}"
         return
-    if isinstance(plain, dict) and "step_time_s" in plain:
+    if isinstance(plain, dict) and {"step_time_s", "lower_bound_s"} <= plain.keys():
         yield from of_run(plain)
 
 
@@ -157,13 +157,14 @@ def _refuse(constant: str) -> float:
 
 
 def reading(load: Callable[[], object], names: Sequence[str]) -> Found:
-    """Call what may raise InputError only, whose lines must begin with one of `names`."""
+    """Call what may raise InputError only, whose lines must each begin with one of `names`, or a path to it."""
+    named = re.compile(rf"(/\S+/)?({'|'.join(map(re.escape, names))})")
     try:
         with limited():
             load()
     except InputError as error:
         lines = str(error).splitlines()
-        faults = [f"names no file: {line[:200]!r}" for line in lines if not line.startswith(tuple(names))]
+        faults = [f"names no file: {line[:200]!r}" for line in lines if not named.match(line)]
         faults += [f"control characters: {line[:200]!r}" for line in lines if not line.isprintable()]
         faults += [f"internal words: {line[:200]!r}" for line in lines if _INTERNAL.search(line)]
         return Found("refused", faults)
