@@ -13,8 +13,8 @@ from random import Random
 
 import sim
 from fuzzing.changes import to_yaml
-from fuzzing.families import SMALL
 from fuzzing.judge import Found
+from fuzzing.scenarios import SMALL
 from sim.scenario import read_plain
 from sim.sweep import parse_axes, points, sweep
 
