@@ -52,7 +52,10 @@ def campaign(seed: int, first: int, inputs: int, kills: int, until: float, out: 
     every = inputs // kills if kills else 0
     for number in range(first, first + inputs):
         with tempfile.TemporaryDirectory() as folder:
-            ended.append(one(seed, number, Path(folder)))
+            try:
+                ended.append(one(seed, number, Path(folder)))
+            except KeyboardInterrupt:
+                break
             if every and (number - first) % every == every - 1:
                 ended.append(Ended(number, "kills", killed(Random(f"{seed}:{number}:kill"), Path(folder) / "sweep")))
         for done in ended[-2:]:
