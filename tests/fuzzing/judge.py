@@ -85,7 +85,14 @@ def command(args: Sequence[str], names: Sequence[str]) -> Found:
 def uncaught(error: BaseException) -> str:
     """The error, and where in the project it came from."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = next((f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames) if "/sim/" in f.filename), "")
+    where = next(
+        (
+            f"{Path(f.filename).name}:{f.lineno}"
+            for f in reversed(frames)
+            if any(f"/{room}/" in f.filename for room in ("sim", "calibration", "validation"))
+        ),
+        "",
+    )
     last = frames[-1] if frames else None
     at = f"{where} ({Path(last.filename).name}:{last.lineno})" if last else where
     return f"uncaught {type(error).__name__}: {str(error)[:200]!r} at {at}"
