@@ -5,7 +5,7 @@ OUT := out
 PIP := pip install --quiet --disable-pip-version-check
 EXAMPLE := examples/wan2.2-14b.yaml
 
-.PHONY: demo test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation ci clean
+.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation ci clean
 
 # Pinned versions with hashes, for running alone. The project itself is installed as it stands, without its build tools' newest.
 $(VENV)/run: pyproject.toml requirements.txt
@@ -66,6 +66,10 @@ test-long: $(VENV)/dev .venv-pythons
 test-oracle: $(VENV)/dev
 	/usr/bin/python3 -c 'import simgrid' 2>/dev/null || apt-get install -y python3-simgrid
 	$(BIN)/python -m pytest -q -rs tests/test_simgrid.py
+
+# Random input of every kind, and sweeps killed and resumed, judged (docs/testing.md); at most an hour.
+fuzz: $(VENV)/dev
+	$(BIN)/python tests/fuzz.py --inputs 20000 --kills 40 --seed 1 --minutes 60 --out $(OUT)/fuzz.jsonl
 
 # The ranges in pyproject.toml: the newest of every package, and the lowest that it allows.
 test-latest:

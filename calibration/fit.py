@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -24,7 +23,7 @@ from sim.numbers import changed, numbers
 from sim.units import Bytes, Seconds
 
 DATASET = "h200x2-hostpath"
-FOLDER = Path(str(files("validation"))) / "data" / DATASET
+FOLDER = Path(__file__).resolve().parents[1] / "validation" / "data" / DATASET
 """Where the data set comes with the package: its data are read, none of its code."""
 
 RESIDENT, WHOLE, CHUNKED, YIELDING = 0, 1, 2, 5

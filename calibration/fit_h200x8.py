@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from math import sqrt
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -48,7 +48,9 @@ Plain = dict[str, Any]
 
 def load_rows() -> list[Row]:
     """The rows of links.json."""
-    rows: list[Row] = json.loads((files("validation") / "data" / NAME / "links.json").read_text())["rows"]
+    rows: list[Row] = json.loads(
+        (Path(__file__).resolve().parents[1] / "validation" / "data" / NAME / "links.json").read_text()
+    )["rows"]
     return rows
 
 

@@ -1,1 +1,1 @@
-"""Data only: hardware profiles, models and experiments, found through importlib.resources."""
+"""Data only: hardware profiles, models and experiments, found beside the package `sim`."""

@@ -71,10 +71,24 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise _Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
         except (RuntimeError, ArithmeticError) as error:
             raise _Failure(str(error)) from None
+        except ImportError as error:
+            if (file := _hiding(error)) is None:
+                raise
+            raise _Failure(
+                f"{file} hides a package of chunkflow-sim: rename it, or start from another folder"
+            ) from None
         except MemoryError:
             raise _Failure("the memory is full: take fewer layers or steps, or larger chunks") from None
 
     return guarded
+
+
+def _hiding(error: ImportError) -> str | None:
+    """The file of another module that was imported under the name of a package of ours; None if that is not why."""
+    name = (error.name or "").partition(".")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    ours = name in ("calibration", "scenarios", "sim", "validation")
+    return file if ours and file and not Path(file).is_relative_to(Path(__file__).parents[1] / name) else None
 
 
 _RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."
@@ -230,7 +244,8 @@ def hardware(name: str | None, as_json: bool, html: Path | None, check: bool, fo
     from sim.hardware import is_session, load_profile, shipped, to_plain
     from sim.report.tables import print_profile, print_profiles
 
-    profiles = [load_profile(n) for n in ([name] if name else sorted(shipped(), key=lambda n: (is_session(n), n)))]
+    names = sorted(shipped(), key=lambda n: (is_session(n), n)) if name is None else [name]
+    profiles = [load_profile(n) for n in names]
     _check_outputs(force, ("--html", html, "PAGE"))
     if check:
         if html is not None:
@@ -245,11 +260,11 @@ def hardware(name: str | None, as_json: bool, html: Path | None, check: bool, fo
     if as_json:
         import json
 
-        click.echo(json.dumps(to_plain(profiles[0]) if name else [p.name for p in profiles], indent=2))
-    elif name and html is None:
-        print_profile(profiles[0])
-    elif html is None:
+        click.echo(json.dumps([p.name for p in profiles] if name is None else to_plain(profiles[0]), indent=2))
+    elif name is None:
         print_profiles(profiles)
+    elif html is None:
+        print_profile(profiles[0])
 
 
 @main.command()
@@ -261,17 +276,17 @@ def models(name: str | None, as_json: bool) -> None:
     from sim.models import load_model, shipped
     from sim.report.tables import print_model, print_models
 
-    known = [load_model(n) for n in ([name] if name else shipped())]
+    known = [load_model(n) for n in (shipped() if name is None else [name])]
     if as_json:
         import json
 
         import msgspec
 
-        click.echo(json.dumps(msgspec.to_builtins(known[0]) if name else [m.name for m in known], indent=2))
-    elif name:
-        print_model(known[0])
-    else:
+        click.echo(json.dumps([m.name for m in known] if name is None else msgspec.to_builtins(known[0]), indent=2))
+    elif name is None:
         print_models(known)
+    else:
+        print_model(known[0])
 
 
 @main.command()
@@ -388,11 +403,9 @@ def validate(
     from validation.sets import load_set, shipped_sets
     from validation.terminal import print_validation
 
-    chosen = run.plan(
-        [load_set(name) for name in (shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets))],
-        load_profile(hardware) if hardware else None,
-        intervals,
-    )
+    profile = None if hardware is None else load_profile(hardware)  # first: reading all sets takes seconds
+    names = shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets)
+    chosen = run.plan([load_set(name) for name in names], profile, intervals)
     _check_outputs(force, ("--html", html, "PAGE"), ("--trace", trace, "TRACE"))
     with Workers(workers) as pool:
         with progress(chosen.size, "cases") as advance:

@@ -10,6 +10,7 @@ from sim.config import InputError
 
 MOST_BYTES = 64 * 2**20
 """Size of an input file; recorded traces, which are larger, have a limit of their own."""
+_BLOCK = 2**20
 
 
 def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
@@ -29,7 +30,9 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
         if about.st_size > most:
             raise InputError(source, "", f"has {about.st_size} bytes, at most {most} are read")
         with file.open("rb") as opened:
-            content = opened.read(most + 1)
+            content = opened.read(about.st_size + 1)  # not `most`: as much memory would be taken at once
+            while len(content) <= most and (more := opened.read(_BLOCK)):
+                content += more
     except OSError as error:
         raise InputError(source, "", f"cannot be read: {error.strerror}") from None
     except ValueError as error:

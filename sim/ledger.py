@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import msgspec
 
 from sim.config import InputError
+from sim.input_files import read_bytes
 from sim.job import Identity, Job
 from sim.metrics import SCHEMA_VERSION
 from sim.notebook import html_table
@@ -22,6 +23,8 @@ from sim.output import append, cut_torn_line, naming, open_alone, whole_lines, w
 from sim.safe_text import csv_cell, csv_text
 from sim.units import show_bytes, show_seconds
 
+MOST_BYTES = 2**30
+"""Size of a file of rows that is gone on with: two million rows have less."""
 FIGURES = (
     "step_time_s",
     "lower_bound_s",
@@ -118,7 +121,7 @@ class Ledger:
         with naming(self.file):
             self._out: BinaryIO = open_alone(self.file)
             try:
-                content = self.file.read_bytes() if self.file.is_file() else b""
+                content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""
                 self._read(content)
                 cut_torn_line(self._out, self.file)
                 if not whole_lines(content):
@@ -141,8 +144,12 @@ class Ledger:
         """Put all rows in the order of the points, unless they are, or went to a device."""
         self._check_place()
         ordered = _line(self.header) + b"".join(_line(self._cells(i, rows[i])) for i in range(len(self.points)))
-        if self.file.is_file() and self.file.read_bytes() != ordered:
+        if self.file.is_file() and not self._holds(ordered):
             write_atomically(self.file, ordered)
+
+    def _holds(self, content: bytes) -> bool:
+        with naming(self.file), self.file.open("rb") as file:
+            return file.read(len(content) + 1) == content
 
     def _check_place(self) -> None:
         try:

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
-from pathlib import Path
 
 from sim.config import Config, convert
 from sim.hardware import Profile
+from sim.shelf import SHIPPED
 from sim.units import Number
 from sim.yaml_files import read_yaml
 
-FILE = Path(str(files("scenarios"))) / "model_error.yaml"
+FILE = SHIPPED / "model_error.yaml"
 
 
 class ModelError(Config, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from sim.config import InputError
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
+_BLOCK = 2**16
+"""Bytes that are looked at together for the end of a line."""
 
 
 @contextmanager
@@ -72,10 +74,18 @@ def whole_lines(content: bytes) -> bytes:
 
 def cut_torn_line(out: BinaryIO, file: Path) -> None:
     """Cut a half-written last line off `file`, which `out` holds; a device has none."""
-    if file.is_file():
-        content = file.read_bytes()
-        if len(whole_lines(content)) < len(content):
-            out.truncate(len(whole_lines(content)))
+    if not file.is_file():
+        return
+    with file.open("rb") as written:
+        end = begin = written.seek(0, os.SEEK_END)
+        while begin:
+            before, begin = begin, max(0, begin - _BLOCK)
+            written.seek(begin)
+            if whole := whole_lines(written.read(before - begin)):
+                begin += len(whole)
+                break
+    if begin < end:
+        out.truncate(begin)
 
 
 def append(out: BinaryIO, data: bytes) -> None:

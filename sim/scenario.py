@@ -24,7 +24,9 @@ from sim.yaml_files import read_yaml
 
 MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000
-"""Commands of all ranks together: their timeline takes some 8 GB."""
+"""Commands of all ranks together."""
+COMMAND_BYTES = 600
+"""Memory that a command takes, from the program to the figures, B: the most measured (docs/architecture.md)."""
 
 
 def read_plain(file: Path) -> Any:
@@ -147,7 +149,8 @@ def _check_size(scenario: Scenario) -> None:
     commands = policies.count_commands(workload, policy, scenario.world_size)
     if commands > MOST_COMMANDS:
         problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MOST_COMMANDS} are "
-        problem += "simulated: take fewer steps, prefetch_layers or slots, or larger chunks"
+        problem += f"simulated: it would take about {commands * COMMAND_BYTES / 1e9:.3g} GB of memory; "
+        problem += "take fewer steps, prefetch_layers or slots, or larger chunks"
         raise InputError("scenario", "", problem)
 
 

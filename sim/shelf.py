@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
 from sim.config import InputError
+
+SHIPPED = Path(__file__).resolve().parents[1] / "scenarios"
+"""Data that come with the package. By path: another module called `scenarios` may stand before it on `sys.path`."""
 
 
 def is_there(path: Path) -> bool:
@@ -33,7 +35,7 @@ class Shelf(NamedTuple):
 
     def names(self) -> tuple[str, ...]:
         """Names of the files, without their ending."""
-        shipped = (files("scenarios") / self.folder).iterdir()
+        shipped = (SHIPPED / self.folder).iterdir()
         return tuple(sorted(f.name.removesuffix(".yaml") for f in shipped if f.name.endswith(".yaml")))
 
     def file(self, name: str) -> Path:
@@ -45,7 +47,7 @@ class Shelf(NamedTuple):
         known = self.names()
         wanted = name.rsplit("/", 1)[-1].lower() if self.hub else name
         if wanted in known:
-            return Path(str(files("scenarios") / self.folder / f"{wanted}.yaml"))
+            return SHIPPED / self.folder / f"{wanted}.yaml"
         if self.paths and name and is_there(Path(name)):
             return Path(name)
         shown = name if len(name) <= 60 else f"{name[:57]}..."

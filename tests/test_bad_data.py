@@ -250,8 +250,11 @@ def test_profiles_for_sets() -> None:
     write_set()
     answered(["validate", "--data", "set"], 2, "set: has no profile of its own: give one with --hardware")
     answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is no hardware profile")
+    answered([*VALIDATE[:3], "--hardware", ""], 2, "'' is no hardware profile")
     words = "set: measured case 0: world_size: is 2, but h100x1-20261121e has 1 GPUs"
     answered([*VALIDATE[:3], "--hardware", "h100x1-20261121e", "--workers", "1"], 2, words)
+    Path("set", CASES).write_text("no case\n")  # of which nothing is said: sets are read for seconds, profiles at once
+    answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is no hardware profile")
 
 
 def test_a_profile_of_the_host_that_was_measured_need_not_be_here() -> None:

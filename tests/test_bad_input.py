@@ -449,9 +449,8 @@ def test_wrong_numbers_beside_collectives(beside: object, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "h200", "h200x2-hostpath.yaml", "H200x2-hostpath", "x" * 10**5, "../hardware"])
 def test_profiles_that_nothing_has(name: str) -> None:
-    if name:
-        answered(["hardware", name], 2, name[:57], "is no hardware profile", "`chunkflow-sim hardware` lists all")
-    answered(["models", name or "-"], 2, "is no known model", "`chunkflow-sim models` lists all")
+    answered(["hardware", name], 2, name[:57], "is no hardware profile", "`chunkflow-sim hardware` lists all")
+    answered(["models", name], 2, "is no known model", "`chunkflow-sim models` lists all")
 
 
 # ---- sweeps and experiments ----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from test_report import Reader
 
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
+from calibration.fitting.numbers import steady
 from calibration.fitting.together import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
 from calibration.probes.plan import ProbeCase, plan
 from sim import SimulatedMachine
@@ -373,6 +374,27 @@ def test_a_late_row_makes_no_link_slower_and_nothing_shared(size: int, direction
     assert found.resource_names == good.resource_names
     assert found.capacities == pytest.approx(good.capacities, rel=2e-3)
     assert caps(found) == pytest.approx(caps(good), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seconds", "kept"),
+    [
+        ((1, 2, 3, 4), (2.0, 3.0, 4.0, 5.0), (True, True, True, True)),
+        ((1, 2, 3, 4), (2.0, 3.0, 8.0, 5.0), (True, True, False, True)),
+        ((1, 2, 2, 4), (2.0, 3.0, 8.0, 5.0), (True, True, False, True)),
+        ((2, 2, 2), (3.0, 3.0, 4.0), (True, True, True)),
+        ((1, 2, 3), (3.0, 2.0, 1.0), (True, True, True)),
+        ((1, 2, 3), (1.0, 5.0, 9.0), (True, True, True)),
+        ((0, 1, 2, 3), (1e-3, 1.0, 2.0, 3.0), (True, True, True, True)),
+        ((0, 1, 2, 3), (9.0, 1.0, 2.0, 3.0), (True, True, True, True)),
+    ],
+    ids=["line", "late", "one size twice", "one size", "falling", "below 0", "near 0", "through 0"],
+)
+def test_rows_above_the_line_of_the_fastest_were_late(
+    sizes: tuple[float, ...], seconds: tuple[float, ...], kept: tuple[bool, ...]
+) -> None:
+    """Of two rows of one size no line goes, and of lines that reach 0 at a row's size none is a link's."""
+    assert tuple(steady(sizes, seconds)) == kept
 
 
 def test_one_row_shows_what_a_link_lets_pass() -> None:

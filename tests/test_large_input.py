@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from conftest import Command
 from strategies import Plain
 
 from sim.cli import main
 from sim.config import InputError
 from sim.hardware import load_profile, to_plain
 from sim.input_files import MOST_BYTES, read_bytes
+from sim.ledger import MOST_BYTES as MOST_ROWS_BYTES
+from sim.output import cut_torn_line, open_alone
+from sim.policies import count_commands, load_policies
 from sim.report.hardware_page import hardware_page
-from sim.scenario import MOST_COMMANDS, Scenario
+from sim.scenario import COMMAND_BYTES, MOST_COMMANDS, Scenario
 from sim.yaml_files import MOST_VALUES, parse_yaml
 
 SCENARIO: Plain = {
@@ -125,10 +133,80 @@ def test_what_grows_or_hides_its_size_is_read_no_further_than_the_limit() -> Non
         read_bytes(Path("small"), 1)
 
 
+def test_reading_takes_memory_for_what_is_there_not_for_the_limit() -> None:
+    Path("small").write_bytes(b"ab")
+    tracemalloc.start()
+    try:
+        assert read_bytes(Path("small"), 2**31) == b"ab"
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["rows", "policies"])
+def test_rows_and_policies_that_are_too_large_are_refused(kind: str) -> None:
+    write("s.yaml", SCENARIO)
+    if kind == "policies":
+        with Path("own.py").open("wb") as file:
+            file.truncate(MOST_BYTES + 1)
+        with pytest.raises(InputError, match=r"own\.py: has \d+ bytes, at most"):
+            load_policies("own.py")
+        return
+    with Path("rows.csv").open("wb") as file:
+        file.write(b"scenario_v")
+        file.truncate(MOST_ROWS_BYTES + 1)
+    done = CliRunner().invoke(main, ["sweep", "s.yaml", "--set", "world_size=1", "--out", "rows.csv", "--workers", "1"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"Error: rows.csv: has {MOST_ROWS_BYTES + 1} bytes, at most {MOST_ROWS_BYTES} are read\n"
+
+
+@pytest.mark.parametrize("before", [0, 1, 2**16 - 2, 2**16 - 1, 2**16, 2**17])
+@pytest.mark.parametrize("torn", [0, 1, 2**16 - 1, 2**16, 2**16 + 1, 200_000])
+def test_a_torn_line_is_cut_off_however_long_it_is(before: int, torn: int) -> None:
+    whole = b"x" * before + b"\n" if before else b""
+    Path("rows.csv").write_bytes(whole + b"y" * torn)
+    with open_alone(Path("rows.csv")) as out:
+        cut_torn_line(out, Path("rows.csv"))
+    assert Path("rows.csv").read_bytes() == whole
+
+
 def test_text_of_too_many_values_is_refused() -> None:
     assert len(parse_yaml("[" + "1," * 1000 + "]", "x")) == 1000
     with pytest.raises(InputError, match=f"holds more than {MOST_VALUES} keys and values"):
         parse_yaml("[" + "1," * MOST_VALUES + "]", "x")
+
+
+def test_what_is_too_large_is_refused_with_the_memory_that_it_would_take() -> None:
+    """By hand: 10^6 chunks a layer, 2 layers of 10 steps and the next one's, on 2 ranks."""
+    workload = {**SCENARIO["workload"], "steps": 10}
+    data = {**SCENARIO, "workload": workload, "policy": {"kind": "chunked", "chunk_bytes": 1}}
+    with pytest.raises(
+        InputError, match=r"at most 10000000 are simulated: it would take about (\d+(\.\d+)?) GB of"
+    ) as told:
+        Scenario.from_plain(data)
+    commands, gigabytes = (float(x) for x in re.findall(r"about ([\d.]+) (?:commands|GB)", str(told.value)))
+    assert commands >= 2.1e7 and 300 <= gigabytes * 1e9 / commands <= 1000
+
+
+def test_a_simulation_takes_no_more_memory_than_is_said(chunkflow: Command) -> None:
+    """Measured in processes of their own, beside one of hardly any commands."""
+    policy = {"kind": "yielding", "chunk_bytes": 10**4}
+    peaks, counts = [], []
+    for steps, layers in ((2, 1), (10, 40)):
+        write(
+            "s.yaml",
+            {**SCENARIO, "workload": {**SCENARIO["workload"], "steps": steps, "layers": layers}, "policy": policy},
+        )
+        code = "import resource, sys; from sim.cli import main; main(['run', 's.yaml'], standalone_mode=False); "
+        code += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=chunkflow.environment, capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout.splitlines()[-1]) * 1024)
+        scenario = Scenario.load("s.yaml")
+        counts.append(count_commands(scenario.workload.resolve(2), scenario.policy, 2))
+    assert counts[1] > 10**5 > 100 * counts[0] / 20
+    assert (peaks[1] - peaks[0]) / (counts[1] - counts[0]) < COMMAND_BYTES
 
 
 def test_commands_are_counted_over_all_ranks() -> None:

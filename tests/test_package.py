@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import shared_folder
+from conftest import Command, shared_folder
 
 import sim
 
@@ -88,6 +88,32 @@ def test_the_installed_command_runs_a_scenario_by_the_name_of_its_host(installed
     script = installed / "bin" / "chunkflow-sim"
     done = subprocess.run([script, "--version"], capture_output=True, text=True, env={"PYTHONPATH": str(installed)})
     assert done.stdout.startswith("chunkflow-sim, version ")
+
+
+OWN = ("scenarios", "validation", "calibration")
+"""Names of packages here that a user's own module may well have."""
+
+
+def test_modules_of_a_users_own_beside_a_script_hide_no_data(chunkflow: Command, tmp_path: Path) -> None:
+    for name in OWN:
+        (tmp_path / f"{name}.py").write_text("mine = 1\n")
+    program = "import scenarios, sim; from sim.models import load_model; from sim.experiment import load_experiment; "
+    program += "from sim.model_error import known_errors; assert scenarios.mine and known_errors(); "
+    program += "print(sim.load_profile('h100x1').name, load_model('flux.1-dev').name, load_experiment('aces').plot)"
+    (tmp_path / "script.py").write_text(program)
+    line = [sys.executable, "script.py"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=chunkflow.environment, check=False)
+    assert (done.stderr, done.stdout) == ("", "h100x1 flux.1-dev bars\n")
+
+
+@pytest.mark.parametrize("content", ["mine = 1\n", ""])
+def test_a_module_that_hides_a_package_is_named(content: str, chunkflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "validation.py").write_text(content)
+    line = [sys.executable, "-m", "sim", "validate", "--data", "h200x1-20261121f"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=chunkflow.environment, check=False)
+    file = tmp_path / "validation.py"
+    told = f"Error: {file} hides a package of chunkflow-sim: rename it, or start from another folder\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 def test_importing_loads_nothing_that_is_slow(installed: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -17,7 +16,7 @@ from sim.datasets.probe_rows import RAW, Row, load_rows
 from sim.timeline import measure, overlap, union
 from validation.compare import Compared, Job, beside, jobs
 from validation.predict import predict
-from validation.sets import load_set
+from validation.sets import DATA, load_set
 
 TWO, FOUR, NVLINK, ALONE = (
     "h200x2-hostpath-20261121a",
@@ -41,7 +40,7 @@ NEAR = 200.0
 
 def folder(name: str) -> Path:
     """Where a shipped data set lies."""
-    return Path(str(files("validation"))) / "data" / name
+    return DATA / name
 
 
 def short(name: str) -> str:

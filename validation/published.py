@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
 from statistics import quantiles
@@ -25,6 +24,8 @@ from sim.scenario import Scenario
 from sim.units import Number
 from sim.yaml_files import read_yaml
 from validation.markdown import table
+
+PUBLISHED = Path(__file__).resolve().with_name("published")
 
 FigureName = Literal[
     "step_s",
@@ -172,14 +173,14 @@ class Outcome(NamedTuple):
 
 def shipped() -> tuple[str, ...]:
     """Names of the files of published cases, without their ending."""
-    found = (files("validation") / "published").iterdir()
+    found = PUBLISHED.iterdir()
     return tuple(sorted(f.name.removesuffix(".yaml") for f in found if f.name.endswith(".yaml")))
 
 
 def load_suite(file: str | Path) -> Suite:
     """Read published cases, shipped ones by name or a YAML file; every scenario is checked. Raises `InputError`."""
     if str(file) in shipped():
-        file = Path(str(files("validation") / "published" / f"{file}.yaml"))
+        file = PUBLISHED / f"{file}.yaml"
     suite = convert(read_yaml(Path(file)), Suite, str(file))
     for i, case in enumerate(suite.cases):
         for j, run in enumerate(case.runs):

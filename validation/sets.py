@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from sim.models import Named, load_model
 from sim.policies import describe
 from sim.shelf import is_there
 
-DATA = Path(str(files("validation"))) / "data"
+DATA = Path(__file__).resolve().with_name("data")
 
 
 class DataSet(NamedTuple):

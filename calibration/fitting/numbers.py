@@ -55,9 +55,14 @@ def steady(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
     rows = list(zip(sizes, seconds, strict=True))
     best: tuple[float, list[bool]] = (inf, [True] * len(rows))
     for (a, s), (b, t) in combinations(rows, 2):
+        if (b - a) * (t - s) <= 0:  # of one size, or the larger one not slower: no line rises through them
+            continue
         slope = (t - s) / (b - a)
-        off = [seconds_ / (s + slope * (size - a)) - 1 for size, seconds_ in rows]
-        if slope > 0 and min(off) > -NOISE:
+        times = [s + slope * (size - a) for size, _ in rows]
+        if min(times) <= 0:
+            continue
+        off = [seconds_ / time - 1 for (_, seconds_), time in zip(rows, times, strict=True)]
+        if min(off) > -NOISE:
             best = min(best, (sum(off), [o < SLOW for o in off]))
     return best[1]
 

@@ -20,6 +20,7 @@ from pkgutil import iter_modules
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sim.config import InputError
+from sim.input_files import read_bytes
 from sim.policies.base import Policy
 
 FILES = "CHUNKFLOW_SIM_POLICIES"
@@ -80,7 +81,7 @@ def load_policies(file: str | Path) -> tuple[str, ...]:
     spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:
         raise InputError(str(file), "", "is no Python file (.py) with policies")
-    content = path.read_bytes()
+    content = read_bytes(path)
     sys.modules[name] = module_from_spec(spec)  # annotations of structs are looked up there
     try:
         spec.loader.exec_module(sys.modules[name])

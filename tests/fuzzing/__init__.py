@@ -1,0 +1,1 @@
+"""Random input of every kind, and judgement of what the command line and the readers make of it (`tests/fuzz.py`)."""
