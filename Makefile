@@ -43,10 +43,10 @@ validate: $(VENV)/run
 # Whether the tables of docs/measurements are as the committed data makes them; findings-update writes them and the plots.
 FINDINGS := docs/measurements.md docs/measurements
 findings: $(VENV)/run
-	$(BIN)/python -m validation.findings --check $(FINDINGS)
+	$(BIN)/python -m validation.measurements_doc --check $(FINDINGS)
 
 findings-update: $(VENV)/run
-	$(BIN)/python -m validation.findings --out docs/plots --document $(FINDINGS) > /dev/null
+	$(BIN)/python -m validation.measurements_doc --out docs/plots --document $(FINDINGS) > /dev/null
 
 # A virtual environment for each Python that is here, to compare their times.
 .venv-pythons: pyproject.toml requirements.txt

@@ -15,7 +15,7 @@ from statistics import median
 import simpy
 
 from sim.machine import SimulatedMachine
-from validation.sets import case_name, load_set
+from validation.datasets import case_name, load_set
 
 WORKLOAD = "wan-14b block 1950"
 SCHEDULES = ("whole_layer", "yielding 16 MiB", "yielding 4 MiB", "yielding 1 MiB")

@@ -11,10 +11,10 @@ from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.page import residual_page
 from calibration.probes import ProbeCase, plan, run
 from calibration.probes.runner import Progress
-from sim.config import InputError
 from sim.datasets.probe_rows import RAW, Row, RowError, load_rows
-from sim.output import write_atomically
-from sim.profile_check import check_profile, summaries
+from sim.hardware.profile_check import check_profile, summaries
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.config import InputError
 
 if TYPE_CHECKING:
     from calibration.torch_machine import Kind
@@ -31,7 +31,7 @@ class Written(NamedTuple):
     raw: Path
     residuals: Path
     contradictions: tuple[str, ...]
-    """Tables of the profile that its resources do not allow, in words: see `sim.profile_check`."""
+    """Tables of the profile that its resources do not allow, in words: see `sim.hardware.profile_check`."""
     stand_in: bool
     """Whether CPU threads were measured in place of GPUs: the profile's times mean nothing."""
 

@@ -14,13 +14,13 @@ from statistics import mean, median
 from typing import Any
 
 from calibration.fitting.collectives import LARGE
-from calibration.fitting.numbers import Fitted, affine, latency, over, share
+from calibration.fitting.estimators import Fitted, affine, latency, over, share
 from calibration.probes.plan import LONG
 from sim.datasets.cases import MeasuredCase, Operation, load_cases
 from sim.hardware import AloneTime, Profile, load_profile
+from sim.hardware.profile_parameters import changed, numbers
+from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
-from sim.numbers import changed, numbers
-from sim.units import Bytes, Seconds
 
 DATASET = "h200x2-hostpath"
 FOLDER = Path(__file__).resolve().parents[1] / "validation" / "data" / DATASET

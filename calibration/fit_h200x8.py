@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from calibration.fitting.numbers import Fitted, over
+from calibration.fitting.estimators import Fitted, over
 from calibration.fitting.profile import number, to_yaml
-from sim.collectives import isolated_time, sent_per_rank
-from sim.fabric import rates_together
+from sim.fluid import rates_together
 from sim.hardware import AloneTime, CollectiveClass, Profile, load_profile
+from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, CopyKind, Program, RankBuilder
 from sim.timeline import Timeline

@@ -17,15 +17,15 @@ import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks, unsupported
-from sim.config import InputError
 from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
-from sim.experiment import load_experiment
 from sim.hardware import Profile, load_profile
+from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone, write_atomically
+from sim.inputs.config import InputError
 from sim.machine import DeadlockError
-from sim.output import append, cut_torn_line, naming, open_alone, write_atomically
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
-from sim.sweep import parse_axes, points
+from sim.sweeps.experiments import load_experiment
+from sim.sweeps.grid import parse_axes, points
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than all else here
 if TYPE_CHECKING:
-    from sim.config import InputError
     from sim.hardware import Profile, load_profile
+    from sim.inputs.config import InputError
     from sim.machine import DeadlockError, SimulatedMachine
     from sim.program import Program, ProgramError, RankBuilder
     from sim.run import Result, simulate
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DeadlockError": "machine",
-    "InputError": "config",
+    "InputError": "inputs.config",
     "Profile": "hardware",
     "Program": "program",
     "ProgramError": "program",

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple, cast
 
-from sim import settling
 from sim.hardware import Profile
+from sim.inputs.notebook_html import html_table
+from sim.inputs.units import show_bytes, show_seconds
 from sim.machine import SimulatedMachine
-from sim.metrics import SHOWN, Metrics, fit, metrics
-from sim.notebook import html_table
 from sim.policies import describe
 from sim.scenario import Scenario
-from sim.timeline import Timeline
-from sim.units import show_bytes, show_seconds
+from sim.timeline import Timeline, settling
+from sim.timeline.metrics import SHOWN, Metrics, fit, metrics
 
 
 class Result(NamedTuple):
@@ -44,7 +43,7 @@ class Result(NamedTuple):
 def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
-    Where its steps have not settled, more are simulated (`sim.settling`), unless `settle` is False: figures
+    Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
     are then those of the last step.
 
     Raises:

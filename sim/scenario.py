@@ -9,18 +9,19 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from sim import policies, units
-from sim.collectives import domains_of, hierarchical_kinds
-from sim.config import Config, InputError, convert
-from sim.faults import Fault, refuse
+from sim import policies
 from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
-from sim.models import Named
-from sim.notebook import html_text
+from sim.hardware.collectives import domains_of, hierarchical_kinds
+from sim.inputs import units
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.faults import Fault, refuse
+from sim.inputs.notebook_html import html_text
+from sim.inputs.shipped_files import is_there
+from sim.inputs.yaml_files import read_yaml
 from sim.policies import Policy
 from sim.program import Program
-from sim.shelf import is_there
-from sim.workload import CollectiveOp, Explicit, too_few
-from sim.yaml_files import read_yaml
+from sim.workloads.explicit import CollectiveOp, Explicit, too_few
+from sim.workloads.named import Named
 
 MOST_LAYERS = 10_000
 MOST_COMMANDS = 10_000_000

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from hypothesis import strategies as st
 
-from sim.config import convert
-from sim.fabric import FlowSpec, Route
+from sim.fluid import FlowSpec, Route
 from sim.hardware import Profile, load_profile, to_plain
+from sim.hardware.routes import Graph
+from sim.hardware.topology import Topology
+from sim.inputs.config import convert
+from sim.inputs.units import Bandwidth, FlopRate, Seconds
 from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.topology import Graph, Topology
-from sim.units import Bandwidth, FlopRate, Seconds
 
 T = TypeVar("T")
 Plain = dict[str, Any]

@@ -19,14 +19,14 @@ from test_measure import SCENARIO as MEASURED
 from test_measure import as_measured
 
 from calibration.fitting import FitError, fit_rows
-from sim.config import InputError
 from sim.datasets.cases import CASES, HOST, load_cases, load_split
 from sim.datasets.probe_rows import RAW, RowError, load_rows
 from sim.hardware import load_profile
-from sim.output import open_alone
-from sim.overwriting import Kind
+from sim.inputs.atomic_files import open_alone
+from sim.inputs.config import InputError
+from sim.inputs.overwriting import Kind
 from validation.compare import compare_all, jobs
-from validation.sets import DATA, load_set, shipped_sets
+from validation.datasets import DATA, load_set, shipped_sets
 
 RAW_LINES = (DATA / "h200x2-hostpath-20261121c" / RAW).read_text().splitlines()
 

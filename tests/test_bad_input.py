@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from strategies import Plain
 
 from sim.cli import main
-from sim.config import InputError
-from sim.experiment import load_experiment
 from sim.hardware import load_profile, shipped, to_plain
-from sim.models import load_model
+from sim.inputs.config import InputError
 from sim.scenario import Scenario
+from sim.sweeps.experiments import load_experiment
+from sim.workloads.named import load_model
 
 SCENARIO: Plain = {
     "hardware": "h200x2-hostpath",
@@ -659,8 +659,9 @@ def test_no_value_gets_more_than_a_message_out_of_the_loaders(whole: Plain, data
 
 
 def test_every_shipped_file_is_good_input() -> None:
-    from sim import experiment, models
+    from sim.sweeps import experiments
+    from sim.workloads import named
 
     assert all(load_profile(name) for name in shipped())
-    assert all(load_model(name) for name in models.shipped())
-    assert all(load_experiment(name).points(name) for name in experiment.shipped())
+    assert all(load_model(name) for name in named.shipped())
+    assert all(load_experiment(name).points(name) for name in experiments.shipped())

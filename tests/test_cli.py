@@ -19,12 +19,12 @@ from click import Command as Click
 from conftest import Command
 from strategies import tiny_profile
 
-from sim import models
 from sim.cli import main
-from sim.config import convert
 from sim.hardware import Profile, is_session, load_profile, shipped, to_plain
-from sim.output import write_atomically
-from sim.overwriting import Kind
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.config import convert
+from sim.inputs.overwriting import Kind
+from sim.workloads import named
 
 LAYERS, STEPS, LAYER_BYTES = 3, 4, 32 * 2**20
 TEXT = f"""
@@ -172,8 +172,8 @@ def test_sessions_are_listed_apart_from_the_hosts_that_users_mean(chunkflow: Com
 def test_models_are_listed_and_shown(chunkflow: Command) -> None:
     listed = chunkflow("models")
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert all(name in listed.stdout for name in models.shipped())
-    assert strict(chunkflow("models", "--json").stdout) == list(models.shipped())
+    assert all(name in listed.stdout for name in named.shipped())
+    assert strict(chunkflow("models", "--json").stdout) == list(named.shipped())
     shown = chunkflow("models", "wan2.2-14b").stdout
     assert "transformer.hidden" in shown and "5120" in shown and "transformer/config.json" in shown
     assert strict(chunkflow("models", "wan2.2-14b", "--json").stdout)["transformer"]["ffn"] == 13824

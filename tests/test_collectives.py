@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, program, tiny_profile
 
-from sim import collectives
-from sim.collective_classes import Algorithm
-from sim.config import InputError
-from sim.hardware import AloneTime, CollectiveMark, Profile, load_profile
+from sim.hardware import AloneTime, CollectiveMark, Profile, collectives, load_profile
+from sim.hardware.collective_classes import Algorithm
+from sim.inputs.config import InputError
+from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
 from sim.program import CollectiveKind, RankBuilder
-from sim.units import Bytes, Seconds
 
 kinds = st.sampled_from(KINDS)
 

@@ -9,13 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sim.analysis.sensitivity import interval, uncertain
 from sim.datasets.cases import references, workload_key
 from sim.program import Program
-from sim.sensitivity import interval, uncertain
 from sim.timeline import Timeline
-from validation import coverage as module
+from validation import prediction_intervals as module
 from validation.compare import Compared, Side, compare_all, jobs
-from validation.coverage import (
+from validation.comparison_tables import coverage_table, markdown_table
+from validation.datasets import DataSet, load_set, shipped_sets, visit
+from validation.markdown import standing
+from validation.predict import kernel_times, with_kernel_times
+from validation.prediction_intervals import (
     Covered,
     Deviations,
     Estimate,
@@ -26,10 +30,6 @@ from validation.coverage import (
     model_error,
     model_errors,
 )
-from validation.markdown import standing
-from validation.predict import kernel_times, with_kernel_times
-from validation.sets import DataSet, load_set, shipped_sets, visit
-from validation.summary import coverage_table, markdown_table
 
 
 def compared(group: str, error: float) -> Compared:

@@ -15,20 +15,21 @@ import yaml
 from click.testing import CliRunner
 from strategies import Plain, tiny_profile
 
-from sim import hardware, models, simulate
+from sim import hardware, simulate
+from sim.analysis.explain import explain, to_plain
+from sim.analysis.sensitivity import Interval, sensitivity
 from sim.cli import main
-from sim.config import convert
-from sim.experiment import Experiment
-from sim.explain import explain, to_plain
+from sim.inputs.config import convert
 from sim.policies import kinds
 from sim.report.sweep_page import write_experiment, write_page
 from sim.report.tables import print_explanation, print_run, print_sweep, print_waterfall
 from sim.report.uncertainty import print_interval, print_sensitivity
 from sim.scenario import Scenario
-from sim.sensitivity import Interval, sensitivity
-from sim.sweep import points, sweep
-from sim.trace import write_trace
-from sim.why import causes, waterfall
+from sim.sweeps.experiments import Experiment
+from sim.sweeps.grid import points, sweep
+from sim.timeline.critical_path import causes, waterfall
+from sim.timeline.perfetto import write_trace
+from sim.workloads import named
 
 POLICIES: dict[str, Plain] = {
     "resident": {"kind": "resident"},
@@ -64,7 +65,7 @@ def scenario(policy: Plain, host: str = "h200x2-hostpath", workload: Plain = EXP
 
 def of_model(name: str) -> Plain:
     """A small workload of a model."""
-    frames = {"frames": 17} if models.load_model(name).vae.temporal > 1 else {}
+    frames = {"frames": 17} if named.load_model(name).vae.temporal > 1 else {}
     return {"model": name, "height": 256, "width": 256, "layers": 2, "steps": 2} | frames
 
 
@@ -127,12 +128,12 @@ def test_every_profile_is_shown_and_run_on(host: str, tmp_path: Path) -> None:
         assert json.loads(invoke("run", file, "--json"))["fits_memory"] is True
 
 
-@pytest.mark.parametrize("name", models.shipped())
+@pytest.mark.parametrize("name", named.shipped())
 def test_every_model_is_shown_and_run(name: str, tmp_path: Path) -> None:
     assert name in invoke("models", name)
     assert json.loads(invoke("models", name, "--json"))["transformer"]
     policies = list(POLICIES.values())
-    chosen = policies[models.shipped().index(name) % len(policies)]
+    chosen = policies[named.shipped().index(name) % len(policies)]
     with scenario_file(tmp_path, scenario(chosen, workload=of_model(name))) as file:
         assert "step time" in invoke("run", file)
         assert json.loads(invoke("run", file, "--json"))["step_time_s"] > 0
@@ -242,7 +243,7 @@ def test_every_policy_on_every_profile(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", models.shipped())
+@pytest.mark.parametrize("name", named.shipped())
 @pytest.mark.parametrize("host", hardware.shipped())
 def test_every_model_under_every_policy_on_every_profile(
     host: str, name: str, capsys: pytest.CaptureFixture[str]

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from odd_values import EXPERIMENT, NAMED, ODD, SCENARIO, keys, put, shipped_yaml
 
-from sim.config import InputError, convert
 from sim.datasets.probe_rows import load_rows
-from sim.experiment import Experiment
 from sim.hardware import Profile, load_profile, to_plain
-from sim.models import Model
+from sim.inputs.config import InputError, convert
 from sim.scenario import Scenario
+from sim.sweeps.experiments import Experiment
+from sim.workloads.named import Model
 from validation import __file__ as validation
 from validation.bounds import Bound
 from validation.published import Suite, load_suite, shipped

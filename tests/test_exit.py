@@ -15,7 +15,7 @@ import yaml
 from click.testing import CliRunner
 from conftest import Command
 
-from sim.cli_group import CommandGroup
+from sim.cli.group import CommandGroup
 
 BLOCK = [{"compute": {"name": "a", "seconds": 1e-4}}, {"collective": {"kind": "all_to_all", "bytes": 4096}}]
 SMALL = {

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from conftest import Command
 
-from sim.config import InputError, convert
-from sim.experiment import Experiment, load_experiment, shipped
+from sim.inputs.config import InputError, convert
 from sim.report.sweep_page import write_experiment
-from sim.sweep import Row, sweep
+from sim.sweeps.experiments import Experiment, load_experiment, shipped
+from sim.sweeps.grid import Row, sweep
 
 MiB = 2**20
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from strategies import Case, Plain, cases, compute, scenario
 
 from sim import policies
-from sim.explain import HIDDEN, WORTH, Change, Explanation, explain
+from sim.analysis.explain import HIDDEN, WORTH, Change, Explanation, explain
 from sim.hardware import Profile
+from sim.inputs.units import Number, show_bytes
 from sim.policies import Policy, describe
 from sim.run import Result, simulate
-from sim.units import Number, show_bytes
-from sim.why import CAUSES, causes
+from sim.timeline.critical_path import CAUSES, causes
 
 GROUPS: Plain = {"layers": 8, "steps": 4, "layer_bytes": "831 MB", "block": [compute(2e-3, "a")]}
 """Half of whose layers stay on the GPU, as a server's option has it."""

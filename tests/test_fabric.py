@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sim.fabric import Environment, Fabric, Flow, FlowSpec, caps_now, weighted_max_min
+from sim.fluid import Environment, Fabric, Flow, FlowSpec, caps_now, weighted_max_min
 
 
 class Net:

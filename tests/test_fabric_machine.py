@@ -13,7 +13,7 @@ from strategies import Company, companies, rates
 from strategies import positive as weights
 from test_fabric_properties import check_max_min
 
-from sim.fabric import Environment, Fabric, Flow, FlowSpec
+from sim.fluid import Environment, Fabric, Flow, FlowSpec
 
 RESOURCES = 3
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Network, companies, networks
 
-from sim.fabric import Environment, Fabric, Flow, FlowSpec, weighted_max_min
+from sim.fluid import Environment, Fabric, Flow, FlowSpec, weighted_max_min
 
 SLACK = 1 + 1e-9
 

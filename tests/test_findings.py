@@ -12,13 +12,13 @@ import pytest
 from conftest import shared_folder
 
 from sim.datasets.cases import Operation
-from validation import findings, svg
+from validation import measurements_doc, svg
 from validation.markdown import differences, placed, span, standing, table
-from validation.observed import Detailed, account, entries, late_chunks
 from validation.plots import plots
+from validation.step_statistics import Detailed, account, entries, late_chunks
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = findings.documents([DOCS / "measurements.md", DOCS / "measurements"])
+PAGES = measurements_doc.documents([DOCS / "measurements.md", DOCS / "measurements"])
 SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-nvlink-20261121c")
 
 
@@ -40,7 +40,7 @@ def test_tables_that_differ_are_named(tmp_path: Path) -> None:
     two.parent.mkdir()
     one.write_text("<!-- table: x -->\n| a |\n<!-- end of table -->\n")
     two.write_text("<!-- table: y -->\n| b |\n<!-- end of table -->\n")
-    texts = findings.documents([one, two.parent])
+    texts = measurements_doc.documents([one, two.parent])
     assert list(texts) == [one, two]
     assert differences(texts, {"x": "| a |", "y": "| b |"}) == []
     assert differences(texts, {"x": "| c |", "z": "| b |"}) == [
@@ -49,17 +49,17 @@ def test_tables_that_differ_are_named(tmp_path: Path) -> None:
         "table z has no place",
     ]
     two.write_text(one.read_text())
-    assert differences(findings.documents([tmp_path]), {"x": "| a |"}) == ["table x has 2 places"]
+    assert differences(measurements_doc.documents([tmp_path]), {"x": "| a |"}) == ["table x has 2 places"]
 
 
 def test_documents_that_are_not_there_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.md"):
         with pytest.raises(FileNotFoundError, match=str(path)):
-            findings.documents([path])
+            measurements_doc.documents([path])
 
 
 def test_every_table_of_the_documents_has_one_place_and_is_made() -> None:
-    made = {*findings.SEEN, *findings.PREDICTED, "other hosts"}
+    made = {*measurements_doc.SEEN, *measurements_doc.PREDICTED, "other hosts"}
     assert sorted(name for text in PAGES.values() for name, _ in standing(text)) == sorted(made)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.first_order import (
+from sim.analysis.first_order import (
     H100_PCIE_PEAK,
     PCIE5_X16,
     PUBLISHED,
@@ -23,11 +23,11 @@ from sim.first_order import (
     step_seconds,
 )
 from sim.hardware import load_profile
-from sim.models import Named
+from sim.inputs.units import Bytes, Seconds
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.units import Bytes, Seconds
-from sim.workload import CollectiveOp, Compute, Layer
+from sim.workloads.explicit import CollectiveOp, Compute, Layer
+from sim.workloads.named import Named
 
 D = 3072
 WAN_5B = Named(model="wan2.2-5b", frames=81, height=704, width=1280)

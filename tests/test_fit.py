@@ -15,17 +15,17 @@ from test_report import Reader
 
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
-from calibration.fitting.numbers import steady
-from calibration.fitting.together import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
+from calibration.fitting.estimators import steady
+from calibration.fitting.stream_interference import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
 from calibration.probes.plan import ProbeCase, plan
 from sim import SimulatedMachine
-from sim.collectives import flows, sent_per_rank
-from sim.config import convert
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
-from sim.fabric import caps_now, weighted_max_min
+from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, to_plain
-from sim.numbers import numbers
-from sim.profile_check import contradictions
+from sim.hardware.collectives import flows, sent_per_rank
+from sim.hardware.profile_check import contradictions
+from sim.hardware.profile_parameters import numbers
+from sim.inputs.config import convert
 from sim.program import Collective, Copy, Program, RankBuilder
 
 Plain = dict[str, Any]

@@ -17,15 +17,15 @@ from strategies import Case, Plain, cases, compute, program, tiny_profile
 from sim import simulate
 from sim.cli import main
 from sim.hardware import Profile, load_profile
+from sim.inputs.units import Bytes
 from sim.machine import SimulatedMachine
-from sim.metrics import fit, metrics
 from sim.policies import copied_bytes
 from sim.program import RankBuilder
 from sim.report.sweep_page import write_page
 from sim.report.tables import print_sweep
 from sim.scenario import Scenario
-from sim.sweep import points, sweep
-from sim.units import Bytes
+from sim.sweeps.grid import points, sweep
+from sim.timeline.metrics import fit, metrics
 
 MIB = 2**20
 TOO_LARGE: Plain = {

@@ -12,7 +12,7 @@ from conftest import Command
 from fuzzing.families import FAMILIES
 from fuzzing.judge import figures, limited, reading, texts, written
 
-from sim.config import InputError
+from sim.inputs.config import InputError
 
 SEED = 7
 

@@ -15,15 +15,15 @@ from conftest import Command
 from hypothesis import assume, given
 from strategies import scaled, tiny_profile, topologies, trees
 
-from sim.config import InputError
-from sim.fabric import caps_now, weighted_max_min
+from sim.analysis.steady_state import gb, gpu_list, meetings, sentences
+from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, shipped
+from sim.hardware.routes import Graph
+from sim.inputs.config import InputError
+from sim.inputs.units import plain
 from sim.report.hardware_page import hardware_page
-from sim.report.numbers import numbers
-from sim.report.topology_words import SMALL, TITLE, text_width
-from sim.steady import gb, gpu_list, meetings, sentences
-from sim.topology import Graph
-from sim.units import plain
+from sim.report.profile_rows import numbers
+from sim.report.text_layout import SMALL, TITLE, text_width
 
 Plain = dict[str, Any]
 HOSTILE = "</svg><img src=x onerror=alert(1)> & \"quoted\" 'too'"

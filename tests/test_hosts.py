@@ -13,12 +13,12 @@ from conftest import Command
 
 from calibration import fit_h200x8
 from calibration.fitting import to_yaml
-from sim.config import InputError
-from sim.fabric import weighted_max_min
+from sim.fluid import weighted_max_min
 from sim.hardware import Kept, Profile, load_profile, profile_file, shipped, to_plain
-from sim.numbers import numbers
+from sim.hardware.profile_parameters import numbers
+from sim.inputs.config import InputError
 from sim.report.hardware_page import hardware_page
-from sim.report.numbers import ANOTHER_TOPOLOGY
+from sim.report.profile_rows import ANOTHER_TOPOLOGY
 from sim.run import simulate
 from sim.scenario import Scenario
 

@@ -30,9 +30,8 @@ from strategies import (
 )
 from test_fabric_properties import check_max_min
 
-from sim import collectives
-from sim.fabric import FlowSpec, weighted_max_min
-from sim.hardware import Profile
+from sim.fluid import FlowSpec, weighted_max_min
+from sim.hardware import Profile, collectives
 from sim.machine import SimulatedMachine
 from sim.policies import copied_bytes
 from sim.program import (
@@ -52,7 +51,7 @@ from sim.program import (
     WriteFlag,
 )
 from sim.timeline import Span, Timeline
-from sim.workload import Compute
+from sim.workloads.explicit import Compute
 
 SLACK = 1 + 1e-9
 TIE = 1e-9

@@ -18,15 +18,15 @@ from conftest import Command
 from strategies import Plain
 
 from sim.cli import main
-from sim.config import InputError
 from sim.hardware import load_profile, to_plain
-from sim.input_files import MOST_BYTES, read_bytes
-from sim.ledger import MOST_BYTES as MOST_ROWS_BYTES
-from sim.output import cut_torn_line, open_alone
+from sim.inputs.atomic_files import cut_torn_line, open_alone
+from sim.inputs.config import InputError
+from sim.inputs.input_files import MOST_BYTES, read_bytes
+from sim.inputs.yaml_files import MOST_VALUES, parse_yaml
 from sim.policies import count_commands, load_policies
 from sim.report.hardware_page import hardware_page
 from sim.scenario import COMMAND_BYTES, MOST_COMMANDS, Scenario
-from sim.yaml_files import MOST_VALUES, parse_yaml
+from sim.sweeps.results_file import MOST_BYTES as MOST_ROWS_BYTES
 
 SCENARIO: Plain = {
     "hardware": "h200x2-hostpath",

@@ -41,14 +41,14 @@ def test_every_contract_is_kept(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("sim/units.py", "from sim import scenario"),
+        ("sim/inputs/units.py", "from sim import scenario"),
         ("sim/run.py", "from sim.report import theme"),
-        ("sim/metrics.py", "import validation.sets"),
+        ("sim/timeline/metrics.py", "import validation.datasets"),
         ("sim/report/theme.py", "def later():\n    from calibration.fitting import FitError\n"),
         ("sim/program/ops.py", "import torch"),
         ("calibration/fit.py", "import validation.compare"),
-        ("validation/observed.py", "from calibration import probes"),
-        ("validation/errors.py", "from validation import bounds"),
+        ("validation/step_statistics.py", "from calibration import probes"),
+        ("validation/error_statistics.py", "from validation import bounds"),
     ],
 )
 def test_an_import_that_points_up_is_noticed(tree: Path, file: str, line: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 import sim
-from sim.config import InputError
 from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, load_cases, operations_of, references
 from sim.hardware import load_profile
+from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
 from sim.program import Kernel, instrument
 from sim.scenario import Scenario

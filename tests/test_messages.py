@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from strategies import Plain, plain_data
 
 from sim.cli import main
-from sim.collectives import phases
-from sim.config import MOST_FAULTS, Config, InputError, convert
-from sim.faults import find
 from sim.hardware import Profile, load_profile, shipped, to_plain
-from sim.models import load_model
+from sim.hardware.collectives import phases
+from sim.hardware.topology import Capacity, Node, Sourced
+from sim.inputs.config import MOST_FAULTS, Config, InputError, convert
+from sim.inputs.faults import find
+from sim.inputs.units import Bandwidth
+from sim.inputs.yaml_files import parse_yaml
 from sim.program import COLLECTIVES, Copy, RankBuilder
 from sim.scenario import Scenario
-from sim.sweep import parse_axis, points
+from sim.sweeps.grid import parse_axis, points
 from sim.timeline import accesses
-from sim.topology import Capacity, Node, Sourced
-from sim.units import Bandwidth
-from sim.yaml_files import parse_yaml
+from sim.workloads.named import load_model
 
 SCENARIO: Plain = {
     "hardware": "h200x2-hostpath",

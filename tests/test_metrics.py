@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from strategies import KINDS, Case, Plain, cases, collective, compute, scenario, tiny_profile, trees
 
 from sim.machine import SimulatedMachine
-from sim.metrics import Metrics, lower_bound, metrics
 from sim.program import Collective, Copy, Program, RankBuilder
 from sim.run import simulate
-from sim.why import causes
+from sim.timeline.critical_path import causes
+from sim.timeline.metrics import Metrics, lower_bound, metrics
 
 # Links move 8 B/s. A layer is copied in 2 s, in 4 chunks; a collective of 32 bytes sends 16 and takes 2 s alone. See
 # test_policies.test_yielding for the timelines.

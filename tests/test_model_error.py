@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sim.config import convert
+from sim.analysis.model_error import FILE, ModelError, ModelErrors, host_kind, known_errors, model_error
 from sim.hardware import load_profile, shipped
-from sim.model_error import FILE, ModelError, ModelErrors, host_kind, known_errors, model_error
-from sim.units import Number
-from sim.yaml_files import read_yaml
+from sim.inputs.config import convert
+from sim.inputs.units import Number
+from sim.inputs.yaml_files import read_yaml
 from validation.compare import Compared, compare_all
+from validation.datasets import shipped_sets
 from validation.model_error import chosen, errors_by_host, made, to_yaml
-from validation.sets import shipped_sets
 
 
 def test_the_file_names_the_cases_that_there_are() -> None:

@@ -11,15 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from sim.config import InputError
 from sim.hardware import load_profile
-from sim.models import Named, block_bytes, load_model, parameters, shipped
-from sim.models.blocks import Block, Setup, block
+from sim.inputs.config import InputError
 from sim.program import Kernel
 from sim.program.ops import WEIGHTS, AnyOperation, Attention, Linear, Matrix, Normalise, Permute
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.workload import CollectiveOp, Compute, Layer, collective_buffer
+from sim.workloads.block_setup import Block, Setup
+from sim.workloads.explicit import CollectiveOp, Compute, Layer, collective_buffer
+from sim.workloads.model_blocks import block
+from sim.workloads.named import Named, block_bytes, load_model, parameters, shipped
 
 # Parameters of the released transformers (safetensors metadata, or the total size of their index in fp32), and MB per
 # block in bf16 as listed for the models; neither is read from our data files.
@@ -422,7 +423,7 @@ def test_command_line() -> None:
 
 
 def test_starting_the_command_line_loads_no_models() -> None:
-    code = "import sys, sim.cli; print([m for m in ('sim.models', 'numpy', 'pandas', 'msgspec') if m in sys.modules])"
+    code = "import sys, sim.cli; print([m for m in ('sim.workloads.named', 'numpy', 'pandas', 'msgspec') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

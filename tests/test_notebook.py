@@ -15,10 +15,10 @@ from strategies import Case, Plain, cases
 
 import sim
 from sim import Result, Scenario, simulate
-from sim.ledger import Rows
-from sim.notebook import MOST_ROWS, html_table, html_text
-from sim.sweep import points, sweep
-from sim.units import show_seconds
+from sim.inputs.notebook_html import MOST_ROWS, html_table, html_text
+from sim.inputs.units import show_seconds
+from sim.sweeps.grid import points, sweep
+from sim.sweeps.results_file import Rows
 
 PLAIN: Plain = {
     "hardware": "h200x2-hostpath",

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from strategies import tiny_profile
 
-from sim.config import convert
 from sim.hardware import Profile, load_profile, shipped, to_plain
-from sim.numbers import changed, numbers
-from sim.units import Bandwidth, Bytes, Seconds
+from sim.hardware.profile_parameters import changed, numbers
+from sim.inputs.config import convert
+from sim.inputs.units import Bandwidth, Bytes, Seconds
 
 
 def four() -> Profile:

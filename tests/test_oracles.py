@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Case, Plain, collective, compute, networks
 
-from sim.fabric import FlowSpec, weighted_max_min
+from sim.fluid import FlowSpec, weighted_max_min
 
 
 def by_trying_all(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> list[Fraction]:

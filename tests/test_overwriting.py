@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 import scenarios
 import validation
 from calibration.calibrate import RESIDUALS
-from sim import files_read
 from sim.cli import main
-from sim.config import InputError
 from sim.hardware import load_profile, to_plain
-from sim.overwriting import Kind, Output, check_outputs
-from sim.sweep import points, sweep
-from validation.sets import shipped_sets
+from sim.inputs import files_read
+from sim.inputs.config import InputError
+from sim.inputs.overwriting import Kind, Output, check_outputs
+from sim.sweeps.grid import points, sweep
+from validation.datasets import shipped_sets
 
 SCENARIO: dict[str, Any] = {
     "hardware": "host.yaml",

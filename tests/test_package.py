@@ -66,7 +66,7 @@ def test_all_but_raw_measurements_is_installed(installed: Path) -> None:
 def test_shipped_data_loads_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     program = """
 import sim
-from sim import hardware, models
+from sim import hardware; from sim.workloads import named as models
 from validation.published import load_suite, shipped as suites
 names = hardware.shipped()
 loaded = [hardware.load_profile(n).name for n in names], [models.load_model(n).name for n in models.shipped()]
@@ -97,8 +97,8 @@ OWN = ("scenarios", "validation", "calibration")
 def test_modules_of_a_users_own_beside_a_script_hide_no_data(chunkflow: Command, tmp_path: Path) -> None:
     for name in OWN:
         (tmp_path / f"{name}.py").write_text("mine = 1\n")
-    program = "import scenarios, sim; from sim.models import load_model; from sim.experiment import load_experiment; "
-    program += "from sim.model_error import known_errors; assert scenarios.mine and known_errors(); "
+    program = "import scenarios, sim; from sim.workloads.named import load_model; from sim.sweeps.experiments import load_experiment; "
+    program += "from sim.analysis.model_error import known_errors; assert scenarios.mine and known_errors(); "
     program += "print(sim.load_profile('h100x1').name, load_model('flux.1-dev').name, load_experiment('aces').plot)"
     (tmp_path / "script.py").write_text(program)
     line = [sys.executable, "script.py"]

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import Plain, cases, collective, compute, scenario, tiny_profile
 
-from sim.config import InputError
+from sim.inputs.config import InputError
 from sim.policies import copied_bytes, fields_of
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program, RecordEvent, WaitEvent, WaitFlag, WriteFlag
 from sim.run import simulate

@@ -19,7 +19,7 @@ from hypothesis import assume, given
 from strategies import Case, Plain, cases, collective, compute, scenario
 
 from sim import policies
-from sim.config import InputError
+from sim.inputs.config import InputError
 from sim.policies import Offload, Policy, describe, kinds, load_policies, register, unregister
 from sim.policies.registry import FILES
 from sim.program import Copy
@@ -103,8 +103,8 @@ import sys
 from pathlib import Path
 from sim import Scenario
 from sim.policies import load_policies
-from sim.sensitivity import figure
-from sim.workers import Workers
+from sim.analysis.sensitivity import figure
+from sim.sweeps.worker_pool import Workers
 
 if __name__ == "__main__":
     assert load_policies(sys.argv[1]) == ("halves",) == load_policies(sys.argv[1])

@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, changes, program, tiny_profile, trees
 
-from sim.collectives import isolated_time
-from sim.first_order import layer_time
+from sim.analysis.first_order import layer_time
 from sim.hardware import AloneTime, Profile, load_profile, shipped, to_plain
+from sim.hardware.collectives import isolated_time
+from sim.hardware.profile_check import check_profile, contradictions, summaries
+from sim.hardware.profile_parameters import changed, numbers
+from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
-from sim.numbers import changed, numbers
-from sim.profile_check import check_profile, contradictions, summaries
 from sim.program import Collective, CollectiveKind, RankBuilder
-from sim.units import Bytes, Seconds
-from sim.workload import CollectiveOp, Layer
+from sim.workloads.explicit import CollectiveOp, Layer
 
 kinds = st.sampled_from(KINDS)
 sizes = st.integers(1, 4096)

@@ -17,10 +17,10 @@ from conftest import shared_folder
 from strategies import Plain, collective, compute
 
 from sim.cli import main
-from sim.config import InputError
 from sim.hardware import Profile, load_profile
-from sim.topology import Capacity, Link, Sourced
-from sim.units import Bandwidth, Number
+from sim.hardware.topology import Capacity, Link, Sourced
+from sim.inputs.config import InputError
+from sim.inputs.units import Bandwidth, Number
 from validation import published
 from validation.published import Case, Figure, Outcome, Row, load_suite, predict, predict_all
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.models.registers import ALIGNMENT, Registers
 from sim.program.ops import Gelu, Matrix, Normalise
+from sim.workloads.activation_memory import ALIGNMENT, Registers
 
 
 @given(

@@ -28,7 +28,7 @@ from strategies import (
     whole_layer,
 )
 
-from sim.fabric import weighted_max_min
+from sim.fluid import weighted_max_min
 from sim.machine import SimulatedMachine
 from sim.program import Collective, Copy, Kernel
 from sim.timeline import Timeline

@@ -17,9 +17,9 @@ import pytest
 from sim import Result, Scenario, simulate
 from sim.program import Copy
 from sim.report import figures
-from sim.report.bars import RESOLUTION, bars
 from sim.report.figures import Case, Pair, Point
 from sim.report.html import Badge, Section, Table, page
+from sim.report.span_bars import RESOLUTION, bars
 from sim.report.theme import TEMPLATES, ms, signed
 
 MIB = 2**20

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from calibration.doctor import Finding, print_findings
 from sim.cli import main
 from sim.hardware import load_profile, to_plain
+from sim.inputs.safe_text import csv_cell, csv_text, printable
 from sim.report.tables import print_experiments
 from sim.report.terminal import Console, say, show, styled, table
-from sim.safe_text import csv_cell, csv_text, printable
-from sim.sweep import points, sweep
+from sim.sweeps.grid import points, sweep
 
 HOSTILE = "[/x][bold]b[/] [link=http://a.example]c[/link] :smile: \x1b[31mred\x1b]8;;http://a.example\x07 \x9b31m \x00\u202eabc"
 """Rich's markup, an emoji code, a colour, a link, a CSI in one byte, a null byte, text turned around."""

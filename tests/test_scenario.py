@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Plain, policies, workloads
 
-from sim import units
-from sim.config import InputError, convert
 from sim.hardware import Profile, load_profile, shipped, to_plain
+from sim.inputs import units
+from sim.inputs.config import InputError, convert
 from sim.scenario import Scenario
 
 DOCUMENTED = """

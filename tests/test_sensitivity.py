@@ -18,12 +18,8 @@ from hypothesis import strategies as st
 from strategies import Case, cases, collective, compute, offloading, scaled, scenario, tiny_profile
 
 from sim import Scenario, SimulatedMachine
-from sim.config import convert
-from sim.hardware import Profile, load_profile, to_plain
-from sim.model_error import model_error
-from sim.numbers import changed, numbers
-from sim.program import Program
-from sim.sensitivity import (
+from sim.analysis.model_error import model_error
+from sim.analysis.sensitivity import (
     NUDGE_S,
     Effect,
     Factor,
@@ -37,7 +33,11 @@ from sim.sensitivity import (
     slopes,
     uncertain,
 )
-from sim.units import Bandwidth, FlopRate, Seconds
+from sim.hardware import Profile, load_profile, to_plain
+from sim.hardware.profile_parameters import changed, numbers
+from sim.inputs.config import convert
+from sim.inputs.units import Bandwidth, FlopRate, Seconds
+from sim.program import Program
 
 GOLDEN = sorted(f for f in (Path(__file__).parent / "golden").glob("*.yaml") if f.name != "host.yaml")
 FLOPS = [{"compute": {"name": "k", "flops": 4.0, "bytes": 1.0}}]

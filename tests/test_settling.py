@@ -15,13 +15,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import Case, Plain, cases, collective, compute, workloads
 
-from sim.explain import explain
-from sim.metrics import metrics
+from sim.analysis.explain import explain
 from sim.program import Collective, Copy
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.settling import LONGEST_PERIOD, MOST_STEPS, TOLERANCE, period, words
-from sim.why import causes, critical_path
+from sim.timeline.critical_path import causes, critical_path
+from sim.timeline.metrics import metrics
+from sim.timeline.settling import LONGEST_PERIOD, MOST_STEPS, TOLERANCE, period, words
 
 ALTERNATING: Plain = {
     "hardware": "h200x2-hostpath",

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sim.fabric import Environment, Fabric, FlowSpec
+from sim.fluid import Environment, Fabric, FlowSpec
 
 PYTHON = "/usr/bin/python3"
 PROBLEMS = 300

@@ -25,12 +25,12 @@ from conftest import Command
 from test_cli import small_files
 from test_sweep import BASE, MIB
 
-from sim.config import InputError
 from sim.hardware import load_profile, to_plain
-from sim.ledger import DIED, Point
-from sim.output import append, open_alone, write_atomically
-from sim.sweep import parse_axis, points, sweep
-from sim.workers import NoWorkersError, Workers
+from sim.inputs.atomic_files import append, open_alone, write_atomically
+from sim.inputs.config import InputError
+from sim.sweeps.grid import parse_axis, points, sweep
+from sim.sweeps.results_file import DIED, Point
+from sim.sweeps.worker_pool import NoWorkersError, Workers
 
 SMALL = ["--set", "policy.chunk_bytes=256KiB..880KiB:+16KiB"]
 """40 points, quick ones."""

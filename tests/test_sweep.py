@@ -23,13 +23,13 @@ from strategies import Plain
 from test_report import Reader
 
 from sim import simulate
-from sim.config import InputError, convert
-from sim.experiment import Experiment
 from sim.hardware import load_profile, to_plain
-from sim.ledger import FIGURES, Point, Row
+from sim.inputs.config import InputError, convert
 from sim.report.sweep_page import write_experiment, write_page
 from sim.scenario import Scenario
-from sim.sweep import Outcome, Setting, parse_axis, points, run_point, sweep
+from sim.sweeps.experiments import Experiment
+from sim.sweeps.grid import Outcome, Setting, parse_axis, points, run_point, sweep
+from sim.sweeps.results_file import FIGURES, Point, Row
 
 MIB = 2**20
 BASE: Plain = {

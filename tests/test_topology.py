@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from strategies import FORWARDING, Case, cases, scenario, tiny_profile, topologies, trees
 
-from sim.config import convert
-from sim.fabric import FlowSpec, weighted_max_min
+from sim.fluid import FlowSpec, weighted_max_min
+from sim.hardware.routes import Graph, Way
+from sim.hardware.topology import Topology
+from sim.inputs.config import convert
 from sim.machine import SimulatedMachine
 from sim.run import simulate
-from sim.topology import Graph, Topology, Way
 
 Plain = dict[str, Any]
 

@@ -9,20 +9,21 @@ import msgspec
 import pytest
 
 from sim.machine import DeadlockError, SimulatedMachine
-from sim.models import load_model
-from sim.models.blocks import Setup, block
 from sim.policies import Policy, build
 from sim.program import Collective, Copy, Kernel, Program, RankBuilder, instrument
 from sim.scenario import Scenario
-from sim.workload import Workload
+from sim.workloads.block_setup import Setup
+from sim.workloads.explicit import Workload
+from sim.workloads.model_blocks import block
+from sim.workloads.named import load_model
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from calibration.torch_machine import MachineError, TorchMachine  # noqa: E402
 from calibration.torch_machine.cpu import CpuDevice  # noqa: E402
+from calibration.torch_machine.fair_lock import FairLock  # noqa: E402
 from calibration.torch_machine.memory import HostWeights, Memory  # noqa: E402
 from calibration.torch_machine.operations import build as build_operation  # noqa: E402
-from calibration.torch_machine.runner import FairLock  # noqa: E402
 
 MODELS = {
     "cross": "wan2.1-1.3b",

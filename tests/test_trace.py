@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from strategies import Case, Plain, cases, collective, compute
 
-from sim.trace import trace_events, write_trace
+from sim.timeline.perfetto import trace_events, write_trace
 
 GATED = Case(
     {

@@ -21,22 +21,23 @@ from conftest import shared_folder
 from test_report import Reader
 
 from calibration import fit
-from sim import SimulatedMachine, units
+from sim import SimulatedMachine
+from sim.analysis.sensitivity import uncertain
 from sim.cli import main
-from sim.config import InputError
 from sim.datasets.cases import CASES, HOST, Operation, load_cases, workload_key
-from sim.fabric import FlowSpec, weighted_max_min
+from sim.fluid import FlowSpec, weighted_max_min
 from sim.hardware import load_profile
-from sim.metrics import lower_bound
-from sim.numbers import numbers
-from sim.sensitivity import uncertain
-from validation import report, summary
+from sim.hardware.profile_parameters import numbers
+from sim.inputs import units
+from sim.inputs.config import InputError
+from sim.timeline.metrics import lower_bound
+from validation import comparison_tables, report
 from validation.bounds import Bound, Known, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
-from validation.errors import by, choices, errors, memory_errors, resident_spread, step_errors
+from validation.datasets import DATA, case_name, kind, load_set, shipped_sets, visit
+from validation.error_statistics import by, choices, errors, memory_errors, resident_spread, step_errors
 from validation.predict import predict
 from validation.run import plan, validate
-from validation.sets import DATA, case_name, kind, load_set, shipped_sets, visit
 
 ROOT = Path(__file__).parents[1]
 DATASET = fit.DATASET
@@ -193,7 +194,7 @@ def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where()
         return found._replace(measured=sides[0], predicted=sides[1])
 
     def gather(*cases: Compared) -> Sequence[object]:
-        (row,) = [row for row in summary.operations_table(cases).rows if row[1] == "collective gather"]
+        (row,) = [row for row in comparison_tables.operations_table(cases).rows if row[1] == "collective gather"]
         return row
 
     assert gather(pieces(7, 1.0))[2:] == (1, "1.000 ms", "+0.0 %", "0.0 %", "0.0 %", "")
@@ -244,13 +245,13 @@ def test_operations_count_a_case_once_and_what_is_far_off_is_named() -> None:
         return case(1.0, 1.0)._replace(measured=next(sides), predicted=next(sides))
 
     near = gathering({"gather 0": 1e-3, "gather 1": 3e-3, "q": 1e-3}, {"gather 0": 2e-3, "gather 1": 3e-3, "q": 1e-3})
-    table = summary.operations_table([near])
+    table = comparison_tables.operations_table([near])
     assert [(*row[1:5], row[-1]) for row in table.rows] == [
         ("collective gather", 1, "2.000 ms", "+25.0 %", ""),
         ("collective q", 1, "1.000 ms", "+0.0 %", ""),
     ]
     far = gathering({"gather 0": 1e-4, "q": 1e-3}, {"gather 0": 16e-4, "q": 12e-4})
-    assert [bool(row[-1]) for row in summary.operations_table([far]).rows] == [True, False]
+    assert [bool(row[-1]) for row in comparison_tables.operations_table([far]).rows] == [True, False]
 
 
 def test_a_profile_with_too_few_gpus_is_refused() -> None:
@@ -372,7 +373,7 @@ class Serial(Executor):
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with three cases of a shipped set, under its name."""
     name = "h200x2-hostpath-20261121c"
-    monkeypatch.setattr("sim.workers.Workers", Serial)
+    monkeypatch.setattr("sim.sweeps.worker_pool.Workers", Serial)
     folder = tmp_path / name
     folder.mkdir()
     shutil.copy(DATA / name / HOST, folder)
@@ -475,7 +476,7 @@ def test_straight_lines_are_found() -> None:
 def test_the_table_in_the_documentation_is_todays(old: list[Compared]) -> None:
     text = (ROOT / "docs" / "modelling.md").read_text()
     [table] = re.findall(r"<!-- validation table -->\n(.*)\n<!-- end of validation table -->", text, re.DOTALL)
-    assert table == summary.markdown(old, judge(load_bounds(), old))
+    assert table == comparison_tables.markdown(old, judge(load_bounds(), old))
 
 
 def test_the_readme_claims_what_is_bounded() -> None:
@@ -509,7 +510,7 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
 def test_intervals_are_shown_where_asked_for(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = next(job for job in jobs(load_set("h100x1-20261121e"), steps_only=True) if job.group == "fitted")
     monkeypatch.setattr("validation.run._fitted", lambda sets, own: [elsewhere])
-    monkeypatch.setattr("validation.coverage.uncertain", lambda profile: uncertain(profile)[:2])
+    monkeypatch.setattr("validation.prediction_intervals.uncertain", lambda profile: uncertain(profile)[:2])
     file = tmp_path / "page.html"
     page = command("--data", part, "--intervals", "--html", file).output
     shown, plain = (command("--data", part, *more, "--markdown").output for more in (("--intervals",), ()))
@@ -559,16 +560,18 @@ def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:
     text = Reader(file.read_text()).text
     assert "0 of 1 targets are met. Missed by what is known, and no worse: 1." in text
     assert bound.known.why in text
-    assert summary.shortfalls([missed._replace(verdict="broken")])[0][1] == "Nothing is known that explains it."
+    assert (
+        comparison_tables.shortfalls([missed._replace(verdict="broken")])[0][1] == "Nothing is known that explains it."
+    )
 
 
 def test_what_differs_most_is_put_into_words() -> None:
     slow = case(1.0, 0.9, spread=0.02)
     slow = slow._replace(predicted=side(1.0)._replace(copies_s=0.1))
-    text = summary.seen(slow)
+    text = comparison_tables.seen(slow)
     assert "Copies are slower on the host" in text and "more than one state" in text
     waits = case(1.0, 1.0)._replace(measured=side(1.0)._replace(waits_s=0.5))
-    assert "Ranks wait for each other on the host" in summary.seen(waits)
+    assert "Ranks wait for each other on the host" in comparison_tables.seen(waits)
 
 
 def test_chunk_sizes_are_drawn_where_enough_were_measured(old: list[Compared], tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from strategies import Case, cases, tiny_profile
 
-from sim.explain import explain, resident_causes
+from sim.analysis.explain import explain, resident_causes
 from sim.machine import SimulatedMachine
 from sim.program import Program, RankBuilder
-from sim.why import CAUSES, causes, critical_path, waterfall
+from sim.timeline.critical_path import CAUSES, causes, critical_path, waterfall
 
 COMPUTE = {"compute": {"name": "k", "seconds": 1.0}}
 CALL = {"collective": {"kind": "all_to_all", "bytes": 16}}  # 8 B each way: 1 s of a link alone

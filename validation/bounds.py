@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from sim.config import Config, convert
-from sim.yaml_files import read_yaml
+from sim.inputs.config import Config, convert
+from sim.inputs.yaml_files import read_yaml
 from validation.compare import Compared
-from validation.errors import choice_costs, errors, memory_errors, resident_spread, step_errors
-from validation.sets import DATA
+from validation.datasets import DATA
+from validation.error_statistics import choice_costs, errors, memory_errors, resident_spread, step_errors
 
 BOUNDS = DATA / "bounds.yaml"
 

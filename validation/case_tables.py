@@ -12,11 +12,11 @@ import msgspec
 from sim.datasets.cases import references, workload_key
 from sim.hardware import Profile, load_profile
 from validation.compare import compare_all, jobs
-from validation.errors import Errors, errors, step_errors
+from validation.datasets import case_name, load_set, probed_sets
+from validation.error_statistics import Errors, errors, step_errors
 from validation.markdown import maybe, span, table
-from validation.observed import NEIGHBOURS, Detailed, lateness, long_kernels, short, unsteadiness, yields
 from validation.predict import predict
-from validation.sets import case_name, load_set, probed_sets
+from validation.step_statistics import NEIGHBOURS, Detailed, lateness, long_kernels, short, unsteadiness, yields
 
 OFF = 0.03
 """Cases that are off by more are listed one by one."""

@@ -8,13 +8,13 @@ from concurrent.futures import Executor
 from statistics import median
 from typing import NamedTuple
 
-from sim.config import InputError
 from sim.datasets.cases import MeasuredCase, Operation, operations_of, workload_key
 from sim.hardware import Profile, load_profile
+from sim.inputs.config import InputError
 from sim.policies import describe
 from sim.timeline import clip, measure, overlap, union
+from validation.datasets import DataSet, visit
 from validation.predict import Prediction, predict, predict_instrumented
-from validation.sets import DataSet, visit
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
 

@@ -1,4 +1,4 @@
-"""The model's error by kind of host, from the measured cases, as the file that `sim.model_error` reads.
+"""The model's error by kind of host, from the measured cases, as the file that `sim.analysis.model_error` reads.
 
 `python -m validation.model_error` writes the file; with `--check` it only says whether it is as it would be made now.
 """
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from statistics import NormalDist
 
-from sim.model_error import FILE, ModelError, host_kind
-from sim.output import write_atomically
-from sim.units import Number
-from sim.workers import Workers
+from sim.analysis.model_error import FILE, ModelError, host_kind
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.units import Number
+from sim.sweeps.worker_pool import Workers
 from validation.compare import Compared, Job, compare_all, jobs
-from validation.sets import load_set, shipped_sets
+from validation.datasets import load_set, shipped_sets
 
 SHARE = 0.9
 """The share of the errors that lies in an interval of that level."""

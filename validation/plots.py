@@ -7,8 +7,21 @@ from collections.abc import Sequence
 from sim.datasets.cases import workload_key
 from sim.datasets.probe_rows import Row
 from sim.report.theme import BLUE, GREEN, GREY, PINK, RED, VIOLET, YELLOW
-from validation.observed import CHUNKS, FOUR, LARGE, MIB, NVLINK, TWO, Detailed, probes, rates, short, value, yields
-from validation.sets import probed_sets
+from validation.datasets import probed_sets
+from validation.step_statistics import (
+    CHUNKS,
+    FOUR,
+    LARGE,
+    MIB,
+    NVLINK,
+    TWO,
+    Detailed,
+    probes,
+    rates,
+    short,
+    value,
+    yields,
+)
 from validation.svg import MARKERS, Axis, Marker, Panel, Series, figure, linear, logarithmic
 
 COLOURS = BLUE, RED, GREEN, PINK, YELLOW, VIOLET

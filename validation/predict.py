@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from sim.collectives import isolated_time
-from sim.config import InputError
 from sim.datasets.cases import MeasuredCase
 from sim.hardware import Profile
+from sim.hardware.collectives import isolated_time
+from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Collective, Kernel, Program, RankProgram, RecordEvent, instrument
 from sim.scenario import Scenario

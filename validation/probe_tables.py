@@ -9,8 +9,9 @@ from statistics import median
 
 from sim.datasets.cases import MeasuredCase, load_cases, load_origin
 from sim.datasets.probe_rows import Row
+from validation.datasets import load_set, probed_sets
 from validation.markdown import maybe, span, table
-from validation.observed import (
+from validation.step_statistics import (
     CHUNKS,
     FOUR,
     LARGE,
@@ -25,7 +26,6 @@ from validation.observed import (
     value,
     yields,
 )
-from validation.sets import load_set, probed_sets
 
 
 def hosts() -> str:

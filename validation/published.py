@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from sim.config import Config, InputError, convert
 from sim.hardware import Profile
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.units import Number
+from sim.inputs.yaml_files import read_yaml
 from sim.policies import Resident
 from sim.program import Copy, Kernel
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.units import Number
-from sim.yaml_files import read_yaml
 from validation.markdown import table
 
 PUBLISHED = Path(__file__).resolve().with_name("published")

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sim.datasets.cases import Operation, operations_of
-from sim.output import write_atomically
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.units import show_bytes
 from sim.program import Collective, Copy, Kernel
 from sim.report.html import Section, Table, page
 from sim.timeline import Span
-from sim.units import show_bytes
-from validation import summary
+from validation import comparison_tables
 from validation.bounds import Judged
 from validation.compare import COLLECTIVE, COPY, Compared, Job, layers, window
-from validation.coverage import LEVEL, Covered
-from validation.errors import case_id
+from validation.datasets import kind
+from validation.error_statistics import case_id
 from validation.predict import predict_instrumented
+from validation.prediction_intervals import LEVEL, Covered
 from validation.run import Validation
-from validation.sets import kind
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -70,7 +70,7 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
         *_cross(validation.cross),
         *_covered(validation.covered),
         *_worst(worst),
-        Section("All cases", _CASES, summary.cases_table(compared, validation.covered, sortable=True)),
+        Section("All cases", _CASES, comparison_tables.cases_table(compared, validation.covered, sortable=True)),
     ]
     offloaded = [c for c in compared if c.group != "resident"]
     known = [j for j in judged if j.verdict != "not judged"]
@@ -83,7 +83,7 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
         "kinds of host": str(len({kind(c.set) for c in compared})),
         "chunkflow-sim": version("chunkflow-sim"),
     }
-    content = page("Predictions against measurements", summary.verdict(judged), sections, facts)
+    content = page("Predictions against measurements", comparison_tables.verdict(judged), sections, facts)
     write_atomically(file, content)
 
 
@@ -95,8 +95,8 @@ copy is in flight, measured and simulated. Memory is the simulated peak, program
 def _verdict(judged: Sequence[Judged]) -> list[Section]:
     text = """Errors are absolute, relative to what was measured. A target is what the model is to reach; where it does
     not yet, "must hold" is the bound that it is held to until then. `validate` fails where one is broken."""
-    sections = [Section("Verdict", text.replace("`", ""), summary.bounds_table(judged))]
-    sections += [Section(name, why, under=True) for name, why in summary.shortfalls(judged)]
+    sections = [Section("Verdict", text.replace("`", ""), comparison_tables.bounds_table(judged))]
+    sections += [Section(name, why, under=True) for name, why in comparison_tables.shortfalls(judged)]
     return sections
 
 
@@ -131,10 +131,18 @@ def _tables(compared: Sequence[Compared]) -> list[Section]:
     apart = """Unseen cases were kept apart before any model was changed; constants may be fitted on fitted ones.
     Resident cases copy nothing: their errors say how well kernel times carry over from one run to the next."""
     return [
-        Section("Tables of errors", apart, summary.errors_table("set and group", compared, summary.group)),
-        Section("By policy", "", summary.errors_table("policy", offloaded, lambda c: c.policy), under=True),
-        Section("By chunk size", "", summary.errors_table("chunk size", _by_chunk(offloaded), _chunk), under=True),
-        Section("By workload", "", summary.errors_table("workload", offloaded, lambda c: c.workload), under=True),
+        Section(
+            "Tables of errors",
+            apart,
+            comparison_tables.errors_table("set and group", compared, comparison_tables.group),
+        ),
+        Section("By policy", "", comparison_tables.errors_table("policy", offloaded, lambda c: c.policy), under=True),
+        Section(
+            "By chunk size", "", comparison_tables.errors_table("chunk size", _by_chunk(offloaded), _chunk), under=True
+        ),
+        Section(
+            "By workload", "", comparison_tables.errors_table("workload", offloaded, lambda c: c.workload), under=True
+        ),
     ]
 
 
@@ -151,11 +159,16 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
 
     timed = [c for c in compared if c.measured.collectives_s and c.group != "resident"]
     shares = [
-        figures.Pair(case_id(c), c.policy, summary.overlap_share(c.measured), summary.overlap_share(c.predicted))
+        figures.Pair(
+            case_id(c),
+            c.policy,
+            comparison_tables.overlap_share(c.measured),
+            comparison_tables.overlap_share(c.predicted),
+        )
         for c in timed
     ]
-    inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in summary.inflations(compared)]
-    sections = [Section("Operations", _OPERATIONS, summary.operations_table(compared))]
+    inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in comparison_tables.inflations(compared)]
+    sections = [Section("Operations", _OPERATIONS, comparison_tables.operations_table(compared))]
     if shares:
         what = "part of the collectives' time beside copies, %"
         sections += [
@@ -209,7 +222,7 @@ def _gain(cases: Sequence[Compared]) -> float:
 
 
 def _choices(compared: Sequence[Compared]) -> list[Section]:
-    table = summary.choices_table(compared)
+    table = comparison_tables.choices_table(compared)
     text = """The schedule with the shortest simulated step, of those that were measured with the same memory for
     weights (r: resident fraction, k: layers ahead), and what its measured step costs over the best measured one."""
     return [Section("What a choice by simulation costs", text, table)] if table.rows else []
@@ -220,20 +233,20 @@ def _cross(cross: Sequence[Compared]) -> list[Section]:
         return []
     text = """Offloaded cases predicted with the profile of another visit to a host of the same kind: what to expect
     where nothing was measured on the host itself but its resident step."""
-    headers, rows, _ = summary.errors_table("set by profile", cross, summary.visits)
+    headers, rows, _ = comparison_tables.errors_table("set by profile", cross, comparison_tables.visits)
     return [Section("With another visit's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
 
 
 def _covered(covered: Sequence[Covered]) -> list[Section]:
     if not covered:
         return []
-    text = f"""{summary.covers(covered)}
+    text = f"""{comparison_tables.covers(covered)}
     "half width" is that of the {100 * LEVEL:g} % interval; its parts are standard deviations; all are medians,
     relative to the predicted step. profile: the uncertainties of the host's numbers, propagated in one
     case of each kind. kernels: their times' spread between resident repeats. steps: the spread of the
     case's own. model: the robust deviation of the errors of the set's fitted cases, or of all fitted ones on its path
     (2 GPUs by host memory or NVLink, 4 GPUs, 1 GPU) where it has none."""
-    return [Section("How often intervals hold the measurement", text, summary.coverage_table(covered))]
+    return [Section("How often intervals hold the measurement", text, comparison_tables.coverage_table(covered))]
 
 
 def _worst(worst: Sequence[Worst]) -> list[Section]:
@@ -242,7 +255,7 @@ def _worst(worst: Sequence[Worst]) -> list[Section]:
     text = f"""For each kind of host the offloaded case that is predicted worst: {DRAWN_LAYERS} layers of the run with
     events, rank 0, measured above and simulated below, both from the first operation of the first of these layers.
     Hatched: waiting for peers."""
-    cases = [Section(w.compared.name, summary.seen(w.compared), _beside(w), under=True) for w in worst]
+    cases = [Section(w.compared.name, comparison_tables.seen(w.compared), _beside(w), under=True) for w in worst]
     return [Section("Worst cases", text), *cases]
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from sim.hardware import Profile
 from validation.bounds import Judged, judge, load_bounds
 from validation.compare import Compared, Job, compare_all, cross_jobs, jobs
-from validation.coverage import Covered, Estimate, coverage, estimate, model_errors
-from validation.sets import DataSet, kind, load_set, shipped_sets
+from validation.datasets import DataSet, kind, load_set, shipped_sets
+from validation.prediction_intervals import Covered, Estimate, coverage, estimate, model_errors
 
 
 class Plan(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sim.report.terminal import say, show, table
-from validation import summary
+from validation import comparison_tables
 from validation.published import HEADERS, Outcome, cells, verdicts
 from validation.run import Validation
 
@@ -14,14 +14,23 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
     """Measured against predicted: each case if wanted, errors by group, policy and host, the verdict on the bounds."""
     offloaded = [c for c in validation.compared if c.group != "resident"]
     groups = {  # with as many columns as fit on a line
-        "Cases": (summary.cases_table(validation.compared, validation.covered), 9 if validation.covered else 8),
-        "Operations": (summary.operations_table(validation.compared), 8),
-        "What a choice by simulation costs": (summary.choices_table(validation.compared), 6),
-        "Errors of step times": (summary.errors_table("set and group", validation.compared, summary.group), 6),
-        "By policy": (summary.errors_table("policy", offloaded, lambda c: c.policy), 6),
-        "With another visit's profile": (summary.errors_table("set by profile", validation.cross, summary.visits), 6),
-        "Measurements inside their intervals": (summary.coverage_table(validation.covered), 9),
-        "Bounds": (summary.bounds_table(validation.judged), 6),
+        "Cases": (
+            comparison_tables.cases_table(validation.compared, validation.covered),
+            9 if validation.covered else 8,
+        ),
+        "Operations": (comparison_tables.operations_table(validation.compared), 8),
+        "What a choice by simulation costs": (comparison_tables.choices_table(validation.compared), 6),
+        "Errors of step times": (
+            comparison_tables.errors_table("set and group", validation.compared, comparison_tables.group),
+            6,
+        ),
+        "By policy": (comparison_tables.errors_table("policy", offloaded, lambda c: c.policy), 6),
+        "With another visit's profile": (
+            comparison_tables.errors_table("set by profile", validation.cross, comparison_tables.visits),
+            6,
+        ),
+        "Measurements inside their intervals": (comparison_tables.coverage_table(validation.covered), 9),
+        "Bounds": (comparison_tables.bounds_table(validation.judged), 6),
     }
     for title, (content, columns) in groups.items():
         if content.rows and (with_cases or title != "Cases"):
@@ -30,8 +39,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
                 made.add_row(*(getattr(cell, "text", None) or str(cell) for cell in row[:columns]))
             show(made)
     if validation.covered:
-        say(summary.covers(validation.covered))
-    say(summary.verdict(validation.judged))
+        say(comparison_tables.covers(validation.covered))
+    say(comparison_tables.verdict(validation.judged))
 
 
 def print_published(outcomes: Sequence[Outcome]) -> None:

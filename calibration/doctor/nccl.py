@@ -11,7 +11,7 @@ import msgspec
 
 from calibration.doctor.findings import Finding, Severity
 from calibration.host import Host
-from sim.units import show_bytes
+from sim.inputs.units import show_bytes
 
 ENOUGH_SHARED = 2**30
 """Bytes in /dev/shm that NCCL never runs out of on one host."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from calibration.doctor.findings import Finding, Severity
 from calibration.host import Host
-from sim.units import show_bytes
+from sim.inputs.units import show_bytes
 
 STREAMS = 4
 """Streams of a rank that must not share a queue: compute, copies, collectives, and one to spare."""
@@ -15,7 +15,7 @@ STREAMS = 4
 
 def check_memory(host: Host) -> Iterator[Finding]:
     """Whether the models' weights can be pinned."""
-    from sim.models import load_model, parameters, shipped
+    from sim.workloads.named import load_model, parameters, shipped
 
     room = min((m for m in (host.memory_available, host.memory_limit) if m is not None), default=None)
     ranks = max(len(host.gpus), 1)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from calibration.fitting.estimators import FitError, Fitted
 from calibration.fitting.isolation import isolated_overheads
-from calibration.fitting.numbers import FitError, Fitted
 from calibration.fitting.profile import fit_plain, number, to_yaml
 from calibration.fitting.residuals import Residual, residuals
 from calibration.fitting.selection import Rows
-from sim.config import InputError, convert
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
+from sim.inputs.config import InputError, convert
 
 __all__ = ["Calibrated", "FitError", "Fitted", "Residual", "fit_rows", "to_yaml"]
 

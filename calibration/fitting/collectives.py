@@ -8,12 +8,12 @@ from statistics import median
 from typing import NamedTuple
 
 from calibration.fitting.copies import LEAST
-from calibration.fitting.numbers import Fitted, affine, latency, over, share
+from calibration.fitting.estimators import Fitted, affine, latency, over, share
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
-from sim.collectives import sent_per_rank
 from sim.datasets.probe_rows import Row
 from sim.hardware import Collectives
+from sim.hardware.collectives import sent_per_rank
 
 LARGE = 16 * 2**20
 """Collectives over this size (B) show them: their latency is a small part of their time."""

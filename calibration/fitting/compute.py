@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from calibration.fitting.numbers import Fitted
+from calibration.fitting.estimators import Fitted
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calibration.fitting.numbers import FitError, Fitted, affine, steady
+from calibration.fitting.estimators import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
 from sim.datasets.probe_rows import Row

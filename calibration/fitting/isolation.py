@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from calibration.fitting.numbers import Fitted
-from sim.collectives import flows
+from calibration.fitting.estimators import Fitted
 from sim.hardware import Profile
-from sim.profile_check import Check, contradictions
+from sim.hardware.collectives import flows
+from sim.hardware.profile_check import Check, contradictions
 from sim.program import CollectiveKind
 
 COPIED = 1.0

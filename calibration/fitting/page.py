@@ -57,7 +57,7 @@ def shown(value: float, unit: str) -> str:
 
 def error_figure(found: Sequence[Residual]) -> Figure:
     """Signed errors, %, of every row, a line of points for each probe."""
-    from sim.report.draw import blank
+    from sim.report.figure_base import blank
     from sim.report.theme import plain, styles
 
     probes = list(dict.fromkeys(r.probe for r in found))
@@ -78,7 +78,7 @@ def error_figure(found: Sequence[Residual]) -> Figure:
 
 def agreement_figure(found: Sequence[Residual]) -> Figure:
     """Fitted against measured times, us, with the diagonal."""
-    from sim.report.draw import blank
+    from sim.report.figure_base import blank
     from sim.report.theme import FAINT, plain, styles
 
     times = [r for r in found if r.unit == "s"]

@@ -9,10 +9,10 @@ from typing import Any
 from calibration.fitting.collectives import KINDS, OPTIONAL, Kind, Links, choose_links, crossed, fit_collective
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
-from calibration.fitting.numbers import Fitted
+from calibration.fitting.estimators import Fitted
 from calibration.fitting.selection import Rows
+from calibration.fitting.stream_interference import fit_together
 from calibration.fitting.streams import fit_streams
-from calibration.fitting.together import fit_together
 from sim.hardware import Profile
 
 UNITS = {

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from calibration.fitting.collectives import KINDS, sent
 from calibration.fitting.compute import flops
 from calibration.fitting.selection import Rows
-from sim import collectives
 from sim.datasets.probe_rows import Row
-from sim.fabric import FlowSpec, rates_together
-from sim.hardware import Profile
+from sim.fluid import FlowSpec, rates_together
+from sim.hardware import Profile, collectives
 from sim.program import CopyKind
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-from calibration.fitting.numbers import FitError
+from calibration.fitting.estimators import FitError
 from sim.datasets.probe_rows import ABOUT, Row
 
 RANKS = 2.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from calibration.fitting.numbers import FitError, Fitted, borrowed, over
+from calibration.fitting.estimators import FitError, Fitted, borrowed, over
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile

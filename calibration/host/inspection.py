@@ -16,9 +16,9 @@ from pathlib import Path
 import msgspec
 
 from calibration.host import kernel
-from calibration.host.asking import read, run
 from calibration.host.facts import Host, Torch, by_kind
 from calibration.host.nvidia_smi import GPU_FIELDS, known_fields, parse_gpus, parse_peers, parse_topology, query
+from calibration.host.shell import read, run
 
 ENVIRONMENT = ("NCCL_", "CUDA_", "PYTORCH_", "TORCH_NCCL_")
 """Beginnings of the environment variables that matter."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from calibration.host.asking import read
 from calibration.host.facts import Gpu, Port
+from calibration.host.shell import read
 
 PCI = Path("/sys/bus/pci/devices")
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from calibration.host.asking import run
 from calibration.host.facts import Gpu
+from calibration.host.shell import run
 
 GPU_FIELDS = (
     "index", "name", "uuid", "pci.bus_id", "pcie.link.gen.current", "pcie.link.gen.max", "pcie.link.width.current",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from calibration.probes import ProbeCase, listing, plan, run
 from calibration.torch_machine import devices
-from sim.config import InputError
 from sim.datasets.probe_rows import Row
+from sim.inputs.config import InputError
 
 
 def main() -> int:

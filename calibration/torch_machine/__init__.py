@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple
 
 from calibration.processes import START_S, MachineError, Ranks
-from calibration.torch_machine.runner import RankResult
+from calibration.torch_machine.rank_result import RankResult
 from calibration.torch_machine.support import unsupported
 from calibration.torch_machine.worker import Answer, Job, serve
 from sim.machine import DeadlockError

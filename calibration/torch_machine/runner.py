@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
@@ -14,8 +13,12 @@ import torch
 import torch.distributed as dist
 
 from calibration.torch_machine.device import Call, Device, Event, Stream
+from calibration.torch_machine.fair_lock import FairLock
 from calibration.torch_machine.memory import BF16, HostWeights, Memory
 from calibration.torch_machine.operations import build
+from calibration.torch_machine.peak_memory import allocated_bytes, peak_bytes, reset_peak_bytes
+from calibration.torch_machine.peer_exchange import shift_to_next_rank
+from calibration.torch_machine.rank_result import RankResult
 from sim.program import (
     AnyCommand,
     Collective,
@@ -33,25 +36,6 @@ from sim.program import (
     WriteFlag,
 )
 from sim.program.ops import AnyOperation, Matrix
-
-
-class RankResult(msgspec.Struct):
-    """What one rank's run gives; times in s since all ranks left a common collective."""
-
-    events: dict[int, float]
-    """Event -> time, of timed events."""
-    issue_s: float
-    """How long host thread 0 took to issue its commands."""
-    output: str
-    """SHA-256 of the activations after the last command."""
-    finite: bool
-    """Whether all activations are finite numbers."""
-    landed: bool
-    """Whether every slot holds the bytes of the layer last copied into it."""
-    memory_bytes: int
-    """Peak device memory of the program's buffers and of what its kernels allocated: torch's peak and mapped memory."""
-    workspace_bytes: int
-    """Device memory that libraries keep: cuBLAS workspaces, compiled kernels' constants."""
 
 
 class Runner:
@@ -80,7 +64,7 @@ class Runner:
         for stream in dict.fromkeys(c.stream for c in program.commands() if isinstance(c, Collective)):
             if stream != program.step_stream() and stream not in groups:
                 groups[stream] = dist.new_group()
-        self.before_bytes = _allocated(device)
+        self.before_bytes = allocated_bytes(device)
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.stores = {b.name for b in program.buffers if b.kind == "weights"}
         self.memory = Memory(device, program, host, rank)
@@ -111,12 +95,12 @@ class Runner:
     def run(self) -> RankResult:
         """Warm up, run the program to its end, look at what it left."""
         device, main = self.device, self.program.step_stream()
-        buffers = _allocated(device)
+        buffers = allocated_bytes(device)
         self._warm_up()
-        workspace = _allocated(device) - buffers
+        workspace = allocated_bytes(device) - buffers
         self.memory.randomise()
         device.reset()
-        _reset_peak(device)
+        reset_peak_bytes(device)
         device.stream(main).run(lambda: dist.all_reduce(torch.zeros(1, device=device.torch_device)))()
         device.start(main)
         began = time.perf_counter()
@@ -128,7 +112,7 @@ class Runner:
         for thread in others:
             thread.join()
         device.synchronize()
-        peak = _peak(device) - self.before_bytes - workspace + self.memory.mapped_bytes
+        peak = peak_bytes(device) - self.before_bytes - workspace + self.memory.mapped_bytes
         return RankResult(
             events={e: self.events[e].time() for e in self.timed},
             issue_s=issued,
@@ -218,7 +202,7 @@ class Runner:
             return lambda: dist.all_to_all_single(received, whole, group=group)
         if kind == "send_recv":
             sent, received = (buffer[at:][:size].view(torch.bfloat16) for at in (0, size))
-            return lambda: _shift(sent, received, self.rank, ranks, group)
+            return lambda: shift_to_next_rank(sent, received, self.rank, ranks, group)
         if kind == "all_reduce":
             values = buffer[:size].view(torch.bfloat16)
             return lambda: dist.all_reduce(values, group=group)
@@ -331,40 +315,6 @@ class Runner:
         return True
 
 
-class FairLock:
-    """A lock that threads get in the order of their asking."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._queue: deque[int] = deque()
-
-    def acquire(self) -> None:
-        """Hold the calling thread until it is its turn."""
-        me = threading.get_ident()
-        with self._changed:
-            self._queue.append(me)
-            self._changed.wait_for(lambda: self._queue[0] == me)
-
-    def release(self) -> None:
-        """Let the next one go on."""
-        with self._changed:
-            self._queue.popleft()
-            self._changed.notify_all()
-
-
-def _shift(sent: torch.Tensor, received: torch.Tensor, rank: int, ranks: int, group: dist.ProcessGroup | None) -> None:
-    """Send to the next rank, receive from the one before."""
-    if ranks == 1:
-        received.copy_(sent)
-        return
-    operations = [
-        dist.P2POp(dist.isend, sent, (rank + 1) % ranks, group),
-        dist.P2POp(dist.irecv, received, (rank - 1) % ranks, group),
-    ]
-    for work in dist.batch_isend_irecv(operations):
-        work.wait()
-
-
 def _crossing(program: RankProgram) -> set[int]:
     """Events that one host thread records and another waits for."""
     recorder = {c.event: i for i, thread in enumerate(program.threads) for c in thread if isinstance(c, RecordEvent)}
@@ -380,16 +330,3 @@ def _shape(op: AnyOperation) -> object:
     """What decides which device kernel an operation runs: its kind, its matrices' shapes, what is left out."""
     values = (getattr(op, name) for name in op.__struct_fields__)
     return type(op), *((v.batch, v.rows, v.columns, v.stride, v.step) if isinstance(v, Matrix) else v for v in values)
-
-
-def _allocated(device: Device) -> int:
-    return torch.cuda.memory_allocated(device.torch_device) if device.kind == "cuda" else 0
-
-
-def _reset_peak(device: Device) -> None:
-    if device.kind == "cuda":
-        torch.cuda.reset_peak_memory_stats(device.torch_device)
-
-
-def _peak(device: Device) -> int:
-    return torch.cuda.max_memory_allocated(device.torch_device) if device.kind == "cuda" else 0

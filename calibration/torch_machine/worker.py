@@ -14,7 +14,8 @@ import torch.distributed as dist
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.group import join_group, open_device
 from calibration.torch_machine.memory import HostWeights
-from calibration.torch_machine.runner import RankResult, Runner
+from calibration.torch_machine.rank_result import RankResult
+from calibration.torch_machine.runner import Runner
 from sim.program import RankProgram
 
 

@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from sim.config import Config, InputError, convert
 from sim.hardware import shipped
-from sim.lines import load_json, load_lines
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.json_lines import load_json, load_lines
+from sim.inputs.yaml_files import read_yaml
 from sim.scenario import Scenario
 from sim.timeline import Timeline
-from sim.yaml_files import read_yaml
 
 SCHEMA = 1
 CASES, HOST = "cases.jsonl", "host.json"

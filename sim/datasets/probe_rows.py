@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from sim.config import Config, InputError, convert
 from sim.datasets.probe_parameters import PARAMETERS
-from sim.lines import load_lines
-from sim.output import append, cut_torn_line, open_alone
+from sim.inputs.atomic_files import append, cut_torn_line, open_alone
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.json_lines import load_lines
 
 SCHEMA = 1
 """Version of `Row`; rows of another one are refused."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.fabric import Environment
+from sim.fluid import Environment
 from sim.hardware import HostIssue
 from sim.machine.state import Rank, Steps, launches
 from sim.program import (

@@ -8,7 +8,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.fabric import Environment
+from sim.fluid import Environment
 from sim.program import AnyCommand, CollectiveKind, Kernel, RankProgram
 
 Steps = Generator[Event, Any, None]

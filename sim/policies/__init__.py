@@ -24,7 +24,7 @@ from sim.policies.resident import Resident
 from sim.policies.schedule import COMPUTE, COPY, Schedule
 from sim.policies.text import describe, describe_plain, difference
 from sim.program import Program
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 __all__ = [
     "COMPUTE",

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Self
 
 import msgspec
 
-from sim import units
-from sim.config import Config, InputError, convert
+from sim.inputs import units
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
-from sim.units import Number
-from sim.workload import CollectiveOp, Workload
+from sim.workloads.explicit import CollectiveOp, Workload
 
 RESIDENT_STEP = 0.25
 """How far variants change `resident_fraction`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
+from sim.inputs.units import Bytes
 from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import Schedule
 from sim.program import RankProgram
-from sim.units import Bytes
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 USUAL_CHUNK = Bytes(16 * 2**20)
 """What variants of policies without chunks take: the published code's default."""

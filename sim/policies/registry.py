@@ -19,8 +19,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, NamedTuple, TypeVar, cast
 
-from sim.config import InputError
-from sim.input_files import read_bytes
+from sim.inputs.config import InputError
+from sim.inputs.input_files import read_bytes
 from sim.policies.base import Policy
 
 FILES = "CHUNKFLOW_SIM_POLICIES"

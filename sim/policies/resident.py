@@ -8,7 +8,7 @@ from sim.policies.base import Policy
 from sim.policies.registry import register
 from sim.policies.schedule import Schedule
 from sim.program import RankProgram
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 
 @register

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
-from sim.workload import CollectiveOp, Compute, Workload
+from sim.workloads.explicit import CollectiveOp, Compute, Workload
 
 COMPUTE, COPY = "compute", "copy"
 

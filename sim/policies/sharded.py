@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple, Self
 
+from sim.inputs.units import Bytes
 from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import CollectiveKind, RankProgram
-from sim.units import Bytes
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 GATHER = "gather"
 SHARDS = "shards"

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from sim import units
-from sim.config import InputError, convert
+from sim.inputs import units
+from sim.inputs.config import InputError, convert
+from sim.inputs.units import Bytes, Seconds
 from sim.policies.base import Policy
 from sim.policies.registry import union
-from sim.units import Bytes, Seconds
 
 _SHORT = {"chunk_bytes": "{}", "resident_fraction": "r={}", "prefetch_layers": "k={}"}
 """What table cells call the parameters that most policies have."""

@@ -9,7 +9,7 @@ from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import COMPUTE, COPY, Schedule
 from sim.program import RankProgram
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 
 @register

@@ -18,13 +18,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from sim.inputs.units import Seconds
 from sim.policies.base import Policy
 from sim.policies.chunked import Chunked
 from sim.policies.registry import register
 from sim.policies.schedule import COMPUTE, COPY, Schedule
 from sim.program import RankProgram
-from sim.units import Seconds
-from sim.workload import Workload
+from sim.workloads.explicit import Workload
 
 GATE, BUSY = "gate", "busy"
 ACTIVE, REQUESTED, PREFETCHED, LOCK = "active collectives", "requested layers", "prefetched layers", "copy lock"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from sim.report.draw import blank, key
+from sim.report.figure_base import blank, key
 from sim.report.theme import BAND, BLUE, GREY, NEUTRAL, YELLOW, faded, ms, plain, signed, styles
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "bowtie"]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
+from sim.inputs.units import show_bytes
 from sim.report.accuracy import Case, Pair, error_against_step, error_histogram, error_ranges, pairs
-from sim.report.draw import blank, key
+from sim.report.figure_base import blank, key
 from sim.report.gantt import beside, timeline
 from sim.report.theme import BAD, FAINT, GOOD, NEUTRAL, chunk, ms, plain, signed, styles
-from sim.units import show_bytes
 
 __all__ = [
     "Case",

@@ -9,11 +9,11 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sim.report.bars import RESOLUTION, WORK, Bar, Kind, bars
-from sim.report.draw import blank
+from sim.inputs.units import show_bytes
+from sim.report.figure_base import blank
+from sim.report.span_bars import RESOLUTION, WORK, Bar, Kind, bars
 from sim.report.theme import BAND, BLUE, FAINT, NEUTRAL, PINK, RED, YELLOW, lighter, ms, plain, signed
 from sim.timeline import Span, Timeline
-from sim.units import show_bytes
 
 # In drawing order. Work fills its lane, what only orders work is a thin line in it.
 _KINDS: dict[Kind, tuple[str, float]] = {

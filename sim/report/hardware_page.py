@@ -6,17 +6,17 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from sim.analysis.steady_state import BUFFER, MOST, Steady, gb, gpu_list, meetings, sentences
 from sim.hardware import Profile
-from sim.output import write_atomically
+from sim.hardware.topology import Capacity
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.units import show_bytes
 from sim.report.html import Cell, Panel, Panels, Section, Table, page
-from sim.report.numbers import ANOTHER_TOPOLOGY, numbers, shown
+from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers, shown
+from sim.report.text_layout import Chip, View
 from sim.report.topology_place import Placer
 from sim.report.topology_plan import Join, Plan, plan
 from sim.report.topology_svg import SMALLEST, STYLE, legend, svg
-from sim.report.topology_words import Chip, View
-from sim.steady import BUFFER, MOST, Steady, gb, gpu_list, meetings, sentences
-from sim.topology import Capacity
-from sim.units import show_bytes
 
 _DOWN, _UP, _BOTH, _SUM = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\u03a3"
 _TIMES = "\N{MULTIPLICATION SIGN}"

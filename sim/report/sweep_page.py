@@ -7,17 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, assert_never
 
-from sim import units
-from sim.experiment import Experiment
-from sim.ledger import Point, Row
-from sim.output import write_atomically
+from sim.inputs import units
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.units import show_bytes
 from sim.policies import Resident, describe_plain
 from sim.report import figures
 from sim.report.html import Badge, Cell, Section, Table, page
 from sim.report.theme import ms
 from sim.run import Result
 from sim.scenario import Scenario
-from sim.units import show_bytes
+from sim.sweeps.experiments import Experiment
+from sim.sweeps.results_file import Point, Row
 
 
 def write_page(file: Path, name: str, points: Sequence[Point], rows: Sequence[Row]) -> None:

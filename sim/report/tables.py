@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from sim import settling
 from sim.hardware import AloneTime, Profile, is_session
-from sim.metrics import SHOWN, fit
-from sim.models import Model, block_bytes, parameters
+from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import describe, describe_plain
-from sim.report.numbers import ANOTHER_TOPOLOGY, numbers
+from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers
 from sim.report.terminal import say, show, styled, table
 from sim.run import Result
-from sim.units import show_bytes, show_seconds
-from sim.why import NOTES, WORDS, Waterfall
+from sim.timeline import settling
+from sim.timeline.critical_path import NOTES, WORDS, Waterfall
+from sim.timeline.metrics import SHOWN, fit
+from sim.workloads.named import Model, block_bytes, parameters
 
 if TYPE_CHECKING:
+    from sim.analysis.explain import Explanation
     from sim.datasets.cases import MeasuredCase
-    from sim.explain import Explanation
-    from sim.ledger import Row
-    from sim.profile_check import Check
+    from sim.hardware.profile_check import Check
+    from sim.sweeps.results_file import Row
 
 
 def print_run(name: str, result: Result) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from sim.safe_text import printable
+from sim.inputs.safe_text import printable
 
 
 class Console(RichConsole):

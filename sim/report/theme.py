@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable
 from typing import Any
 
-from sim.units import show_bytes
+from sim.inputs.units import show_bytes
 
 # Mid-tones: each has a contrast of at least 2.9 against the white and the dark page alike, and the first five stay
 # apart under simulated deuteranopia, protanopia and tritanopia.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Protocol
 
+from sim.report.text_layout import ACROSS, LINE, Box, Chip, Layout, View, Word, fill, settle
 from sim.report.topology_plan import Join, Plan
-from sim.report.topology_words import ACROSS, LINE, Box, Chip, Layout, View, Word, fill, settle
 
 MARGIN = 14.0
 ROOM = 60.0

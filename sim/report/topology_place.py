@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from sim.report.topology_fabrics import MARGIN, ROOM, place_fabrics
-from sim.report.topology_plan import Join, Plan
-from sim.report.topology_words import (
+from sim.report.text_layout import (
     ACROSS,
     LINE,
     SMALL,
@@ -25,6 +23,8 @@ from sim.report.topology_words import (
     settle,
     text_width,
 )
+from sim.report.topology_fabrics import MARGIN, ROOM, place_fabrics
+from sim.report.topology_plan import Join, Plan
 
 _GAP, _APART, _HOSTS = 12.0, 26.0, 60.0
 _CELL, _PASS = 80.0, 72.0

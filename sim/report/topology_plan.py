@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
 
-from sim.topology import Graph, Link
+from sim.hardware.routes import Graph
+from sim.hardware.topology import Link
 
 _BELOW = ("nvswitch", "fabric", "network")
 _BESIDE = ("socket", "root_complex")

@@ -7,10 +7,10 @@ from html import escape
 from itertools import pairwise
 from math import sqrt
 
+from sim.analysis.steady_state import gb
+from sim.hardware.topology import Capacity
+from sim.report.text_layout import SMALL, Box, Layout, Word, text_width
 from sim.report.topology_plan import Join
-from sim.report.topology_words import SMALL, Box, Layout, Word, text_width
-from sim.steady import gb
-from sim.topology import Capacity
 
 Points = Sequence[tuple[float, float]]
 

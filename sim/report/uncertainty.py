@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from math import floor, log10
 
+from sim.analysis.model_error import host_kind, known_errors, model_error
+from sim.analysis.sensitivity import NUDGE_S, Interval, Sensitivity
 from sim.hardware import Profile
-from sim.model_error import host_kind, known_errors, model_error
+from sim.inputs.units import show_bytes, show_seconds
 from sim.report.terminal import say, show, styled, table
-from sim.sensitivity import NUDGE_S, Interval, Sensitivity
-from sim.units import show_bytes, show_seconds
 
 
 def print_sensitivity(name: str, found: Sensitivity) -> None:

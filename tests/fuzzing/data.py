@@ -18,26 +18,26 @@ from fuzzing.judge import Found, reading
 from fuzzing.scenarios import (
     FILE,
 )
-from sim import models
-from sim.config import convert
 from sim.datasets.cases import load_cases, load_origin
 from sim.datasets.probe_rows import RAW, RowError, load_rows
 from sim.hardware import load_profile
-from sim.yaml_files import read_yaml
+from sim.inputs.config import convert
+from sim.inputs.yaml_files import read_yaml
+from sim.workloads import named
 from validation import __file__ as validation
 from validation import published
 from validation.bounds import Bound
 from validation.compare import compare_all, jobs
-from validation.sets import load_set
+from validation.datasets import load_set
 
 
 def of_data(random: Random) -> Found:
     """Files that only this package writes for itself: models, bounds, published cases."""
     kind = random.choice(("model", "bounds", "published"))
     if kind == "model":
-        good = shipped_yaml(f"models/{random.choice(models.shipped())}.yaml")
+        good = shipped_yaml(f"models/{random.choice(named.shipped())}.yaml")
         Path(FILE).write_bytes(to_yaml(odd(random, good)))
-        return reading(lambda: convert(read_yaml(Path(FILE)), models.Model, FILE), [FILE])
+        return reading(lambda: convert(read_yaml(Path(FILE)), named.Model, FILE), [FILE])
     if kind == "bounds":
         Path(FILE).write_bytes(to_yaml(odd(random, yaml.safe_load((DATA / "bounds.yaml").read_text()))))
         return reading(lambda: convert(read_yaml(Path(FILE)), tuple[Bound, ...], FILE), [FILE])

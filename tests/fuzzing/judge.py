@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from fuzzing.changes import INJECTED
 from sim.cli import main
-from sim.config import InputError
+from sim.inputs.config import InputError
 
 SECONDS = 30
 """How long an input may take; what is known to be large is not run."""

@@ -20,15 +20,16 @@ import sim
 from fuzzing.changes import damaged, odd, pool, to_yaml
 from fuzzing.judge import SECONDS, Found, command, figures, reading
 from scenarios import __file__ as scenarios
-from sim import hardware, models
-from sim.config import InputError, convert
-from sim.experiment import load_experiment
+from sim import hardware
+from sim.analysis.sensitivity import sensitivity
+from sim.analysis.sensitivity import to_plain as to_plain_sensitivity
 from sim.hardware import load_profile, to_plain
+from sim.inputs.config import InputError, convert
+from sim.inputs.yaml_files import read_yaml
 from sim.policies import count_commands
 from sim.scenario import Scenario
-from sim.sensitivity import sensitivity
-from sim.sensitivity import to_plain as to_plain_sensitivity
-from sim.yaml_files import read_yaml
+from sim.sweeps.experiments import load_experiment
+from sim.workloads import named
 
 MOST_COMMANDS = 6000
 """Commands of a scenario that is run here: larger ones are right, and take too long for thousands of inputs."""
@@ -51,8 +52,8 @@ def good_scenarios() -> list[Plain]:
     drawn = zip(pool(workloads(), 300, 2), pool(policies, 300, 3), strict=False)
     made += [scenario(workload, policy) for workload, policy in drawn]
     policy = {"kind": "yielding", "chunk_bytes": "64 MiB"}
-    for name in models.shipped():
-        frames = {"frames": 17} if models.load_model(name).vae.temporal > 1 else {}
+    for name in named.shipped():
+        frames = {"frames": 17} if named.load_model(name).vae.temporal > 1 else {}
         small = {"model": name, "height": 256, "width": 256, "layers": 2, "steps": 2} | frames
         made += [scenario(small, chosen) for chosen in (policy, {"kind": "sharded"}, {"kind": "resident"})]
     return made
@@ -120,8 +121,8 @@ def of_bytes(random: Random) -> Found:
     if kind == "experiment":
         Path(FILE).write_bytes(damaged(random, to_yaml(EXPERIMENT)))
         return reading(lambda: load_experiment(FILE).points(FILE), [FILE])
-    Path(FILE).write_bytes(damaged(random, shipped_text("models", random.choice(models.shipped()))))
-    return reading(lambda: convert(read_yaml(Path(FILE)), models.Model, FILE), [FILE])
+    Path(FILE).write_bytes(damaged(random, shipped_text("models", random.choice(named.shipped()))))
+    return reading(lambda: convert(read_yaml(Path(FILE)), named.Model, FILE), [FILE])
 
 
 def shipped_text(folder: str, name: str) -> bytes:

@@ -21,13 +21,13 @@ from fuzzing.scenarios import (
     good_scenarios,
     size,
 )
-from sim.config import InputError
-from sim.experiment import Experiment, load_experiment
-from sim.ledger import FIGURES, Point, Row
+from sim.inputs.config import InputError
 from sim.report.sweep_page import write_experiment, write_page
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
-from sim.sweep import parse_axes, points, sweep
+from sim.sweeps.experiments import Experiment, load_experiment
+from sim.sweeps.grid import parse_axes, points, sweep
+from sim.sweeps.results_file import FIGURES, Point, Row
 
 
 def sweep_checked(made: list[Point], page: Callable[[Path, list[Row]], None], random: Random) -> Found:

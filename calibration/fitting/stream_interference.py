@@ -1,0 +1,89 @@
+"""What collectives of one stream do to collectives and kernels of another, as a sharded schedule has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from calibration.fitting.collectives import KINDS, Kind
+from calibration.fitting.estimators import Fitted, borrowed, over
+from calibration.fitting.selection import Rows
+from calibration.probes.plan import BLOCK_KERNELS
+from sim.datasets.probe_rows import Row
+from sim.hardware import Profile, load_profile
+
+LIKE_TWO, LIKE_MORE = "h200x2-hostpath-20261121i", "h200x4-hostpath-20261121j"
+LIKE_NVLINK = "h200x2-nvlink-20261121i"
+"""Shipped hosts where it was measured: of two GPUs and of more over host memory, and over NVLink."""
+
+LEAST = 0.01
+"""Collectives keep at least this share of their rate."""
+
+
+class Together(NamedTuple):
+    """`beside`: kind -> kind of the other stream -> its rate beside one of those, times alone. Costs of kernels."""
+
+    beside: Mapping[str, Mapping[str, Fitted]]
+    beside_collective: Fitted
+    crowd_delay: Fitted
+
+
+def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> Together:
+    """From pair and crowd rows; what was not measured is as on a shipped host like this one. Raises FitError."""
+    like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
+    usual = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
+    found = _pairs(rows, kinds)
+    beside = {kind: kept | found.get(kind, {}) for kind, kept in _pairs_of(like).items()}
+    return Together(beside, *(_crowd(rows) or usual))
+
+
+def _pairs(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, Fitted]]:
+    kept: dict[tuple[str, str], list[tuple[float, Row]]] = {}
+    for row in rows.find("pair"):
+        p = row.params
+        for kind, other, of in ((p["collective"], p["other"], ""), (p["other"], p["collective"], "other_")):
+            if (measured := kinds.get(kind)) is not None:
+                late = measured.numbers["latency"].value
+                alone, beside = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
+                kept.setdefault((kind, other), []).append(((alone - late) / (beside - late), row))
+    found: dict[str, dict[str, Fitted]] = {}
+    for (kind, other), values in kept.items():
+        value, spread = over([v for v, _ in values])
+        where = f"{', '.join(row.case for _, row in values)}: rates beside {other} over alone"
+        found.setdefault(kind, {})[other] = Fitted(min(max(value, LEAST), 1.0), spread, where)
+    return found
+
+
+def _crowd(rows: Rows) -> tuple[Fitted, Fitted] | None:
+    """(`device.beside_collective`, `streams.crowd_delay`).
+
+    A kernel beside a collective takes alone x beside_collective + crowd_delay: a part of its blocks finds no SM and
+    runs after the rest. Short and long kernels tell the two apart.
+    """
+    found = sorted((r for r in rows.find("crowd") if rows.has(r, "beside")), key=lambda r: rows.value(r, "alone"))
+    if not found:
+        return None
+    (alone, extra), (longer, more) = (_a_kernel(rows, row) for row in (found[0], found[-1]))
+    slope = (more - extra) / (longer - alone) if longer > alone else 0.0
+    slope = max(min(slope, extra / alone), 0.0)
+    where = f"{', '.join(row.case for row in found)}: beside less alone"
+    spread = rows.spread(found, "beside")
+    return (
+        Fitted(1 + slope, spread, f"{where}, in proportion to alone"),
+        Fitted(max(extra - slope * alone, 0.0), spread, f"{where}, of a launch"),
+    )
+
+
+def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
+    """Seconds of a kernel of a crowd row alone, on average, and how much longer it takes beside the collectives."""
+    kernels = BLOCK_KERNELS * int(row.params["count"])
+    alone = rows.value(row, "alone")
+    return alone / kernels, (rows.value(row, "beside") - alone) / kernels
+
+
+def _pairs_of(like: Profile) -> dict[str, dict[str, Fitted]]:
+    return {
+        kind: {other: borrowed(kept, like.name) for other, kept in cls.beside.items()}
+        for kind in KINDS
+        if (cls := getattr(like.collectives, kind)) is not None
+    }

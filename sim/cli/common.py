@@ -1,0 +1,159 @@
+"""What all commands share: their group, errors as messages and exit codes, common steps."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sim.cli.group import CommandGroup
+
+if TYPE_CHECKING:
+    from sim.hardware import Profile
+    from sim.scenario import Scenario
+    from sim.sweeps.results_file import Point, Row
+
+
+class Failure(click.ClickException):
+    """One line on stderr and exit code 1."""
+
+
+class _BadInput(click.ClickException):
+    """One line on stderr and exit code 2."""
+
+    exit_code = 2
+
+
+def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn the errors a user can cause into one message and the promised exit code."""
+
+    @wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from sim.inputs.config import InputError
+        from sim.program import ProgramError
+
+        try:
+            command(*args, **kwargs)
+        except (InputError, ProgramError) as error:
+            raise _BadInput(str(error)) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
+        except (RuntimeError, ArithmeticError) as error:
+            raise Failure(str(error)) from None
+        except ImportError as error:
+            if (file := _hiding(error)) is None:
+                raise
+            raise Failure(f"{file} hides a package of chunkflow-sim: rename it, or start from another folder") from None
+        except MemoryError:
+            raise Failure("the memory is full: take fewer layers or steps, or larger chunks") from None
+
+    return guarded
+
+
+def _hiding(error: ImportError) -> str | None:
+    """The file of another module that was imported under the name of a package of ours; None if that is not why."""
+    name = (error.name or "").partition(".")[0]
+    file = getattr(sys.modules.get(name), "__file__", None)
+    ours = name in ("calibration", "scenarios", "sim", "validation")
+    return file if ours and file and not Path(file).is_relative_to(Path(__file__).parents[1] / name) else None
+
+
+RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    from sim.inputs.safe_text import printable
+
+    click.echo(printable(text), err=True)
+
+
+def note(text: str) -> None:
+    """A remark on standard error."""
+    say(f"note: {text}")
+
+
+def check_outputs_shared(force: bool, *outputs: tuple[str, Path | None, str]) -> None:
+    """Refuse to destroy anything: `outputs` are options, their files, and the kinds of file as `Kind` names them."""
+    from sim.inputs.overwriting import Kind, Output, check_outputs
+
+    check_outputs([Output(option, file, Kind[kind]) for option, file, kind in outputs if file is not None], force)
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Overwrite files also where they were read, or are no earlier results."
+)
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chunkflow-sim")
+def main() -> None:
+    """Simulate PCIe contention of layerwise-offloaded diffusion-transformer inference."""
+
+
+def needs(*packages: str) -> None:
+    """Fail unless these packages are installed."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in packages if find_spec(name) is None]:
+        extras = {"torch": "torch", "scipy": "calibrate"}
+        wanted = ",".join(extras[name] for name in missing)
+        raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
+
+
+def load_scenario(file: Path) -> tuple[Scenario, Profile]:
+    """A scenario file and its profile."""
+    from sim.scenario import Scenario
+
+    scenario = Scenario.load(file)
+    return scenario, scenario.profile(str(file))
+
+
+@contextmanager
+def resumable(out: Path | None, what: str) -> Iterator[None]:
+    """Let Ctrl-C end a run with a message that says where the `what` are that have finished."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would break off the message
+        kept = f": {out} holds the {what} that have finished, the same command goes on from there"
+        raise Failure(f"stopped{kept if out and out.exists() else ''}") from None
+
+
+def run_points(
+    name: str,
+    points: Sequence[Point],
+    out: Path | None,
+    html: Path | None,
+    workers: int | None,
+    recompute: bool,
+    force: bool,
+    write_page: Callable[[Path, Sequence[Row]], None],
+) -> None:
+    """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
+    from sim.inputs.atomic_files import write_atomically
+    from sim.inputs.overwriting import Kind, Output, is_earlier
+    from sim.report.tables import print_sweep
+    from sim.report.terminal import progress
+    from sim.sweeps.grid import sweep as run_sweep
+    from sim.sweeps.worker_pool import Workers
+
+    check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
+    if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
+        write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
+    with Workers(workers) as pool, progress(len(points), "points") as advance:
+        rows = run_sweep(points, pool, out, advance, recompute, note)
+    print_sweep(name, rows)
+    if html is not None:
+        write_page(html, rows)
+        say(f"page: {html}")
+    if failed := sum(bool(row.error) for row in rows):
+        raise Failure(f"{failed} of {len(rows)} points failed")

@@ -1,0 +1,57 @@
+"""`chunkflow-sim sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from sim.cli.common import RECOMPUTE, force_option, main, note, resumable, run_points, with_exit_codes
+
+if TYPE_CHECKING:
+    from sim.sweeps.results_file import Row
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    required=True,
+    help="An axis: key.path=a,b,c or key.path=first..last:x2 (factor) or :+1 (step). Repeat for more axes.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page of plots to this file.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@click.option("--recompute", is_flag=True, help=RECOMPUTE)
+@force_option
+@with_exit_codes
+def sweep(
+    file: Path,
+    settings: tuple[str, ...],
+    out: Path | None,
+    html: Path | None,
+    workers: int | None,
+    recompute: bool,
+    force: bool,
+) -> None:
+    """Simulate the scenario FILE at every combination of values and print one row each.
+
+    Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
+    """
+    with resumable(out, "points"):
+        from sim.scenario import read_plain
+        from sim.sweeps.grid import parse_axes, points
+
+        axes = parse_axes(settings)
+        chosen = points(read_plain(file), axes, str(file), note)
+
+        def page(html: Path, rows: Sequence[Row]) -> None:
+            from sim.report.sweep_page import write_page
+
+            write_page(html, str(file), chosen, rows)
+
+        run_points(file.name, chosen, out, html, workers, recompute, force, page)

@@ -1,0 +1,125 @@
+"""What a hardware profile knows of collectives: measured times alone, latencies, and their shares beside copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+
+from sim.hardware.topology import Sourced
+from sim.inputs import units
+from sim.inputs.config import Config
+from sim.inputs.faults import Fault, refuse
+from sim.inputs.units import Bytes, Number, Seconds
+from sim.program import CollectiveKind
+
+Algorithm = Literal["direct", "ring", "hierarchical"]
+"""How a collective moves its bytes; `sim.hardware.collectives` says what each does."""
+
+
+class AloneTime(Config, frozen=True):
+    """Measured seconds of a collective alone, by `bytes` that each rank sends, ascending."""
+
+    bytes: tuple[Bytes, ...]
+    seconds: tuple[Seconds, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.bytes) != len(self.seconds) or not self.bytes:
+            raise ValueError(f"bytes and seconds differ in length: {len(self.bytes)} and {len(self.seconds)}")
+        for values in (self.bytes, self.seconds):
+            if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
+                raise ValueError("bytes and seconds must be positive and ascend")
+
+    def at(self, size: float) -> float:
+        """Seconds for `size` bytes: linear between rows, the first row's below it, the last slope beyond."""
+        sizes, times = self.bytes, self.seconds
+        if size <= sizes[0] or len(sizes) == 1:
+            return times[0] * max(size / sizes[0], 1.0)
+        i = next((i for i in range(1, len(sizes)) if size <= sizes[i]), len(sizes) - 1)
+        slope = (times[i] - times[i - 1]) / (sizes[i] - sizes[i - 1])
+        return times[i] + slope * (size - sizes[i])
+
+
+class Contention(Config, frozen=True):
+    """What a collective gets and takes of the host beside copies; fields as those of `CollectiveClass`."""
+
+    weight: Sourced[Number]
+    overhead: Sourced[Number]
+    isolated_overhead: Sourced[Number] | None = None
+
+
+class CollectiveClass(Config, frozen=True):
+    """A kind of collective.
+
+    `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
+    beyond two. The bytes then flow with the demand cap at which the collective alone takes its measured time.
+    `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
+    takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
+
+    Where `isolated_overhead` is given, a byte takes that while no copy is in flight on the host, and `overhead` while
+    one is, or `overhead` always if that is less: buffers that stay in the processor's cache are pushed out of it by
+    what is copied past them.
+    """
+
+    alone: AloneTime
+    """Of two ranks; where `alone_by_ranks` has no table of its own, of any number."""
+    latency: Sourced[Seconds]
+    latency_per_rank: Sourced[Seconds]
+    weight: Sourced[Number]
+    overhead: Sourced[Number]
+    copy_start: Sourced[Seconds]
+    isolated_overhead: Sourced[Number] | None = None
+    alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
+    contention_by_ranks: dict[int, Contention] = msgspec.field(default_factory=dict)
+    """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
+    algorithm: Algorithm | None = None
+    """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
+    beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
+    """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
+
+    def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
+        for kind, factor in self.beside.items():
+            if not 0.01 <= factor.value <= 1:
+                yield Fault(f"beside.{kind}", f"is {units.plain(factor.value)}, expected 0.01 to 1")
+        if self.latency.value >= self.alone.seconds[0]:
+            yield Fault("", "latency must be shorter than the shortest measured time alone")
+        for ranks in self.contention_by_ranks:
+            if ranks < 2:
+                yield Fault("contention_by_ranks", f"has {ranks}, at least 2 is needed")
+        for ranks, alone in self.alone_by_ranks.items():
+            if ranks < 2:
+                yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
+            elif self.latency_of(ranks) >= alone.seconds[0]:
+                problem = f"the latency of {ranks} ranks must be shorter than their shortest time alone"
+                yield Fault(f"alone_by_ranks.{ranks}", problem)
+
+    def latency_of(self, ranks: int) -> float:
+        """Seconds from the arrival of the last of `ranks` to the first byte."""
+        return self.latency.value + self.latency_per_rank.value * max(ranks - 2, 0)
+
+    def demand_cap(self, ranks: int, sent: float) -> float:
+        """B/s at which each of `ranks` sends `sent` B once bytes flow, at most: as in its table of times alone."""
+        if ranks in self.alone_by_ranks:
+            return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
+        return sent / (self.alone.at(sent) - self.latency.value)
+
+    def contention(self, ranks: int) -> Contention:
+        """What it gets and takes beside copies with `ranks` that take part."""
+        given = self.contention_by_ranks.get(ranks)
+        return given if given is not None else Contention(self.weight, self.overhead, self.isolated_overhead)
+
+
+class Collectives(Config, frozen=True):
+    """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
+
+    all_to_all: CollectiveClass
+    all_reduce: CollectiveClass
+    all_gather: CollectiveClass
+    reduce_scatter: CollectiveClass | None = None
+    send_recv: CollectiveClass | None = None

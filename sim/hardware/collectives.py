@@ -1,0 +1,246 @@
+"""Collectives as flows between GPUs, for any number of ranks, by algorithm.
+
+With n ranks and a per-rank buffer of B bytes, a rank sends (nccl-tests, doc/PERFORMANCE.md):
+
+- all_to_all, all_gather (B is the output), reduce_scatter (B is the input): (n - 1) / n B;
+- all_reduce, as a reduce_scatter and an all_gather: 2 (n - 1) / n B;
+- send_recv, every rank to its successor: B.
+
+Algorithms:
+
+- `direct`: every ordered pair moves its B / n, all at once. Pairs are flows of their own and end when they end.
+- `ring`: all edges from a rank to its successor. The steps of a ring are pipelined over small pieces, so all its
+  edges advance at one rate: a ring is one flow over all edges.
+- `hierarchical`, with D domains of g ranks: one phase within domains, one between ranks of the same place in their
+  domains, all at once in each. all_to_all sends (g - 1) / g B within (what is for ranks of the same place goes
+  together) and then (D - 1) / D B across; all_gather (D - 1) / n B across and then (g - 1) / g B within;
+  reduce_scatter the same the other way round; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
+  an all_gather within. A phase starts when all ranks have ended the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, assert_never, get_args
+
+from simpy.events import Event
+
+from sim.fluid import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
+from sim.hardware import COPY_MARK, CollectiveClass, CollectiveMark, Contention, Profile
+from sim.hardware.collective_classes import Algorithm
+from sim.inputs.config import InputError
+from sim.program import CollectiveKind
+
+
+class Part(NamedTuple):
+    """One flow of a collective: `size` bytes over each of `edges` (source, destination), awaited by `ranks`."""
+
+    edges: tuple[tuple[int, int], ...]
+    size: float
+    ranks: tuple[int, ...]
+
+
+class Phase(NamedTuple):
+    """Flows that go at once. Of `ranks` that take part together each sends `sent` bytes, to `peers` at a time."""
+
+    parts: tuple[Part, ...]
+    ranks: int
+    sent: float
+    peers: int
+
+
+class PhaseFlows(NamedTuple):
+    """A phase as flows of the fabric, which start `latency` s after the ranks have come to it."""
+
+    latency: float
+    flows: tuple[tuple[FlowSpec, Part], ...]
+
+
+def sent_per_rank(kind: CollectiveKind, size: int, world_size: int) -> float:
+    """Bytes that each rank sends if none travel twice; more are sent by a hierarchical all_to_all."""
+    match kind:
+        case "send_recv":
+            return float(size) if world_size > 1 else 0.0
+        case "all_reduce":
+            return 2 * size * (world_size - 1) / world_size
+        case "all_to_all" | "all_gather" | "reduce_scatter":
+            return size * (world_size - 1) / world_size
+        case _:
+            assert_never(kind)
+
+
+def phases(
+    kind: CollectiveKind, size: int, world_size: int, algorithm: Algorithm, domains: Sequence[tuple[int, ...]] = ()
+) -> tuple[Phase, ...]:
+    """What moves a collective of `size` bytes per rank; nothing for a single rank."""
+    n = world_size
+    if n == 1:
+        return ()
+    everyone = (tuple(range(n)),)
+    if kind == "send_recv":
+        shift = tuple(Part(((i, (i + 1) % n),), float(size), (i, (i + 1) % n)) for i in range(n))
+        return (Phase(shift, n, float(size), 1),)
+    match algorithm:
+        case "direct":
+            return (_exchange(everyone, sent_per_rank(kind, size, n)),)
+        case "ring":
+            return (_ring(everyone, sent_per_rank(kind, size, n)),)
+        case "hierarchical":
+            return _hierarchical(kind, size, n, domains)
+        case _:
+            assert_never(algorithm)
+
+
+def _hierarchical(
+    kind: Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter"],
+    size: int,
+    n: int,
+    domains: Sequence[tuple[int, ...]],
+) -> tuple[Phase, ...]:
+    """A phase within `domains` and one between them, in the order of the kind."""
+    within, across = tuple(domains), tuple(zip(*domains, strict=True))
+    g, d = len(within[0]), len(within)
+    near, far = size * (g - 1) / g, size * (d - 1) / n
+    match kind:
+        case "all_to_all":
+            steps = [(_exchange, within, near), (_exchange, across, size * (d - 1) / d)]
+        case "all_gather":
+            steps = [(_ring, across, far), (_ring, within, near)]
+        case "reduce_scatter":
+            steps = [(_ring, within, near), (_ring, across, far)]
+        case "all_reduce":
+            steps = [(_ring, within, near), (_ring, across, 2 * far), (_ring, within, near)]
+        case _:
+            assert_never(kind)
+    return tuple(move(groups, sent) for move, groups, sent in steps if sent)
+
+
+def _exchange(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
+    """Every ordered pair of each group, one flow each."""
+    groups = tuple(groups)
+    n = len(groups[0])
+    pairs = tuple(Part(((a, b),), sent / (n - 1), (a, b)) for group in groups for a in group for b in group if a != b)
+    return Phase(pairs, n, sent, n - 1)
+
+
+def _ring(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
+    """A ring in each group, one flow each."""
+    groups = tuple(groups)
+    rings = tuple(Part(tuple(zip(group, group[1:] + group[:1], strict=True)), sent, group) for group in groups)
+    return Phase(rings, len(groups[0]), sent, 1)
+
+
+def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
+    """As the profile says; else direct where every pair has bytes of its own, otherwise a ring."""
+    if cls.algorithm is not None:
+        return cls.algorithm
+    match kind:
+        case "all_to_all" | "send_recv":
+            return "direct"
+        case "all_reduce" | "all_gather" | "reduce_scatter":
+            return "ring"
+        case _:
+            assert_never(kind)
+
+
+def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
+    """The phases of a collective on `profile`, rank r on GPU r.
+
+    A rank's demand cap and weight are divided between the peers it sends to at the same time. Marks tell kernels, and
+    collectives of other streams, that it moves data on their GPU.
+
+    Raises:
+        InputError: a hierarchical collective on domains that the ranks do not fill evenly.
+    """
+    cls = profile.collective_class(kind)
+    algorithm = algorithm_of(cls, kind)
+    domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
+    found = []
+    for phase in phases(kind, size, world_size, algorithm, domains):
+        cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
+        share = cls.contention(phase.ranks)
+        weight = share.weight.value / phase.peers
+        specs = [(_met(cls, profile.like(kind), _flow(profile, share, p, cap, weight), p), p) for p in phase.parts]
+        found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
+    return found
+
+
+def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: float) -> FlowSpec:
+    """The flow of `part`, which crosses the host otherwise beside copies if `share` says so."""
+    beside = profile.peer_route(part.edges, share.overhead.value)
+    if share.isolated_overhead is None:
+        return FlowSpec(beside, cap, weight)
+    least = min(share.isolated_overhead.value, share.overhead.value)
+    route = profile.peer_route(part.edges, least)
+    return FlowSpec(route, cap, weight, route_beside=((COPY_MARK,), beside))
+
+
+def isolated_time(
+    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+) -> float:
+    """Seconds of a collective of `size` bytes per rank on an idle host, all ranks arriving together.
+
+    This is the one definition of that time. Its table of times alone gives the demand cap of its flows; where a
+    resource of the host lets them have less than that, the time is longer than the table says.
+    `sim.hardware.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
+    """
+    return max(isolated_times(profile, kind, size, world_size, law))
+
+
+def isolated_times(
+    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+) -> tuple[float, ...]:
+    """`isolated_time` on each rank: one is done with the last of its own flows. Raises InputError as `flows`."""
+    *before, last = flows(profile, kind, size, world_size) or [PhaseFlows(0.0, ())]
+    begun = sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in before)
+    ends = _ends(last, profile.capacities, law)
+    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(world_size))
+
+
+def phase_time(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> float:
+    """Seconds from the first byte of `phase` to its last, with nothing else in flight."""
+    return max(_ends(phase, capacities, law).values(), default=0.0)
+
+
+def _ends(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw) -> dict[int, float]:
+    """Seconds from the first byte of `phase` to the last one of each rank, with nothing else in flight."""
+    env = Environment()
+    fabric = Fabric(env, capacities, law)
+    ends: dict[int, float] = {}
+    for spec, part in phase.flows:
+        done = fabric.transfer(spec, part.size).done
+
+        def ended(_: Event, ranks: tuple[int, ...] = part.ranks) -> None:
+            ends.update(dict.fromkeys(ranks, env.now))
+
+        assert done.callbacks is not None
+        done.callbacks.append(ended)
+    env.run()
+    return ends
+
+
+def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
+    """`spec` with its marks, and with those of what slows it on any of its ranks."""
+    marks = tuple(CollectiveMark(name, rank) for rank in part.ranks for name in (None, kind))
+    beside = tuple(
+        (tuple(CollectiveMark(other, rank) for rank in part.ranks), factor.value)
+        for other, factor in cls.beside.items()
+    )
+    return spec._replace(marks=marks, beside=beside)
+
+
+def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:
+    """Kinds of collective that need domains of one size on `profile`."""
+    kinds: tuple[CollectiveKind, ...] = get_args(CollectiveKind)
+    return {kind for kind in kinds if algorithm_of(profile.collective_class(kind), kind) == "hierarchical"}
+
+
+def domains_of(profile: Profile, world_size: int) -> tuple[tuple[int, ...], ...]:
+    """The ranks of each domain of the topology. Raises InputError unless all have as many."""
+    domains = tuple(tuple(g for g in group if g < world_size) for group in profile.topology.domains)
+    domains = tuple(group for group in domains if group)
+    if sum(map(len, domains)) != world_size or len(set(map(len, domains))) != 1:
+        shown = ", ".join(str(list(group)) for group in domains) or "none"
+        problem = f"are {shown}: a hierarchical collective needs {world_size} ranks in domains of one size"
+        raise InputError(profile.name, "topology.domains", problem)
+    return domains

@@ -1,0 +1,99 @@
+"""Profiles that are like others: what they give, over what they have from the other one, and a list of the latter.
+
+What was measured is true of the host that it was measured on. A profile that gives a topology of its own describes
+another host, so what it keeps of the other's description, fingerprint and measurements is marked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from sim.inputs.config import Config
+
+
+class Kept(Config, frozen=True):
+    """A part of a profile that is as in another one."""
+
+    key: str
+    """Its key path."""
+    profile: str
+    """The one that gave it."""
+    another_topology: bool = False
+    """Whether it describes or was measured on a topology that this profile does not have."""
+
+
+_WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks", "contention_by_ranks")
+"""Parts of a profile that are given whole or not at all."""
+
+_OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "collectives")
+"""Parts that a topology decides, or that say which host it is."""
+
+
+def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
+    """Plain data of a profile: `data` over that of `base`, the profile `name`, its sources and `kept` saying so."""
+    if not isinstance(base, dict):
+        return data
+    replaced = "topology" in data
+    entries = base.get("kept", [])
+    entries = entries if isinstance(entries, list) else []
+    known = [e for e in entries if isinstance(e, dict) and isinstance(e.get("key"), str) and "profile" in e]
+    before = {entry["key"]: entry["profile"] for entry in known}
+    marked = {entry["key"] for entry in known if entry.get("another_topology")}
+    base = {key: value for key, value in base.items() if key != "kept"}
+    kept = []
+    for key in _left_out(base, data, "", tuple(before)):
+        another = key in marked or (replaced and key.split(".")[0] in _OF_THE_HOST)
+        of = next((before[k] for k in _above(key) if k in before), name)
+        kept.append({"key": key, "profile": of, "another_topology": another})
+    over: dict[str, Any] = _over(_inherited(base, name, replaced), data)
+    return over | {"kept": kept}
+
+
+def _above(key: str) -> Iterator[str]:
+    """`key` and the key paths of what it is part of."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _left_out(base: dict[str, Any], data: dict[str, Any], path: str, before: tuple[str, ...]) -> Iterator[str]:
+    """Key paths of what `base` has and `data` leaves out; as deep as those `before`, which `base` itself left out."""
+    for key, value in base.items():
+        at = f"{path}.{key}" if path else key
+        if key not in data:
+            yield from _parts(value, at, before)
+        elif isinstance(value, dict) and isinstance(data[key], dict) and key not in _WHOLE and "source" not in value:
+            yield from _left_out(value, data[key], at, before)
+
+
+def _parts(value: Any, path: str, before: tuple[str, ...]) -> Iterator[str]:
+    deeper = path in ("collectives", "device") or any(key.startswith(f"{path}.") for key in before)
+    if deeper and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _parts(item, f"{path}.{key}", before)
+    elif value is not None:
+        yield path
+
+
+def _over(base: Any, data: Any) -> Any:
+    """`base` with all that `data` gives in its place."""
+    if not (isinstance(base, dict) and isinstance(data, dict)) or "source" in data:
+        return data
+    return base | {k: v if k in _WHOLE else _over(base.get(k, {}), v) for k, v in data.items()}
+
+
+def _inherited(data: Any, name: str, replaced: bool) -> Any:
+    """Data of the profile `name`, its sources saying so; with `replaced`, its tables that they are of another host."""
+    if not isinstance(data, dict):
+        return data
+    if isinstance(source := data.get("source"), str):
+        if replaced and "seconds" in data:
+            if source.startswith("measured on "):
+                return data
+            of, said = found.groups() if (found := re.match(r"as (\S+): ((?s:.*))", source)) else (name, source)
+            return data | {"source": f"measured on {of}, another topology: {said}"}
+        known = source.startswith(("as ", "measured on "))
+        return data | {"source": source if known else f"as {name}: {source}"}
+    return {key: _inherited(value, name, replaced) for key, value in data.items()}

@@ -1,0 +1,195 @@
+"""A hardware profile: its numbers, each with its source, and the flows that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from itertools import chain, islice
+from typing import Any, NamedTuple, assert_never, get_args
+
+from sim.fluid import FlowSpec, Route
+from sim.hardware.collective_classes import CollectiveClass, Collectives
+from sim.hardware.inheritance import Kept
+from sim.hardware.routes import Graph
+from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
+from sim.hardware.topology import LEAST, Sourced, Topology
+from sim.inputs import units
+from sim.inputs.config import MOST_FAULTS, Config
+from sim.inputs.faults import Fault, FaultsError, refuse
+from sim.program import CollectiveKind, CopyKind, Kernel
+
+SHORTEST_KERNEL = 1e-18
+"""Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
+
+
+class Profile(Config, frozen=True, dict=True):
+    """A host: `gpus` GPUs, the resources between them, and what commands cost there."""
+
+    name: str
+    description: str
+    fingerprint: dict[str, str]
+    gpus: int
+    device: Device
+    topology: Topology
+    h2d: CopyClass
+    d2h: CopyClass
+    collectives: Collectives
+    streams: Streams
+    host: HostIssue
+    kept: tuple[Kept, ...] = ()
+    """What it left out and has from the profile that it is `like`."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.gpus <= MOST_GPUS:
+            problem = f"is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated"
+            raise FaultsError([Fault("gpus", problem)])
+        refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MOST_FAULTS + 1))
+
+    def _wrong_numbers(self) -> Iterator[Fault]:
+        positive: dict[str, Sourced[Any]] = {}
+        for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
+            if (number := getattr(self.device, name)) is not None:
+                positive[f"device.{name}"] = number
+        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
+            positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
+        for kind in get_args(CollectiveKind):
+            cls = self.collective_class(kind)
+            path = f"collectives.{self.like(kind)}"
+            for ranks in (2, *cls.contention_by_ranks):
+                where = path + (f".contention_by_ranks[{ranks}]" if ranks != 2 else "")
+                share = cls.contention(ranks)
+                positive |= {f"{where}.weight": share.weight, f"{where}.overhead": share.overhead}
+                if share.isolated_overhead is not None:
+                    positive[f"{where}.isolated_overhead"] = share.isolated_overhead
+            if kind in cls.beside:
+                yield Fault(f"{path}.beside", f"has {kind}: two of a kind share as their weights say")
+        positive["host.queue_depth"] = self.host.queue_depth
+        if self.device.beside_collective.value < 1:
+            yield Fault("device.beside_collective", f"is {self.device.beside_collective.value}, expected at least 1")
+        if not 0 <= self.host.wake_spread.value <= 1:
+            yield Fault("host.wake_spread", f"is {self.host.wake_spread.value}, expected 0 to 1")
+        for name, number in positive.items():
+            if number.value < LEAST:
+                yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
+
+    def _wrong_routes(self) -> Iterator[Fault]:
+        """FaultsError of the topology's routes; those of one GPU end at its first."""
+        try:
+            graph = self.graph
+        except FaultsError as faults:
+            yield from faults.faults
+            return
+        for gpu in range(self.gpus):
+            try:
+                for kind in get_args(CopyKind):
+                    if not graph.copy(gpu, kind):
+                        problem = f"nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
+                        yield Fault("topology", problem)
+                for other in range(self.gpus):
+                    if other != gpu:
+                        graph.peer(gpu, other)
+            except FaultsError as faults:
+                yield from faults.faults
+
+    def __repr__(self) -> str:
+        return f"<Profile {self.name!r}: {self.gpus} x {self.device.name}>"
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The topology's resources and routes."""
+        return Graph(self.topology, self.gpus)
+
+    @property
+    def resource_names(self) -> tuple[str, ...]:
+        """Every resource of the host."""
+        return tuple(self.graph.names)
+
+    @cached_property
+    def capacities(self) -> tuple[float, ...]:
+        """Capacity of each of `resource_names`, B/s."""
+        return tuple(limit.value for limit in self.graph.limits)
+
+    def copy_class(self, kind: CopyKind) -> CopyClass:
+        """The class of h2d or d2h copies."""
+        if kind == "h2d":
+            return self.h2d
+        if kind == "d2h":
+            return self.d2h
+        assert_never(kind)
+
+    def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
+        """The class of a kind of collective, or of the one that it is like."""
+        cls: CollectiveClass = getattr(self.collectives, self.like(kind))
+        return cls
+
+    def like(self, kind: CollectiveKind) -> CollectiveKind:
+        """`kind` if the profile has it, or else the one that it is like."""
+        if getattr(self.collectives, kind, None) is not None:
+            return kind
+        match kind:
+            case "reduce_scatter" | "all_gather":
+                return "all_gather"
+            case "send_recv" | "all_to_all":
+                return "all_to_all"
+            case "all_reduce":
+                return kind
+            case _:
+                assert_never(kind)
+
+    def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
+        """The flow of a copy to or from `gpu`."""
+        cls = self.copy_class(kind)
+        marks = (COPY_MARK,) if self._copies_crowd else ()
+        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, marks=marks)
+
+    @cached_property
+    def _copies_crowd(self) -> bool:
+        """Whether some collective crosses the host otherwise while copies are in flight."""
+        classes = (self.collective_class(kind) for kind in get_args(CollectiveKind))
+        shares = (share for cls in classes for share in (cls.contention(2), *cls.contention_by_ranks.values()))
+        return any(share.isolated_overhead is not None for share in shares)
+
+    def peer_route(self, edges: tuple[tuple[int, int], ...], overhead: float) -> Route:
+        """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
+        return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
+
+    def kernel_seconds(self, kernel: Kernel) -> float:
+        """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        if kernel.seconds is not None:
+            return kernel.seconds
+        device = self.device
+        efficiency = device.compute_efficiency
+        if kernel.attention and device.attention_efficiency is not None:
+            efficiency = device.attention_efficiency
+        return max(
+            kernel.flops / (device.peak_flops.value * efficiency.value),
+            kernel.hbm_bytes / (device.hbm_bandwidth.value * device.hbm_efficiency.value),
+        )
+
+    def kernel_flow(self, gpu: int, seconds: float, launches: int = 1) -> FlowSpec:
+        """Progress of a kernel of `seconds` alone (1 s a second) on `gpu`.
+
+        Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
+        """
+        lasts = max(seconds, SHORTEST_KERNEL)
+        drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
+        taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
+        return FlowSpec((), 1.0, 1.0, drag, beside=(((CollectiveMark(None, gpu),), 1 / taken),))
+
+
+COPY_MARK = "copy"
+"""What marks flows of copies, on hosts where they change what collectives cross."""
+
+
+class CollectiveMark(NamedTuple):
+    """What marks flows of collectives of `kind` (None: of any) in which `gpu` takes part."""
+
+    kind: CollectiveKind | None
+    gpu: int
+
+
+def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
+    total: dict[int, float] = {}
+    for resource, taken in way:
+        total[resource] = total.get(resource, 0.0) + taken * multiplier
+    return tuple(sorted(total.items()))

@@ -1,0 +1,131 @@
+"""Whether a profile contradicts itself: its own measured times of collectives against what its flows make of them.
+
+A table of times alone gives the demand caps of a collective's flows. They move so fast only if every resource on
+their way lets them: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
+the table. Then one of the two numbers is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, get_args
+
+import msgspec
+
+from sim.fluid import rates_together
+from sim.hardware import AloneTime, Profile
+from sim.hardware import to_plain as plain_profile
+from sim.hardware.collectives import algorithm_of, flows, isolated_time, sent_per_rank
+from sim.program import CollectiveKind
+
+LARGE = 2**20
+"""From this buffer on (bytes on each rank), `TOLERANCE` holds."""
+TOLERANCE = 0.02
+"""Relative."""
+SMALL_TOLERANCE = 0.10
+"""Relative, of smaller buffers, or `SMALL_SECONDS` if that is more."""
+SMALL_SECONDS = 5e-6
+
+
+class Check(NamedTuple):
+    """A row of a table beside what is simulated for it, s; `buffer` is the bytes on each rank."""
+
+    table: str
+    """Its key path in the profile."""
+    kind: CollectiveKind
+    ranks: int
+    buffer: int
+    table_s: float
+    isolated_s: float
+    holds: tuple[str, ...]
+    """Resources that are full while it runs."""
+
+    @property
+    def error(self) -> float:
+        """Simulated / table - 1."""
+        return self.isolated_s / self.table_s - 1
+
+    @property
+    def allowed_s(self) -> float:
+        """How far the two may lie from each other, s."""
+        if self.buffer >= LARGE:
+            return TOLERANCE * self.table_s
+        return max(SMALL_TOLERANCE * self.table_s, SMALL_SECONDS)
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the row and the resources cannot both be right."""
+        return abs(self.isolated_s - self.table_s) > self.allowed_s
+
+
+_FOUND: dict[bytes, tuple[Check, ...]] = {}
+"""By the content of the profile."""
+
+
+def check_profile(profile: Profile) -> tuple[Check, ...]:
+    """Every row of every table of `profile` for as many ranks as it has GPUs; found once for each content."""
+    content = msgspec.json.encode(plain_profile(profile))
+    if content not in _FOUND:
+        _FOUND[content] = tuple(_checks(profile))
+    return _FOUND[content]
+
+
+def contradictions(profile: Profile) -> tuple[Check, ...]:
+    """The rows of `check_profile` that contradict the profile's resources."""
+    return tuple(check for check in check_profile(profile) if check.contradicts)
+
+
+def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
+    """For JSON: every row, and what contradicts in words."""
+    rows = [{**check._asdict(), "error": check.error, "contradicts": check.contradicts} for check in checks]
+    return {"profile": profile.name, "contradictions": summaries(checks), "rows": rows}
+
+
+def summaries(checks: Sequence[Check]) -> list[str]:
+    """A sentence for each table with a contradiction: its worst row, and what holds the collective there."""
+    tables: dict[str, list[Check]] = {}
+    for check in checks:
+        if check.contradicts:
+            tables.setdefault(check.table, []).append(check)
+    said = []
+    for table, found in tables.items():
+        worst = max(found, key=lambda c: abs(c.error))
+        held = f"; full there: {', '.join(worst.holds)}" if worst.holds else ""
+        said.append(
+            f"{table}: {len(found)} of its rows; {worst.kind} of {worst.buffer} B on {worst.ranks} ranks takes "
+            f"{worst.table_s * 1e6:,.0f} us there, {worst.isolated_s * 1e6:,.0f} us by the resources "
+            f"({100 * worst.error:+.1f} %){held}"
+        )
+    return said
+
+
+def _checks(profile: Profile) -> Iterator[Check]:
+    for kind in get_args(CollectiveKind):
+        cls = getattr(profile.collectives, kind)
+        if cls is None or (algorithm_of(cls, kind) == "hierarchical" and kind != "send_recv"):
+            continue  # as another kind; or in phases, of which no one table has the whole
+        by_ranks: dict[int, tuple[str, AloneTime]] = {2: (f"collectives.{kind}.alone", cls.alone)}
+        by_ranks |= {n: (f"collectives.{kind}.alone_by_ranks[{n}]", t) for n, t in cls.alone_by_ranks.items()}
+        for ranks, (path, table) in sorted(by_ranks.items()):
+            if ranks <= profile.gpus:
+                yield from _rows(profile, kind, ranks, path, table)
+
+
+def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: AloneTime) -> Iterator[Check]:
+    for sent, seconds in zip(table.bytes, table.seconds, strict=True):
+        buffer = round(sent / sent_per_rank(kind, 1, ranks))
+        isolated = isolated_time(profile, kind, buffer, ranks)
+        check = Check(path, kind, ranks, buffer, float(seconds), isolated, ())
+        yield check._replace(holds=_full(profile, kind, buffer, ranks)) if check.contradicts else check
+
+
+def _full(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[str, ...]:
+    """Resources that a collective fills as it begins."""
+    (phase,) = flows(profile, kind, size, ranks)
+    specs = [spec for spec, _ in phase.flows]
+    load = [0.0] * len(profile.capacities)
+    for spec, rate in zip(specs, rates_together(specs, profile.capacities), strict=True):
+        for resource, multiplier in spec.route:
+            load[resource] += multiplier * rate
+    full = (used >= capacity * (1 - 1e-9) for used, capacity in zip(load, profile.capacities, strict=True))
+    return tuple(name for name, is_full in zip(profile.resource_names, full, strict=True) if is_full)

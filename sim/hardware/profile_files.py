@@ -1,0 +1,53 @@
+"""Files of hardware profiles: where they are, and what a profile takes from the one that its key `like` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sim.hardware.inheritance import merged
+from sim.inputs.config import InputError
+from sim.inputs.faults import shown
+from sim.inputs.shipped_files import Shelf, is_there
+from sim.inputs.yaml_files import read_yaml
+
+_SHELF = Shelf("hardware", "hardware profile", "chunkflow-sim hardware")
+shipped = _SHELF.names
+profile_file = _SHELF.file
+
+
+def read_profile(file: Path) -> Any:
+    """The plain data of a profile; what it leaves out is as in the profile that its key `like` names.
+
+    Raises:
+        InputError: a file cannot be read, names a base that is not there, or is like itself by way of others.
+    """
+    heirs: list[tuple[Path, Any]] = []
+    seen: list[Path] = []
+    data = read_yaml(file)
+    while isinstance(data, dict) and "like" in data:
+        seen.append(file.resolve())
+        base = _base_of(data["like"], file)
+        if base.resolve() in seen:
+            cycle = [path.name for path in seen[seen.index(base.resolve()) :]]
+            raise InputError(str(file), "like", f"is a cycle: {' -> '.join([*cycle, cycle[0]])}")
+        heirs.append((file, {key: value for key, value in data.items() if key != "like"}))
+        file, data = base, read_yaml(base)
+    for heir, own in reversed(heirs):
+        data = merged(data, file.stem, own)
+        file = heir
+    return data
+
+
+def _base_of(name: object, file: Path) -> Path:
+    """The file of the profile that `file` is like. Raises InputError, of `file`."""
+    if not isinstance(name, str):
+        problem = f"expected the name of a hardware profile, or a YAML file, got {shown(name)}"
+        raise InputError(str(file), "like", problem)
+    beside = file.parent / name
+    if is_there(beside) and beside.is_file():
+        return beside
+    try:
+        return profile_file(name)
+    except InputError as error:
+        raise error.within(str(file), "like") from None

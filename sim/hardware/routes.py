@@ -1,0 +1,236 @@
+"""A topology with its resources numbered and its routes found."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from itertools import islice
+from math import inf
+from typing import NamedTuple, assert_never
+
+from sim.hardware.topology import Capacity, Link, Node, Topology, Use
+from sim.inputs.faults import Fault, FaultsError, close_to, refuse
+from sim.program import CopyKind
+
+Way = tuple[tuple[int, float], ...]
+"""(resource, what a byte takes of it), in the order in which they are crossed; one may be crossed twice."""
+
+
+class _Edge(NamedTuple):
+    """One direction of a link: where it leads, its length, and the resources crossed by it and by entering there."""
+
+    to: str
+    hops: int
+    resources: Way
+
+
+class Graph:
+    """A `Topology` of `gpus` GPUs with its resources numbered and its routes found.
+
+    Raises:
+        FaultsError: links, groups or placements name what is not there, or a route is missing or ambiguous.
+    """
+
+    def __init__(self, topology: Topology, gpus: int) -> None:
+        self.topology = topology
+        self.gpus = gpus
+        self.names: list[str] = []
+        """Of the resources: `a>b` and `a-b` of links, `n`, `n.in` and `n.out` of nodes."""
+        self.limits: list[Capacity] = []
+        self.edges: dict[str, list[_Edge]] = {f"gpu{g}": [] for g in range(gpus)}
+        self.nodes: dict[str, Node] = {}
+        """With `{gpu}` in their names replaced."""
+        self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
+        self._ways: dict[tuple[str, Use], dict[str, Way | None]] = {}
+        self._faults: list[Fault] = []
+        self._add_nodes()
+        for i, link in enumerate(topology.links):
+            self._add_link(f"topology.links[{i}]", link)
+        self._groups("topology.domains", topology.domains)
+        if not isinstance(topology.peers, str):
+            self._groups("topology.peers", topology.peers)
+        memories = [name for name, node in self.nodes.items() if node.kind == "memory"]
+        for name, group in topology.pinned.items():
+            self._known(f"topology.pinned.{name}", group)
+            if name not in memories:
+                self._wrong("topology.pinned", f"names {name!r}, which is none of {', '.join(memories)}")
+        refuse(self._faults)
+        self.pinned = [self._memory_of(g, memories) for g in range(gpus)]
+        refuse(self._faults)
+
+    def copy(self, gpu: int, kind: CopyKind) -> Way:
+        """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
+        memory, device = self.pinned[gpu], f"gpu{gpu}"
+        if kind == "h2d":
+            return self.way(memory, device, "copies")
+        if kind == "d2h":
+            return self.way(device, memory, "copies")
+        assert_never(kind)
+
+    def peer(self, source: int, destination: int) -> Way:
+        """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
+        a, b = f"gpu{source}", f"gpu{destination}"
+        peers = self.topology.peers
+        direct = peers == "direct" or (peers != "host" and any({source, destination} <= set(group) for group in peers))
+        if direct:
+            return self.way(a, b, "peers")
+        memory = self.pinned[destination]
+        return self.way(a, memory, "peers") + self.way(memory, b, "peers")
+
+    def domain_of(self, gpu: int) -> int | None:
+        """Which of the topology's domains a GPU is in."""
+        return next((i for i, group in enumerate(self.topology.domains) if gpu in group), None)
+
+    def way(self, start: str, end: str, use: Use) -> Way:
+        """Resources on the way between two vertices, in their order."""
+        ways = self._ways.get((start, use))
+        if ways is None:
+            ways = self._ways[start, use] = self._search(start, use)
+        if end not in ways:
+            raise FaultsError([Fault("topology", f"there is no way from {start} to {end}{self._hint(start, end)}")])
+        found = ways[end]
+        if found is None:
+            problem = f"the way from {start} to {end} is ambiguous: several have as few hops and are as wide; "
+            raise FaultsError([Fault("topology", problem + "give links of one of them more hops")])
+        return found
+
+    def _hint(self, start: str, end: str) -> str:
+        """What to do where there is no way."""
+        if start in self.nodes or end in self.nodes:
+            return ": add links"
+        if self.topology.peers == "direct":
+            return ": add links, or `peers: host` if these GPUs reach each other through the host's memory"
+        return ": add links, or put them into different groups of `peers` if they go through the host's memory"
+
+    def _wrong(self, path: str, problem: str) -> None:
+        self._faults.append(Fault(path, problem))
+
+    def _add_nodes(self) -> None:
+        for pattern, node in self.topology.nodes.items():
+            names = (pattern.replace("{gpu}", str(g)) for g in range(self.gpus))
+            for name in dict.fromkeys(names):
+                if name in self.edges:
+                    self._wrong("topology.nodes", f"has {name!r}, which there is already")
+                    continue
+                if not name or any(c in name for c in "{}>- ") or name.endswith((".in", ".out")):
+                    self._wrong("topology.nodes", f"has {name!r}: expected a word without '-', '>' and '.in'")
+                self.edges[name] = []
+                self.nodes[name] = node
+                self._inside[name] = (
+                    self._resource(f"{name}.in", node.into),
+                    self._resource(f"{name}.out", node.out_of),
+                    self._resource(name, node.through),
+                )
+
+    def _resource(self, name: str, limit: Capacity | None) -> int | None:
+        if limit is None:
+            return None
+        self.names.append(name)
+        self.limits.append(limit)
+        return len(self.names) - 1
+
+    def _add_link(self, where: str, link: Link) -> None:
+        for group in (*(link.mesh or ()), link.gpus or ()):
+            self._known(where, group)
+        for a, b in link.edges(self.gpus):
+            unknown = [end for end in (a, b) if end not in self.edges]
+            if unknown:
+                close = close_to(unknown[0], self.edges)
+                known = ", ".join(islice(sorted(self.edges), 20)) + (", ..." if len(self.edges) > 20 else "")
+                hint = f"; {close.strip()}" if close else ""
+                self._wrong(where, f"names {unknown[0]!r}, which is none of {known}{hint}")
+                return
+            if a == b:
+                self._wrong(where, f"joins {a} to itself")
+                return
+            if any(edge.to == b for edge in self.edges[a]):
+                self._wrong(where, f"joins {a} and {b}, which are joined already")
+                return
+            both = self._resource(f"{a}-{b}", link.both_ways)
+            there = self._resource(f"{a}>{b}", link.there or link.each_way)
+            back = self._resource(f"{b}>{a}", link.back or link.each_way)
+            self.edges[a].append(self._edge(a, b, link.hops, (both, there)))
+            self.edges[b].append(self._edge(b, a, link.hops, (both, back)))
+
+    def _edge(self, a: str, b: str, hops: int, own: tuple[int | None, ...]) -> _Edge:
+        """From a to b: what leaves a, the link, what enters b. `through` of b is crossed on entering it."""
+        leave = self._inside.get(a, (None, None, None))[1]
+        enter, _, through = self._inside.get(b, (None, None, None))
+        crossed = [(r, 1.0) for r in (leave, *own, enter) if r is not None]
+        if through is not None:
+            cost = self.nodes[b].write_cost
+            crossed.append((through, 1.0 if cost is None else float(cost.value)))
+        return _Edge(b, hops, tuple(crossed))
+
+    def _known(self, where: str, group: Iterable[int]) -> None:
+        for gpu in group:
+            if not 0 <= gpu < self.gpus:
+                self._wrong(where, f"has GPU {gpu}, expected 0 to {self.gpus - 1}")
+
+    def _groups(self, where: str, groups: tuple[tuple[int, ...], ...]) -> None:
+        seen: set[int] = set()
+        for i, group in enumerate(groups):
+            self._known(f"{where}[{i}]", group)
+            if not group or len(set(group)) != len(group) or seen & set(group):
+                self._wrong(f"{where}[{i}]", "is empty, or has a GPU that was named before")
+            seen |= set(group)
+
+    def _memory_of(self, gpu: int, memories: list[str]) -> str:
+        """Which of `memories` holds the pinned buffers of `gpu`; "" with a fault if none does."""
+        given = [name for name, group in self.topology.pinned.items() if gpu in group]
+        if len(given) > 1:
+            self._wrong("topology.pinned", f"has GPU {gpu} in {' and in '.join(given)}")
+        if given:
+            return given[0]
+        away = self.distances(f"gpu{gpu}")
+        near = sorted((away[name], name) for name in memories if name in away)
+        if not near:
+            self._wrong("topology", f"there is no way from gpu{gpu} to a memory: add links")
+            return ""
+        if len(near) > 1 and near[0][0] == near[1][0]:
+            self._wrong("topology.pinned", f"is needed: {near[0][1]} and {near[1][1]} are equally near to gpu{gpu}")
+        return near[0][1]
+
+    def _forwards(self, name: str) -> bool:
+        return name in self.nodes and self.nodes[name].kind != "memory"
+
+    def distances(self, start: str) -> dict[str, int]:
+        """Hops from `start` to all that can be reached."""
+        away = {start: 0}
+        heap = [(0, start)]
+        while heap:
+            hops, at = heapq.heappop(heap)
+            if hops > away[at] or not (at == start or self._forwards(at)):
+                continue
+            for edge in self.edges[at]:
+                if (there := hops + edge.hops) < away.get(edge.to, there + 1):
+                    away[edge.to] = there
+                    heapq.heappush(heap, (there, edge.to))
+        return away
+
+    def _search(self, start: str, use: Use) -> dict[str, Way | None]:
+        """Resources on the way from `start` to every other vertex; None where the way is ambiguous."""
+        away = self.distances(start)
+        width = {start: inf}
+        first = self._inside.get(start, (None, None, None))[2]
+        ways: dict[str, Way | None] = {start: ((first, 1.0),) if first is not None else ()}
+        before: dict[str, list[tuple[str, _Edge]]] = {}
+        for at in away:
+            if at == start or self._forwards(at):
+                for edge in self.edges[at]:
+                    if away[at] + edge.hops == away[edge.to]:
+                        before.setdefault(edge.to, []).append((at, edge))
+        for at in sorted(before, key=lambda name: away[name]):
+            wide = [(min(width[a], self._width(edge)), a, edge) for a, edge in before[at]]
+            width[at] = max(w for w, _, _ in wide)
+            best = [(a, edge) for w, a, edge in wide if w == width[at]]
+            came = ways[best[0][0]]
+            ways[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
+        return {
+            name: found if found is None else tuple(c for c in found if self.limits[c[0]].carries in ("all", use))
+            for name, found in ways.items()
+            if name != start
+        }
+
+    def _width(self, edge: _Edge) -> float:
+        return min((self.limits[r].value / cost for r, cost in edge.resources), default=inf)

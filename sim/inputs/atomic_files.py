@@ -1,0 +1,125 @@
+"""Writing results so that a failed or interrupted run never leaves half a file, and two runs never share one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sim.inputs.config import InputError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer."""
+_BLOCK = 2**16
+"""Bytes that are looked at together for the end of a line."""
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let every OSError inside name `file`: that of a write names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from None
+
+
+def open_alone(file: Path) -> BinaryIO:
+    """Open `file` for appending, unbuffered, and hold it until it is closed or this process has ended, however.
+
+    Missing folders are made. A device, or a file on a file system without locks, is opened but not held.
+
+    Raises:
+        InputError: another run holds it.
+        OSError: it cannot be opened; names it.
+    """
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            out = file.open("ab", buffering=0)
+            try:
+                if not file.is_file() or _hold(out, file):
+                    return out
+            except BaseException:
+                out.close()
+                raise
+            out.close()
+
+
+def _hold(out: BinaryIO, file: Path) -> bool:
+    """Lock `out`; False if it is no longer what `file` names, as the run that held it has put another in its place."""
+    import fcntl  # not everywhere that simulations run
+
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held = "another run is writing to it: wait until it has ended, or give another --out"
+        raise InputError(str(file), "", held) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        return os.path.samestat(os.fstat(out.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def whole_lines(content: bytes) -> bytes:
+    """`content` without a last line that a killed run left half-written."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def cut_torn_line(out: BinaryIO, file: Path) -> None:
+    """Cut a half-written last line off `file`, which `out` holds; a device has none."""
+    if not file.is_file():
+        return
+    with file.open("rb") as written:
+        end = begin = written.seek(0, os.SEEK_END)
+        while begin:
+            before, begin = begin, max(0, begin - _BLOCK)
+            written.seek(begin)
+            if whole := whole_lines(written.read(before - begin)):
+                begin += len(whole)
+                break
+    if begin < end:
+        out.truncate(begin)
+
+
+def append(out: BinaryIO, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file. A disk that is nearly full takes a part, and refuses the rest."""
+    while data:
+        data = data[out.write(data) :]
+
+
+def write_atomically(file: Path, data: bytes | str) -> None:
+    """Write `file` whole or not at all: to a temporary file beside it, then renamed. Raises OSError naming `file`.
+
+    Missing folders are made. A link stays a link, to what is written. What is there and no regular file, such as a
+    pipe, is written to as it is.
+    """
+    # names of files may hold bytes that are no text
+    content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
+    with naming(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not file.is_file():
+            file.write_bytes(content)
+        else:
+            _replace(Path(os.path.realpath(file)), content)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # mkstemp gives 0600
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink()
+        raise

@@ -1,0 +1,50 @@
+"""Reading input files, bounded: what is no regular file, or too large to be input of ours, is refused at once."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from sim.inputs import files_read
+from sim.inputs.config import InputError
+
+MOST_BYTES = 64 * 2**20
+"""Size of an input file; recorded traces, which are larger, have a limit of their own."""
+_BLOCK = 2**20
+
+
+def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of `file`, at most `most` bytes.
+
+    Raises:
+        InputError: it cannot be read, is a folder, pipe, socket or device, or holds more.
+    """
+    source = str(file)
+    files_read.note(file)
+    try:
+        about = file.stat()
+        if stat.S_ISDIR(about.st_mode):
+            raise InputError(source, "", "cannot be read: Is a directory")
+        if not stat.S_ISREG(about.st_mode):  # opening a pipe waits for who writes to it; a device may be endless
+            raise InputError(source, "", "is no regular file but a pipe, a socket or a device: give a file")
+        if about.st_size > most:
+            raise InputError(source, "", f"has {about.st_size} bytes, at most {most} are read")
+        with file.open("rb") as opened:
+            content = opened.read(about.st_size + 1)  # not `most`: as much memory would be taken at once
+            while len(content) <= most and (more := opened.read(_BLOCK)):
+                content += more
+    except OSError as error:
+        raise InputError(source, "", f"cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(source, "", f"is no path: {error}") from None
+    if len(content) > most:  # it grew, or says that it has no size, as files of /proc do
+        raise InputError(source, "", f"has more than {most} bytes, which are the most that are read")
+    return content
+
+
+def read_text(file: Path, most: int = MOST_BYTES) -> str:
+    """The text of `file`, which is in UTF-8. Raises InputError, as `read_bytes`."""
+    try:
+        return read_bytes(file, most).decode()
+    except UnicodeDecodeError:
+        raise InputError(str(file), "", "is not a text file (UTF-8 expected)") from None

@@ -1,0 +1,57 @@
+"""Data files that come with the package, by name: profiles, models and experiments."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+from sim.inputs.config import InputError
+
+SHIPPED = Path(__file__).resolve().parents[1] / "scenarios"
+"""Data that come with the package. By path: another module called `scenarios` may stand before it on `sys.path`."""
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; no for what is no path at all."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
+class Shelf(NamedTuple):
+    """The YAML files of one folder of `scenarios`.
+
+    `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. With `hub` a name
+    also goes in any case, and with the name of its owner in front, as model hubs have it.
+    """
+
+    folder: str
+    what: str
+    command: str
+    paths: bool = True
+    hub: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the files, without their ending."""
+        shipped = (SHIPPED / self.folder).iterdir()
+        return tuple(sorted(f.name.removesuffix(".yaml") for f in shipped if f.name.endswith(".yaml")))
+
+    def file(self, name: str) -> Path:
+        """The file of that name, or the path that `name` is.
+
+        Raises:
+            InputError: there is neither; it tells close names.
+        """
+        known = self.names()
+        wanted = name.rsplit("/", 1)[-1].lower() if self.hub else name
+        if wanted in known:
+            return SHIPPED / self.folder / f"{wanted}.yaml"
+        if self.paths and name and is_there(Path(name)):
+            return Path(name)
+        shown = name if len(name) <= 60 else f"{name[:57]}..."
+        close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
+        hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+        more = ", or give a YAML file" if self.paths else ""
+        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all{more}")

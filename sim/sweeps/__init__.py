@@ -1,0 +1,1 @@
+"""Many simulations: grids of scenarios, the file of their results, worker processes, experiments."""

@@ -1,0 +1,344 @@
+"""Sweeps: one scenario, some of its keys over ranges, one row of figures a point.
+
+Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
+`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, goes on
+with what its file does not hold.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from sim.hardware import Profile, load_profile
+from sim.inputs import units
+from sim.inputs.config import Config, InputError
+from sim.inputs.faults import shown_value, unreadable
+from sim.inputs.yaml_files import parse_yaml
+from sim.policies import all_fields, fields_of
+from sim.scenario import Scenario
+from sim.sweeps.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
+from sim.sweeps.results_file import DIED, FIGURES, Failure, Ledger, Point, Row, Rows
+from sim.sweeps.worker_pool import NoWorkersError
+from sim.workloads.named import Model, remembered
+
+Axes = Mapping[str, Sequence[object]]
+"""Key path -> values, as they would stand in the YAML file."""
+
+_RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
+MOST_POINTS = 1_000_000
+
+
+class Setting(Config, frozen=True):
+    """Keys that change together, under one name."""
+
+    name: str
+    set: dict[str, Any]
+
+
+def parse_axis(text: str) -> tuple[str, list[object]]:
+    """Read "key.path=values": a list "a,b,c", or a range "first..last:x2" (factor) or "first..last:+4 MiB" (step).
+
+    Raises:
+        InputError: naming the axis and what was expected.
+    """
+    path, equals, given = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not given.strip():
+        raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
+    return path, parse_values(given, "--set", text)
+
+
+def parse_values(given: str, source: str, path: str) -> list[object]:
+    """Read the values of an axis: a list "a,b,c", or a range. Raises `InputError` of `source` and `path`."""
+    values: list[object] = []
+    try:
+        for item in _items(given):
+            match = _RANGE.fullmatch(item.strip())
+            values += _range(given, *match.groups()) if match else [_scalar(given, item.strip())]
+    except InputError as error:
+        raise InputError(source, path, error.problem) from None
+    return values
+
+
+def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
+    """What `parse_axis` reads of each of `texts`, in their order. Raises InputError, also for an axis given twice."""
+    axes: dict[str, list[object]] = {}
+    for text in texts:
+        path, values = parse_axis(text)
+        if path in axes:
+            raise InputError("--set", text, f"{path} is given twice")
+        axes[path] = values
+    return axes
+
+
+def _items(given: str) -> Iterator[str]:
+    """Cut at the commas that are in no bracket."""
+    start = depth = 0
+    for at, letter in enumerate(given):
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            yield given[start:at]
+            start = at + 1
+    yield given[start:]
+
+
+def _scalar(axis: str, text: str) -> object:
+    try:
+        return parse_yaml(text, "--set")
+    except InputError as error:
+        problem = f"{shown_value(text)} is no value as YAML has them: {error.problem}"
+        raise InputError("--set", axis, problem) from None
+
+
+def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
+    low, high, step = (_number(axis, t) for t in (first, last, by))
+    if low > high or (step <= 1 if how == "x" else step <= 0) or (how == "x" and low <= 0):
+        raise InputError("--set", axis, "expected a range that ascends, such as 1MiB..256MiB:x2 or 0..1:+0.25")
+    values: list[object] = []
+    while low <= high:
+        values.append(int(low) if low == int(low) else float(low))
+        low = low * step if how == "x" else low + step
+        if len(values) > MOST_POINTS:
+            raise InputError("--set", axis, f"has more than {MOST_POINTS} values")
+    return values
+
+
+def _number(axis: str, text: str) -> Decimal:
+    if (found := number(text)) is None:
+        raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
+    return found
+
+
+def number(value: object) -> Decimal | None:
+    """The number that `value` is, in SI units where it is text with a unit; None for what is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(repr(value)) if math.isfinite(value) else None
+    for kind in units.QUANTITIES if isinstance(value, str) else ():
+        try:
+            quantity = units.parse(kind, value)
+        except ValueError:
+            continue
+        return Decimal(repr(units.plain(quantity)))
+    return None
+
+
+def points(
+    data: Mapping[str, Any],
+    axes: Axes,
+    source: str = "scenario",
+    note: Callable[[str], None] = lambda text: None,
+    fitting: bool = True,
+) -> list[Point]:
+    """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
+
+    A value of any axis may be a `Setting`: several keys that change together, shown by its name. Where kinds of policy
+    are swept, a key that only others of them have is left out of a point, and `note` is told so once a key. Hardware
+    profiles and models are read here, once each, and go with the points. Unless `fitting`, ranks may be more than the
+    profile has GPUs: such points are not for this simulator.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
+    made: list[Point] = []
+    seen: set[bytes] = set()
+    dropped: dict[str, dict[str, None]] = {}
+    read = _Read({}, {}, {})
+    count = 1
+    for path, values in axes.items():
+        if not values:
+            raise InputError(source, path, "has no values")
+        count *= len(values)
+    if count > MOST_POINTS:
+        raise InputError(source, "", f"the sweep has {count} points, at most {MOST_POINTS} are run")
+    for values in itertools.product(*axes.values()):
+        point = copy.deepcopy(dict(data))
+        chosen = dict(zip(axes, values, strict=True))
+        for path, value in list(chosen.items()):
+            if isinstance(value, Setting):
+                chosen[path] = value.name
+                for inner, setting in value.set.items():
+                    _set(point, inner, setting, source)
+            else:
+                _set(point, path, value, source)
+        where = ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())])
+        for path in _inapplicable(point, where) if "policy.kind" in axes else ():
+            chosen[path] = None
+            dropped.setdefault(path, {})[str(point["policy"]["kind"])] = None
+        key = canonical(point)
+        if key in seen:
+            continue
+        seen.add(key)
+        identity, job = read.job(point, where, fitting)
+        made.append(Point({k: chosen.get(k) for k in axes}, point, identity._replace(scenario=digest(key)), job))
+    for path, kinds in dropped.items():
+        note(f"{path} is left out where policy.kind is {' or '.join(kinds)}, which has no such key")
+    return made
+
+
+class _Read(NamedTuple):
+    """What has been read, by the names that scenarios give: profiles, their digests, models. Each is read once."""
+
+    profiles: dict[str, Profile]
+    digests: dict[str, str]
+    models: dict[str, dict[str, Model]]
+
+    def job(self, data: dict[str, Any], source: str, fitting: bool) -> tuple[Identity, Job]:
+        """What is run for plain scenario data, and of which content it is. Raises `InputError`."""
+        workload = data.get("workload")
+        model = repr(workload.get("model")) if isinstance(workload, Mapping) else ""
+        with remembered(self.models.setdefault(model, {})) as used:
+            scenario = Scenario.from_plain(data, source)
+        name = scenario.hardware
+        if name not in self.profiles:
+            self.profiles[name] = load_profile(name)
+            self.digests[name] = profile_digest(self.profiles[name])
+        if fitting:
+            scenario.check(self.profiles[name], source)
+        job = Job(scenario, self.profiles[name], used, code_digest())
+        return Identity("", self.digests[name], models_digest(used), code_digest()), job
+
+
+def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
+    at: Any = data
+    if faults := list(unreadable(value, path)) + list(unreadable(path, path)):
+        raise InputError.of(source, faults)
+    *parents, last = re.split(r"\.|(?=\[)", path)
+    for key in parents:
+        at = _step(at, key, path, source)
+    if last.startswith("[") and isinstance(at, list):
+        _step(at, last, path, source)
+        at[int(last[1:-1])] = value
+    elif isinstance(at, dict):
+        at[last] = value
+    else:
+        raise InputError(source, path, "leads into something that has no keys")
+
+
+def _step(at: Any, key: str, path: str, source: str) -> Any:
+    try:
+        return at[int(key[1:-1])] if key.startswith("[") and isinstance(at, list) else at[key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise InputError(source, path, f"there is no {key!r} in the scenario") from None
+
+
+def _inapplicable(data: dict[str, Any], source: str) -> list[str]:
+    """Drop the keys that the point's kind of policy does not have, but others do; returns their paths.
+
+    Raises:
+        InputError: no policy has such a key.
+    """
+    policy = data.get("policy")
+    if not isinstance(policy, dict) or (known := fields_of(policy.get("kind"))) is None:
+        return []  # wrong, and said so where the point is read
+    every = all_fields()
+    for key in policy:
+        if key not in every:
+            close = difflib.get_close_matches(str(key), every, 1, 0.6)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            expected = f"unknown key, which no policy has; {hint}expected one of {', '.join(sorted(every))}"
+            raise InputError(source, f"policy.{key}", expected)
+    dropped = [key for key in policy if key not in known]
+    data["policy"] = {k: v for k, v in policy.items() if k in known}
+    return [f"policy.{key}" for key in dropped]
+
+
+class Outcome(NamedTuple):
+    """What became of one point: its figures, or its error and what made it."""
+
+    figures: dict[str, Any]
+    error: str = ""
+    failure: Failure = ""
+
+
+_MEMORY_FULL = Outcome({}, "the memory is full", "environment")
+
+
+def run_point(job: Job) -> Outcome:
+    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points go on."""
+    try:
+        metrics = cast(Mapping[str, Any], job.simulate().metrics)
+    except MemoryError:
+        return _MEMORY_FULL  # made before: there is nothing left to make it of
+    except (OSError, StaleCodeError) as error:
+        return _environment(error)
+    except (InputError, ValueError, RuntimeError) as error:
+        return Outcome({}, _line(str(error)), "scenario")
+    except Exception as error:
+        return Outcome({}, _line(f"{type(error).__name__}: {error}"), "scenario")
+    return Outcome({name: metrics[name] for name in FIGURES})
+
+
+def _environment(error: Exception) -> Outcome:
+    return Outcome({}, _line(str(error)) or type(error).__name__, "environment")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def sweep(
+    chosen: Sequence[Point],
+    executor: Executor | None = None,
+    output: Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    recompute: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Rows:
+    """Run all points, on `executor` if given; rows in the order of the points.
+
+    With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
+    but for those that failed by their environment. With `recompute` those are run again, too, that were made with
+    another hardware profile, model or version of this package, and `note` is told how many; without it, such a file is
+    refused. `progress` is called with the number of finished points.
+
+    Raises:
+        InputError: `output` belongs to another sweep.
+        OSError: `output` cannot be written, or was moved or removed.
+        NoWorkersError: `executor` has no processes.
+    """
+    rows: dict[int, Row] = {}
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(output, chosen, recompute)) if output else None
+        if ledger:
+            rows |= ledger.done
+            if ledger.outdated:
+                note(ledger.outdated)
+        progress(len(rows))
+        for number, outcome in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
+            rows[number] = Row(chosen[number].values, *outcome)
+            if ledger:
+                ledger.add(number, rows[number])
+            progress(len(rows))
+        if ledger:
+            ledger.finish(rows)
+    return Rows(rows[i] for i in range(len(chosen)))
+
+
+def _results(chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None) -> Iterator[tuple[int, Outcome]]:
+    """(number of the point, what `run_point` gives), as they come."""
+    if executor is None:
+        for number in todo:
+            yield number, run_point(chosen[number].job)
+        return
+    running = {executor.submit(run_point, chosen[number].job): number for number in todo}
+    for future in as_completed(running):
+        try:
+            outcome = future.result()
+        except NoWorkersError:
+            raise
+        except BrokenExecutor:
+            outcome = Outcome({}, DIED, "environment")
+        except MemoryError:
+            outcome = _MEMORY_FULL
+        except Exception as error:  # of the executor: `run_point` raises none
+            outcome = _environment(error)
+        yield running[future], outcome

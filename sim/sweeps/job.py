@@ -1,0 +1,118 @@
+"""What a point's figures follow from: read once, known by its content, and all that a worker process needs."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+import sim
+from sim.hardware import Profile, to_plain
+from sim.policies import Policy, loaded_contents
+from sim.run import Result, simulate
+from sim.scenario import Scenario
+from sim.workloads.named import Model, remembered
+
+_SHOWING = ("cli", "cli.py", "report")
+"""Parts of the package that only show figures: rows do not depend on them."""
+
+
+class Job(NamedTuple):
+    """A scenario with the content of its hardware profile and models by name, and the digest of the code to run it."""
+
+    scenario: Scenario
+    profile: Profile
+    models: dict[str, Model]
+    code: str
+
+    def with_policy(self, policy: Policy) -> Job:
+        """The same workload on the same host under another policy."""
+        return self._replace(scenario=msgspec.structs.replace(self.scenario, policy=policy))
+
+    def simulate(self) -> Result:
+        """Run it on the simulated machine; no file is read.
+
+        Raises:
+            StaleCodeError: this process has loaded other code.
+            Exception: whatever `sim.run.simulate` raises.
+        """
+        if self.code != code_digest():
+            raise StaleCodeError("the code of chunkflow-sim was changed while this ran")
+        with remembered(self.models):
+            return simulate(self.scenario, self.profile)
+
+
+class StaleCodeError(Exception):
+    """Processes of one run have different code."""
+
+
+class Identity(NamedTuple):
+    """Digests of all that a point's figures follow from: its plain data, and the content of everything it names."""
+
+    scenario: str
+    profile: str
+    model: str
+    code: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Identity | None:
+        """What `str` gave; None for anything else."""
+        parts = text.split("-")
+        return cls(*parts) if len(parts) == len(cls._fields) else None
+
+    def changes(self, old: Identity) -> list[str]:
+        """What is not as in `old`, in words."""
+        words = ("scenario", "hardware profile", "model", "version or code of chunkflow-sim")
+        return [word for word, new, was in zip(words, self, old, strict=True) if new != was]
+
+
+def canonical(data: object) -> bytes:
+    """`data` as JSON in which equal data are equal bytes."""
+    return msgspec.json.encode(msgspec.to_builtins(data, str_keys=True), order="sorted")
+
+
+def digest(data: bytes) -> str:
+    """Twelve hexadecimal digits that other data hardly share."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def profile_digest(profile: Profile) -> str:
+    """Of all that the profile holds, what it has from others included."""
+    return digest(canonical(to_plain(profile)))
+
+
+def models_digest(models: dict[str, Model]) -> str:
+    """Of the shapes of `models`."""
+    return digest(canonical(models))
+
+
+def _package_digest() -> str:
+    root = Path(sim.__file__).parent
+    code = hashlib.sha256(_version().encode())
+    for file in sorted(root.rglob("*.py")):
+        name = file.relative_to(root)
+        if name.parts[0] not in _SHOWING:
+            code.update(f"\0{name.as_posix()}\0".encode() + file.read_bytes())
+    return code.hexdigest()[:12]
+
+
+def _version() -> str:
+    try:
+        return version("chunkflow-sim")
+    except PackageNotFoundError:  # run from its folder
+        return ""
+
+
+_PACKAGE = _package_digest()
+"""Of the version and the code of this package, as they were when this process loaded it."""
+
+
+def code_digest() -> str:
+    """Of the version and the code of this package and of policies of one's own, as this process loaded them."""
+    return digest(_PACKAGE.encode() + b"".join(sorted(loaded_contents()))) if loaded_contents() else _PACKAGE

@@ -1,0 +1,237 @@
+"""What a timeline means: step time, traffic, overlap, inflation, memory, and a floor that no schedule can beat.
+
+Figures are of the last step and rank 0, or means over the last period of steps that differ (`sim.timeline.settling`);
+definitions are in docs/modelling.md. All seconds and bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from statistics import median
+from typing import TypedDict
+
+from sim.hardware import Profile, collectives
+from sim.inputs.units import show_bytes
+from sim.program import Collective, Copy, CopyKind, Kernel, Program, RecordEvent, WaitEvent
+from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
+
+SCHEMA_VERSION = 1
+
+LEFT_OUT = "CUDA context, NCCL buffers, text encoder and VAE"
+"""What takes device memory as well, and is in no peak."""
+
+
+class Metrics(TypedDict):
+    """The figures of a run, s and bytes; the same keys as `run --json` prints."""
+
+    schema_version: int
+    step_time_s: float
+    step_times_s: list[float]
+    settled: bool
+    """Whether each step takes as long as the one before."""
+    period_steps: int
+    """In how many steps they repeat; 0 where they do not."""
+    step_time_spread_s: float
+    """Between the shortest and the longest of the steps that the figures are means of."""
+    simulated_steps: int
+    peak_memory_bytes: int
+    h2d_bytes_per_step: int
+    h2d_busy_s: float
+    h2d_uncovered_s: float
+    collective_time_s: float
+    collective_inflation_s: float
+    skew_s: float
+    contention_s: float
+    h2d_collective_overlap_s: float
+    exposed_prefetch_s: float
+    lower_bound_s: float
+    device_memory_bytes: int
+    fits_memory: bool
+    fits_host_memory: bool | None
+
+
+SHOWN = {
+    "step_time_s": ("step time", "median of all steps but the first"),
+    "lower_bound_s": ("lower bound", "no schedule on this host is faster"),
+    "exposed_prefetch_s": ("wait for prefetch", "compute stream idle until prefetched weights are there"),
+    "collective_time_s": ("collectives", "on all streams, peer wait included"),
+    "collective_inflation_s": ("  inflation", "beyond their time alone"),
+    "contention_s": ("  of it contention", "slowed by other traffic"),
+    "skew_s": ("  of it skew", "waiting for peers"),
+    "h2d_busy_s": ("H2D busy", "a copy in flight"),
+    "h2d_uncovered_s": ("  not under kernels", "copy in flight, no kernel running"),
+    "h2d_collective_overlap_s": ("  under collectives", "copy and collective at once"),
+    "h2d_bytes_per_step": ("H2D bytes a step", "per GPU"),
+    "peak_memory_bytes": (
+        "peak memory",
+        f"whole run; weights, slots, activations, collective buffers; without {LEFT_OUT}",
+    ),
+}
+"""What a reader is shown of the figures, of rank 0: the name of each, and what it means."""
+
+
+def fit(figures: Metrics) -> tuple[bool, str]:
+    """Whether the peak memory of every rank fits its GPU, and a sentence that says so."""
+    peak, there = show_bytes(figures["peak_memory_bytes"]), show_bytes(figures["device_memory_bytes"])
+    if figures["fits_memory"]:
+        return True, f"memory: the peak of {peak} fits the GPU's {there}, before {LEFT_OUT}"
+    what = (
+        f"the peak of {peak}"
+        if figures["peak_memory_bytes"] > figures["device_memory_bytes"]
+        else "another rank's peak"
+    )
+    return False, f"memory: DOES NOT FIT: {what}, before {LEFT_OUT}, exceeds the GPU's {there}"
+
+
+def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
+    """The figures that `run --json` prints, for `rank`."""
+    times, shown = timeline.step_times(rank), timeline.shown
+    start, end = timeline.window(rank)
+    copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.kind == "h2d"]
+    in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
+    kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
+    calls = [s for s, c in timeline.commands(rank, Collective) if c.step in shown]
+    communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
+    skew = sum(s.ready - s.start for s in calls) / len(shown)
+    # where a collective's own flows share a link, one of them can be faster beside a copy that slows another
+    contention = sum(max(s.end - s.ready - s.alone, 0.0) for s in calls) / len(shown)
+    lasting = [times[step] for step in shown]
+    settled = timeline.period == 1
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "step_time_s": median(times[1:] or times) if settled else (end - start) / len(shown),
+        "step_times_s": times,
+        "settled": settled,
+        "period_steps": timeline.period,
+        "step_time_spread_s": max(lasting) - min(lasting),
+        "simulated_steps": len(times),
+        "peak_memory_bytes": max(level for _, level in timeline.memory(rank)),
+        "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step in shown) // len(shown),
+        "h2d_busy_s": measure(in_flight) / len(shown),
+        "h2d_uncovered_s": (measure(in_flight) - overlap(in_flight, kernels)) / len(shown),
+        "collective_time_s": measure(communicating) / len(shown),
+        "collective_inflation_s": skew + contention,
+        "skew_s": skew,
+        "contention_s": contention,
+        "h2d_collective_overlap_s": overlap(in_flight, communicating) / len(shown),
+        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)) / len(shown),
+        "lower_bound_s": lower_bound(timeline, profile, rank),
+        "device_memory_bytes": int(profile.device.memory.value),
+        "fits_memory": all(_fits(timeline, r, profile.device.memory.value) for r in range(timeline.program.world_size)),
+        "fits_host_memory": None,  # profiles do not say how much there is
+    }
+
+
+def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
+    """Whether the peak of `rank` is at most `memory` bytes."""
+    # all buffers at once are more than any peak: most ranks need no walk through the timeline
+    return (
+        sum(buffer.bytes for buffer in timeline.program.ranks[rank].buffers) <= memory
+        or max(level for _, level in timeline.memory(rank)) <= memory
+    )
+
+
+def _exposed(timeline: Timeline, rank: int) -> Intervals:
+    """When the compute stream waits for an event of a copy stream, or is dry because its host thread waits for one.
+
+    A host thread that is held by another thread (a counter, a lock) waits for the one that issues the copies.
+    """
+    program = timeline.program.ranks[rank]
+    prefetched = prefetch_events(timeline.program, rank)
+    compute = program.step_stream()
+    waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
+    waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
+    thread = program.feeders().get(compute)
+    held = union(
+        (h.start, h.end)
+        for h in timeline.host
+        if h.rank == rank and h.thread == thread and (h.by is not None or h.event in prefetched)
+    )
+    if held:
+        busy = union((s.start, s.end) for s in timeline.of(rank) if s.command.stream == compute)
+        dry = [(a, b) for (_, a), (b, _) in pairwise(busy)]
+        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(held, a, b)]
+    return union(waiting)
+
+
+def prefetch_events(program: Program, rank: int) -> set[int]:
+    """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
+    commands = list(program.ranks[rank].commands())
+    streams = program.ranks[rank].gather_streams() | {c.stream for c in commands if isinstance(c, Copy)}
+    return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
+
+
+def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
+    """A floor of the steps shown, s a step: the largest of
+
+    - the kernels and collectives of `rank` alone, one after the other on each stream;
+    - its copied bytes at their demand cap, on each stream;
+    - for each resource, what all ranks' copies and collectives take of it, at its capacity.
+
+    The steps' copies count as far as they can have run inside them: before a run has settled, a step may find layers
+    prefetched that it does not prefetch again. Collectives count if they ran inside them. Where the last period is not
+    as long as the one before, or on all ranks, and too short to have moved all of its copies, resources count what has
+    surely moved within it.
+    """
+    shown, window = timeline.shown, timeline.window(rank)
+    ranks = range(timeline.program.world_size)
+    lasts = window[1] - window[0]
+    begins = shown.start - len(shown)
+    settled = begins >= 0 and all(
+        math.isclose(steps[stop] - steps[start], lasts, rel_tol=1e-9)
+        for steps in timeline.steps
+        for start, stop in ((begins, shown.start), (shown.start, shown.stop))
+    )
+    alone: dict[str, float] = {}
+    calls = [
+        (s, c)
+        for s, c in timeline.commands(rank, Collective)
+        if c.step in shown and window[0] <= s.start and s.end <= window[1]
+    ]
+    for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
+        alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
+    copied: dict[str, float] = {}
+    taken = [0.0] * len(profile.capacities)
+    surely = [0.0] * len(profile.capacities)
+    for other in ranks:
+        for (stream, kind), (most, least) in _copied(timeline, profile, other, shown, window).items():
+            spec = profile.copy_flow(kind, other)
+            if other == rank:
+                copied[stream] = copied.get(stream, 0.0) + most / spec.cap
+            for resource, multiplier in spec.route:
+                taken[resource] += multiplier * most
+                surely[resource] += multiplier * least
+    for _, call in calls:
+        moved = collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size)
+        for spec, part in (flow for phase in moved for flow in phase.flows):
+            for resource, multiplier in spec.route:
+                taken[resource] += multiplier * part.size
+                surely[resource] += multiplier * part.size
+    shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
+    if shared > lasts and not settled:
+        shared = proved
+    return max(0.0, shared, *alone.values(), *copied.values()) / len(shown)
+
+
+def _copied(
+    timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
+) -> dict[tuple[str, CopyKind], tuple[float, float]]:
+    """Bytes copied for `steps` by stream and kind: at most what can have moved in `window`, and what surely did."""
+    start, end = window
+    wanted: dict[tuple[str, CopyKind], float] = {}
+    within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
+    for span, copy in timeline.commands(rank, Copy):
+        key = copy.stream, copy.kind
+        if copy.step in steps:
+            wanted[key] = wanted.get(key, 0.0) + copy.bytes
+        inside = min(span.end, end) - max(span.start, start)
+        if inside > 0:
+            cap = profile.copy_class(copy.kind).cap.value
+            outside = span.end - span.start - inside
+            most, least = within.get(key, (0.0, 0.0))
+            within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)
+    return {
+        key: (min(size, within.get(key, (0.0, 0.0))[0]), min(size, within.get(key, (0.0, 0.0))[1]))
+        for key, size in wanted.items()
+    }

@@ -1,0 +1,203 @@
+"""Timelines: what ran when on every stream and host thread, in whole seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
+
+from sim.inputs.notebook_html import html_table
+from sim.inputs.units import show_seconds
+from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
+from sim.timeline.intervals import measure, union
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+C = TypeVar("C", bound=Command)
+
+
+class Span(NamedTuple):
+    """One command on its stream, times in s.
+
+    `start` is when the stream got to the command (a collective's peer wait and a wait's blocking lie inside), `ready`
+    when its own work began (a collective: all ranks had arrived), `alone` what that work takes without contention.
+    """
+
+    rank: int
+    command: AnyCommand
+    start: float
+    ready: float
+    end: float
+    alone: float
+
+    @property
+    def kind(self) -> str:
+        """The command's type, such as "Copy"."""
+        return type(self.command).__name__
+
+
+class HostSpan(NamedTuple):
+    """A host thread of a rank that was held, times in s.
+
+    It went on because of `event` (it completed), of host thread `by` (it changed a counter or gave a lock back), or of
+    a place on `stream`.
+    """
+
+    rank: int
+    thread: int
+    start: float
+    end: float
+    event: int | None = None
+    by: int | None = None
+    stream: str = ""
+
+
+class Timeline(NamedTuple):
+    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
+
+    `period` says in how many steps they repeat (`sim.timeline.settling`): 1 where each takes as long as the one before,
+    0 where they do not repeat.
+    """
+
+    program: Program
+    spans: tuple[Span, ...]
+    steps: tuple[tuple[float, ...], ...]
+    host: tuple[HostSpan, ...] = ()
+    period: int = 1
+
+    def __repr__(self) -> str:
+        return f"<{self._about()}>"
+
+    def _about(self) -> str:
+        steps, end = len(self.steps[0]) - 1 if self.steps else 0, self.spans[-1].end if self.spans else 0.0
+        return f"Timeline: {len(self.steps)} ranks, {steps} steps, {len(self.spans)} spans, {show_seconds(end)}"
+
+    def _repr_html_(self) -> str:
+        found: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
+        for span in self.spans:
+            found.setdefault((span.rank, span.command.stream, span.kind), []).append((span.ready, span.end))
+        rows = [(*key, len(of), show_seconds(measure(union(of)))) for key, of in sorted(found.items())]
+        return html_table(self._about(), ("rank", "stream", "command", "spans", "busy"), rows)
+
+    def of(self, rank: int) -> list[Span]:
+        """Spans of `rank`, in order of their ends."""
+        return [s for s in self.spans if s.rank == rank]
+
+    def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
+        """Spans of `rank` with their commands, for one type of command."""
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
+
+    def step_times(self, rank: int = 0) -> list[float]:
+        """Duration of each step, s."""
+        times = self.steps[rank]
+        return [b - a for a, b in pairwise(times)]
+
+    @property
+    def shown(self) -> range:
+        """The steps that figures are of, as means: the last period, or the later half of a run that has not settled."""
+        count = len(self.steps[0]) - 1
+        return range(count - min(self.period or (count + 1) // 2, max(count - 1, 1)), count)
+
+    def window(self, rank: int = 0) -> tuple[float, float]:
+        """When the first of the steps `shown` starts on `rank`, and when the last one ends, s."""
+        return self.steps[rank][self.shown.start], self.steps[rank][self.shown.stop]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s."""
+        import pandas as pd
+
+        rows = [
+            (
+                s.rank,
+                s.command.stream,
+                s.kind,
+                getattr(s.command, "name", ""),
+                getattr(s.command, "step", -1),
+                getattr(s.command, "layer", -1),
+                getattr(s.command, "bytes", 0),
+                s.start,
+                s.ready,
+                s.end,
+                s.alone,
+            )
+            for s in self.spans
+        ]
+        columns = ["rank", "stream", "kind", "name", "step", "layer", "bytes", "start_s", "ready_s", "end_s", "alone_s"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def memory(self, rank: int = 0) -> list[tuple[float, int]]:
+        """Live device memory of `rank` as a step function: (time in s, bytes from then on), from time 0.
+
+        Static buffers are live throughout; another buffer from the start of the first write after its last use to
+        the end of its last access.
+        """
+        changes: dict[float, int] = {0.0: 0}
+        buffers = {b.name: b for b in self.program.ranks[rank].buffers}
+        changes[0.0] += sum(b.bytes for b in buffers.values() if b.static)
+        open_: dict[str, tuple[float, float, bool]] = {}
+
+        def close(buffer: Buffer, start: float, end: float) -> None:
+            changes[start] = changes.get(start, 0) + buffer.bytes
+            changes[end] = changes.get(end, 0) - buffer.bytes
+
+        for span in sorted(self.of(rank), key=lambda s: s.ready):
+            for name, writes in accesses(span.command):
+                if buffers[name].static:
+                    continue
+                used = not writes or buffers[name].kind == "collective"
+                now = open_.get(name)
+                if now is None or (writes and now[2]):
+                    if now:
+                        close(buffers[name], now[0], now[1])
+                    open_[name] = (span.ready, span.end, used)
+                else:
+                    open_[name] = (now[0], max(now[1], span.end), now[2] or used)
+        for name, (start, end, _) in open_.items():
+            close(buffers[name], start, end)
+        level, steps = 0, []
+        for time in sorted(changes):
+            level += changes[time]
+            steps.append((time, level))
+        return steps
+
+
+def between_events(
+    brackets: Sequence[Sequence[tuple[AnyCommand, int, int]]], times: Sequence[Mapping[int, float]]
+) -> tuple[Span, ...]:
+    """Spans of an instrumented program's commands as its events see them, in order of their ends.
+
+    `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
+    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
+    """
+    calls = [
+        [times[rank][start] for command, start, _ in found if isinstance(command, Collective)]
+        for rank, found in enumerate(brackets)
+    ]
+    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
+    spans = []
+    for rank, found in enumerate(brackets):
+        arrival = iter(arrivals)
+        for command, before, after in found:
+            start, end = times[rank][before], times[rank][after]
+            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
+            spans.append(Span(rank, command, start, ready, end, math.nan))
+    return tuple(sorted(spans, key=lambda s: s.end))
+
+
+def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
+    """(buffer name, whether it is written) for each buffer that a command uses."""
+    if isinstance(command, Copy):
+        match command.kind:
+            case "h2d":
+                yield command.buffer, True
+            case "d2h":
+                yield command.buffer, False
+            case _:
+                assert_never(command.kind)
+    elif isinstance(command, Kernel | Collective):
+        for name in command.reads:
+            yield name, False
+        for name in command.writes:
+            yield name, True

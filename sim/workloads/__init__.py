@@ -1,0 +1,1 @@
+"""Workloads: blocks written out, and named models that derive them from shapes."""

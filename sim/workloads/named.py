@@ -1,0 +1,149 @@
+"""Named models: a workload from published shapes, frames, height, width, batch and the kind of parallelism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from sim.inputs.config import Config, InputError
+from sim.inputs.faults import Fault
+from sim.workloads.block_builder import BF16
+from sim.workloads.block_setup import Parallelism, Setup
+from sim.workloads.explicit import Layer, Workload
+from sim.workloads.model_blocks import block
+from sim.workloads.model_shapes import Model, load_model, remembered, shipped
+
+__all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "remembered", "shipped"]
+
+
+_MOST = 10**6
+
+
+class Named(Config, frozen=True):
+    """A workload by the name of its model.
+
+    `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
+    `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
+    that many of the model's blocks are simulated, evenly spread over them. `synchronous`: the host waits for the GPU
+    after each step, as profilers make it do.
+    """
+
+    model: str
+    height: int
+    width: int
+    frames: int | None = None
+    batch: int = 1
+    parallelism: Parallelism = "ulysses"
+    steps: int = 4
+    passes_per_step: int | None = None
+    layers: int | None = None
+    text_tokens: int | None = None
+    cross_attention_collectives: Literal[0, 4] | None = None
+    synchronous: bool = False
+
+    def tokens(self, model: Model) -> int:
+        """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
+
+        Raises:
+            InputError: `frames`, `height` or `width` do not fit the model's VAE and patches.
+        """
+        _refuse(self._wrong_shape(model))
+        vae, patch = model.vae, model.transformer.patch
+        rows, columns = self.height // (vae.spatial * patch[1]), self.width // (vae.spatial * patch[2])
+        return (((self.frames or 1) - 1) // vae.temporal + 1) // patch[0] * rows * columns
+
+    def setup(self, world_size: int) -> Setup:
+        """The model and how it is divided among `world_size` ranks.
+
+        Raises:
+            InputError: the model is unknown, numbers are out of range, or heads or FFN cannot be divided.
+        """
+        faults = list(self._out_of_range())
+        try:
+            model = load_model(self.model, "scenario", "workload.model")
+        except InputError as error:
+            raise InputError.of("scenario", [*error.faults, *faults]) from None
+        if not faults:
+            faults += [*self._wrong_shape(model), *self._indivisible(model, world_size)]
+        _refuse(faults)
+        text = model.text.tokens if self.text_tokens is None else self.text_tokens
+        cross = self.cross_attention_collectives
+        cross = model.ulysses.cross_attention if cross is None else cross
+        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
+
+    def _out_of_range(self) -> Iterator[Fault]:
+        for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= _MOST:
+                yield _wrong(name, f"is {value}, at least 1 is needed and at most {_MOST} are simulated")
+
+    def _wrong_shape(self, model: Model) -> Iterator[Fault]:
+        """Faults of `frames`, `height` and `width` against the model's VAE and patches."""
+        vae, patch, frames = model.vae, model.transformer.patch, self.frames
+        if frames is None and vae.temporal > 1:
+            yield _wrong("frames", f"is missing: {model.name} makes videos")
+        elif frames is not None and vae.temporal == 1 and frames != 1:
+            yield _wrong("frames", f"is {frames}, but {model.name} makes images: expected 1")
+        elif frames is not None and (frames - 1) % vae.temporal:
+            near = (frames - 1) // vae.temporal * vae.temporal + 1
+            takes = f"takes {vae.temporal} k + 1 frames, such as {near} or {near + vae.temporal}"
+            yield _wrong("frames", f"is {frames}, but {model.name} {takes}")
+        for name, size, cut in (("height", self.height, patch[1]), ("width", self.width, patch[2])):
+            unit = vae.spatial * cut
+            if size % unit:
+                near = max(size // unit, 1) * unit
+                yield _wrong(name, f"is {size}, but {model.name} takes multiples of {unit}, such as {near}")
+
+    def _indivisible(self, model: Model, world_size: int) -> Iterator[Fault]:
+        """Faults of what the model does not have, or does not have so many of."""
+        shapes, over = model.transformer, f"{self.parallelism} over world_size {world_size}"
+        if shapes.heads % world_size:
+            heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
+            yield _wrong("parallelism", f"{over}: {heads}")
+        elif self.parallelism == "tensor" and shapes.ffn % world_size:
+            yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
+        if self.layers is not None and self.layers > model.layers:
+            yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
+            yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
+
+    def resolve(self, world_size: int) -> Workload:
+        """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
+
+        Raises:
+            InputError: as `setup`.
+        """
+        setup = self.setup(world_size)
+        model = setup.model
+        every: list[Layer] = []
+        activations = scratch = 0
+        for shape in model.blocks:
+            made = block(setup, shape)
+            every += [made.layer] * shape.repeat
+            activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
+        count = self.layers or len(every)
+        layers = tuple(every[i * len(every) // count] for i in range(count))
+        passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
+        sample = self.batch * BF16
+        return Workload(layers, self.steps, passes, activations * sample, scratch * sample, self.synchronous)
+
+
+def block_bytes(model: Model) -> tuple[int, ...]:
+    """Weights of one whole block of each of `model.blocks`, B in bf16."""
+    setup = Setup(model, "ulysses", world_size=1, batch=1, tokens=1, text=1, cross_attention=0)
+    return tuple(block(setup, shape).layer.bytes for shape in model.blocks)
+
+
+def parameters(model: Model) -> int:
+    """Parameters of the transformer, as counted from its shapes."""
+    blocks = sum(size * shape.repeat for size, shape in zip(block_bytes(model), model.blocks, strict=True))
+    return blocks // BF16 + model.parameters.outside
+
+
+def _wrong(key: str, problem: str) -> Fault:
+    return Fault(f"workload.{key}", problem)
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    """Raise `InputError` if there are any."""
+    if found := list(faults):
+        raise InputError.of("scenario", found)

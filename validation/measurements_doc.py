@@ -1,0 +1,114 @@
+"""Findings on the measured hosts: the tables of docs/measurements and the plots, from the committed data.
+
+`python -m validation.measurements_doc --out docs/plots` writes the plots and prints the tables; with `--document
+PATH...` it also puts each table between its markers in these files, or in the Markdown files of these
+folders. `--check PATH...` only says which tables there are not as they would be made now, have no place or
+have several.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sim.inputs.atomic_files import write_atomically
+from sim.sweeps.worker_pool import Workers
+from validation import case_tables, probe_tables
+from validation.datasets import probed_sets
+from validation.markdown import differences, placed
+from validation.plots import plots
+from validation.step_statistics import Detailed, entries
+
+SEEN: dict[str, Callable[[], str]] = {
+    "hosts": probe_tables.hosts,
+    "contention": probe_tables.contention,
+    "sm copies": probe_tables.sm_copies,
+    "host limits": probe_tables.host_limits,
+    "commands": probe_tables.commands,
+    "released": probe_tables.released,
+    "collectives": probe_tables.collectives,
+    "together": probe_tables.together,
+    "events": probe_tables.events,
+    "slow copies": probe_tables.slow_copies,
+}
+"""Tables of what was measured."""
+
+PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
+    "summary": case_tables.summary,
+    "windows": case_tables.windows,
+    "clocks": case_tables.clocks,
+    "waits": case_tables.waits,
+    "memory": case_tables.memory,
+    "errors": case_tables.group_errors,
+    "off": case_tables.off,
+    "steps": case_tables.steps,
+    "neighbours": case_tables.neighbours,
+    "meeting": case_tables.meeting,
+    "flag waits": case_tables.flag_waits,
+    "all errors": case_tables.all_errors,
+}
+"""Tables that need predictions, or all cases."""
+
+
+def documents(paths: Sequence[Path]) -> dict[Path, str]:
+    """The Markdown files among `paths` and in the folders among them, with their text.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder holds no Markdown file.
+    """
+    found: dict[Path, str] = {}
+    for path in paths:
+        files = sorted(path.rglob("*.md")) if path.is_dir() else [path]
+        if not files:
+            raise FileNotFoundError(f"{path}: has no Markdown file")
+        found |= {file: file.read_text(encoding="utf-8") for file in files}
+    return found
+
+
+def main() -> None:
+    """Write the plots and print the tables, or compare the tables with those of documents."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder of the plots")
+    what.add_argument(
+        "--check",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        help="exit with 1 unless these files and folders have today's tables",
+    )
+    parser.add_argument(
+        "--document",
+        type=Path,
+        nargs="+",
+        metavar="PATH",
+        default=[],
+        help="put the tables between the markers of these files and folders",
+    )
+    given = parser.parse_args()
+    try:
+        texts = documents(given.check or given.document)
+    except OSError as error:
+        sys.exit(str(error))
+    with Workers() as executor:
+        found = entries(probed_sets(), executor)
+        tables = {name: make() for name, make in SEEN.items()}
+        tables |= {name: make(found) for name, make in PREDICTED.items()}
+        tables["other hosts"] = case_tables.cross(executor)
+    if given.check:
+        if wrong := differences(texts, tables):
+            sys.exit("\n".join(wrong))
+        return
+    for name, content in plots(found).items():
+        write_atomically(given.out / f"{name}.svg", content)
+    for name, content in tables.items():
+        print(f"## {name}\n\n{content}\n")
+    if given.document:
+        for path, text in placed(texts, tables).items():
+            write_atomically(path, text)
+
+
+if __name__ == "__main__":
+    main()
