@@ -63,7 +63,7 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
-    """`cases` in order, each workload's own begun, interleaved and ended with the resident case."""
+    """`cases` in order, each workload's own begun, interleaved and ended with the baseline."""
     chosen: list[dict[str, Any]] = []
 
     def resident(data: dict[str, Any]) -> dict[str, Any]:

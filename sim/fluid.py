@@ -35,17 +35,17 @@ class FlowSpec(NamedTuple):
 
     `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
-    `marks` say what it is, `beside` what it does not get on with, as (marks, factor): its cap becomes cap * factor
-    while a flow with any of these marks is in flight. A flow has no mark that it does not get on with.
-    `route_beside`, as (marks, route), is its route while a flow with any of these marks is in flight.
+    `tags` say what it is, `slowed_by` what it does not get on with, as (tags, factor): its cap becomes cap * factor
+    while a flow with any of these tags is in flight. A flow has no tag that it does not get on with.
+    `route_beside`, as (tags, route), is its route while a flow with any of these tags is in flight.
     """
 
     route: Route
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
-    marks: tuple[Mark, ...] = ()
-    beside: tuple[tuple[tuple[Mark, ...], float], ...] = ()
+    tags: tuple[Mark, ...] = ()
+    slowed_by: tuple[tuple[tuple[Mark, ...], float], ...] = ()
     route_beside: tuple[tuple[Mark, ...], Route] | None = None
 
 
@@ -94,12 +94,12 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
 
 def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     """`flows` with the caps and routes that they have beside each other."""
-    present = {mark for f in flows for mark in f.marks}
-    return [_now(f, present) if f.beside or f.route_beside else f for f in flows]
+    present = {tag for f in flows for tag in f.tags}
+    return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
 
 
 def _now(flow: FlowSpec, present: set[Mark]) -> FlowSpec:
-    cap = flow.cap * math.prod(factor for marks, factor in flow.beside if not present.isdisjoint(marks))
+    cap = flow.cap * math.prod(factor for tags, factor in flow.slowed_by if not present.isdisjoint(tags))
     if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
         return flow._replace(cap=cap)
     return flow._replace(cap=cap, route=flow.route_beside[1])

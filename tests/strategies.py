@@ -343,13 +343,13 @@ class Network(NamedTuple):
 class Company(NamedTuple):
     """What a flow is, what slows it, and beside what it crosses other resources."""
 
-    marks: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     beside: tuple[tuple[tuple[str, ...], float], ...] = ()
     elsewhere: tuple[tuple[str, ...], Route] | None = None
 
     def of(self, spec: FlowSpec) -> FlowSpec:
         elsewhere = self.elsewhere if spec.route else None
-        return spec._replace(marks=self.marks, beside=self.beside, route_beside=elsewhere)
+        return spec._replace(tags=self.tags, slowed_by=self.beside, route_beside=elsewhere)
 
 
 _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
@@ -357,12 +357,12 @@ _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)
 
 @st.composite
 def companies(draw: st.DrawFn) -> Company:
-    """Up to two of three marks, and factors and another route beside flows with some of the others."""
-    marks = draw(st.sets(st.sampled_from("abc"), max_size=2))
-    others = st.lists(st.sampled_from(sorted({*"abc"} - marks)), min_size=1, max_size=2, unique=True).map(tuple)
+    """Up to two of three tags, and factors and another route beside flows with some of the others."""
+    tags = draw(st.sets(st.sampled_from("abc"), max_size=2))
+    others = st.lists(st.sampled_from(sorted({*"abc"} - tags)), min_size=1, max_size=2, unique=True).map(tuple)
     routes = positive.map(lambda multiplier: ((0, multiplier),))
     elsewhere = draw(st.none() | st.tuples(others, routes))
-    return Company(tuple(sorted(marks)), tuple(draw(st.lists(st.tuples(others, _factors), max_size=2))), elsewhere)
+    return Company(tuple(sorted(tags)), tuple(draw(st.lists(st.tuples(others, _factors), max_size=2))), elsewhere)
 
 
 @st.composite

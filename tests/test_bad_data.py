@@ -231,8 +231,8 @@ def no_kernel_left(case: Plain) -> Plain:
     ("change", "number", "words"),
     [
         (no_time, 0, "set: measured case 0: operations: leave "),
-        (no_kernel_left, 0, "set: the resident cases: operations: have no kernel 'a' of layer 0"),
-        (lambda case: case | {"error": "it failed"}, 0, "set: measured case 1: there is no resident case"),
+        (no_kernel_left, 0, "set: the baselines: operations: have no kernel 'a' of layer 0"),
+        (lambda case: case | {"error": "it failed"}, 0, "set: measured case 1: there is no baseline"),
         (lambda case: put(case, ["step_times_s"], [[[1e-9] * 3] * 2]), 0, "set: measured case 0: operations: leave "),
     ],
 )
@@ -631,7 +631,7 @@ def test_cases_of_one_rank_and_some_layers_are_compared() -> None:
     made, _ = good_set()
     Path("set", CASES).write_bytes(lines([one_rank(case) for case in made]))
     found = load_set("set")
-    assert set(found.workloads.values()) == {"blocks of mine"} and found.residents() == {}
+    assert set(found.workloads.values()) == {"blocks of mine"} and found.baselines() == {}
     compared = list(compare_all(jobs(found, load_profile("h200x2-hostpath"))))
     assert [c.workload for c in compared] == ["blocks of mine"] * 3
     assert all(c.measured.step_s > 0 and c.measured.window_s > 0 for c in compared)

@@ -380,7 +380,7 @@ def sourced(value: object) -> Plain:
     [
         ("h2d.cap.source", GONE, "h2d.cap.source: is missing"),
         ("h2d.kap", {}, "h2d.kap: unknown key; did you mean 'cap'?"),
-        ("topology.links", [], "there is no way from gpu0 to a memory"),
+        ("topology.links", [], "there is no route from gpu0 to a memory"),
         (
             "topology.links[0].ends",
             ["nowhere", "gpu{gpu}"],

@@ -167,19 +167,19 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
 
 
 def test_flows_are_marked_by_their_ranks_and_slowed_by_what_meets_the_sender() -> None:
-    def marks(kind: str, *ranks: int) -> set[CollectiveMark]:
+    def tags(kind: str, *ranks: int) -> set[CollectiveMark]:
         return {CollectiveMark(name, rank) for rank in ranks for name in (None, kind)}  # type: ignore[arg-type]
 
     profile = tiny_profile(3, {"all_to_all.beside.all_gather": 0.5, "all_gather.beside.all_to_all": 0.25})
     (pairs,) = collectives.flows(profile, "all_to_all", 30, 3)
     for spec, part in pairs.flows:
         [(sender, receiver)] = part.edges
-        assert set(spec.marks) == marks("all_to_all", sender, receiver)
-        assert spec.beside == ((tuple(CollectiveMark("all_gather", rank) for rank in part.ranks), 0.5),)
+        assert set(spec.tags) == tags("all_to_all", sender, receiver)
+        assert spec.slowed_by == ((tuple(CollectiveMark("all_gather", rank) for rank in part.ranks), 0.5),)
     (ring,) = collectives.flows(profile, "all_gather", 30, 3)
     [(spec, _)] = ring.flows
-    assert set(spec.marks) == marks("all_gather", 0, 1, 2)
-    assert spec.beside == ((tuple(CollectiveMark("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
+    assert set(spec.tags) == tags("all_gather", 0, 1, 2)
+    assert spec.slowed_by == ((tuple(CollectiveMark("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
 
 
 @pytest.mark.parametrize(("ranks", "latency"), [(1, 1.0), (2, 1.0), (3, 1.25), (5, 1.75)])

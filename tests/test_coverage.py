@@ -16,7 +16,7 @@ from sim.timeline import Timeline
 from validation import prediction_intervals as module
 from validation.compare import Compared, Side, compare_all, jobs
 from validation.comparison_tables import coverage_table, markdown_table
-from validation.datasets import DataSet, load_set, shipped_sets, visit
+from validation.datasets import DataSet, load_set, session, shipped_sets
 from validation.markdown import standing
 from validation.predict import kernel_times, with_kernel_times
 from validation.prediction_intervals import (
@@ -43,7 +43,7 @@ def measured_at(found: Covered, seconds: float) -> Covered:
 
 
 def sampled(name: str, kinds: tuple[str, ...]) -> DataSet:
-    """The resident cases of a set's first workload, and its first cases of some kinds of policy."""
+    """The baselines of a set's first workload, and its first cases of some kinds of policy."""
     chosen = load_set(name)
     of = [c for c in chosen.cases if c.scenario["workload"] == chosen.cases[0].scenario["workload"]]
     firsts = [next(c for c in of if c.scenario["policy"]["kind"] == kind) for kind in kinds]
@@ -98,29 +98,29 @@ def test_a_set_without_fitted_cases_takes_the_error_of_its_path() -> None:
 
 
 def test_the_parts_of_an_interval(todo: Estimate, covered: list[Covered]) -> None:
-    residents = references([job.case for job in todo.jobs])
+    baselines = references([job.case for job in todo.jobs])
     for job, comparison, found in zip(todo.jobs, todo.compared, covered, strict=True):
         profile, kernels, steps, model = found.deviations
         step = comparison.predicted.step_s
         assert (found.low_s + found.high_s) / 2 == pytest.approx(step) and found.compared == comparison
         assert (found.high_s - found.low_s) / 2 == pytest.approx(1.6448536 * hypot(profile, kernels, steps, model))
         assert steps == pytest.approx(1.4826 * job.case.spread * step) and model == pytest.approx(0.004 * step)
-        assert kernels <= kernel_spread(residents[workload_key(job.case)]) * step * 1.01
+        assert kernels <= kernel_spread(baselines[workload_key(job.case)]) * step * 1.01
 
 
 def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: list[Covered]) -> None:
     for case, found in zip(chosen.cases, covered, strict=True):
         if found.compared.group == "resident":
-            residents = references(chosen.cases)[workload_key(case)]
-            kernels = sum(kernel_times(residents, chosen.profile()).first.values())
-            assert found.deviations.kernels == pytest.approx(kernel_spread(residents) * kernels, rel=0.02)
+            baselines = references(chosen.cases)[workload_key(case)]
+            kernels = sum(kernel_times(baselines, chosen.profile()).first.values())
+            assert found.deviations.kernels == pytest.approx(kernel_spread(baselines) * kernels, rel=0.02)
 
 
 def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: list[Covered]) -> None:
     for job, found in zip(todo.jobs, covered, strict=True):
         if found.compared.group != "resident":
             assert job in todo.representatives.values()
-            program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.residents, job.profile))
+            program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.baselines, job.profile))
             whole = interval(partial(module._step, program), job.profile, 0.6826895)
             assert whole.figure == found.compared.predicted.step_s
             assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
@@ -184,7 +184,7 @@ def test_the_table_in_the_documentation_is_todays() -> None:
     _, _, *todays = markdown_table(coverage_table(covered)).splitlines()
     table = dict(standing((Path(__file__).parents[1] / "docs" / "modelling.md").read_text()))["coverage"]
     assert [row for row in table.splitlines() if name[:6] in row] == todays
-    assert all(visit(other) in table for other in shipped_sets())
+    assert all(session(other) in table for other in shipped_sets())
 
 
 def test_groups_count_what_lies_inside() -> None:

@@ -44,12 +44,12 @@ def over(*resources: int, cap: float = 1000.0, weight: float = 1.0) -> FlowSpec:
 
 
 def marked(mark: str, cap: float = 1000.0) -> FlowSpec:
-    return over(0, cap=cap)._replace(marks=(mark,))
+    return over(0, cap=cap)._replace(tags=(mark,))
 
 
 def beside(mark: str, factor: float, cap: float) -> FlowSpec:
     """A flow whose cap is `factor` times `cap` beside flows with `mark`."""
-    return over(0, cap=cap)._replace(beside=(((mark,), factor),))
+    return over(0, cap=cap)._replace(slowed_by=(((mark,), factor),))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def beside(mark: str, factor: float, cap: float) -> FlowSpec:
         pytest.param(
             [100],
             {
-                "a": (over(0, cap=8)._replace(beside=((("b",), 0.5), (("c",), 0.5))), 16, 0),
+                "a": (over(0, cap=8)._replace(slowed_by=((("b",), 0.5), (("c",), 0.5))), 16, 0),
                 "b": (marked("b", cap=10), 30, 0),
                 "c": (marked("c", cap=10), 20, 0),
             },
@@ -165,7 +165,7 @@ def beside(mark: str, factor: float, cap: float) -> FlowSpec:
             [10],
             {
                 "b": (marked("b"), 50, 0),
-                "work": (FlowSpec((), 1.0, 1.0, (0, 0.25), beside=((("b",), 0.5),)), 3, 0),
+                "work": (FlowSpec((), 1.0, 1.0, (0, 0.25), slowed_by=((("b",), 0.5),)), 3, 0),
             },
             {"b": 5, "work": 6},
             id="drag and what is beside",
@@ -202,11 +202,11 @@ def test_cancelling_gives_back_what_it_took_from_the_cap_of_others() -> None:
 
 def test_caps_beside_each_other_leave_the_flows_as_they_are() -> None:
     alone, slowed, both = marked("b", cap=8), beside("b", 0.5, cap=8), marked("c", cap=8)
-    both = both._replace(beside=((("b",), 0.25), (("d",), 0.5)))
+    both = both._replace(slowed_by=((("b",), 0.25), (("d",), 0.5)))
     assert caps_now([alone, slowed, both]) == [alone, slowed._replace(cap=4), both._replace(cap=2)]
     assert caps_now([slowed, both]) == [slowed, both]
-    once = over(0, cap=8)._replace(beside=((("a", "b", "c"), 0.5),))
-    assert caps_now([alone, both, once])[-1] == once._replace(cap=4), "however many of the marks are there"
+    once = over(0, cap=8)._replace(slowed_by=((("a", "b", "c"), 0.5),))
+    assert caps_now([alone, both, once])[-1] == once._replace(cap=4), "however many of the tags are there"
     assert caps_now([]) == []
 
 

@@ -16,7 +16,7 @@ SLACK = 1 + 1e-9
 
 def check_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float], rates: Sequence[float]) -> None:
     """The certificate of weighted max-min fairness, by definition; drags and what is beside count into caps, routes."""
-    marks_of = [set(f.marks) for f in flows]
+    marks_of = [set(f.tags) for f in flows]
     flows = [
         f._replace(route=f.route_beside[1]) if f.route_beside and any(m & {*f.route_beside[0]} for m in marks_of) else f
         for f in flows
@@ -30,8 +30,8 @@ def check_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float], rates:
     for flow, rate in zip(flows, rates, strict=True):
         drag, slowdown = flow.drag or (0, 0.0)
         cap = flow.cap / (1 + slowdown * load[drag] / capacities[drag])
-        for marks, factor in flow.beside:
-            cap *= factor if any(mark in f.marks for f in flows for mark in marks) else 1.0
+        for tags, factor in flow.slowed_by:
+            cap *= factor if any(mark in f.tags for f in flows for mark in tags) else 1.0
         assert 0 < rate <= cap * SLACK
         if rate * SLACK >= cap:
             continue

@@ -192,7 +192,7 @@ def test_a_model_without_contention_is_far_off() -> None:
     assert time.total > 1.15 * without
 
 
-# The resident case's medians of each part of a block, s, and the measured whole_layer step of 10 blocks, from
+# The baseline's medians of each part of a block, s, and the measured whole_layer step of 10 blocks, from
 # validation/data/h200x2-hostpath/cases.jsonl.
 @pytest.mark.parametrize(
     ("tokens", "qkv", "transposes", "attention", "post", "measured"),

@@ -78,7 +78,7 @@ def check_order(timeline: Timeline) -> None:
     assert [s.end for s in timeline.spans] == sorted(s.end for s in timeline.spans)
     for span in timeline.spans:
         assert 0 <= span.start <= span.ready <= span.end
-        assert (span.end - span.ready) * SLACK + TIE >= span.alone >= 0
+        assert (span.end - span.ready) * SLACK + TIE >= span.isolated_time >= 0
     for rank in range(timeline.program.world_size):
         spans = by_command(timeline, rank)
         recorded = {s.command.event: s.end for s in spans.values() if isinstance(s.command, RecordEvent)}

@@ -749,7 +749,7 @@ def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, dela
 
 def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
-    alone = {label(s): s.alone for s in run([commands] * 2, FREE | SLOW).of(0)}
+    alone = {label(s): s.isolated_time for s in run([commands] * 2, FREE | SLOW).of(0)}
     assert alone == {"x": 1, "y": 4, "k": 4}
 
 

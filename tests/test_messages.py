@@ -166,7 +166,7 @@ def test_gpus_without_a_way_between_them_are_told_of_peers_host() -> None:
         "nodes": {"memory": {"kind": "memory"}},
         "links": [{"ends": ["memory", "gpu{gpu}"], "each_way": cap}],
     }
-    with pytest.raises(InputError, match="no way from gpu0 to gpu1: add links, or `peers: host`"):
+    with pytest.raises(InputError, match="no route from gpu0 to gpu1: add links, or `peers: host`"):
         convert(plain, Profile, "p.yaml")
     plain["topology"]["peers"] = "host"
     assert convert(plain, Profile, "p.yaml").gpus == 2

@@ -378,7 +378,7 @@ def test_attention_has_an_efficiency_of_its_own() -> None:
     assert same.kernel_seconds(attention) == same.kernel_seconds(work)
 
 
-# Median durations of the resident cases of validation/data/h200x2-hostpath/cases.jsonl, s: tokens a rank by 4, then 1.
+# Median durations of the baselines of validation/data/h200x2-hostpath/cases.jsonl, s: tokens a rank by 4, then 1.
 @pytest.mark.parametrize(
     ("size", "measured"),
     [

@@ -173,7 +173,7 @@ def never_sooner(fast: Case, slow: Case) -> None:
 def test_contention_only_delays_a_lone_run(case: Case) -> None:
     # no step is shorter than its compute and collectives alone, which is what a resident run on free links takes
     workload = case.scenario.workload.resolve(case.ranks)
-    alone = sum(s.alone for s in case.run().timeline.of(0) if isinstance(s.command, Kernel | Collective))
+    alone = sum(s.isolated_time for s in case.run().timeline.of(0) if isinstance(s.command, Kernel | Collective))
     steps = case.run().metrics["step_times_s"]
     assert sum(steps) * SLACK + TIE >= alone and len(steps) == workload.steps
 

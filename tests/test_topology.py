@@ -12,7 +12,7 @@ from hypothesis import given
 from strategies import FORWARDING, Case, cases, scenario, tiny_profile, topologies, trees
 
 from sim.fluid import FlowSpec, weighted_max_min
-from sim.hardware.routes import Graph, Way
+from sim.hardware.routes import Graph, OrderedRoute
 from sim.hardware.topology import Topology
 from sim.inputs.config import convert
 from sim.machine import SimulatedMachine
@@ -30,7 +30,7 @@ def graph(gpus: int, nodes: Mapping[str, Any], links: list[Plain], **more: Any) 
     return Graph(convert({"nodes": kinds, "links": links, **more}, Topology, "test"), gpus)
 
 
-def named(made: Graph, way: Way) -> list[str]:
+def named(made: Graph, way: OrderedRoute) -> list[str]:
     return [made.names[resource] for resource, _ in way]
 
 
@@ -146,7 +146,7 @@ TWIN = [
 
 def test_an_ambiguous_way_is_refused_and_hops_decide_it() -> None:
     nodes = {"memory": "memory", "one": "switch", "two": "switch"}
-    with pytest.raises(ValueError, match="the way from memory to gpu0 is ambiguous"):
+    with pytest.raises(ValueError, match="the route from memory to gpu0 is ambiguous"):
         graph(1, nodes, TWIN).copy(0, "h2d")
     made = graph(1, nodes, [*TWIN[:3], TWIN[3] | {"hops": 2}])
     assert named(made, made.copy(0, "h2d")) == ["memory>one", "one>gpu0"]
@@ -154,7 +154,7 @@ def test_an_ambiguous_way_is_refused_and_hops_decide_it() -> None:
 
 def test_a_missing_way_is_named() -> None:
     made = graph(2, {"memory": "memory"}, [{"ends": ["memory", "gpu{gpu}"], "each_way": limit(1)}])
-    with pytest.raises(ValueError, match="there is no way from gpu0 to gpu1"):
+    with pytest.raises(ValueError, match="there is no route from gpu0 to gpu1"):
         made.peer(0, 1)  # a memory does not forward
 
 
@@ -202,11 +202,11 @@ def test_wrong_links_are_named(gpus: int, nodes: Plain, links: list[Plain], prob
 # ---- over generated topologies, against every simple path --------------------------------------------------------
 
 
-def paths(made: Graph, start: str, end: str) -> Iterator[tuple[int, float, Way]]:
+def paths(made: Graph, start: str, end: str) -> Iterator[tuple[int, float, OrderedRoute]]:
     """(hops, width, resources) of every simple path, by exhaustive search."""
     kinds = {name: node.kind for name, node in made.topology.nodes.items()}
 
-    def walk(at: str, seen: tuple[str, ...], hops: int, crossed: Way) -> Iterator[Any]:
+    def walk(at: str, seen: tuple[str, ...], hops: int, crossed: OrderedRoute) -> Iterator[Any]:
         if at == end:
             # a node that only one end of a way touches still limits it; the start's own is on every way
             yield hops, min((made.limits[r].value / cost for r, cost in crossed), default=inf), crossed
@@ -229,12 +229,12 @@ def test_ways_have_the_fewest_hops_and_of_these_the_greatest_width(made: Graph) 
                 continue
             known = sorted(paths(made, start, end), key=lambda path: (path[0], -path[1]))
             if not known:
-                with pytest.raises(ValueError, match="there is no way"):
-                    made.way(start, end, "copies")
+                with pytest.raises(ValueError, match="there is no route"):
+                    made.route(start, end, "copies")
                 continue
             best = [path for path in known if path[:2] == known[0][:2]]
             try:
-                found = made.way(start, end, "copies")
+                found = made.route(start, end, "copies")
             except ValueError as error:
                 # refused only where two ways to some vertex on the best ones are as good
                 assert "ambiguous" in str(error)

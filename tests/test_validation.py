@@ -34,7 +34,7 @@ from sim.timeline.metrics import lower_bound
 from validation import comparison_tables, report
 from validation.bounds import Bound, Known, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
-from validation.datasets import DATA, case_name, kind, load_set, shipped_sets, visit
+from validation.datasets import DATA, case_name, kind, load_set, session, shipped_sets
 from validation.error_statistics import by, choices, errors, memory_errors, resident_spread, step_errors
 from validation.predict import predict
 from validation.run import plan, validate
@@ -118,7 +118,7 @@ def test_every_policy_computed_the_same_bits_on_gpus(name: str) -> None:
     for case in data.cases:
         outputs.setdefault(workload_key(case), set()).add(case.output)
     assert all(len(found) == 1 and all(next(iter(found))) for found in outputs.values())
-    assert outputs.keys() == data.residents().keys()
+    assert outputs.keys() == data.baselines().keys()
 
 
 def test_all_to_alls_last_as_long_as_measured(old: list[Compared]) -> None:
@@ -135,7 +135,7 @@ def test_all_to_alls_last_as_long_as_measured(old: list[Compared]) -> None:
 
 def test_no_step_is_shorter_than_its_lower_bound() -> None:
     for job in jobs(load_set(DATASET))[::7]:
-        found = predict(job.case, job.residents, job.profile)
+        found = predict(job.case, job.baselines, job.profile)
         floor = lower_bound(found.timeline, job.profile)
         assert 0 < floor <= found.predicted_s * (1 + 1e-9)
         assert floor <= job.case.step_time_s * 1.005
@@ -230,8 +230,8 @@ def test_a_set_is_predicted_by_the_next_visit_too() -> None:
     assert load_set("h100x1-20261121e").sibling() is None
     crossed = cross_jobs(first)
     assert {job.profile.name for job in crossed} == {"h200x2-nvlink-20261121c"}
-    assert len(crossed) == 10, "resident cases need no fabric"
-    assert (kind("h100x1-20261121e"), visit("h100x1-20261121e")) == ("h100x1", "h100x1 e")
+    assert len(crossed) == 10, "baselines need no fabric"
+    assert (kind("h100x1-20261121e"), session("h100x1-20261121e")) == ("h100x1", "h100x1 e")
     only = compare(crossed[0])
     assert only.predicted.operations == {} and only.predicted.window_s == 0
 
@@ -416,7 +416,7 @@ def test_a_broken_fabric_exits_with_1(law: Any, part: Path, monkeypatch: pytest.
 def test_another_profile_is_judged_by_the_same_bounds(part: Path) -> None:
     done = command("--data", part, "--hardware", "h200x2-nvlink-20261121c")
     assert done.exit_code == 1 and "broken" in done.output
-    assert "With another visit's profile" not in done.output
+    assert "With another session's profile" not in done.output
 
 
 def test_data_that_is_not_there_or_not_whole_exits_with_2(part: Path) -> None:
@@ -425,7 +425,7 @@ def test_data_that_is_not_there_or_not_whole_exits_with_2(part: Path) -> None:
     offloaded = (json.dumps(json.loads(line) | {"number": i}) + "\n" for i, line in enumerate(lines[1:]))
     (part / CASES).write_text("".join(offloaded))
     done = command("--data", part)
-    assert done.exit_code == 2 and "no resident case" in done.output
+    assert done.exit_code == 2 and "no baseline" in done.output
     other = part.with_name("this-host")
     shutil.move(part, other)
     (other / CASES).write_text("".join(lines))
@@ -501,7 +501,7 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
     for wanted in (
         "Verdict", "Errors", "How many cases have which error", "By policy and chunk size", "Tables of errors",
         "By policy", "By chunk size", "By workload", "Operations", "Copies beside collectives",
-        "Collectives slowed by copies", "With another visit's profile", "Worst cases", "All cases",
+        "Collectives slowed by copies", "With another session's profile", "Worst cases", "All cases",
         "hunyuanvideo 7200 chunked 16 MiB k=2", "h200x2-hostpath c #2",
     ):  # fmt: skip
         assert wanted in text, wanted

@@ -42,7 +42,7 @@ class Bound(Config, frozen=True, kw_only=True):
     """How many cases must be there."""
     target: Limits
     resident_spreads: float = 0.0
-    """The median's target is at least this many times the resident cases' own spread."""
+    """The median's target is at least this many times the baselines' own spread."""
     known: Known = Known()
 
 

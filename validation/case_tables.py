@@ -43,41 +43,41 @@ FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
 
 
 def clocks(found: Sequence[Detailed]) -> str:
-    """One row a workload: resident repeats, their kernels beside those of offloaded cases, clocks."""
+    """One row a workload: baseline repeats, their kernels beside those of offloaded cases, clocks."""
     rows = []
     for name in probed_sets():
         mine = [e for e in found if e.compared.set == name]
-        for key, residents in references([e.case for e in mine]).items():
+        for key, baselines in references([e.case for e in mine]).items():
             offloaded = [e for e in mine if workload_key(e.case) == key and e.compared.group != "resident"]
-            times = [c.step_time_s for c in residents]
-            ratios = [r for e in offloaded if (r := long_kernels(e.case, residents)) is not None]
+            times = [c.step_time_s for c in baselines]
+            ratios = [r for e in offloaded if (r := long_kernels(e.case, baselines)) is not None]
             rows.append(
                 (
                     short(name),
-                    case_name(residents[0]).removesuffix(" resident"),
+                    case_name(baselines[0]).removesuffix(" resident"),
                     " ".join(f"{1e3 * t:.2f}" for t in times),
                     f"{100 * (max(times) / min(times) - 1):.1f}",
                     span((100 * (r - 1) for r in ratios), "{:+.1f}") or "-",
-                    f"{min(s['min'] for c in residents for k, s in c.sampled.items() if k.endswith('sm_mhz')):.0f}",
+                    f"{min(s['min'] for c in baselines for k, s in c.sampled.items() if k.endswith('sm_mhz')):.0f}",
                 )
             )
     of = "resident steps, in order, ms", "range %", "long kernels, offloaded %", "least SM MHz"
-    headers = ("visit", "workload", *of)
+    headers = ("session", "workload", *of)
     return table(headers, rows, 3)
 
 
 def waits(found: Sequence[Detailed]) -> str:
     """Residents at whose largest collectives rank 0 seems to wait long, with other repeats of their workloads."""
-    residents = [e for e in found if e.compared.group == "resident"]
-    late = {(e.compared.set, workload_key(e.case)) for e in residents if (e.measured.late or 0.0) > LATE}
+    baselines = [e for e in found if e.compared.group == "resident"]
+    late = {(e.compared.set, workload_key(e.case)) for e in baselines if (e.measured.late or 0.0) > LATE}
     rows = []
-    for e in residents:
+    for e in baselines:
         m, p = e.measured, e.predicted
         if (e.compared.set, workload_key(e.case)) in late and None not in (m.largest, m.late, p.largest, p.late):
             moving = [(of.largest or 0.0) - (of.late or 0.0) for of in (m, p)]
             figures = (m.largest, m.late, *moving)
             rows.append((short(e.compared.set), e.compared.name, *(maybe(f, 1e6, "{:.0f}") for f in figures)))
-    headers = ("visit", "case", "from start to end us", "of which waiting", "moving", "moving, alone by the profile")
+    headers = ("session", "case", "from start to end us", "of which waiting", "moving", "moving, alone by the profile")
     return table(headers, rows, 2)
 
 
@@ -101,7 +101,7 @@ def memory(found: Sequence[Detailed]) -> str:
                 worst,
             )
         )
-    headers = ("visit", "cases", "median %", "most %", "least %", "median missing MB", "most missing MB", "least at")
+    headers = ("session", "cases", "median %", "most %", "least %", "median missing MB", "most missing MB", "least at")
     return table(headers, rows)
 
 
@@ -145,7 +145,7 @@ def summary(found: Sequence[Detailed]) -> str:
             e for e in offloaded if "x4" not in e.compared.set and e.compared.set not in NEIGHBOURS
         ],
         "those of 4 GPUs": [e for e in offloaded if "x4" in e.compared.set],
-        "those beside neighbours (visit h)": [e for e in offloaded if e.compared.set in NEIGHBOURS],
+        "those beside neighbours (session h)": [e for e in offloaded if e.compared.set in NEIGHBOURS],
     }
     rows = []
     for what, cases in chosen.items():
@@ -217,7 +217,7 @@ def off(found: Sequence[Detailed]) -> str:
             )
         )
     headers = (
-        "visit",
+        "session",
         "case",
         "error %",
         "step ms",
@@ -236,7 +236,7 @@ def off(found: Sequence[Detailed]) -> str:
 
 
 def neighbours(found: Sequence[Detailed]) -> str:
-    """What disturbed each visit's copies and steps, seen in measurements alone."""
+    """What disturbed each session's copies and steps, seen in measurements alone."""
     rows = []
     for name in probed_sets():
         mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
@@ -255,7 +255,7 @@ def neighbours(found: Sequence[Detailed]) -> str:
             )
         )
     headers = (
-        "visit",
+        "session",
         "cases",
         "copies late, median %",
         "over 2 %",
@@ -276,17 +276,17 @@ def steps(found: Sequence[Detailed]) -> str:
         rows.append(
             (short(e.compared.set), e.compared.name, *shown, f"{1e3 * e.compared.predicted.step_s:.1f}", fastest)
         )
-    headers = ("visit", "case", "steps ms", "with events", "predicted", "error of the fastest %")
+    headers = ("session", "case", "steps ms", "with events", "predicted", "error of the fastest %")
     return table(headers, rows, 4)
 
 
 def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[int]) -> list[float]:
     """Predictions of some cases of a set on a changed profile, s."""
     cases = load_set(name).cases
-    residents = references(cases)
+    baselines = references(cases)
     profile = change(load_profile(name))
     chosen = [next(c for c in cases if c.number == number) for number in numbers]
-    return [predict(c, residents[workload_key(c)], profile).predicted_s for c in chosen]
+    return [predict(c, baselines[workload_key(c)], profile).predicted_s for c in chosen]
 
 
 def later(seconds: float) -> Callable[[Profile], Profile]:
@@ -318,7 +318,15 @@ def meeting(found: Sequence[Detailed]) -> str:
         rates = [(e.measured.meeting or 0.0, e.predicted.meeting or 0.0) for e in cases]
         cells = f"{median(m for m, _ in rates) / 1e9:.1f}", f"{median(p for _, p in rates) / 1e9:.1f}"
         rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.compared.error for e in cases):+.2f}"))
-    headers = ("visit", "collectives", "chunks", "cases", "measured GB/s", "predicted GB/s", "median error of steps %")
+    headers = (
+        "session",
+        "collectives",
+        "chunks",
+        "cases",
+        "measured GB/s",
+        "predicted GB/s",
+        "median error of steps %",
+    )
     return table(headers, rows, 3)
 
 
@@ -331,7 +339,7 @@ def flag_waits(found: Sequence[Detailed]) -> str:
             e = next(e for e in found if e.compared.set == name and e.case.number == number)
             moved = (f"{100 * (times[i] / e.case.step_time_s - 1):+.2f}" for times in slower)
             rows.append((short(name), e.compared.name, f"{100 * e.compared.error:+.2f}", *moved, *map(str, e.late)))
-    headers = ("visit", "case", "error %", "1 us more a wait", "2 us more", "late chunks, measured", "predicted")
+    headers = ("session", "case", "error %", "1 us more a wait", "2 us more", "late chunks, measured", "predicted")
     return table(headers, rows, 2)
 
 

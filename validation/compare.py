@@ -13,7 +13,7 @@ from sim.hardware import Profile, load_profile
 from sim.inputs.config import InputError
 from sim.policies import describe
 from sim.timeline import clip, measure, overlap, union
-from validation.datasets import DataSet, visit
+from validation.datasets import DataSet, session
 from validation.predict import Prediction, predict, predict_instrumented
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
@@ -70,9 +70,9 @@ class Compared(NamedTuple):
         return self.predicted.step_s / self.measured.step_s - 1
 
     @property
-    def visit(self) -> str:
+    def session(self) -> str:
         """The set's name in short, such as "h200x2-hostpath b"."""
-        return visit(self.set)
+        return session(self.set)
 
     @property
     def name(self) -> str:
@@ -85,7 +85,7 @@ class Job(NamedTuple):
 
     set: str
     case: MeasuredCase
-    residents: Sequence[MeasuredCase]
+    baselines: Sequence[MeasuredCase]
     profile: Profile
     workload: str
     group: str
@@ -96,18 +96,18 @@ class Job(NamedTuple):
 def jobs(data: DataSet, profile: Profile | None = None, steps_only: bool = False) -> list[Job]:
     """Every case of a data set, on its own profile unless another is given. Raises InputError."""
     profile = profile or data.profile()
-    residents = data.residents()
+    baselines = data.baselines()
     found = []
     for case in data.cases:
         key = workload_key(case)
         resident = case.scenario["policy"]["kind"] == "resident"
         group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
-        found.append(Job(data.name, case, residents.get(key, ()), profile, data.workloads[key], group, steps_only))
+        found.append(Job(data.name, case, baselines.get(key, ()), profile, data.workloads[key], group, steps_only))
     return found
 
 
 def cross_jobs(data: DataSet) -> list[Job]:
-    """The offloaded cases of a data set, on the profile of another visit to a host of its kind, if there is one."""
+    """The offloaded cases of a data set, on the profile of another session to a host of its kind, if there is one."""
     sibling = data.sibling()
     found = jobs(data, load_profile(sibling), steps_only=True) if sibling else []
     return [job for job in found if job.group != "resident"]
@@ -123,10 +123,10 @@ def compare(job: Job) -> Compared:
     measured: tuple[Operation, ...] = ()
     predicted: tuple[Operation, ...] = ()
     try:
-        prediction = predict(case, job.residents, job.profile)
+        prediction = predict(case, job.baselines, job.profile)
         if not job.steps_only:
             measured = case.operations
-            predicted = operations_of(predict_instrumented(case, job.residents, job.profile))
+            predicted = operations_of(predict_instrumented(case, job.baselines, job.profile))
     except InputError as error:
         raise error.within(f"{job.set}: {error.source}") from None
     return beside(job, prediction, measured, predicted)

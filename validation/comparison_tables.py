@@ -12,7 +12,7 @@ from sim.inputs.units import show_bytes
 from sim.report.html import Badge, Table
 from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
-from validation.datasets import kind, visit
+from validation.datasets import kind, session
 from validation.error_statistics import Errors, by, choices, errors
 from validation.markdown import table
 from validation.prediction_intervals import LEVEL, Covered, by_group
@@ -89,12 +89,12 @@ def _row(name: str, found: Errors) -> tuple[str, int, str, str, str, str, str]:
 
 def group(case: Compared) -> str:
     """A case's set, and whether it is unseen."""
-    return f"{case.visit}, {case.group}"
+    return f"{case.session}, {case.group}"
 
 
-def visits(case: Compared) -> str:
+def sessions(case: Compared) -> str:
     """A case's set, and the profile it is predicted with."""
-    return f"{case.visit} by {visit(case.profile)}"
+    return f"{case.session} by {session(case.profile)}"
 
 
 FAR_OFF = 0.25
@@ -108,7 +108,7 @@ def operations_table(compared: Sequence[Compared]) -> Table:
     """
     found: dict[tuple[str, str], dict[str, tuple[float, float]]] = defaultdict(dict)
     for c in compared:
-        host, case = kind(c.set), f"{c.visit} #{c.number}"
+        host, case = kind(c.set), f"{c.session} #{c.number}"
         if c.measured.kernels_s:
             found[host, "kernels, all together"][case] = (c.measured.kernels_s, c.predicted.kernels_s)
         pieces: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -145,7 +145,7 @@ def overlap_share(side: Side) -> float:
 
 
 def inflations(compared: Sequence[Compared]) -> list[tuple[Compared, float, float]]:
-    """(Offloaded case, measured, simulated): its collectives' time over that of the resident case."""
+    """(Offloaded case, measured, simulated): its collectives' time over that of the baseline."""
     resident: dict[tuple[str, str], list[Compared]] = defaultdict(list)
     for c in compared:
         if c.group == "resident" and c.measured.collectives_s:
@@ -163,7 +163,7 @@ def choices_table(compared: Sequence[Compared]) -> Table:
     """What is chosen by simulation, what would have been best, and what the difference costs."""
     rows = [
         (
-            f"{c.visit}, {c.workload}",
+            f"{c.session}, {c.workload}",
             c.memory,
             c.candidates,
             c.chosen.schedule,
@@ -180,7 +180,7 @@ def coverage_table(covered: Sequence[Covered]) -> Table:
     rows: list[tuple[str | int, ...]] = []
     for (name, of), c in by_group(covered).items():
         shares = (f"{100 * share:.2f} %" for share in (c.half_width, *c.deviations))
-        rows.append((f"{visit(name)}, {of}", c.cases, c.inside, f"{100 * c.inside / c.cases:.0f} %", *shares))
+        rows.append((f"{session(name)}, {of}", c.cases, c.inside, f"{100 * c.inside / c.cases:.0f} %", *shares))
     headers = ("set", "cases", "inside", "share", "half width", "profile", "kernels", "steps", "model")
     return Table(headers, rows)
 
@@ -202,7 +202,7 @@ def cases_table(compared: Sequence[Compared], covered: Sequence[Covered] = (), s
     )
     rows = [
         (
-            f"{c.visit} #{c.number}",
+            f"{c.session} #{c.number}",
             c.workload,
             c.schedule,
             c.group,
@@ -275,7 +275,7 @@ def seen(case: Compared) -> str:
     most = max(parts, key=lambda name: abs(parts[name][1] - parts[name][0]))
     overlap = f"copies and collectives at once {1e3 * m.overlap_s:.1f} ms, simulated {1e3 * p.overlap_s:.1f}"
     return (
-        f"{case.visit}, {case.group}: step {1e3 * m.step_s:.2f} ms (spread {100 * case.spread:.2f} %), simulated "
+        f"{case.session}, {case.group}: step {1e3 * m.step_s:.2f} ms (spread {100 * case.spread:.2f} %), simulated "
         f"{1e3 * p.step_s:.2f} ms, error {100 * case.error:+.2f} %. In the run with events, over "
         f"{1e3 * m.window_s:.1f} ms (simulated {1e3 * p.window_s:.1f}): {figures}; {overlap}."
         f"\n\n{unsteady if case.spread > 0.01 else ''}{_MECHANISMS[most, parts[most][1] > parts[most][0]]}"

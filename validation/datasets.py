@@ -1,4 +1,4 @@
-"""Data sets: measured cases of one visit to a host, and which of them constants may be fitted on."""
+"""Data sets: measured cases of one session to a host, and which of them constants may be fitted on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = Path(__file__).resolve().with_name("data")
 
 
 class DataSet(NamedTuple):
-    """The cases of a visit that ran."""
+    """The cases of a session that ran."""
 
     name: str
     cases: tuple[MeasuredCase, ...]
@@ -33,26 +33,26 @@ class DataSet(NamedTuple):
             raise InputError(self.name, "", "has no profile of its own: give one with --hardware")
         return load_profile(self.name)
 
-    def residents(self) -> dict[str, list[MeasuredCase]]:
+    def baselines(self) -> dict[str, list[MeasuredCase]]:
         """Workload key -> the cases that kernels take their times from; none where scenarios hold those times."""
         return references([case for case in self.cases if case.kernel_times == "resident"])
 
     def sibling(self) -> str | None:
-        """The shipped profile of the next visit to a host of this kind; after the last one comes the first."""
+        """The shipped profile of the next session to a host of this kind; after the last one comes the first."""
         measured = set(shipped_sets())  # plain names stand for one of them
-        visits = [name for name in shipped() if name in measured and kind(name) == kind(self.name)]
-        if visits in ([], [self.name]):
+        sessions = [name for name in shipped() if name in measured and kind(name) == kind(self.name)]
+        if sessions in ([], [self.name]):
             return None
-        return visits[(visits.index(self.name) + 1) % len(visits)] if self.name in visits else visits[0]
+        return sessions[(sessions.index(self.name) + 1) % len(sessions)] if self.name in sessions else sessions[0]
 
 
 def kind(name: str) -> str:
-    """What a data set's or profile's name says of its host, without the visit."""
+    """What a data set's or profile's name says of its host, without the session."""
     return SESSION.sub("", name)
 
 
-def visit(name: str) -> str:
-    """A data set's or profile's name in short: the kind of host and the letter of the visit."""
+def session(name: str) -> str:
+    """A data set's or profile's name in short: the kind of host and the letter of the session."""
     return re.sub(r"-\d{8}([a-z])$", r" \1", name)
 
 
@@ -85,7 +85,7 @@ def load_set(name: str) -> DataSet:
     known = references(cases)
     for case in cases:
         if case.kernel_times == "resident" and workload_key(case) not in known:
-            problem = "there is no resident case of its workload, which shows the times of its kernels"
+            problem = "there is no baseline of its workload, which shows the times of its kernels"
             raise InputError(name, f"measured case {case.number}", problem)
     first = {workload_key(case): case for case in reversed(cases)}
     workloads = {key: _workload(case) for key, case in first.items()}

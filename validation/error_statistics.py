@@ -45,7 +45,7 @@ def memory_errors(compared: Iterable[Compared]) -> dict[str, float]:
 
 def case_id(case: Compared) -> str:
     """What a case is called among those of all sets."""
-    return f"{case.visit} #{case.number}: {case.name}"
+    return f"{case.session} #{case.number}: {case.name}"
 
 
 def by(compared: Iterable[Compared], key: Callable[[Compared], K]) -> dict[K, Errors]:
@@ -59,7 +59,7 @@ def by(compared: Iterable[Compared], key: Callable[[Compared], K]) -> dict[K, Er
 class Choice(NamedTuple):
     """The schedule that simulation chooses for a workload, of those that were measured with the same memory."""
 
-    visit: str
+    session: str
     workload: str
     memory: str
     candidates: int
@@ -77,7 +77,7 @@ def choices(compared: Sequence[Compared]) -> list[Choice]:
     found: dict[tuple[str, str, float, int], list[Compared]] = defaultdict(list)
     for c in compared:
         if c.group != "resident" and not c.disturbed:
-            found[c.visit, c.workload, c.resident_fraction, c.prefetch_layers].append(c)
+            found[c.session, c.workload, c.resident_fraction, c.prefetch_layers].append(c)
     return [
         Choice(
             name,
@@ -94,11 +94,11 @@ def choices(compared: Sequence[Compared]) -> list[Choice]:
 
 def choice_costs(compared: Sequence[Compared]) -> dict[str, float]:
     """What each choice costs."""
-    return {f"{c.visit}: {c.workload}, {c.memory}": c.cost for c in choices(compared)}
+    return {f"{c.session}: {c.workload}, {c.memory}": c.cost for c in choices(compared)}
 
 
 def resident_spread(compared: Iterable[Compared]) -> float:
-    """Half the range of a workload's resident repeats, relative to their median: the median over workloads."""
+    """Half the range of a workload's baseline repeats, relative to their median: the median over workloads."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for c in compared:
         if c.group == "resident":

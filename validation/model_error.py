@@ -25,7 +25,7 @@ SHARE = 0.9
 ABOUT = (
     "Made by python -m validation.model_error from the data sets named. Errors are |measured / predicted - 1| of step "
     "times of offloaded cases, each set predicted with the profile fitted to probes of the same hour and with kernel "
-    "times of its resident cases. deviation: the 90th percentile of the errors, over that of a normal variable."
+    "times of its baselines. deviation: the 90th percentile of the errors, over that of a normal variable."
 )
 
 

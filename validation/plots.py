@@ -41,7 +41,7 @@ def plots(found: Sequence[Detailed]) -> dict[str, str]:
         "collectives": collectives(),
         "hosts": hosts(),
         "windows": windows(found),
-        "residents": residents(found),
+        "baselines": baselines(found),
         "errors": errors(found),
     }
 
@@ -173,7 +173,7 @@ def windows(found: Sequence[Detailed]) -> str:
     return figure(panels)
 
 
-def residents(found: Sequence[Detailed]) -> str:
+def baselines(found: Sequence[Detailed]) -> str:
     """Resident steps over their workload's first, in the order of measuring."""
     panels = []
     for nvlink, words in ((False, "PCIe"), (True, "NVLink")):
@@ -190,7 +190,7 @@ def residents(found: Sequence[Detailed]) -> str:
                     if e.compared.set == name and e.compared.group == "resident" and workload_key(e.case) == key
                 ]
                 points = [(n, 100 * (c.step_time_s / base - 1)) for n, c in enumerate(cases, 1)]
-                series.append(Series(f"visit {short(name)}" if i == 0 else "", points, colour))
+                series.append(Series(f"session {short(name)}" if i == 0 else "", points, colour))
         panels.append(
             Panel(
                 f"Repeats without offload: {words}",
@@ -206,7 +206,7 @@ def errors(found: Sequence[Detailed]) -> str:
     """Signed errors of every case by set."""
     names = probed_sets()
     places = {name: i + 1 for i, name in enumerate(names)}
-    axis = Axis("visit", 0.4, len(names) + 0.6, [(places[n], short(n)) for n in names])
+    axis = Axis("session", 0.4, len(names) + 0.6, [(places[n], short(n)) for n in names])
     series = []
     groups: tuple[tuple[str, str, Marker, float], ...] = (
         ("resident", GREY, "diamond", -0.22),

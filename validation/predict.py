@@ -1,6 +1,6 @@
-"""Predictions of measured cases: the program that ran, with its kernels' times from the resident case beside it.
+"""Predictions of measured cases: the program that ran, with its kernels' times from the baseline beside it.
 
-What a kernel takes alone is not for the fabric to predict: it comes from the resident cases of the same workload in
+What a kernel takes alone is not for the fabric to predict: it comes from the baselines of the same workload in
 the same data set, less what the events around it took. All else is the profile's.
 """
 
@@ -49,8 +49,8 @@ class Prediction(NamedTuple):
         return self.predicted_s / self.case.step_time_s - 1
 
 
-def kernel_times(residents: Sequence[MeasuredCase], profile: Profile) -> KernelTimes:
-    """Seconds of each kernel of a layer: means over resident cases of the layers' own times.
+def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelTimes:
+    """Seconds of each kernel of a layer: means over baselines of the layers' own times.
 
     An instrumented step is longer by its events, up to `EVENT_S` each; beyond that by the clock of the moment, and
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
@@ -61,10 +61,10 @@ def kernel_times(residents: Sequence[MeasuredCase], profile: Profile) -> KernelT
     Raises:
         InputError: a case's operations leave no time to its kernels.
     """
-    alone = _alone(residents[0].load_scenario().program(), profile)
+    alone = _alone(baselines[0].load_scenario().program(), profile)
     first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
-    for case in residents:
+    for case in baselines:
         operations = [op for op in case.operations if op.kind in ("Kernel", "Collective")]
         longer = case.instrumented_step_times_s[-1] - case.step_time_s
         event = min(max(longer / max(len(operations), 1), 0.0), EVENT_S)
@@ -130,7 +130,7 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         place = command.layer, command.name
         if not known[place]:
             problem = f"have no kernel {command.name!r} of layer {command.layer}, which the program has"
-            raise InputError("the resident cases", "operations", problem)
+            raise InputError("the baselines", "operations", problem)
         return msgspec.structs.replace(command, seconds=times[*place, next(numbers) % known[place]])
 
     return tuple(map(timed, thread))
@@ -148,27 +148,27 @@ def _numbers(kernels: Iterable[tuple[int, str]]) -> Iterator[int]:
         seen[name] += 1
 
 
-def predict(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Prediction:
-    """Simulate a measured case on `profile` with the kernel times of `residents`, of the same workload.
+def predict(case: MeasuredCase, baselines: Sequence[MeasuredCase], profile: Profile) -> Prediction:
+    """Simulate a measured case on `profile` with the kernel times of `baselines`, of the same workload.
 
-    Without residents kernels take what the scenario says.
+    Without baselines kernels take what the scenario says.
 
     Raises:
-        InputError: `profile` has too few GPUs, or `residents` do not show every kernel.
+        InputError: `profile` has too few GPUs, or `baselines` do not show every kernel.
     """
     scenario = case.load_scenario()
     if scenario.world_size > profile.gpus:
         problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
         raise InputError(f"measured case {case.number}", "world_size", problem)
-    timeline = SimulatedMachine(profile).run(_program(scenario, residents, profile))
+    timeline = SimulatedMachine(profile).run(_program(scenario, baselines, profile))
     return Prediction(case, median(timeline.step_times()[1:]), timeline)
 
 
-def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], profile: Profile) -> Timeline:
+def predict_instrumented(case: MeasuredCase, baselines: Sequence[MeasuredCase], profile: Profile) -> Timeline:
     """Simulate a run with events, of up to `SETTLED` steps; spans are what those events see."""
     scenario = case.load_scenario()
     workload = msgspec.structs.replace(scenario.workload, steps=min(len(case.instrumented_step_times_s), SETTLED))
-    program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), residents, profile))
+    program, brackets = instrument(_program(msgspec.structs.replace(scenario, workload=workload), baselines, profile))
     timeline = SimulatedMachine(profile).run(program)
     times: list[dict[int, float]] = [{} for _ in program.ranks]
     for span in timeline.spans:
@@ -177,6 +177,6 @@ def predict_instrumented(case: MeasuredCase, residents: Sequence[MeasuredCase], 
     return Timeline(program, between_events(brackets, times), timeline.steps)
 
 
-def _program(scenario: Scenario, residents: Sequence[MeasuredCase], profile: Profile) -> Program:
+def _program(scenario: Scenario, baselines: Sequence[MeasuredCase], profile: Profile) -> Program:
     program = scenario.program()
-    return with_kernel_times(program, kernel_times(residents, profile)) if residents else program
+    return with_kernel_times(program, kernel_times(baselines, profile)) if baselines else program

@@ -1,7 +1,7 @@
 """How often measured step times lie inside the intervals about their predictions.
 
 An interval has four parts, taken as independent. What the profile's uncertainties make of the step, and what the
-spread of the kernels' times between resident repeats makes of it, both to first order; the spread of the case's own
+spread of the kernels' times between baseline repeats makes of it, both to first order; the spread of the case's own
 steps; and the model's error, a share of the step (`model_errors`). Errors of fitted cases hold some of the other parts
 as well, so that intervals are rather too wide.
 
@@ -196,7 +196,7 @@ def _short(job: Job) -> Program:
     scenario = job.case.load_scenario()
     workload = msgspec.structs.replace(scenario.workload, steps=STEPS)
     program = msgspec.structs.replace(scenario, workload=workload).program()
-    return with_kernel_times(program, kernel_times(job.residents, job.profile)) if job.residents else program
+    return with_kernel_times(program, kernel_times(job.baselines, job.profile)) if job.baselines else program
 
 
 def _step(program: Program, profile: Profile) -> float:
@@ -227,11 +227,11 @@ def _by_kernels(job: Job, spread: float) -> float:
     return abs(longer - shorter) / (longer + shorter)
 
 
-def kernel_spread(residents: Sequence[MeasuredCase]) -> float:
+def kernel_spread(baselines: Sequence[MeasuredCase]) -> float:
     """Relative standard deviation of kernels' times: of resident steps between repeats, or within the only one."""
-    if len(residents) == 1:
-        return NORMAL * residents[0].spread
-    steps = [case.step_time_s for case in residents]
+    if len(baselines) == 1:
+        return NORMAL * baselines[0].spread
+    steps = [case.step_time_s for case in baselines]
     return stdev(steps) / median(steps)
 
 

@@ -37,7 +37,7 @@ def hosts() -> str:
         host, environment = described.fingerprint, described.environment
         alone = host["peers"] == "none"
         path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
-        residents = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
+        baselines = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
         spreads = [100 * c.spread for c in chosen.cases]
         rows.append(
             (
@@ -46,14 +46,14 @@ def hosts() -> str:
                 host["gpu"].replace("NVIDIA ", ""),
                 path,
                 f"{everything[0].date[11:16]} to {everything[-1].date[11:16]}",
-                f"{len(chosen.cases) - residents} + {residents}",
+                f"{len(chosen.cases) - baselines} + {baselines}",
                 _sampled(chosen.cases, "sm_mhz", "{:.0f}"),
                 _sampled(chosen.cases, "power_w", "{:.0f}"),
                 _sampled(chosen.cases, "temperature_c", "{:.0f}"),
                 f"{median(spreads):.2f} ({max(spreads):.2f})",
             )
         )
-    headers = ("visit", "host", "GPUs", "collectives cross", "UTC", "cases", "SM MHz", "W", "C", "spread %")
+    headers = ("session", "host", "GPUs", "collectives cross", "UTC", "cases", "SM MHz", "W", "C", "spread %")
     return table(headers, rows, 5)
 
 
@@ -75,7 +75,7 @@ def host_limits() -> str:
                     rows.append(
                         (short(name), " and ".join(directions).upper(), str(ranks), " and ".join(each), f"{total:.0f}")
                     )
-    return table(("visit", "direction", "GPUs", "each GB/s", "all GB/s"), rows, 2)
+    return table(("session", "direction", "GPUs", "each GB/s", "all GB/s"), rows, 2)
 
 
 def contention() -> str:
@@ -94,7 +94,7 @@ def contention() -> str:
                 cells = [f"{value(r, 'rate') / 1e9:.1f}, x{_slower(r):.2f}" if r else "" for r in beside]
                 rows.append((short(name), kind, direction.upper(), f"{1e3 * seconds:.2f}", *cells))
     sizes = [f"{chunk // MIB} MiB" for chunk in CHUNKS]
-    return table(("visit", "collective of 160 MiB", "copies", "alone ms", *sizes), rows, 3)
+    return table(("session", "collective of 160 MiB", "copies", "alone ms", *sizes), rows, 3)
 
 
 def _slower(row: Row) -> float:
@@ -116,7 +116,7 @@ def sm_copies() -> str:
         row = probes(name)[f"beside/all_to_all/{40 * MIB}/h2d/{64 * MIB}"]
         cells = f"{sum(engine) / len(engine) / 1e9:.1f}", f"{value(row, 'rate') / 1e9:.1f}", f"x{_slower(row):.2f}"
         rows.append((short(name), "DMA, 64 MiB", *cells))
-    return table(("visit", "copies by", "alone GB/s", "beside GB/s", "all-to-all"), rows, 2)
+    return table(("session", "copies by", "alone GB/s", "beside GB/s", "all-to-all"), rows, 2)
 
 
 def collectives() -> str:
@@ -202,7 +202,7 @@ def released() -> str:
             if seen:
                 rows.append((what, short(name), *cells))
     columns = ("seen", "p10 us", "median us", "p90 us")
-    headers = ("what", "visit", *(f"{c}, {w}" for w in ("no copy", "copy in flight") for c in columns))
+    headers = ("what", "session", *(f"{c}, {w}" for w in ("no copy", "copy in flight") for c in columns))
     return table(headers, rows, 2)
 
 
@@ -240,7 +240,7 @@ def slow_copies() -> str:
             if seconds > 1.02 * min(alike.values()):
                 date = here[name].date[11:19]
                 slow.append((short(name), date, case, f"{1e6 * seconds:.1f}", f"{1e6 * min(alike.values()):.1f}"))
-    return table(("visit", "UTC", "row of raw.jsonl", "us", "fastest us"), sorted(slow), 3)
+    return table(("session", "UTC", "row of raw.jsonl", "us", "fastest us"), sorted(slow), 3)
 
 
 def together() -> str:
@@ -256,4 +256,4 @@ def together() -> str:
             elif row.kind == "crowd" and row.rejected is None:
                 shown = f"blocks of {row.params['tokens']} tokens beside {row.params['other']}s of 160 MiB"
                 rows.append((short(name), shown, f"x{value(row, 'beside') / value(row, 'alone'):.2f}", ""))
-    return table(("visit", "what", "takes", "the others take"), rows, 2)
+    return table(("session", "what", "takes", "the others take"), rows, 2)

@@ -53,7 +53,7 @@ def worst_cases(validation: Validation) -> list[tuple[Job, Compared]]:
 def look(job: Job, compared: Compared) -> Worst:
     """A case's operations, simulated once more."""
     return Worst(
-        compared, job.case.operations, operations_of(predict_instrumented(job.case, job.residents, job.profile))
+        compared, job.case.operations, operations_of(predict_instrumented(job.case, job.baselines, job.profile))
     )
 
 
@@ -87,7 +87,7 @@ def write_page(file: Path, validation: Validation, worst: Sequence[Worst]) -> No
     write_atomically(file, content)
 
 
-_CASES = """A click on a header sorts. A letter is a visit: h200x2-hostpath b is the set h200x2-hostpath-20261121b.
+_CASES = """A click on a header sorts. A letter is a session: h200x2-hostpath b is the set h200x2-hostpath-20261121b.
 "collectives" is the error of the time that collectives take; the two columns of overlap say for how much of that time a
 copy is in flight, measured and simulated. Memory is the simulated peak, program the hash of the program that ran."""
 
@@ -117,7 +117,7 @@ def _agreement(compared: Sequence[Compared]) -> list[Section]:
 
 _ERRORS = """Error of the predicted step time of every case, by the measured one; bands are 1 % and 5 %. Each set is
 predicted with the profile that was fitted to probes of the same host and hour. Kernels take what they took in the
-resident case of the same workload: what is predicted is everything that offload adds."""
+baseline of the same workload: what is predicted is everything that offload adds."""
 
 
 def _drawn(case: Compared) -> Case:
@@ -129,7 +129,7 @@ def _drawn(case: Compared) -> Case:
 def _tables(compared: Sequence[Compared]) -> list[Section]:
     offloaded = [c for c in compared if c.group != "resident"]
     apart = """Unseen cases were kept apart before any model was changed; constants may be fitted on fitted ones.
-    Resident cases copy nothing: their errors say how well kernel times carry over from one run to the next."""
+    Baselines copy nothing: their errors say how well kernel times carry over from one run to the next."""
     return [
         Section(
             "Tables of errors",
@@ -175,8 +175,8 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
             Section("Copies beside collectives", _OVERLAP, figures.pairs(shares, what, lambda v: f"{v:.0f} %"), True),
             Section(
                 "Collectives slowed by copies",
-                "Time of a case's collectives, without waits for peers, over the resident case's: 1 is undisturbed.",
-                figures.pairs(inflated, "collectives' time over the resident case's", lambda v: f"{v:.2f}", log=True),
+                "Time of a case's collectives, without waits for peers, over the baseline's: 1 is undisturbed.",
+                figures.pairs(inflated, "collectives' time over the baseline's", lambda v: f"{v:.2f}", log=True),
                 True,
             ),
         ]
@@ -231,10 +231,10 @@ def _choices(compared: Sequence[Compared]) -> list[Section]:
 def _cross(cross: Sequence[Compared]) -> list[Section]:
     if not cross:
         return []
-    text = """Offloaded cases predicted with the profile of another visit to a host of the same kind: what to expect
+    text = """Offloaded cases predicted with the profile of another session to a host of the same kind: what to expect
     where nothing was measured on the host itself but its resident step."""
-    headers, rows, _ = comparison_tables.errors_table("set by profile", cross, comparison_tables.visits)
-    return [Section("With another visit's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
+    headers, rows, _ = comparison_tables.errors_table("set by profile", cross, comparison_tables.sessions)
+    return [Section("With another session's profile", text, Table(headers[:-1], [row[:-1] for row in rows]))]
 
 
 def _covered(covered: Sequence[Covered]) -> list[Section]:
@@ -243,7 +243,7 @@ def _covered(covered: Sequence[Covered]) -> list[Section]:
     text = f"""{comparison_tables.covers(covered)}
     "half width" is that of the {100 * LEVEL:g} % interval; its parts are standard deviations; all are medians,
     relative to the predicted step. profile: the uncertainties of the host's numbers, propagated in one
-    case of each kind. kernels: their times' spread between resident repeats. steps: the spread of the
+    case of each kind. kernels: their times' spread between baseline repeats. steps: the spread of the
     case's own. model: the robust deviation of the errors of the set's fitted cases, or of all fitted ones on its path
     (2 GPUs by host memory or NVLink, 4 GPUs, 1 GPU) where it has none."""
     return [Section("How often intervals hold the measurement", text, comparison_tables.coverage_table(covered))]

@@ -14,7 +14,7 @@ from validation.prediction_intervals import Covered, Estimate, coverage, estimat
 
 
 class Plan(NamedTuple):
-    """What is to be simulated: cases on their own host's profile, and on that of another visit; for intervals, fitted
+    """What is to be simulated: cases on their own host's profile, and on that of another session; for intervals, fitted
     cases of other sets, which the model's error is estimated on.
     """
 

@@ -27,7 +27,7 @@ TWO, FOUR, NVLINK, ALONE = (
 """The sets that stand for their kind of host where one is enough."""
 
 NEIGHBOURS = ("h200x2-hostpath-20261121h", "h200x2-nvlink-20261121h")
-"""Sets of a visit whose copies were disturbed from outside for most of the time."""
+"""Sets of a session whose copies were disturbed from outside for most of the time."""
 
 MIB = 2**20
 CHUNKS = tuple(MIB << k for k in (0, 2, 4, 6, 8))
@@ -44,7 +44,7 @@ def folder(name: str) -> Path:
 
 
 def short(name: str) -> str:
-    """A set by its visit's letter."""
+    """A set by its session's letter."""
     return f"{name[-1]} NVLink" if "nvlink" in name else name[-1]
 
 
@@ -140,7 +140,7 @@ class Detailed(NamedTuple):
 def detailed(job: Job) -> Detailed:
     """Simulate a case once, without events."""
     case = job.case
-    prediction = predict(case, job.residents, job.profile)
+    prediction = predict(case, job.baselines, job.profile)
     both = case.operations, operations_of(prediction.timeline)
     measured, predicted = map(account, both)
     late = late_chunks(both[0]), late_chunks(both[1])
@@ -160,10 +160,10 @@ def yields(case: MeasuredCase) -> str:
     return "device_gate, drain" if policy.get("drain") else str(policy.get("window", "device_gate"))
 
 
-def long_kernels(case: MeasuredCase, residents: Sequence[MeasuredCase], least_us: float = 500.0) -> float | None:
-    """Time of a case's kernels of `least_us` and more, in which events hardly count, over that of its residents'."""
+def long_kernels(case: MeasuredCase, baselines: Sequence[MeasuredCase], least_us: float = 500.0) -> float | None:
+    """Time of a case's kernels of `least_us` and more, in which events hardly count, over that of its baselines'."""
     alone: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for resident in residents:
+    for resident in baselines:
         for op in resident.operations:
             if op.kind == "Kernel" and op.end - op.start >= least_us:
                 alone[op.layer, op.name].append(op.end - op.start)

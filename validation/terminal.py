@@ -25,8 +25,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
             6,
         ),
         "By policy": (comparison_tables.errors_table("policy", offloaded, lambda c: c.policy), 6),
-        "With another visit's profile": (
-            comparison_tables.errors_table("set by profile", validation.cross, comparison_tables.visits),
+        "With another session's profile": (
+            comparison_tables.errors_table("set by profile", validation.cross, comparison_tables.sessions),
             6,
         ),
         "Measurements inside their intervals": (comparison_tables.coverage_table(validation.covered), 9),

@@ -93,7 +93,7 @@ def beside(context: Context, params: Params, stretch: int) -> Measured:
     return _covered(samples, uncovered)
 
 
-def pair(context: Context, params: Params, stretch: int) -> Measured:
+def concurrent_collectives(context: Context, params: Params, stretch: int) -> Measured:
     """A train of collectives beside others, of kind `other`, of another communicator.
 
     The train is `window` s long when alone, or longer where few of the others would end meanwhile.

@@ -134,7 +134,7 @@ def launch(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
 
 
-def crowd(context: Context, params: Params, stretch: int) -> Measured:
+def kernel_under_collective(context: Context, params: Params, stretch: int) -> Measured:
     """A chain of kernels alone and beside collectives of another communicator in turn: these take SMs.
 
     Quantities: "alone" and "beside", s of the chain.

@@ -31,8 +31,8 @@ PROBES = {
     "host_wake": host.host_wake,
     "collective": collectives.collective,
     "beside": collectives.beside,
-    "pair": collectives.pair,
-    "crowd": compute.crowd,
+    "pair": collectives.concurrent_collectives,
+    "crowd": compute.kernel_under_collective,
     "sm_copy": collectives.sm_copy,
 }
 """Probe of a case's kind: (context, parameters, stretch of the background) -> what it found."""

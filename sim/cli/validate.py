@@ -74,7 +74,7 @@ def validate(
         from validation.predict import predict
 
         job, case = worst[0]
-        write_trace(predict(job.case, job.residents, job.profile).timeline, trace)
+        write_trace(predict(job.case, job.baselines, job.profile).timeline, trace)
         say(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)")
     if found.broken:
         figures = (f"{j.bound.name}: {j.figure} {j.value:.2f} % > {j.allowed:g} %" for j in found.broken)

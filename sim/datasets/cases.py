@@ -87,7 +87,7 @@ class MeasuredCase(Config, frozen=True):
     window: Literal["step", "layers"] = "step"
     """What the run with events timed: the last of several steps, or some layers of one step after a synchronise."""
     kernel_times: Literal["resident", "scenario"] = "resident"
-    """What shows how long kernels take alone: the resident cases of the workload, or the scenario's own seconds."""
+    """What shows how long kernels take alone: the baselines of the workload, or the scenario's own seconds."""
     error: str = ""
     """Why there are no figures."""
     step_times_s: tuple[tuple[Steps, ...], ...] = ()
@@ -200,7 +200,7 @@ def _check_figures(case: MeasuredCase, ranks: int, where: str) -> None:
 
 
 def references(cases: Sequence[MeasuredCase]) -> dict[str, list[MeasuredCase]]:
-    """The resident cases of each workload."""
+    """The baselines of each workload."""
     found: dict[str, list[MeasuredCase]] = defaultdict(list)
     for case in cases:
         if case.scenario["policy"]["kind"] == "resident" and not case.error:

@@ -92,14 +92,14 @@ class Beside(Alone):
     events_every: Number
 
 
-class Pair(Alone):
+class ConcurrentCollectives(Alone):
     """Collectives beside others of another communicator."""
 
     other: Collective
     other_bytes: Size
 
 
-class Crowd(Parameters):
+class KernelUnderCollective(Parameters):
     """Kernels beside collectives."""
 
     count: Number
@@ -113,7 +113,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "collective": Alone,
     "commands": Commands,
     "copy": Copy,
-    "crowd": Crowd,
+    "crowd": KernelUnderCollective,
     "depth": Call,
     "device": Parameters,
     "device_copy": Parameters,
@@ -122,7 +122,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "host_wake": Parameters,
     "issue": Call,
     "launch": Launch,
-    "pair": Pair,
+    "pair": ConcurrentCollectives,
     "sampled": Parameters,
     "sm_copy": Parameters,
     "wake": Wake,

@@ -3,12 +3,12 @@
 from sim.hardware.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
 from sim.hardware.inheritance import Kept
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
-from sim.hardware.profile import COPY_MARK, SHORTEST_KERNEL, CollectiveMark, Profile
+from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveMark, Profile
 from sim.hardware.profile_files import profile_file, shipped
 from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
 
 __all__ = [
-    "COPY_MARK",
+    "COPY_TAG",
     "MOST_GPUS",
     "SESSION",
     "SHORTEST_KERNEL",

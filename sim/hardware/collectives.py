@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, assert_never, get_args
 from simpy.events import Event
 
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
-from sim.hardware import COPY_MARK, CollectiveClass, CollectiveMark, Contention, Profile
+from sim.hardware import COPY_TAG, CollectiveClass, CollectiveMark, Contention, Profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind
@@ -172,7 +172,7 @@ def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: f
         return FlowSpec(beside, cap, weight)
     least = min(share.isolated_overhead.value, share.overhead.value)
     route = profile.peer_route(part.edges, least)
-    return FlowSpec(route, cap, weight, route_beside=((COPY_MARK,), beside))
+    return FlowSpec(route, cap, weight, route_beside=((COPY_TAG,), beside))
 
 
 def isolated_time(
@@ -220,13 +220,13 @@ def _ends(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw) -> dict[
 
 
 def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
-    """`spec` with its marks, and with those of what slows it on any of its ranks."""
-    marks = tuple(CollectiveMark(name, rank) for rank in part.ranks for name in (None, kind))
+    """`spec` with its tags, and with those of what slows it on any of its ranks."""
+    tags = tuple(CollectiveMark(name, rank) for rank in part.ranks for name in (None, kind))
     beside = tuple(
         (tuple(CollectiveMark(other, rank) for rank in part.ranks), factor.value)
         for other, factor in cls.beside.items()
     )
-    return spec._replace(marks=marks, beside=beside)
+    return spec._replace(tags=tags, slowed_by=beside)
 
 
 def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:

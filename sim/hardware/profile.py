@@ -139,8 +139,8 @@ class Profile(Config, frozen=True, dict=True):
     def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
-        marks = (COPY_MARK,) if self._copies_crowd else ()
-        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, marks=marks)
+        tags = (COPY_TAG,) if self._copies_crowd else ()
+        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, tags=tags)
 
     @cached_property
     def _copies_crowd(self) -> bool:
@@ -174,15 +174,15 @@ class Profile(Config, frozen=True, dict=True):
         lasts = max(seconds, SHORTEST_KERNEL)
         drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
         taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
-        return FlowSpec((), 1.0, 1.0, drag, beside=(((CollectiveMark(None, gpu),), 1 / taken),))
+        return FlowSpec((), 1.0, 1.0, drag, slowed_by=(((CollectiveMark(None, gpu),), 1 / taken),))
 
 
-COPY_MARK = "copy"
-"""What marks flows of copies, on hosts where they change what collectives cross."""
+COPY_TAG = "copy"
+"""What tags flows of copies, on hosts where they change what collectives cross."""
 
 
 class CollectiveMark(NamedTuple):
-    """What marks flows of collectives of `kind` (None: of any) in which `gpu` takes part."""
+    """What tags flows of collectives of `kind` (None: of any) in which `gpu` takes part."""
 
     kind: CollectiveKind | None
     gpu: int

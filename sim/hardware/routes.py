@@ -12,7 +12,7 @@ from sim.hardware.topology import Capacity, Link, Node, Topology, Use
 from sim.inputs.faults import Fault, FaultsError, close_to, refuse
 from sim.program import CopyKind
 
-Way = tuple[tuple[int, float], ...]
+OrderedRoute = tuple[tuple[int, float], ...]
 """(resource, what a byte takes of it), in the order in which they are crossed; one may be crossed twice."""
 
 
@@ -21,7 +21,7 @@ class _Edge(NamedTuple):
 
     to: str
     hops: int
-    resources: Way
+    resources: OrderedRoute
 
 
 class Graph:
@@ -41,7 +41,7 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         """With `{gpu}` in their names replaced."""
         self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
-        self._ways: dict[tuple[str, Use], dict[str, Way | None]] = {}
+        self._routes: dict[tuple[str, Use], dict[str, OrderedRoute | None]] = {}
         self._faults: list[Fault] = []
         self._add_nodes()
         for i, link in enumerate(topology.links):
@@ -58,44 +58,44 @@ class Graph:
         self.pinned = [self._memory_of(g, memories) for g in range(gpus)]
         refuse(self._faults)
 
-    def copy(self, gpu: int, kind: CopyKind) -> Way:
+    def copy(self, gpu: int, kind: CopyKind) -> OrderedRoute:
         """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
         memory, device = self.pinned[gpu], f"gpu{gpu}"
         if kind == "h2d":
-            return self.way(memory, device, "copies")
+            return self.route(memory, device, "copies")
         if kind == "d2h":
-            return self.way(device, memory, "copies")
+            return self.route(device, memory, "copies")
         assert_never(kind)
 
-    def peer(self, source: int, destination: int) -> Way:
+    def peer(self, source: int, destination: int) -> OrderedRoute:
         """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
         a, b = f"gpu{source}", f"gpu{destination}"
         peers = self.topology.peers
         direct = peers == "direct" or (peers != "host" and any({source, destination} <= set(group) for group in peers))
         if direct:
-            return self.way(a, b, "peers")
+            return self.route(a, b, "peers")
         memory = self.pinned[destination]
-        return self.way(a, memory, "peers") + self.way(memory, b, "peers")
+        return self.route(a, memory, "peers") + self.route(memory, b, "peers")
 
     def domain_of(self, gpu: int) -> int | None:
         """Which of the topology's domains a GPU is in."""
         return next((i for i, group in enumerate(self.topology.domains) if gpu in group), None)
 
-    def way(self, start: str, end: str, use: Use) -> Way:
-        """Resources on the way between two vertices, in their order."""
-        ways = self._ways.get((start, use))
-        if ways is None:
-            ways = self._ways[start, use] = self._search(start, use)
-        if end not in ways:
-            raise FaultsError([Fault("topology", f"there is no way from {start} to {end}{self._hint(start, end)}")])
-        found = ways[end]
+    def route(self, start: str, end: str, use: Use) -> OrderedRoute:
+        """Resources on the route between two vertices, in their order."""
+        routes = self._routes.get((start, use))
+        if routes is None:
+            routes = self._routes[start, use] = self._search(start, use)
+        if end not in routes:
+            raise FaultsError([Fault("topology", f"there is no route from {start} to {end}{self._hint(start, end)}")])
+        found = routes[end]
         if found is None:
-            problem = f"the way from {start} to {end} is ambiguous: several have as few hops and are as wide; "
+            problem = f"the route from {start} to {end} is ambiguous: several have as few hops and are as wide; "
             raise FaultsError([Fault("topology", problem + "give links of one of them more hops")])
         return found
 
     def _hint(self, start: str, end: str) -> str:
-        """What to do where there is no way."""
+        """What to do where there is no route."""
         if start in self.nodes or end in self.nodes:
             return ": add links"
         if self.topology.peers == "direct":
@@ -185,7 +185,7 @@ class Graph:
         away = self.distances(f"gpu{gpu}")
         near = sorted((away[name], name) for name in memories if name in away)
         if not near:
-            self._wrong("topology", f"there is no way from gpu{gpu} to a memory: add links")
+            self._wrong("topology", f"there is no route from gpu{gpu} to a memory: add links")
             return ""
         if len(near) > 1 and near[0][0] == near[1][0]:
             self._wrong("topology.pinned", f"is needed: {near[0][1]} and {near[1][1]} are equally near to gpu{gpu}")
@@ -208,12 +208,12 @@ class Graph:
                     heapq.heappush(heap, (there, edge.to))
         return away
 
-    def _search(self, start: str, use: Use) -> dict[str, Way | None]:
-        """Resources on the way from `start` to every other vertex; None where the way is ambiguous."""
+    def _search(self, start: str, use: Use) -> dict[str, OrderedRoute | None]:
+        """Resources on the route from `start` to every other vertex; None where the route is ambiguous."""
         away = self.distances(start)
         width = {start: inf}
         first = self._inside.get(start, (None, None, None))[2]
-        ways: dict[str, Way | None] = {start: ((first, 1.0),) if first is not None else ()}
+        routes: dict[str, OrderedRoute | None] = {start: ((first, 1.0),) if first is not None else ()}
         before: dict[str, list[tuple[str, _Edge]]] = {}
         for at in away:
             if at == start or self._forwards(at):
@@ -224,11 +224,11 @@ class Graph:
             wide = [(min(width[a], self._width(edge)), a, edge) for a, edge in before[at]]
             width[at] = max(w for w, _, _ in wide)
             best = [(a, edge) for w, a, edge in wide if w == width[at]]
-            came = ways[best[0][0]]
-            ways[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
+            came = routes[best[0][0]]
+            routes[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
         return {
             name: found if found is None else tuple(c for c in found if self.limits[c[0]].carries in ("all", use))
-            for name, found in ways.items()
+            for name, found in routes.items()
             if name != start
         }
 

@@ -89,9 +89,9 @@ class HostThread:
                     stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
                 )
                 self._held(since, stream=stream.name)
-            meeting = (self.number, collectives_issued) if isinstance(command, Collective) else None
-            collectives_issued += meeting is not None
-            stream.commands.append((self.clock, command, meeting))
+            rendezvous = (self.number, collectives_issued) if isinstance(command, Collective) else None
+            collectives_issued += rendezvous is not None
+            stream.commands.append((self.clock, command, rendezvous))
             stream.launches += size
             if stream.idle is not None:
                 stream.idle.succeed()

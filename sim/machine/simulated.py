@@ -15,7 +15,7 @@ from simpy.events import Event
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import Profile, collectives
 from sim.machine.host import HostThread
-from sim.machine.state import Meeting, MeetingKey, Rank, Steps, Stream, launches
+from sim.machine.state import Rank, Rendezvous, RendezvousKey, Steps, Stream, launches
 from sim.program import (
     AnyCommand,
     Collective,
@@ -64,13 +64,13 @@ class _Run:
         self.env = Environment()
         self.fabric = Fabric(self.env, profile.capacities, rate_law)
         self.ranks = [Rank(i, r) for i, r in enumerate(program.ranks)]
-        self.meetings: dict[MeetingKey, Meeting] = {}
+        self.rendezvous: dict[RendezvousKey, Rendezvous] = {}
         self.spans: list[Span] = []
-        self.held: list[HostSpan] = []
+        self.blocked: list[HostSpan] = []
         kinds: tuple[CopyKind, ...] = ("h2d", "d2h")
         self.copies = {(kind, i): self._copy_costs(kind, i) for kind in kinds for i in range(program.world_size)}
         self.flows: dict[tuple[str, int], list[collectives.PhaseFlows]] = {}
-        self.alone: dict[tuple[str, int], tuple[float, ...]] = {}
+        self.isolated_times: dict[tuple[str, int], tuple[float, ...]] = {}
         self.execute: dict[type, Callable[[Rank, Any], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -83,7 +83,7 @@ class _Run:
     def run(self) -> Timeline:
         for rank, program in zip(self.ranks, self.program.ranks, strict=True):
             for number, thread in enumerate(program.threads):
-                self.env.process(HostThread(self.env, self.profile.host, rank, number, self.held).run(thread))
+                self.env.process(HostThread(self.env, self.profile.host, rank, number, self.blocked).run(thread))
             for stream in rank.streams.values():
                 self.env.process(self._stream(rank, stream))
         self.env.run()
@@ -92,7 +92,7 @@ class _Run:
             tuple(rank.events[e] for e in program.step_events)
             for rank, program in zip(self.ranks, self.program.ranks, strict=True)
         )
-        return Timeline(self.program, tuple(self.spans), steps, tuple(self.held))
+        return Timeline(self.program, tuple(self.spans), steps, tuple(self.blocked))
 
     def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""
@@ -101,12 +101,12 @@ class _Run:
             if not commands:
                 stream.idle = Event(env)
                 yield stream.idle
-            issued, command, meeting = commands[0]
+            issued, command, rendezvous = commands[0]
             if issued > env.now:
                 yield env.at(issued)
-            stream.current = command, meeting
-            if isinstance(command, Collective) and meeting is not None:
-                yield from self._collective(rank, command, meeting)
+            stream.current = command, rendezvous
+            if isinstance(command, Collective) and rendezvous is not None:
+                yield from self._collective(rank, command, rendezvous)
             else:
                 yield from execute[type(command)](rank, command)
             stream.current = None
@@ -140,19 +140,19 @@ class _Run:
         yield self.fabric.transfer(spec, command.bytes).done
         self._span(rank, command, start, start, setup + moving)
 
-    def _collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Steps:
+    def _collective(self, rank: Rank, command: Collective, key: RendezvousKey) -> Steps:
         start = self.env.now
         if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
-        meeting = self.meetings.get(key)
-        if meeting is None:
-            meeting = self.meetings[key] = Meeting(self.env, command.kind, len(self.ranks))
-        meeting.arrived.append(rank.number)
-        if len(meeting.arrived) == len(self.ranks):
-            meeting.ready = self.env.now
-            self.env.process(self._move(command, meeting))
-        yield meeting.done[rank.number]
-        self._span(rank, command, start, meeting.ready, self._alone(command)[rank.number])
+        rendezvous = self.rendezvous.get(key)
+        if rendezvous is None:
+            rendezvous = self.rendezvous[key] = Rendezvous(self.env, command.kind, len(self.ranks))
+        rendezvous.arrived.append(rank.number)
+        if len(rendezvous.arrived) == len(self.ranks):
+            rendezvous.ready = self.env.now
+            self.env.process(self._move(command, rendezvous))
+        yield rendezvous.done[rank.number]
+        self._span(rank, command, start, rendezvous.ready, self._isolated_time(command)[rank.number])
 
     def _copy_costs(self, kind: CopyKind, gpu: int) -> tuple[FlowSpec, float, float, float]:
         """(flow, rate alone in B/s, setup in s, least duration in s) of copies of `kind`."""
@@ -217,16 +217,16 @@ class _Run:
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:
         self.spans.append(Span(rank.number, command, start, ready, self.env.now, alone))
 
-    def _move(self, command: Collective, meeting: Meeting) -> Steps:
+    def _move(self, command: Collective, rendezvous: Rendezvous) -> Steps:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
         env, fabric = self.env, self.fabric
         *before, last = self._flows_of(command) or [collectives.PhaseFlows(0.0, ())]
         for phase in before:
             yield env.timeout(phase.latency)
-            self._moves(meeting)
+            self._moves(rendezvous)
             yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
         yield env.timeout(last.latency)
-        self._moves(meeting)
+        self._moves(rendezvous)
         left = [0] * len(self.ranks)
         for spec, part in last.flows:
             done = fabric.transfer(spec, part.size).done
@@ -237,19 +237,19 @@ class _Run:
                 for rank in ranks:
                     left[rank] -= 1
                     if left[rank] == 0:
-                        meeting.done[rank].succeed()
+                        rendezvous.done[rank].succeed()
 
             assert done.callbacks is not None
             done.callbacks.append(ended)
-        for rank, event in enumerate(meeting.done):
+        for rank, event in enumerate(rendezvous.done):
             if left[rank] == 0:
                 event.succeed()
 
-    def _moves(self, meeting: Meeting) -> None:
-        """Let the ranks know that `meeting` moves data now."""
+    def _moves(self, rendezvous: Rendezvous) -> None:
+        """Let the ranks know that `rendezvous` moves data now."""
         for rank in self.ranks:
-            moving = [m for m in rank.moving if m is not meeting and not m.done[rank.number].triggered]
-            rank.moving = [*moving, meeting]
+            moving = [m for m in rank.moving if m is not rendezvous and not m.done[rank.number].triggered]
+            rank.moving = [*moving, rendezvous]
 
     def _flows_of(self, command: Collective) -> list[collectives.PhaseFlows]:
         key = (command.kind, command.bytes)
@@ -258,15 +258,15 @@ class _Run:
             self.flows[key] = flows
         return self.flows[key]
 
-    def _alone(self, command: Collective) -> tuple[float, ...]:
+    def _isolated_time(self, command: Collective) -> tuple[float, ...]:
         """Duration on each rank on an idle host with all ranks arriving together."""
         key = (command.kind, command.bytes)
-        if key not in self.alone:
+        if key not in self.isolated_times:
             ranks = len(self.ranks)
-            self.alone[key] = collectives.isolated_times(
+            self.isolated_times[key] = collectives.isolated_times(
                 self.profile, command.kind, command.bytes, ranks, self.rate_law
             )
-        return self.alone[key]
+        return self.isolated_times[key]
 
     def _check_finished(self) -> None:
         lines = []
@@ -283,15 +283,15 @@ class _Run:
 
     def _awaited(self, rank: Rank, stream: Stream) -> str:
         assert stream.current is not None
-        command, meeting = stream.current
+        command, rendezvous = stream.current
         if isinstance(command, WaitEvent):
             by = next(c.stream for c in self.program.ranks[rank.number].commands() if _records(c, command.event))
             return f"event {command.event}, which stream {by!r} has not recorded"
         if isinstance(command, WaitFlag):
             is_ = rank.flags.get(command.flag, 0)
             return f"flag {command.flag!r} to be {command.value}; it is {is_} and {self._writer(rank, command)}"
-        assert isinstance(command, Collective) and meeting is not None, "all else ends by itself"
-        missing = [r.number for r in self.ranks if r.number not in self.meetings[meeting].arrived]
+        assert isinstance(command, Collective) and rendezvous is not None, "all else ends by itself"
+        missing = [r.number for r in self.ranks if r.number not in self.rendezvous[rendezvous].arrived]
         return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
 
     def _writer(self, rank: Rank, wait: WaitFlag) -> str:

@@ -14,7 +14,7 @@ from sim.program import AnyCommand, CollectiveKind, Kernel, RankProgram
 Steps = Generator[Event, Any, None]
 """A SimPy process, or a part of one."""
 
-MeetingKey = tuple[int, int]
+RendezvousKey = tuple[int, int]
 """Which collective: (host thread that issues it, number in that thread); the same on every rank."""
 
 
@@ -34,11 +34,11 @@ class Stream:
     def __init__(self, name: str, shared: bool) -> None:
         self.name = name
         self.shared = shared
-        self.commands: deque[tuple[float, AnyCommand, MeetingKey | None]] = deque()
+        self.commands: deque[tuple[float, AnyCommand, RendezvousKey | None]] = deque()
         self.launches = 0
         self.idle: Event | None = None
         self.room: list[Event] = []
-        self.current: tuple[AnyCommand, MeetingKey | None] | None = None
+        self.current: tuple[AnyCommand, RendezvousKey | None] | None = None
 
 
 class Rank:
@@ -57,13 +57,13 @@ class Rank:
         self.locks: dict[str, deque[Event]] = {}
         self.last_user: dict[str, int] = {}
         self.hosts_waiting: dict[int, str] = {}
-        self.moving: list[Meeting] = []
+        self.moving: list[Rendezvous] = []
         self.kernels_running = 0
         self.attention_end: Event | None = None
         """When the last attention to start ends, where collectives of other streams may find it running."""
 
 
-class Meeting:
+class Rendezvous:
     """One collective: which ranks have arrived, when all had, and what ends it for each."""
 
     __slots__ = ("arrived", "done", "kind", "ready")

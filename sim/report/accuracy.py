@@ -80,7 +80,7 @@ def error_against_step(rows: Sequence[Case]) -> go.Figure:
 
 
 def error_histogram(rows: Sequence[Case], width: float = 0.25) -> go.Figure:
-    """How many cases have which error, in bins of `width` %, fitted, unseen and resident cases stacked."""
+    """How many cases have which error, in bins of `width` %, fitted, unseen and baselines stacked."""
     figure = blank(height=340, barmode="stack", bargap=0.06)
     for percent in (5, 1):
         figure.add_vrect(x0=-percent, x1=percent, fillcolor=BAND, line_width=0, layer="below")

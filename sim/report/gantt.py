@@ -272,7 +272,7 @@ def _text(bar: Bar) -> str:
     commands = [s.command for s in bar.spans]
     count = len(commands)
     total = sum(s.end - s.start for s in bar.spans)
-    alone = sum(s.alone for s in bar.spans)
+    alone = sum(s.isolated_time for s in bar.spans)
     names = list(dict.fromkeys(str(getattr(c, "name", "")) or type(c).__name__ for c in commands))
     title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     lines = [f"<b>{plain(title)}</b> ({bar.kind}{f', {count} merged' if count > 1 else ''})"]

@@ -76,7 +76,7 @@ def bars(spans: Iterable[Span], start_s: float, end_s: float) -> list[Bar]:
 def _bar(span: Span, start: float, end: float) -> Bar:
     command = span.command
     # a machine that does not know the time alone reports none
-    alone_end = span.ready + span.alone if span.alone > 0 else end
+    alone_end = span.ready + span.isolated_time if span.isolated_time > 0 else end
     return Bar(
         command.stream,
         _kind(command),

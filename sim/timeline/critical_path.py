@@ -136,18 +136,18 @@ class _Walk:
 
     def _parts(self, span: Span) -> list[tuple[str, float]]:
         """Causes of a span's time and their seconds, latest first; the walk gives the last one the rest."""
-        command, extra = span.command, max(span.end - span.ready - span.alone, 0.0)
+        command, extra = span.command, max(span.end - span.ready - span.isolated_time, 0.0)
         if isinstance(command, Kernel):
-            return [("kernel_slowdown", extra), ("compute", span.alone)]
+            return [("kernel_slowdown", extra), ("compute", span.isolated_time)]
         if isinstance(command, Collective):
             alone = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
-            parts = [("collective_contention", extra), (alone, span.alone)]
+            parts = [("collective_contention", extra), (alone, span.isolated_time)]
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
-            moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.alone)
-            return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.alone - moving)]
+            moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
+            return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.isolated_time - moving)]
         if isinstance(command, WaitFlag):
-            return [("yield_wait", extra), ("stream_overhead", span.alone)]
+            return [("yield_wait", extra), ("stream_overhead", span.isolated_time)]
         return [("stream_overhead", span.end - span.start)]
 
     def _to_record(self, record: Span, cause: str) -> None:

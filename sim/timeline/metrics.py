@@ -95,7 +95,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster beside a copy that slows another
-    contention = sum(max(s.end - s.ready - s.alone, 0.0) for s in calls) / len(shown)
+    contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
     return {
@@ -190,7 +190,7 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
         if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
-        alone[command.stream] = alone.get(command.stream, 0.0) + span.alone
+        alone[command.stream] = alone.get(command.stream, 0.0) + span.isolated_time
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)

@@ -46,7 +46,7 @@ def write_trace(timeline: Timeline, file: Path) -> None:
 
 def _event(span: Span, tid: int) -> dict[str, Any]:
     command = span.command
-    args = {"alone_s": span.alone}
+    args = {"alone_s": span.isolated_time}
     for field in ("step", "layer", "bytes", "kind", "flag", "value", "event", "launches"):
         if (value := getattr(command, field, None)) is not None:
             args[field] = value

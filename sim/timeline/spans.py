@@ -22,7 +22,7 @@ class Span(NamedTuple):
     """One command on its stream, times in s.
 
     `start` is when the stream got to the command (a collective's peer wait and a wait's blocking lie inside), `ready`
-    when its own work began (a collective: all ranks had arrived), `alone` what that work takes without contention.
+    when its own work began (a collective: all ranks had arrived), `isolated_time` what that work takes uncontended.
     """
 
     rank: int
@@ -30,7 +30,7 @@ class Span(NamedTuple):
     start: float
     ready: float
     end: float
-    alone: float
+    isolated_time: float
 
     @property
     def kind(self) -> str:
@@ -120,7 +120,7 @@ class Timeline(NamedTuple):
                 s.start,
                 s.ready,
                 s.end,
-                s.alone,
+                s.isolated_time,
             )
             for s in self.spans
         ]
