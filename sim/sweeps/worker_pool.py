@@ -281,6 +281,7 @@ def _module_path(root: str) -> list[str]:
 
 def spawn_main(pipe: int, terminal: int) -> None:
     """What a worker does: run the calls that come through the descriptor `pipe`, one by one, until it is closed."""
+    sys.unraisablehook = _show_unraisable
     gc.set_threshold(50_000)  # simulations make many objects and few cycles: looking for these took a tenth of the time
     # a call says by itself that the memory was full; `callable` takes what destructors met meanwhile, and no memory
     sys.unraisablehook = callable
@@ -298,6 +299,12 @@ def spawn_main(pipe: int, terminal: int) -> None:
         return
     except (OSError, MemoryError):  # nobody listens, or there is no memory to say that there is none
         os._exit(1)
+
+
+def _show_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Say what a destructor could not raise, but for a lack of memory: that is what the point's row says."""
+    if unraisable.exc_type is not MemoryError:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_with_parent() -> None:
