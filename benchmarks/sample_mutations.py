@@ -42,6 +42,14 @@ def covering(module: str) -> list[str]:
     return []
 
 
+def missing() -> list[str]:
+    """Paths in the configuration that do not exist."""
+    parts = CONFIG["parts"]
+    tests = [f"tests/test_{name}.py" for part in parts for name in part["tests"]]
+    named = [*CONFIG["left_out"], *(module for part in parts for module in part["modules"]), *tests]
+    return [path for path in named if not (ROOT / path).exists()]
+
+
 @cache
 def mutations(module: str) -> list[MutationSpec]:
     """All mutations of a module of the working directory."""
@@ -87,6 +95,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=14)
     parser.add_argument("--results", type=Path, default=ROOT / "out" / "mutations.jsonl")
     given = parser.parse_args()
+    if gone := missing():
+        parser.error(f"mutation.toml names what is not there: {', '.join(gone)}")
     results = given.results.resolve()
     results.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
