@@ -121,3 +121,13 @@ def test_importing_loads_nothing_that_is_slow(installed: Path, tmp_path: Path) -
     assert python(program, installed, tmp_path) == "[]"
     program = "import sim; print(all(getattr(sim, n).__module__.startswith('sim.') for n in sim.__all__))"
     assert python(program, installed, tmp_path) == "True"
+
+
+def test_validate_without_measurements_says_where_they_are(installed: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    run = [sys.executable, "-m", "sim", "validate"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the measured data sets come with the source tree" in done.stderr
+    done = subprocess.run([*run, "--published"], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,22 @@ def shipped_sets() -> tuple[str, ...]:
     return tuple(sorted(f.parent.name for f in DATA.glob(f"*/{CASES}")))
 
 
+NOT_INSTALLED = "the measured data sets come with the source tree, not with the package: run this in a clone of it"
+
+
+def named_sets(given: Sequence[str]) -> list[str]:
+    """The data sets that `given` names, each once; all that come with the source tree for none, or for "all".
+
+    Raises:
+        InputError: all are wanted, and there are none here.
+    """
+    if given and "all" not in given:
+        return list(dict.fromkeys(given))
+    if not (names := shipped_sets()):
+        raise InputError("--data", "", f"{NOT_INSTALLED}, or give a folder that `measure` wrote")
+    return list(names)
+
+
 def probed_sets() -> tuple[str, ...]:
     """Names of those with rows of probes of the same host and hour."""
     return tuple(name for name in shipped_sets() if (DATA / name / RAW).is_file())
@@ -74,7 +91,9 @@ def load_set(name: str) -> DataSet:
     """
     folder = DATA / name if name in shipped_sets() else Path(name)
     if not (is_there(folder) and folder.is_dir()):
-        raise InputError(name, "", f"is no data set; shipped are {', '.join(shipped_sets())} (or give a folder)")
+        names = shipped_sets()
+        listed = f"shipped are {', '.join(names)}" if names else NOT_INSTALLED
+        raise InputError(name, "", f"is no data set; {listed} (or give a folder)")
     cases = [c for c in load_cases(folder) if not c.error]
     if not cases:
         raise InputError(str(folder / CASES), "", "holds no case that ran")

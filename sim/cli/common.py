@@ -63,7 +63,7 @@ def _hiding(error: ImportError) -> str | None:
     name = (error.name or "").partition(".")[0]
     file = getattr(sys.modules.get(name), "__file__", None)
     ours = name in ("calibration", "scenarios", "sim", "validation")
-    return file if ours and file and not Path(file).is_relative_to(Path(__file__).parents[1] / name) else None
+    return file if ours and file and not Path(file).is_relative_to(Path(__file__).parents[2] / name) else None
 
 
 RECOMPUTE = "Run rows of --out again that were made with another profile, model or version; else they are refused."

@@ -47,12 +47,11 @@ def validate(
     from sim.report.terminal import progress
     from sim.sweeps.worker_pool import Workers
     from validation import comparison_tables, report, run
-    from validation.datasets import load_set, shipped_sets
+    from validation.datasets import load_set, named_sets
     from validation.terminal import print_validation
 
     profile = None if hardware is None else load_profile(hardware)  # first: reading all sets takes seconds
-    names = shipped_sets() if "all" in (sets or ("all",)) else dict.fromkeys(sets)
-    chosen = run.plan([load_set(name) for name in names], profile, intervals)
+    chosen = run.plan([load_set(name) for name in named_sets(sets)], profile, intervals)
     check_outputs_shared(force, ("--html", html, "PAGE"), ("--trace", trace, "TRACE"))
     with Workers(workers) as pool:
         with progress(chosen.size, "cases") as advance:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sim.inputs.config import InputError
 
-SHIPPED = Path(__file__).resolve().parents[1] / "scenarios"
+SHIPPED = Path(__file__).resolve().parents[2] / "scenarios"
 """Data that come with the package. By path: another module called `scenarios` may stand before it on `sys.path`."""
 
 
