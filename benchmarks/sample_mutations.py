@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,8 +78,9 @@ def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
 def run(one: MutationSpec) -> dict[str, Any]:
     """Make a fault, run its tests, take it back."""
     module = str(one.module_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *covering(module)]
-    result = mutate_and_test([one], " ".join(command), CONFIG["timeout_s"])
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = shlex.join([sys.executable, "-m", "pytest", *options, *covering(module)])
+    result = mutate_and_test([one], command, CONFIG["timeout_s"])
     outcome = "timeout" if result.output == "timeout" else str(result.test_outcome or result.worker_outcome)
     return {"key": key(one), "outcome": outcome.rsplit(".")[-1].lower(), "diff": result.diff}
 
