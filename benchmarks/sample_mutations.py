@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def covering(module: str) -> list[str]:
     return []
 
 
+def missing() -> list[str]:
+    """Paths in the configuration that do not exist."""
+    parts = CONFIG["parts"]
+    tests = [f"tests/test_{name}.py" for part in parts for name in part["tests"]]
+    named = [*CONFIG["left_out"], *(module for part in parts for module in part["modules"]), *tests]
+    return [path for path in named if not (ROOT / path).exists()]
+
+
 @cache
 def mutations(module: str) -> list[MutationSpec]:
     """All mutations of a module of the working directory."""
@@ -69,8 +78,9 @@ def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
 def run(one: MutationSpec) -> dict[str, Any]:
     """Make a fault, run its tests, take it back."""
     module = str(one.module_path)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *covering(module)]
-    result = mutate_and_test([one], " ".join(command), CONFIG["timeout_s"])
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = shlex.join([sys.executable, "-m", "pytest", *options, *covering(module)])
+    result = mutate_and_test([one], command, CONFIG["timeout_s"])
     outcome = "timeout" if result.output == "timeout" else str(result.test_outcome or result.worker_outcome)
     return {"key": key(one), "outcome": outcome.rsplit(".")[-1].lower(), "diff": result.diff}
 
@@ -87,6 +97,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=14)
     parser.add_argument("--results", type=Path, default=ROOT / "out" / "mutations.jsonl")
     given = parser.parse_args()
+    if gone := missing():
+        parser.error(f"mutation.toml names what is not there: {', '.join(gone)}")
     results = given.results.resolve()
     results.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []

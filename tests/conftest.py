@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,3 +72,8 @@ def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Pa
             make(folder)
             lock.write("made")
     return folder
+
+
+def small_files() -> None:
+    """No file of this process may grow beyond 1 KB, as if the disk were full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

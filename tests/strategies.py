@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from itertools import permutations
 from types import MappingProxyType
@@ -402,7 +403,7 @@ def direct_programs(draw: st.DrawFn, ranks: int, *, collectives: bool = True) ->
 @st.composite
 def _direct_rank(draw: st.DrawFn, calls: list[int]) -> RankProgram:
     rank = RankBuilder()
-    left = list(calls)
+    left, buffers = list(calls), itertools.count()
     events = [rank.record_step("t0.s0")]
     for thread in range(draw(st.integers(1, 2))):
         streams = [f"t{thread}.s{i}" for i in range(draw(st.integers(1, 3)))]
@@ -415,7 +416,7 @@ def _direct_rank(draw: st.DrawFn, calls: list[int]) -> RankProgram:
                     rank.kernel(stream, "k", seconds=draw(durations), launches=draw(st.sampled_from([1, 1, 4])), step=0)
                 case "copy":
                     size, kind = draw(st.sampled_from([1, 8, 20])), draw(st.sampled_from(["h2d", "d2h"]))
-                    buffer = rank.buffer(f"b{len(rank._buffers)}", size, "weights")
+                    buffer = rank.buffer(f"b{next(buffers)}", size, "weights")
                     rank.copy(stream, "c", size, buffer, kind=kind, step=0)
                 case "call" if thread == 0 and left:
                     rank.collective("t0.s0", "coll", "all_to_all", left.pop(0), step=0)

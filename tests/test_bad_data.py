@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from measured_case import SCENARIO as MEASURED
+from measured_case import as_measured
 from strategies import Plain
-from test_bad_input import GONE, SCENARIO, answered, cases, changed, paths, put, values, write
-from test_measure import SCENARIO as MEASURED
-from test_measure import as_measured
+from wrong_input import GONE, SCENARIO, answered, cases, changed, paths, put, values, write
 
 from calibration.fitting import FitError, fit_rows
 from sim.datasets.cases import CASES, HOST, load_cases, load_split

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from click import Command as Click
-from conftest import Command
+from conftest import Command, small_files
 from strategies import tiny_profile
 
 from sim.cli import main
@@ -393,11 +392,6 @@ def test_a_full_disk_leaves_the_old_file_as_it_was(option: str, folder: Path, ch
     done = chunkflow(*WRITES[option], "old", cwd=folder, preexec_fn=small_files)
     assert (done.returncode, done.stderr) == (1, "Error: old: cannot be written: File too large\n")
     assert contents(folder) == before
-
-
-def small_files() -> None:
-    """No file of this process may grow beyond 1 KB, as if the disk were full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
 
 def test_a_new_file_has_the_modes_of_any_other(tmp_path: Path) -> None:

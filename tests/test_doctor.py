@@ -272,7 +272,7 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(inspection, "_torch", lambda: None)
+    monkeypatch.setattr(inspection, "torch_facts", lambda: None)
     nvidia_smi.known_fields.cache_clear()
     yield put
     nvidia_smi.known_fields.cache_clear()

@@ -15,10 +15,12 @@ from calibration import fit_h200x8
 from calibration.fitting import to_yaml
 from sim.fluid import weighted_max_min
 from sim.hardware import Kept, Profile, load_profile, profile_file, shipped, to_plain
+from sim.hardware.inheritance import provenance
 from sim.hardware.profile_parameters import numbers
 from sim.inputs.config import InputError
 from sim.report.hardware_page import hardware_page
 from sim.report.profile_rows import ANOTHER_TOPOLOGY
+from sim.report.profile_rows import numbers as profile_rows
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -167,10 +169,13 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     mine, base = load_profile(file), load_profile("h200x2-hostpath")
     assert (mine.name, mine.streams.wake.value, mine.streams.wake.source) == ("mine", 1e-6, "here")
     assert mine.capacities == base.capacities
-    assert mine.h2d.setup.source == f"as h200x2-hostpath: {base.h2d.setup.source}"
+    setup = mine.h2d.setup
+    assert (setup.source, setup.inherited_from) == (base.h2d.setup.source, "h200x2-hostpath")
+    assert provenance(setup) == f"as h200x2-hostpath: {base.h2d.setup.source}"
+    assert (mine.streams.wake.inherited_from, base.h2d.setup.inherited_from) == ("", "")
     again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
-    assert again.streams.wake.source == "as mine: here"
-    assert again.h2d.setup.source == mine.h2d.setup.source
+    assert provenance(again.streams.wake) == "as mine: here"
+    assert again.h2d.setup == setup
     kept = {entry.key: entry for entry in mine.kept}
     assert {"fingerprint", "description", "topology", "collectives.all_to_all", "streams.event"} <= set(kept)
     assert not {"name", "streams", "streams.wake"} & set(kept)
@@ -178,6 +183,35 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     assert {*again.kept} == {*mine.kept, Kept("streams.wake", "mine")}
     ignored = {"name": "mine", "streams": 0, "kept": 0}
     assert to_plain(again) | ignored == to_plain(mine) | ignored
+
+
+@pytest.mark.parametrize("source", ["as mine: here", "as h200x2-hostpath, scaled", "measured on a bench"])
+def test_the_words_of_a_source_decide_nothing(tmp_path: Path, source: str) -> None:
+    wake = {"value": "1 us", "source": source}
+    write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "name": "mine", "streams": {"wake": wake}})
+    again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
+    assert (again.streams.wake.source, again.streams.wake.inherited_from) == (source, "mine")
+    assert f"as mine: {source}" in {row.source for row in profile_rows(again)}
+
+
+@pytest.mark.parametrize("given", [{"value": "1 us"}, {"source": "here"}, {"uncertainty": 0.1}])
+def test_a_number_is_given_whole_with_its_source(tmp_path: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"mine.yaml: streams.wake.(value|source): is missing"):
+        load_profile(write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "streams": {"wake": given}}))
+
+
+def test_nodes_and_facts_of_a_host_may_be_called_as_a_number_is(tmp_path: Path) -> None:
+    plain: dict[str, Any] = to_plain(load_profile("h200x2-hostpath"))
+    nodes = {**plain["topology"]["nodes"], "value": {"kind": "network"}}
+    plain |= {
+        "topology": plain["topology"] | {"nodes": nodes},
+        "fingerprint": {"value": "1", "bytes": "2", "seconds": "3"},
+    }
+    write(tmp_path, "base.yaml", plain)
+    heir = load_profile(write(tmp_path, "heir.yaml", {"like": "base.yaml", "name": "heir"}))
+    assert heir.topology.nodes["value"].kind == "network"
+    assert {entry.number.inherited_from for entry in numbers(heir.topology).values()} == {"base"}
+    assert heir.fingerprint == plain["fingerprint"]
 
 
 def test_what_was_measured_on_another_topology_says_so(tmp_path: Path, chunkflow: Command) -> None:
@@ -190,11 +224,11 @@ def test_what_was_measured_on_another_topology_says_so(tmp_path: Path, chunkflow
         *(f"collectives.{kind}" for kind in ("all_to_all", "all_reduce", "all_gather")),
     }  # fmt: skip
     said = f"measured on h200x2-hostpath, another topology: {base.collectives.all_reduce.alone.source}"
-    assert mine.collectives.all_reduce.alone.source == said
-    assert mine.h2d.setup.source == f"as h200x2-hostpath: {base.h2d.setup.source}"
+    assert provenance(mine.collectives.all_reduce.alone) == said
+    assert provenance(mine.h2d.setup) == f"as h200x2-hostpath: {base.h2d.setup.source}"
     # what is like it in turn has no other topology than it, but the tables are no truer there
     again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))
-    assert again.collectives.all_reduce.alone.source == said
+    assert again.collectives.all_reduce.alone == mine.collectives.all_reduce.alone
     assert {e.key: e.another_topology for e in again.kept} == kept | dict.fromkeys(
         ({e.key for e in again.kept} - set(kept)), False
     )

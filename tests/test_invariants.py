@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from max_min import check_max_min
 from strategies import (
     Case,
     Plain,
@@ -28,7 +29,6 @@ from strategies import (
     whole_layer,
     workloads,
 )
-from test_fabric_properties import check_max_min
 
 from sim.fluid import FlowSpec, weighted_max_min
 from sim.hardware import Profile, collectives

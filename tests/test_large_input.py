@@ -54,7 +54,8 @@ def test_a_profile_may_be_like_another_by_way_of_1200() -> None:
         write(f"p{i}.yaml", {"like": f"p{i + 1}.yaml" if i < 1199 else "h200x2-hostpath", "name": f"p{i}"})
     write("p600.yaml", {"like": "p601.yaml", "streams": {"wake": {"value": 1e-6, "source": "here"}}})
     profile = load_profile("p0.yaml")
-    assert (profile.name, profile.streams.wake.value, profile.streams.wake.source) == ("p0", 1e-6, "as p600: here")
+    wake = profile.streams.wake
+    assert (profile.name, wake.value, wake.source, wake.inherited_from) == ("p0", 1e-6, "here", "p600")
     assert profile.h2d.cap.value == load_profile("h200x2-hostpath").h2d.cap.value
 
 

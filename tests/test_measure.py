@@ -9,36 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from measured_case import SCENARIO, as_measured
 
 import sim
-from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, load_cases, operations_of, references
+from sim.datasets.cases import CASES, HOST, load_cases, references
 from sim.hardware import load_profile
 from sim.inputs.config import InputError
-from sim.machine import SimulatedMachine
-from sim.program import Kernel, instrument
+from sim.program import Kernel
 from sim.scenario import Scenario
 from validation.predict import KernelTimes, kernel_times, predict, with_kernel_times
-
-SCENARIO: dict[str, Any] = {
-    "hardware": "h200x2-hostpath",
-    "world_size": 2,
-    "workload": {
-        "layers": 2,
-        "layer_bytes": 300_000,
-        "steps": 3,
-        "block": [
-            {"compute": {"name": "a", "seconds": "2 ms"}},
-            {"collective": {"kind": "all_to_all", "bytes": 1024}},
-            {"compute": {"name": "b", "seconds": "1 ms"}},
-            {"compute": {"name": "a", "seconds": "3 ms"}},
-        ],
-    },
-    "policy": {"kind": "whole_layer"},
-}
 
 
 def test_resident_repeats_stand_between_the_cases() -> None:
@@ -199,25 +181,6 @@ def test_wrong_data_sets_are_refused(tmp_path: Path, content: bytes, problem: st
         load_cases(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         load_cases(tmp_path / "nowhere")
-
-
-def as_measured(number: int, data: dict[str, Any], overhead_s: float = 0.0) -> MeasuredCase:
-    """A case as if the simulated machine were the host, each of its events taking time on the compute stream."""
-    scenario = Scenario.from_plain(data)
-    machine = SimulatedMachine(scenario.profile())
-    steps = machine.run(scenario.program()).step_times()
-    timeline = machine.run(instrument(scenario.program()).program)
-    operations = operations_of(timeline)
-    return MeasuredCase(
-        schema=SCHEMA,
-        number=number,
-        scenario=data,
-        program=scenario.program().hash,
-        date="",
-        step_times_s=((tuple(steps),),),
-        instrumented_step_times_s=tuple(timeline.step_times()),
-        operations=operations,
-    )
 
 
 def test_predictions_take_kernel_times_from_the_resident_case() -> None:

@@ -296,7 +296,7 @@ def test_a_late_case_is_measured_once_more_and_the_faster_row_counts(tmp_path: P
 
 def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    from calibration.probes.runner import _Pool, _run_again
+    from calibration.probes.runner import Pool, run_again
 
     cases = {name: long_copies(name) for name in ("fast", "slow", "uncovered", "fails")}
     cases["uncovered"].params["directions"] = ["h2d", "d2h"]  # nothing follows what is measured of either
@@ -305,11 +305,11 @@ def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> 
         name: copied(case.name, "+".join(case.params["directions"]), 1e-6 if name == "fast" else 1e3)
         for name, case in cases.items()
     }
-    with Journal(tmp_path / RAW) as journal, _Pool(list(cases.values()), "cpu") as pool:
+    with Journal(tmp_path / RAW) as journal, Pool(list(cases.values()), "cpu") as pool:
         for row in before.values():
             journal.append(row)
         for case in cases.values():
-            _run_again(case, pool, journal, lambda case, row: None)
+            run_again(case, pool, journal, lambda case, row: None)
         assert len(journal.done()) == 4
     kept = {r.case.removeprefix("copy/"): r for r in load_rows(tmp_path / RAW)}
     assert 0 < seconds(kept.pop("slow")) < seconds(before["slow"])

@@ -16,7 +16,7 @@ from strategies import KINDS, changes, program, tiny_profile, trees
 
 from sim.analysis.first_order import layer_time
 from sim.hardware import AloneTime, Profile, load_profile, shipped, to_plain
-from sim.hardware.collectives import isolated_time
+from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile, contradictions, summaries
 from sim.hardware.profile_parameters import changed, numbers
 from sim.inputs.units import Bytes, Seconds
@@ -40,7 +40,7 @@ def alone(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tupl
     # a rank may have its own bytes before others have theirs
     return max(
         s.end for rank in range(ranks) for s, _ in timeline.commands(rank, Collective)
-    ) - first.ready, first.alone
+    ) - first.ready, first.isolated_time
 
 
 # ---- one isolated time ---------------------------------------------------------------------------------------------
@@ -166,6 +166,34 @@ def test_tables_of_more_ranks_are_checked_and_those_of_more_than_there_are_not()
     cls = msgspec.structs.replace(profile.collectives.all_gather, alone_by_ranks={3: quick, 4: quick})
     profile = msgspec.structs.replace(profile, collectives=msgspec.structs.replace(profile.collectives, all_gather=cls))
     assert {(c.table, c.ranks) for c in contradictions(profile)} == {("collectives.all_gather.alone_by_ranks[3]", 3)}
+
+
+def hierarchical(quick: float) -> Profile:
+    """Four GPUs in two domains; the tables of two and of four ranks promise `quick` times what the links give."""
+    topology = to_plain(tiny_profile(4))["topology"] | {"domains": [[0, 1], [2, 3]]}
+    profile = tiny_profile(4, {}, topology)
+    classes = {}
+    for kind in KINDS:
+        given = profile.collective_class(kind)
+        tables = []
+        for ranks in (2, 4):
+            took = [isolated_time(profile, kind, size * 2**22, ranks) / quick for size in (1, 2)]
+            sent = [Bytes(round(sent_per_rank(kind, size * 2**22, ranks))) for size in (1, 2)]
+            tables.append(AloneTime(tuple(sent), tuple(map(Seconds, took)), "test"))
+        classes[kind] = msgspec.structs.replace(
+            given, alone=tables[0], alone_by_ranks={3: tables[1], 4: tables[1]}, algorithm="hierarchical"
+        )
+    return msgspec.structs.replace(profile, collectives=msgspec.structs.replace(profile.collectives, **classes))
+
+
+def test_tables_of_one_phase_of_several_are_not_of_the_whole() -> None:
+    assert contradictions(hierarchical(1.0)) == ()
+    found = contradictions(hierarchical(2.0))
+    # two ranks fill one domain: one phase, but for the all_reduce, which crosses its domain twice; three ranks fill none
+    assert {(c.table, c.ranks) for c in found} == {
+        (f"collectives.{kind}.alone", 2) for kind in KINDS if kind != "all_reduce" and kind != "send_recv"
+    } | {("collectives.send_recv." + table, n) for table, n in (("alone", 2), ("alone_by_ranks[4]", 4))}
+    assert all(c.holds for c in found)
 
 
 def test_profiles_of_one_content_are_checked_once() -> None:

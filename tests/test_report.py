@@ -8,11 +8,11 @@ import re
 import shutil
 import subprocess
 from base64 import b64decode
-from html.parser import HTMLParser
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from html_reader import Reader
 
 from sim import Result, Scenario, simulate
 from sim.program import Copy
@@ -220,30 +220,6 @@ def test_numbers_have_true_signs_and_zero_has_none() -> None:
     assert signed(-1.5, "%") == "\N{MINUS SIGN}1.50 %"
     assert signed(-0.001, "%") == signed(0.001, "%") == "0.00 %"
     assert ms(1.5) == "1,500.00 ms"
-
-
-class Reader(HTMLParser):
-    """Collects what a browser would load, and all text."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.tags: list[str] = []
-        self.text: list[str] = []
-        self.data: list[str] = []
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.loads += [v for k, v in attrs if k in ("src", "href", "srcset", "action") and v]
-        if tag == "script" and ("type", "application/json") in attrs:
-            self.tags[-1] = "data"
-
-    def handle_data(self, data: str) -> None:
-        (self.data if self.tags and self.tags[-1] == "data" and data.strip() else self.text).append(data)
-
-    def handle_endtag(self, tag: str) -> None:
-        self.tags.append(f"/{tag}")
 
 
 def test_page_loads_nothing_and_inlines_plotly_once(result: Result) -> None:

@@ -21,9 +21,8 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Command
-from test_cli import small_files
-from test_sweep import BASE, MIB
+from conftest import Command, small_files
+from sweep_scenario import BASE, MIB
 
 from sim.hardware import load_profile, to_plain
 from sim.inputs.atomic_files import append, open_alone, write_atomically

@@ -17,10 +17,11 @@ import msgspec
 import pytest
 import yaml
 from conftest import Command, shared_folder
+from html_reader import Reader
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strategies import Plain
-from test_report import Reader
+from sweep_scenario import BASE, MIB
 
 from sim import simulate
 from sim.hardware import load_profile, to_plain
@@ -30,23 +31,6 @@ from sim.scenario import Scenario
 from sim.sweeps.experiments import Experiment
 from sim.sweeps.grid import Outcome, Setting, parse_axis, points, run_point, sweep
 from sim.sweeps.results_file import FIGURES, Point, Row
-
-MIB = 2**20
-BASE: Plain = {
-    "hardware": "h200x2-hostpath",
-    "world_size": 2,
-    "workload": {
-        "layers": 3,
-        "steps": 2,
-        "layer_bytes": 4 * MIB,
-        "block": [
-            {"compute": {"name": "a", "seconds": "200 us"}},
-            {"collective": {"kind": "all_to_all", "bytes": MIB}},
-            {"compute": {"name": "b", "seconds": "100 us"}},
-        ],
-    },
-    "policy": {"kind": "yielding", "chunk_bytes": "1 MiB"},
-}
 
 # ---- axes ----------------------------------------------------------------------------------------------------------
 

@@ -350,7 +350,7 @@ def test_a_fair_lock_is_given_in_the_order_of_asking() -> None:
     for n in range(5):
         threads.append(threading.Thread(target=take, args=(n,)))
         threads[-1].start()
-        while len(lock._queue) < n + 2:
+        while lock.contenders < n + 2:
             pass
     lock.release()
     for thread in threads:

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from conftest import shared_folder
-from test_report import Reader
+from html_reader import Reader
 
 from calibration import fit
 from sim import SimulatedMachine
@@ -203,7 +203,7 @@ def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where()
 
 
 def test_only_the_layers_that_were_timed_are_compared() -> None:
-    from validation.compare import _side
+    from validation.compare import side_of
 
     def operation(what: str, layer: int, start: float, ready: float, end: float) -> Operation:
         return Operation("s", what, "name", layer, 0, start, ready, end)
@@ -216,9 +216,9 @@ def test_only_the_layers_that_were_timed_are_compared() -> None:
         operation("Collective", 3, 600, 610, 700),
         operation("Kernel", 4, 700, 700, 900),
     )
-    found = _side(1.0, 7, measured, measured)
+    found = side_of(1.0, 7, measured, measured)
     assert found[:7] == pytest.approx((1.0, 7, 200e-6, 100e-6, 0, 40e-6, 60e-6))
-    found = _side(2.0, 8, simulated, measured)
+    found = side_of(2.0, 8, simulated, measured)
     assert found[2:8] == pytest.approx((300e-6, 200e-6, 200e-6, 90e-6, 10e-6, 90e-6))
     assert found.operations == pytest.approx({("Kernel", "name"): 200e-6, ("Copy", ""): 500e-6, ("Collective", "name"): 90e-6})  # fmt: skip
 
@@ -509,7 +509,7 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
 
 def test_intervals_are_shown_where_asked_for(part: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = next(job for job in jobs(load_set("h100x1-20261121e"), steps_only=True) if job.group == "fitted")
-    monkeypatch.setattr("validation.run._fitted", lambda sets, own: [elsewhere])
+    monkeypatch.setattr("validation.run.fitted_elsewhere", lambda sets, own: [elsewhere])
     monkeypatch.setattr("validation.prediction_intervals.uncertain", lambda profile: uncertain(profile)[:2])
     file = tmp_path / "page.html"
     page = command("--data", part, "--intervals", "--html", file).output

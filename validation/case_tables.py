@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Sequence
 from statistics import median
 
-import msgspec
-
 from sim.datasets.cases import references, workload_key
-from sim.hardware import Profile, load_profile
-from validation.compare import compare_all, jobs
-from validation.datasets import case_name, load_set, probed_sets
-from validation.error_statistics import Errors, errors, step_errors
+from validation.datasets import case_name, probed_sets
+from validation.error_statistics import Errors, errors
 from validation.markdown import maybe, span, table
-from validation.predict import predict
-from validation.step_statistics import NEIGHBOURS, Detailed, lateness, long_kernels, short, unsteadiness, yields
+from validation.step_statistics import (
+    NEIGHBOURS,
+    Detailed,
+    crosses_nvlink,
+    lateness,
+    long_kernels,
+    short,
+    unsteadiness,
+    yields,
+)
 
 OFF = 0.03
 """Cases that are off by more are listed one by one."""
@@ -26,20 +29,6 @@ LOST, UNEVEN = 0.02, 0.01
 
 LATE = 50e-6
 """Waits for peers from here on are looked at, s."""
-
-CROSS = (
-    ("h200x2-hostpath-20261121a", ("h200x2-hostpath-20261121b", "h200x2-hostpath")),
-    ("h200x2-hostpath-20261121b", ("h200x2-hostpath-20261121a",)),
-    ("h200x2-hostpath-20261121c", ("h200x2-hostpath-20261121a", "h200x2-hostpath")),
-    ("h200x2-hostpath-20261121i", ("h200x2-hostpath-20261121a", "h200x2-hostpath-20261121h")),
-    ("h200x2-nvlink-20261121a", ("h200x2-nvlink-20261121c",)),
-    ("h200x2-nvlink-20261121c", ("h200x2-nvlink-20261121a",)),
-    ("h200x4-hostpath-20261121g", ("h200x4-hostpath-20261121j",)),
-)
-"""Sets, and profiles of other hosts that predict them."""
-
-FLAG_WAITS = (("h200x2-hostpath-20261121b", (5, 18, 20, 29, 30)),)
-"""Cases whose prediction is repeated with longer flag waits."""
 
 
 def clocks(found: Sequence[Detailed]) -> str:
@@ -114,7 +103,7 @@ def windows(found: Sequence[Detailed]) -> str:
     for crossing in ("host memory", "NVLink"):
         for kind in WINDOWS:
             cases = [
-                e for e in found if yields(e.case) == kind and ("nvlink" in e.compared.set) == (crossing == "NVLink")
+                e for e in found if yields(e.case) == kind and crosses_nvlink(e.compared.set) == (crossing == "NVLink")
             ]
             pairs = [(e.measured.share, e.predicted.share) for e in cases]
             shares = [(m, p) for m, p in pairs if m is not None and p is not None]
@@ -241,7 +230,7 @@ def neighbours(found: Sequence[Detailed]) -> str:
     for name in probed_sets():
         mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
         cases = [e.case for e in mine]
-        late = [lost for case in cases if (lost := lateness(case, "nvlink" in name)) is not None]
+        late = [lost for case in cases if (lost := lateness(case, crosses_nvlink(name))) is not None]
         uneven = [unsteadiness(case) for case in cases]
         rows.append(
             (
@@ -280,26 +269,6 @@ def steps(found: Sequence[Detailed]) -> str:
     return table(headers, rows, 4)
 
 
-def _changed(name: str, change: Callable[[Profile], Profile], numbers: Sequence[int]) -> list[float]:
-    """Predictions of some cases of a set on a changed profile, s."""
-    cases = load_set(name).cases
-    baselines = references(cases)
-    profile = change(load_profile(name))
-    chosen = [next(c for c in cases if c.number == number) for number in numbers]
-    return [predict(c, baselines[workload_key(c)], profile).predicted_s for c in chosen]
-
-
-def later(seconds: float) -> Callable[[Profile], Profile]:
-    """Flag waits that take `seconds` longer."""
-
-    def change(profile: Profile) -> Profile:
-        wait = profile.streams.wait_flag
-        longer = msgspec.structs.replace(wait, value=type(wait.value)(wait.value + seconds))
-        return msgspec.structs.replace(profile, streams=msgspec.structs.replace(profile.streams, wait_flag=longer))
-
-    return change
-
-
 def meeting(found: Sequence[Detailed]) -> str:
     """Rates of chunks that meet a collective because they were in flight when a device gate closed."""
     groups: dict[tuple[str, str, str], list[Detailed]] = defaultdict(list)
@@ -309,7 +278,7 @@ def meeting(found: Sequence[Detailed]) -> str:
             yields(e.case) == "device_gate"
             and e.measured.meeting
             and e.predicted.meeting
-            and "nvlink" not in e.compared.set
+            and not crosses_nvlink(e.compared.set)
         ):
             parallel = "all_reduce" if workload.get("parallelism") == "tensor" else "all_to_all"
             groups[short(e.compared.set), parallel, policy["chunk_bytes"]].append(e)
@@ -328,28 +297,3 @@ def meeting(found: Sequence[Detailed]) -> str:
         "median error of steps %",
     )
     return table(headers, rows, 3)
-
-
-def flag_waits(found: Sequence[Detailed]) -> str:
-    """How predictions move with the cost of a flag wait."""
-    rows = []
-    for name, numbers in FLAG_WAITS:
-        slower = [_changed(name, later(us * 1e-6), numbers) for us in (1, 2)]
-        for i, number in enumerate(numbers):
-            e = next(e for e in found if e.compared.set == name and e.case.number == number)
-            moved = (f"{100 * (times[i] / e.case.step_time_s - 1):+.2f}" for times in slower)
-            rows.append((short(name), e.compared.name, f"{100 * e.compared.error:+.2f}", *moved, *map(str, e.late)))
-    headers = ("session", "case", "error %", "1 us more a wait", "2 us more", "late chunks, measured", "predicted")
-    return table(headers, rows, 2)
-
-
-def cross(executor: Executor, chosen: Sequence[tuple[str, Sequence[str]]] = CROSS) -> str:
-    """Errors of the offloaded cases of sets on profiles of other hosts."""
-    rows = []
-    for name, others in chosen:
-        for profile in others:
-            all_jobs = jobs(load_set(name), load_profile(profile), steps_only=True)
-            of = errors(step_errors(compare_all([j for j in all_jobs if j.group != "resident"], executor)))
-            figures = (f"{100 * v:.2f}" for v in (of.median, of.p95, of.max))
-            rows.append((short(name), profile, str(of.cases), *figures))
-    return table(("cases of", "profile", "cases", "median %", "95th %", "max %"), rows, 2)

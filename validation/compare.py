@@ -153,8 +153,8 @@ def beside(
         case.spread,
         case.disturbed,
         case.program,
-        _side(case.step_time_s, case.memory_bytes[0] if case.memory_bytes else 0, measured, measured),
-        _side(prediction.predicted_s, peak, predicted, measured),
+        side_of(case.step_time_s, case.memory_bytes[0] if case.memory_bytes else 0, measured, measured),
+        side_of(prediction.predicted_s, peak, predicted, measured),
     )
 
 
@@ -174,7 +174,7 @@ def layers(operations: Iterable[Operation]) -> set[int]:
     return {op.layer for op in operations if op.kind != COPY}
 
 
-def _side(step_s: float, memory: int, operations: Sequence[Operation], timed: Sequence[Operation]) -> Side:
+def side_of(step_s: float, memory: int, operations: Sequence[Operation], timed: Sequence[Operation]) -> Side:
     """`timed` are the measured operations: only their layers are looked at."""
     wanted = layers(timed)
     start, end = window(operations, wanted)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
-from validation import case_tables, probe_tables
+from validation import case_tables, other_profile_tables, probe_tables
 from validation.datasets import probed_sets
 from validation.markdown import differences, placed
 from validation.plots import plots
@@ -46,7 +46,7 @@ PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "steps": case_tables.steps,
     "neighbours": case_tables.neighbours,
     "meeting": case_tables.meeting,
-    "flag waits": case_tables.flag_waits,
+    "flag waits": other_profile_tables.flag_waits,
     "all errors": case_tables.all_errors,
 }
 """Tables that need predictions, or all cases."""
@@ -96,7 +96,7 @@ def main() -> None:
         found = entries(probed_sets(), executor)
         tables = {name: make() for name, make in SEEN.items()}
         tables |= {name: make(found) for name, make in PREDICTED.items()}
-        tables["other hosts"] = case_tables.cross(executor)
+        tables["other hosts"] = other_profile_tables.cross(executor)
     if given.check:
         if wrong := differences(texts, tables):
             sys.exit("\n".join(wrong))

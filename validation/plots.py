@@ -16,6 +16,7 @@ from validation.step_statistics import (
     NVLINK,
     TWO,
     Detailed,
+    crosses_nvlink,
     probes,
     rates,
     short,
@@ -157,7 +158,7 @@ def windows(found: Sequence[Detailed]) -> str:
     for nvlink, words in ((False, "host memory"), (True, "NVLink")):
         series = []
         for kind, (colour, marker) in LOOKS.items():
-            mine = [e for e in found if yields(e.case) == kind and ("nvlink" in e.compared.set) == nvlink]
+            mine = [e for e in found if yields(e.case) == kind and crosses_nvlink(e.compared.set) == nvlink]
             shares = [(e.measured.share, e.predicted.share) for e in mine]
             points = [(m, p) for m, p in shares if m is not None and p is not None]
             series.append(Series(kind, points, colour, marker, line=False))
@@ -177,7 +178,7 @@ def baselines(found: Sequence[Detailed]) -> str:
     """Resident steps over their workload's first, in the order of measuring."""
     panels = []
     for nvlink, words in ((False, "PCIe"), (True, "NVLink")):
-        names = [n for n in probed_sets() if ("nvlink" in n) == nvlink]
+        names = [n for n in probed_sets() if crosses_nvlink(n) == nvlink]
         series = []
         for name, colour in zip(names, COLOURS, strict=False):
             first: dict[str, float] = {}

@@ -151,7 +151,8 @@ def coverage(
     spreads = [kernel_spread(repeats[job.set, workload_key(job.case)]) for job in chosen.jobs]
     found: list[float] = []
     each = executor.map if executor else map
-    for value in chain(each(_by_profile, chosen.representatives.values()), each(_by_kernels, chosen.jobs, spreads)):
+    by_profiles = each(profile_deviation, chosen.representatives.values())
+    for value in chain(by_profiles, each(_by_kernels, chosen.jobs, spreads)):
         found.append(value)
         progress(len(found))
     by_profile = dict(zip(chosen.representatives, found, strict=False))
@@ -199,15 +200,16 @@ def _short(job: Job) -> Program:
     return with_kernel_times(program, kernel_times(job.baselines, job.profile)) if job.baselines else program
 
 
-def _step(program: Program, profile: Profile) -> float:
+def step_seconds(program: Program, profile: Profile) -> float:
+    """Median step without the first, s."""
     return median(SimulatedMachine(profile).run(program).step_times()[1:])
 
 
-def _by_profile(job: Job) -> float:
+def profile_deviation(job: Job) -> float:
     """Standard deviation of a case's step by its profile, relative."""
     program = _short(job)
     nudges = [(factor, spread) for factor, spread in uncertain(job.profile) if _matters(factor, program)]
-    step, found = slopes(partial(_step, program), job.profile, nudges)
+    step, found = slopes(partial(step_seconds, program), job.profile, nudges)
     return hypot(*((slope.value or 0.0) * spread for (_, spread), slope in zip(nudges, found, strict=True))) / step
 
 
@@ -223,7 +225,7 @@ def _matters(factor: Factor, program: Program) -> bool:
 def _by_kernels(job: Job, spread: float) -> float:
     """Standard deviation of a case's step by its kernels' times, relative."""
     program = _short(job)
-    longer, shorter = (_step(_scaled(program, 1 + by), job.profile) for by in (spread, -spread))
+    longer, shorter = (step_seconds(_scaled(program, 1 + by), job.profile) for by in (spread, -spread))
     return abs(longer - shorter) / (longer + shorter)
 
 

@@ -53,10 +53,10 @@ def plan(sets: Sequence[DataSet], profile: Profile | None = None, intervals: boo
     """
     own = [job for data in sets for job in jobs(data, profile)]
     cross = [] if profile else [job for data in sets for job in cross_jobs(data)]
-    return Plan(own, cross, _fitted(sets, own) if intervals else ())
+    return Plan(own, cross, fitted_elsewhere(sets, own) if intervals else ())
 
 
-def _fitted(sets: Sequence[DataSet], own: Sequence[Job]) -> list[Job]:
+def fitted_elsewhere(sets: Sequence[DataSet], own: Sequence[Job]) -> list[Job]:
     """Fitted cases of other sets on the path of the sets that have none, or on any if there are none on the path."""
     having = {job.set for job in own if job.group == "fitted"}
     paths = {kind(data.name) for data in sets if data.name not in having}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sim.datasets.cases import MeasuredCase, Operation, operations_of
 from sim.datasets.probe_rows import RAW, Row, load_rows
+from sim.hardware import load_profile
 from sim.timeline import measure, overlap, union
 from validation.compare import Compared, Job, beside, jobs
 from validation.datasets import DATA, load_set
@@ -45,7 +46,13 @@ def folder(name: str) -> Path:
 
 def short(name: str) -> str:
     """A set by its session's letter."""
-    return f"{name[-1]} NVLink" if "nvlink" in name else name[-1]
+    return f"{name[-1]} NVLink" if crosses_nvlink(name) else name[-1]
+
+
+@cache
+def crosses_nvlink(name: str) -> bool:
+    """Whether a shipped set's collectives went over NVLink: its own profile's topology has that."""
+    return any(node.kind == "nvswitch" for node in load_profile(name).topology.nodes.values())
 
 
 @cache

@@ -49,7 +49,7 @@ def inspect() -> Host:
     gpus = tuple(kernel.with_ports(gpu) for gpu in parse_gpus(listed, busy, fields))
     links, nodes = parse_topology(run("nvidia-smi", "topo", "-m"), len(gpus))
     version = re.search(r"CUDA (?:UMD )?Version: *([\d.]+)", run("nvidia-smi"))
-    torch = _torch() if gpus else None
+    torch = torch_facts() if gpus else None
     sockets, cores = kernel.parse_cpuinfo(read("/proc/cpuinfo"))
     memory = kernel.parse_meminfo(read("/proc/meminfo"))
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
@@ -116,7 +116,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _torch() -> Torch | None:
+def torch_facts() -> Torch | None:
     """What torch says; None where it is not installed or cannot."""
     if find_spec("torch") is None:
         return None

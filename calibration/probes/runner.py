@@ -68,14 +68,14 @@ def run(
     with Journal(out_dir / RAW) as journal:
         missing = [case for case in plan if case.name not in journal.done()]
         if missing:
-            with _Pool(plan, kind) as pool:
+            with Pool(plan, kind) as pool:
                 journal.append(_about("host", "host", pool, 0.0, fingerprint(inspect())))
                 for group, cases in groupby(missing, key=lambda case: case.group):
                     _run_group(group, list(cases), pool, journal, progress)
                 again = late(journal.rows)
                 for case in missing:
                     if case.name in again:
-                        _run_again(case, pool, journal, progress)
+                        run_again(case, pool, journal, progress)
         return journal.rows
 
 
@@ -99,7 +99,7 @@ def _rate(row: Row) -> float:
     return sum(float(row.params["bytes"]) / stat.median for found in row.ranks for stat in found.values())
 
 
-def _run_again(case: ProbeCase, pool: _Pool, journal: Journal, progress: Progress) -> None:
+def run_again(case: ProbeCase, pool: Pool, journal: Journal, progress: Progress) -> None:
     """Measure a late case once more; the faster row counts."""
     before = next(row for row in journal.rows if row.case == case.name)
     progress(case, None)
@@ -111,7 +111,7 @@ def _run_again(case: ProbeCase, pool: _Pool, journal: Journal, progress: Progres
     progress(case, row)
 
 
-def _run_group(group: str, cases: list[ProbeCase], pool: _Pool, journal: Journal, progress: Progress) -> None:
+def _run_group(group: str, cases: list[ProbeCase], pool: Pool, journal: Journal, progress: Progress) -> None:
     began = time.monotonic()
     with _sampler(pool.kind) as sampler:
         for case in cases:
@@ -124,7 +124,7 @@ def _run_group(group: str, cases: list[ProbeCase], pool: _Pool, journal: Journal
         journal.append(_about(f"sampled/{group}", "sampled", pool, seconds, sampler.summary()))
 
 
-def _about(case: str, kind: str, pool: _Pool, seconds: float, what: object) -> Row:
+def _about(case: str, kind: str, pool: Pool, seconds: float, what: object) -> Row:
     """A row that says something of the host."""
     return Row(
         schema=SCHEMA,
@@ -140,7 +140,7 @@ def _about(case: str, kind: str, pool: _Pool, seconds: float, what: object) -> R
     )
 
 
-def _run_case(case: ProbeCase, pool: _Pool) -> Row:
+def _run_case(case: ProbeCase, pool: Pool) -> Row:
     began = time.monotonic()
     attempts = 1
     found = pool.measure(case, 1)
@@ -165,7 +165,7 @@ def _run_case(case: ProbeCase, pool: _Pool) -> Row:
     )
 
 
-class _Pool:
+class Pool:
     """The processes, one a GPU; started when needed, and anew after a failure."""
 
     def __init__(self, plan: Sequence[ProbeCase], kind: Kind) -> None:
@@ -181,7 +181,7 @@ class _Pool:
         self.failures = 0
         self._ranks: Ranks[Answer] | None = None
 
-    def __enter__(self) -> _Pool:
+    def __enter__(self) -> Pool:
         self._started()
         return self
 

@@ -25,6 +25,10 @@ class AloneTime(Config, frozen=True):
     bytes: tuple[Bytes, ...]
     seconds: tuple[Seconds, ...]
     source: str
+    inherited_from: str = ""
+    """The profile that gave it, where that is another one than it is in."""
+    another_topology: bool = False
+    """Whether it was measured on a topology that this profile does not have."""
 
     def __post_init__(self) -> None:
         if len(self.bytes) != len(self.seconds) or not self.bytes:

@@ -143,6 +143,17 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
             assert_never(kind)
 
 
+def phases_of(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> tuple[Phase, ...]:
+    """`phases` by the algorithm and the domains of `profile`.
+
+    Raises:
+        InputError: a hierarchical collective on domains that the ranks do not fill evenly.
+    """
+    algorithm = algorithm_of(profile.collective_class(kind), kind)
+    domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
+    return phases(kind, size, world_size, algorithm, domains)
+
+
 def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
     """The phases of a collective on `profile`, rank r on GPU r.
 
@@ -153,10 +164,8 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
     """
     cls = profile.collective_class(kind)
-    algorithm = algorithm_of(cls, kind)
-    domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
     found = []
-    for phase in phases(kind, size, world_size, algorithm, domains):
+    for phase in phases_of(profile, kind, size, world_size):
         cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
         share = cls.contention(phase.ranks)
         weight = share.weight.value / phase.peers

@@ -1,15 +1,17 @@
-"""Profiles that are like others: what they give, over what they have from the other one, and a list of the latter.
+"""Profiles that are like others: what they give, over what they inherit, and a list of the latter.
 
 What was measured is true of the host that it was measured on. A profile that gives a topology of its own describes
-another host, so what it keeps of the other's description, fingerprint and measurements is marked.
+another host, so what it inherits of the other's description, fingerprint and measurements is marked. Every inherited
+number names the profile that gave it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from sim.hardware.collective_classes import AloneTime
+from sim.hardware.topology import Capacity, Sourced
 from sim.inputs.config import Config
 
 
@@ -25,14 +27,14 @@ class Kept(Config, frozen=True):
 
 
 _WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks", "contention_by_ranks")
-"""Parts of a profile that are given whole or not at all."""
+"""Parts of a profile that are given whole or not at all; so is every number, with its source."""
 
 _OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "collectives")
 """Parts that a topology decides, or that say which host it is."""
 
 
 def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
-    """Plain data of a profile: `data` over that of `base`, the profile `name`, its sources and `kept` saying so."""
+    """Plain data of a profile: `data` over that of `base`, the profile `name`, its numbers and `kept` saying so."""
     if not isinstance(base, dict):
         return data
     replaced = "topology" in data
@@ -64,7 +66,7 @@ def _left_out(base: dict[str, Any], data: dict[str, Any], path: str, before: tup
         at = f"{path}.{key}" if path else key
         if key not in data:
             yield from _parts(value, at, before)
-        elif isinstance(value, dict) and isinstance(data[key], dict) and key not in _WHOLE and "source" not in value:
+        elif isinstance(value, dict) and isinstance(data[key], dict) and key not in _WHOLE and not _is_number(value):
             yield from _left_out(value, data[key], at, before)
 
 
@@ -79,21 +81,34 @@ def _parts(value: Any, path: str, before: tuple[str, ...]) -> Iterator[str]:
 
 def _over(base: Any, data: Any) -> Any:
     """`base` with all that `data` gives in its place."""
-    if not (isinstance(base, dict) and isinstance(data, dict)) or "source" in data:
+    if not (isinstance(base, dict) and isinstance(data, dict)) or _is_number(base) or _is_number(data):
         return data
     return base | {k: v if k in _WHOLE else _over(base.get(k, {}), v) for k, v in data.items()}
 
 
 def _inherited(data: Any, name: str, replaced: bool) -> Any:
-    """Data of the profile `name`, its sources saying so; with `replaced`, its tables that they are of another host."""
+    """Data of the profile `name`, its numbers naming it unless it inherits them itself.
+
+    With `replaced`, the heir has a topology of its own, so tables of isolated times say that they are of another one.
+    """
+    if isinstance(data, list):
+        return [_inherited(item, name, replaced) for item in data]
     if not isinstance(data, dict):
         return data
-    if isinstance(source := data.get("source"), str):
-        if replaced and "seconds" in data:
-            if source.startswith("measured on "):
-                return data
-            of, said = found.groups() if (found := re.match(r"as (\S+): ((?s:.*))", source)) else (name, source)
-            return data | {"source": f"measured on {of}, another topology: {said}"}
-        known = source.startswith(("as ", "measured on "))
-        return data | {"source": source if known else f"as {name}: {source}"}
-    return {key: _inherited(value, name, replaced) for key, value in data.items()}
+    if not _is_number(data):
+        return {k: v if k == "fingerprint" else _inherited(v, name, replaced) for k, v in data.items()}
+    data = data | {"inherited_from": data.get("inherited_from") or name}
+    return data | {"another_topology": True} if replaced and "seconds" in data else data
+
+
+def _is_number(data: dict[str, Any]) -> bool:
+    """Whether plain data are those of a number, or of a table of isolated times."""
+    value = data.get("value", {})  # a topology may have a node of that name
+    return not isinstance(value, dict | list) or {"bytes", "seconds"} <= data.keys()
+
+
+def provenance(number: Sourced[Any] | Capacity | AloneTime) -> str:
+    """Where a number comes from, in words: its source, and the profile that it is inherited from."""
+    if isinstance(number, AloneTime) and number.another_topology:
+        return f"measured on {number.inherited_from}, another topology: {number.source}"
+    return f"as {number.inherited_from}: {number.source}" if number.inherited_from else number.source

@@ -15,7 +15,8 @@ import msgspec
 from sim.fluid import rates_together
 from sim.hardware import AloneTime, Profile
 from sim.hardware import to_plain as plain_profile
-from sim.hardware.collectives import algorithm_of, flows, isolated_time, sent_per_rank
+from sim.hardware.collectives import flows, isolated_time, phases_of, sent_per_rank
+from sim.inputs.config import InputError
 from sim.program import CollectiveKind
 
 LARGE = 2**20
@@ -102,13 +103,25 @@ def summaries(checks: Sequence[Check]) -> list[str]:
 def _checks(profile: Profile) -> Iterator[Check]:
     for kind in get_args(CollectiveKind):
         cls = getattr(profile.collectives, kind)
-        if cls is None or (algorithm_of(cls, kind) == "hierarchical" and kind != "send_recv"):
-            continue  # as another kind; or in phases, of which no one table has the whole
+        if cls is None:
+            continue  # as another kind
         by_ranks: dict[int, tuple[str, AloneTime]] = {2: (f"collectives.{kind}.alone", cls.alone)}
         by_ranks |= {n: (f"collectives.{kind}.alone_by_ranks[{n}]", t) for n, t in cls.alone_by_ranks.items()}
         for ranks, (path, table) in sorted(by_ranks.items()):
-            if ranks <= profile.gpus:
+            if ranks <= profile.gpus and _is_whole(profile, kind, ranks):
                 yield from _rows(profile, kind, ranks, path, table)
+
+
+def _is_whole(profile: Profile, kind: CollectiveKind, ranks: int) -> bool:
+    """Whether the table of `ranks` ranks times the whole collective, not one of several phases.
+
+    Each phase takes its demand cap from the table of as many ranks as take part in it, for the bytes that it sends.
+    """
+    try:
+        found = phases_of(profile, kind, 2**20, ranks)
+    except InputError:  # hierarchical, on domains that the ranks do not fill evenly: cannot run
+        return False
+    return len(found) == 1 and found[0].ranks == ranks
 
 
 def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: AloneTime) -> Iterator[Check]:
@@ -120,9 +133,8 @@ def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: 
 
 
 def _full(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[str, ...]:
-    """Resources that a collective fills as it begins."""
-    (phase,) = flows(profile, kind, size, ranks)
-    specs = [spec for spec, _ in phase.flows]
+    """Resources that a collective of one phase fills as it begins."""
+    specs = [spec for phase in flows(profile, kind, size, ranks) for spec, _ in phase.flows]
     load = [0.0] * len(profile.capacities)
     for spec, rate in zip(specs, rates_together(specs, profile.capacities), strict=True):
         for resource, multiplier in spec.route:

@@ -18,7 +18,7 @@ Use = Literal["copies", "peers"]
 """What crosses a resource: copies between host and GPU, or what GPUs send each other."""
 
 LEAST = 1e-30
-"""Of what is divided by: less could leave the range of a float."""
+"""The smallest allowed divisor: a smaller one could leave the range of a float."""
 
 
 class Sourced(Config, Generic[V], frozen=True):
@@ -28,15 +28,18 @@ class Sourced(Config, Generic[V], frozen=True):
     source: str
     uncertainty: Number | None = None
     """Relative, one standard deviation."""
+    inherited_from: str = ""
+    """The profile that gave it, where that is another one than it is in."""
 
 
 class Capacity(Config, frozen=True):
-    """B/s that a resource moves. What `carries` leaves out crosses without taking any of it."""
+    """B/s that a resource moves. Traffic that `carries` does not list is free. Other fields as those of `Sourced`."""
 
     value: Bandwidth
     source: str
     uncertainty: Number | None = None
     carries: Literal["all", "copies", "peers"] = "all"
+    inherited_from: str = ""
 
     def __post_init__(self) -> None:
         if self.value < LEAST:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sim.analysis.steady_state import gb
 from sim.hardware import AloneTime, Profile
+from sim.hardware.inheritance import provenance
 from sim.hardware.profile_parameters import key_path, leaves
 from sim.hardware.topology import Capacity, Sourced
 from sim.inputs.units import Bandwidth, Bytes, FlopRate, Seconds, show_bytes, show_seconds
@@ -29,9 +30,9 @@ def numbers(profile: Profile) -> Iterator[Listed]:
     for path, value in leaves(profile):
         name = key_path(path)
         if isinstance(value, AloneTime):
-            yield Listed(name, value, value.source)
+            yield Listed(name, value, provenance(value))
         elif isinstance(value, Sourced | Capacity):
-            yield Listed(name, value.value, value.source, value.uncertainty)
+            yield Listed(name, value.value, provenance(value), value.uncertainty)
             if isinstance(value, Capacity) and value.carries != "all":
                 yield Listed(f"{name}.carries", value.carries)
         elif path[0] not in ("name", "description", "kept"):

@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import sqrt
 
 from sim.analysis.steady_state import gb
+from sim.hardware.inheritance import provenance
 from sim.hardware.topology import Capacity
 from sim.report.text_layout import SMALL, Box, Layout, Word, text_width
 from sim.report.topology_plan import Join
@@ -94,7 +95,7 @@ def _told(layout: Layout, name: str) -> str:
 
 def _limit(limit: Capacity) -> str:
     carries = "" if limit.carries == "all" else f" of {limit.carries} alone"
-    return f"{gb(limit.value)} GB/s{carries} ({limit.source})"
+    return f"{gb(limit.value)} GB/s{carries} ({provenance(limit)})"
 
 
 def _limits(layout: Layout, join: Join) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from html_reader import Reader
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_report import Reader
 
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml

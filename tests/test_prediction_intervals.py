@@ -121,7 +121,7 @@ def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: lis
         if found.compared.group != "resident":
             assert job in todo.representatives.values()
             program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.baselines, job.profile))
-            whole = interval(partial(module._step, program), job.profile, 0.6826895)
+            whole = interval(partial(module.step_seconds, program), job.profile, 0.6826895)
             assert whole.figure == found.compared.predicted.step_s
             assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
 
@@ -139,7 +139,7 @@ def test_a_case_takes_the_deviation_of_its_kind() -> None:
     }
     for job, c in offloaded:
         if job.case.number != representative:
-            own = module._by_profile(job) * c.compared.predicted.step_s
+            own = module.profile_deviation(job) * c.compared.predicted.step_s
             full = 1.6448536 * hypot(own, *c.deviations[1:])
             assert (c.high_s - c.low_s) / 2 == pytest.approx(full, rel=0.2)
 

@@ -9,9 +9,9 @@ from conftest import LONG
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+from max_min import check_max_min
 from strategies import Company, companies, rates
 from strategies import positive as weights
-from test_fabric_properties import check_max_min
 
 from sim.fluid import Environment, Fabric, Flow, FlowSpec
 
