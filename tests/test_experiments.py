@@ -41,6 +41,7 @@ def curve(rows: list[Row], kind: str, x: str) -> dict[float, float]:
     }
 
 
+@pytest.mark.slow
 def test_the_chunk_size_curve_is_a_u(pool: Executor) -> None:
     steps = curve(run("chunk-size-wan", pool), "yielding", "policy.chunk_bytes")
     sizes = sorted(steps)
@@ -53,6 +54,7 @@ def test_the_chunk_size_curve_is_a_u(pool: Executor) -> None:
     assert steps[sizes[-1]] > 1.1 * steps[best]
 
 
+@pytest.mark.slow
 def test_the_step_falls_in_a_line_with_residency_until_it_meets_the_resident_one(pool: Executor) -> None:
     rows = run("residency-wan-small", pool)
     resident = next(r.figures["step_time_s"] for r in rows if r.values["policy.kind"] == "resident")
@@ -67,6 +69,7 @@ def test_the_step_falls_in_a_line_with_residency_until_it_meets_the_resident_one
         assert all(steps[a] >= steps[b] * (1 - 1e-3) for a, b in pairwise(fractions))
 
 
+@pytest.mark.slow
 def test_overhead_vanishes_past_the_crossover(pool: Executor) -> None:
     rows = run("frames-wan", pool)
     resident, yielding = (curve(rows, kind, "workload.frames") for kind in ("resident", "yielding"))
@@ -76,6 +79,7 @@ def test_overhead_vanishes_past_the_crossover(pool: Executor) -> None:
     assert all(a > b - 0.02 for a, b in pairwise(overhead))  # which collective a chunk meets moves it by a point
 
 
+@pytest.mark.slow
 def test_three_models_keep_the_published_order(pool: Executor) -> None:
     rows = run("models-policies", pool)
     steps = {(r.values["case"], r.values["policy.kind"]): r.figures["step_time_s"] for r in rows}
@@ -89,6 +93,7 @@ def test_three_models_keep_the_published_order(pool: Executor) -> None:
         assert steps[case, "resident"] < steps[case, "yielding"] < steps[case, "whole_layer"]
 
 
+@pytest.mark.slow
 def test_yield_windows_leak_as_published(pool: Executor) -> None:
     rows = {str(r.values["case"]): r.figures for r in run("yield-windows-wan", pool)}
     leak = {name: f["h2d_collective_overlap_s"] / f["collective_time_s"] for name, f in rows.items()}
@@ -102,6 +107,7 @@ def test_yield_windows_leak_as_published(pool: Executor) -> None:
     assert rows["no yielding"]["step_time_s"] > rows["device gate"]["step_time_s"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", shipped())
 def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) -> None:
     experiment = load_experiment(name)
@@ -117,6 +123,7 @@ def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
         load_experiment("chunks")
 
 
+@pytest.mark.slow
 def test_one_uplink_slows_collectives_and_nvswitch_does_not(pool: Executor) -> None:
     rows = run("aces", pool)
     step = {(str(r.values["case"]), str(r.values["policy.kind"])): r.figures["step_time_s"] for r in rows}

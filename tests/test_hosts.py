@@ -272,6 +272,7 @@ def test_offload_costs_nothing_over_nvswitch_where_compute_covers_it() -> None:
     assert 1 <= copied / resident < 1.01
 
 
+@pytest.mark.slow
 def test_sharding_gains_over_nvswitch_and_not_on_one_uplink() -> None:
     whole, sharded = (steps("h100x8-nvlink", 8, kind, 17, 480, 832) for kind in ("whole_layer", "sharded"))
     assert sharded < 0.5 * whole

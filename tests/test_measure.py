@@ -40,6 +40,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "sim.cli", *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_measure_writes_a_data_set_and_continues_it(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     file, out = tmp_path / "s.yaml", tmp_path / "set"
@@ -78,6 +79,7 @@ def test_measure_writes_a_data_set_and_continues_it(tmp_path: Path) -> None:
     assert "another case" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_case_that_fails_is_written_and_the_others_go_on(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     good, bad, out = tmp_path / "good.yaml", tmp_path / "bad.yaml", tmp_path / "set"
@@ -91,6 +93,7 @@ def test_a_case_that_fails_is_written_and_the_others_go_on(tmp_path: Path) -> No
     assert ["can't allocate memory" in c.error for c in load_cases(out)] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.slow
 def test_a_batch_of_a_model_is_measured(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     file, out = tmp_path / "s.yaml", tmp_path / "set"
@@ -142,6 +145,7 @@ def interrupted(arguments: list[str], rows: Path, least: int, cwd: Path) -> str:
     return error
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_measurement_that_goes_on_later(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCENARIO))
@@ -154,6 +158,7 @@ def test_ctrl_c_ends_a_measurement_that_goes_on_later(tmp_path: Path) -> None:
         assert least <= len(load_cases(tmp_path / "set")) < 100
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_calibration_that_goes_on_later_and_says_what_a_cpu_is_worth(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     pytest.importorskip("scipy", reason="the calibrate extra is not installed")

@@ -70,6 +70,7 @@ def test_every_link_between_documents_leads_somewhere() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
 
 
+@pytest.mark.slow
 def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
     drawn = plots(made)
     assert {f"{name}.svg" for name in drawn} == {f.name for f in (DOCS / "plots").iterdir()}
