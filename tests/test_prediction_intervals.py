@@ -97,6 +97,7 @@ def test_a_set_without_fitted_cases_takes_the_error_of_its_path() -> None:
 # ---- intervals -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_parts_of_an_interval(todo: Estimate, covered: list[Covered]) -> None:
     baselines = references([job.case for job in todo.jobs])
     for job, comparison, found in zip(todo.jobs, todo.compared, covered, strict=True):
@@ -108,6 +109,7 @@ def test_the_parts_of_an_interval(todo: Estimate, covered: list[Covered]) -> Non
         assert kernels <= kernel_spread(baselines[workload_key(job.case)]) * step * 1.01
 
 
+@pytest.mark.slow
 def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: list[Covered]) -> None:
     for case, found in zip(chosen.cases, covered, strict=True):
         if found.compared.group == "resident":
@@ -116,6 +118,7 @@ def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: 
             assert found.deviations.kernels == pytest.approx(kernel_spread(baselines) * kernels, rel=0.02)
 
 
+@pytest.mark.slow
 def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: list[Covered]) -> None:
     for job, found in zip(todo.jobs, covered, strict=True):
         if found.compared.group != "resident":
@@ -126,6 +129,7 @@ def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: lis
             assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_case_takes_the_deviation_of_its_kind() -> None:
     data = load_set("h200x2-hostpath-20261121c")
     asked = [job for job in jobs(data, steps_only=True) if job.case.scenario["policy"]["kind"] in ("resident", "whole_layer")]  # fmt: skip
@@ -169,6 +173,7 @@ def test_few_are_simulated_often(todo: Estimate, monkeypatch: pytest.MonkeyPatch
     assert len(steps) <= 3 * len(todo.representatives) + 2 * len(todo.jobs) and set(steps) == {module.STEPS}
 
 
+@pytest.mark.slow
 def test_a_measurement_far_off_lies_outside(covered: list[Covered]) -> None:
     assert all(c.inside for c in covered)
     far = [measured_at(c, c.high_s * 1.001) for c in covered]

@@ -190,6 +190,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_bytes().split(b"\n")[:-1]] if file.exists() else []
 
 
+@pytest.mark.slow
 def test_two_processes_measure_everything_and_a_killed_run_goes_on(tmp_path: Path) -> None:
     arguments = ("--run", tmp_path, "--gpus", "2", "--quick")
     killed = probes(*arguments)
@@ -229,6 +230,7 @@ def assert_fits(folder: Path) -> None:
     assert not rejected & {r.case for r in written.calibrated.residuals}
 
 
+@pytest.mark.slow
 def test_one_process_measures_what_needs_no_peer(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.calibrate import calibrate
@@ -250,6 +252,7 @@ def test_the_plan_is_listed_and_may_be_narrowed() -> None:
     assert where.endswith("2 x cpu")
 
 
+@pytest.mark.slow
 def test_cases_that_fail_are_rejected_and_too_many_end_the_run(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.probes.runner import FAILURES, ProbeError, run
@@ -274,6 +277,7 @@ def seconds(row: Row) -> float:
     return row.stat("h2d").median
 
 
+@pytest.mark.slow
 def test_a_late_case_is_measured_once_more_and_the_faster_row_counts(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.probes.runner import run
@@ -294,6 +298,7 @@ def test_a_late_case_is_measured_once_more_and_the_faster_row_counts(tmp_path: P
     assert [r for r in load_rows(tmp_path / RAW) if r.case == "copy/slow"] == [kept]
 
 
+@pytest.mark.slow
 def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.probes.runner import Pool, run_again

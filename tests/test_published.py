@@ -48,11 +48,13 @@ def figures(outcome: Outcome, run: str) -> dict[str, float]:
 # ---- bounds --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_stated_bound_holds(outcomes: Sequence[Outcome]) -> None:
     assert [fault for outcome in outcomes for fault in outcome.faults] == []
     assert sum(row.figure.bounds is not None for o in outcomes for row in o.rows) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "speedup", "within"),
     [
@@ -93,6 +95,7 @@ def _weight(value: float) -> Any:
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "broken"),
     [
@@ -106,6 +109,7 @@ def test_a_broken_fabric_breaks_bounds(change: Any, broken: str) -> None:
     assert any(f"ChunkFlow: {broken} is" in fault for fault in faults)
 
 
+@pytest.mark.slow
 def test_threads_that_keep_step_slow_each_other_more() -> None:
     case = CASES[FLUX]
     case = msgspec.structs.replace(case, runs=(case.runs[0], case.runs[2]), fit="nothing")
@@ -120,12 +124,14 @@ def test_threads_that_keep_step_slow_each_other_more() -> None:
     assert apart["chunk_p50_s"] < 0.97 * together["chunk_p50_s"]
 
 
+@pytest.mark.slow
 def test_only_the_column_without_offload_is_fitted(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         assert {row.run for row in outcome.rows if row.fitted} <= {"no offload"}
         assert all(abs(row.error or 0) < 0.002 for row in outcome.rows if row.fitted)
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_is_todays(outcomes: Sequence[Outcome]) -> None:
     text = (ROOT / "docs" / "modelling.md").read_text()
     [table] = re.findall(r"<!-- published table -->\n(.*)\n<!-- end of published table -->", text, re.DOTALL)

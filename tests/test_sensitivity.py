@@ -148,6 +148,7 @@ def euler(program: Program, profile: Profile, change: float = 1e-5) -> float:
     return (total + (longer - shorter) / (2 * change)) / base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda f: f.stem)
 def test_elasticities_of_times_less_those_of_rates_are_one(file: Path) -> None:
     golden = Scenario.load(file)
@@ -165,6 +166,7 @@ def _times(by: float, value: float) -> float:
     return value * by
 
 
+@pytest.mark.slow
 @settings(max_examples=settings().max_examples // 6)
 @given(cases(policy=offloading), st.integers(0, 10**6))
 def test_elasticities_of_anything_sum_to_one(case: Case, seed: int) -> None:
@@ -211,6 +213,7 @@ MIXED = scenario(
 )
 
 
+@pytest.mark.slow
 def test_an_interval_is_where_draws_of_all_numbers_lie() -> None:
     profile, draw = uncertain_host(), random.Random(0)
     run = partial(figure, MIXED, "step_time_s")
@@ -277,6 +280,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "s.yaml"
 
 
+@pytest.mark.slow
 def test_the_command_gives_what_the_function_gives(file: Path, chunkflow: Command) -> None:
     expected = sensitivity(MIXED, uncertain_host(), change=0.02)
     done = chunkflow("sensitivity", file, "--json", "--change", "2%", "--workers", "2")
@@ -306,6 +310,7 @@ MEASURED = {
 }
 
 
+@pytest.mark.slow
 def test_an_interval_includes_the_models_error(tmp_path: Path, chunkflow: Command) -> None:
     scenario, profile = Scenario.from_plain(MEASURED), load_profile("h200x2-hostpath")
     known = model_error(profile, 2)

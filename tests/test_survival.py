@@ -207,6 +207,7 @@ def test_files_that_change_or_vanish_during_a_sweep_change_no_row(tmp_path: Path
         sweep(changed, output=tmp_path / "rows.csv")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
     running = start(chunkflow, tmp_path, "--set", "policy.chunk_bytes=48KiB..76KiB:+2KiB", "--workers", "2")
@@ -222,6 +223,7 @@ def test_a_worker_that_is_killed_costs_its_point_alone(chunkflow: Command, tmp_p
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, "policy.chunk_bytes=48KiB..76KiB:+2KiB")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_starts_costs_one_point_at_most(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path)
     running = start(chunkflow, tmp_path, *SMALL, "--workers", "2")
@@ -302,6 +304,7 @@ def test_ctrl_c_stops_at_once_and_says_where_the_rows_are(everyone: bool, chunkf
     assert len(workers) == 2 and not any(Path(f"/proc/{w}").exists() for w in workers)
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_process_they_work_for_is_killed(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
     axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "2"]
@@ -315,6 +318,7 @@ def test_workers_end_when_the_process_they_work_for_is_killed(chunkflow: Command
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path)
     axis = ["--set", "policy.chunk_bytes=64KiB..8048KiB:+16KiB"]
@@ -337,6 +341,7 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
     assert (tmp_path / "rows.csv").read_bytes() == uninterrupted(tmp_path, axis[1])
 
 
+@pytest.mark.slow
 def test_the_file_of_a_sweep_that_runs_is_nobody_elses(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
     axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "1"]

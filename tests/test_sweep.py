@@ -312,6 +312,7 @@ def test_an_interrupted_sweep_keeps_its_rows_and_goes_on_after_them(
     assert (again.runs, file.read_bytes()) == (0, whole[1])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6))
 @example(0)
 @example(1)
@@ -556,6 +557,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 MODEL: Plain = {"model": "wan2.2-5b", "frames": 5, "height": 704, "width": 1280, "steps": 2, "layers": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [

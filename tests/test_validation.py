@@ -85,6 +85,7 @@ def unseen(compared: Sequence[Compared]) -> list[Compared]:
 # ---- accuracy ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_data_set_is_predicted_as_promised(old: list[Compared]) -> None:
     found = errors(step_errors(c for c in unseen(old) if c.name != BISTABLE))
     assert (len(old), found.cases) == (30, 24)
@@ -95,6 +96,7 @@ def test_the_first_data_set_is_predicted_as_promised(old: list[Compared]) -> Non
     assert all(abs(c.error) <= 0.005 for c in old if c.group == "resident")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_few_cases_of_every_set_are_predicted_as_promised(name: str) -> None:
     most = {"h200x4-hostpath-20261121d": 0.12}.get(name, 0.06)
@@ -280,6 +282,7 @@ def test_a_choice_costs_what_is_lost_to_the_best_measured() -> None:
     assert found.cost == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_what_was_measured_in_a_slow_moment_is_shown_and_not_judged() -> None:
     slow = {name: [c.number for c in load_set(name).cases if c.disturbed] for name in shipped_sets()}
     assert slow.pop("h200x2-nvlink-20261121c") == [1]
@@ -437,6 +440,7 @@ def test_data_that_is_not_there_or_not_whole_exits_with_2(part: Path) -> None:
 # ---- the fit -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_shipped_profile_is_the_fit() -> None:
     profile = load_profile(DATASET)
     found = fit.fit(profile, fit.load_links(), load_cases(fit.FOLDER))
@@ -527,6 +531,7 @@ def test_intervals_are_shown_where_asked_for(part: Path, tmp_path: Path, monkeyp
     assert all(f"{low}..{high} ms" in text for _, low, high in ranges)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_set_without_fitted_cases_comes_from_its_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
