@@ -53,7 +53,7 @@ class Streams(Config, frozen=True):
     crowd_delay: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
     """Extra time of each kernel launch while a collective of another stream moves data on its GPU: it holds SMs."""
     flag_wake: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
-    """From the end of a flag's write until a stream that was held by it goes on."""
+    """From the end of a flag's write until a stream that it blocked continues."""
 
 
 class HostIssue(Config, frozen=True):

@@ -210,7 +210,7 @@ class _Run:
                 waiter = Event(self.env)
                 rank.flag_waiters.setdefault(command.flag, []).append(waiter)
                 yield waiter
-            if self.env.now > ready:  # it polls: a gate that has shut again by then was never seen open
+            if self.env.now > ready:  # it polls: a gate that has closed again by then was never seen open
                 yield self.env.timeout(self.profile.streams.flag_wake.value)
         self._span(rank, command, start, start, cost)
 

@@ -135,7 +135,7 @@ def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
 def _exposed(timeline: Timeline, rank: int) -> Intervals:
     """When the compute stream waits for an event of a copy stream, or is dry because its host thread waits for one.
 
-    A host thread that is held by another thread (a counter, a lock) waits for the one that issues the copies.
+    A host thread that is blocked by another thread (a counter, a lock) waits for the one that issues the copies.
     """
     program = timeline.program.ranks[rank]
     prefetched = prefetch_events(timeline.program, rank)
@@ -143,15 +143,15 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
     waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
     thread = program.feeders().get(compute)
-    held = union(
+    blocked = union(
         (h.start, h.end)
         for h in timeline.host
         if h.rank == rank and h.thread == thread and (h.by is not None or h.event in prefetched)
     )
-    if held:
+    if blocked:
         busy = union((s.start, s.end) for s in timeline.of(rank) if s.command.stream == compute)
         dry = [(a, b) for (_, a), (b, _) in pairwise(busy)]
-        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(held, a, b)]
+        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(blocked, a, b)]
     return union(waiting)
 
 
