@@ -14,7 +14,7 @@ Algorithms:
 - `hierarchical`, with D domains of g ranks: one phase within domains, one between ranks of the same place in their
   domains, all at once in each. all_to_all sends (g - 1) / g B within (what is for ranks of the same place goes
   together) and then (D - 1) / D B across; all_gather (D - 1) / n B across and then (g - 1) / g B within;
-  reduce_scatter the same the other way round; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
+  reduce_scatter the same in reverse order; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
   an all_gather within. A phase starts when all ranks have ended the one before.
 """
 
@@ -175,7 +175,7 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
 
 
 def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: float) -> FlowSpec:
-    """The flow of `part`, which crosses the host otherwise beside copies if `share` says so."""
+    """The flow of `part`; with an isolated overhead in `share`, its route is another one while copies are in flight."""
     beside = profile.peer_route(part.edges, share.overhead.value)
     if share.isolated_overhead is None:
         return FlowSpec(beside, cap, weight)

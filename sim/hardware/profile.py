@@ -188,8 +188,8 @@ class CollectiveTag(NamedTuple):
     gpu: int
 
 
-def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
+def _route(crossed: Iterable[tuple[int, float]], multiplier: float) -> Route:
     total: dict[int, float] = {}
-    for resource, taken in way:
+    for resource, taken in crossed:
         total[resource] = total.get(resource, 0.0) + taken * multiplier
     return tuple(sorted(total.items()))

@@ -29,7 +29,7 @@ SMALL_SECONDS = 5e-6
 
 
 class Check(NamedTuple):
-    """A row of a table beside what is simulated for it, s; `buffer` is the bytes on each rank."""
+    """A row of a table and what is simulated for it, s; `buffer` is the bytes on each rank."""
 
     table: str
     """Its key path in the profile."""

@@ -45,7 +45,7 @@ class Streams(Config, frozen=True):
     event: Sourced[Seconds]
     """Recording an event."""
     wake: Sourced[Seconds]
-    """From the end of an event's record until a stream that was blocked on it goes on."""
+    """From the end of an event's record until a stream that was blocked on it continues."""
     launch_delay: Sourced[Seconds]
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
     beside_kernel: Sourced[Seconds]
@@ -65,7 +65,7 @@ class HostIssue(Config, frozen=True):
     event: Sourced[Seconds]
     memop: Sourced[Seconds]
     wake: Sourced[Seconds]
-    """From the end of an event until a host thread that was blocked on it goes on."""
+    """From the end of an event until a host thread that was blocked on it continues."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
     sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")

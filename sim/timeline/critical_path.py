@@ -1,4 +1,4 @@
-"""Why a step takes as long as it does: its critical path, and the way from the resident step to it.
+"""Why a step takes as long as it does: its critical path, and what adds up from the resident step to it.
 
 The walk starts at the end of the last step on the compute stream and goes back to its start, or to that of the first
 step of the last period where steps differ (`Timeline.shown`); causes are then means a step. At each moment it is on
@@ -198,7 +198,7 @@ def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, flo
 
 
 class Waterfall(NamedTuple):
-    """The way from the resident step to this one: `resident_s` plus all of `parts` (s) is `step_s`."""
+    """What adds up from the resident step to this one: `resident_s` plus all of `parts` (s) is `step_s`."""
 
     resident_s: float
     parts: tuple[tuple[str, float], ...]

@@ -94,7 +94,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     calls = [s for s, c in timeline.commands(rank, Collective) if c.step in shown]
     communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
-    # where a collective's own flows share a link, one of them can be faster beside a copy that slows another
+    # where a collective's own flows share a link, one of them can be faster while a copy slows another
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
