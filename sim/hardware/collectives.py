@@ -189,7 +189,7 @@ def isolated_time(
 ) -> float:
     """Seconds of a collective of `size` bytes per rank on an idle host, all ranks arriving together.
 
-    This is the one definition of that time. Its table of times alone gives the demand cap of its flows; where a
+    This is the one definition of that time. Its table of isolated times gives the demand cap of its flows; where a
     resource of the host lets them have less than that, the time is longer than the table says.
     `sim.hardware.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
     """

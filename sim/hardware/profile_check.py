@@ -1,6 +1,6 @@
 """Whether a profile contradicts itself: its own measured times of collectives against what its flows make of them.
 
-A table of times alone gives the demand caps of a collective's flows. They move so fast only if every resource on
+A table of isolated times gives the demand caps of a collective's flows. They move so fast only if every resource on
 their route lets them: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
 the table. Then one of the two numbers is wrong.
 """
