@@ -93,7 +93,7 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
 
 
 def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
-    """`flows` with the caps and routes that they have beside each other."""
+    """`flows` with the caps and routes that apply while all of them are in flight."""
     present = {tag for f in flows for tag in f.tags}
     return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
 

@@ -168,7 +168,7 @@ NO_NUMBER = [True, "1", None, [], {}, 10**40]
 
 
 @pytest.mark.parametrize(("path", "value"), [*cases(NUMBERS, NO_NUMBER), *cases(NUMBERS[1:], [-1, 1.5])])
-def test_what_is_no_number_of_a_case(path: str, value: object) -> None:
+def test_wrong_numbers_of_a_case_are_refused(path: str, value: object) -> None:
     write_set(lambda case: changed(case | {"memory_bytes": [0, 0], "workspace_bytes": [0, 0]}, path, value))
     answered(VALIDATE, 2, f"set/{CASES}: line 2: {path.split('[')[0]}")
 
@@ -176,7 +176,7 @@ def test_what_is_no_number_of_a_case(path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value"), cases(["step_times_s[0][1][2]", "instrumented_step_times_s[1]"], [*NO_NUMBER, 0, -1, 1e7])
 )
-def test_what_is_no_step_time(path: str, value: object) -> None:
+def test_wrong_step_times_are_refused(path: str, value: object) -> None:
     write_set(lambda case: changed(case, path, value))
     answered(VALIDATE, 2, f"set/{CASES}: line 2: {path}: ", "expected ")
 

@@ -85,7 +85,7 @@ NO_QUANTITY: list[Any] = [
 
 
 @pytest.mark.parametrize(("path", "value"), cases(QUANTITIES, NO_QUANTITY))
-def test_what_is_no_quantity(path: str, value: object) -> None:
+def test_wrong_quantities_are_refused(path: str, value: object) -> None:
     write("s.yaml", changed(SCENARIO, path, value))
     answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ", "expected ")
 
@@ -102,7 +102,7 @@ WHOLE = [
 
 
 @pytest.mark.parametrize(("path", "value"), cases(WHOLE, [True, 1.5, "2", "two", math.nan, math.inf, [], {}, 10**31]))
-def test_what_is_no_whole_number(path: str, value: object) -> None:
+def test_wrong_whole_numbers_are_refused(path: str, value: object) -> None:
     write("s.yaml", changed(SCENARIO, path, value))
     answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ", "expected ")
 
@@ -127,19 +127,19 @@ CHOICES = [
 
 @pytest.mark.parametrize("value", ["", "All_Gather", "resident ", 0, None, True, [], ["resident"], {}, "x" * 10**5])
 @pytest.mark.parametrize(("path", "known"), CHOICES)
-def test_what_is_none_of_the_choices(path: str, known: str, value: object) -> None:
+def test_unknown_choices_are_refused(path: str, known: str, value: object) -> None:
     write("s.yaml", changed(SCENARIO, path, value))
     answered(["run", "s.yaml"], 2, f"s.yaml: {path}: ")
 
 
 @pytest.mark.parametrize("path", ["world_size", "hardware", "workload", "policy", "workload.layers", "workload.block", "policy.chunk_bytes", "policy.kind", "workload.block[1].collective.bytes", "workload.block[0].compute.name"])  # fmt: skip
-def test_keys_that_are_missing(path: str) -> None:
+def test_missing_keys_are_named(path: str) -> None:
     write("s.yaml", changed(SCENARIO, path, GONE))
     answered(["run", "s.yaml"], 2, "s.yaml: ", path.rsplit(".", 1)[-1], "missing")
 
 
 @pytest.mark.parametrize("path", ["x", "World_size", "workload.layer", "workload.block[0].computes", "workload.block[0].compute.second", "policy.chunk", "policy.issue", "policy.kind.x"])  # fmt: skip
-def test_keys_that_nothing_has(path: str) -> None:
+def test_unknown_keys_are_refused(path: str) -> None:
     if path == "policy.kind.x":
         write("s.yaml", changed(SCENARIO, "policy.kind", {"x": 1}))
         answered(["run", "s.yaml"], 2, "s.yaml: policy.kind: ")
@@ -156,7 +156,7 @@ def test_keys_that_nothing_has(path: str) -> None:
         [("workload.blocks", None)],
     ),
 )
-def test_structures_that_are_something_else(path: str, value: object) -> None:
+def test_values_of_another_type_are_refused(path: str, value: object) -> None:
     write("s.yaml", changed(SCENARIO, path, value))
     answered(["run", "s.yaml"], 2, "s.yaml: workload" if "workload" in path else "s.yaml: policy")
 
@@ -188,7 +188,7 @@ def test_structures_that_are_something_else(path: str, value: object) -> None:
         ("workload.model", "wan2.1-1.3b", "workload.activation_bytes: unknown key"),
     ],
 )  # fmt: skip
-def test_values_that_do_not_fit(path: str, value: object, words: str) -> None:
+def test_values_that_contradict_others_are_refused(path: str, value: object, words: str) -> None:
     write("s.yaml", changed(SCENARIO, path, value))
     answered(["run", "s.yaml"], 2, words)
 
@@ -369,7 +369,7 @@ def test_wrong_numbers_beside_collectives(beside: object, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "h200", "h200x2-hostpath.yaml", "H200x2-hostpath", "x" * 10**5, "../hardware"])
-def test_profiles_that_nothing_has(name: str) -> None:
+def test_unknown_profiles_are_refused(name: str) -> None:
     answered(["hardware", name], 2, name[:57], "is no hardware profile", "`chunkflow-sim hardware` lists all")
     answered(["models", name], 2, "is no known model", "`chunkflow-sim models` lists all")
 
@@ -463,7 +463,7 @@ def test_wrong_experiments(path: str, value: object, words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "chunk-size", "x" * 10**5, "a\0b"])
-def test_experiments_that_nothing_has(name: str) -> None:
+def test_unknown_experiments_are_refused(name: str) -> None:
     answered(["experiment", name or "."], 2, "is no experiment" if name else "Is a directory")
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, program, tiny_profile
 
-from sim.hardware import AloneTime, CollectiveMark, Profile, collectives, load_profile
+from sim.hardware import AloneTime, CollectiveTag, Profile, collectives, load_profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes, Seconds
@@ -167,19 +167,19 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
 
 
 def test_flows_are_marked_by_their_ranks_and_slowed_by_what_meets_the_sender() -> None:
-    def tags(kind: str, *ranks: int) -> set[CollectiveMark]:
-        return {CollectiveMark(name, rank) for rank in ranks for name in (None, kind)}  # type: ignore[arg-type]
+    def tags(kind: str, *ranks: int) -> set[CollectiveTag]:
+        return {CollectiveTag(name, rank) for rank in ranks for name in (None, kind)}  # type: ignore[arg-type]
 
     profile = tiny_profile(3, {"all_to_all.beside.all_gather": 0.5, "all_gather.beside.all_to_all": 0.25})
     (pairs,) = collectives.flows(profile, "all_to_all", 30, 3)
     for spec, part in pairs.flows:
         [(sender, receiver)] = part.edges
         assert set(spec.tags) == tags("all_to_all", sender, receiver)
-        assert spec.slowed_by == ((tuple(CollectiveMark("all_gather", rank) for rank in part.ranks), 0.5),)
+        assert spec.slowed_by == ((tuple(CollectiveTag("all_gather", rank) for rank in part.ranks), 0.5),)
     (ring,) = collectives.flows(profile, "all_gather", 30, 3)
     [(spec, _)] = ring.flows
     assert set(spec.tags) == tags("all_gather", 0, 1, 2)
-    assert spec.slowed_by == ((tuple(CollectiveMark("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
+    assert spec.slowed_by == ((tuple(CollectiveTag("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
 
 
 @pytest.mark.parametrize(("ranks", "latency"), [(1, 1.0), (2, 1.0), (3, 1.25), (5, 1.75)])

@@ -113,7 +113,7 @@ def test_gpus_from_what_nvidia_smi_lists() -> None:
     assert second.uuid != first.uuid
 
 
-def test_what_is_not_said_is_none() -> None:
+def test_values_that_nvidia_smi_leaves_out_are_none() -> None:
     gpu = host("vm-a10").gpus[0]
     assert gpu.name == "NVIDIA A10-24Q"
     for field in ("link_generation", "link_width", "power_limit", "clock", "temperature", "ecc", "throttle"):
@@ -417,7 +417,7 @@ def test_a_good_host_is_not_accused(topic: str) -> None:
     assert found(host("h200x2-nvlink"), topic) == []
 
 
-def test_what_is_not_said_is_not_held_against_a_gpu() -> None:
+def test_unknown_values_are_no_finding() -> None:
     gpus = host("h200x2-nvlink").gpus
     quiet = tuple(msgspec.structs.replace(g, persistence=None, temperature=70.0, throttle=None) for g in gpus)
     assert worst(examine(host("h200x2-nvlink", gpus=quiet))) == "ok"

@@ -561,7 +561,7 @@ def test_steps_run_from_event_to_event() -> None:
             {},
             [
                 "deadlock at 2 s:",
-                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and stream 's' has not come to its write",
+                "rank 0 stream 's' waits for flag 'f' to be 1; it is 0 and stream 's' has not reached its write",
                 "rank 0 stream 't' waits for event 0, which stream 's' has not recorded",
             ],
             id="flag and event",

@@ -152,7 +152,7 @@ def test_ctrl_c_ends_a_measurement_that_goes_on_later(tmp_path: Path) -> None:
     (tmp_path / "struct.py").write_text("raise SystemExit('imported from the working directory')")
     axes = ["--set", "policy.kind=chunked", "--set", "policy.chunk_bytes=64KiB..164KiB:+1KiB"]
     command = ["measure", "s.yaml", *axes, "--out", "set", "--device", "cpu", "--runs", "1"]
-    told = "Error: stopped: set holds the cases that have finished, the same command goes on from there\n"
+    told = "Error: stopped: set holds the cases that have finished; run the same command again to resume\n"
     for least in (1, 3):
         assert interrupted(command, tmp_path / "set" / CASES, least, tmp_path) == told
         assert least <= len(load_cases(tmp_path / "set")) < 100
@@ -163,7 +163,7 @@ def test_ctrl_c_ends_a_calibration_that_goes_on_later_and_says_what_a_cpu_is_wor
     pytest.importorskip("torch", reason="the torch extra is not installed")
     pytest.importorskip("scipy", reason="the calibrate extra is not installed")
     command = ["calibrate", "--out", str(tmp_path), "--name", "here", "--quick", "--gpus", "1", "--device", "cpu"]
-    told = f"Error: stopped: {tmp_path} holds the probes that have finished, the same command goes on from there\n"
+    told = f"Error: stopped: {tmp_path} holds the probes that have finished; run the same command again to resume\n"
     assert interrupted(command, tmp_path / "raw.jsonl", 3, tmp_path) == told
     done = run(*command)
     assert done.returncode == 0, done.stderr

@@ -180,7 +180,7 @@ def test_a_model_goes_by_its_name_on_a_hub_and_in_any_case(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["flux/", "flux.1-dev/", "/", "", "FLUX.1-dev/x"])
-def test_what_is_no_model_is_told_how_to_list_them(name: str) -> None:
+def test_an_unknown_model_is_told_how_to_list_models(name: str) -> None:
     with pytest.raises(InputError, match="is no known model; .*`chunkflow-sim models` lists all"):
         load_model(name)
 

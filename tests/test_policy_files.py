@@ -162,7 +162,7 @@ def test_a_file_without_policies_is_bad_input(
     assert done.returncode == 2 and name in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_is_no_policy_is_not_registered() -> None:
+def test_other_classes_are_not_registered() -> None:
     class Nameless(Offload, frozen=True):
         pass
 

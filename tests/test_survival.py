@@ -298,7 +298,7 @@ def test_ctrl_c_stops_at_once_and_says_where_the_rows_are(everyone: bool, chunkf
     workers = children(running.pid)
     (os.killpg if everyone else os.kill)(running.pid, signal.SIGINT)
     out, error = running.communicate()
-    told = "Error: stopped: rows.csv holds the points that have finished, the same command goes on from there\n"
+    told = "Error: stopped: rows.csv holds the points that have finished; run the same command again to resume\n"
     assert (running.returncode, out, error) == (1, "", told)
     assert 3 <= len(rows(tmp_path)) < 3842
     assert len(workers) == 2 and not any(Path(f"/proc/{w}").exists() for w in workers)

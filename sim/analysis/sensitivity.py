@@ -32,7 +32,7 @@ class Factor(NamedTuple):
 
     paths: tuple[str, ...]
     value: float | None
-    """In SI units; None of a table of times alone."""
+    """In SI units; None of a table of isolated times."""
     uncertainty: float | None
     """Relative, one standard deviation; None where the profile does not say, and of what is 0."""
 

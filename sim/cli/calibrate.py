@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; as NAME unless given.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and repeats.")
 @click.option("--gpus", type=click.IntRange(1, 1024), help="How many GPUs to use; all there are unless given.")
-@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to probe: a CPU only to try the way.")
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to probe: a CPU only to try the procedure.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, and how long it takes.")
 @click.option("--fit-only", is_flag=True, help="Fit the raw rows that OUT holds again; measure nothing.")
 @force_option

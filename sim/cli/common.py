@@ -124,7 +124,7 @@ def resumable(out: Path | None, what: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would break off the message
-        kept = f": {out} holds the {what} that have finished, the same command goes on from there"
+        kept = f": {out} holds the {what} that have finished; run the same command again to resume"
         raise Failure(f"stopped{kept if out and out.exists() else ''}") from None
 
 

@@ -70,7 +70,7 @@ class Attention(Parameters):
 
 
 class Launch(Parameters):
-    """Kernels beside copies."""
+    """Kernels while copies are in flight."""
 
     work: str
     direction: Direction
@@ -85,7 +85,7 @@ class Alone(Parameters):
 
 
 class Beside(Alone):
-    """Collectives beside copies."""
+    """Collectives while copies are in flight."""
 
     chunk: Size
     direction: Direction
@@ -93,14 +93,14 @@ class Beside(Alone):
 
 
 class ConcurrentCollectives(Alone):
-    """Collectives beside others of another communicator."""
+    """Concurrent collectives: two communicators at once."""
 
     other: Collective
     other_bytes: Size
 
 
 class KernelUnderCollective(Parameters):
-    """Kernels beside collectives."""
+    """Kernels while a collective holds SMs."""
 
     count: Number
     other: Collective

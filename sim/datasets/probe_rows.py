@@ -109,7 +109,7 @@ def _check(row: Row, where: str) -> None:
 
 
 class Journal:
-    """The file of raw rows, open for appending and held: each row is on the disk when `append` returns.
+    """The file of raw rows, open for appending and locked: each row is on the disk when `append` returns.
 
     Raises:
         RowError: a line is no row of this schema.

@@ -3,7 +3,7 @@
 from sim.hardware.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
 from sim.hardware.inheritance import Kept
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
-from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveMark, Profile
+from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
 from sim.hardware.profile_files import profile_file, shipped
 from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
 
@@ -14,7 +14,7 @@ __all__ = [
     "SHORTEST_KERNEL",
     "AloneTime",
     "CollectiveClass",
-    "CollectiveMark",
+    "CollectiveTag",
     "Collectives",
     "Contention",
     "CopyClass",

@@ -1,4 +1,4 @@
-"""What a hardware profile knows of collectives: measured times alone, latencies, and their shares beside copies."""
+"""What a hardware profile knows of collectives: isolated times, latencies, and their shares under contention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Algorithm = Literal["direct", "ring", "hierarchical"]
 
 
 class AloneTime(Config, frozen=True):
-    """Measured seconds of a collective alone, by `bytes` that each rank sends, ascending."""
+    """Measured isolated times of a collective, s, by `bytes` that each rank sends, ascending."""
 
     bytes: tuple[Bytes, ...]
     seconds: tuple[Seconds, ...]
@@ -48,7 +48,7 @@ class AloneTime(Config, frozen=True):
 
 
 class Contention(Config, frozen=True):
-    """What a collective gets and takes of the host beside copies; fields as those of `CollectiveClass`."""
+    """Shares of a collective while copies are in flight; fields as those of `CollectiveClass`."""
 
     weight: Sourced[Number]
     overhead: Sourced[Number]
@@ -59,7 +59,7 @@ class CollectiveClass(Config, frozen=True):
     """A kind of collective.
 
     `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
-    beyond two. The bytes then flow with the demand cap at which the collective alone takes its measured time.
+    beyond two. The bytes then flow with the demand cap that gives the measured isolated time.
     `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
     takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
 
@@ -82,7 +82,7 @@ class CollectiveClass(Config, frozen=True):
     algorithm: Algorithm | None = None
     """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
-    """Its rate while a collective of that kind, of another stream, moves data on the GPU, times alone."""
+    """Rate relative to its uncontended rate while a collective of that kind, of another stream, uses the GPU."""
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -108,13 +108,13 @@ class CollectiveClass(Config, frozen=True):
         return self.latency.value + self.latency_per_rank.value * max(ranks - 2, 0)
 
     def demand_cap(self, ranks: int, sent: float) -> float:
-        """B/s at which each of `ranks` sends `sent` B once bytes flow, at most: as in its table of times alone."""
+        """B/s at which each of `ranks` sends `sent` B once bytes flow, at most: as in its table of isolated times."""
         if ranks in self.alone_by_ranks:
             return sent / (self.alone_by_ranks[ranks].at(sent) - self.latency_of(ranks))
         return sent / (self.alone.at(sent) - self.latency.value)
 
     def contention(self, ranks: int) -> Contention:
-        """What it gets and takes beside copies with `ranks` that take part."""
+        """Its shares under contention with copies, with `ranks` ranks."""
         given = self.contention_by_ranks.get(ranks)
         return given if given is not None else Contention(self.weight, self.overhead, self.isolated_overhead)
 

@@ -14,7 +14,7 @@ Algorithms:
 - `hierarchical`, with D domains of g ranks: one phase within domains, one between ranks of the same place in their
   domains, all at once in each. all_to_all sends (g - 1) / g B within (what is for ranks of the same place goes
   together) and then (D - 1) / D B across; all_gather (D - 1) / n B across and then (g - 1) / g B within;
-  reduce_scatter the same the other way round; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
+  reduce_scatter the same in reverse order; all_reduce is a reduce_scatter within, an all_reduce of B / g across and
   an all_gather within. A phase starts when all ranks have ended the one before.
 """
 
@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, assert_never, get_args
 from simpy.events import Event
 
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
-from sim.hardware import COPY_TAG, CollectiveClass, CollectiveMark, Contention, Profile
+from sim.hardware import COPY_TAG, CollectiveClass, CollectiveTag, Contention, Profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind
@@ -50,7 +50,7 @@ class Phase(NamedTuple):
 
 
 class PhaseFlows(NamedTuple):
-    """A phase as flows of the fabric, which start `latency` s after the ranks have come to it."""
+    """A phase as flows of the fabric, which start `latency` s after their ranks have arrived."""
 
     latency: float
     flows: tuple[tuple[FlowSpec, Part], ...]
@@ -157,7 +157,7 @@ def phases_of(profile: Profile, kind: CollectiveKind, size: int, world_size: int
 def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
     """The phases of a collective on `profile`, rank r on GPU r.
 
-    A rank's demand cap and weight are divided between the peers it sends to at the same time. Marks tell kernels, and
+    A rank's demand cap and weight are divided between the peers it sends to at the same time. Tags tell kernels, and
     collectives of other streams, that it moves data on their GPU.
 
     Raises:
@@ -169,13 +169,13 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
         cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
         share = cls.contention(phase.ranks)
         weight = share.weight.value / phase.peers
-        specs = [(_met(cls, profile.like(kind), _flow(profile, share, p, cap, weight), p), p) for p in phase.parts]
+        specs = [(_tagged(cls, profile.like(kind), _flow(profile, share, p, cap, weight), p), p) for p in phase.parts]
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
 
 
 def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: float) -> FlowSpec:
-    """The flow of `part`, which crosses the host otherwise beside copies if `share` says so."""
+    """The flow of `part`; with an isolated overhead in `share`, its route is another one while copies are in flight."""
     beside = profile.peer_route(part.edges, share.overhead.value)
     if share.isolated_overhead is None:
         return FlowSpec(beside, cap, weight)
@@ -189,7 +189,7 @@ def isolated_time(
 ) -> float:
     """Seconds of a collective of `size` bytes per rank on an idle host, all ranks arriving together.
 
-    This is the one definition of that time. Its table of times alone gives the demand cap of its flows; where a
+    This is the one definition of that time. Its table of isolated times gives the demand cap of its flows; where a
     resource of the host lets them have less than that, the time is longer than the table says.
     `sim.hardware.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
     """
@@ -228,12 +228,11 @@ def _ends(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw) -> dict[
     return ends
 
 
-def _met(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
+def _tagged(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
     """`spec` with its tags, and with those of what slows it on any of its ranks."""
-    tags = tuple(CollectiveMark(name, rank) for rank in part.ranks for name in (None, kind))
+    tags = tuple(CollectiveTag(name, rank) for rank in part.ranks for name in (None, kind))
     beside = tuple(
-        (tuple(CollectiveMark(other, rank) for rank in part.ranks), factor.value)
-        for other, factor in cls.beside.items()
+        (tuple(CollectiveTag(other, rank) for rank in part.ranks), factor.value) for other, factor in cls.beside.items()
     )
     return spec._replace(tags=tags, slowed_by=beside)
 

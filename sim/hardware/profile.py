@@ -174,22 +174,22 @@ class Profile(Config, frozen=True, dict=True):
         lasts = max(seconds, SHORTEST_KERNEL)
         drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
         taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
-        return FlowSpec((), 1.0, 1.0, drag, slowed_by=(((CollectiveMark(None, gpu),), 1 / taken),))
+        return FlowSpec((), 1.0, 1.0, drag, slowed_by=(((CollectiveTag(None, gpu),), 1 / taken),))
 
 
 COPY_TAG = "copy"
 """What tags flows of copies, on hosts where they change what collectives cross."""
 
 
-class CollectiveMark(NamedTuple):
+class CollectiveTag(NamedTuple):
     """What tags flows of collectives of `kind` (None: of any) in which `gpu` takes part."""
 
     kind: CollectiveKind | None
     gpu: int
 
 
-def _route(way: Iterable[tuple[int, float]], multiplier: float) -> Route:
+def _route(crossed: Iterable[tuple[int, float]], multiplier: float) -> Route:
     total: dict[int, float] = {}
-    for resource, taken in way:
+    for resource, taken in crossed:
         total[resource] = total.get(resource, 0.0) + taken * multiplier
     return tuple(sorted(total.items()))

@@ -1,7 +1,7 @@
 """Whether a profile contradicts itself: its own measured times of collectives against what its flows make of them.
 
-A table of times alone gives the demand caps of a collective's flows. They move so fast only if every resource on
-their way lets them: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
+A table of isolated times gives the demand caps of a collective's flows. They move so fast only if every resource on
+their route lets them: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
 the table. Then one of the two numbers is wrong.
 """
 
@@ -29,7 +29,7 @@ SMALL_SECONDS = 5e-6
 
 
 class Check(NamedTuple):
-    """A row of a table beside what is simulated for it, s; `buffer` is the bytes on each rank."""
+    """A row of a table and what is simulated for it, s; `buffer` is the bytes on each rank."""
 
     table: str
     """Its key path in the profile."""
@@ -91,11 +91,11 @@ def summaries(checks: Sequence[Check]) -> list[str]:
     said = []
     for table, found in tables.items():
         worst = max(found, key=lambda c: abs(c.error))
-        held = f"; full there: {', '.join(worst.holds)}" if worst.holds else ""
+        full = f"; full there: {', '.join(worst.holds)}" if worst.holds else ""
         said.append(
             f"{table}: {len(found)} of its rows; {worst.kind} of {worst.buffer} B on {worst.ranks} ranks takes "
             f"{worst.table_s * 1e6:,.0f} us there, {worst.isolated_s * 1e6:,.0f} us by the resources "
-            f"({100 * worst.error:+.1f} %){held}"
+            f"({100 * worst.error:+.1f} %){full}"
         )
     return said
 

@@ -13,7 +13,7 @@ from sim.hardware.topology import Capacity, Sourced
 T = TypeVar("T")
 Change = Callable[[float], float]
 Number = Sourced[Any] | Capacity | AloneTime
-"""A table of times alone is one number: all its seconds change together."""
+"""A table of isolated times is one number: all its seconds change together."""
 
 _Path = tuple[str | int, ...]
 

@@ -68,7 +68,7 @@ class Graph:
         assert_never(kind)
 
     def peer(self, source: int, destination: int) -> OrderedRoute:
-        """Resources that what `source` sends to `destination` crosses, as often as it crosses them."""
+        """Resources on the route from `source` to `destination`, each as often as it is crossed."""
         a, b = f"gpu{source}", f"gpu{destination}"
         peers = self.topology.peers
         direct = peers == "direct" or (peers != "host" and any({source, destination} <= set(group) for group in peers))

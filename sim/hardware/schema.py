@@ -45,7 +45,7 @@ class Streams(Config, frozen=True):
     event: Sourced[Seconds]
     """Recording an event."""
     wake: Sourced[Seconds]
-    """From the end of an event's record until a stream that was blocked on it goes on."""
+    """From the end of an event's record until a stream that was blocked on it continues."""
     launch_delay: Sourced[Seconds]
     """Extra time of each kernel launch while copies use their full rate on the GPU's link."""
     beside_kernel: Sourced[Seconds]
@@ -53,7 +53,7 @@ class Streams(Config, frozen=True):
     crowd_delay: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
     """Extra time of each kernel launch while a collective of another stream moves data on its GPU: it holds SMs."""
     flag_wake: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
-    """From the end of a flag's write until a stream that was held by it goes on."""
+    """From the end of a flag's write until a stream that it blocked continues."""
 
 
 class HostIssue(Config, frozen=True):
@@ -65,7 +65,7 @@ class HostIssue(Config, frozen=True):
     event: Sourced[Seconds]
     memop: Sourced[Seconds]
     wake: Sourced[Seconds]
-    """From the end of an event until a host thread that was blocked on it goes on."""
+    """From the end of an event until a host thread that was blocked on it continues."""
     queue_depth: Sourced[Number]
     """Commands that may be pending on one stream before the host thread blocks."""
     sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")

@@ -30,7 +30,7 @@ def naming(file: Path) -> Iterator[None]:
 def open_alone(file: Path) -> BinaryIO:
     """Open `file` for appending, unbuffered, and hold it until it is closed or this process has ended, however.
 
-    Missing folders are made. A device, or a file on a file system without locks, is opened but not held.
+    Missing folders are made. A device, or a file on a file system without locks, is opened but not locked.
 
     Raises:
         InputError: another run holds it.
@@ -56,8 +56,8 @@ def _hold(out: BinaryIO, file: Path) -> bool:
     try:
         fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held = "another run is writing to it: wait until it has ended, or give another --out"
-        raise InputError(str(file), "", held) from None
+        problem = "another run is writing to it: wait until it has ended, or give another --out"
+        raise InputError(str(file), "", problem) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -98,7 +98,7 @@ class HostThread:
                 stream.idle = None
 
     def _block(self, until: Event, what: str) -> Steps:
-        """Hold the thread until an event of the simulation; its clock goes on from there."""
+        """Block the thread until a SimPy event; its clock continues from there."""
         self.rank.hosts_waiting[self.number] = what
         yield until
         del self.rank.hosts_waiting[self.number]
@@ -115,7 +115,7 @@ class HostThread:
         self.clock = self.env.now
 
     def _next_look(self, since: float, poll: float) -> Steps:
-        """Let a polling thread, which looks every `poll` seconds from `since` on, come to its next look."""
+        """Advance a thread that polls every `poll` seconds from `since` on to its next poll."""
         if poll > 0:
             self.clock = max(since + math.ceil((self.env.now - since) / poll - 1e-9) * poll, self.env.now)
             yield from self._catch_up()

@@ -210,7 +210,7 @@ class _Run:
                 waiter = Event(self.env)
                 rank.flag_waiters.setdefault(command.flag, []).append(waiter)
                 yield waiter
-            if self.env.now > ready:  # it polls: a gate that has shut again by then was never seen open
+            if self.env.now > ready:  # it polls: a gate that has closed again by then was never seen open
                 yield self.env.timeout(self.profile.streams.flag_wake.value)
         self._span(rank, command, start, start, cost)
 
@@ -303,7 +303,7 @@ class _Run:
                 if not wanted or id(command) in ran:
                     continue
                 if any(command is queued for _, queued, _ in rank.streams[command.stream].commands):
-                    return f"stream {command.stream!r} has not come to its write"
+                    return f"stream {command.stream!r} has not reached its write"
                 return f"host thread {number} has not issued its write on stream {command.stream!r}"
         return "nobody is left to write it"
 

@@ -1,4 +1,4 @@
-"""The state of a simulated run: streams, ranks, and collectives that ranks meet at."""
+"""The state of a simulated run: streams, ranks, and collectives at which ranks arrive."""
 
 from __future__ import annotations
 

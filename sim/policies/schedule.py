@@ -2,7 +2,7 @@
 
 With prefetch depth k there are k + 1 slots. The copy for layer i + k is issued before layer i's kernels and waits for
 the event after layer i - 1's last kernel, which frees the slot; layer i's first kernel waits for the last byte of
-layer i. Layers are counted through passes and steps without a break, also past the last step: a server goes on.
+layer i. Layers are counted through passes and steps without a break, also past the last step: a server never stops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A policy in words: the one way in which tables, pages and sentences name it."""
+"""A policy in words, as all tables, pages and sentences name it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A `Program` holds, for every rank, the commands its host threads issue, in issue order. Streams are FIFO; events and
 flags order them. Nothing here knows how long anything takes: a machine (simulated or real) decides that.
 
-`RankBuilder` is the way to make one. It tracks which commands are ordered before which (a vector clock per stream,
+`RankBuilder` makes one. It tracks which commands are ordered before which (a vector clock per stream,
 merged by events) and refuses, at construction, a wait that nobody can end and an access to a buffer that may still be
 in use.
 """

@@ -132,7 +132,7 @@ class HostAdd(Command, frozen=True, gc=False):
 class HostWait(Command, frozen=True, gc=False):
     """Hold the issuing host thread until `least` <= `counter` <= `most` (None: no bound), looking every `poll` seconds.
 
-    With `poll` 0 the thread goes on at once, as on a condition variable.
+    With `poll` 0 the thread continues at once, as on a condition variable.
     """
 
     counter: str

@@ -1,4 +1,4 @@
-"""Figures of predictions beside measurements."""
+"""Figures that compare predictions with measurements."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from sim.report.topology_svg import SMALLEST, STYLE, legend, svg
 _DOWN, _UP, _BOTH, _SUM = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\u03a3"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _RIGHT = "\N{RIGHTWARDS ARROW}"
-_SHOWN_WAYS = 16
+_SHOWN_ROUTES = 16
 _SHADES = {"idle": "idle", "u1": "to 25 %", "u2": "to 50 %", "u3": "to 75 %", "u4": "to 99 %", "u5": "full"}
 
 
@@ -38,11 +38,11 @@ def hardware_page(profile: Profile) -> str:
         Section("Topology", "\n\n".join(_topology_words(profile)), Panels([_drawing(planned)])),
         Section(
             "Where flows meet",
-            _meet_words(profile, met),
-            Panels([_meeting(profile, planned, m) for m in met], legend(_SHADES)),
+            _contention_words(profile, met),
+            Panels([_contention_panel(profile, planned, m) for m in met], legend(_SHADES)),
         ),
         Section("Rates", "GB/s of each GPU, all flows in flight.", _rates(profile, met)),
-        Section("Ways", _WAYS, _ways(profile)),
+        Section("Routes", _ROUTES_NOTE, _routes(profile)),
         *_kept(profile),
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),
     ]
@@ -78,10 +78,10 @@ def _peers_fact(profile: Profile) -> str:
 
 def _topology_words(profile: Profile) -> Iterator[str]:
     graph, topology = profile.graph, profile.topology
-    held: dict[str, list[int]] = {}
+    pinned_by: dict[str, list[int]] = {}
     for gpu, memory in enumerate(graph.pinned):
-        held.setdefault(memory, []).append(gpu)
-    pinned = [f"{memory} holds the pinned buffers of {gpu_list(gpus)}" for memory, gpus in held.items()]
+        pinned_by.setdefault(memory, []).append(gpu)
+    pinned = [f"{memory} holds the pinned buffers of {gpu_list(gpus)}" for memory, gpus in pinned_by.items()]
     far = [g for g, memory in enumerate(graph.pinned) if memory not in _nearest(profile, g)]
     away = f" There is memory nearer to {gpu_list(far)}." if far else ""
     peers = topology.peers
@@ -105,7 +105,7 @@ def _nearest(profile: Profile, gpu: int) -> set[str]:
     return {name for name, hops in memories.items() if hops == min(memories.values())}
 
 
-def _meet_words(profile: Profile, met: Sequence[Steady]) -> str:
+def _contention_words(profile: Profile, met: Sequence[Steady]) -> str:
     text = _MEET
     if profile.gpus > 1 and len(met) == 1:
         why = f"with more than {MOST} GPUs" if profile.gpus > MOST else "for which the profile gives no domains"
@@ -123,8 +123,8 @@ _CAPTION = [
 ]
 _MEET = """What the simulator's rate law (weighted max-min fairness) gives when all flows are in flight. Colours and
 percentages show how much of each resource is used."""
-_WAYS = """The limits that a transfer crosses, in their order: a link is a>b or, both ways together, a-b; n, n.in and
-n.out are what crosses, enters and leaves a node."""
+_ROUTES_NOTE = """The limits that a transfer crosses, in their order: a link is a>b, or a-b for both directions;
+n, n.in and n.out are what crosses, enters and leaves a node."""
 
 
 # ---- drawings ----
@@ -176,7 +176,7 @@ def _ends(ends: Sequence[str]) -> str:
     return gpu_list(gpus) if len(gpus) == len(ends) else ", ".join(ends)
 
 
-def _meeting(profile: Profile, planned: Plan, steady: Steady) -> Panel:
+def _contention_panel(profile: Profile, planned: Plan, steady: Steady) -> Panel:
     """The drawing of some flows in flight, and what holds them."""
     graph = planned.graph
     index = {name: i for i, name in enumerate(graph.names)}
@@ -235,13 +235,13 @@ def _rates(profile: Profile, met: Sequence[Steady]) -> Table:
     return Table(headers, [(gpu_list(gpus), *cells) for cells, gpus in rows.items()])
 
 
-def _ways(profile: Profile) -> Table:
+def _routes(profile: Profile) -> Table:
     """Copies of every GPU, and what gpu0 sends to others, as far as there is room."""
     graph = profile.graph
-    ways = [(f"H2D to gpu{g}", graph.copy(g, "h2d")) for g in range(profile.gpus)]
+    copies = [(f"H2D to gpu{g}", graph.copy(g, "h2d")) for g in range(profile.gpus)]
     sends = [(f"gpu0 {_RIGHT} gpu{g}", graph.peer(0, g)) for g in range(1, profile.gpus)]
-    shown_ways = [*ways[:_SHOWN_WAYS], *sends[:_SHOWN_WAYS]]
-    rows = [(name, ", ".join(graph.names[r] for r, _ in way) or "no limit") for name, way in shown_ways]
+    shown_routes = [*copies[:_SHOWN_ROUTES], *sends[:_SHOWN_ROUTES]]
+    rows = [(name, ", ".join(graph.names[r] for r, _ in route) or "no limit") for name, route in shown_routes]
     return Table(["transfer", "crosses"], rows)
 
 

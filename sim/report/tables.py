@@ -55,7 +55,7 @@ def _share(part: float, whole: float, sign: str = "") -> str:
 
 
 def print_waterfall(fall: Waterfall) -> None:
-    """The way from the resident step to this one."""
+    """What adds up from the resident step to this one."""
     made = table("critical path", "", "share", title="why: from the resident step to this one")
     made.add_column("", style="dim")
     made.add_row("resident step", show_seconds(fall.resident_s), _share(fall.resident_s, fall.step_s))
@@ -204,7 +204,7 @@ def print_kept(profile: Profile) -> None:
 
 
 def print_check(profile: Profile, checks: Sequence[Check]) -> None:
-    """Tables of times alone beside what is simulated, the worst row of each, and what contradicts."""
+    """Tables of isolated times against simulated ones: the worst row of each, and how many contradict."""
     made = table("table", "rows", "largest error", title=f"{profile.name}: collectives alone, simulated against tables")
     made.add_column("", style="dim")
     for name in dict.fromkeys(check.table for check in checks):

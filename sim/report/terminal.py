@@ -26,7 +26,7 @@ class Console(RichConsole):
             self.width = 120
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """What every string passes on its way to the terminal, cells and titles of tables too."""
+        """Every string that goes to the terminal passes through this, cells and titles of tables too."""
         return super().render_str(printable(text), **options)
 
 

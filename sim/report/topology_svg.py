@@ -89,7 +89,7 @@ def _told(layout: Layout, name: str) -> str:
         return f"{name}: pinned buffers in {graph.pinned[int(name.removeprefix('gpu'))]}"
     node = graph.nodes[name]
     limits = {"into": node.into, "out of": node.out_of, "through": node.through}
-    told = [f"{way} it {_limit(limit)}" for way, limit in limits.items() if limit]
+    told = [f"{direction} it {_limit(limit)}" for direction, limit in limits.items() if limit]
     return "\n".join([f"{name}: {node.kind.replace('_', ' ')}", *told])
 
 
@@ -108,7 +108,7 @@ def _wires(layout: Layout, shade: dict[int, str]) -> Iterator[str]:
     """Two lanes, one a direction, in a sleeve if both together have a limit, over a halo that parts it from others."""
     limits = layout.plan.graph.limits
     for join, points, words in layout.wires:
-        rates = [sum(limits[r].value for r in way) if way else None for way in (join.down, join.up)]
+        rates = [sum(limits[r].value for r in direction) if direction else None for direction in (join.down, join.up)]
         wide = [thickness(rate) for rate in rates]
         total = sum(wide) + 4
         yield f"<g><title>{escape(_limits(layout, join))}</title>"
@@ -118,8 +118,8 @@ def _wires(layout: Layout, shade: dict[int, str]) -> Iterator[str]:
             yield f'<path class="sleeve {style}" d="{_path(points)}" stroke-width="{total + 4.5:.1f}"/>'
             yield f'<path class="halo" d="{_path(points)}" stroke-width="{total + 1.5:.1f}"/>'
         offset = (sum(wide) / 2 + 2.4) / 2
-        for way, rate, lane, line in zip((join.down, join.up), rates, wide, (points, points[::-1]), strict=True):
-            style = _shade(way, shade) if rate is not None else "free"
+        for direction, rate, lane, line in zip((join.down, join.up), rates, wide, (points, points[::-1]), strict=True):
+            style = _shade(direction, shade) if rate is not None else "free"
             yield from _lane(_beside(line, -offset), lane, style)
         yield from map(_text, words)
         yield "</g>"

@@ -1,9 +1,9 @@
-"""Why a step takes as long as it does: its critical path, and the way from the resident step to it.
+"""Why a step takes as long as it does: its critical path, and what adds up from the resident step to it.
 
 The walk starts at the end of the last step on the compute stream and goes back to its start, or to that of the first
 step of the last period where steps differ (`Timeline.shown`); causes are then means a step. At each moment it is on
-one stream; where that stream was held by an event of another one, or dry because its host thread was held, the walk
-goes on there. Every piece of time gets one cause, so the causes sum to the step time.
+one stream; where that stream was blocked by an event of another one, or dry because its host thread was blocked, the
+walk continues there. Every piece of time gets one cause, so the causes sum to the step time.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 
 `exposed_h2d` is the transfer of bytes at the rate of a copy alone, `exposed_gather` a collective that fills a slot, as
 long as alone. `copy_overhead` is the set-up of copies, `copy_contention` what other traffic adds. `yield_wait` is a
-stream held by a flag: copies at a gate, collectives that drain. `stream_overhead` is events, flag writes and wake-ups.
-`host_issue` is a stream that ran dry while the host was busy; where the host was held by an event, another thread or a
-full queue, the walk goes on there.
+stream blocked by a flag: copies at a gate, collectives that drain. `stream_overhead` is events, flag writes and
+wake-ups. `host_issue` is a stream that ran dry while the host was busy; where the host was blocked by an event, another
+thread or a full queue, the walk continues there.
 """
 
 
@@ -107,14 +107,14 @@ class _Walk:
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.feeder = program.feeders()
         self.spans: defaultdict[str, _Backwards[Span]] = defaultdict(_Backwards)
-        self.held: defaultdict[int, _Backwards[HostSpan]] = defaultdict(_Backwards)
+        self.blocked: defaultdict[int, _Backwards[HostSpan]] = defaultdict(_Backwards)
         self.recorded: dict[int, Span] = {}
         for span in timeline.of(rank):
             self.spans[span.command.stream].add(span)
             if isinstance(span.command, RecordEvent):
                 self.recorded[span.command.event] = span
-        for held in sorted((h for h in timeline.host if h.rank == rank), key=lambda h: h.end):
-            self.held[held.thread].add(held)
+        for blocked in sorted((h for h in timeline.host if h.rank == rank), key=lambda h: h.end):
+            self.blocked[blocked.thread].add(blocked)
 
     def run(self) -> list[Segment]:
         """All segments, latest first."""
@@ -163,25 +163,25 @@ class _Walk:
             self.time = to
 
     def _through_host(self, idle_since: float) -> None:
-        """The stream was dry: go back over what the host thread that feeds it did, to what held that thread."""
+        """The stream was dry: go back over what the host thread that feeds it did, to what blocked that thread."""
         thread = self.feeder.get(self.stream, 0)
         while self.time > max(idle_since, self.begin):
-            end = self.held[thread].end_before(self.time)
+            end = self.blocked[thread].end_before(self.time)
             if end is None or end <= idle_since:
                 self._back(idle_since, "host_issue")
                 return
-            held = self.held[thread].take(self.time)
-            self._back(held.end, "host_issue")
-            if held.by is not None and held.by != thread:
-                thread = held.by
-            elif held.event is not None and (record := self.recorded.get(held.event)):
+            blocked = self.blocked[thread].take(self.time)
+            self._back(blocked.end, "host_issue")
+            if blocked.by is not None and blocked.by != thread:
+                thread = blocked.by
+            elif blocked.event is not None and (record := self.recorded.get(blocked.event)):
                 self._to_record(record, "host_issue")  # a polling thread sees it late
                 return
-            elif held.stream and held.stream != self.stream:
-                self.stream = held.stream
+            elif blocked.stream and blocked.stream != self.stream:
+                self.stream = blocked.stream
                 return
             else:
-                self._back(held.start, "host_issue")
+                self._back(blocked.start, "host_issue")
 
 
 def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
@@ -198,7 +198,7 @@ def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, flo
 
 
 class Waterfall(NamedTuple):
-    """The way from the resident step to this one: `resident_s` plus all of `parts` (s) is `step_s`."""
+    """What adds up from the resident step to this one: `resident_s` plus all of `parts` (s) is `step_s`."""
 
     resident_s: float
     parts: tuple[tuple[str, float], ...]

@@ -94,7 +94,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     calls = [s for s, c in timeline.commands(rank, Collective) if c.step in shown]
     communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
-    # where a collective's own flows share a link, one of them can be faster beside a copy that slows another
+    # where a collective's own flows share a link, one of them can be faster while a copy slows another
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
@@ -135,7 +135,7 @@ def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
 def _exposed(timeline: Timeline, rank: int) -> Intervals:
     """When the compute stream waits for an event of a copy stream, or is dry because its host thread waits for one.
 
-    A host thread that is held by another thread (a counter, a lock) waits for the one that issues the copies.
+    A host thread that is blocked by another thread (a counter, a lock) waits for the one that issues the copies.
     """
     program = timeline.program.ranks[rank]
     prefetched = prefetch_events(timeline.program, rank)
@@ -143,15 +143,15 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
     waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
     thread = program.feeders().get(compute)
-    held = union(
+    blocked = union(
         (h.start, h.end)
         for h in timeline.host
         if h.rank == rank and h.thread == thread and (h.by is not None or h.event in prefetched)
     )
-    if held:
+    if blocked:
         busy = union((s.start, s.end) for s in timeline.of(rank) if s.command.stream == compute)
         dry = [(a, b) for (_, a), (b, _) in pairwise(busy)]
-        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(held, a, b)]
+        waiting += [(max(a, c), min(b, d)) for a, b in dry for c, d in clip(blocked, a, b)]
     return union(waiting)
 
 

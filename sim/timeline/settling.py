@@ -15,7 +15,7 @@ from sim.inputs.units import show_seconds
 from sim.timeline import Timeline
 
 TOLERANCE = 0.005
-"""Steps that differ by this share are alike: measured steps of one schedule spread as much."""
+"""Steps that differ by this share are alike: measured steps of one schedule spread by that."""
 LEAST_ALIKE = 3
 """So many steps at the end must be alike, each with the one a period before, before they are said to repeat."""
 LONGEST_PERIOD = 8

@@ -39,7 +39,7 @@ class Span(NamedTuple):
 
 
 class HostSpan(NamedTuple):
-    """A host thread of a rank that was held, times in s.
+    """A host thread of a rank that was blocked, times in s.
 
     It went on because of `event` (it completed), of host thread `by` (it changed a counter or gave a lock back), or of
     a place on `stream`.
