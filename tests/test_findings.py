@@ -183,7 +183,9 @@ def test_panels_stand_side_by_side_and_larger_is_higher() -> None:
     axis = svg.linear("x", 0, 10, 5)
     series = [svg.Series("s", [(0, 0), (10, 10)], "#69707a", "circle")]
     root = ElementTree.fromstring(svg.figure([svg.Panel(t, axis, axis, series) for t in "ab"]))
-    marks = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in root.findall(".//{*}circle")][1:]  # without the legend's
+    marks = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in root.findall(".//{*}circle")][
+        1:
+    ]  # without the legend's
     (x1, low), (x2, high), (x3, *_), (x4, _) = marks
     assert 0 < x1 < x2 < svg.WIDTH / 2 < x3 < x4 < svg.WIDTH
     assert x2 - x1 == pytest.approx(svg.WIDTH / 2 - svg.LEFT - svg.RIGHT, abs=0.2)
