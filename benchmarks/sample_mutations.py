@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -76,13 +77,26 @@ def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
 
 
 def run(one: MutationSpec) -> dict[str, Any]:
-    """Make a fault, run its tests, take it back."""
-    module = str(one.module_path)
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"]
-    command = shlex.join([sys.executable, "-m", "pytest", *options, *covering(module)])
-    result = mutate_and_test([one], command, CONFIG["timeout_s"])
+    """Make a fault, run its tests, take it back. What notices it must pass without it, or the outcome is an error."""
+    result = mutate_and_test([one], pytest_line(covering(str(one.module_path))), CONFIG["timeout_s"])
     outcome = "timeout" if result.output == "timeout" else str(result.test_outcome or result.worker_outcome)
-    return {"key": key(one), "outcome": outcome.rsplit(".")[-1].lower(), "diff": result.diff}
+    outcome = outcome.rsplit(".")[-1].lower()
+    by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)
+    if outcome == "killed" and not (by and passes(by[0])):
+        outcome = "error"
+    return {"key": key(one), "outcome": outcome, "by": by[:1], "diff": result.diff}
+
+
+@cache
+def passes(test: str) -> bool:
+    """Whether a test passes without any fault; of a file that a fault stops from being read, whether it can be read."""
+    line = pytest_line([test] if "::" in test else [test, "--collect-only"])
+    return subprocess.run(shlex.split(line), stdout=subprocess.DEVNULL).returncode == 0
+
+
+def pytest_line(tests: list[str]) -> str:
+    """The command line that runs `tests`."""
+    return shlex.join([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests])
 
 
 def key(one: MutationSpec) -> str:

@@ -120,6 +120,11 @@ def test_a_two_phase_all_to_all_spares_slow_links_and_must_have_even_domains() -
     assert _seconds(two_phase, "all_to_all", 32) == 0.5 + 16 / 8 + 0.5 + 2 * 16 / 2
     with pytest.raises(InputError, match="3 ranks in domains of one size"):
         collectives.flows(two_phase, "all_to_all", 30, 3)
+    uneven = msgspec.structs.replace(profile.topology, domains=((0,), (1, 2, 3)))
+    for domains, said in ((uneven.domains, r"are \[0\], \[1, 2, 3\]: a hier"), ((), "are none: a hier")):
+        topology = msgspec.structs.replace(profile.topology, domains=domains)
+        with pytest.raises(InputError, match=said):
+            collectives.flows(msgspec.structs.replace(two_phase, topology=topology), "all_to_all", 32, 4)
 
 
 def _seconds(profile: Profile, kind: str, size: int) -> float:

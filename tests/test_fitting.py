@@ -541,6 +541,17 @@ def test_a_launch_beside_copies_is_longer_by_its_delay(measured: list[Row]) -> N
     assert [r.fitted for r in found] == pytest.approx([r.measured for r in found], rel=1e-3)
 
 
+def test_kernels_of_both_kinds_are_held_against_the_efficiency_of_their_own(measured: list[Row]) -> None:
+    slower = [late(row, 2.0) if row.kind == "attention" else row for row in measured]
+    before, after = (
+        {(r.case, r.quantity): r for r in fit_rows(rows, "found").residuals} for rows in (measured, slower)
+    )
+    gemms, attention = ([k for k in before if k[0].startswith(kind)] for kind in ("gemm", "attention"))
+    assert gemms and attention
+    assert [after[k].fitted for k in gemms] == pytest.approx([before[k].fitted for k in gemms])
+    assert [after[k].fitted for k in attention] == pytest.approx([2 * before[k].fitted for k in attention])
+
+
 def test_one_gpu_shares_no_memory_with_others() -> None:
     """However slow its large copies were: what a GPU alone gets is its link's."""
     rows = Bench(host(gpus=1)).rows(plan(1, quick=True))

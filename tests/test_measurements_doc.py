@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,6 +14,7 @@ from conftest import shared_folder
 
 from sim.datasets.cases import Operation
 from validation import measurements_doc, svg
+from validation.datasets import probed_sets
 from validation.markdown import differences, placed, span, standing, table
 from validation.plots import plots
 from validation.step_statistics import Detailed, account, entries, late_chunks
@@ -68,6 +70,31 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for page in pages:
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", measurements_doc.SEEN)
+def test_tables_of_what_was_measured_are_todays(name: str) -> None:
+    [stands] = [content for text in PAGES.values() for named, content in standing(text) if named == name]
+    assert measurements_doc.SEEN[name]() == stands
+
+
+@pytest.mark.slow
+def test_errors_of_a_session_are_drawn_above_its_name(made: list[Detailed]) -> None:
+    drawn = ElementTree.fromstring(plots(made)["errors"])
+    names = [t for t in drawn.findall(".//{*}text") if t.get("text-anchor") == "middle" and t.text]
+    low = max(float(t.get("y", 0)) for t in names) - 19  # of the axis's label; the sessions' names are 19 px above
+    places = sorted(float(t.get("x", 0)) for t in names if abs(float(t.get("y", 0)) - low) < 0.2)
+    assert len(places) == len(probed_sets())
+    apart = min(b - a for a, b in pairwise(places))
+    corners = [p.get("points", "").split()[0] for p in drawn.findall(".//{*}polygon")]
+    marks = [tuple(map(float, c.split(","))) for c in corners]
+    marks += [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in drawn.findall(".//{*}circle")]
+    inside = [x for x, y in marks if y > 40]  # below the legend
+    assert len(inside) == len(made)
+    assert all(min(abs(x - place) for place in places) < 0.45 * apart for x in inside)
+    used = {min(places, key=lambda place: abs(x - place)) for x in inside}
+    assert len(used) == len(SETS)
 
 
 @pytest.mark.slow
@@ -147,3 +174,19 @@ def test_charts_place_points_and_escape_words() -> None:
     series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], "#69707a", m) for m in (*svg.MARKERS, "none")]
     root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
     assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}
+
+
+def test_panels_stand_side_by_side_and_larger_is_higher() -> None:
+    axis = svg.linear("x", 0, 10, 5)
+    series = [svg.Series("s", [(0, 0), (10, 10)], "#69707a", "circle")]
+    root = ElementTree.fromstring(svg.figure([svg.Panel(t, axis, axis, series) for t in "ab"]))
+    marks = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in root.findall(".//{*}circle")][
+        1:
+    ]  # without the legend's
+    (x1, low), (x2, high), (x3, *_), (x4, _) = marks
+    assert 0 < x1 < x2 < svg.WIDTH / 2 < x3 < x4 < svg.WIDTH
+    assert x2 - x1 == pytest.approx(svg.WIDTH / 2 - svg.LEFT - svg.RIGHT, abs=0.2)
+    assert low - high == pytest.approx(svg.HEIGHT - 34 - svg.BOTTOM, abs=0.2)
+    assert [y for _, y in marks] == [low, high] * 2
+    height = float(root.get("height", 0))
+    assert all(0 <= float(t.get("y", 0)) <= height for t in root.findall(".//{*}text"))

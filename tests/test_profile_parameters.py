@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from strategies import tiny_profile
 
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.schema import Device, HostIssue, Streams
+from sim.hardware.topology import Sourced
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, Bytes, Seconds
 
@@ -99,3 +102,11 @@ def test_numbers_that_are_valid_only_together_are_changed_together() -> None:
 def test_a_path_that_leads_to_no_number_is_an_error(path: str) -> None:
     with pytest.raises(KeyError, match=path):
         changed(FOUR, {path: lambda v: v})
+
+
+@pytest.mark.parametrize("part", [Device, HostIssue, Streams])
+def test_what_a_profile_does_not_give_is_what_its_source_says(part: type[msgspec.Struct]) -> None:
+    defaults = [f.default for f in msgspec.structs.fields(part) if isinstance(f.default, Sourced)]
+    assert defaults
+    for number in defaults:
+        assert number.source == f"not given: taken as {number.value:g}"

@@ -115,6 +115,23 @@ def test_pairs_lie_on_linear_or_logarithmic_axes() -> None:
     assert trace(log, "chunked").x == (1.0, 10.0) and trace(log, "chunked").y == (2.0, 5.0)
 
 
+@pytest.mark.parametrize(("values", "ticks"), [((1.0, 10.0), (1, 2, 5, 10)), ((0.03, 0.4), (0.05, 0.1, 0.2))])
+def test_logarithmic_axes_have_ticks_at_1_2_and_5(values: tuple[float, float], ticks: tuple[float, ...]) -> None:
+    figure = figures.pairs([Pair("a", "chunked", v, v) for v in values], "x", str, log=True)
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        low, high = (10**end for end in axis.range)
+        assert low <= values[0] and values[1] <= high
+        assert set(ticks) <= {round(v, 9) for v in axis.tickvals}
+        assert all(low <= v <= high for v in axis.tickvals)
+        assert [float(t) for t in axis.ticktext] == pytest.approx(list(axis.tickvals))
+
+
+def test_every_lane_of_a_timeline_has_room(result: Result) -> None:
+    spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
+    one, two, four = (figures.beside({f"{i}": spans for i in range(count)}, 1.0).layout.height for count in (1, 2, 4))
+    assert four - two == 2 * (two - one) >= 2 * 2 * 40
+
+
 def test_timelines_lie_under_each_other(result: Result) -> None:
     start, end = result.timeline.steps[0][:2]
     spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -132,3 +134,18 @@ def test_the_table_has_a_row_a_span() -> None:
         "end_s": [2, 2, 3],
         "alone_s": [2, 0, 1],
     }
+
+
+def test_a_simulation_and_its_explanation_load_no_data_frames_and_plots() -> None:
+    program = """
+import sys, sim
+from sim.analysis.explain import explain
+block = [{"compute": {"name": "a", "seconds": 1e-3}}]
+workload = {"layers": 2, "steps": 2, "layer_bytes": 1000000, "block": block}
+policy = {"kind": "chunked", "chunk_bytes": 1000000}
+made = sim.Scenario.from_plain({"hardware": "h200x1", "world_size": 1, "workload": workload, "policy": policy})
+explain(sim.simulate(made))
+print([m for m in ("numpy", "pandas", "plotly", "scipy", "torch", "rich") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

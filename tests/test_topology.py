@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from math import inf
 from typing import Any
 
@@ -14,7 +15,7 @@ from strategies import FORWARDING, Case, cases, scenario, tiny_profile, topologi
 from sim.fluid import FlowSpec, weighted_max_min
 from sim.hardware.routes import Graph, OrderedRoute
 from sim.hardware.topology import Topology
-from sim.inputs.config import convert
+from sim.inputs.config import InputError, convert
 from sim.machine import SimulatedMachine
 from sim.run import simulate
 
@@ -97,6 +98,14 @@ def test_what_is_written_to_a_memory_may_take_more_of_it_than_what_is_read() -> 
     names = [[(made.names[r], cost) for r, cost in way] for way in (made.copy(0, "h2d"), made.copy(0, "d2h"))]
     assert names == [[("memory", 1), ("memory>gpu0", 1)], [("gpu0>memory", 1), ("memory", 1.5)]]
     assert [cost for r, cost in made.peer(0, 1) if made.names[r] == "memory"] == [1.5, 1]
+
+
+@pytest.mark.parametrize(("cost", "refused"), [(0, True), (0.9e-30, True), (1e-30, False), (1.5, False)])
+def test_a_write_costs_more_than_nothing(cost: float, refused: bool) -> None:
+    memory = {"kind": "memory", "through": limit(12), "write_cost": {"value": cost, "source": "test"}}
+    links = [{"ends": ["memory", "gpu{gpu}"], "each_way": limit(4)}]
+    with pytest.raises(InputError, match="expected more than 0") if refused else nullcontext():
+        assert graph(1, {"memory": memory}, links).copy(0, "d2h")[-1][1] == cost
 
 
 def test_what_a_resource_does_not_carry_crosses_it_for_nothing() -> None:

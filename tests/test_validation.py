@@ -296,6 +296,14 @@ def test_what_was_measured_in_a_slow_moment_is_shown_and_not_judged() -> None:
     assert verdicts(bound, rows) == {"max": "held"}
 
 
+def test_the_spread_of_a_case_is_half_the_range_of_its_middle_half() -> None:
+    [first, *_] = load_set("h100x1-20261121e").cases
+    steps = [99.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 50.0]  # the first is not counted
+    made = msgspec.structs.replace(first, step_times_s=((tuple(steps),),))
+    assert made.step_time_s == pytest.approx(1.35)
+    assert made.spread == pytest.approx((1.5 - 1.2) / 2 / 1.35)
+
+
 def test_resident_repeats_have_a_spread() -> None:
     rows = [case(t, t, "resident") for t in (1.0, 1.02, 1.01)] + [case(9, 9, "resident", workload="x"), case(5, 5)]
     assert resident_spread(rows) == pytest.approx(0.01 / 1.01)
