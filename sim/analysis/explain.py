@@ -126,8 +126,9 @@ def _verdict(facts: _Facts) -> Iterator[str]:
     shares = {name: sum(facts.by_cause[c] for c in group) for name, group in GROUPS.items()}
     gathers = facts.by_cause["exposed_gather"]
     weights = shares[WEIGHTS]
-    ways = sorted([(weights - gathers, "copies"), (gathers, "gathers of weights")], reverse=True)
-    what = " and ".join(way for seconds, way in ways if seconds >= WORTH * step > 0) or ways[0][1]
+    ways = {"copies": weights - gathers, "gathers of weights": gathers}
+    by_time = sorted(ways, key=lambda way: -ways[way])
+    what = " and ".join(way for way in by_time if ways[way] >= WORTH * step > 0) or by_time[0]
     first, *others = sorted(shares, key=lambda name: -shares[name])
     names = {name: what if name == WEIGHTS else name for name in shares}
     if step <= 0:
@@ -240,19 +241,21 @@ def _has_fraction(policy: Policy) -> bool:
 def _largest_fit(result: Result, policy: Policy) -> Iterator[Result]:
     """Runs of `policy` with the largest resident fraction whose peak memory fits the GPU, the last one the surest.
 
-    Found by bisection over the sizes of the buffers, from the last run's peak: what was not live at it is taken not
-    to be at another fraction's. Where that was wrong, the next run sets it right.
+    Found by bisection over the sizes of the buffers. Of those that are not live throughout, the same share is taken to
+    be live at the peak as in the last run. Where that was wrong, the next run sets it right.
     """
     known, tried = result, set[int]()
     capacity = result.profile.device.memory.value
     count = round(1 / FRACTION_STEP)
     while len(tried) < _FIT_TRIES:
-        spare = capacity - known.metrics["peak_memory_bytes"] + _buffer_bytes(known.scenario)
+        always, sometimes = _buffer_bytes(known.scenario)
+        live = (known.metrics["peak_memory_bytes"] - always) / sometimes if sometimes else 1.0
 
-        def too_large(part: int, spare: float = spare) -> bool:
+        def too_large(part: int, live: float = live) -> bool:
             try:
                 scenario = result.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
-                return _buffer_bytes(scenario) > spare
+                always, sometimes = _buffer_bytes(scenario)
+                return always + live * sometimes >= capacity + 1  # whole bytes, but for the product's rounding
             except (InputError, ProgramError):
                 return True
 
@@ -275,9 +278,11 @@ def _with_fraction(policy: Policy, fraction: float) -> Policy:
     raise InputError("policy", "resident_fraction", f"cannot be {fraction:g}")
 
 
-def _buffer_bytes(scenario: Scenario) -> int:
-    """All buffers of rank 0 together, as large with one step as with many."""
-    return sum(buffer.bytes for buffer in scenario.with_steps(1).program().ranks[0].buffers)
+def _buffer_bytes(scenario: Scenario) -> tuple[int, int]:
+    """Bytes of rank 0's buffers that are live throughout, and of the others; one step has the same as many."""
+    buffers = scenario.with_steps(1).program().ranks[0].buffers
+    always = sum(buffer.bytes for buffer in buffers if buffer.static)
+    return always, sum(buffer.bytes for buffer in buffers) - always
 
 
 def to_plain(explanation: Explanation) -> dict[str, object]:
