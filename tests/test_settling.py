@@ -118,6 +118,7 @@ def test_run_says_so(steps: int, tmp_path: Path, chunkflow: Command) -> None:
     shown = chunkflow("run", file)
     assert shown.returncode == 0
     assert "Steps have not settled to one length: they repeat every 2 steps" in shown.stdout
+    assert "no schedule with these copies takes less in the mean" in shown.stdout
     found = json.loads(chunkflow("run", file, "--json").stdout)
     assert (found["settled"], found["period_steps"]) == (False, 2)
     assert sum(found["causes_s"].values()) == pytest.approx(found["step_time_s"])
