@@ -20,6 +20,24 @@ if TYPE_CHECKING:
     from sim.sweeps.results_file import Point, Row
 
 
+class OutputPath(click.Path):
+    """A file or folder that a command is to write: a name that is not empty, and of no folder that is not there."""
+
+    def __init__(self, folder: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Fails for an empty name, and for one that ends as a folder's does where a file is wanted."""
+        from sim.inputs.shipped_files import is_there
+
+        if value == "":
+            self.fail("is empty: give the name of a " + ("folder" if self.folder else "file"), param, ctx)
+        if not self.folder and isinstance(value, str) and value.endswith("/") and not is_there(Path(value)):
+            self.fail(f"{value!r} names a folder: give a file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Failure(click.ClickException):
     """One line on stderr and exit code 1."""
 
@@ -35,6 +53,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        from sim.inputs.atomic_files import UnwritableError
         from sim.inputs.config import InputError
         from sim.program import ProgramError
 
@@ -44,8 +63,10 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             raise _BadInput(str(error)) from None
         except BrokenPipeError:
             raise
-        except OSError as error:
-            raise Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
+        except UnwritableError as error:
+            raise Failure(f"{error.filename}: cannot be written: {error.strerror}") from None
+        except OSError as error:  # of reading, or of starting processes: every write is an UnwritableError
+            raise Failure(": ".join(part for part in (error.filename, error.strerror or str(error)) if part)) from None
         except (RuntimeError, ArithmeticError) as error:
             raise Failure(str(error)) from None
         except ImportError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import check_outputs_shared, force_option, load_scenario, main, with_exit_codes
+from sim.cli.common import OutputPath, check_outputs_shared, force_option, load_scenario, main, with_exit_codes
 
 if TYPE_CHECKING:
     from sim.analysis.sensitivity import Interval
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome/Perfetto trace to this file.")
+@click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
     "--interval",
     "with_interval",
