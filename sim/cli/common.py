@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -102,6 +103,19 @@ def note(text: str) -> None:
     say(f"note: {text}")
 
 
+def note_borrowed_tables(used: Iterable[tuple[Scenario, Profile]]) -> None:
+    """Say which profiles of several ranks keep tables of collectives that another topology has; once each."""
+    from sim.hardware.inheritance import tables_of_another_topology
+
+    profiles = {scenario.hardware: profile for scenario, profile in used if scenario.world_size > 1}
+    for name, profile in profiles.items():
+        if others := tables_of_another_topology(profile.kept):
+            note(
+                f"{name} keeps tables of isolated times measured on another topology ({', '.join(others)}): "
+                f"`chunkflow-sim hardware {shlex.quote(name)} --check` names what contradicts"
+            )
+
+
 def check_outputs_shared(force: bool, *outputs: tuple[str, Path | None, str]) -> None:
     """Refuse to destroy anything: `outputs` are options, their files, and the kinds of file as `Kind` names them."""
     from sim.inputs.overwriting import Kind, Output, check_outputs
@@ -168,6 +182,7 @@ def run_points(
     from sim.sweeps.worker_pool import Workers
 
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
+    note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with Workers(workers) as pool, progress(len(points), "points") as advance:
