@@ -24,7 +24,7 @@ from sim.inputs.config import InputError
 from sim.machine import DeadlockError
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
-from sim.sweeps.experiments import load_experiment
+from sim.sweeps.experiments import is_experiment, load_experiment
 from sim.sweeps.grid import parse_axes, points
 
 RESIDENT_EVERY = 5
@@ -45,13 +45,12 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
         InputError: a file or a setting is wrong, an experiment comes with settings, or the torch machine cannot run
             what a scenario asks for.
     """
-    data = read_plain(file)
-    if isinstance(data, dict) and "scenario" in data:
+    if is_experiment(file):
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
         found = [p.data for p in load_experiment(str(file)).points(str(file), fitting=False)]
     else:
-        found = [p.data for p in points(data, parse_axes(settings), str(file), fitting=False)]
+        found = [p.data for p in points(read_plain(file), parse_axes(settings), str(file), fitting=False)]
     for scenario in found:
         program = Scenario.from_plain(scenario, str(file)).program()
         if (why := unsupported(program)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.notebook_html import html_text
+from sim.inputs.other_formats import foreign_json, foreign_text, other_file
 from sim.inputs.shipped_files import is_there
 from sim.inputs.yaml_files import read_yaml
 from sim.policies import Policy
@@ -31,12 +33,32 @@ COMMAND_BYTES = 600
 
 
 def read_plain(file: Path) -> Any:
-    """The plain data of a scenario file, a hardware path in it made absolute. Raises `InputError`."""
-    data = read_yaml(file)
+    """The plain data of a scenario file, a hardware path in it made absolute.
+
+    Raises:
+        InputError: it cannot be read, or is of a format that is none of a scenario; it names the format.
+    """
+    data = _read_mapping(file)
     if isinstance(data, dict) and isinstance(data.get("hardware"), str):
         beside = file.parent / data["hardware"]
         if is_there(beside) and beside.is_file():
             data["hardware"] = str(beside.resolve())
+    return data
+
+
+def _read_mapping(file: Path) -> Any:
+    source = str(file)
+    if (problem := foreign_json(file)) is not None:
+        raise InputError(source, "", problem)
+    try:
+        data = read_yaml(file)
+    except InputError:
+        if (problem := foreign_text(file)) is None:
+            raise
+        raise InputError(source, "", problem) from None
+    problem = other_file(data) if isinstance(data, Mapping) else foreign_text(file)
+    if problem is not None:
+        raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
     return data
 
 

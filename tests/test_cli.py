@@ -376,7 +376,8 @@ def test_what_cannot_be_written_is_code_1_and_leaves_nothing(
     done = chunkflow(*WRITES[option], name, cwd=folder)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"Error: {name}: cannot be written: ")
-    assert ("sweep of s.yaml" in done.stdout) == (option == "html"), "the table of a finished sweep is not lost"
+    late = option == "html" and name != "folder"  # a folder is refused before anything is simulated
+    assert ("sweep of s.yaml" in done.stdout) == late, "the table of a finished sweep is not lost"
     assert contents(folder) == before
 
 
@@ -420,9 +421,8 @@ def test_a_pipe_or_device_is_not_replaced_by_a_file(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)  # neither side blocks
     try:
-        write_atomically(pipe, "text")
-    except OSError:
-        pass  # to refuse is as good as to write
+        write_atomically(Path(f"/dev/fd/{reader}"), "text")
+        assert os.read(reader, 100) == b"text"
     finally:
         os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)

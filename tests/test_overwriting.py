@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click import ClickException
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,8 +21,10 @@ import scenarios
 import validation
 from calibration.calibrate import RESIDUALS
 from sim.cli import main
+from sim.cli.common import with_exit_codes
 from sim.hardware import load_profile, to_plain
 from sim.inputs import files_read
+from sim.inputs.atomic_files import write_atomically
 from sim.inputs.config import InputError
 from sim.inputs.overwriting import Kind, Output, check_outputs
 from sim.sweeps.grid import points, sweep
@@ -213,6 +216,65 @@ def test_the_file_that_standard_output_goes_to_is_no_output(folder: Path, chunkf
     assert done.returncode == 2 and "out: --trace would overwrite the file that standard output goes to" in done.stderr
 
 
+# ---- outputs that are none ------------------------------------------------------------------------------------------
+
+FORMS = ["pipe", "sub/../pipe", "link", "chain", "pipe/x"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_named_pipe_is_refused_before_it_is_opened(command: str, folder: Path) -> None:
+    """To open it would wait for a reader, perhaps for ever."""
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("pipe")
+    (folder / "chain").symlink_to("link")
+    args = COMMANDS[command]
+    for name in FORMS:
+        for force in ((), ("--force",)):
+            assert f"{name}: {args[-1]} is a pipe: give a file" in refused(folder, *args, name, *force)
+
+
+def test_results_of_a_library_go_to_no_named_pipe(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    made = points(SCENARIO | {"hardware": "h200x2-hostpath"}, {"world_size": [1]})
+    for write in (lambda: sweep(made, output=folder / "pipe"), lambda: write_atomically(folder / "pipe", "text")):
+        with pytest.raises(InputError, match="pipe: is a pipe: give a file"):
+            write()
+
+
+@pytest.mark.parametrize("command", ["calibrate", "measure"])
+def test_a_folder_of_results_holds_no_named_pipe(command: str, folder: Path) -> None:
+    os.mkfifo(folder / "sub" / "new.yaml")
+    os.mkfifo(folder / "sub" / "cases.jsonl")
+    (folder / "h.yaml").write_text(yaml.safe_dump(SCENARIO))
+    args = ("calibrate", "--fit-only", "--name", "new") if command == "calibrate" else ("measure", "h.yaml")
+    assert "--out is a pipe: give a file" in refused(folder, *args, "--out", "sub")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_without_a_name_is_code_2(command: str, folder: Path) -> None:
+    before = contents(folder)
+    for name, said in (("", "is empty: give the name of a file"), ("new/", "'new/' names a folder: give a file")):
+        done = invoke(*COMMANDS[command], name)
+        assert (done.exit_code, done.stdout) == (2, "") and said in done.stderr
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_is_refused_before_anything_is_simulated(command: str, folder: Path) -> None:
+    done = invoke(*COMMANDS[command], "sub/")
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "Error: sub: cannot be written: Is a directory\n")
+
+
+def test_a_failed_read_is_no_failed_write() -> None:
+    @with_exit_codes
+    def reads() -> None:
+        Path("nowhere").read_bytes()
+
+    with pytest.raises(ClickException) as failed:
+        reads()
+    assert (failed.value.exit_code, failed.value.message) == (1, "nowhere: No such file or directory")
+
+
 # ---- results that go to a pipe -------------------------------------------------------------------------------------
 
 AXES = {"world_size": [2, 1], "policy.chunk_bytes": ["1 MiB", "512 KiB"]}
@@ -228,7 +290,8 @@ def test_rows_go_to_a_pipe_once_each_as_they_come(folder: Path) -> None:
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
     reader.start()
-    assert sweep(made, output=pipe) == rows
+    with pipe.open("wb") as writer:
+        assert sweep(made, output=Path(f"/dev/fd/{writer.fileno()}")) == rows
     reader.join(10)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert got == [expected.read_bytes()]

@@ -539,8 +539,10 @@ def test_a_file_that_goes_away_during_a_sweep_is_an_error(change: str, chosen: l
 def test_a_pipe_takes_rows(chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "rows.csv")
     reader = os.open(tmp_path / "rows.csv", os.O_RDONLY | os.O_NONBLOCK)
-    sweep(chosen, output=tmp_path / "rows.csv")
+    writer = os.open(tmp_path / "rows.csv", os.O_WRONLY)
+    sweep(chosen, output=Path(f"/dev/fd/{writer}"))
     assert os.read(reader, 10**6) == whole[1]
+    os.close(writer)
     os.close(reader)
 
 

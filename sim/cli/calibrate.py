@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from sim.cli.common import check_outputs_shared, force_option, main, needs, resumable, say, with_exit_codes
+from sim.cli.common import OutputPath, check_outputs_shared, force_option, main, needs, resumable, say, with_exit_codes
 
 if TYPE_CHECKING:
     from calibration.probes import ProbeCase
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.option("--name", default="this-host", show_default=True, help="Name of the profile.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the results; as NAME unless given.")
+@click.option("--out", type=OutputPath(folder=True), help="Folder for the results; as NAME unless given.")
 @click.option("--quick", is_flag=True, help="Fewer sizes and repeats.")
 @click.option("--gpus", type=click.IntRange(1, 1024), help="How many GPUs to use; all there are unless given.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to probe: a CPU only to try the procedure.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -18,6 +19,24 @@ if TYPE_CHECKING:
     from sim.hardware import Profile
     from sim.scenario import Scenario
     from sim.sweeps.results_file import Point, Row
+
+
+class OutputPath(click.Path):
+    """A file or folder that a command is to write: a name that is not empty, and of no folder that is not there."""
+
+    def __init__(self, folder: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Fails for an empty name, and for one that ends as a folder's does where a file is wanted."""
+        from sim.inputs.shipped_files import is_there
+
+        if value == "":
+            self.fail("is empty: give the name of a " + ("folder" if self.folder else "file"), param, ctx)
+        if not self.folder and isinstance(value, str) and value.endswith("/") and not is_there(Path(value)):
+            self.fail(f"{value!r} names a folder: give a file", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Failure(click.ClickException):
@@ -35,6 +54,7 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        from sim.inputs.atomic_files import UnwritableError
         from sim.inputs.config import InputError
         from sim.program import ProgramError
 
@@ -44,8 +64,10 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             raise _BadInput(str(error)) from None
         except BrokenPipeError:
             raise
-        except OSError as error:
-            raise Failure(f"{error.filename or 'output'}: cannot be written: {error.strerror}") from None
+        except UnwritableError as error:
+            raise Failure(f"{error.filename}: cannot be written: {error.strerror}") from None
+        except OSError as error:  # of reading, or of starting processes: every write is an UnwritableError
+            raise Failure(": ".join(part for part in (error.filename, error.strerror or str(error)) if part)) from None
         except (RuntimeError, ArithmeticError) as error:
             raise Failure(str(error)) from None
         except ImportError as error:
@@ -79,6 +101,19 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """A remark on standard error."""
     say(f"note: {text}")
+
+
+def note_borrowed_tables(used: Iterable[tuple[Scenario, Profile]]) -> None:
+    """Say which profiles of several ranks keep tables of collectives that another topology has; once each."""
+    from sim.hardware.inheritance import tables_of_another_topology
+
+    profiles = {scenario.hardware: profile for scenario, profile in used if scenario.world_size > 1}
+    for name, profile in profiles.items():
+        if others := tables_of_another_topology(profile.kept):
+            note(
+                f"{name} keeps tables of isolated times measured on another topology ({', '.join(others)}): "
+                f"`chunkflow-sim hardware {shlex.quote(name)} --check` names what contradicts"
+            )
 
 
 def check_outputs_shared(force: bool, *outputs: tuple[str, Path | None, str]) -> None:
@@ -147,6 +182,7 @@ def run_points(
     from sim.sweeps.worker_pool import Workers
 
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
+    note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with Workers(workers) as pool, progress(len(points), "points") as advance:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import RECOMPUTE, force_option, main, resumable, run_points, with_exit_codes
+from sim.cli.common import RECOMPUTE, OutputPath, force_option, main, resumable, run_points, with_exit_codes
 
 if TYPE_CHECKING:
     from sim.sweeps.results_file import Row
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @main.command()
 @click.argument("name", required=False)
-@click.option("--out", type=click.Path(path_type=Path), help="Write rows to this CSV file; continues where it ends.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write the page with the plot to this file.")
+@click.option("--out", type=OutputPath(), help="Write rows to this CSV file; continues where it ends.")
+@click.option("--html", type=OutputPath(), help="Write the page with the plot to this file.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @click.option("--recompute", is_flag=True, help=RECOMPUTE)
 @force_option

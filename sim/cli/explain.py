@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import load_scenario, main, with_exit_codes
+from sim.cli.common import load_scenario, main, note_borrowed_tables, with_exit_codes
 
 
 @main.command()
@@ -19,7 +19,9 @@ def explain(file: Path, as_json: bool) -> None:
     from sim.analysis.explain import to_plain
     from sim.run import simulate
 
-    explanation = explain_result(simulate(*load_scenario(file)))
+    loaded = load_scenario(file)
+    note_borrowed_tables([loaded])
+    explanation = explain_result(simulate(*loaded))
     if as_json:
         import json
 

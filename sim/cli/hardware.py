@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import Failure, check_outputs_shared, force_option, main, say, with_exit_codes
+from sim.cli.common import Failure, OutputPath, check_outputs_shared, force_option, main, say, with_exit_codes
 
 if TYPE_CHECKING:
     from sim.hardware import Profile
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a page with a drawing of NAME to this file.")
+@click.option("--html", type=OutputPath(), help="Write a page with a drawing of NAME to this file.")
 @click.option(
     "--check",
     is_flag=True,

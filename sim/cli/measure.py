@@ -7,7 +7,17 @@ from typing import Any, Literal
 
 import click
 
-from sim.cli.common import Failure, check_outputs_shared, force_option, main, needs, resumable, say, with_exit_codes
+from sim.cli.common import (
+    Failure,
+    OutputPath,
+    check_outputs_shared,
+    force_option,
+    main,
+    needs,
+    resumable,
+    say,
+    with_exit_codes,
+)
 
 
 class _Seconds(click.FloatRange):
@@ -23,9 +33,7 @@ class _Seconds(click.FloatRange):
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, help="An axis as `sweep` takes it, for every scenario file.")
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder of the data set; continued if there."
-)
+@click.option("--out", required=True, type=OutputPath(folder=True), help="Folder of the data set; continued if there.")
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
 @click.option("--timeout", type=_Seconds(1, 1e6), default=120.0, show_default=True, help="Seconds a run may take.")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import check_outputs_shared, force_option, load_scenario, main, with_exit_codes
+from sim.cli.common import (
+    OutputPath,
+    check_outputs_shared,
+    force_option,
+    load_scenario,
+    main,
+    note_borrowed_tables,
+    with_exit_codes,
+)
 
 if TYPE_CHECKING:
     from sim.analysis.sensitivity import Interval
@@ -17,7 +25,7 @@ if TYPE_CHECKING:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write a Chrome/Perfetto trace to this file.")
+@click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
     "--interval",
     "with_interval",
@@ -32,6 +40,7 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, forc
 
     loaded = load_scenario(file)
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
+    note_borrowed_tables([loaded])
     result = simulate(*loaded)
     if trace is not None:
         from sim.timeline.perfetto import write_trace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import main, with_exit_codes
+from sim.cli.common import main, note_borrowed_tables, with_exit_codes
 
 
 @main.command()
@@ -32,6 +32,7 @@ def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: in
     share = _share(change)
     scenario = Scenario.load(file)
     profile = scenario.profile(str(file))
+    note_borrowed_tables([(scenario, profile)])
     with Workers(workers) as pool, progress(most_runs(profile, True), "simulations") as advance:
         found = find(scenario, profile, metric, share, pool, advance)
     if as_json:

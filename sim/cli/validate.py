@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import Failure, check_outputs_shared, force_option, main, say, with_exit_codes
+from sim.cli.common import Failure, OutputPath, check_outputs_shared, force_option, main, say, with_exit_codes
 
 
 @main.command()
@@ -15,8 +15,8 @@ from sim.cli.common import Failure, check_outputs_shared, force_option, main, sa
 )
 @click.option("--published", is_flag=True, help="Published cases instead of measured ones, with bounds of their own.")
 @click.option("--hardware", help="Profile to predict with; each data set's own unless given.")
-@click.option("--html", type=click.Path(path_type=Path), help="Write a report page to this file.")
-@click.option("--trace", type=click.Path(path_type=Path), help="Write a Perfetto trace of the worst case to this file.")
+@click.option("--html", type=OutputPath(), help="Write a report page to this file.")
+@click.option("--trace", type=OutputPath(), help="Write a Perfetto trace of the worst case to this file.")
 @click.option("--intervals", is_flag=True, help="Intervals about predictions, and how many hold the measurement.")
 @click.option("--markdown", is_flag=True, help="Print the bounds, errors and cases as Markdown.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sim.datasets.probe_parameters import PARAMETERS
-from sim.inputs.atomic_files import append, cut_torn_line, open_alone
+from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.json_lines import load_lines
 
@@ -118,6 +118,7 @@ class Journal:
     """
 
     def __init__(self, file: Path) -> None:
+        self._path = file
         self._file = open_alone(file)
         try:
             self.rows = load_rows(file)
@@ -138,6 +139,7 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Write `row` as one line."""
-        append(self._file, msgspec.json.encode(row) + b"\n")
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            append(self._file, msgspec.json.encode(row) + b"\n")
+            os.fsync(self._file.fileno())
         self.rows = [r for r in self.rows if r.case != row.case] + [row]

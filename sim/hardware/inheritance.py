@@ -7,7 +7,7 @@ number names the profile that gave it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sim.hardware.collective_classes import AloneTime
@@ -24,6 +24,17 @@ class Kept(Config, frozen=True):
     """The one that gave it."""
     another_topology: bool = False
     """Whether it describes or was measured on a topology that this profile does not have."""
+
+
+def tables_of_another_topology(kept: Iterable[Kept]) -> tuple[str, ...]:
+    """Profiles whose tables of collectives' isolated times are kept, although their hosts have another topology."""
+    found = (part for part in kept if part.another_topology and _holds_table(part.key))
+    return tuple(dict.fromkeys(part.profile for part in found))
+
+
+def _holds_table(key: str) -> bool:
+    section, *inner = key.split(".")
+    return section == "collectives" and (len(inner) < 2 or inner[1] in ("alone", "alone_by_ranks"))
 
 
 _WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks", "contention_by_ranks")

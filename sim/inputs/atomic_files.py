@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +18,50 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """What file systems without locks answer."""
 _BLOCK = 2**16
 """Bytes that are looked at together for the end of a line."""
+_DESCRIPTORS = re.compile(r"/dev/fd|/proc/\d+(/task/\d+)?/fd")
+"""Folders of what a process has open."""
+
+
+class UnwritableError(OSError):
+    """An output that cannot be written; `filename` names it."""
+
+
+def refuse_pipe(file: Path, option: str = "") -> None:
+    """Refuse a named pipe, and what would be in one: opening it waits until somebody reads, perhaps for ever.
+
+    A pipe that a process has open already has its reader: /dev/stdout, /dev/fd/N and /proc/PID/fd/N are let through.
+
+    Raises:
+        InputError: naming `file` and the `option` that gave it.
+    """
+    for place in (file, *file.parents):
+        try:
+            is_pipe = stat.S_ISFIFO(place.stat().st_mode)
+        except (OSError, ValueError):
+            continue
+        if is_pipe and not _is_open(place):
+            raise InputError(str(file), "", f"{option} is a pipe: give a file".lstrip())
+        return
+
+
+def _is_open(file: Path) -> bool:
+    """Whether a path leads, by links, to an open file of a process."""
+    while _DESCRIPTORS.fullmatch(os.path.realpath(file.parent)) is None:
+        if not file.is_symlink():
+            return False
+        file = file.parent / file.readlink()
+    return True
 
 
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Let every OSError inside name `file`: that of a write names none."""
+    """Turn every OSError inside into an `UnwritableError` that names `file`: that of a write names none."""
     try:
         yield
+    except BrokenPipeError:  # whoever read has had enough, which is no failure to tell of
+        raise
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from None
+        raise UnwritableError(error.errno, error.strerror, str(file)) from None
 
 
 def open_alone(file: Path) -> BinaryIO:
@@ -33,9 +70,10 @@ def open_alone(file: Path) -> BinaryIO:
     Missing folders are made. A device, or a file on a file system without locks, is opened but not locked.
 
     Raises:
-        InputError: another run holds it.
-        OSError: it cannot be opened; names it.
+        InputError: another run holds it, or it is a named pipe.
+        UnwritableError: it cannot be opened; names it.
     """
+    refuse_pipe(file)
     with naming(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -85,7 +123,8 @@ def cut_torn_line(out: BinaryIO, file: Path) -> None:
                 begin += len(whole)
                 break
     if begin < end:
-        out.truncate(begin)
+        with naming(file):
+            out.truncate(begin)
 
 
 def append(out: BinaryIO, data: bytes) -> None:
@@ -95,11 +134,16 @@ def append(out: BinaryIO, data: bytes) -> None:
 
 
 def write_atomically(file: Path, data: bytes | str) -> None:
-    """Write `file` whole or not at all: to a temporary file beside it, then renamed. Raises OSError naming `file`.
+    """Write `file` whole or not at all: to a temporary file beside it, then renamed.
 
     Missing folders are made. A link stays a link, to what is written. What is there and no regular file, such as a
-    pipe, is written to as it is.
+    device, is written to as it is.
+
+    Raises:
+        InputError: it is a named pipe.
+        UnwritableError: naming `file`.
     """
+    refuse_pipe(file)
     # names of files may hold bytes that are no text
     content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     with naming(file):

@@ -5,6 +5,7 @@ Each kind of file that is written carries a mark in its first bytes, by which a 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sim.inputs import files_read
+from sim.inputs.atomic_files import naming, refuse_pipe
 from sim.inputs.config import InputError
 
 _HEAD = 4096
@@ -46,17 +48,23 @@ class Output(NamedTuple):
 
 
 def check_outputs(outputs: Sequence[Output], force: bool = False) -> None:
-    """Refuse outputs that would destroy something. Call it when all inputs have been read, and before any work.
+    """Refuse outputs that would destroy something, or that are none. Call it when inputs are read, and before any work.
 
-    Devices and pipes hold nothing that could be lost, and what cannot be looked at will not be written to either. With
-    `force` an output may be a file that was read or that others wrote; two outputs are never one file.
+    Devices and open pipes hold nothing that could be lost, and what cannot be looked at will not be written to either.
+    With `force` an output may be a file that was read or that others wrote; two outputs are never one file.
 
     Raises:
-        InputError: an output is another output or standard output, was read, or is no earlier result of its kind.
+        InputError: an output is another output or standard output, was read, is no earlier result of its kind, or is a
+            named pipe.
+        UnwritableError: an output is a folder, or no path that a file can have.
     """
     for number, output in enumerate(outputs):
-        if output.file.exists() and not output.file.is_file():
-            continue
+        refuse_pipe(output.file, output.option)
+        with naming(output.file):
+            if output.file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if output.file.exists() and not output.file.is_file():
+                continue
         for other in outputs[:number]:
             if _same(output.file, other.file):
                 raise _refused(output, f"would overwrite what {other.option} writes: give another file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -73,6 +74,12 @@ def _values(given: object, source: str, path: str) -> list[object]:
 
 _SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")
 shipped = _SHELF.names
+
+
+def is_experiment(file: Path) -> bool:
+    """Whether a YAML file holds an experiment, right or wrong, and no scenario. Raises `InputError`."""
+    data = read_yaml(file)
+    return isinstance(data, dict) and "scenario" in data
 
 
 def load_experiment(name: str) -> Experiment:

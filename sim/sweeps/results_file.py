@@ -14,7 +14,15 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone, whole_lines, write_atomically
+from sim.inputs.atomic_files import (
+    UnwritableError,
+    append,
+    cut_torn_line,
+    naming,
+    open_alone,
+    whole_lines,
+    write_atomically,
+)
 from sim.inputs.config import InputError
 from sim.inputs.input_files import read_bytes
 from sim.inputs.notebook_html import html_table
@@ -118,17 +126,17 @@ class Ledger:
         self.outdated = ""
 
     def __enter__(self) -> Ledger:
-        with naming(self.file):
-            self._out: BinaryIO = open_alone(self.file)
-            try:
-                content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""
-                self._read(content)
-                cut_torn_line(self._out, self.file)
-                if not whole_lines(content):
+        self._out: BinaryIO = open_alone(self.file)
+        try:
+            content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""
+            self._read(content)
+            cut_torn_line(self._out, self.file)
+            if not whole_lines(content):
+                with naming(self.file):
                     append(self._out, _line(self.header))
-            except BaseException:
-                self._out.close()
-                raise
+        except BaseException:
+            self._out.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -148,8 +156,11 @@ class Ledger:
             write_atomically(self.file, ordered)
 
     def _holds(self, content: bytes) -> bool:
-        with naming(self.file), self.file.open("rb") as file:
-            return file.read(len(content) + 1) == content
+        try:
+            with self.file.open("rb") as file:
+                return file.read(len(content) + 1) == content
+        except OSError:
+            return False
 
     def _check_place(self) -> None:
         try:
@@ -157,7 +168,7 @@ class Ledger:
         except FileNotFoundError:
             there = False
         if not there:
-            raise OSError(errno.ENOENT, "it was moved, removed or replaced while the sweep ran", str(self.file))
+            raise UnwritableError(errno.ENOENT, "it was moved, removed or replaced while the sweep ran", str(self.file))
 
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]
