@@ -99,7 +99,7 @@ lock: $(VENV)/uv
 
 # How many small faults (made by cosmic-ray) the tests notice; resumable.
 mutation: $(VENV)/dev
-	$(BIN)/$(PIP) 'cosmic-ray>=8.3'
+	$(BIN)/$(PIP) --editable .[mutation]
 	$(BIN)/python benchmarks/sample_mutations.py --results $(OUT)/mutations.jsonl
 
 lint: $(VENV)/dev
