@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from sim.hardware import Profile
 from sim.inputs.notebook_html import html_table
@@ -12,7 +11,7 @@ from sim.machine import SimulatedMachine
 from sim.policies import describe
 from sim.scenario import Scenario
 from sim.timeline import Timeline, settling
-from sim.timeline.metrics import SHOWN, Metrics, fit, metrics
+from sim.timeline.metrics import Metrics, fit, metrics, shown
 
 
 class Result(NamedTuple):
@@ -31,12 +30,11 @@ class Result(NamedTuple):
         return f"{describe(self.scenario.policy)} on {self.profile.name}, {self.scenario.world_size} ranks"
 
     def _repr_html_(self) -> str:
-        figures = cast(Mapping[str, float], self.metrics)
         rows: list[tuple[str, ...]] = []
-        for key, (name, remark) in SHOWN.items():
+        for key, name, value, remark in shown(self.metrics):
             show = show_seconds if key.endswith("_s") else show_bytes
-            rows.append((name, show(figures[key]), remark))
-        rows.append(("device memory", show_bytes(figures["device_memory_bytes"]), fit(self.metrics)[1]))
+            rows.append((name, show(value), remark))
+        rows.append(("device memory", show_bytes(self.metrics["device_memory_bytes"]), fit(self.metrics)[1]))
         return html_table(self._about(), ("", "", ""), rows)
 
 

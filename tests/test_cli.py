@@ -76,6 +76,7 @@ def test_run_prints_a_table_with_the_figures(folder: Path, chunkflow: Command) -
     lines = {line.strip()[:16].strip(): line for line in done.stdout.splitlines()}
     assert f"{figures['step_time_s'] * 1e3:.4g} ms" in lines["step time"]
     assert f"{100 * figures['lower_bound_s'] / figures['step_time_s']:.1f} %" in lines["lower bound"]
+    assert lines["lower bound"].rstrip().endswith("no schedule with these copies takes less")
     assert "96 MiB" in lines["H2D bytes a step"]
     assert "resident step" in lines and "this step" in lines
 

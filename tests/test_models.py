@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from typing import Any
@@ -415,6 +416,7 @@ def test_command_line() -> None:
     assert "19 + 38" in listed.stdout and "679.7 / 283.2 MB" in listed.stdout
     assert json.loads(cli("models", "--json").stdout) == list(shipped())
     shown = cli("models", "wan2.2-14b")
+    assert re.search(r"patch +\[1, 2, 2\] ", shown.stdout) and re.search(r"qk_norm +true ", shown.stdout)
     assert "transformer.hidden" in shown.stdout and "5120" in shown.stdout and "blocks[0].repeat" in shown.stdout
     assert json.loads(cli("models", "wan2.2-14b", "--json").stdout)["experts"] == 2
     wrong = cli("models", "wan2.2")

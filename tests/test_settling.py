@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -92,6 +93,12 @@ def test_its_figures_do_not_depend_on_the_steps_asked_for(steps: int, result: Re
             assert found[name] == pytest.approx(figures[name], rel=1e-6), name
 
 
+def test_its_lower_bound_is_said_to_be_of_the_mean(result: Result) -> None:
+    first, *_ = explain(result).sentences
+    assert re.match(r"A step takes [0-9.]+ m?s in the mean under .* takes less than [0-9.]+ m?s in the mean\.$", first)
+    assert "takes less in the mean" in result._repr_html_()
+
+
 def test_its_causes_sum_to_the_mean_step(result: Result) -> None:
     step = result.metrics["step_time_s"]
     assert sum(causes(result.timeline, result.profile).values()) == pytest.approx(step)
@@ -118,6 +125,7 @@ def test_run_says_so(steps: int, tmp_path: Path, chunkflow: Command) -> None:
     shown = chunkflow("run", file)
     assert shown.returncode == 0
     assert "Steps have not settled to one length: they repeat every 2 steps" in shown.stdout
+    assert "no schedule with these copies takes less in the mean" in shown.stdout
     found = json.loads(chunkflow("run", file, "--json").stdout)
     assert (found["settled"], found["period_steps"]) == (False, 2)
     assert sum(found["causes_s"].values()) == pytest.approx(found["step_time_s"])

@@ -5,6 +5,7 @@ Every sentence follows from figures: of the critical path's causes, of the resid
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,20 +15,23 @@ from sim import policies
 from sim.hardware import Profile
 from sim.inputs import units
 from sim.inputs.config import InputError
-from sim.inputs.units import show_bytes, show_seconds
+from sim.inputs.units import Number, show_bytes, show_seconds
 from sim.machine import DeadlockError
-from sim.policies import Resident, describe, difference
+from sim.policies import Policy, Resident, describe, difference
 from sim.program import ProgramError
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.timeline.critical_path import WORDS, Waterfall, causes, waterfall
+from sim.timeline.critical_path import GROUPS, WEIGHTS, WORDS, Waterfall, causes, waterfall
+from sim.timeline.metrics import LEFT_OUT, is_mean
 
 WORTH = 0.005
 """Causes and gains below this share of the step are not worth a sentence."""
 HIDDEN = 0.02
 """Copies hide if they are at most this share of the critical path and lengthen the step by no more than it."""
-
-_COPIES = ("exposed_h2d", "copy_overhead", "copy_contention", "yield_wait")
+FRACTION_STEP = 0.01
+"""How finely the largest resident fraction that fits is looked for."""
+_FIT_TRIES = 3
+"""Fractions simulated at most: memory that is not live throughout can make the first one a little wrong."""
 
 
 class Change(NamedTuple):
@@ -90,10 +94,11 @@ def explain(result: Result) -> Explanation:
 def _what_binds(result: Result, facts: _Facts) -> Iterator[str]:
     figures, fall, by_cause = result.metrics, facts.fall, facts.by_cause
     step = fall.step_s
+    mean = " in the mean" if is_mean(figures) else ""
     yield (
-        f"A step takes {show_seconds(step)} under {describe(result.scenario.policy)}; with all weights resident it "
-        f"would take {show_seconds(fall.resident_s)}, and no schedule with these copies takes less than "
-        f"{show_seconds(figures['lower_bound_s'])}."
+        f"A step takes {show_seconds(step)}{mean} under {describe(result.scenario.policy)}; with all weights resident "
+        f"it would take {show_seconds(fall.resident_s)}, and no schedule with these copies takes less than "
+        f"{show_seconds(figures['lower_bound_s'])}{mean}."
     )
     if facts.peak > facts.capacity:
         yield (
@@ -103,7 +108,7 @@ def _what_binds(result: Result, facts: _Facts) -> Iterator[str]:
     parts = [f"{WORDS[c]} ({100 * s / step:.0f} %)" for c, s in ranked if s and s >= WORTH * step]
     if parts:
         yield f"Its critical path is {_listed(parts)}."
-    yield _verdict(facts)
+    yield from _verdict(facts)
     delta = dict(fall.parts)
     slowed = [(c, delta.get(c, 0.0)) for c in ("copy_contention", "collective_contention")]
     if facts.brings and sum(max(s, 0.0) for _, s in slowed) >= WORTH * step > 0:
@@ -115,33 +120,39 @@ def _what_binds(result: Result, facts: _Facts) -> Iterator[str]:
         yield f"Waiting at gates takes {show_seconds(by_cause['yield_wait'])} of this path."
 
 
-def _verdict(facts: _Facts) -> str:
-    """What binds: the copies, what they compete with, or neither alone."""
+def _verdict(facts: _Facts) -> Iterator[str]:
+    """What binds, the largest group of causes, and whether the weights hide behind it."""
     step, resident = facts.fall.step_s, facts.fall.resident_s
+    shares = {name: sum(facts.by_cause[c] for c in group) for name, group in GROUPS.items()}
+    gathers = facts.by_cause["exposed_gather"]
+    weights = shares[WEIGHTS]
+    ways = {"copies": weights - gathers, "gathers of weights": gathers}
+    by_time = sorted(ways, key=lambda way: -ways[way])
+    what = " and ".join(way for way in by_time if ways[way] >= WORTH * step > 0) or by_time[0]
+    first, *others = sorted(shares, key=lambda name: -shares[name])
+    names = {name: what if name == WEIGHTS else name for name in shares}
+    if step <= 0:
+        yield "The step takes no time: nothing binds."
+        return
+    rest = [f"{names[n]} {100 * shares[n] / step:.0f} %" for n in others if shares[n] >= WORTH * step]
+    binds = "binds: it is" if first == "host issue" else "bind: they are"
+    also = f" ({', '.join(rest)})" if rest else ""
+    named = names[first][0].upper() + names[first][1:]
+    yield f"{named} {binds} {100 * shares[first] / step:.0f} % of the critical path{also}."
     if not facts.brings:
-        return "Nothing is copied: compute and collectives bind."
+        yield "Nothing is copied."
+        return
     longer = step - resident
     than = f"{100 * longer / resident:.1f} % longer" if resident and longer >= 0.0005 * resident else "no longer"
-    copies = sum(facts.by_cause[c] for c in _COPIES)
-    gathers = facts.by_cause["exposed_gather"]
-    weights = copies + gathers
-    work = facts.by_cause["compute"] + facts.by_cause["collective_alone"]
-    what = "Gathers of weights" if gathers > copies else "Copies"
-    if weights <= HIDDEN * step and longer <= HIDDEN * resident:
-        what = "gathers of weights" if gathers > copies else "copies"
-        return f"The {what} hide behind compute and collectives: the step takes {than} than with all weights resident."
-    if weights > work:
-        return (
-            f"{what} bind: they and what they wait for are {100 * weights / step:.0f} % of the critical path, compute "
-            f"and the blocks' collectives {100 * work / step:.0f} %."
-        )
+    if weights + facts.by_cause["yield_wait"] <= HIDDEN * step and longer <= HIDDEN * resident:
+        yield f"The {what} hide behind {names[first]}: the step takes {than} than with all weights resident."
+        return
+    if first == WEIGHTS:
+        return
     parts = [(WORDS[c], s) for c, s in facts.fall.parts if c != "hidden"]
-    named = [f"{words} {show_seconds(s)}" for words, s in sorted(parts, key=lambda p: -p[1])[:3] if s >= WORTH * step]
-    because = f"; on its critical path, but not on the resident one, is {_listed(named)}" if named else ""
-    return (
-        "Compute and collectives are most of the critical path, but bringing the weights is not hidden: the step takes "
-        f"{than} than with all weights resident{because}."
-    )
+    added = [f"{words} {show_seconds(s)}" for words, s in sorted(parts, key=lambda p: -p[1])[:3] if s >= WORTH * step]
+    because = f"; on its critical path, but not on the resident one, is {_listed(added)}" if added else ""
+    yield f"Bringing the weights is not hidden: the step takes {than} than with all weights resident{because}."
 
 
 def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
@@ -151,7 +162,8 @@ def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
         if fitting:
             best = fitting[0]
             share = _change(best.gain_s, step)
-            yield f"The fastest variant that fits is {best.words}: {show_bytes(best.peak_memory_bytes)}, {share}."
+            peak = f"{show_bytes(best.peak_memory_bytes)} (before {LEFT_OUT})"
+            yield f"The fastest variant that fits is {best.words}: {peak}, {share}."
         elif changes:
             yield f"None of the variants tried fits into {capacity} either."
         return
@@ -182,28 +194,96 @@ def _listed(parts: list[str]) -> str:
 def _changes(result: Result) -> Iterator[Change]:
     """Simulate each variant of the scenario's policy; those that make a program that was seen before are left out.
 
-    Variants that are too large to simulate, or that cannot run, are none that one could choose.
+    Of a scenario that does not fit its GPU, also the largest resident fraction that does: of its own policy, or, where
+    that copies nothing, of the other kinds.
     """
-    scenario, figures = result.scenario, result.metrics
+    own = result.scenario.policy
     seen = {result.timeline.program.hash}
-    for policy in policies.variants(scenario.policy, scenario.world_size):
-        try:
-            found = simulate(scenario.with_policy(policy), result.profile)
-        except (InputError, ProgramError, DeadlockError):
-            continue
-        if found.timeline.program.hash in seen:
-            continue
-        seen.add(found.timeline.program.hash)
-        peak = found.metrics["peak_memory_bytes"]
-        yield Change(
-            difference(scenario.policy, policy),
-            found.metrics["step_time_s"],
-            figures["step_time_s"] - found.metrics["step_time_s"],
-            peak - figures["peak_memory_bytes"],
-            peak,
-            peak <= result.profile.device.memory.value,
-            describe(policy),
-        )
+    others = list(policies.variants(own, result.scenario.world_size))
+    for policy in others:
+        if (found := _tried(result, policy)) and found.timeline.program.hash not in seen:
+            seen.add(found.timeline.program.hash)
+            yield _change_to(result, found)
+    if result.metrics["peak_memory_bytes"] <= result.profile.device.memory.value:
+        return
+    for policy in [own] if _has_fraction(own) else filter(_has_fraction, others):
+        for found in _largest_fit(result, policy):
+            if found.timeline.program.hash not in seen:
+                seen.add(found.timeline.program.hash)
+                yield _change_to(result, found)
+
+
+def _tried(result: Result, policy: Policy) -> Result | None:
+    """The scenario under `policy`; None if it is too large to simulate or cannot run: nobody could choose it."""
+    try:
+        return simulate(result.scenario.with_policy(policy), result.profile)
+    except (InputError, ProgramError, DeadlockError):
+        return None
+
+
+def _change_to(result: Result, found: Result) -> Change:
+    """What the run `found` changes of `result`."""
+    before, after = result.metrics, found.metrics
+    return Change(
+        difference(result.scenario.policy, found.scenario.policy),
+        after["step_time_s"],
+        before["step_time_s"] - after["step_time_s"],
+        after["peak_memory_bytes"] - before["peak_memory_bytes"],
+        after["peak_memory_bytes"],
+        after["peak_memory_bytes"] <= result.profile.device.memory.value,
+        describe(found.scenario.policy),
+    )
+
+
+def _has_fraction(policy: Policy) -> bool:
+    return "resident_fraction" in policy.__struct_fields__
+
+
+def _largest_fit(result: Result, policy: Policy) -> Iterator[Result]:
+    """Runs of `policy` with the largest resident fraction whose peak memory fits the GPU, the last one the surest.
+
+    Found by bisection over the sizes of the buffers. Of those that are not live throughout, the same share is taken to
+    be live at the peak as in the last run. Where that was wrong, the next run sets it right.
+    """
+    known, tried = result, set[int]()
+    capacity = result.profile.device.memory.value
+    count = round(1 / FRACTION_STEP)
+    while len(tried) < _FIT_TRIES:
+        always, sometimes = _buffer_bytes(known.scenario)
+        live = (known.metrics["peak_memory_bytes"] - always) / sometimes if sometimes else 1.0
+
+        def too_large(part: int, live: float = live) -> bool:
+            try:
+                scenario = result.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
+                always, sometimes = _buffer_bytes(scenario)
+                return always + live * sometimes >= capacity + 1  # whole bytes, but for the product's rounding
+            except (InputError, ProgramError):
+                return True
+
+        # slots shrink as more is resident, and with everything resident there are none
+        part = bisect_left(range(count), True, key=too_large) - 1 if too_large(count) else count
+        if part < 0 or part in tried:
+            return
+        tried.add(part)
+        found = _tried(result, _with_fraction(policy, part / count))
+        if found is None:
+            return
+        yield found
+        known = found
+
+
+def _with_fraction(policy: Policy, fraction: float) -> Policy:
+    """`policy` with so much resident. Raises `InputError` where it refuses that."""
+    for changed in policy.changed(resident_fraction=Number(fraction)):
+        return changed
+    raise InputError("policy", "resident_fraction", f"cannot be {fraction:g}")
+
+
+def _buffer_bytes(scenario: Scenario) -> tuple[int, int]:
+    """Bytes of rank 0's buffers that are live throughout, and of the others; one step has the same as many."""
+    buffers = scenario.with_steps(1).program().ranks[0].buffers
+    always = sum(buffer.bytes for buffer in buffers if buffer.static)
+    return always, sum(buffer.bytes for buffer in buffers) - always
 
 
 def to_plain(explanation: Explanation) -> dict[str, object]:

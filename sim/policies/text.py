@@ -50,10 +50,17 @@ def describe_plain(data: object) -> str:
 
 
 def difference(policy: Policy, variant: Policy) -> str:
-    """What `variant` changes of `policy`: "prefetch_layers: 2", or "kind: chunked, chunk_bytes: 16 MiB"."""
+    """What `variant` changes of `policy`: "prefetch_layers: 2", or "kind: chunked, chunk_bytes: 16 MiB".
+
+    A key that the variant leaves out is named so: "window: device_gate, without slots".
+    """
     defaults = {f.name: _written(f.default) for f in msgspec.structs.fields(variant) if not f.required}
     before, after = {**defaults, **parameters(policy)}, {**defaults, **parameters(variant)}
-    changed = [f"{name}: {after[name]}" for name in variant.__struct_fields__ if after[name] != before.get(name)]
+    changed = [
+        f"without {name}" if getattr(variant, name) is None else f"{name}: {after[name]}"
+        for name in variant.__struct_fields__
+        if after[name] != before.get(name)
+    ]
     return ", ".join([f"kind: {variant.kind}", *changed] if policy.kind != variant.kind else changed)
 
 

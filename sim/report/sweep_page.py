@@ -109,8 +109,8 @@ def _drawn_points(points: Sequence[Point], rows: Sequence[Row]) -> list[figures.
 
 
 _CHUNKS = """Small chunks pay the cost of a copy often, large ones keep the link from the collectives.
-The lower bound is the smallest of the points' floors: no schedule on this host is faster. The resident line is that
-of the first point without its copies."""
+The lower bound is the smallest of the points' floors: no schedule with the copies of one of them takes less. The
+resident line is that of the first point without its copies."""
 _MEMORY = "Peak device memory and step time of each point; no point beats those on the front in both."
 _HEAT = "Step time by chunk size and resident fraction."
 

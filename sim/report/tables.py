@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,7 +17,7 @@ from sim.report.terminal import say, show, styled, table
 from sim.run import Result
 from sim.timeline import settling
 from sim.timeline.critical_path import NOTES, WORDS, Waterfall
-from sim.timeline.metrics import SHOWN, fit
+from sim.timeline.metrics import fit, shown
 from sim.workloads.named import Model, block_bytes, parameters
 
 if TYPE_CHECKING:
@@ -34,11 +35,7 @@ def print_run(name: str, result: Result) -> None:
     made = table("rank 0", "", "of a step", title=title)
     made.add_column("of the last step, unless said", style="dim")
     step = result.metrics["step_time_s"]
-    figures = cast(Mapping[str, float], result.metrics)
-    for key, (label, remark) in SHOWN.items():
-        value = figures[key]
-        if key == "step_time_s" and not result.metrics["settled"]:
-            remark = "mean of the steps named below"
+    for key, label, value, remark in shown(result.metrics):
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), _share(value, step), remark)
         else:
@@ -185,7 +182,7 @@ def print_profile(profile: Profile) -> None:
         if isinstance(value, AloneTime):
             shown = f"{len(value.bytes)} rows"
         elif isinstance(value, tuple):
-            shown = ", ".join(map(str, value))
+            shown = ", ".join(map(_as_yaml, value))
         else:
             shown = f"{value:.6g}" if isinstance(value, float) else str(value)
         made.add_row(path, shown, source)
@@ -227,6 +224,13 @@ def print_models(models: Iterable[Model]) -> None:
     show(made)
 
 
+def _as_yaml(value: object) -> str:
+    """A value as a file gives it."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_as_yaml, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def print_model(model: Model) -> None:
     """The shapes of a model with their sources."""
     made = table("shape", "value", title=f"{model.name}: {model.description}")
@@ -236,5 +240,5 @@ def print_model(model: Model) -> None:
             if isinstance(part, dict):
                 path = f"{group}[{i}]" if isinstance(plain, (list, tuple)) else group
                 for j, (key, value) in enumerate((k, v) for k, v in part.items() if k != "source"):
-                    made.add_row(f"{path}.{key}", str(value), "" if j else part["source"])
+                    made.add_row(f"{path}.{key}", _as_yaml(value), "" if j else part["source"])
     show(made)

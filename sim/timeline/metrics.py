@@ -1,4 +1,4 @@
-"""What a timeline means: step time, traffic, overlap, inflation, memory, and a floor that no schedule can beat.
+"""What a timeline means: step time, traffic, overlap, inflation, memory, and a floor of schedules with the same copies.
 
 Figures are of the last step and rank 0, or means over the last period of steps that differ (`sim.timeline.settling`);
 definitions are in docs/modelling.md. All seconds and bytes.
@@ -7,9 +7,10 @@ definitions are in docs/modelling.md. All seconds and bytes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from statistics import median
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from sim.hardware import Profile, collectives
 from sim.inputs.units import show_bytes
@@ -53,7 +54,7 @@ class Metrics(TypedDict):
 
 SHOWN = {
     "step_time_s": ("step time", "median of all steps but the first"),
-    "lower_bound_s": ("lower bound", "no schedule on this host is faster"),
+    "lower_bound_s": ("lower bound", "no schedule with these copies takes less"),
     "exposed_prefetch_s": ("wait for prefetch", "compute stream idle until prefetched weights are there"),
     "collective_time_s": ("collectives", "on all streams, peer wait included"),
     "collective_inflation_s": ("  inflation", "beyond their time alone"),
@@ -69,6 +70,26 @@ SHOWN = {
     ),
 }
 """What a reader is shown of the figures, of rank 0: the name of each, and what it means."""
+_SHOWN_OF_MEANS = {
+    "step_time_s": "mean of the last steps, which are not alike",
+    "lower_bound_s": "no schedule with these copies takes less in the mean",
+}
+"""What it means instead where steps differ."""
+
+
+def is_mean(figures: Metrics) -> bool:
+    """Whether the step time is the mean of steps that differ: of two steps, it is the last one's."""
+    return not figures["settled"] and figures["simulated_steps"] > 2
+
+
+def shown(figures: Metrics) -> Iterator[tuple[str, str, float, str]]:
+    """Key, name, value (s, or B where the key does not end in `_s`) and meaning of each figure in `SHOWN`."""
+    values = cast(Mapping[str, float], figures)
+    other = _SHOWN_OF_MEANS if is_mean(figures) else {}
+    if not figures["settled"] and not other:
+        other = {"step_time_s": "the last step"}
+    for key, (name, meaning) in SHOWN.items():
+        yield key, name, values[key], other.get(key, meaning)
 
 
 def fit(figures: Metrics) -> tuple[bool, str]:
