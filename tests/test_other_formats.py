@@ -43,7 +43,7 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
     "topo with spaces": (TOPO.replace("\t", "     "), "nvidia-smi topo -m"),
     "topo with colours": (TOPO.replace("GPU0\tGPU1", "\x1b[4mGPU0\tGPU1", 1), "nvidia-smi topo -m"),
     "trace": (TRACE, f"a profiler's trace (Kineto, Chrome trace format), no scenario: {LATER}"),
-    "trace.gz": (gzip.compress(TRACE.encode()), "a profiler's trace"),
+    "trace.gz": (gzip.compress(TRACE.encode(), mtime=0), "a profiler's trace"),
     "events alone": ('[{"name": "a", "ph": "X", "ts": 1}]', "a profiler's trace"),
     "long trace": (TRACE + " " * 2**27, "a profiler's trace"),
     "profile": (
@@ -84,7 +84,7 @@ def test_a_scenario_may_cite_other_formats() -> None:
     assert invoke("run", "s.json").exit_code == 0
 
 
-@pytest.mark.parametrize("content", ["a: [", "notes", gzip.compress(b"notes"), b"\x1f\x8bnotes", "[1, 2]", "{}"])
+@pytest.mark.parametrize("content", ["a: [", "notes", gzip.compress(b"notes", mtime=0), b"\x1f\x8bnotes", "[1, 2]", "{}"])
 def test_what_nobody_knows_is_read_as_before(content: str | bytes) -> None:
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = invoke("run", "given")

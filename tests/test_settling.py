@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -90,6 +91,12 @@ def test_its_figures_do_not_depend_on_the_steps_asked_for(steps: int, result: Re
     for name in figures:
         if name not in ("step_times_s", "simulated_steps") and figures[name] is not None:
             assert found[name] == pytest.approx(figures[name], rel=1e-6), name
+
+
+def test_its_lower_bound_is_said_to_be_of_the_mean(result: Result) -> None:
+    first, *_ = explain(result).sentences
+    assert re.match(r"A step takes [0-9.]+ m?s in the mean under .* takes less than [0-9.]+ m?s in the mean\.$", first)
+    assert "takes less in the mean" in result._repr_html_()
 
 
 def test_its_causes_sum_to_the_mean_step(result: Result) -> None:

@@ -22,7 +22,7 @@ from sim.program import ProgramError
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.timeline.critical_path import GROUPS, WEIGHTS, WORDS, Waterfall, causes, waterfall
-from sim.timeline.metrics import is_mean
+from sim.timeline.metrics import LEFT_OUT, is_mean
 
 WORTH = 0.005
 """Causes and gains below this share of the step are not worth a sentence."""
@@ -162,7 +162,8 @@ def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
         if fitting:
             best = fitting[0]
             share = _change(best.gain_s, step)
-            yield f"The fastest variant that fits is {best.words}: {show_bytes(best.peak_memory_bytes)}, {share}."
+            peak = f"{show_bytes(best.peak_memory_bytes)} (before {LEFT_OUT})"
+            yield f"The fastest variant that fits is {best.words}: {peak}, {share}."
         elif changes:
             yield f"None of the variants tried fits into {capacity} either."
         return
