@@ -255,7 +255,10 @@ VALUES = ["!!bool x", "!!timestamp x", "!!python/name:os.system", "&a {x: *a}", 
     [
         ("world_size=1..1e9", "'1..1e9' has no factor or step: expected a range that ascends, with a factor or step"),
         ("world_size=8..1", "'8..1' has no factor or step"),
-        ("world_size=8..1:x2", "begins above its end: expected a range that ascends"),
+        (
+            "world_size=8..1:x2",
+            "expected a range that ascends, with a factor or step, such as 1MiB..256MiB:x2 or 0..1:+0.25; this one begins above",
+        ),
         ("world_size=1..inf", "'1..inf' has no factor or step"),
         ("world_size=1..inf:x2", "'inf' is no number with a unit, up to 1e+"),
         ("world_size=1..8:2", "'1..8:2' has no factor or step"),

@@ -79,11 +79,11 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
     name, least = ("factor", 1) if how == "x" else ("step", 0)
     problem = ""
     if low > high:
-        problem = f"begins above its end: {_NEEDS}"
+        problem = f"{_NEEDS}; this one begins above its end"
     elif step <= least:
-        problem = f"has the {name} {by.strip()}, which must be above {least}: {_NEEDS}"
+        problem = f"{_NEEDS}; this one has the {name} {by.strip()}, which must be above {least}"
     elif how == "x" and low <= 0:
-        problem = f"multiplies from {first.strip()}, which must be above 0: {_NEEDS}"
+        problem = f"{_NEEDS}; this one multiplies from {first.strip()}, which must be above 0"
     elif (math.log(high / low) / math.log(step) if how == "x" else (high - low) / step) >= MOST_POINTS:
         problem = f"has more than {MOST_POINTS} values: take a larger {name}"
     if problem:

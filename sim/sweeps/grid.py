@@ -93,7 +93,7 @@ def points(
 
 def _as_yaml(value: object) -> object:
     """A value for a message, as a file or `--set` would give it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return "null" if value is None else value
 
 
 class _Read(NamedTuple):
