@@ -24,8 +24,9 @@ from sim.inputs.config import InputError
 from sim.machine import DeadlockError
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
+from sim.sweeps.axes import parse_axes
 from sim.sweeps.experiments import is_experiment, load_experiment
-from sim.sweeps.grid import parse_axes, points
+from sim.sweeps.grid import points
 
 RESIDENT_EVERY = 5
 """Cases between two repeats of their workload without offload."""

@@ -26,7 +26,8 @@ from sim.inputs.units import Bandwidth
 from sim.inputs.yaml_files import parse_yaml
 from sim.program import COLLECTIVES, Copy, RankBuilder
 from sim.scenario import Scenario
-from sim.sweeps.grid import parse_axis, points
+from sim.sweeps.axes import parse_axis
+from sim.sweeps.grid import points
 from sim.timeline import accesses
 from sim.workloads.named import load_model
 
@@ -247,6 +248,77 @@ def test_brackets_in_text_are_no_nesting(text: str) -> None:
 
 
 VALUES = ["!!bool x", "!!timestamp x", "!!python/name:os.system", "&a {x: *a}", "*a", "{a: 1, a: 2}", "{~: 1}", "{on: 1}", "{1.5: 1}", "{[1]: 2}", "{<<: {a: 1}}", "[" * 60, "{a: " * 2000, "0x" + "f" * 5000, "9" * 5000, "0x_", "a: b: c", "[1", "'", "\x07", "\ud800", "- 1\n- &b 2\n- *b"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("axis", "told"),
+    [
+        ("world_size=1..1e9", "'1..1e9' has no factor or step: expected a range that ascends, with a factor or step"),
+        ("world_size=8..1", "'8..1' has no factor or step"),
+        (
+            "world_size=8..1:x2",
+            "expected a range that ascends, with a factor or step, such as 1MiB..256MiB:x2 or 0..1:+0.25; this one begins above",
+        ),
+        ("world_size=1..inf", "'1..inf' has no factor or step"),
+        ("world_size=1..inf:x2", "'inf' is no number with a unit, up to 1e+"),
+        ("world_size=1..8:2", "'1..8:2' has no factor or step"),
+        ("world_size=1..8:x1", "has the factor 1, which must be above 1"),
+        ("world_size=1..8:+0", "has the step 0, which must be above 0"),
+        ("world_size=0..8:x2", "multiplies from 0, which must be above 0"),
+        ("world_size=1..1e300:x1.0000001", "'1e300' is no number with a unit, up to 1e+"),
+        ("world_size=1..1e12:x1.0000001", "has more than 1000000 values: take a larger factor"),
+        ("world_size=0..1000000:+1", "has more than 1000000 values: take a larger step"),
+        ("world_size=null", "world_size: expected a whole number, got nothing"),
+        ("policy.kind=null", "policy.kind: is nothing; expected one of"),
+        ("policy.chunk_bytes=null", 'or "16 MiB", got nothing'),
+        ("policy.chunk_bytes=0", "policy.chunk_bytes: is 0, at least 1 is needed"),
+        ("policy.resident_fraction=2", "policy.resident_fraction: is 2.0, expected 0 to 1"),
+        ("policy.prefetch_layers=-1", "policy.prefetch_layers: is -1, expected 0 or more"),
+        ("workload.block.0.compute.seconds=1", "an entry of a list is written workload.block[0].compute.seconds"),
+        ("workload.block.1=1", "an entry of a list is written workload.block[1]"),
+    ],
+)
+def test_axes_are_told_what_they_need(axis: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCENARIO))
+    done = CliRunner().invoke(main, ["sweep", str(tmp_path / "s.yaml"), "--set", axis])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert told in done.stderr and "None" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x..y", "1../2.yaml", "../1..2", "a..1:b"])
+def test_text_with_dots_is_no_range(name: str) -> None:
+    assert parse_axis(f"hardware={name}") == ("hardware", [parse_yaml(name, "")])
+
+
+def test_all_faults_of_a_policy_have_their_paths() -> None:
+    wrong = SCENARIO | {"policy": {"kind": "yielding", "chunk_bytes": 0, "prefetch_layers": -1, "lock": "landed"}}
+    with pytest.raises(InputError) as caught:
+        Scenario.from_plain(wrong)
+    assert [fault.path for fault in caught.value.faults] == [
+        "policy.prefetch_layers",
+        "policy.chunk_bytes",
+        "policy.lock",
+    ]
+
+
+def test_names_of_profiles_go_in_any_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_profile("H200x2-HostPath") == load_profile("h200x2-hostpath")
+    monkeypatch.chdir(tmp_path)
+    Path("H200X1").write_text(yaml.safe_dump(to_plain(load_profile("h200x1")) | {"name": "mine"}))
+    assert (load_profile("H200X1").name, load_profile("H200x1").name) == ("mine", "h200x1")
+
+
+def test_one_gpu_has_no_tables_to_check() -> None:
+    done = CliRunner().invoke(main, ["hardware", "h200x1", "--check"])
+    told = "note: h200x1 has one GPU, so no tables of collectives: there is nothing to check\n"
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", told)
+
+
+def test_json_says_why_there_is_no_interval(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCENARIO | {"hardware": "aurora-12tiles"}))
+    found = json.loads(CliRunner().invoke(main, ["run", str(tmp_path / "s.yaml"), "--json", "--interval"]).stdout)
+    assert found["step_time_interval_s"] is None
+    assert found["step_time_interval_reason"].startswith("how far the model is off is not known for aurora-12tiles")
 
 
 @pytest.mark.parametrize("text", VALUES)

@@ -84,7 +84,9 @@ def test_a_scenario_may_cite_other_formats() -> None:
     assert invoke("run", "s.json").exit_code == 0
 
 
-@pytest.mark.parametrize("content", ["a: [", "notes", gzip.compress(b"notes", mtime=0), b"\x1f\x8bnotes", "[1, 2]", "{}"])
+@pytest.mark.parametrize(
+    "content", ["a: [", "notes", gzip.compress(b"notes", mtime=0), b"\x1f\x8bnotes", "[1, 2]", "{}"]
+)
 def test_what_nobody_knows_is_read_as_before(content: str | bytes) -> None:
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = invoke("run", "given")

@@ -176,13 +176,13 @@ def test_a_label_says_what_sets_a_policy_apart(policy: Plain, shown: str) -> Non
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ({"drain": True, "window": "launch"}, "drain needs window: device_gate"),
-        ({"slots": 2}, "slots is for windows launch and kernel"),
+        ({"drain": True, "window": "launch"}, "drain: needs window: device_gate"),
+        ({"slots": 2}, "slots: is for windows launch and kernel"),
         ({"slots": 1, "window": "kernel"}, "more than prefetch_layers"),
         ({"poll": 9e-10, "window": "kernel"}, "expected 0 or at least 1 ns"),
-        ({"prefetch_layers": -1}, "prefetch_layers is -1"),
-        ({"resident_fraction": 1.01}, "resident_fraction is 1.01"),
-        ({"chunk_bytes": 0}, "chunk_bytes is 0"),
+        ({"prefetch_layers": -1}, "prefetch_layers: is -1"),
+        ({"resident_fraction": 1.01}, "resident_fraction: is 1.01"),
+        ({"chunk_bytes": 0}, "chunk_bytes: is 0"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(more: Plain, told: str) -> None:

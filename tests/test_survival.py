@@ -27,7 +27,8 @@ from sweep_scenario import BASE, MIB
 from sim.hardware import load_profile, to_plain
 from sim.inputs.atomic_files import append, open_alone, write_atomically
 from sim.inputs.config import InputError
-from sim.sweeps.grid import parse_axis, points, sweep
+from sim.sweeps.axes import parse_axis
+from sim.sweeps.grid import points, sweep
 from sim.sweeps.results_file import DIED, Point
 from sim.sweeps.worker_pool import NoWorkersError, Workers
 

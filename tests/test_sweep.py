@@ -28,8 +28,9 @@ from sim.hardware import load_profile, to_plain
 from sim.inputs.config import InputError, convert
 from sim.report.sweep_page import write_experiment, write_page
 from sim.scenario import Scenario
+from sim.sweeps.axes import parse_axis
 from sim.sweeps.experiments import Experiment
-from sim.sweeps.grid import Outcome, Setting, parse_axis, points, run_point, sweep
+from sim.sweeps.grid import Outcome, Setting, points, run_point, sweep
 from sim.sweeps.results_file import FIGURES, Point, Row
 
 # ---- axes ----------------------------------------------------------------------------------------------------------

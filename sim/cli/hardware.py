@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import Failure, OutputPath, check_outputs_shared, force_option, main, say, with_exit_codes
+from sim.cli.common import Failure, OutputPath, check_outputs_shared, force_option, main, note, say, with_exit_codes
 
 if TYPE_CHECKING:
     from sim.hardware import Profile
@@ -60,11 +60,14 @@ def _check_profile(profile: Profile, as_json: bool) -> None:
 
     checks = check_profile(profile)
     said = summaries(checks)
+    if not checks:
+        why = "one GPU, so no" if profile.gpus == 1 else "no"
+        note(f"{profile.name} has {why} tables of collectives: there is nothing to check")
     if as_json:
         import json
 
         click.echo(json.dumps(to_plain(profile, checks), indent=2))
-    else:
+    elif checks:
         from sim.report.tables import print_check
 
         print_check(profile, checks)

@@ -58,6 +58,11 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, forc
         shown = {**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
+            if interval is None:
+                from sim.report.uncertainty import unknown_error
+
+                reason = unknown_error(result.profile, result.scenario.world_size)
+                shown["step_time_interval_reason"] = reason
         click.echo(json.dumps(shown, indent=2))
         return
     from sim.report.tables import print_run, print_waterfall

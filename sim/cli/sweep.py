@@ -44,7 +44,8 @@ def sweep(
     """
     with resumable(out, "points"):
         from sim.scenario import read_plain
-        from sim.sweeps.grid import parse_axes, points
+        from sim.sweeps.axes import parse_axes
+        from sim.sweeps.grid import points
 
         axes = parse_axes(settings)
         chosen = points(read_plain(file), axes, str(file), note)

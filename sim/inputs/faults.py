@@ -312,7 +312,7 @@ def shown_value(data: object) -> str:
     """A short `repr` of what was given."""
     if isinstance(data, int) and abs(data) > MOST_WHOLE:
         return f"a number of {len(hex(data)) - 2} hexadecimal digits"
-    text = repr(data)
+    text = "nothing" if data is None else repr(data)
     return text if len(text) <= 80 else f"{text[:60]} ... {text[-15:]}"
 
 

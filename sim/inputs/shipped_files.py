@@ -23,8 +23,8 @@ def is_there(path: Path) -> bool:
 class Shelf(NamedTuple):
     """The YAML files of one folder of `scenarios`.
 
-    `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. With `hub` a name
-    also goes in any case, and with the name of its owner in front, as model hubs have it.
+    `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. Names go in any case,
+    unless there is a file of that path. With `hub` a name may have that of its owner in front, as model hubs have it.
     """
 
     folder: str
@@ -45,11 +45,13 @@ class Shelf(NamedTuple):
             InputError: there is neither; it tells close names.
         """
         known = self.names()
-        wanted = name.rsplit("/", 1)[-1].lower() if self.hub else name
+        wanted = name.rsplit("/", 1)[-1] if self.hub else name
         if wanted in known:
             return SHIPPED / self.folder / f"{wanted}.yaml"
         if self.paths and name and is_there(Path(name)):
             return Path(name)
+        if (lower := wanted.lower()) in known:
+            return SHIPPED / self.folder / f"{lower}.yaml"
         shown = name if len(name) <= 60 else f"{name[:57]}..."
         close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""

@@ -12,7 +12,7 @@ _IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
 
 
-_MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
+MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
 """Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
 
 Less than the least is 0: divided by, it would give what is no number.
@@ -88,7 +88,7 @@ def parse(kind: type[Q], given: object) -> Q:
     Raises:
         ValueError: saying what was expected and what was given.
     """
-    wrong = ValueError(f"expected {kind.expected}, got {given!r}")
+    wrong = ValueError(f"expected {kind.expected}, got {'nothing' if given is None else repr(given)}")
     if isinstance(given, bool) or not isinstance(given, int | float | str):
         raise wrong
     text = repr(given) if isinstance(given, float) else str(given)
@@ -104,8 +104,8 @@ def parse(kind: type[Q], given: object) -> Q:
         raise wrong from None
     if value < 0 or not math.isfinite(float(value)):
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
-    if value > _MOST:
-        raise ValueError(f"expected {kind.expected}, at most {_MOST:g}, got {given!r}")
+    if value > MOST:
+        raise ValueError(f"expected {kind.expected}, at most {MOST:g}, got {given!r}")
     return kind(value if value >= _LEAST else 0)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
+from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
 from sim.workloads.explicit import CollectiveOp, Workload
@@ -133,10 +134,14 @@ class Offload(Policy, frozen=True):
     resident_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        refuse(self.wrong_parameters())
+
+    def wrong_parameters(self) -> Iterator[Fault]:
+        """What is wrong with the values of fields, with their key paths; kinds with fields of their own add to it."""
         if not 0.0 <= self.resident_fraction <= 1.0:
-            raise ValueError(f"resident_fraction is {self.resident_fraction}, expected 0 to 1")
+            yield Fault("resident_fraction", f"is {self.resident_fraction}, expected 0 to 1")
         if self.prefetch_layers < 0:
-            raise ValueError(f"prefetch_layers is {self.prefetch_layers}, expected 0 or more")
+            yield Fault("prefetch_layers", f"is {self.prefetch_layers}, expected 0 or more")
 
     @property
     def slot_count(self) -> int:

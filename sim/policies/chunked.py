@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Self
 
+from sim.inputs.faults import Fault
 from sim.inputs.units import Bytes
 from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
@@ -24,10 +25,11 @@ class Chunked(Offload, frozen=True, kw_only=True, tag="chunked"):
 
     chunk_bytes: Bytes
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def wrong_parameters(self) -> Iterator[Fault]:
+        """As of `Offload`; chunks without bytes."""
+        yield from super().wrong_parameters()
         if self.chunk_bytes < 1:
-            raise ValueError("chunk_bytes is 0, at least 1 is needed")
+            yield Fault("chunk_bytes", "is 0, at least 1 is needed")
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """Other depth and residency; chunks four times as large, and a quarter of it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal, NamedTuple, Self
 
+from sim.inputs.faults import Fault
 from sim.inputs.units import Bytes
 from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
@@ -61,10 +62,11 @@ class Sharded(Offload, frozen=True, tag="sharded"):
     ranks_alike: ClassVar[bool] = False
     own_collectives: ClassVar[frozenset[CollectiveKind]] = frozenset({"all_gather"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def wrong_parameters(self) -> Iterator[Fault]:
+        """As of `Offload`; chunks of less than one bf16."""
+        yield from super().wrong_parameters()
         if self.chunk_bytes is not None and self.chunk_bytes < 2:
-            raise ValueError(f"chunk_bytes is {int(self.chunk_bytes)}, at least 2 is needed")
+            yield Fault("chunk_bytes", f"is {int(self.chunk_bytes)}, at least 2 is needed")
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """Other depth and residency; parts on the GPUs or in host memory, whichever it is not; whole parts."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from sim.inputs.faults import Fault
 from sim.inputs.units import Seconds
 from sim.policies.base import Policy
 from sim.policies.chunked import Chunked
@@ -55,16 +56,17 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
 
     label_fields: ClassVar[tuple[str, ...]] = ("window", "drain")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def wrong_parameters(self) -> Iterator[Fault]:
+        """As of `Chunked`; what the window does not have."""
+        yield from super().wrong_parameters()
         if self.lock != "issued" and self.window == "device_gate":
-            raise ValueError("lock is for windows launch and kernel")
+            yield Fault("lock", "is for windows launch and kernel")
         if self.drain and self.window != "device_gate":
-            raise ValueError("drain needs window: device_gate")
+            yield Fault("drain", "needs window: device_gate")
         if 0 < self.poll < 1e-9:
-            raise ValueError(f"poll is {float(self.poll)} s, expected 0 or at least 1 ns")
+            yield Fault("poll", f"is {float(self.poll)} s, expected 0 or at least 1 ns")
         if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
-            raise ValueError("slots is for windows launch and kernel, and more than prefetch_layers")
+            yield Fault("slots", "is for windows launch and kernel, and more than prefetch_layers")
 
     @property
     def slot_count(self) -> int:

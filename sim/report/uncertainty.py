@@ -44,14 +44,19 @@ def _amount(metric: str, value: float) -> str:
     return sign + (show_seconds(abs(value)) if metric.endswith("_s") else show_bytes(abs(value)))
 
 
+def unknown_error(profile: Profile, ranks: int) -> str:
+    """Why there is no interval about a step time on `ranks` GPUs of a profile whose `model_error` is None."""
+    return (
+        f"how far the model is off is not known for {profile.name} ({host_kind(profile, ranks)}). It is known for "
+        f"profiles of measured hosts with {', '.join(known_errors())}."
+    )
+
+
 def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None:
     """The step time on `ranks` GPUs of a profile with its interval, or why there is none."""
     known = model_error(profile, ranks)
     if found is None or known is None:
-        say(
-            f"no interval: how far the model is off is not known for {profile.name} ({host_kind(profile, ranks)}). It "
-            f"is known for profiles of measured hosts with {', '.join(known_errors())}."
-        )
+        say(f"no interval: {unknown_error(profile, ranks)}")
         return
     unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])

@@ -10,7 +10,8 @@ import msgspec
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.shipped_files import Shelf
 from sim.inputs.yaml_files import read_yaml
-from sim.sweeps.grid import Setting, number, parse_values, points
+from sim.sweeps.axes import number, parse_values
+from sim.sweeps.grid import Setting, points
 from sim.sweeps.results_file import Point
 
 

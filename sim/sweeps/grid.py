@@ -10,22 +10,19 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import ExitStack
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from sim.hardware import Profile, load_profile
-from sim.inputs import units
 from sim.inputs.config import Config, InputError
-from sim.inputs.faults import shown_value, unreadable
-from sim.inputs.yaml_files import parse_yaml
+from sim.inputs.faults import unreadable
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
+from sim.sweeps.axes import MOST_POINTS
 from sim.sweeps.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
 from sim.sweeps.results_file import DIED, FIGURES, Failure, Ledger, Point, Row, Rows
 from sim.sweeps.worker_pool import NoWorkersError
@@ -34,102 +31,12 @@ from sim.workloads.named import Model, remembered
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
 
-_RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
-MOST_POINTS = 1_000_000
-
 
 class Setting(Config, frozen=True):
     """Keys that change together, under one name."""
 
     name: str
     set: dict[str, Any]
-
-
-def parse_axis(text: str) -> tuple[str, list[object]]:
-    """Read "key.path=values": a list "a,b,c", or a range "first..last:x2" (factor) or "first..last:+4 MiB" (step).
-
-    Raises:
-        InputError: naming the axis and what was expected.
-    """
-    path, equals, given = text.partition("=")
-    path = path.strip()
-    if not equals or not path or not given.strip():
-        raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
-    return path, parse_values(given, "--set", text)
-
-
-def parse_values(given: str, source: str, path: str) -> list[object]:
-    """Read the values of an axis: a list "a,b,c", or a range. Raises `InputError` of `source` and `path`."""
-    values: list[object] = []
-    try:
-        for item in _items(given):
-            match = _RANGE.fullmatch(item.strip())
-            values += _range(given, *match.groups()) if match else [_scalar(given, item.strip())]
-    except InputError as error:
-        raise InputError(source, path, error.problem) from None
-    return values
-
-
-def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
-    """What `parse_axis` reads of each of `texts`, in their order. Raises InputError, also for an axis given twice."""
-    axes: dict[str, list[object]] = {}
-    for text in texts:
-        path, values = parse_axis(text)
-        if path in axes:
-            raise InputError("--set", text, f"{path} is given twice")
-        axes[path] = values
-    return axes
-
-
-def _items(given: str) -> Iterator[str]:
-    """Cut at the commas that are in no bracket."""
-    start = depth = 0
-    for at, letter in enumerate(given):
-        depth += (letter in "[{") - (letter in "]}")
-        if letter == "," and depth == 0:
-            yield given[start:at]
-            start = at + 1
-    yield given[start:]
-
-
-def _scalar(axis: str, text: str) -> object:
-    try:
-        return parse_yaml(text, "--set")
-    except InputError as error:
-        problem = f"{shown_value(text)} is no value as YAML has them: {error.problem}"
-        raise InputError("--set", axis, problem) from None
-
-
-def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
-    low, high, step = (_number(axis, t) for t in (first, last, by))
-    if low > high or (step <= 1 if how == "x" else step <= 0) or (how == "x" and low <= 0):
-        raise InputError("--set", axis, "expected a range that ascends, such as 1MiB..256MiB:x2 or 0..1:+0.25")
-    values: list[object] = []
-    while low <= high:
-        values.append(int(low) if low == int(low) else float(low))
-        low = low * step if how == "x" else low + step
-        if len(values) > MOST_POINTS:
-            raise InputError("--set", axis, f"has more than {MOST_POINTS} values")
-    return values
-
-
-def _number(axis: str, text: str) -> Decimal:
-    if (found := number(text)) is None:
-        raise InputError("--set", axis, f"{text.strip()!r} is no number with a unit")
-    return found
-
-
-def number(value: object) -> Decimal | None:
-    """The number that `value` is, in SI units where it is text with a unit; None for what is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Decimal(repr(value)) if math.isfinite(value) else None
-    for kind in units.QUANTITIES if isinstance(value, str) else ():
-        try:
-            quantity = units.parse(kind, value)
-        except ValueError:
-            continue
-        return Decimal(repr(units.plain(quantity)))
-    return None
 
 
 def points(
@@ -169,7 +76,7 @@ def points(
                     _set(point, inner, setting, source)
             else:
                 _set(point, path, value, source)
-        where = ", ".join([source, *(f"{k}={v}" for k, v in chosen.items())])
+        where = ", ".join([source, *(f"{k}={_as_yaml(v)}" for k, v in chosen.items())])
         for path in _inapplicable(point, where) if "policy.kind" in axes else ():
             chosen[path] = None
             dropped.setdefault(path, {})[str(point["policy"]["kind"])] = None
@@ -182,6 +89,11 @@ def points(
     for path, kinds in dropped.items():
         note(f"{path} is left out where policy.kind is {' or '.join(kinds)}, which has no such key")
     return made
+
+
+def _as_yaml(value: object) -> object:
+    """A value for a message, as a file or `--set` would give it."""
+    return "null" if value is None else value
 
 
 class _Read(NamedTuple):
@@ -220,14 +132,22 @@ def _set(data: dict[str, Any], path: str, value: object, source: str) -> None:
     elif isinstance(at, dict):
         at[last] = value
     else:
-        raise InputError(source, path, "leads into something that has no keys")
+        raise InputError(source, path, f"leads into something that has no keys{_hint(at, last, path)}")
 
 
 def _step(at: Any, key: str, path: str, source: str) -> Any:
     try:
         return at[int(key[1:-1])] if key.startswith("[") and isinstance(at, list) else at[key]
     except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(source, path, f"there is no {key!r} in the scenario") from None
+        hint = _hint(at, key, path)
+        raise InputError(source, path, f"there is no {key!r} in the scenario{hint}") from None
+
+
+def _hint(at: Any, key: str, path: str) -> str:
+    """How an entry of a list is named, where `key` is the number of one."""
+    if not (isinstance(at, list) and key.isdecimal()):
+        return ""
+    return f": an entry of a list is written {re.sub(rf'[.]{key}(?=[.]|$)', f'[{key}]', path, count=1)}"
 
 
 def _inapplicable(data: dict[str, Any], source: str) -> list[str]:

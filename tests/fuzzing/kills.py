@@ -16,7 +16,8 @@ from fuzzing.changes import to_yaml
 from fuzzing.judge import Found
 from fuzzing.scenarios import SMALL
 from sim.scenario import read_plain
-from sim.sweeps.grid import parse_axes, points, sweep
+from sim.sweeps.axes import parse_axes
+from sim.sweeps.grid import points, sweep
 
 SECONDS = 120
 """How long a sweep that is left alone may take."""

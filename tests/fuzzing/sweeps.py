@@ -25,8 +25,9 @@ from sim.inputs.config import InputError
 from sim.report.sweep_page import write_experiment, write_page
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
+from sim.sweeps.axes import parse_axes
 from sim.sweeps.experiments import Experiment, load_experiment
-from sim.sweeps.grid import parse_axes, points, sweep
+from sim.sweeps.grid import points, sweep
 from sim.sweeps.results_file import FIGURES, Point, Row
 
 
