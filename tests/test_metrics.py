@@ -13,6 +13,7 @@ from strategies import KINDS, Case, Plain, cases, collective, compute, scenario,
 from sim.machine import SimulatedMachine
 from sim.program import Collective, Copy, Program, RankBuilder
 from sim.run import simulate
+from sim.timeline import HostSpan
 from sim.timeline.critical_path import causes
 from sim.timeline.metrics import Metrics, lower_bound, metrics
 
@@ -264,3 +265,15 @@ def test_collective_spans_of_a_step_lie_in_it() -> None:
         for span, call in result.timeline.commands(rank, Collective):
             start, end = result.timeline.steps[rank][call.step : call.step + 2]
             assert start <= span.start <= span.end <= end
+
+
+def test_what_holds_other_threads_is_no_exposed_prefetch() -> None:
+    """The compute stream is dry because issuing is slow, while a thread that feeds it nothing is held."""
+    result = simulate(scenario(GATED, {"kind": "chunked", "chunk_bytes": 4}), tiny_profile(2, {"host.kernel": 4.0}))
+    timeline = result.timeline
+    thread = timeline.program.ranks[0].feeders()[timeline.program.ranks[0].step_stream()]
+    found = []
+    for rank, number in ((0, thread), (0, thread + 1), (0, thread - 1), (1, thread)):
+        held = HostSpan(rank, number, 0.0, 1000.0, None, 0, "")
+        found.append(metrics(timeline._replace(host=(*timeline.host, held)), result.profile)["exposed_prefetch_s"])
+    assert found[0] > found[1] == found[2] == found[3] == result.metrics["exposed_prefetch_s"]

@@ -20,6 +20,7 @@ from sim.report import figures
 from sim.report.figures import Case, Pair, Point
 from sim.report.html import Badge, Section, Table, page
 from sim.report.span_bars import RESOLUTION, bars
+from sim.report.terminal import Console
 from sim.report.theme import TEMPLATES, ms, signed
 
 MIB = 2**20
@@ -342,3 +343,11 @@ def test_the_browser_itself_keeps_a_page_from_the_network(tmp_path: Path) -> Non
     source = page("t", "s", [], {}).replace("</body>", '<script>fetch("https://example.org/")</script></body>')
     _, console = in_browser(source, tmp_path)
     assert any("Content Security Policy" in line for line in console)
+
+
+@pytest.mark.parametrize(("options", "lines"), [({}, 3), ({"soft_wrap": False}, 3), ({"soft_wrap": True}, 1)])
+def test_text_is_wrapped_at_120_unless_softly(options: dict[str, bool], lines: int) -> None:
+    console = Console(**options)
+    with console.capture() as got:
+        console.print("word " * 60, end="")
+    assert len(got.get().splitlines()) == lines
