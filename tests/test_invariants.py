@@ -120,7 +120,7 @@ def test_rates_are_fair_in_every_run(case: Case) -> None:
         nonlocal solved
         solved += 1
         rates = weighted_max_min(flows, capacities)
-        check_max_min([f._replace(drag=None, beside=()) for f in flows], capacities, rates)
+        check_max_min([f._replace(drag=None, slowed_by=()) for f in flows], capacities, rates)
         return rates
 
     SimulatedMachine(case.profile, checked).run(case.scenario.program())

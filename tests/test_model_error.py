@@ -27,7 +27,7 @@ def test_the_file_names_the_cases_that_there_are() -> None:
 
 def test_the_file_is_as_it_would_be_made_now() -> None:
     # of the kind with the fewest cases; python -m validation.model_error --check does it for all
-    assert made(("h100x1-20261121e", "h200x1-20261121f")) == [known_errors()["1 GPU"]]
+    assert made(("h100x1-20261121e", "h200x1-20261121f", "h200x1-20261128l")) == [known_errors()["1 GPU"]]
     assert FILE.read_text(encoding="utf-8") == to_yaml(list(known_errors().values()))
 
 

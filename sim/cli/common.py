@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import signal
 import sys
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from sim.hardware import Profile
     from sim.scenario import Scenario
     from sim.sweeps.results_file import Point, Row
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a write answers where there is no room, or no device any more."""
 
 
 class OutputPath(click.Path):
@@ -66,7 +71,9 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             raise
         except UnwritableError as error:
             raise Failure(f"{error.filename}: cannot be written: {error.strerror}") from None
-        except OSError as error:  # of reading, or of starting processes: every write is an UnwritableError
+        except OSError as error:  # of reading, of starting processes, or of standard output, which has no file's name
+            if error.filename is None and error.errno in FULL:
+                raise Failure(f"standard output cannot be written: {error.strerror}") from None
             raise Failure(": ".join(part for part in (error.filename, error.strerror or str(error)) if part)) from None
         except (RuntimeError, ArithmeticError) as error:
             raise Failure(str(error)) from None
