@@ -191,7 +191,7 @@ def test_a_sweep_prints_one_line_a_point(folder: Path, chunkflow: Command) -> No
 
 
 def test_version_and_help(chunkflow: Command) -> None:
-    assert chunkflow("--version").stdout == "chunkflow-sim, version 0.1.0\n"
+    assert chunkflow("--version").stdout == "chunkflow-sim, version 0.2.0\n"
     text = chunkflow("--help").stdout
     assert set(main.commands) >= {"run", "explain", "hardware", "models", "sweep", "validate"}  # type: ignore[attr-defined]
     for name, command in main.commands.items():  # type: ignore[attr-defined]
