@@ -58,10 +58,13 @@ def say(text: str | Text) -> None:
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar with the remaining time on standard error, where that is a terminal; yields its setter."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.update(task, completed=done)
