@@ -66,20 +66,6 @@ Each cause is in one group. The largest group is what binds.
 """
 
 
-WEIGHTS = "copies"
-GROUPS = {
-    WEIGHTS: ("exposed_h2d", "exposed_gather", "copy_overhead", "copy_contention"),
-    "compute and collectives": ("compute", "collective_alone", "kernel_slowdown", "collective_contention"),
-    "host issue": ("host_issue",),
-    "waits at gates and for peers": ("yield_wait", "skew"),
-    "events and flags": ("stream_overhead",),
-}
-"""Causes by what one would change: the weights' way to the GPU, the work, the host, the gates, the schedule's events.
-
-Each cause is in one group. The largest group is what binds.
-"""
-
-
 class Segment(NamedTuple):
     """A piece of the critical path: from `start` to `end` (s) on `stream`, for one cause."""
 
