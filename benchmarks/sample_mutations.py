@@ -3,8 +3,8 @@
     python benchmarks/sample_mutations.py [--sample N] [--seed SEED] [--results FILE]
 
 A module is drawn by its size, one of cosmic-ray's mutations of it evenly; mutation.toml says which tests cover it. They
-run in a copy of the tracked files. Each outcome is written to FILE as it comes, and a run that was stopped goes on with
-what FILE does not hold. docs/testing.md has the results.
+run in a copy of the tracked files: the quick ones, and the slow ones if none of those fails. Each outcome is written to
+FILE as it comes, and a run that was stopped goes on with what FILE does not hold. docs/testing.md has the results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.plugins import get_operator, operator_names
-from cosmic_ray.work_item import MutationSpec
+from cosmic_ray.work_item import MutationSpec, WorkResult
 
 ROOT = Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / "benchmarks" / "mutation.toml").read_text())
@@ -77,26 +77,60 @@ def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
 
 
 def run(one: MutationSpec) -> dict[str, Any]:
-    """Make a fault, run its tests, take it back. What notices it must pass without it, or the outcome is an error."""
-    result = mutate_and_test([one], pytest_line(covering(str(one.module_path))), CONFIG["timeout_s"])
+    """Make a fault, run its tests, the quick ones first, and take it back.
+
+    A test that fails without the fault too says nothing, and is left out from then on.
+    """
+    tests, result, by = covering(str(one.module_path)), None, []
+    for marks in ("not slow", "slow"):
+        while chosen := selected(marks, tests):
+            result = mutate_and_test([one], pytest_line(marks, chosen), CONFIG["timeout_s"][marks])
+            by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)[:1]
+            if named(result) != "killed" or not by or passes(by[0]):
+                break
+            USELESS.add(by[0])
+        if result and named(result) != "survived":
+            break
+    if result is None:
+        raise SystemExit(f"{one.module_path}: none of its tests can be run: {', '.join(tests)}")
+    outcome = "error" if named(result) == "killed" and not by else named(result)
+    return {"key": key(one), "outcome": outcome, "by": by, "diff": result.diff}
+
+
+def named(result: WorkResult) -> str:
+    """Killed, survived, timeout, or what kept a fault from being made."""
     outcome = "timeout" if result.output == "timeout" else str(result.test_outcome or result.worker_outcome)
-    outcome = outcome.rsplit(".")[-1].lower()
-    by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)
-    if outcome == "killed" and not (by and passes(by[0])):
-        outcome = "error"
-    return {"key": key(one), "outcome": outcome, "by": by[:1], "diff": result.diff}
+    return outcome.rsplit(".")[-1].lower()
+
+
+USELESS: set[str] = set()
+"""Tests and files that fail without any fault."""
 
 
 @cache
 def passes(test: str) -> bool:
     """Whether a test passes without any fault; of a file that a fault stops from being read, whether it can be read."""
-    line = pytest_line([test] if "::" in test else [test, "--collect-only"])
+    line = pytest_line("", [test] if "::" in test else [test, "--collect-only"])
     return subprocess.run(shlex.split(line), stdout=subprocess.DEVNULL).returncode == 0
 
 
-def pytest_line(tests: list[str]) -> str:
-    """The command line that runs `tests`."""
-    return shlex.join([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests])
+def selected(marks: str, tests: list[str]) -> list[str]:
+    """Arguments of pytest: those files of `tests` that have a test of these marks, less what is useless."""
+    files = [file for file in tests if file not in USELESS and collects(marks, file)]
+    return files and [*files, *(f"--deselect={test}" for test in sorted(USELESS) if "::" in test)]
+
+
+@cache
+def collects(marks: str, file: str) -> bool:
+    """Whether a file has tests of these marks."""
+    line = shlex.split(pytest_line(marks, [file, "--collect-only"]))
+    return subprocess.run(line, stdout=subprocess.DEVNULL).returncode != 5
+
+
+def pytest_line(marks: str, args: list[str]) -> str:
+    """The command line that runs tests of these marks, in the order given."""
+    line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(["-m", marks] if marks else [])]
+    return shlex.join([*line, *args])
 
 
 def key(one: MutationSpec) -> str:

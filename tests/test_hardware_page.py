@@ -297,6 +297,23 @@ def test_the_unit_of_time_changes_no_share() -> None:
         assert a.used == pytest.approx(b.used) and a.holds == b.holds
 
 
+def test_what_is_looked_at_is_an_all_to_all_so_large_that_latency_hardly_counts() -> None:
+    """The slope of the shipped table's last rows, within a hundredth; at 512 B it would be under 1 % of that."""
+    profile = load_profile("h200x2-hostpath")
+    table = profile.collectives.all_to_all.alone
+    slope = (table.bytes[-1] - table.bytes[-2]) / (table.seconds[-1] - table.seconds[-2])
+    _, exchange, _ = meetings(profile)
+    for flow in exchange.flows:
+        assert flow.spec.cap == pytest.approx(slope, rel=0.05)
+
+
+def test_short_words_of_a_box_share_a_row() -> None:
+    svg = drawings(hardware_page(two_sockets()))[0]
+    rows = [len({t.attrib["y"] for t in g.iter("text")}) for _, g in groups(svg, box=True)]
+    words = [len(list(g.iter("text"))) for _, g in groups(svg, box=True)]
+    assert any(n > row for n, row in zip(words, rows, strict=True))
+
+
 def test_one_gpu_has_no_all_to_all_and_many_are_not_tried() -> None:
     assert len(meetings(tiny_profile(1))) == 1
     many = tiny_profile(65)

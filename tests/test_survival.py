@@ -125,6 +125,18 @@ def test_what_cannot_be_sent_fails_its_own_call() -> None:
         assert isinstance(wrong.exception(), ValueError) and fine.result() == 1
 
 
+def test_a_worker_that_dies_while_it_is_sent_its_call_fails_that_call_alone() -> None:
+    with Workers(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        os.kill(worker, signal.SIGSTOP)
+        call = pool.submit(len, bytes(2**24))  # more than a pipe holds
+        while not call.running():
+            time.sleep(0.002)
+        os.kill(worker, signal.SIGKILL)
+        assert isinstance(call.exception(), BrokenProcessPool) and "(signal 9)" in str(call.exception())
+        assert pool.submit(abs, -1).result() == 1
+
+
 def test_workers_that_are_closed_end_what_they_were_given_and_take_no_more() -> None:
     pool = Workers(2)
     calls = [pool.submit(abs, -i) for i in range(20)]

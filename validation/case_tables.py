@@ -31,10 +31,16 @@ LATE = 50e-6
 """Waits for peers from here on are looked at, s."""
 
 
+def _sets(found: Sequence[Detailed]) -> list[str]:
+    """Names of the sets that have cases in `found`, in the order of the documents."""
+    having = {e.compared.set for e in found}
+    return [name for name in probed_sets() if name in having]
+
+
 def clocks(found: Sequence[Detailed]) -> str:
     """One row a workload: baseline repeats, their kernels beside those of offloaded cases, clocks."""
     rows = []
-    for name in probed_sets():
+    for name in _sets(found):
         mine = [e for e in found if e.compared.set == name]
         for key, baselines in references([e.case for e in mine]).items():
             offloaded = [e for e in mine if workload_key(e.case) == key and e.compared.group != "resident"]
@@ -73,7 +79,7 @@ def waits(found: Sequence[Detailed]) -> str:
 def memory(found: Sequence[Detailed]) -> str:
     """The simulated peak against what the GPU's allocators held at most, by set."""
     rows = []
-    for name in probed_sets():
+    for name in _sets(found):
         cases = [e for e in found if e.compared.set == name]
         off = {e.compared.name: e.compared.predicted.memory_bytes / e.case.memory_bytes[0] - 1 for e in cases}
         worst = min(off, key=lambda n: off[n])
@@ -125,7 +131,7 @@ def windows(found: Sequence[Detailed]) -> str:
 
 
 def summary(found: Sequence[Detailed]) -> str:
-    """Errors of all offloaded cases, and of parts of them."""
+    """Errors of all offloaded cases, and of those parts of them that have any."""
     offloaded = [e for e in found if e.compared.group != "resident"]
     chosen = {
         "all offloaded cases": offloaded,
@@ -138,6 +144,8 @@ def summary(found: Sequence[Detailed]) -> str:
     }
     rows = []
     for what, cases in chosen.items():
+        if not cases:
+            continue
         of = _errors(cases)
         rows.append((what, str(of.cases), *(f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.max))))
     return table(("cases", "number", "median %", "mean %", "95th %", "max %"), rows)
@@ -150,7 +158,7 @@ def _errors(cases: Sequence[Detailed]) -> Errors:
 def group_errors(found: Sequence[Detailed]) -> str:
     """Errors by set and group."""
     rows = []
-    for name in probed_sets():
+    for name in _sets(found):
         for group in ("resident", "fitted", "unseen"):
             if cases := [e for e in found if (e.compared.set, e.compared.group) == (name, group)]:
                 of = _errors(cases)
@@ -227,7 +235,7 @@ def off(found: Sequence[Detailed]) -> str:
 def neighbours(found: Sequence[Detailed]) -> str:
     """What disturbed each session's copies and steps, seen in measurements alone."""
     rows = []
-    for name in probed_sets():
+    for name in _sets(found):
         mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
         cases = [e.case for e in mine]
         late = [lost for case in cases if (lost := lateness(case, crosses_nvlink(name))) is not None]

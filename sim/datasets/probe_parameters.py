@@ -17,13 +17,13 @@ Direction = Literal["h2d", "d2h"]
 Collective = CollectiveKind | Literal["reduce_scatter"]
 
 
-class Parameters(msgspec.Struct, kw_only=True):
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """What all have: how many GPUs take part."""
 
     ranks: Ranks = 1
 
 
-class Copy(Parameters):
+class Copy(Parameters, frozen=True):
     """Trains of copies."""
 
     directions: Annotated[list[Direction], Meta(min_length=1, max_length=2)]
@@ -31,7 +31,7 @@ class Copy(Parameters):
     count: Number
 
 
-class Commands(Parameters):
+class Commands(Parameters, frozen=True):
     """Trains of commands; without copies `bytes` is 0."""
 
     pattern: str
@@ -39,20 +39,20 @@ class Commands(Parameters):
     beside: Literal["kernel"] | None
 
 
-class Wake(Parameters):
+class Wake(Parameters, frozen=True):
     """Streams that wait for another."""
 
     by: str
     work: str
 
 
-class Call(Parameters):
+class Call(Parameters, frozen=True):
     """Calls that host threads issue."""
 
     call: str
 
 
-class Gemm(Parameters):
+class Gemm(Parameters, frozen=True):
     """Matrix products of m x k by k x n."""
 
     m: Number
@@ -60,7 +60,7 @@ class Gemm(Parameters):
     k: Number
 
 
-class Attention(Parameters):
+class Attention(Parameters, frozen=True):
     """Attention without mask."""
 
     backend: str
@@ -69,14 +69,14 @@ class Attention(Parameters):
     head: Number
 
 
-class Launch(Parameters):
+class Launch(Parameters, frozen=True):
     """Kernels while copies are in flight."""
 
     work: str
     direction: Direction
 
 
-class Alone(Parameters):
+class Alone(Parameters, frozen=True):
     """Collectives alone."""
 
     collective: Collective
@@ -84,7 +84,7 @@ class Alone(Parameters):
     bytes: Size
 
 
-class Beside(Alone):
+class Beside(Alone, frozen=True):
     """Collectives while copies are in flight."""
 
     chunk: Size
@@ -92,14 +92,14 @@ class Beside(Alone):
     events_every: Number
 
 
-class ConcurrentCollectives(Alone):
+class ConcurrentCollectives(Alone, frozen=True):
     """Concurrent collectives: two communicators at once."""
 
     other: Collective
     other_bytes: Size
 
 
-class KernelUnderCollective(Parameters):
+class KernelUnderCollective(Parameters, frozen=True):
     """Kernels while a collective holds SMs."""
 
     count: Number

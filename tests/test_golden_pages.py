@@ -1,0 +1,61 @@
+"""What the command line prints, and the pages it writes, for the host and scenarios of tests/golden.
+
+Other tests say what single figures and drawings must be; this one notices when any other word, number or place changes.
+`pytest tests/test_golden_pages.py --update-golden` writes tests/golden/printed anew; look at the difference before you
+keep it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Command
+
+GOLDEN = Path(__file__).parent / "golden"
+PRINTED = GOLDEN / "printed"
+COMMANDS = {
+    "run": ["run", "yielding_gate.yaml"],
+    "run_kernel_window": ["run", "yielding_kernel.yaml"],
+    "explain": ["explain", "yielding_launch.yaml"],
+    "explain_sharded": ["explain", "sharded.yaml"],
+    "explain_model": ["explain", "model.yaml"],
+    "sensitivity": ["sensitivity", "resident.yaml"],
+    "experiment_curves": ["experiment", "printed/curves.yaml", "--html", "PAGE"],
+    "experiment_bars": ["experiment", "printed/bars.yaml", "--html", "PAGE"],
+    "hardware": ["hardware", "host.yaml"],
+    "hardware_check": ["hardware", "host.yaml", "--check"],
+    "hardware_page": ["hardware", "host.yaml", "--html", "PAGE"],
+    "sweep": ["sweep", "chunked.yaml", "--set", "policy.chunk_bytes=4MiB,64MiB", "--set", "policy.resident_fraction=0,0.5"],
+    "sweep_page": ["sweep", "yielding_gate.yaml", "--set", "policy.chunk_bytes=4MiB..64MiB:x4", "--html", "PAGE"],
+    "sweep_over_kinds": ["sweep", "chunked.yaml", "--set", "policy.kind=resident,chunked", "--set", "world_size=1,4"],
+}  # fmt: skip
+SPACES = re.compile(r"[ \t]+$", re.MULTILINE)
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+def readable(page: str) -> str:
+    """A page without its style and programs, an element a line."""
+    bare = re.sub(r"<style.*?</style>|<script>.*?</script>", "", page, flags=re.DOTALL)
+    same = re.sub(r"(<dt>chunkflow-sim</dt><dd>)[^<]*", r"\1VERSION", bare)
+    return re.sub(r"(?<=[>}])(?=[<{])|(?<=\]),(?=\"|\{)", "\n", same)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_printed_and_drawn_is_golden(
+    name: str, chunkflow: Command, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    page = tmp_path / "page.html"
+    args = [str(page) if arg == "PAGE" else arg for arg in COMMANDS[name]]
+    done = chunkflow(*args, cwd=GOLDEN, env=chunkflow.environment | {"COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
+    found = SPACES.sub("", readable(page.read_text()) if page.exists() else done.stdout)
+    golden = PRINTED / f"{name}.txt"
+    if request.config.getoption("--update-golden"):
+        golden.write_text(found)
+    expected = golden.read_text()
+    assert NUMBER.sub("#", found) == NUMBER.sub("#", expected)
+    # the last digit that is shown may differ from one processor to another
+    for one, other in zip(NUMBER.findall(found), NUMBER.findall(expected), strict=True):
+        assert float(one) == pytest.approx(float(other), rel=1e-9, abs=1e-12) or one == other
