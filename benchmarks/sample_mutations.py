@@ -84,7 +84,7 @@ def run(one: MutationSpec) -> dict[str, Any]:
     tests, result, by = covering(str(one.module_path)), None, []
     for marks in ("not slow", "slow"):
         while chosen := selected(marks, tests):
-            result = mutate_and_test([one], pytest_line(marks, chosen), CONFIG["timeout_s"][marks])
+            result = mutate_and_test([one], pytest_line(marks, chosen), CONFIG["timeout_s"])
             by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)[:1]
             if named(result) != "killed" or not by or passes(by[0]):
                 break
@@ -129,7 +129,8 @@ def collects(marks: str, file: str) -> bool:
 
 def pytest_line(marks: str, args: list[str]) -> str:
     """The command line that runs tests of these marks, in the order given."""
-    line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(["-m", marks] if marks else [])]
+    line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    line += [f"--timeout={CONFIG['test_timeout_s']}", *(["-m", marks] if marks else [])]
     return shlex.join([*line, *args])
 
 

@@ -8,6 +8,7 @@ keep it.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,15 +43,9 @@ def readable(page: str) -> str:
     return re.sub(r"(?<=[>}])(?=[<{])|(?<=\]),(?=\"|\{)", "\n", same)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_what_is_printed_and_drawn_is_golden(
-    name: str, chunkflow: Command, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    page = tmp_path / "page.html"
-    args = [str(page) if arg == "PAGE" else arg for arg in COMMANDS[name]]
-    done = chunkflow(*args, cwd=GOLDEN, env=chunkflow.environment | {"COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr
-    found = SPACES.sub("", readable(page.read_text()) if page.exists() else done.stdout)
+def check(name: str, found: str, request: pytest.FixtureRequest) -> None:
+    """Compare with the golden text, or write it."""
+    found = SPACES.sub("", found)
     golden = PRINTED / f"{name}.txt"
     if request.config.getoption("--update-golden"):
         golden.write_text(found)
@@ -59,3 +54,33 @@ def test_what_is_printed_and_drawn_is_golden(
     # the last digit that is shown may differ from one processor to another
     for one, other in zip(NUMBER.findall(found), NUMBER.findall(expected), strict=True):
         assert float(one) == pytest.approx(float(other), rel=1e-9, abs=1e-12) or one == other
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_printed_and_drawn_is_golden(
+    name: str, chunkflow: Command, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    page = tmp_path / "page.html"
+    args = [str(page) if arg == "PAGE" else arg for arg in COMMANDS[name]]
+    done = chunkflow(*args, cwd=GOLDEN, env=chunkflow.environment | {"COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
+    check(name, readable(page.read_text()) if page.exists() else done.stdout, request)
+
+
+def test_the_page_of_residuals_is_golden(chunkflow: Command, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    name = "h200x2-hostpath-20261128k"
+    for file in ("raw.jsonl", "host.json"):
+        shutil.copy(GOLDEN.parents[1] / "validation" / "data" / name / file, tmp_path)
+    done = chunkflow("calibrate", "--fit-only", "--name", name, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    [page] = tmp_path.glob("*.html")
+    check("residuals", readable(page.read_text()), request)
+
+
+@pytest.mark.slow
+def test_the_page_of_a_validation_is_golden(chunkflow: Command, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    page = tmp_path / "page.html"
+    args = ("--data", "h200x1-20261128l", "--workers", "1", "--intervals", "--html", page)
+    done = chunkflow("validate", *args, env=chunkflow.environment | {"COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr
+    check("validation", done.stdout + readable(page.read_text()), request)
