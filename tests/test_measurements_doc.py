@@ -260,6 +260,17 @@ def test_tables_have_their_places() -> None:
         placed(texts | {other: text}, {"x": content})
 
 
+def test_tables_and_drawings_are_written_where_they_belong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, tables = tmp_path / "page.md", {"x": "| a |"}
+    page.write_text("<!-- table: x -->\n| b |\n<!-- end of table -->\n")
+    measurements_doc.publish({"one": "<svg/>"}, tables, tmp_path / "plots", {})
+    assert capsys.readouterr().out == "## x\n\n| a |\n\n"
+    assert {f.name: f.read_text() for f in (tmp_path / "plots").iterdir()} == {"one.svg": "<svg/>"}
+    assert "| b |" in page.read_text()
+    measurements_doc.publish({}, tables, tmp_path, measurements_doc.documents([page]))
+    assert page.read_text() == "<!-- table: x -->\n| a |\n<!-- end of table -->\n"
+
+
 def test_charts_place_points_and_escape_words() -> None:
     axis = svg.linear("a < b", 0, 10, 5)
     assert [words for _, words in svg.linear("y", -5, 5, 5).ticks] == ["\u22125", "0", "5"]
