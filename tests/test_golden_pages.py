@@ -7,12 +7,20 @@ keep it.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Command, Golden
+
+from sim import Scenario, simulate
+from sim.report import figures
+from sim.sweeps.grid import points, sweep
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = {
@@ -66,3 +74,25 @@ def test_the_page_of_a_validation_is_golden(chunkflow: Command, tmp_path: Path, 
     done = chunkflow("validate", *args, env=chunkflow.environment | {"COLUMNS": "120"})
     assert done.returncode == 0, done.stderr
     golden("validation", done.stdout + readable(page.read_text()))
+
+
+@pytest.mark.parametrize("name", ["yielding_kernel", "sharded"])
+def test_timelines_are_drawn_as_golden(name: str, golden: Golden) -> None:
+    timeline = simulate(Scenario.load(GOLDEN / f"{name}.yaml")).timeline
+    start, end = timeline.window(1)
+    plain = json.loads(figures.timeline(timeline, 1, start, (start + end) / 2).to_json())
+    del plain["layout"]["template"]
+    golden(f"timeline_{name}", readable(json.dumps(plain)))
+
+
+def test_what_notebooks_show_is_golden(golden: Golden) -> None:
+    file = GOLDEN / "yielding_gate.yaml"
+    result = simulate(Scenario.load(file))
+    rows = sweep(points(yaml.safe_load(file.read_text()), {"world_size": [1, 2]}, str(file)))
+    shown = [thing._repr_html_() for thing in (result.scenario, result, result.timeline, rows)]
+    golden("notebook", readable("\n".join(shown)))
+
+
+@pytest.mark.slow
+def test_the_fit_of_the_first_data_set_prints_golden_numbers(golden: Golden) -> None:
+    golden("fit", subprocess.run([sys.executable, "-m", "calibration.fit"], capture_output=True, text=True, check=True).stdout)  # fmt: skip
