@@ -85,10 +85,11 @@ def test_timelines_are_drawn_as_golden(name: str, golden: Golden) -> None:
     golden(f"timeline_{name}", readable(json.dumps(plain)))
 
 
-def test_what_notebooks_show_is_golden(golden: Golden) -> None:
-    file = GOLDEN / "yielding_gate.yaml"
+def test_what_notebooks_show_is_golden(golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    file = Path("yielding_gate.yaml")
     result = simulate(Scenario.load(file))
-    rows = sweep(points(yaml.safe_load(file.read_text()), {"world_size": [1, 2]}, str(file)))
+    rows = sweep(points(yaml.safe_load(file.read_text()), {"world_size": [1, 2]}))
     shown = [thing._repr_html_() for thing in (result.scenario, result, result.timeline, rows)]
     golden("notebook", readable("\n".join(shown)))
 
