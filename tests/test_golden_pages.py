@@ -14,13 +14,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from conftest import Command, Golden
 
-from sim import Scenario, simulate
-from sim.report import figures
+from sim import Scenario, load_profile, simulate
+from sim.hardware.profile_check import check_profile
+from sim.hardware.profile_parameters import changed
+from sim.report import figures, tables
 from sim.sweeps.grid import points, sweep
+from validation.datasets import load_set
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = {
@@ -35,10 +39,14 @@ COMMANDS = {
     "hardware": ["hardware", "host.yaml"],
     "hardware_check": ["hardware", "host.yaml", "--check"],
     "hardware_page": ["hardware", "host.yaml", "--html", "PAGE"],
+    "models": ["models"],
+    "model": ["models", "hunyuanvideo"],
     "sweep": ["sweep", "chunked.yaml", "--set", "policy.chunk_bytes=4MiB,64MiB", "--set", "policy.resident_fraction=0,0.5"],
     "sweep_page": ["sweep", "yielding_gate.yaml", "--set", "policy.chunk_bytes=4MiB..64MiB:x4", "--html", "PAGE"],
     "sweep_over_kinds": ["sweep", "chunked.yaml", "--set", "policy.kind=resident,chunked", "--set", "world_size=1,4"],
 }  # fmt: skip
+TOPOLOGY = """{nodes: {memory: {kind: memory}}, peers: host,
+  links: [{ends: [memory, "gpu{gpu}"], each_way: {value: 25 GB/s, source: kin}}]}"""
 
 
 def readable(page: str) -> str:
@@ -92,6 +100,24 @@ def test_what_notebooks_show_is_golden(golden: Golden, monkeypatch: pytest.Monke
     rows = sweep(points(yaml.safe_load(file.read_text()), {"world_size": [1, 2]}))
     shown = [thing._repr_html_() for thing in (result.scenario, result, result.timeline, rows)]
     golden("notebook", readable("\n".join(shown)).replace(str(GOLDEN), "GOLDEN"))
+
+
+def test_tables_of_cases_profiles_and_checks_are_golden(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, golden: Golden
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "kin.yaml").write_text(f"{{name: kin, like: {GOLDEN / 'host.yaml'}, topology: {TOPOLOGY}}}")
+    profile = load_profile(str(GOLDEN / "host.yaml"))
+    slow = changed(profile, {"collectives.all_to_all.alone": lambda seconds: seconds / 1.5})
+    like = load_profile(str(tmp_path / "kin.yaml"))
+    cases = load_set("h100x1-20261121e").cases[:6]
+    failed = msgspec.structs.replace(cases[1], error="it failed", output=())
+    wrong = msgspec.structs.replace(cases[2], output=("other",))
+    tables.print_measured([*cases, failed, wrong])
+    tables.print_profiles([profile, msgspec.structs.replace(profile, name="h9x4-20261121e")])
+    tables.print_check(slow, check_profile(slow))
+    tables.print_kept(like)
+    golden("tables", capsys.readouterr().out)
 
 
 @pytest.mark.slow
