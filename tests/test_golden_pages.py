@@ -78,7 +78,7 @@ def test_the_page_of_residuals_is_golden(chunkflow: Command, tmp_path: Path, gol
 @pytest.mark.slow
 def test_the_page_of_a_validation_is_golden(chunkflow: Command, tmp_path: Path, golden: Golden) -> None:
     page = tmp_path / "page.html"
-    args = ("--data", "h200x1-20261128l", "--workers", "1", "--intervals", "--html", page)
+    args = ("--data", "h100x1-20261121e", "--workers", "1", "--intervals", "--html", page)
     done = chunkflow("validate", *args, env=chunkflow.environment | {"COLUMNS": "120"})
     assert done.returncode == 0, done.stderr
     golden("validation", done.stdout + readable(page.read_text()))
