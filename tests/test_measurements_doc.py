@@ -143,6 +143,17 @@ def test_the_summary_is_of_all_offloaded_cases_and_of_parts_of_them(made: list[D
 
 
 @pytest.mark.slow
+def test_memory_is_compared_in_percent_of_what_was_allocated(made: list[Detailed]) -> None:
+    mine = [e for e in made if e.compared.set == SETS[1]]
+    triple = [e.compared.predicted._replace(memory_bytes=3 * e.case.memory_bytes[0]) for e in mine]
+    changed = [e._replace(compared=e.compared._replace(predicted=p)) for e, p in zip(mine, triple, strict=True)]
+    [row] = map(parts, measurements_doc.PREDICTED["memory"](changed).splitlines()[2:])
+    missing = [-2 * e.case.memory_bytes[0] / 1e6 for e in mine]
+    assert row[1:5] == [str(len(mine)), "+200.00", "+200.00", "+200.00"]
+    assert [float(v) for v in row[5:7]] == pytest.approx([median(missing), max(missing)], abs=0.051)
+
+
+@pytest.mark.slow
 def test_the_shares_of_windows_are_those_of_their_cases(made: list[Detailed]) -> None:
     rows = [parts(row) for row in measurements_doc.PREDICTED["windows"](made).splitlines()[2:]]
     paths = {"h200x2-hostpath-20261121c": "host memory", "h200x2-hostpath-20261128k": "host memory", "h200x2-nvlink-20261121c": "NVLink"}  # fmt: skip
