@@ -82,6 +82,17 @@ def test_a_worker_that_dies_fails_its_own_call_and_is_replaced() -> None:
         assert first != os.getpid() and os.getpid() not in {c.result() for c in calls if not c.exception()}
 
 
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_there_are_as_many_workers_as_asked_for_or_as_cores(count: int | None) -> None:
+    wanted = count or os.cpu_count() or 1
+    with Workers(count) as pool:
+        calls = [pool.submit(time.sleep, 0.2) for _ in range(2 * wanted)]
+        seen = 0
+        while not all(call.done() for call in calls):
+            seen = max(seen, len(children(os.getpid())))
+    assert seen == wanted
+
+
 def test_workers_that_die_while_they_start_cost_nothing() -> None:
     with Workers(2) as pool:
         calls = [pool.submit(abs, -i) for i in range(6)]
