@@ -184,6 +184,15 @@ def test_rows_of_other_profiles_are_those_of_the_documents() -> None:
 
 
 @pytest.mark.slow
+def test_predictions_with_longer_flag_waits_are_those_of_the_documents() -> None:
+    [(name, numbers)] = other_profile_tables.FLAG_WAITS
+    with ProcessPoolExecutor(2) as pool:
+        asked = [j for j in jobs(load_set(name), steps_only=True) if j.case.number in numbers]
+        found = list(pool.map(detailed, asked))
+    assert other_profile_tables.flag_waits(found) == stands("flag waits")
+
+
+@pytest.mark.slow
 def test_plots_are_those_of_the_documents(made: list[Detailed]) -> None:
     """Plots of predictions have the marks of the chosen sessions, and all that is not a mark; others are the same."""
     with ProcessPoolExecutor(2) as pool:
