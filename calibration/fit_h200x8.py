@@ -25,7 +25,7 @@ from sim.fluid import rates_together
 from sim.hardware import AloneTime, CollectiveClass, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
-from sim.program import Collective, CollectiveKind, Copy, CopyKind, Program, RankBuilder
+from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder
 from sim.timeline import Timeline
 
 NAME = "h200x8-hostpath"
@@ -241,7 +241,7 @@ def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
     for row in rows:
         kind, k = row["kind"], row["k"]
         if kind in ("h2d", "bidir"):
-            names: tuple[CopyKind, ...] = ("h2d",) if kind == "h2d" else ("h2d", "d2h")
+            names: tuple[HostCopyKind, ...] = ("h2d",) if kind == "h2d" else ("h2d", "d2h")
             flows = [profile.copy_flow(name, gpu) for gpu in range(k) for name in names]
             rates = rates_together(flows, profile.capacities)
             for name, rate in zip(names, rates, strict=False):

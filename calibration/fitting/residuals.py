@@ -11,7 +11,7 @@ from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.fluid import FlowSpec, rates_together
 from sim.hardware import Profile, collectives
-from sim.program import CopyKind
+from sim.program import HostCopyKind
 
 
 class Residual(NamedTuple):
@@ -46,7 +46,7 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
     ]
 
 
-def _copy_seconds(profile: Profile, direction: CopyKind, size: int, rate: float) -> float:
+def _copy_seconds(profile: Profile, direction: HostCopyKind, size: int, rate: float) -> float:
     cls = profile.copy_class(direction)
     return max(cls.minimum.value, cls.setup.value + size / rate)
 
@@ -87,7 +87,7 @@ class _Moving(NamedTuple):
     copy: float
 
 
-def _moving(profile: Profile, row: Row, copies: CopyKind | None) -> _Moving:
+def _moving(profile: Profile, row: Row, copies: HostCopyKind | None) -> _Moving:
     """The collective of `row`, with a copy in direction `copies` on every rank."""
     kind, ranks = row.params["collective"], int(row.params["ranks"])
     (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)

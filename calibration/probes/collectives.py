@@ -7,7 +7,7 @@ from typing import Any
 
 from calibration.probes.context import Context, Measured
 from calibration.torch_machine.device import Call, Event, Stream
-from sim.program import CopyKind
+from sim.program import HostCopyKind
 
 Params = dict[str, Any]
 
@@ -151,7 +151,7 @@ def _covered(samples: dict[str, list[float]], uncovered: str) -> Measured:
 
 
 def _marked(
-    context: Context, direction: CopyKind, chunk: int, count: int, every: int
+    context: Context, direction: HostCopyKind, chunk: int, count: int, every: int
 ) -> tuple[list[tuple[Event, int]], list[Call]]:
     """`count` copies with an event before the first and after every `every`; the events with the copies before them."""
     stream = context.device.stream(direction)

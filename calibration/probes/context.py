@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Call, Device, Event, Stream
-from sim.program import CollectiveKind, CopyKind
+from sim.program import CollectiveKind, HostCopyKind
 
 WATCHDOG_S = 60.0
 """A gate opens by itself after this long, s: the host issues what it holds within that time even when it is busy."""
@@ -164,7 +164,7 @@ class Context:
             self._memory[key] = memory
         return self._memory[key]
 
-    def copies(self, stream: Stream, direction: CopyKind, size: int, count: int) -> list[Call]:
+    def copies(self, stream: Stream, direction: HostCopyKind, size: int, count: int) -> list[Call]:
         """`count` copies of `size` bytes, each from another place, so that no cache holds what is read."""
         device = self.random(f"{direction} device", max(self._pools.copies, size))
         host = self.pinned(direction, size)

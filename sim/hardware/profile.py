@@ -16,7 +16,7 @@ from sim.hardware.topology import LEAST, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MOST_FAULTS, Config
 from sim.inputs.faults import Fault, FaultsError, refuse
-from sim.program import CollectiveKind, CopyKind, Kernel
+from sim.program import CollectiveKind, HostCopyKind, Kernel
 
 SHORTEST_KERNEL = 1e-18
 """Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
@@ -81,7 +81,7 @@ class Profile(Config, frozen=True, dict=True):
             return
         for gpu in range(self.gpus):
             try:
-                for kind in get_args(CopyKind):
+                for kind in get_args(HostCopyKind):
                     if not graph.copy(gpu, kind):
                         problem = f"nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
                         yield Fault("topology", problem)
@@ -109,7 +109,7 @@ class Profile(Config, frozen=True, dict=True):
         """Capacity of each of `resource_names`, B/s."""
         return tuple(limit.value for limit in self.graph.limits)
 
-    def copy_class(self, kind: CopyKind) -> CopyClass:
+    def copy_class(self, kind: HostCopyKind) -> CopyClass:
         """The class of h2d or d2h copies."""
         if kind == "h2d":
             return self.h2d
@@ -136,7 +136,7 @@ class Profile(Config, frozen=True, dict=True):
             case _:
                 assert_never(kind)
 
-    def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
+    def copy_flow(self, kind: HostCopyKind, gpu: int) -> FlowSpec:
         """The flow of a copy to or from `gpu`."""
         cls = self.copy_class(kind)
         tags = (COPY_TAG,) if self._copies_crowd else ()

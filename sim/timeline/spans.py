@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
+import msgspec
+
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_seconds
-from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
+from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Meeting, Program
 from sim.timeline.intervals import measure, union
 
 if TYPE_CHECKING:
@@ -187,16 +189,20 @@ def between_events(
 
 
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
-    """(buffer name, whether it is written) for each buffer that a command uses."""
+    """(buffer name, whether it is written) for each device buffer of its own rank that a command uses."""
     if isinstance(command, Copy):
         match command.kind:
             case "h2d":
                 yield command.buffer, True
-            case "d2h":
+            case "d2h" | "p2p":
                 yield command.buffer, False
+            case "d2d":
+                yield command.buffer, True
+                if command.other is not msgspec.UNSET:
+                    yield command.other, False
             case _:
                 assert_never(command.kind)
-    elif isinstance(command, Kernel | Collective):
+    elif isinstance(command, Kernel | Meeting):
         for name in command.reads:
             yield name, False
         for name in command.writes:
