@@ -6,13 +6,15 @@ a tenth of what a torch operator does, and small chunks would otherwise be bound
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from calibration.torch_machine.device import Call, Device, Event, Physical, Stream
+from calibration.torch_machine.device import Call, Device, Event, PeerMemory, Physical, Stream
 from calibration.torch_machine.support import FLAGS
+from sim.program import FlagMemory, FlagTest, HostCopyKind
 
 try:
     from cuda.bindings import driver
@@ -75,13 +77,18 @@ class _CudaStream(Stream):
 
         return enqueue
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Call:
-        handle, size, to_device = self._handle, target.nbytes, target.is_cuda
-        if to_device:
-            pointer, host = driver.CUdeviceptr(target.data_ptr()), source.data_ptr()
-            return lambda: _call(driver.cuMemcpyHtoDAsync, pointer, host, size, handle)
-        pointer, host = driver.CUdeviceptr(source.data_ptr()), target.data_ptr()
-        return lambda: _call(driver.cuMemcpyDtoHAsync, host, pointer, size, handle)
+    def copy(self, target: torch.Tensor | PeerMemory, source: torch.Tensor, staged: HostCopyKind | None = None) -> Call:
+        # what `staged` promises is what these calls do on pageable memory
+        handle, size = self._handle, target.nbytes
+        to, at = target.data_ptr(), source.data_ptr()
+        if target.is_cuda and source.is_cuda:
+            there, here = driver.CUdeviceptr(to), driver.CUdeviceptr(at)
+            return lambda: _call(driver.cuMemcpyDtoDAsync, there, here, size, handle)
+        if target.is_cuda:
+            there = driver.CUdeviceptr(to)
+            return lambda: _call(driver.cuMemcpyHtoDAsync, there, at, size, handle)
+        here = driver.CUdeviceptr(at)
+        return lambda: _call(driver.cuMemcpyDtoHAsync, to, here, size, handle)
 
     def record(self, event: Event) -> Call:
         assert isinstance(event, _CudaEvent)
@@ -91,14 +98,18 @@ class _CudaStream(Stream):
         assert isinstance(event, _CudaEvent)
         return lambda: self.stream.wait_event(event.event)
 
-    def write_flag(self, flag: str, value: int) -> Call:
-        handle, word = self._handle, self._device.flag(flag)
+    def write_flag(self, flag: str, value: int, memory: FlagMemory = "device") -> Call:
+        handle, word = self._handle, self._device.flag(flag, memory)
         return lambda: _call(driver.cuStreamWriteValue32, handle, word, value, 0)
 
-    def wait_flag(self, flag: str, value: int) -> Call:
-        handle, word = self._handle, self._device.flag(flag)
-        equal = driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ
-        return lambda: _call(driver.cuStreamWaitValue32, handle, word, value, equal)
+    def wait_flag(self, flag: str, value: int, test: FlagTest = "equal", memory: FlagMemory = "device") -> Call:
+        handle, word = self._handle, self._device.flag(flag, memory)
+        kinds = driver.CUstreamWaitValue_flags
+        kind = kinds.CU_STREAM_WAIT_VALUE_EQ if test == "equal" else kinds.CU_STREAM_WAIT_VALUE_GEQ
+        return lambda: _call(driver.cuStreamWaitValue32, handle, word, value, kind)
+
+    def idle(self) -> bool:
+        return bool(self.stream.query())
 
 
 class CudaDevice(Device):
@@ -115,6 +126,9 @@ class CudaDevice(Device):
         torch.cuda.init()
         self._words = torch.zeros(FLAGS, dtype=torch.int32, device=self.torch_device)
         self._flags: dict[str, int] = {}
+        self._host_words: dict[str, torch.Tensor] = {}
+        self._exported: list[int] = []
+        self._opened: list[int] = []
         self._streams: dict[str, _CudaStream] = {}
         self._registered: list[torch.Tensor] = []
         self._handles: list[Any] = []
@@ -138,12 +152,62 @@ class CudaDevice(Device):
             self._streams[name] = _CudaStream(self)
         return self._streams[name]
 
-    def flag(self, name: str) -> Any:
+    def flag(self, name: str, memory: FlagMemory = "device") -> Any:
         """The device address of a flag."""
+        if memory == "host":
+            return _call(driver.cuMemHostGetDevicePointer, self._host_words[name].data_ptr(), 0)
         index = self._flags.setdefault(name, len(self._flags))
         if index >= FLAGS:  # of several programs: each may have as many
             raise RuntimeError(f"the programs that one machine runs may have {FLAGS} flags in all")
         return driver.CUdeviceptr(self._words.data_ptr() + 4 * index)
+
+    def use_host_flags(self, words: Mapping[str, torch.Tensor]) -> None:
+        self._host_words = dict(words)
+
+    def flag_now(self, flag: str, memory: FlagMemory) -> int | None:
+        if memory == "device":
+            return None
+        return ctypes.c_uint32.from_address(self._host_words[flag].data_ptr()).value
+
+    def register(self, memory: torch.Tensor) -> None:
+        mapped = driver.CU_MEMHOSTREGISTER_PORTABLE | driver.CU_MEMHOSTREGISTER_DEVICEMAP
+        _call(driver.cuMemHostRegister, memory.data_ptr(), memory.nbytes, mapped)
+
+    def unregister(self, memory: torch.Tensor) -> None:
+        _call(driver.cuMemHostUnregister, memory.data_ptr())
+
+    def exportable(self, size: int) -> torch.Tensor:
+        """`size` bytes of device memory that other processes may open."""
+        address = int(_call(driver.cuMemAlloc, size))
+        self._exported.append(address)
+        return torch.as_tensor(_Mapping(address, size), device=self.torch_device)
+
+    def handle(self, memory: torch.Tensor) -> bytes:
+        """By which another process opens exportable memory."""
+        return bytes(_call(driver.cuIpcGetMemHandle, driver.CUdeviceptr(memory.data_ptr())).reserved)
+
+    def opened(self, handle: bytes, size: int) -> PeerMemory:
+        """The memory that another process has given `handle` of.
+
+        Raises:
+            RuntimeError: among others, where this GPU cannot reach the other one's memory.
+        """
+        opened = driver.CUipcMemHandle()
+        opened.reserved = handle
+        lazily = driver.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+        address = int(_call(driver.cuIpcOpenMemHandle, opened, lazily))
+        self._opened.append(address)
+        return PeerMemory(address, size)
+
+    def close_opened(self) -> None:
+        """Close the memory of other processes, with all streams idle."""
+        while self._opened:
+            _call(driver.cuIpcCloseMemHandle, driver.CUdeviceptr(self._opened.pop()))
+
+    def free_exportable(self) -> None:
+        """Give back what is exportable, once nobody has it open."""
+        while self._exported:
+            _call(driver.cuMemFree, driver.CUdeviceptr(self._exported.pop()))
 
     def event(self, timed: bool) -> Event:
         return _CudaEvent(self, timed)

@@ -7,10 +7,12 @@ shapes under every policy. A layer has an address range for each slot that it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from calibration.torch_machine.buffer_plan import BufferPlan
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.operations import Views
 from sim.program import RankProgram
@@ -20,6 +22,19 @@ BF16 = 2
 
 SPREAD = 0.02
 """Standard deviation of random weights: products of thousands of them with normed rows stay of order 1."""
+
+
+def seed(rank: int, name: str) -> int:
+    """Of the random numbers that a buffer of a rank starts with."""
+    return int.from_bytes(hashlib.sha256(f"{rank} {name}".encode()).digest()[:7], "big")
+
+
+def fill(memory: torch.Tensor, seed: int) -> None:
+    """Make `memory`, of bytes, random bf16 numbers; what is left over at its end is 0."""
+    generator = torch.Generator(memory.device).manual_seed(seed)
+    whole = memory.nbytes // BF16 * BF16
+    memory[whole:] = 0
+    memory[:whole].view(torch.bfloat16).normal_(generator=generator)
 
 
 class HostWeights:
@@ -41,22 +56,29 @@ class HostWeights:
 
 
 class Memory:
-    """The buffers of `program` on `device`."""
+    """The buffers of `program` on `device`. Those of `given` lie in memory that is there already."""
 
-    def __init__(self, device: Device, program: RankProgram, host: HostWeights, rank: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        program: RankProgram,
+        host: HostWeights,
+        rank: int,
+        given: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self.device = device
         self.host = host
         self.rank = rank
         self.weights = program.weights
-        self.buffers: dict[str, torch.Tensor] = {}
-        shared = device.empty(max((b.bytes for b in program.buffers if b.kind == "collective"), default=0))
-        slot_sizes = {b.name: b.bytes for b in program.buffers if b.kind == "slot"}
-        for buffer in program.buffers:
-            if buffer.kind == "collective":
-                # collectives follow each other on one stream: they may share their memory
-                self.buffers[buffer.name] = shared[: buffer.bytes]
-            elif buffer.kind == "activations":
+        self.plan = BufferPlan(program, given or ())
+        self.buffers: dict[str, torch.Tensor] = dict(given or {})
+        sizes = {b.name: b.bytes for b in program.buffers}
+        shared = device.empty(max((sizes[name] for name in self.plan.sharing), default=0))
+        self.buffers |= {name: shared[: sizes[name]] for name in self.plan.sharing}
+        for buffer in self.plan.plain:
+            if buffer.name not in self.buffers:
                 self.buffers[buffer.name] = device.empty(buffer.bytes)
+        slot_sizes = {name: sizes[name] for name in sizes if name in self.plan.layered}
         self.mapped_bytes = 0
         self._own_sizes = [self._round_up(w.resident) if w.resident else 0 for w in self.weights]
         self._own = [self._physical(size) for size in self._own_sizes]
@@ -84,10 +106,15 @@ class Memory:
             self._layers[key] = self.device.mapped(parts)
         return self._layers[key]
 
-    def gathering(self, slot: str, layer: int, offset: int, size: int) -> torch.Tensor:
-        """Where an all_gather of `size` bytes of a layer works; it may reach beyond the layer's end."""
-        start = self.weights[layer].resident + offset
-        return self._mapped(layer, slot)[start : start + size]
+    def part(self, name: str, offset: int, size: int, layer: int) -> torch.Tensor:
+        """`size` bytes from byte `offset` of a buffer on. In a slot, and among resident bytes, they are of `layer`."""
+        if name in self.plan.layered:
+            start = self.weights[layer].resident + offset
+            return self._mapped(layer, name)[start : start + size]
+        if name in self.buffers:
+            return self.buffers[name][offset : offset + size]
+        start = offset - self.weights[layer].offset
+        return self._mapped(layer, None)[start : start + size]
 
     def shard(self, layer: int, offset: int, size: int) -> torch.Tensor:
         """A rank's own part of a layer's copied bytes, kept on the device; zeros beyond the layer's end."""
@@ -100,10 +127,10 @@ class Memory:
         return self._shards[key]
 
     def randomise(self) -> None:
-        """Fill the activations with random numbers, the same for the same rank."""
-        if (activations := self.buffers.get("activations")) is not None:
-            generator = torch.Generator(self.device.torch_device).manual_seed(1000 + self.rank)
-            activations[: activations.nbytes // BF16 * BF16].view(torch.bfloat16).normal_(generator=generator)
+        """Fill all buffers but layers' weights with random numbers, the same for the same rank and name."""
+        for name, memory in self.buffers.items():
+            if name not in self.plan.sharing[:-1]:
+                fill(memory, 1000 + self.rank if name == "activations" else seed(self.rank, name))
 
     def landing(self, slot: str, layer: int, offset: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(target on the device, source on the host) of a copy into a slot."""
