@@ -89,11 +89,12 @@ class TorchMachine:
         """The timeline of `program`, as `execute`."""
         return self.execute(program).timeline
 
-    def execute(self, program: Program, instrumented: bool = False) -> Execution:
+    def execute(self, program: Program, instrumented: bool = False, keep: Sequence[str] = ()) -> Execution:
         """Run `program` to its end.
 
         The timeline has the steps' bounds; with `instrumented` the program runs with events around every kernel, copy
-        and collective (`sim.program.instrument`), which cost time, and the timeline has those spans.
+        and collective (`sim.program.instrument`), which cost time, and the timeline has those spans. `keep` names
+        buffers whose contents each rank is to report.
 
         Raises:
             DeadlockError: a rank did not end within `timeout_s`.
@@ -115,7 +116,7 @@ class TorchMachine:
             timed = set(rank_program.step_events)
             if run:
                 timed |= {e for _, start, end in run.brackets[rank] for e in (start, end)}
-            jobs.append(Job(rank_program, sorted(timed), self.timeout_s, needed, world, shared))
+            jobs.append(Job(rank_program, sorted(timed), self.timeout_s, needed, world, shared, list(keep)))
         try:
             with shared_file(shared.bytes) as file:
                 results = [a.result for a in self._ranks.ask(jobs, self.timeout_s + START_S, file)]

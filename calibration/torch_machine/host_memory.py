@@ -7,16 +7,16 @@ import torch
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.memory import fill, seed
 from calibration.torch_machine.shared_memory import Layout, at
-from sim.program import Copy, RankProgram
+from sim.program import Copy, CopyKind, RankProgram
 
 SLAB = 1 << 28
 """Random numbers are made on the device, so many bytes at once."""
 
 
 class HostMemory:
-    """Host buffers of `program` on `device`, by name. `shared` is the memory that all ranks share, laid out as `layout`.
+    """Host buffers of `program` on `device`, by name. `shared` is the memory of all ranks, laid out as `layout`.
 
-    Buffers of a rank that copies read start with random numbers, those that copies only write with zeros, as shared ones do.
+    A rank's own buffers start with random numbers if copies read them. All others start with zeros.
     """
 
     def __init__(
@@ -25,7 +25,8 @@ class HostMemory:
         self.device = device
         self.buffers: dict[str, torch.Tensor] = {}
         self._registered: list[torch.Tensor] = []
-        self._anonymous: torch.Tensor | None = None
+        self._nameless: dict[str, torch.Tensor] = {}
+        self._rank = rank
         read = {c.other for c in program.commands() if isinstance(c, Copy) and c.kind == "h2d"}
         for buffer in program.host_memory.values():
             if buffer.shared:
@@ -43,17 +44,17 @@ class HostMemory:
             first, last = min(layout.flags.values()), max(layout.flags.values())
             self._register(shared[first[0] : sum(last)])
             device.use_host_flags({name: at(shared, place) for name, place in layout.flags.items()})
-        size = max(
-            (c.bytes for c in program.commands() if isinstance(c, Copy) and not isinstance(c.other, str)), default=0
-        )
-        self._anonymous_bytes = size
+        nameless = (c.bytes for c in program.commands() if isinstance(c, Copy) and not isinstance(c.other, str))
+        self._nameless_bytes = max(nameless, default=0)
 
-    def anonymous(self, size: int) -> torch.Tensor:
-        """`size` bytes of pinned memory that copies use which name none."""
-        if self._anonymous is None:
-            self._anonymous = torch.zeros(self._anonymous_bytes, dtype=torch.uint8)
-            self._register(self._anonymous)
-        return self._anonymous[:size]
+    def nameless(self, kind: CopyKind, size: int) -> torch.Tensor:
+        """`size` bytes of pinned memory for copies of a kind that name no host buffer."""
+        if kind not in self._nameless:
+            self._nameless[kind] = torch.zeros(self._nameless_bytes, dtype=torch.uint8)
+            if kind == "h2d":
+                self._fill(self._nameless[kind], seed(self._rank, ""))
+            self._register(self._nameless[kind])
+        return self._nameless[kind][:size]
 
     def close(self) -> None:
         """Give the memory back, with all streams idle."""

@@ -11,7 +11,8 @@ from sim.program import Communicator, RankProgram
 class Job(msgspec.Struct):
     """A rank's part of a program, the events to time, and after how many seconds to give up.
 
-    `communicators` are those of all ranks, of which `world` is the name of the one of the compute stream.
+    `communicators` are those of all ranks, of which `world` is the name of the one of the compute stream. `keep` names
+    buffers whose contents are wanted.
     """
 
     program: RankProgram
@@ -20,3 +21,4 @@ class Job(msgspec.Struct):
     communicators: list[Communicator]
     world: str
     layout: Layout
+    keep: list[str] = []

@@ -50,9 +50,9 @@ class Progress:
                     issued.setdefault(command.stream, []).append(command)
             if done and (what := self._host(commands[done - 1])):
                 lines.append(f"host thread {number} waits for {what}")
-        for name, commands in issued.items():
+        for name, enqueued in issued.items():
             if not self._device.stream(name).idle():
-                lines.append(self._stream(name, commands))
+                lines.append(self._stream(name, enqueued))
         return "; ".join(lines) or "all commands have ended, it waits for the other ranks"
 
     def _stream(self, name: str, commands: Sequence[AnyCommand]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import torch
@@ -33,9 +33,17 @@ class RankResult(msgspec.Struct):
     digests: dict[str, str] = {}
     """SHA-256 of every buffer that was written, on the device or the host, after the last command of all ranks.
 
-    Slots with layers' weights have none (`landed` checks them), nor have buffers of collectives whose memory others used
-    later.
+    Slots with layers' weights have none (`landed` checks them), nor have buffers of collectives whose memory others
+    used later.
     """
+    contents: dict[str, bytes] = {}
+    """What is in the buffers that were asked for, at the same moment."""
+
+
+def contents(names: Sequence[str], memory: Memory, host: HostMemory) -> dict[str, bytes]:
+    """What is in the buffers of these names that the rank has."""
+    found = {**memory.buffers, **host.buffers}
+    return {name: found[name].cpu().numpy().tobytes() for name in names if name in found}
 
 
 def digests(program: RankProgram, memory: Memory, host: HostMemory) -> dict[str, str]:

@@ -137,6 +137,7 @@ class Runner:
             memory_bytes=peak,
             workspace_bytes=workspace,
             digests=rank_result.digests(self.program, self.memory, self.host),
+            contents=rank_result.contents(self.job.keep, self.memory, self.host),
         )
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class Runner:
         elif brings_weights(command):
             theirs = self.memory.host.layers[command.layer][:size]
         else:
-            theirs = self.host.anonymous(size)
+            theirs = self.host.nameless(command.kind, size)
         return stream.copy(mine, theirs, staged) if command.kind == "h2d" else stream.copy(theirs, mine, staged)
 
     def collective_call(self, command: Collective) -> Call:

@@ -60,9 +60,8 @@ def _copy(command: Copy, plan: BufferPlan) -> Iterator[str]:
         if command.layer >= len(weights):
             yield f"{what} brings weights of layer {command.layer}, but there are {len(weights)} layers"
         elif command.buffer not in plan.layered and command.bytes > weights[command.layer].bytes:
-            yield (
-                f"{what} brings {command.bytes} bytes of layer {command.layer}, which has {weights[command.layer].bytes}"
-            )
+            there = weights[command.layer].bytes
+            yield f"{what} brings {command.bytes} bytes of layer {command.layer}, which has {there}"
     yield from _within(what, command.buffer, (command.offset, command.bytes), command.layer, plan)
     if command.kind == "d2d" and isinstance(command.other, str):
         yield from _within(what, command.other, (command.other_start, command.bytes), command.layer, plan)
@@ -78,8 +77,8 @@ def _collective(command: Collective, plan: BufferPlan) -> Iterator[str]:
         yield f"{what} adds numbers from byte {command.start} on: they start at multiples of {ELEMENT}"
     if not _of_layers(buffer, plan) and command.start + size > plan.buffers[buffer].bytes:
         yield (
-            f"{what}, {command.kind} of {command.bytes} bytes, works in {size} bytes from byte {command.start} of buffer "
-            f"{buffer!r}, which has {plan.buffers[buffer].bytes}"
+            f"{what}, {command.kind} of {command.bytes} bytes, works in {size} bytes from byte {command.start} of "
+            f"buffer {buffer!r}, which has {plan.buffers[buffer].bytes}"
         )
     yield from _within(what, buffer, (command.start, command.bytes), command.layer, plan)
 
@@ -99,6 +98,6 @@ def _within(what: str, buffer: str, part: tuple[int, int], layer: int, plan: Buf
         start, end = weights[layer].offset, weights[layer].offset + weights[layer].resident
         if part[0] < start or sum(part) > end:
             yield (
-                f"{what} uses bytes {part[0]} to {sum(part)} of buffer {buffer!r}; those of layer {layer} are {start} to "
-                f"{end}"
+                f"{what} uses bytes {part[0]} to {sum(part)} of buffer {buffer!r}; those of layer {layer} are {start} "
+                f"to {end}"
             )

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
-from calibration.torch_machine.device import Call
+from calibration.torch_machine.communicators import Communicators
+from calibration.torch_machine.device import Call, Device
+from calibration.torch_machine.job import Job
+from calibration.torch_machine.memory import Memory
 from calibration.torch_machine.peer_exchange import exchange
 from sim.program import Collective, Communicator, Copy, Kernel, PointToPoint, Recv, Send
 from sim.program.ops import AnyOperation, Matrix
-
-if TYPE_CHECKING:
-    from calibration.torch_machine.runner import Runner
 
 STAGED = 1 << 20
 """Bytes of a copy that makes the driver get what it stages copies in."""
 
 
-def warm_up(run: Runner) -> None:
+class Run(Protocol):
+    """A rank's run that is prepared."""
+
+    device: Device
+    job: Job
+    rank: int
+    memory: Memory
+    communicators: Communicators
+
+    def kernel_calls(self, command: Kernel) -> Sequence[Call]:
+        """What launches the kernels of a command that says what it computes."""
+
+    def collective_call(self, command: Collective) -> Call:
+        """What enqueues a collective on the current stream."""
+
+
+def warm_up(run: Run) -> None:
     """Run kernels, copies and what ranks meet at, each sort once.
 
     Ranks issue their commands in orders of their own. Here they meet communicator by communicator, in one order.
     """
-    stream = run.device.stream(run.program.step_stream())
+    stream = run.device.stream(run.job.program.step_stream())
     warm: set[object] = set()
 
     def once(key: object, call: Call) -> None:
@@ -32,7 +50,7 @@ def warm_up(run: Runner) -> None:
             warm.add(key)
             stream.run(call)()
 
-    for command in run.program.commands():
+    for command in run.job.program.commands():
         if isinstance(command, Kernel) and command.ops:
             for op, call in zip(command.ops, run.kernel_calls(command), strict=True):
                 once(_shape(op), call)
@@ -44,8 +62,8 @@ def warm_up(run: Runner) -> None:
             continue
         if members is None or len(members) > 1:
             group, one = run.communicators.of(on), torch.zeros(1, device=run.device.torch_device)
-            stream.run(lambda one=one, group=group: dist.all_reduce(one, group=group))()
-        for command in run.program.commands():
+            stream.run(partial(dist.all_reduce, one, group=group))()
+        for command in run.job.program.commands():
             if isinstance(command, Collective) and command.meets_on == on:
                 once((on, command.kind, command.bytes), run.collective_call(command))
         _transfers(run, on)
@@ -53,11 +71,11 @@ def warm_up(run: Runner) -> None:
     run.device.synchronize()
 
 
-def _transfers(run: Runner, on: Communicator) -> None:
+def _transfers(run: Run, on: Communicator) -> None:
     """The first transfer to and from each peer on a communicator, all at once: every rank takes part with its own."""
     first: dict[tuple[bool, int], Send | Recv] = {}
     layers: dict[tuple[bool, int], int] = {}
-    for command in run.program.commands():
+    for command in run.job.program.commands():
         if isinstance(command, PointToPoint) and command.meets_on == on:
             for t in command.transfers:
                 if first.setdefault((isinstance(t, Send), t.peer), t) is t:
@@ -65,16 +83,16 @@ def _transfers(run: Runner, on: Communicator) -> None:
     pieces = {key: (run.memory.part(t.buffer, t.offset, t.bytes, layers[key]), t.peer) for key, t in first.items()}
     sends, receives = ([p for (sends, _), p in pieces.items() if sends is way] for way in (True, False))
     group = run.communicators.of(on) if pieces else None
-    run.device.stream(run.program.step_stream()).run(lambda: exchange(sends, receives, group))()
+    run.device.stream(run.job.program.step_stream()).run(lambda: exchange(sends, receives, group))()
 
 
-def _copies(run: Runner) -> None:
+def _copies(run: Run) -> None:
     """Copies through the driver's own memory, and within the device, between memory that nothing else uses."""
-    stream = run.device.stream(run.program.step_stream())
+    stream = run.device.stream(run.job.program.step_stream())
     sorts: set[tuple[str, str]] = set()
-    for command in run.program.commands():
+    for command in run.job.program.commands():
         if isinstance(command, Copy) and command.kind != "p2p":
-            host = run.program.host_memory.get(command.other or "") if command.kind != "d2d" else None
+            host = run.job.program.host_memory.get(command.other or "") if command.kind != "d2d" else None
             sorts.add((command.kind, host.memory if host else "pinned"))
     for kind, memory in sorted(sorts):
         if kind == "d2d" or memory == "pageable":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
@@ -11,7 +12,7 @@ import msgspec
 
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_seconds
-from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Meeting, Program
+from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Meeting, PointToPoint, Program, Send
 from sim.timeline.intervals import measure, union
 
 if TYPE_CHECKING:
@@ -171,21 +172,42 @@ def between_events(
     """Spans of an instrumented program's commands as its events see them, in order of their ends.
 
     `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
-    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
+    A collective is `ready` when the last rank of its group has started it, sends and receives when their last peer has
+    started its own. What a command takes alone is not known: nan.
     """
-    calls = [
-        [times[rank][start] for command, start, _ in found if isinstance(command, Collective)]
-        for rank, found in enumerate(brackets)
-    ]
-    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
+    called: Counter[tuple[object, ...]] = Counter()
+    arrivals: dict[tuple[object, ...], float] = {}
+    meets: list[list[list[tuple[object, ...]]]] = []
+    """For each command of each rank: what it meets others at."""
+    for rank, found in enumerate(brackets):
+        meets.append([])
+        for command, before, _ in found:
+            keys: list[tuple[object, ...]] = []
+            for key, side in _rendezvous(rank, command):
+                called[key, side] += 1
+                keys.append((*key, called[key, side]))
+                arrivals[keys[-1]] = max(arrivals.get(keys[-1], -math.inf), times[rank][before])
+            meets[-1].append(keys)
     spans = []
     for rank, found in enumerate(brackets):
-        arrival = iter(arrivals)
-        for command, before, after in found:
+        for (command, before, after), keys in zip(found, meets[rank], strict=True):
             start, end = times[rank][before], times[rank][after]
-            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
+            ready = min(max((arrivals[key] for key in keys), default=start), end)
             spans.append(Span(rank, command, start, ready, end, math.nan))
     return tuple(sorted(spans, key=lambda s: s.end))
+
+
+def _rendezvous(rank: int, command: AnyCommand) -> Iterable[tuple[tuple[object, ...], object]]:
+    """(where it is, on which side) of each rendezvous of a command of `rank` with others.
+
+    The n-th commands of all sides meet.
+    """
+    if isinstance(command, Collective):
+        yield ("collective", command.meets_on), rank
+    elif isinstance(command, PointToPoint):
+        for t in command.transfers:
+            ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
+            yield (*ends, command.meets_on), isinstance(t, Send)
 
 
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
