@@ -133,7 +133,9 @@ class _Run:
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
         start = self.env.now
         busy = self._lost(rank) + self._start_delay(rank)
-        began, alone = yield from self.copies.run(rank, command, busy, ticket if isinstance(ticket, Event) else None)
+        began, alone = yield from self.copies.run(
+            rank, rank.streams[command.stream], command, busy, ticket if isinstance(ticket, Event) else None
+        )
         self._span(rank, command, start, began, alone)
 
     def _collective(self, rank: Rank, command: Collective, ticket: Ticket) -> Steps:
