@@ -35,7 +35,7 @@ from sim.program.commands import (
 )
 from sim.program.issue_order import IssueOrder
 from sim.program.ops import AnyOperation
-from sim.program.program import RankProgram
+from sim.program.rank_program import RankProgram
 
 
 class RankBuilder(IssueOrder):

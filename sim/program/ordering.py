@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,10 +32,8 @@ from sim.program.commands import (
     WriteFlag,
     at_least,
 )
+from sim.program.rank_program import RankProgram
 from sim.program.shared_memory import Access, Clock, Memory, accesses, shared_memory, still_in_use
-
-if TYPE_CHECKING:
-    from sim.program.program import RankProgram
 
 
 class _Write(NamedTuple):
