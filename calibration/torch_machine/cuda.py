@@ -22,6 +22,10 @@ except ImportError:  # said by CudaDevice, when it is known to be needed
     driver = None
 
 
+HANDLE_BYTES = 64
+"""CU_IPC_HANDLE_SIZE."""
+
+
 class MissingBindingsError(RuntimeError):
     """cuda-bindings is not installed."""
 
@@ -184,7 +188,8 @@ class CudaDevice(Device):
 
     def handle(self, memory: torch.Tensor) -> bytes:
         """By which another process opens exportable memory."""
-        return bytes(_call(driver.cuIpcGetMemHandle, driver.CUdeviceptr(memory.data_ptr())).reserved)
+        handle = _call(driver.cuIpcGetMemHandle, driver.CUdeviceptr(memory.data_ptr()))
+        return ctypes.string_at(handle.getPtr(), HANDLE_BYTES)
 
     def opened(self, handle: bytes, size: int) -> PeerMemory:
         """The memory that another process has given `handle` of.
@@ -193,7 +198,7 @@ class CudaDevice(Device):
             RuntimeError: among others, where this GPU cannot reach the other one's memory.
         """
         opened = driver.CUipcMemHandle()
-        opened.reserved = handle
+        ctypes.memmove(opened.getPtr(), handle, HANDLE_BYTES)
         lazily = driver.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
         address = int(_call(driver.cuIpcOpenMemHandle, opened, lazily))
         self._opened.append(address)

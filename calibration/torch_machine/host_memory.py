@@ -33,7 +33,7 @@ class HostMemory:
                 assert shared is not None
                 memory = at(shared, layout.host[buffer.name])
             else:
-                memory = torch.zeros(buffer.bytes, dtype=torch.uint8)
+                memory = torch.empty(buffer.bytes, dtype=torch.uint8).zero_()  # which touches all pages
                 if buffer.name in read:
                     self._fill(memory, seed(rank, buffer.name))
             if buffer.memory == "pinned" and buffer.bytes:
