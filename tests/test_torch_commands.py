@@ -1,4 +1,8 @@
-"""Every command on the torch machine: real processes, threads as streams, gloo, and bytes that are checked."""
+"""Every command on the torch machine, in real processes, with bytes that are checked.
+
+Where there are four GPUs it runs on them, otherwise on threads as streams and gloo. What one rank does alone runs on a
+GPU if there is one.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from sim.program import COLLECTIVES, PointToPoint, Program, RankBuilder, RankProgram, Recv, Send
+from sim.program import COLLECTIVES, Collective, PointToPoint, Program, RankBuilder, RankProgram, Recv, Send
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
-from calibration.torch_machine import Execution, MachineError, TorchMachine  # noqa: E402
+from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine  # noqa: E402
 from calibration.torch_machine.cpu import CpuDevice  # noqa: E402
 from calibration.torch_machine.memory import fill, seed  # noqa: E402
 
@@ -20,9 +24,18 @@ RANKS = 4
 MAIN = "compute"
 
 
+KIND: Kind = "cuda" if torch.cuda.device_count() >= RANKS else "cpu"
+
+
 @pytest.fixture(scope="module")
 def machine() -> Iterator[TorchMachine]:
-    with TorchMachine(RANKS, "cpu", timeout_s=300) as made:
+    with TorchMachine(RANKS, KIND, timeout_s=300) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[TorchMachine]:
+    with TorchMachine(1, timeout_s=300) as made:
         yield made
 
 
@@ -42,11 +55,11 @@ def program(ranks: Sequence[Rank]) -> Program:
     return Program(tuple(rank.ended() for rank in ranks))
 
 
-def initial(rank: int, name: str, size: int) -> np.ndarray:
-    """What a buffer of a rank starts with."""
-    memory = torch.empty(size, dtype=torch.uint8)
+def initial(rank: int, name: str, size: int, kind: Kind = KIND) -> np.ndarray:
+    """What a buffer of a rank starts with. Devices of each kind have random numbers of their own."""
+    memory = torch.empty(size, dtype=torch.uint8, device=kind)
     fill(memory, 1000 + rank if name == "activations" else seed(rank, name))
-    return memory.numpy().copy()
+    return memory.cpu().numpy().copy()
 
 
 def digest(content: np.ndarray) -> str:
@@ -159,6 +172,11 @@ def test_overlapping_groups_on_two_streams(machine: TorchMachine) -> None:
         for name, members in (("a", rows), ("b", columns)):
             before = {r: initial(r, name, 2 * size) for r in members}
             assert result.digests[name] == digest(moved("all_to_all", size, members, before)[number])
+        for name, members in (("rows", rows), ("columns", columns)):
+            calls = [[s for s, c in execution.timeline.commands(r, Collective) if c.name == name] for r in members]
+            for turn in zip(*calls, strict=True):
+                last = max(span.start for span in turn)
+                assert [span.ready for span in turn] == [min(last, span.end) for span in turn]
 
 
 def test_a_collective_of_all_ranks_on_a_communicator_of_its_own_is_the_same(machine: TorchMachine) -> None:
@@ -382,6 +400,42 @@ def test_memory_of_a_pageable_copy_may_be_used_again_at_once(machine: TorchMachi
         mine = initial(number, "activations", size)
         assert result.digests["bounce"] == result.digests["activations"] == digest(mine)
         assert result.digests["back"] == digest(np.concatenate([mine, mine]))
+
+
+def test_one_rank_alone(alone: TorchMachine) -> None:
+    """All that needs no peer: each copy, host flags on both sides of 2^32, and a group of one."""
+    size = 3001
+    rank = Rank()
+    rank.buffer("activations", size, "activations", static=True)
+    rank.buffer("got", size, "scratch", static=True)
+    rank.buffer("c", 200, "collective", static=True)
+    for name, memory in (("in", "pinned"), ("from", "pageable"), ("out", "pageable"), ("up", "pinned")):
+        rank.host_buffer(name, size, memory)
+    rank.host_buffer("both", size, shared=True)
+    rank.copy(MAIN, "pinned", 1000, "activations", kind="h2d", offset=1, other="in", other_offset=7)
+    rank.copy(MAIN, "pageable", 1000, "activations", kind="h2d", offset=1001, other="from")
+    rank.copy(MAIN, "within", 2500, "got", kind="d2d", offset=100, other="activations")
+    rank.copy(MAIN, "to pageable", size, "got", kind="d2h", other="out")
+    rank.copy(MAIN, "to pinned", size, "got", kind="d2h", other="up")
+    for value in (2**31 - 1, 2**32 - 2, 0, 3):
+        rank.write_flag(MAIN, "there", value, memory="host")
+        rank.wait_flag("side", "there", value, memory="host", test="at_least")
+        rank.write_flag("side", "back", value, memory="host")
+        rank.wait_flag(MAIN, "back", value, memory="host", test="at_least")
+    rank.copy(MAIN, "to shared", size, "got", kind="d2h", other="both")
+    rank.copy(MAIN, "from shared", size, "activations", kind="h2d", other="both")
+    for kind in COLLECTIVES:
+        rank.collective(MAIN, kind, kind, 100, writes=("c",), group=(0,))
+    rank.wait(MAIN, rank.record("side"))
+    result = alone.execute(program([rank]), instrumented=True).ranks[0]
+    there = {name: initial(0, name, size, alone.kind) for name in ("activations", "got", "in", "from")}
+    there["activations"][1:1001] = there["in"][7:1007]
+    there["activations"][1001:2001] = there["from"][:1000]
+    there["got"][100:2600] = there["activations"][:2500]
+    collective = initial(0, "c", 200, alone.kind)
+    collective[100:] = collective[:100]
+    got = digest(there["got"])
+    assert result.digests == dict.fromkeys(["activations", "got", "out", "up", "both"], got) | {"c": digest(collective)}
 
 
 UNSUPPORTED: dict[str, str] = {
