@@ -438,6 +438,39 @@ def test_one_rank_alone(alone: TorchMachine) -> None:
     assert result.digests == dict.fromkeys(["activations", "got", "out", "up", "both"], got) | {"c": digest(collective)}
 
 
+def test_a_copy_from_pageable_memory_takes_its_bytes_when_it_is_issued(machine: TorchMachine) -> None:
+    """Its stream is busy for long after the same memory has got other bytes."""
+    size = 20_001
+    ranks = [Rank() for _ in range(RANKS)]
+    for rank in ranks:
+        rank.buffer("activations", size, "activations", static=True)
+        rank.buffer("got", size, "scratch", static=True)
+        rank.host_buffer("bounce", size, "pageable")
+        rank.kernel("down", "work", seconds=0.2)
+        rank.copy("down", "down", size, "got", kind="h2d", other="bounce")
+        rank.copy("up", "up", size, "activations", kind="d2h", other="bounce")
+        rank.wait(MAIN, rank.record("down"))
+    for number, result in enumerate(machine.execute(program(ranks)).ranks):
+        assert result.digests["got"] == digest(initial(number, "bounce", size))
+        assert result.digests["bounce"] == digest(initial(number, "activations", size))
+
+
+def test_results_are_of_when_all_ranks_have_ended(machine: TorchMachine) -> None:
+    """Rank 0 does nothing, while a peer writes its memory, and what they share, in its own time."""
+    size = 1000
+    ranks = [Rank() for _ in range(RANKS)]
+    for rank in ranks:
+        rank.buffer("activations", size, "activations", static=True)
+        rank.host_buffer("mail", size, shared=True)
+    ranks[1].kernel(MAIN, "work", seconds=0.3)
+    ranks[1].copy(MAIN, "to 0", size, "activations", kind="p2p", other="activations", peer=0)
+    ranks[1].copy(MAIN, "to all", size, "activations", kind="d2h", other="mail")
+    results = machine.execute(program(ranks)).ranks
+    sent = digest(initial(1, "activations", size))
+    assert results[0].digests["activations"] == results[0].output == sent
+    assert {r.digests["mail"] for r in results} == {sent}
+
+
 UNSUPPORTED: dict[str, str] = {
     "writes 0 buffers": "collective 'c' writes 0 buffers, expected 1",
     "too small": "works in 200 bytes from byte 0 of buffer 'b', which has 150",
