@@ -12,13 +12,23 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from sim.program import COLLECTIVES, Collective, PointToPoint, Program, RankBuilder, RankProgram, Recv, Send
+from sim.program import (
+    COLLECTIVES,
+    Collective,
+    LayerWeights,
+    PointToPoint,
+    Program,
+    RankBuilder,
+    RankProgram,
+    Recv,
+    Send,
+)
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine  # noqa: E402
 from calibration.torch_machine.cpu import CpuDevice  # noqa: E402
-from calibration.torch_machine.memory import fill, seed  # noqa: E402
+from calibration.torch_machine.memory import HostWeights, fill, seed  # noqa: E402
 
 RANKS = 4
 MAIN = "compute"
@@ -455,6 +465,35 @@ def test_a_copy_from_pageable_memory_takes_its_bytes_when_it_is_issued(machine: 
         assert result.digests["bounce"] == digest(initial(number, "activations", size))
 
 
+@pytest.mark.parametrize("resident", [0, 1001, 5000])
+def test_weights_go_on_from_rank_to_rank(machine: TorchMachine, resident: int) -> None:
+    """Rank 0 loads a layer into its slot and the next ones get it over links, whatever part of it is resident."""
+    size = 9002
+    moved = size - resident
+    weights = (LayerWeights(100, 100, 0), LayerWeights(size, resident, 100))
+    ranks = [Rank() for _ in range(RANKS)]
+    for number, rank in enumerate(ranks):
+        rank.buffer("resident", 100 + resident, "weights", static=True)
+        rank.buffer("slot", moved, "slot", static=True)
+        rank.host_buffer("seen", size)
+        if number == 0:
+            rank.copy(MAIN, "load", moved, "slot", layer=1)
+        else:
+            rank.point_to_point(MAIN, "get", Recv(number - 1, moved, "slot"), layer=1)
+        if number + 1 < RANKS:
+            rank.point_to_point(MAIN, "give", Send(number + 1, moved, "slot"), layer=1)
+        if resident:
+            rank.copy(MAIN, "see", resident, "resident", kind="d2h", offset=100, other="seen", layer=1)
+        rank.copy(MAIN, "see", moved, "slot", kind="d2h", other="seen", other_offset=resident, layer=1)
+        rank.record_step(MAIN)
+    execution = machine.execute(Program(tuple(rank.build(weights) for rank in ranks)))
+    layer = HostWeights(CpuDevice(), [100, size]).layers[1] if KIND == "cpu" else None
+    expected = {r.digests["seen"] for r in execution.ranks}
+    assert len(expected) == 1
+    assert layer is None or expected == {digest(layer.numpy())}
+    assert all(r.landed for r in execution.ranks)
+
+
 def test_results_are_of_when_all_ranks_have_ended(machine: TorchMachine) -> None:
     """Rank 0 does nothing, while a peer writes its memory, and what they share, in its own time."""
     size = 1000
@@ -475,6 +514,8 @@ UNSUPPORTED: dict[str, str] = {
     "writes 0 buffers": "collective 'c' writes 0 buffers, expected 1",
     "too small": "works in 200 bytes from byte 0 of buffer 'b', which has 150",
     "odd": "adds numbers from byte 1 on",
+    "resident": "uses buffer 'slot', which holds layers' weights, without saying of which layer",
+    "peer": "copy 'far' writes buffer 'slot' of rank 1, which holds layers' weights",
     "no layer": "copy 'w' brings weights of layer 3, but there are 0 layers",
 }
 
@@ -482,6 +523,7 @@ UNSUPPORTED: dict[str, str] = {
 @pytest.mark.parametrize("case", UNSUPPORTED)
 def test_what_cannot_run_says_why(machine: TorchMachine, case: str) -> None:
     ranks = [Rank() for _ in range(RANKS)]
+    weights: tuple[LayerWeights, ...] = ()
     for rank in ranks:
         rank.buffer("b", 150, "collective")
         match case:
@@ -491,10 +533,24 @@ def test_what_cannot_run_says_why(machine: TorchMachine, case: str) -> None:
                 rank.collective(MAIN, "c", "all_to_all", 100, writes=("b",))
             case "odd":
                 rank.collective(MAIN, "c", "all_reduce", 8, writes=("b",), offset=1)
-            case _:
+            case "resident":
+                weights = (LayerWeights(8, 0, 0),)
+                rank.buffer("slot", 8, "slot", static=True)
+                rank.copy(MAIN, "w", 8, "slot", layer=0)
+                rank.copy(MAIN, "out", 8, "slot", kind="d2h")
+            case "no layer":
                 rank.copy(MAIN, "w", 8, "b", layer=3)
+    if case == "peer":
+        weights = (LayerWeights(8, 0, 0),)
+        ranks[1].buffer("slot", 8, "slot", static=True)
+        ranks[1].copy(MAIN, "w", 8, "slot", layer=0)
+        for rank, transfer in ((ranks[1], Send(0, 8, "b")), (ranks[0], Recv(1, 8, "b"))):
+            rank.point_to_point(MAIN, "after", transfer)
+        ranks[0].copy(MAIN, "far", 8, "b", kind="p2p", other="slot", peer=1)
+    for rank in ranks:
+        rank.record_step(MAIN)
     with pytest.raises(MachineError) as caught:
-        machine.run(program(ranks))
+        machine.run(Program(tuple(rank.build(weights) for rank in ranks)))
     assert UNSUPPORTED[case] in str(caught.value)
 
 

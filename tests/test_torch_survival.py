@@ -76,6 +76,31 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(victim: int, delay: flo
     assert left_over(before) == set()
 
 
+def meeting_again_and_again(rank: int) -> RankBuilder:
+    """Ranks meet so often that the one that is left is surely in a collective, which then fails there."""
+    builder = RankBuilder()
+    builder.record_step(MAIN)
+    builder.buffer("b", 1 << 20, "collective", static=True)
+    builder.kernel(MAIN, "work", seconds=1e-3)
+    for _ in range(3000):
+        builder.collective(MAIN, "sum", "all_reduce", 1 << 20, writes=("b",))
+        builder.kernel(MAIN, "work", seconds=5e-3)
+    builder.record_step(MAIN)
+    return builder
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_rank_that_was_killed_is_named_not_the_one_that_missed_it(victim: int) -> None:
+    known = set(started())
+    with TorchMachine(2, "cpu", timeout_s=50) as machine:
+        processes = sorted(set(started()) - known)
+        killer = threading.Timer(2.0, os.kill, (processes[victim], signal.SIGKILL))
+        killer.start()
+        with pytest.raises(MachineError) as caught:
+            machine.run(Program((meeting_again_and_again(0).build(), meeting_again_and_again(1).build())))
+        assert str(caught.value) == f"the process of rank {victim} has died: SIGKILL"
+
+
 PARENT = """
 import sys
 from sim.program import Program

@@ -38,6 +38,11 @@ class Peers:
                 for name, handle in theirs.items():
                     self._theirs[peer, name] = device.opened(handle, layout.targets[peer][name][1])
 
+    @property
+    def exported_bytes(self) -> int:
+        """GPU memory that the rank has made for its peers to open, which torch knows nothing of."""
+        return sum(memory.nbytes for memory in self.own.values() if memory.is_cuda)
+
     def part(self, peer: int, name: str, start: int, size: int) -> torch.Tensor | PeerMemory:
         """`size` bytes from byte `start` of a buffer of `peer` on."""
         memory = self._theirs[peer, name]

@@ -112,6 +112,9 @@ class Runner:
         workspace = allocated_bytes(device) - buffers
         self.memory.randomise()
         device.reset()
+        if self.peers.any:  # streams beside the main one begin at once: no peer may still be filling its memory
+            device.stream(main).run(self._all_ranks())()
+            device.synchronize()
         reset_peak_bytes(device)
         device.stream(main).run(self._all_ranks())()
         device.start(main)
@@ -125,6 +128,7 @@ class Runner:
             thread.join()
         device.synchronize()
         peak = peak_bytes(device) - self.before_bytes - workspace + self.memory.mapped_bytes
+        peak += self.peers.exported_bytes
         self.peers.leave()
         device.stream(main).run(self._all_ranks())()  # until then a peer may still write here
         device.synchronize()

@@ -42,13 +42,13 @@ def warm_up(run: Run) -> None:
 
     Ranks issue their commands in orders of their own. Here they meet communicator by communicator, in one order.
     """
-    stream = run.device.stream(run.job.program.step_stream())
+    main = run.job.program.step_stream()
     warm: set[object] = set()
 
-    def once(key: object, call: Call) -> None:
+    def once(key: object, call: Call, stream: str = main) -> None:
         if key not in warm:
             warm.add(key)
-            stream.run(call)()
+            run.device.stream(stream).run(call)()
 
     for command in run.job.program.commands():
         if isinstance(command, Kernel) and command.ops:
@@ -62,10 +62,14 @@ def warm_up(run: Run) -> None:
             continue
         if members is None or len(members) > 1:
             group, one = run.communicators.of(on), torch.zeros(1, device=run.device.torch_device)
-            stream.run(partial(dist.all_reduce, one, group=group))()
+            run.device.stream(main).run(partial(dist.all_reduce, one, group=group))()
         for command in run.job.program.commands():
-            if isinstance(command, Collective) and command.meets_on == on:
-                once((on, command.kind, command.bytes), run.collective_call(command))
+            key = (on, command.kind, command.bytes) if isinstance(command, Collective) else None
+            if isinstance(command, Collective) and command.meets_on == on and key not in warm:
+                # on its own stream, for which libraries may take memory; the one before may have been on another
+                run.device.synchronize()
+                once(key, run.collective_call(command), command.stream)
+        run.device.synchronize()
         _transfers(run, on)
     _copies(run)
     run.device.synchronize()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
+from typing import NoReturn
 
 import msgspec
 import torch.distributed as dist
@@ -81,7 +82,7 @@ def serve(rank: int, world_size: int, store: str, kind: str, placement: Sequence
 def _run(device: Device, job: Job, rank: int, pipe: Connection, make: Callable[[], Runner]) -> Answer:
     runner: list[Runner] = []
 
-    def end(failure: Failure) -> None:
+    def end(failure: Failure) -> NoReturn:
         # whatever holds the main thread, a driver call or a full queue, will not let go: say so and end
         try:
             _send(pipe, Answer(failure=failure))
@@ -103,7 +104,7 @@ def _run(device: Device, job: Job, rank: int, pipe: Connection, make: Callable[[
         runner.append(make())
         return Answer(result=runner[0].run())
     except Exception as error:
-        return Answer(failure=_failure(rank, error))
+        end(_failure(rank, error))  # giving back what a stream still waits for would never end
     finally:
         timer.cancel()
         while runner:
