@@ -9,6 +9,7 @@ from statistics import median
 
 from sim.datasets.cases import MeasuredCase, load_cases, load_origin
 from sim.datasets.probe_rows import Row
+from sim.hardware import load_profile
 from validation.datasets import load_set, probed_sets
 from validation.markdown import maybe, span, table
 from validation.step_statistics import (
@@ -26,6 +27,9 @@ from validation.step_statistics import (
     value,
     yields,
 )
+
+H200 = "NVIDIA H200"
+"""As CUDA names it, and rows of probes with it."""
 
 
 def hosts() -> str:
@@ -235,7 +239,7 @@ def slow_copies() -> str:
         }
         times = {n: value(r, "seconds" if r.kind == "commands" else r.params["directions"][0]) for n, r in here.items()}
         # machines of one GPU have quicker commands
-        alike = {n: t for n, t in times.items() if n.startswith("h200") and not n.startswith("h200x1")}
+        alike = {n: t for n, t in times.items() if here[n].gpu == H200 and load_profile(n).gpus > 1}
         for name, seconds in alike.items():
             if seconds > 1.02 * min(alike.values()):
                 date = here[name].date[11:19]
