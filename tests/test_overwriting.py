@@ -16,6 +16,7 @@ from click import ClickException
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from small_scenario import SMALL
 
 import scenarios
 import validation
@@ -30,23 +31,12 @@ from sim.inputs.overwriting import Kind, Output, check_outputs
 from sim.sweeps.grid import points, sweep
 from validation.datasets import shipped_sets
 
-SCENARIO: dict[str, Any] = {
-    "hardware": "host.yaml",
-    "world_size": 2,
-    "workload": {
-        "layers": 1,
-        "steps": 2,
-        "layer_bytes": "1 MiB",
-        "block": [{"compute": {"name": "a", "seconds": 1e-4}}],
-    },
-    "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
-}
 EXPERIMENT = {
     "title": "t",
     "about": "a",
     "x": "world_size",
     "plot": "bars",
-    "scenario": SCENARIO | {"hardware": "h200x2-hostpath"},
+    "scenario": SMALL,
     "axes": {"world_size": [1, 2]},
 }
 FOREIGN = {
@@ -61,7 +51,7 @@ FOREIGN = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a scenario, its profile with a base, an experiment, and files of others."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCENARIO))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": "host.yaml"}))
     (tmp_path / "host.yaml").write_text("like: base.yaml\nname: mine\n")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(to_plain(load_profile("h200x2-hostpath"))))
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
@@ -235,7 +225,7 @@ def test_a_named_pipe_is_refused_before_it_is_opened(command: str, folder: Path)
 
 def test_results_of_a_library_go_to_no_named_pipe(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    made = points(SCENARIO | {"hardware": "h200x2-hostpath"}, {"world_size": [1]})
+    made = points(SMALL, {"world_size": [1]})
     for write in (lambda: sweep(made, output=folder / "pipe"), lambda: write_atomically(folder / "pipe", "text")):
         with pytest.raises(InputError, match="pipe: is a pipe: give a file"):
             write()
@@ -245,7 +235,7 @@ def test_results_of_a_library_go_to_no_named_pipe(folder: Path) -> None:
 def test_a_folder_of_results_holds_no_named_pipe(command: str, folder: Path) -> None:
     os.mkfifo(folder / "sub" / "new.yaml")
     os.mkfifo(folder / "sub" / "cases.jsonl")
-    (folder / "h.yaml").write_text(yaml.safe_dump(SCENARIO))
+    (folder / "h.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": "host.yaml"}))
     args = ("calibrate", "--fit-only", "--name", "new") if command == "calibrate" else ("measure", "h.yaml")
     assert "--out is a pipe: give a file" in refused(folder, *args, "--out", "sub")
 
@@ -282,7 +272,7 @@ AXES = {"world_size": [2, 1], "policy.chunk_bytes": ["1 MiB", "512 KiB"]}
 
 def test_rows_go_to_a_pipe_once_each_as_they_come(folder: Path) -> None:
     """A pipe holds nothing to continue from, is never put in order, and stays a pipe."""
-    made = points(SCENARIO | {"hardware": "h200x2-hostpath"}, AXES)
+    made = points(SMALL, AXES)
     expected = folder / "expected.csv"
     rows = sweep(made, output=expected)
     pipe = folder / "pipe"
