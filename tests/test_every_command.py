@@ -85,7 +85,7 @@ def scenario_file(folder: Path, plain: Plain) -> Iterator[str]:
     yield str(file)
 
 
-def test_the_policies_are_all_there_are() -> None:
+def test_the_tested_policies_cover_every_kind_and_variant() -> None:
     chosen = [Scenario.from_plain(scenario(p)).policy for p in POLICIES.values()]
     assert {type(policy) for policy in chosen} == set(kinds().values())
     labels = {
@@ -98,7 +98,7 @@ def test_the_policies_are_all_there_are() -> None:
     assert {policy.label() for policy in chosen} >= labels | {"sharded+device"}
 
 
-def test_every_command_is_here() -> None:
+def test_every_command_is_tested() -> None:
     assert isinstance(main, click.Group)
     tried = {"run", "explain", "sensitivity", "hardware", "models", "sweep", "experiment"}
     assert set(main.commands) == tried | TESTED_ELSEWHERE

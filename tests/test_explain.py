@@ -144,7 +144,7 @@ def with_memory(result: Result, capacity: float) -> Result:
 COPIES_BIND: Plain = {"kind": "chunked", "chunk_bytes": "16 MiB", "resident_fraction": 0.5}
 
 
-def test_only_what_fits_is_advised() -> None:
+def test_only_variants_that_fit_memory_are_advised() -> None:
     result = simulate(scenario(GROUPS, COPIES_BIND))
     roomy = explain(result)
     best = roomy.changes[0]
@@ -158,7 +158,7 @@ def test_only_what_fits_is_advised() -> None:
     assert all(c.fits_memory == (c.memory_bytes <= 0) for c in tight.changes)
 
 
-def test_it_is_said_when_only_what_does_not_fit_would_be_faster() -> None:
+def test_faster_variants_that_do_not_fit_are_reported() -> None:
     result = simulate(scenario(GROUPS, {"kind": "chunked", "chunk_bytes": "64 MiB"}, 1))
     found = explain(with_memory(result, result.metrics["peak_memory_bytes"]))
     faster = [c for c in found.changes if c.gain_s >= WORTH * result.metrics["step_time_s"]]

@@ -186,7 +186,7 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["as mine: here", "as h200x2-hostpath, scaled", "measured on a bench"])
-def test_the_words_of_a_source_decide_nothing(tmp_path: Path, source: str) -> None:
+def test_the_text_of_a_source_changes_no_figure(tmp_path: Path, source: str) -> None:
     wake = {"value": "1 us", "source": source}
     write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "name": "mine", "streams": {"wake": wake}})
     again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))

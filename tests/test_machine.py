@@ -747,13 +747,13 @@ def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, dela
     assert end == pytest.approx(seconds + 1.5) if seconds > 1e-18 else 0 <= end <= 1.5
 
 
-def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
+def test_isolated_time_does_not_depend_on_contention() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
     alone = {label(s): s.isolated_time for s in run([commands] * 2, FREE | SLOW).of(0)}
     assert alone == {"x": 1, "y": 4, "k": 4}
 
 
-def test_a_kind_that_is_as_another_slows_and_is_slowed_alike() -> None:
+def test_kinds_of_one_class_slow_others_alike() -> None:
     # send_recv as all_to_all, 8 B at 4 B/s; reduce_scatter as all_gather, 32 B: 2 B/s until 2, and then 8
     profile = tiny_profile(2, FREE | SLOW)
     others = msgspec.structs.replace(profile.collectives, send_recv=None, reduce_scatter=None)

@@ -74,7 +74,7 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", measurements_doc.SEEN)
-def test_tables_of_what_was_measured_are_todays(name: str) -> None:
+def test_measured_tables_in_the_docs_are_current(name: str) -> None:
     [stands] = [content for text in PAGES.values() for named, content in standing(text) if named == name]
     assert measurements_doc.SEEN[name]() == stands
 

@@ -200,7 +200,7 @@ def test_faults_are_found_just_where_conversion_fails(data: object) -> None:
 
 
 @given(plain_data())
-def test_what_converts_is_what_has_no_fault(data: object) -> None:
+def test_data_convert_exactly_if_they_have_no_fault(data: object) -> None:
     try:
         assert convert(data, _Outer, "x") is not None
     except InputError as error:
@@ -353,7 +353,7 @@ def test_the_reader_gives_back_what_was_written(data: object) -> None:
 
 
 @pytest.mark.parametrize("kind", COLLECTIVES)
-def test_an_algorithm_that_is_none_is_no_ring(kind: Any) -> None:
+def test_an_unknown_algorithm_is_an_error(kind: Any) -> None:
     algorithm: Any = "tree"
     if kind != "send_recv":  # which has one way alone
         with pytest.raises(AssertionError, match="tree"):
@@ -361,13 +361,13 @@ def test_an_algorithm_that_is_none_is_no_ring(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "ring", "hierarchical"])
-def test_a_kind_of_collective_that_is_none_is_no_other_one(algorithm: Any) -> None:
+def test_an_unknown_kind_of_collective_is_an_error(algorithm: Any) -> None:
     kind: Any = "broadcast"
     with pytest.raises(AssertionError, match="broadcast"):
         phases(kind, 64, 4, algorithm, ((0, 1), (2, 3)))
 
 
-def test_a_kind_of_copy_that_is_none_is_not_d2h() -> None:
+def test_an_unknown_kind_of_copy_is_an_error() -> None:
     kind: Any = "d2d"
     profile = load_profile("h200x2-hostpath")
     rank = RankBuilder()

@@ -128,7 +128,7 @@ def test_the_lower_bound_by_hand(layer_bytes: int, changes: dict[str, float], bo
     assert found["lower_bound_s"] == pytest.approx(bound)
 
 
-def test_skew_is_told_from_contention() -> None:
+def test_skew_and_contention_are_separate() -> None:
     builders = []
     for late in (1.0, 3.0):
         rank = RankBuilder()
@@ -267,7 +267,7 @@ def test_collective_spans_of_a_step_lie_in_it() -> None:
             assert start <= span.start <= span.end <= end
 
 
-def test_what_holds_other_threads_is_no_exposed_prefetch() -> None:
+def test_only_the_blocked_feeder_of_the_compute_stream_is_exposed_prefetch() -> None:
     """The compute stream is dry because issuing is slow, while a thread that feeds it nothing is held."""
     result = simulate(scenario(GATED, {"kind": "chunked", "chunk_bytes": 4}), tiny_profile(2, {"host.kernel": 4.0}))
     timeline = result.timeline

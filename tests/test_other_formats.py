@@ -55,7 +55,7 @@ def invoke(*args: str) -> Result:
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_what_is_no_scenario_is_named(name: str) -> None:
+def test_other_file_formats_are_named(name: str) -> None:
     content, told = GIVEN[name]
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     for args in (["run"], ["explain"], ["sweep", "--set", "world_size=1"]):
@@ -76,7 +76,7 @@ def test_a_scenario_may_cite_other_formats() -> None:
 @pytest.mark.parametrize(
     "content", ["a: [", "notes", gzip.compress(b"notes", mtime=0), b"\x1f\x8bnotes", "[1, 2]", "{}"]
 )
-def test_what_nobody_knows_is_read_as_before(content: str | bytes) -> None:
+def test_unknown_formats_are_not_named(content: str | bytes) -> None:
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = invoke("run", "given")
     assert done.exit_code == 2 and "no scenario:" not in done.stderr

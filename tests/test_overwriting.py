@@ -93,7 +93,7 @@ INPUTS = {"run": "s.yaml", "sweep": "s.yaml", "hardware": "host.yaml", "experime
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_input_is_no_output(command: str, folder: Path) -> None:
+def test_an_input_is_refused_as_output(command: str, folder: Path) -> None:
     args = COMMANDS[command]
     own = INPUTS[args[0]]
     bases = ["host.yaml", "base.yaml"] if args[0] != "experiment" else []
@@ -103,7 +103,7 @@ def test_an_input_is_no_output(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_of_others_is_no_output(command: str, folder: Path) -> None:
+def test_a_foreign_file_is_refused_as_output(command: str, folder: Path) -> None:
     args = COMMANDS[command]
     for name in FOREIGN:
         assert f"{name}: {args[-1]} would overwrite a file that is no earlier" in refused(folder, *args, name)
@@ -174,7 +174,7 @@ def test_an_empty_file_and_a_new_one_may_be_written(folder: Path) -> None:
     assert invoke("run", "s.yaml", "--trace", "/dev/null").exit_code == 0
 
 
-def test_what_is_written_carries_its_mark(folder: Path) -> None:
+def test_every_written_file_has_the_mark_of_its_kind(folder: Path) -> None:
     for (*command, option), kind in ((COMMANDS["run"], Kind.TRACE), (COMMANDS["sweep page"], Kind.PAGE)):
         assert invoke(*command, option, "out").exit_code == 0
         assert kind.made((folder / "out").read_bytes()[:4096])
@@ -182,7 +182,7 @@ def test_what_is_written_carries_its_mark(folder: Path) -> None:
 
 
 @given(st.sampled_from(Kind), st.binary(max_size=60))
-def test_only_what_has_the_mark_is_taken_for_ours(kind: Kind, head: bytes) -> None:
+def test_files_without_the_mark_are_not_overwritten(kind: Kind, head: bytes) -> None:
     assert kind.made(b"")
     assert kind.made(kind.value + head)
     if head and kind.value not in head and not kind.value.startswith(head):

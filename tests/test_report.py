@@ -102,14 +102,14 @@ def test_the_histogram_counts_every_case_once() -> None:
     }  # fmt: skip
 
 
-def test_lanes_hold_their_cases_and_a_median() -> None:
+def test_error_ranges_show_every_case_and_the_median() -> None:
     figure = figures.error_ranges({"one": CASES[:1], "two": CASES[1:]})
     assert trace(figure, "median").x == pytest.approx([1.0, -2.5])
     assert trace(figure, "yielding").y == ("two",)
     assert list(figure.layout.yaxis.categoryarray) == ["two", "one"], "from below"
 
 
-def test_pairs_lie_on_linear_or_logarithmic_axes() -> None:
+def test_predicted_against_measured_has_linear_or_logarithmic_axes() -> None:
     rows = [Pair("a", "chunked", 1.0, 2.0), Pair("b", "chunked", 10.0, 5.0)]
     linear, log = (figures.pairs(rows, "x", str, log=is_log) for is_log in (False, True))
     assert linear.layout.xaxis.range[0] == 0 and log.layout.xaxis.type == log.layout.yaxis.type == "log"
@@ -185,7 +185,7 @@ def test_heat_map_has_a_cell_a_point_and_refuses_two() -> None:
         figures.heat_map([POINTS[1], POINTS[3]])
 
 
-def test_waterfall_shows_what_its_parts_leave_unexplained() -> None:
+def test_a_waterfall_shows_the_unexplained_rest() -> None:
     [bars_] = figures.waterfall([("contention", 0.03)], ("resident", 0.1), ("offload", 0.15)).data
     assert list(bars_.y) == ["resident", "contention", "not explained", "offload"]
     assert bars_.x == pytest.approx([100.0, 30.0, 20.0, 150.0])

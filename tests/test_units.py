@@ -99,14 +99,14 @@ def test_whole_bytes_are_exact(size: int) -> None:
     assert parse(Bytes, size) == parse(Bytes, str(size)) == parse(Bytes, f"{size} B") == size
 
 
-def test_what_is_too_much_is_refused() -> None:
+def test_quantities_above_1e30_are_refused() -> None:
     assert (parse(Bandwidth, 1e30), parse(Number, 1e-60), parse(Number, "-0")) == (1e30, 1e-60, 0.0)
     with pytest.raises(ValueError, match=r"at most 1e\+30"):
         parse(Bandwidth, "1.1e30")
 
 
 @pytest.mark.parametrize("given", [5e-324, "9e-61", "1e-999999", "5e-60 ns", "-0"])
-def test_what_is_too_little_to_divide_by_is_0(given: object) -> None:
+def test_quantities_below_1e_60_are_0(given: object) -> None:
     assert math.copysign(1, parse(Seconds, given)) == 1 and parse(Seconds, given) == 0
 
 
