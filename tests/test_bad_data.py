@@ -634,4 +634,7 @@ def test_cases_of_one_rank_and_a_few_layers_are_compared() -> None:
     assert set(found.workloads.values()) == {"blocks of mine"} and found.baselines() == {}
     compared = list(compare_all(jobs(found, load_profile("h200x2-hostpath"))))
     assert [c.workload for c in compared] == ["blocks of mine"] * 3
-    assert all(c.measured.step_s > 0 and c.measured.window_s > 0 for c in compared)
+    for c, case in zip(compared, found.cases, strict=True):
+        assert c.measured.step_s == case.step_time_s
+        window = max(op.end for op in case.operations) - min(op.start for op in case.operations)
+        assert c.measured.window_s == pytest.approx(window * 1e-6)

@@ -40,7 +40,7 @@ def found(
             {"compute": 1, "exposed_h2d": 3.5, "copy_overhead": 0.5},
         ),
         ({"kind": "whole_layer", "prefetch_layers": 0}, [COMPUTE], {}, {"compute": 2, "exposed_h2d": 4}),
-        # chunks of 4 B at a gate that is closed for the 1 s of each collective
+        # issuing a kernel takes 3 s, running it 1 s
         ({"kind": "resident"}, [COMPUTE], {"host__kernel": 3.0}, {"compute": 2, "host_issue": 4}),
         (
             {"kind": "whole_layer", "prefetch_layers": 0},

@@ -19,6 +19,7 @@ from sim.datasets.cases import CASES, HOST, load_cases, references
 from sim.hardware import load_profile
 from sim.inputs.config import InputError
 from sim.program import Kernel
+from sim.run import simulate
 from sim.scenario import Scenario
 from validation.predict import KernelTimes, kernel_times, predict, with_kernel_times
 
@@ -58,7 +59,7 @@ def test_measure_writes_a_data_set_and_continues_it(tmp_path: Path) -> None:
         assert len(case.step_times_s[0]) == 2
         assert len(case.step_times_s[0][0]) == 3
         assert case.step_time_s > 12e-3
-        assert case.simulated_memory_bytes > 0
+        assert case.simulated_memory_bytes == simulate(case.load_scenario()).metrics["peak_memory_bytes"]
         names = [op.name for op in case.operations if op.kind == "Kernel"]
         assert names == ["a", "b", "a"] * 2
         copies = [op for op in case.operations if op.kind == "Copy"]

@@ -96,7 +96,7 @@ def test_registering_is_enough_in_one_process(registered: type[Policy]) -> None:
         scenario(WORKLOAD, {"kind": "halves"})
 
 
-def test_workers_import_loaded_policy_files(toy: Path) -> None:
+def test_workers_import_loaded_policy_files(toy: Path, chunkflow: Command) -> None:
     """`load_policies`, then scenarios handed to spawned processes, from another folder than the file's."""
     program = """
 import sys
@@ -126,7 +126,8 @@ if __name__ == "__main__":
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0
+    ran = chunkflow("run", "s.yaml", "--json", cwd=toy, env=chunkflow.environment | {FILES: "halves.py"})
+    assert float(done.stdout) == json.loads(ran.stdout)["step_time_s"]
 
 
 @pytest.mark.parametrize(

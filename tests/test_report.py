@@ -300,7 +300,8 @@ def test_every_figure_renders_with_the_page_theme(result: Result) -> None:
         source = page("t", "s", [Section("a", "", figure)], {})
         [data] = Reader(source).data
         drawn = json.loads(data)
-        assert "template" not in drawn["layout"] and drawn["layout"]["height"] > 0
+        assert "template" not in drawn["layout"] and drawn["layout"]["height"] == figure.layout.height
+        assert drawn["data"], "a figure without traces is an empty frame"
         assert figure.layout.template.layout.font.family == TEMPLATES["light"]["layout"]["font"]["family"]
 
 
