@@ -21,11 +21,13 @@ class Fitted(NamedTuple):
     value: float
     spread: float | None
     rows: str
+    inherited_from: str = ""
+    """The profile that gave it, where it was not measured on this host."""
 
 
 def borrowed(number: Sourced[Any], profile: str) -> Fitted:
-    """A number that was not measured, as another profile has it."""
-    return Fitted(float(number.value), number.uncertainty, f"not measured: as {profile}")
+    """A number that was not measured on this host: that of `profile`, with its source."""
+    return Fitted(float(number.value), number.uncertainty, number.source, number.inherited_from or profile)
 
 
 def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:

@@ -82,6 +82,8 @@ def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
     plain["source"] = fitted.rows
+    if fitted.inherited_from:
+        plain["inherited_from"] = fitted.inherited_from
     return plain
 
 

@@ -68,7 +68,7 @@ def _extra(rows: Rows, path: str, pattern: str, usual: Profile) -> Fitted:
         return _as_usual(usual, path)
     seconds, spread = over(values)
     where = f"commands/{pattern} less commands/copy"
-    if pattern == "copy+event" and (timed := _extra(rows, path, "copy+timed", usual)).rows.startswith("commands"):
+    if pattern == "copy+event" and not (timed := _extra(rows, path, "copy+timed", usual)).inherited_from:
         where += f"; {timed.value * 1e6:.2f} us with timing"
     return Fitted(_not_negative(seconds, path, where, rows), spread if seconds > 0 else None, where)
 
