@@ -198,9 +198,9 @@ def main() -> None:
     """Print every fitted number beside the shipped one."""
     profile = load_profile(DATASET)
     shipped = numbers(profile)
-    for path, (value, spread, rows) in fit(profile, load_links(), load_cases(FOLDER)).items():
-        shown = f"± {100 * spread:.1f} %" if spread is not None else ""
-        print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {rows}")
+    for path, found in fit(profile, load_links(), load_cases(FOLDER)).items():
+        shown = f"± {100 * found.spread:.1f} %" if found.spread is not None else ""
+        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.rows}")
 
 
 if __name__ == "__main__":

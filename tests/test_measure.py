@@ -136,7 +136,6 @@ def interrupted(arguments: list[str], rows: Path, least: int, cwd: Path) -> str:
         stderr=pipe,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background
     )
     while running.poll() is None and (rows.read_bytes().count(b"\n") if rows.exists() else 0) < least:
         time.sleep(0.01)

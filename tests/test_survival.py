@@ -43,8 +43,6 @@ def scenario(folder: Path, layer_mib: int = 4) -> None:
 
 
 def start(chunkflow: Command, folder: Path, *args: str, **options: Any) -> subprocess.Popen[str]:
-    # where the tests run in the background it is ignored, and children inherit that
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*chunkflow.line, "sweep", "s.yaml", *args, "--out", "rows.csv"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=chunkflow.environment, start_new_session=True, **pipes | options)
