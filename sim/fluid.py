@@ -33,10 +33,10 @@ _SETTLE_PRIORITY = 2
 class FlowSpec(NamedTuple):
     """What decides a flow's rate.
 
-    `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
+    `cap` is its demand cap, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
-    `tags` say what it is, `slowed_by` what it does not get on with, as (tags, factor): its cap becomes cap * factor
-    while a flow with any of these tags is in flight. A flow has no tag that it does not get on with.
+    `tags` say what it is, `slowed_by` which tags slow it, as (tags, factor): its cap becomes cap * factor while a flow
+    with any of these tags is in flight. No tag of a flow slows the flow itself.
     `route_beside`, as (tags, route), is its route while a flow with any of these tags is in flight.
     """
 
@@ -57,7 +57,7 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
     """Weighted max-min fair rates under per-flow caps, by progressive filling.
 
     All rates grow as weight * level until a flow meets its cap or a resource on its route is full; such flows freeze
-    and the rest go on (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
+    and the rest continue (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
     the max-min certificate: each flow is at its cap, or crosses a full resource on which no flow has a larger
     rate / weight.
     """

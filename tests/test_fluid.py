@@ -144,7 +144,7 @@ def beside(mark: str, factor: float, cap: float) -> FlowSpec:
             [100],
             {"a": (beside("b", 0.5, cap=8), 16, 0), "b": (marked("c", cap=10), 20, 0)},
             {"a": 2, "b": 2},
-            id="beside a flow that it gets on with",
+            id="beside a flow that does not slow it",
         ),
         # a asks for 8 of its 16, and gets 5 either way: b is no slower
         pytest.param(

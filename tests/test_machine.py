@@ -166,7 +166,7 @@ def near(expected: Times) -> dict[str, object]:
             {"streams.flag_wake": 0.5},
             {"a": (0, 2), "WriteFlag s": (2, 2), "WaitFlag t": (0, 2.5), "b": (2.5, 3.5)}
             | {"c": (0, 3), "WaitFlag u": (3, 3), "d": (3, 4)},
-            id="a stream held by a flag goes on a moment after its write",
+            id="a stream blocked by a flag continues a moment after its write",
         ),
         pytest.param(
             [
@@ -217,7 +217,7 @@ def near(expected: Times) -> dict[str, object]:
             [*(kernel("s", f"k{i}", 1) for i in range(3)), kernel("t", "other", 1)],
             {"host.queue_depth": 2, "host.kernel": 0.25},
             {"k0": (0.25, 1.25), "k1": (1.25, 2.25), "k2": (2.25, 3.25), "other": (1.5, 2.5)},
-            id="a blocked host goes on from the time of room",
+            id="a blocked host continues when there is room",
         ),
         pytest.param(
             [kernel("s", "a", 1, launches=3), kernel("s", "b", 1, launches=2), kernel("t", "other", 1)],

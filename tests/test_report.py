@@ -66,7 +66,7 @@ def every_figure(result: Result) -> list[go.Figure]:
         figures.error_histogram(CASES),
         figures.error_ranges({"chunked 1 MiB": CASES[:1], "others": CASES[1:]}),
         figures.pairs([Pair("a", "chunked", 10.0, 20.0)], "share, %", str),
-        figures.beside({"measured": result.timeline.of(0), "simulated": result.timeline.of(1)}, end - start),
+        figures.stacked_timelines({"measured": result.timeline.of(0), "simulated": result.timeline.of(1)}, end - start),
         figures.chunk_sweep(POINTS, 0.15, 0.18, [Point("yielding", 16 * MIB, 0.0, 0.21)]),
         figures.memory_against_step(POINTS),
         figures.heat_map(POINTS[2:]),
@@ -129,14 +129,16 @@ def test_logarithmic_axes_have_ticks_at_1_2_and_5(values: tuple[float, float], t
 
 def test_every_lane_of_a_timeline_has_room(result: Result) -> None:
     spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
-    one, two, four = (figures.beside({f"{i}": spans for i in range(count)}, 1.0).layout.height for count in (1, 2, 4))
+    one, two, four = (
+        figures.stacked_timelines({f"{i}": spans for i in range(count)}, 1.0).layout.height for count in (1, 2, 4)
+    )
     assert four - two == 2 * (two - one) >= 2 * 2 * 40
 
 
 def test_timelines_lie_under_each_other(result: Result) -> None:
     start, end = result.timeline.steps[0][:2]
     spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
-    figure = figures.beside({"measured": spans, "simulated": spans}, end - start)
+    figure = figures.stacked_timelines({"measured": spans, "simulated": spans}, end - start)
     assert list(figure.layout.yaxis.ticktext) == [
         "measured<br>compute", "measured<br>copy", "simulated<br>compute", "simulated<br>copy",
     ]  # fmt: skip

@@ -573,7 +573,7 @@ def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     report.write_page(file, found._replace(judged=[missed]), [])
     text = Reader(file.read_text()).text
-    assert "0 of 1 targets are met. Missed by what is known, and no worse: 1." in text
+    assert "0 of 1 targets are met. 1 missed, all within their fallback limit." in text
     assert bound.known.why in text
     assert (
         comparison_tables.shortfalls([missed._replace(verdict="broken")])[0][1] == "Nothing is known that explains it."

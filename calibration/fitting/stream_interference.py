@@ -21,7 +21,8 @@ LEAST = 0.01
 
 
 class Together(NamedTuple):
-    """`beside`: kind -> kind of the other stream -> its rate beside one of those, times alone. Costs of kernels."""
+    """`beside`: kind -> kind of the other stream -> its rate beside one of those, relative to its
+    isolated rate. Costs of kernels."""
 
     beside: Mapping[str, Mapping[str, Fitted]]
     beside_collective: Fitted

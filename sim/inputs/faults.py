@@ -94,7 +94,7 @@ def find(data: Any, kind: Any, path: str = "") -> Iterator[Fault]:
 
 
 def _inside(data: Any, kind: Any, path: str) -> Iterator[Fault]:
-    """FaultsError that can be told from `data` and `kind` alone."""
+    """FaultsError that can be told from only `data` and `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         found = list(find(data, args[0], path))

@@ -32,7 +32,7 @@ from sim.timeline import HostSpan, Span, Timeline
 
 
 class DeadlockError(RuntimeError):
-    """A program in which nothing can go on. The message says who waits for what."""
+    """A program in which nothing can continue. The message says who waits for what."""
 
 
 class SimulatedMachine:

@@ -108,7 +108,7 @@ def _drawn_points(points: Sequence[Point], rows: Sequence[Row]) -> list[figures.
     return [_drawn(p, r) for p, r in zip(points, rows, strict=True) if not r.error]
 
 
-_CHUNKS = """Small chunks pay the cost of a copy often, large ones keep the link from the collectives.
+_CHUNKS = """Small chunks pay the cost of a copy often, large chunks block the link for collectives.
 The lower bound is the smallest of the points' floors: no schedule with the copies of one of them takes less. The
 resident line is that of the first point without its copies."""
 _MEMORY = "Peak device memory and step time of each point; no point beats those on the front in both."
