@@ -233,6 +233,8 @@ def test_results_of_a_library_go_to_no_named_pipe(folder: Path) -> None:
 
 @pytest.mark.parametrize("command", ["calibrate", "measure"])
 def test_a_folder_of_results_holds_no_named_pipe(command: str, folder: Path) -> None:
+    if command == "measure":
+        pytest.importorskip("torch", reason="the torch extra is not installed")
     os.mkfifo(folder / "sub" / "new.yaml")
     os.mkfifo(folder / "sub" / "cases.jsonl")
     (folder / "h.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": "host.yaml"}))

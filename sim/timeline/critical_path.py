@@ -46,9 +46,9 @@ CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 
 `exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_gather` the isolated time of a
 collective that fills a slot. `copy_overhead` is the set-up of copies, `copy_contention` what other traffic adds.
-`yield_wait` is a stream blocked by a flag: copies at a gate, collectives that drain. `stream_overhead` is events, flag writes and
-wake-ups. `host_issue` is a stream that ran dry while the host was busy; where the host was blocked by an event, another
-thread or a full queue, the walk continues there.
+`yield_wait` is a stream blocked by a flag: copies at a gate, collectives that drain. `stream_overhead` is events,
+flag writes and wake-ups. `host_issue` is a stream that ran dry while the host was busy; where the host was blocked by
+an event, another thread or a full queue, the walk continues there.
 """
 
 
