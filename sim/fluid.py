@@ -22,7 +22,7 @@ from simpy.events import Event
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
 
-Mark = Hashable
+Tag = Hashable
 """What a flow is called by the flows that it slows: any value that is equal to itself."""
 
 _TIGHT = 1.0 + 1e-12
@@ -44,9 +44,9 @@ class FlowSpec(NamedTuple):
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
-    tags: tuple[Mark, ...] = ()
-    slowed_by: tuple[tuple[tuple[Mark, ...], float], ...] = ()
-    route_beside: tuple[tuple[Mark, ...], Route] | None = None
+    tags: tuple[Tag, ...] = ()
+    slowed_by: tuple[tuple[tuple[Tag, ...], float], ...] = ()
+    route_beside: tuple[tuple[Tag, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -98,7 +98,7 @@ def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
 
 
-def _now(flow: FlowSpec, present: set[Mark]) -> FlowSpec:
+def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
     cap = flow.cap * math.prod(factor for tags, factor in flow.slowed_by if not present.isdisjoint(tags))
     if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
         return flow._replace(cap=cap)
