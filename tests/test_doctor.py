@@ -527,7 +527,7 @@ def test_pairs_that_differ_are_named() -> None:
         ("h200x2-nvlink", {"virtual": True}, "virtual machine", "note", "hypervisor"),
         ("h200x2-nvlink", {"packages": {}}, "software", "error", "torch is not installed"),
         ("h200x2-nvlink", {"torch": None}, "software", "error", "could not be asked"),
-        ("h200x2-nvlink", {"torch": Torch(gpus=0)}, "software", "error", "built for processors alone"),
+        ("h200x2-nvlink", {"torch": Torch(gpus=0)}, "software", "error", "built for CPUs only"),
         ("h200x2-nvlink", {"torch": Torch(gpus=1, cuda="12.8")}, "software", "error", "1 of 2 GPUs"),
         ("h200x2-nvlink", {"torch": Torch(gpus=0, cuda="13.0")}, "software", "error", "the driver supports 12.8"),
         ("h200x2-nvlink", {"packages": {"torch": "2", "triton": "3"}}, "software", "error", "cuda-bindings not installed"),

@@ -268,7 +268,7 @@ def test_text_is_escaped() -> None:
 
 def test_flows_that_share_a_resource_are_said_to() -> None:
     copies, exchange, both = steady_states(two_sockets())
-    assert copies.title == "H2D on all GPUs" and exchange.title == "All-to-all alone"
+    assert copies.title == "H2D on all GPUs" and exchange.title == "All-to-all, isolated"
     said = sentences(two_sockets(), copies)
     assert "4 GPUs share socket0>socket1 (62.8 GB/s): copies get 15.7 GB/s each of 54.5 (gpu4–7)." in said
     assert "2 GPUs share each of socket0>switch0 and socket0>switch1 (55.0 GB/s): copies get 27.5 GB/s each of 54.5 (gpu0–3)." in said  # fmt: skip

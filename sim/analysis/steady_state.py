@@ -79,7 +79,7 @@ def steady_states(profile: Profile) -> list[Steady]:
     found = [_settle(profile, to_all, copies)]
     phases = _all_to_all(profile)
     names = [f"All-to-all, phase {i} of {len(phases)}" if len(phases) > 1 else "All-to-all" for i in _ones(phases)]
-    found += [_settle(profile, f"isolated {name}", phase) for name, phase in zip(names, phases, strict=True)]
+    found += [_settle(profile, f"{name}, isolated", phase) for name, phase in zip(names, phases, strict=True)]
     found += [
         _settle(profile, f"{to_all} and {name[0].lower()}{name[1:]}", [*copies, *phase])
         for name, phase in zip(names, phases, strict=True)
