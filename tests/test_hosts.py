@@ -54,7 +54,7 @@ def test_the_profile_of_eight_gpus_is_the_fit_to_its_rows() -> None:
 
 
 def test_eight_gpus_do_what_was_measured() -> None:
-    """Collectives alone as measured, copies and large collectives beside copies nearly so."""
+    """Isolated collectives as measured; copies, and large collectives with copies in flight, nearly so."""
     found = list(fit_h200x8.compare(load_profile("h200x8-hostpath"), fit_h200x8.load_rows()))
     assert len(found) == 93
     alone = [abs(c.error) for c in found if c.row.get("bg") == 0]

@@ -115,7 +115,7 @@ def test_the_only_step_counts_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("layer_bytes", "changes", "bound"),
     [
-        pytest.param(16, {}, 4.5, id="compute and collectives alone"),
+        pytest.param(16, {}, 4.5, id="isolated compute and collectives"),
         pytest.param(64, {}, 10, id="copied and received bytes over the link: (64 + 16) / 8"),
         pytest.param(64, {"h2d.cap": 4.0}, 16, id="copied bytes at the copies' cap: 64 / 4"),
         pytest.param(64, {"duplex": 8.0}, 12, id="sent bytes count as well where they cross: (64 + 16 + 16) / 8"),

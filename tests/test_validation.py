@@ -514,7 +514,7 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
     text = "".join(read.text)
     for wanted in (
         "Verdict", "Errors", "How many cases have which error", "By policy and chunk size", "Tables of errors",
-        "By policy", "By chunk size", "By workload", "Operations", "Copies beside collectives",
+        "By policy", "By chunk size", "By workload", "Operations", "Copies during collectives",
         "Collectives slowed by copies", "With another session's profile", "Worst cases", "All cases",
         "hunyuanvideo 7200 chunked 16 MiB k=2", "h200x2-hostpath c #2",
     ):  # fmt: skip

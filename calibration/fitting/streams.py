@@ -110,7 +110,7 @@ def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
 
 
 def launch_extra(rows: Rows, row: Row) -> float:
-    """Seconds that each launch of `row` takes longer beside copies."""
+    """Seconds that each launch of `row` takes longer with copies in flight."""
     return (rows.value(row, "beside") - rows.value(row, "alone")) / rows.value(row, "launches")
 
 
