@@ -1,7 +1,7 @@
 """Fit the profile h200x2-hostpath to its data set: to measured links and, where links cannot show a number, to cases.
 
-`python -m calibration.fit` prints every fitted number next to the shipped one. `calibrate` fits all other profiles, from
-rows of probes; this host was measured before there were any.
+`python -m calibration.fit` prints every fitted number next to the shipped one. `calibrate` fits all other profiles,
+from rows of probes; this host was measured before there were any.
 """
 
 from __future__ import annotations
