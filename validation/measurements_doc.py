@@ -45,7 +45,7 @@ PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "off": case_tables.off,
     "steps": case_tables.steps,
     "neighbours": case_tables.neighbours,
-    "meeting": case_tables.meeting,
+    "contended_copies": case_tables.contended_copies,
     "flag waits": other_profile_tables.flag_waits,
     "all errors": case_tables.all_errors,
 }

@@ -14,7 +14,7 @@ FLOOR = 1.03
 """Copies that take less than this times the least time take the least time: they say nothing of the line."""
 
 SHARED = 0.99
-"""Copies that get less than this share of their rate alone contend for something."""
+"""Copies that get less than this share of their isolated rate contend for something."""
 
 NEGATIVE_S = 2e-6
 """A line may miss the origin by this much below it; more is nonsense."""

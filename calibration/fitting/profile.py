@@ -82,6 +82,8 @@ def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
     plain["source"] = fitted.rows
+    if fitted.inherited_from:
+        plain["inherited_from"] = fitted.inherited_from
     return plain
 
 
@@ -104,7 +106,7 @@ _MEMORY = ("out_of", "into", "through")
 def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, Any]:
     """GPUs at one memory, and at NVLink if collectives use it.
 
-    `peers` is what collectives alone move into host memory and out of it, B/s. Where that is more than copies can,
+    `peers` is what isolated collectives move into host memory and out of it, B/s. Where that is more than copies can,
     peers find each other's bytes in the processor's cache and do not cross what limits copies.
     """
     memory: dict[str, Any] = {"kind": "memory"}

@@ -1,4 +1,4 @@
-"""What a fitted profile says of every row that it was fitted to, beside what was measured."""
+"""What a fitted profile says of every row that it was fitted to, next to what was measured."""
 
 from __future__ import annotations
 

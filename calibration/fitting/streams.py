@@ -68,7 +68,7 @@ def _extra(rows: Rows, path: str, pattern: str, usual: Profile) -> Fitted:
         return _as_usual(usual, path)
     seconds, spread = over(values)
     where = f"commands/{pattern} less commands/copy"
-    if pattern == "copy+event" and (timed := _extra(rows, path, "copy+timed", usual)).rows.startswith("commands"):
+    if pattern == "copy+event" and not (timed := _extra(rows, path, "copy+timed", usual)).inherited_from:
         where += f"; {timed.value * 1e6:.2f} us with timing"
     return Fitted(_not_negative(seconds, path, where, rows), spread if seconds > 0 else None, where)
 
@@ -110,7 +110,7 @@ def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
 
 
 def launch_extra(rows: Rows, row: Row) -> float:
-    """Seconds that each launch of `row` takes longer beside copies."""
+    """Seconds that each launch of `row` takes longer with copies in flight."""
     return (rows.value(row, "beside") - rows.value(row, "alone")) / rows.value(row, "launches")
 
 

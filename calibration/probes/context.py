@@ -96,7 +96,7 @@ class Gate:
                 raise RuntimeError(f"a stream cannot wait for host memory: the driver answered {result!r}")
 
     def open(self) -> None:
-        """Let them go on."""
+        """Let them continue."""
         if self._timer:
             self._timer.cancel()
         if isinstance(self._device, CpuDevice):

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from calibration.probes.worker import Answer
 
 FAILURES = 3
-"""So many failures of cases one after the other end the run."""
+"""Consecutive failures before the run aborts."""
 
 STRETCH = 3
 """How much longer the background is when a case is tried again."""
 
 LATE = 0.99
-"""Long copies that get less than this share of what others on the same way got met a slow moment."""
+"""Long copies that get less than this share of what others on the same route got were disturbed; retry."""
 
 Progress = Callable[[ProbeCase, Row | None], None]
 """Called before a case with None, and after it with its row."""

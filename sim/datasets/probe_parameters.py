@@ -77,7 +77,7 @@ class Launch(Parameters):
 
 
 class Alone(Parameters):
-    """Collectives alone."""
+    """Isolated collectives."""
 
     collective: Collective
     ranks: Annotated[int, Meta(ge=2, le=1024)]

@@ -192,7 +192,7 @@ class Profile(Config, frozen=True, dict=True):
         return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
     def kernel_seconds(self, kernel: Kernel) -> float:
-        """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        """Isolated duration of a kernel: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
         if kernel.seconds is not None:
             return kernel.seconds
         device = self.device
@@ -205,7 +205,7 @@ class Profile(Config, frozen=True, dict=True):
         )
 
     def kernel_flow(self, gpu: int, seconds: float, launches: int = 1) -> FlowSpec:
-        """Progress of a kernel of `seconds` alone (1 s a second) on `gpu`.
+        """Progress of a kernel of `seconds`, isolated (1 s a second), on `gpu`.
 
         Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """

@@ -22,12 +22,12 @@ class Device(Config, frozen=True):
     attention_efficiency: Sourced[Number] | None = None
     """Of attention; that of matrix products where it is not given."""
     beside_collective: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
-    """Time of a kernel while a collective of another stream moves data on its GPU, times alone, but for
-    `streams.crowd_delay`."""
+    """Time of a kernel while a collective of another stream moves data on its GPU, relative to its isolated time,
+    without `streams.crowd_delay`."""
 
 
 class CopyClass(Config, frozen=True):
-    """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) alone.
+    """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) if uncontended.
 
     `engines` of them move at once on a GPU; others wait, first come first served.
     """
