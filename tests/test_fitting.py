@@ -17,7 +17,8 @@ from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.estimators import steady
 from calibration.fitting.stream_interference import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
-from calibration.probes.plan import ProbeCase, plan
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import plan
 from sim import SimulatedMachine
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
 from sim.fluid import caps_now, weighted_max_min

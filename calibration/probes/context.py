@@ -175,10 +175,7 @@ class Context:
     def copies(self, stream: Stream, direction: Direction, size: int, count: int) -> list[Call]:
         """`count` copies of `size` bytes, each from another place, so that no cache holds what is read."""
         device = self.random(f"{direction} device", max(self._pools.copies, size))
-        if direction == "d2d":
-            host = self.random("d2d target", device.nbytes)
-        else:
-            host = self.pinned(direction, size)
+        host = self.random("d2d target", device.nbytes) if direction == "d2d" else self.pinned(direction, size)
         places = max(host.nbytes // size, 1)
         calls = []
         for _ in range(count):

@@ -19,6 +19,9 @@ CHUNKS = 16
 BETWEEN = ("timed", "nothing", "waits")
 """What is between them: events that take the time, nothing, or flag waits that are satisfied."""
 
+MORE_BETWEEN = ("events", "eventwaits", "writes")
+"""The same of one direction: events without time, event waits that are satisfied, and flag writes."""
+
 DEVICE_RATE = 1e12
 """Expected rate of copies within a GPU's memory, B/s."""
 
@@ -47,14 +50,17 @@ def _engines(scale: Scale) -> Iterator[ProbeCase]:
             yield _engine(scale, f"{direction}/2/{size}", [_train(direction, size)] * 2)
         yield _engine(scale, f"{direction}/3/{long}", [_train(direction, long)] * 3)
         for size in (small, chunk):
-            late = [_train(direction, size)]
-            yield _engine(scale, f"{direction}/{long}/then/{size}", [_train(direction, long), *late], "in_flight")
+            trains = [_train(direction, long), _train(direction, size)]
+            yield _engine(scale, f"{direction}/{long}/then/{size}", trains, "in_flight")
         for between in BETWEEN:
             train, late = _train(direction, chunk, CHUNKS), _train(direction, small)
             name = f"{direction}/{CHUNKS}x{chunk}/{between}"
             yield _engine(scale, f"{name}/2", [train] * 2, between=between)
             yield _engine(scale, f"{name}/then/{small}", [train | {"count": 2 * CHUNKS}, late], "in_flight", between)
         yield _engine(scale, f"{direction}/held/{chunk}", [_train(direction, chunk)] * 2, "held")
+    for between in MORE_BETWEEN:
+        trains = [_train("h2d", chunk, CHUNKS)] * 2
+        yield _engine(scale, f"h2d/{CHUNKS}x{chunk}/{between}/2", trains, between=between)
     waiting = [_train("h2d", chunk, 2)] * 2
     yield _engine(scale, f"h2d/{long}/then/2x2x{chunk}", [_train("h2d", long), *waiting], "in_flight")
     for size in (small, chunk):
@@ -78,7 +84,7 @@ def _within(scale: Scale) -> Iterator[ProbeCase]:
         count = min(max(round(scale.window_s * DEVICE_RATE / 10 / size), 4), scale.train)
         params: Params = {"directions": ["d2d"], "ranks": 1, "bytes": size, "count": count, "lead": 1, "tail": 0}
         params["repeats"] = scale.repeats
-        yield timed_case(f"copy/d2d/1/train/{size}", "copy", params, count * size / DEVICE_RATE)
+        yield timed_case(f"d2d/train/{size}", "copy", params, count * size / DEVICE_RATE)
     yield _engine(scale, f"d2d/2/{long}", [_train("d2d", long)] * 2)
     for link in ("h2d", "d2h"):
         beside = [_train(link, long), _train("d2d", long, CHUNKS)]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from calibration.probes.case import Params
 from calibration.probes.context import Context, Measured
-from calibration.torch_machine.device import Call
+from calibration.torch_machine.device import Call, Event, Stream
 
 
 class _Seen(NamedTuple):
@@ -22,9 +22,9 @@ class _Seen(NamedTuple):
 def engine(context: Context, params: Params, stretch: int) -> Measured:
     """Trains of copies, each on a stream of its own.
 
-    `trains`: direction, bytes and count of each. `between` copies of a train: "timed" events, "nothing", or satisfied
-    flag "waits"; the last copy always has an event. `posted`: all "together"; the later ones "in_flight", `delay` s
-    after the first; or "held": all together, but the first stream waits for an event that comes after `delay` s.
+    `trains`: direction, bytes and count of each. `between` the copies of a train: see `_around`; the last copy always
+    has an event. `posted`: all "together"; the later ones "in_flight", `delay` s after the first; or "held": all
+    together, but the first stream waits for an event that comes after `delay` s.
     Quantities of train i: "alone_i" s by itself; with the others "start_i", "first_i" and "end_i", s from the first
     start of all to its start and to the ends of its first and last timed copy. Equal trains that are posted together
     are numbered in the order in which they end. "posted": when those in flight were. "switches": the share of copies
@@ -75,14 +75,29 @@ def switches(ends: Sequence[Sequence[float]]) -> float:
     return sum(i != j for i, j in pairs) / len(pairs) if pairs else 0.0
 
 
+def _around(context: Context, stream: Stream, between: str, event: Event) -> tuple[list[Call], list[Call]]:
+    """What a stream has before and behind each copy; `event` has been recorded before any copy begins."""
+    match between:
+        case "events":  # without time; "timed" ones are looked at, and are made elsewhere
+            return [], [stream.record(context.device.event(False))]
+        case "eventwaits":
+            return [stream.wait(event)], []
+        case "waits":  # of flags, satisfied
+            return [stream.wait_flag("probe", 0)], []
+        case "writes":
+            return [stream.write_flag("probe", 0)], [stream.write_flag("probe", 0)]
+        case _:
+            return [], []
+
+
 def _posted(context: Context, trains: Sequence[Params], params: Params) -> tuple[list[_Seen], float]:
     """What each of `trains` saw, and when those that were held or posted late were let go, s."""
     device, between, posted = context.device, params["between"], params["posted"]
-    work: dict[str, list[Call]] = {}
-    release = context.event()
-    if posted != "together":  # enqueued first: an event that has no record yet holds nobody
-        compute = device.stream("compute")
-        work["compute"] = [compute.run(device.spin(params["delay"])), compute.record(release)]
+    compute, ready, release = device.stream("compute"), device.event(False), context.event()
+    # enqueued first: an event that has no record yet holds nobody
+    work: dict[str, list[Call]] = {"compute": [compute.record(ready)]}
+    if posted != "together":
+        work["compute"] += [compute.run(device.spin(params["delay"])), compute.record(release)]
     events = []
     for i, train in enumerate(trains):
         stream = device.stream(f"copies {i}")
@@ -93,7 +108,8 @@ def _posted(context: Context, trains: Sequence[Params], params: Params) -> tuple
         calls.append(stream.record(start))
         copies = context.copies(stream, train["direction"], train["bytes"], train["count"])
         for number, copy in enumerate(copies, 1):
-            calls += [stream.wait_flag("probe", 0), copy] if between == "waits" else [copy]
+            before, behind = _around(context, stream, between, ready)
+            calls += [*before, copy, *behind]
             if between == "timed" or number == len(copies):
                 ends.append(context.event())
                 calls.append(stream.record(ends[-1]))

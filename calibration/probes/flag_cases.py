@@ -22,12 +22,12 @@ def host_flag_cases(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
         for size in copied:
             params = {"pattern": pattern, "bytes": size, "count": scale.train, "beside": None}
             params["repeats"] = scale.repeats
-            name = f"commands/{pattern}/alone" + (f"/{size}" if size else "")
+            name = f"host_flag/{pattern}" + (f"/{size}" if size else "")
             yield timed_case(name, "commands", params, scale.train * (size / scale.rate + 10e-6))
     for work in ("kernel", "copy"):
         params = {"by": "host_flag", "work": work, "seconds": 0.5e-3, "bytes": scale.copies[-2] // 4}
         params["repeats"] = 2 * scale.repeats
-        yield timed_case(f"wake/host_flag/{work}", "wake", params, 1.5e-3)
+        yield timed_case(f"host_flag/wake/{work}", "wake", params, 1.5e-3)
     yield timed_case("host_flag/order", "host_flag_order", {"repeats": 1}, 0.1)
     for ranks in (1, 2) if gpus > 1 else (1,):
         params = {"ranks": ranks, "count": TURNS, "repeats": scale.repeats}

@@ -1,4 +1,4 @@
-"""Flags in host memory: what they order, and how fast one stream hears of another's write, on one GPU and between two."""
+"""Flags in host memory: what they order, and how fast a stream hears of a write, on its GPU and from another."""
 
 from __future__ import annotations
 

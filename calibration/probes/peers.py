@@ -67,7 +67,7 @@ def _given(context: Context, size: int, owner: int) -> Any:
     if mine:
         address = int(driver.call("cuMemAlloc", size))
         handle = driver.call("cuIpcGetMemHandle", driver.pointer(address))
-    words = (ctypes.c_int64 * HANDLE_WORDS).from_address(int(handle.getPtr()))
+    words: Any = (ctypes.c_int64 * HANDLE_WORDS).from_address(int(handle.getPtr()))
     words[:] = context.tell(list(words), PAIR, owner)
     if not mine:
         flags = cuda.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS

@@ -43,9 +43,7 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         *_device(),
         *_compute(scale, device),
         *_copies(scale, gpus),
-        *copy_cases(scale, gpus),
         *_commands(scale),
-        *host_flag_cases(scale, gpus),
         *_host(scale, gpus, device),
         *_interference(scale),
     ]
@@ -53,7 +51,8 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus)]
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
-    return cases
+    # last: more streams change how fast a stream of the process hears of another
+    return [*cases, *copy_cases(scale, gpus), *host_flag_cases(scale, gpus)]
 
 
 def listing(cases: Sequence[ProbeCase]) -> list[str]:
@@ -157,7 +156,9 @@ def _compute(scale: Scale, device: Kind) -> Iterator[ProbeCase]:
             params["repeats"] = scale.long_repeats
             yield timed_case(f"attention/{backend}/{tokens}", "attention", params, count * work / peak)
     size = scale.copies[-1]
-    yield timed_case("device_copy", "device_copy", {"bytes": size, "count": 8, "repeats": scale.repeats}, 8 * size / 1e12)
+    yield timed_case(
+        "device_copy", "device_copy", {"bytes": size, "count": 8, "repeats": scale.repeats}, 8 * size / 1e12
+    )
 
 
 def _interference(scale: Scale) -> Iterator[ProbeCase]:

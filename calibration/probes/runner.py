@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
-from calibration.probes.plan import LONG, ProbeCase
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import LONG
 from calibration.probes.scales import Kind
 from calibration.processes import MachineError, Ranks
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, stats

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from calibration.probes import collectives, commands, compute, copies, engines, host, host_flags, pageable, peers
+from calibration.probes.case import ProbeCase
 from calibration.probes.context import Barrier, Context, Pools
-from calibration.probes.plan import ProbeCase
 from calibration.torch_machine.group import join_group, open_device
 
 PROBES = {

@@ -45,7 +45,7 @@ class Engine(Parameters):
 
     trains: Annotated[list[Train], Meta(min_length=1, max_length=8)]
     posted: Literal["together", "in_flight", "held"]
-    between: Literal["timed", "nothing", "waits"]
+    between: Literal["timed", "nothing", "events", "eventwaits", "waits", "writes"]
 
 
 class Pageable(Parameters):
