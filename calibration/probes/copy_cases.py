@@ -77,10 +77,15 @@ def _engine(
     return timed_case(f"engine/{name}", "engine", params, 2 * moved / scale.rate + 4e-3)
 
 
+def _sizes(scale: Scale) -> list[int]:
+    """Sizes from which a line is fitted."""
+    return [size for size in scale.copies if size <= scale.engines[-1]]
+
+
 def _within(scale: Scale) -> Iterator[ProbeCase]:
     """Alone, beside each other, and beside copies over the link."""
     small, *_, long = scale.engines
-    for size in scale.engines:
+    for size in _sizes(scale):
         count = min(max(round(scale.window_s * DEVICE_RATE / 10 / size), 4), scale.train)
         params: Params = {"directions": ["d2d"], "ranks": 1, "bytes": size, "count": count, "lead": 1, "tail": 0}
         params["repeats"] = scale.repeats
@@ -104,7 +109,7 @@ def _pageable(scale: Scale) -> Iterator[ProbeCase]:
 
 
 def _peers(scale: Scale) -> Iterator[ProbeCase]:
-    for size in scale.engines:
+    for size in _sizes(scale):
         count = min(max(round(scale.window_s * scale.rate / size), 2), scale.train)
         params: Params = {"ranks": 2, "bytes": size, "count": count, "pool": scale.engines[-1]}
         params["repeats"] = scale.long_repeats
