@@ -142,7 +142,7 @@ class Profile(Config, frozen=True, dict=True):
         )
 
     def pageable_seconds(self, kind: CopyKind, size: int) -> float:
-        """How long a copy of `size` bytes of pageable memory holds its host thread if nothing else is in the way, s.
+        """How long a copy of `size` bytes of pageable memory blocks its host thread if nothing else is in the way, s.
 
         See `PageableCopies`.
         """

@@ -38,8 +38,8 @@ class CopyClass(Config, frozen=True):
     engines: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
     """Copies of this direction and GPU that move at once, to the nearest whole number; the others wait.
 
-    An engine goes on with copies of the stream that it serves, events between them or not, until that stream has none
-    that is ready, or has a wait before the next one; then the stream is served that has waited longest.
+    An engine goes on with copies of the stream that it serves, events between them or not, until that stream runs dry,
+    is blocked or comes to a flag's write or wait; then it serves the stream that has waited longest.
     """
 
     @property
@@ -54,8 +54,8 @@ _STAGED = "assumed: as measured on h200x1-20261129m"
 class PageableCopies(Config, frozen=True):
     """Copies of one direction from or to host memory that is not pinned: the driver stages them.
 
-    H2D holds the host thread for `setup` + bytes / `rate`, until the last byte is staged; at most `staging` bytes may
-    wait for the stream to move them. D2H holds it until the copy is complete, from when the stream gets to it for
+    H2D blocks the host thread for `setup` + bytes / `rate`, until the last byte is staged; at most `staging` bytes may
+    wait for the stream to move them. D2H blocks it until the copy is complete, from when the stream gets to it for
     `setup` + min(bytes, `staging`) / `d2h.cap` + bytes / `rate`: what is staged first crosses the link before any of
     it is passed on.
     """
