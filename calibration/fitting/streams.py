@@ -71,7 +71,7 @@ def _extra(rows: Rows, path: str, pattern: str, usual: Profile) -> Fitted:
     if not values:
         return _as_usual(usual, path)
     seconds, spread = over(values)
-    where = f"commands/{pattern} less commands/copy"
+    where = f"{'host_flag' if pattern.startswith('host_') else 'commands'}/{pattern} less commands/copy"
     if pattern == "copy+event" and (timed := _extra(rows, path, "copy+timed", usual)).rows.startswith("commands"):
         where += f"; {timed.value * 1e6:.2f} us with timing"
     return Fitted(_not_negative(seconds, path, where, rows), spread if seconds > 0 else None, where)
