@@ -17,11 +17,12 @@ from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.estimators import steady
 from calibration.fitting.stream_interference import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
-from calibration.probes.plan import ProbeCase, plan
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import plan
 from sim import SimulatedMachine
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
 from sim.fluid import caps_now, weighted_max_min
-from sim.hardware import Profile, load_profile, to_plain
+from sim.hardware import CopyClass, Profile, load_profile, to_plain
 from sim.hardware.collectives import flows, sent_per_rank
 from sim.hardware.profile_check import contradictions
 from sim.hardware.profile_parameters import numbers
@@ -73,6 +74,11 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
     return convert(plain, Profile, "test")
 
 
+def alone(cls: CopyClass, size: int, rate: float = 0.0) -> float:
+    """Seconds of a copy at `rate` B/s, its cap unless given."""
+    return max(cls.minimum.value, cls.setup.value + size / (rate or cls.cap.value))
+
+
 class Bench:
     """Answers probe cases as a profile would."""
 
@@ -100,23 +106,55 @@ class Bench:
         return {"rate": 4.2e12}
 
     def _copy(self, p: Plain) -> Numbers:
+        if p["directions"] == ["d2d"]:
+            return {"d2d": alone(self.profile.device_copies, p["bytes"])}
         copies = [self.profile.copy_flow(d, g) for g in range(p["ranks"]) for d in p["directions"]]
         rates = weighted_max_min(copies, self.profile.capacities)
         found = {}
         for direction, rate in zip(p["directions"], rates, strict=False):
-            cls = self.profile.copy_class(direction)
-            found[direction] = max(cls.minimum.value, cls.setup.value + p["bytes"] / rate)
+            found[direction] = alone(self.profile.copy_class(direction), p["bytes"], rate)
         return found
+
+    def _engine(self, p: Plain) -> Numbers:
+        """Copies of each train one after the other; those of several streams as many at a time as there are engines."""
+        profile = self.profile
+        classes = {"h2d": profile.h2d, "d2h": profile.d2h, "d2d": profile.device_copies}
+        left, at, ends = list(p["trains"]), 0.0, []
+        while left:
+            moving = left[: classes[left[0]["direction"]].copies_at_once]
+            left = left[len(moving) :]
+            at += sum(train["count"] * alone(classes[train["direction"]], train["bytes"]) for train in moving)
+            ends += [at] * len(moving)
+        return {f"end_{i}": end for i, end in enumerate(ends)} | {
+            "alone_0": p["trains"][0]["count"] * alone(classes[p["trains"][0]["direction"]], p["trains"][0]["bytes"])
+        }
+
+    def _pageable(self, p: Plain) -> Numbers:
+        held = self.profile.pageable_seconds(p["direction"], p["bytes"])
+        ahead = p["bytes"] <= self.profile.pageable.h2d.staging.value
+        return {"call": held, "ahead": float(ahead)} if p["busy"] else {"call": held}
+
+    def _peer_copy(self, p: Plain) -> Numbers | None:
+        return {"seconds": alone(self.profile.p2p, p["bytes"])} if self.profile.p2p else None
+
+    def _host_flag_order(self, p: Plain) -> Numbers:
+        return {"as_stated": 1.0}
+
+    def _host_flag_turns(self, p: Plain) -> Numbers:
+        return {"seconds": 7e-6}
 
     def _commands(self, p: Plain) -> Numbers:
         streams = self.profile.streams
         costs = {"event": streams.event, "write": streams.write_flag, "wait": streams.wait_flag}
+        costs |= {"host_write": streams.host_flag_write, "host_wait": streams.host_flag_wait}
         parts = p["pattern"].split("+")
         seconds = 5e-6 if "kernel" in parts else self._copy({"directions": ["h2d"], "ranks": 1, **p})["h2d"]
         seconds += sum(costs[part].value for part in parts if part in costs)
         return {"seconds": seconds + (len(parts) * streams.beside_kernel.value if p["beside"] else 0.0)}
 
     def _wake(self, p: Plain) -> Numbers:
+        if p["by"] == "host_flag":
+            return {"seconds": self.profile.streams.host_flag_write.value + self.profile.streams.host_flag_wake.value}
         if p["work"] == "kernel":
             return {"seconds": 2e-6}
         return {"seconds": self.profile.streams.wake.value + self.profile.streams.event.value}

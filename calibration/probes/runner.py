@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
-from calibration.probes.plan import LONG, ProbeCase
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import LONG
 from calibration.probes.scales import Kind
 from calibration.processes import MachineError, Ranks
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, stats
@@ -86,7 +87,9 @@ def late(rows: Sequence[Row]) -> set[str]:
     """
     rates: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
-        if row.kind == "copy" and row.rejected is None and row.params["count"] > 1 and row.params["bytes"] >= LONG:
+        if row.kind != "copy" or row.params["directions"] == ["d2d"]:  # those cross no link
+            continue
+        if row.rejected is None and row.params["count"] > 1 and row.params["bytes"] >= LONG:
             way = (*row.params["directions"], str(len(row.ranks)))
             rates.setdefault(way, {})[row.case] = _rate(row)
     return {
@@ -175,6 +178,7 @@ class Pool:
         self.world_size = max((case.ranks for case in plan), default=1)
         self.counts = sorted({case.ranks for case in plan} - {1} | {self.world_size})
         sizes = [int(case.params[key]) for case in plan for key in ("bytes", "chunk") if key in case.params]
+        sizes += [int(train["bytes"]) for case in plan for train in case.params.get("trains", ())]
         collectives = [int(c.params.get("size") or c.params["bytes"]) for c in plan if "collective" in c.params]
         self.pools = Pools(max(sizes, default=0), max(collectives, default=0))
         self.gpu = ""
