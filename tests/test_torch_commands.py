@@ -511,7 +511,7 @@ def test_results_are_of_when_all_ranks_have_ended(machine: TorchMachine) -> None
 
 
 UNSUPPORTED: dict[str, str] = {
-    "writes 0 buffers": "collective 'c' writes 0 buffers, expected 1",
+    "writes 2 buffers": "collective 'c' writes 2 buffers, expected 1",
     "too small": "works in 200 bytes from byte 0 of buffer 'b', which has 150",
     "odd": "adds numbers from byte 1 on",
     "resident": "uses buffer 'slot', which holds layers' weights, without saying of which layer",
@@ -527,8 +527,9 @@ def test_what_cannot_run_says_why(machine: TorchMachine, case: str) -> None:
     for rank in ranks:
         rank.buffer("b", 150, "collective")
         match case:
-            case "writes 0 buffers":
-                rank.collective(MAIN, "c", "all_reduce", 8)
+            case "writes 2 buffers":
+                rank.buffer("b2", 150, "collective")
+                rank.collective(MAIN, "c", "all_reduce", 8, writes=("b", "b2"))
             case "too small":
                 rank.collective(MAIN, "c", "all_to_all", 100, writes=("b",))
             case "odd":

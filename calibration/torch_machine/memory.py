@@ -15,7 +15,7 @@ import torch
 from calibration.torch_machine.buffer_plan import BufferPlan
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.operations import Views
-from sim.program import RankProgram
+from sim.program import Communicator, RankProgram
 from sim.program.ops import WEIGHTS, Matrix
 
 BF16 = 2
@@ -87,6 +87,7 @@ class Memory:
         self._slot_sizes = slot_sizes
         self._layers: dict[tuple[int, str | None], torch.Tensor] = {}
         self._shards: dict[tuple[int, int], torch.Tensor] = {}
+        self._nameless: dict[Communicator, torch.Tensor] = {}
         for number, weights in enumerate(self.weights):
             if weights.resident:
                 own = device.mapped([(self._own[number], self._own_sizes[number])])
@@ -115,6 +116,12 @@ class Memory:
             return self.buffers[name][offset : offset + size]
         start = offset - self.weights[layer].offset
         return self._mapped(layer, None)[start : start + size]
+
+    def nameless(self, on: Communicator, size: int) -> torch.Tensor:
+        """`size` bytes for collectives of a communicator that name no buffer."""
+        if (memory := self._nameless.get(on)) is None or memory.nbytes < size:
+            self._nameless[on] = memory = torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
+        return memory[:size]
 
     def shard(self, layer: int, offset: int, size: int) -> torch.Tensor:
         """A rank's own part of a layer's copied bytes, kept on the device; zeros beyond the layer's end."""
@@ -152,6 +159,7 @@ class Memory:
         self.buffers.clear()
         self._layers.clear()
         self._shards.clear()
+        self._nameless.clear()
         self.device.unmap()
 
     def _round_up(self, size: int) -> int:

@@ -220,8 +220,11 @@ class Runner:
 
     def collective_call(self, command: Collective) -> Call:
         """What enqueues a collective on the current stream."""
-        name, members = command.writes[0], command.members(self.world_size)
-        buffer = self.memory.part(name, command.start, working_bytes(command.kind, command.bytes), command.layer)
+        members, size = command.members(self.world_size), working_bytes(command.kind, command.bytes)
+        if command.writes:
+            buffer = self.memory.part(command.writes[0], command.start, size, command.layer)
+        else:
+            buffer = self.memory.nameless(command.meets_on, size)
         own = None
         if self.stores.intersection(command.reads):  # the rank's part of the weights lies on the GPU
             part = block_bytes(command, len(members))

@@ -69,8 +69,9 @@ def _copy(command: Copy, plan: BufferPlan) -> Iterator[str]:
 
 def _collective(command: Collective, plan: BufferPlan) -> Iterator[str]:
     what = f"collective {command.name!r}"
-    if len(command.writes) != 1:
+    if len(command.writes) > 1:
         yield f"{what} writes {len(command.writes)} buffers, expected 1"
+    if len(command.writes) != 1:
         return
     buffer, size = command.writes[0], working_bytes(command.kind, command.bytes)
     if command.kind in ("all_reduce", "reduce_scatter") and command.start % ELEMENT:

@@ -177,7 +177,7 @@ def between_events(
 
     `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
     A collective is `ready` when the last rank of its group has started it, sends and receives when their last peer has
-    started its own. What a command takes alone is not known: nan.
+    started its own. Isolated times are not known: nan.
     """
     called: Counter[tuple[object, ...]] = Counter()
     arrivals: dict[tuple[object, ...], float] = {}
