@@ -222,7 +222,7 @@ class Bench:
     def _crowd(self, p: Plain) -> Numbers:
         """From rates: kernels of 0.1 ms for each 2,000 tokens."""
         seconds = p["tokens"] * 50e-9
-        (phase,) = flows(self.profile, p["other"], p["other_bytes"], p["ranks"])
+        (phase,) = flows(self.profile, p["other"], p["other_bytes"], range(p["ranks"]))
         together = [self.profile.kernel_flow(0, seconds), *(spec for spec, _ in phase.flows)]
         rate, *_ = weighted_max_min(caps_now(together), self.profile.capacities)
         chain = 10 * p["count"] * seconds

@@ -16,6 +16,7 @@ from sim.hardware.topology import LEAST, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MOST_FAULTS, Config, InputError
 from sim.inputs.faults import Fault, FaultsError, refuse
+from sim.inputs.units import Bandwidth, Number
 from sim.program import CollectiveKind, CopyKind, HostCopyKind, Kernel
 
 SHORTEST_KERNEL = 1e-18
