@@ -1,0 +1,138 @@
+"""Hypothesis strategies that make programs: small ones that may be wrong in any way, and whole valid ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+from hypothesis import strategies as st
+
+from sim.program import (
+    AnyCommand,
+    Buffer,
+    Collective,
+    Copy,
+    HostBuffer,
+    HostWaitEvent,
+    Kernel,
+    PointToPoint,
+    RankProgram,
+    RecordEvent,
+    Recv,
+    Send,
+    WaitEvent,
+    WaitFlag,
+    WriteFlag,
+)
+
+SPANS = ((0, 4), (4, 4), (0, 8), (2, 4))
+"""(offset, bytes) of accesses to shared memory of 8 bytes."""
+
+HALF = 2**31
+
+
+class _Draft:
+    """A rank's commands, thread by thread."""
+
+    def __init__(self, rank: int, ranks: int, values: list[int]) -> None:
+        self.rank, self.ranks, self.values = rank, ranks, values
+        self.written = 0
+        self.events = 0
+        self.threads: list[list[AnyCommand]] = [[], []]
+        self.feeds = {"a": 0, "b": 0, "c": 1}
+
+    def program(self, written: dict[str, list[int]]) -> RankProgram:
+        """What was drafted, without waits for what nobody has `written`."""
+
+        def ends(c: AnyCommand) -> bool:
+            return not isinstance(c, WaitFlag) or any(c.holds(value) for value in written[c.flag])
+
+        return RankProgram(
+            tuple(tuple(filter(ends, t)) for t in self.threads),
+            (Buffer("mine", 64, "activations"), *(Buffer(f"x{s}", 64, "slot") for s in "abc"), Buffer("y", 64, "slot")),
+            (),
+            host_buffers=(HostBuffer("shared", 8, "pinned", True), HostBuffer("pages", 8, "pageable")),
+            sequences=(f"f{self.rank}",),
+        )
+
+
+@st.composite
+def unchecked_ranks(draw: st.DrawFn) -> tuple[RankProgram, ...]:
+    """Two or three ranks that use shared memory and wait for each other anyhow; each collective and transfer has its
+    counterparts. What nobody but their rank uses is never used twice at once.
+
+    Every rank writes the flag f0, f1, ... of its number on stream "a".
+    """
+    ranks = draw(st.sampled_from([2, 2, 3]))
+    far = draw(st.sampled_from([False, False, True]))
+    values = [1, HALF - 1, HALF, HALF + 5, 2**32 - 1, 0, 3] if far else [1, 2, 3, 4, 5, 6, 7]
+    drafts = [_Draft(r, ranks, values) for r in range(ranks)]
+    waited = st.sampled_from([*values, HALF + 1, 2**32 - 2] if far else [1, 1, 2, 3])
+    meetings = draw(st.lists(st.sampled_from(["all", "pair", "p2p", "pass"]), max_size=2))
+    calls: list[list[AnyCommand]] = [[] for _ in drafts]
+    for number, meeting in enumerate(meetings):
+        stream = draw(st.sampled_from(["a", "b"]))
+        a, b = draw(st.sampled_from([(0, 1), (1, 0), (ranks - 1, 0), (1, ranks - 1)]))
+        if a == b:
+            a = 0
+        match meeting:
+            case "all" | "pass":
+                kind = "all_reduce" if meeting == "all" else "send_recv"
+                for mine in calls:
+                    mine.append(Collective(stream, f"call{number}", kind, 8))  # type: ignore[arg-type]
+            case "pair":
+                for r in (a, b):
+                    calls[r].append(Collective(stream, f"call{number}", "all_gather", 8, group=(a, b)))
+            case "p2p":
+                way = f"p2p{number}"
+                calls[a].append(PointToPoint(stream, way, (Send(b, 4, "y"),), communicator=way))
+                calls[b].append(PointToPoint(stream, way, (Recv(a, 4, "y", 8),), communicator=way))
+    for draft, left in zip(drafts, calls, strict=True):
+        for _ in range(draw(st.integers(1, 5))):
+            _command(draw, draft, waited, left)
+        draft.threads[0] += left
+    written = {f"f{d.rank}": [0, *d.values[: d.written]] for d in drafts}
+    return tuple(d.program(written) for d in drafts)
+
+
+def _command(
+    draw: st.DrawFn, draft: _Draft, waited: st.SearchStrategy[int], calls: list[AnyCommand]
+) -> None:
+    kinds = ["host", "host", "peer", "own", "event", "flag", "flag", "wait", "wait", "equal", "call", "page", "foreign"]
+    stream = draw(st.sampled_from(["a", "a", "b", "b", "c"]))
+    thread = draft.threads[draft.feeds[stream]]
+    offset, size = draw(st.sampled_from(SPANS))
+    name = f"{stream}{len(thread)}"
+    peer = (draft.rank + draw(st.integers(1, draft.ranks - 1))) % draft.ranks
+    match draw(st.sampled_from(kinds)):
+        case "host":
+            kind = draw(st.sampled_from(["h2d", "d2h"]))
+            thread.append(Copy(stream, name, size, f"x{stream}", kind, other="shared", other_offset=offset))  # type: ignore[arg-type]
+        case "peer":
+            thread.append(Copy(stream, name, size, f"x{stream}", "p2p", 8, other="mine", other_offset=offset, peer=peer))
+        case "own":
+            use = draw(st.sampled_from(["reads", "writes"]))
+            thread.append(Kernel(stream, name, 1.0, **{use: ("mine",)}))
+        case "event":
+            other = draw(st.sampled_from([s for s in "abc" if s != stream]))
+            on = draft.threads[draft.feeds[other]]
+            thread.append(RecordEvent(stream, draft.events))
+            on.append(draw(st.sampled_from([WaitEvent(other, draft.events), HostWaitEvent("", draft.events)])))
+            draft.events += 1
+        case "foreign":
+            other = draw(st.sampled_from([s for s in "abc" if draft.feeds[s] != draft.feeds[stream]]))
+            thread += [RecordEvent(other, draft.events), WaitEvent(stream, draft.events)]
+            draft.events += 1
+        case "flag" if draft.written < len(draft.values):
+            draft.threads[0].append(WriteFlag("a", f"f{draft.rank}", draft.values[draft.written], "host"))
+            draft.written += 1
+        case "wait":
+            thread.append(WaitFlag(stream, f"f{peer}", draw(waited), "host", "at_least"))
+        case "equal":
+            thread.append(WaitFlag(stream, f"f{peer}", 0, "host"))
+        case "call" if calls:
+            draft.threads[0].append(calls.pop(0))
+        case "page" if stream != "c":
+            kind = draw(st.sampled_from(["h2d", "d2h"]))
+            thread.append(Copy(stream, name, size, f"x{stream}", kind, other="pages", other_offset=offset))  # type: ignore[arg-type]
