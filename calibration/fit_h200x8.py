@@ -247,7 +247,7 @@ def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
             for name, rate in zip(names, rates, strict=False):
                 yield Compared(row, f"{name} rate", row["gbps" if kind == "h2d" else name] * 1e9, rate)
         elif not row["bg"]:
-            yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], k))
+            yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], range(k)))
         else:
             seconds, rate = _beside(profile, row)
             yield Compared(row, "time", row["us"] * 1e-6, seconds)

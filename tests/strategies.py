@@ -54,7 +54,7 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     plain["streams"] = dict.fromkeys(plain["streams"], _sourced(0.0))
     plain["host"] = dict.fromkeys(plain["host"], _sourced(0.0)) | {"queue_depth": _sourced(1000.0)}
     for kind in ("h2d", "d2h"):
-        ones = {"cap": 8.0, "weight": 1.0}
+        ones = {"cap": 8.0, "weight": 1.0, "engines": 1.0}
         plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "beside_collective"):
         plain["device"][key] = _sourced(1.0)

@@ -300,7 +300,7 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
                 moving = c.bytes / weighted_max_min([spec], profile.capacities)[0]
                 total += max(costs.minimum.value, costs.setup.value + moving) + late
             elif isinstance(c, Collective) and rank == 0 and ranks > 1:
-                for phase in collectives.flows(profile, c.kind, c.bytes, ranks):
+                for phase in collectives.flows(profile, c.kind, c.bytes, range(ranks)):
                     total += phase.latency
                     for spec, part in phase.flows:
                         total += part.size / weighted_max_min([spec], profile.capacities)[0]

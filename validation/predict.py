@@ -91,7 +91,7 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
 def _alone(program: Program, profile: Profile) -> dict[str, float]:
     """Seconds of each collective alone, by its name."""
     calls = {c.name: c for c in program.ranks[0].commands() if isinstance(c, Collective)}
-    return {name: isolated_time(profile, call.kind, call.bytes, program.world_size) for name, call in calls.items()}
+    return {name: isolated_time(profile, call.kind, call.bytes, program.gpus) for name, call in calls.items()}
 
 
 def _add(

@@ -36,7 +36,7 @@ def _isolated(profile: Profile, kind: CollectiveKind, checks: list[Check]) -> Fi
 def _room(profile: Profile, check: Check) -> float:
     """The largest overhead with which the row of `check` is no slower than measured."""
     load = [0.0] * len(profile.capacities)
-    for phase in flows(profile, check.kind, check.buffer, check.ranks):
+    for phase in flows(profile, check.kind, check.buffer, range(check.ranks)):
         for spec, part in phase.flows:
             for resource, taken in profile.peer_route(part.edges, 1.0):
                 load[resource] += taken * spec.cap

@@ -90,7 +90,7 @@ class _Moving(NamedTuple):
 def _moving(profile: Profile, row: Row, copies: HostCopyKind | None) -> _Moving:
     """The collective of `row`, with a copy in direction `copies` on every rank."""
     kind, ranks = row.params["collective"], int(row.params["ranks"])
-    (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)
+    (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), range(ranks))
     flows: list[FlowSpec] = [flow for flow, _ in phase.flows]
     if copies:
         flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
@@ -103,7 +103,7 @@ def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("collective"):
         if row.params["collective"] in KINDS:
             fitted = collectives.isolated_time(
-                profile, row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])
+                profile, row.params["collective"], int(row.params["bytes"]), range(row.params["ranks"])
             )
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
 

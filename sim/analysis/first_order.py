@@ -223,7 +223,7 @@ def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
 def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes alone, and beside copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    for phase in collectives.flows(profile, op.kind, int(op.bytes), world_size):
+    for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
         specs = [spec for spec, _ in phase.flows]
         beside = rates_together([*copies, *specs], profile.capacities)
         yield (

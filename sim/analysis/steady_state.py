@@ -95,7 +95,7 @@ def _all_to_all(profile: Profile) -> list[list[Moving]]:
     if not 2 <= profile.gpus <= MOST:
         return []
     try:
-        phases = collective_flows(profile, "all_to_all", BUFFER, profile.gpus)
+        phases = collective_flows(profile, "all_to_all", BUFFER, range(profile.gpus))
     except InputError:
         return []
     return [[Moving(part.edges[0][0], part.edges, spec) for spec, part in phase.flows] for phase in phases]

@@ -7,16 +7,19 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple, assert_never, get_args
 
+import msgspec
+
 from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Kept
 from sim.hardware.routes import Graph
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
+from sim.hardware.schema import ASSUMED_PAGEABLE, MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
 from sim.hardware.topology import LEAST, Sourced, Topology
 from sim.inputs import units
-from sim.inputs.config import MOST_FAULTS, Config
+from sim.inputs.config import MOST_FAULTS, Config, InputError
 from sim.inputs.faults import Fault, FaultsError, refuse
-from sim.program import CollectiveKind, HostCopyKind, Kernel
+from sim.inputs.units import Bandwidth, Number
+from sim.program import CollectiveKind, CopyKind, HostCopyKind, Kernel
 
 SHORTEST_KERNEL = 1e-18
 """Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
@@ -36,6 +39,11 @@ class Profile(Config, frozen=True, dict=True):
     collectives: Collectives
     streams: Streams
     host: HostIssue
+    d2d: CopyClass | None = None
+    """Copies within a GPU; at half of its memory's bandwidth where it is not given."""
+    p2p: CopyClass | None = None
+    """Copies from one GPU to another; None: the host has none."""
+    pageable: Pageable = ASSUMED_PAGEABLE
     kept: tuple[Kept, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
@@ -50,8 +58,12 @@ class Profile(Config, frozen=True, dict=True):
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
                 positive[f"device.{name}"] = number
-        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
-            positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
+        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h), ("d2d", self.d2d), ("p2p", self.p2p)):
+            if copies is not None:
+                positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
+                if copies.engines.value < 1:
+                    yield Fault(f"{name}.engines", f"is {units.plain(copies.engines.value)}, expected at least 1")
+        positive |= {"pageable.h2d.rate": self.pageable.h2d.rate, "pageable.d2h.rate": self.pageable.d2h.rate}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
             path = f"collectives.{self.like(kind)}"
@@ -109,13 +121,28 @@ class Profile(Config, frozen=True, dict=True):
         """Capacity of each of `resource_names`, B/s."""
         return tuple(limit.value for limit in self.graph.limits)
 
-    def copy_class(self, kind: HostCopyKind) -> CopyClass:
-        """The class of h2d or d2h copies."""
-        if kind == "h2d":
-            return self.h2d
-        if kind == "d2h":
-            return self.d2h
-        assert_never(kind)
+    def copy_class(self, kind: CopyKind) -> CopyClass:
+        """The class of a kind of copies. Raises InputError for copies between GPUs that have none."""
+        match kind:
+            case "h2d":
+                return self.h2d
+            case "d2h":
+                return self.d2h
+            case "d2d":
+                return self.d2d or self._within_memory
+            case "p2p":
+                if self.p2p is None:
+                    raise InputError(self.name, "p2p", "is not given: there are no copies between GPUs on this host")
+                return self.p2p
+            case _:
+                assert_never(kind)
+
+    @cached_property
+    def _within_memory(self) -> CopyClass:
+        """Copies within a GPU where the profile does not say: every byte is read and written."""
+        cap = Bandwidth(self.device.hbm_bandwidth.value * self.device.hbm_efficiency.value / 2)
+        source = "half of the memory's bandwidth"
+        return msgspec.structs.replace(self.d2h, cap=Sourced(cap, source), engines=Sourced(Number(1.0), source))
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
         """The class of a kind of collective, or of the one that it is like."""
@@ -136,11 +163,22 @@ class Profile(Config, frozen=True, dict=True):
             case _:
                 assert_never(kind)
 
-    def copy_flow(self, kind: HostCopyKind, gpu: int) -> FlowSpec:
-        """The flow of a copy to or from `gpu`."""
+    def copy_flow(self, kind: CopyKind, gpu: int, peer: int | None = None) -> FlowSpec:
+        """The flow of a copy to or from `gpu`; a p2p copy goes to GPU `peer`."""
         cls = self.copy_class(kind)
-        tags = (COPY_TAG,) if self._copies_crowd else ()
-        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, tags=tags)
+        tags = (COPY_TAG,) if self._copies_crowd and kind != "d2d" else ()
+        match kind:
+            case "h2d" | "d2h":
+                route = _route(self.graph.copy(gpu, kind), 1.0)
+            case "d2d":
+                route = ()
+            case "p2p":
+                if peer is None:
+                    raise ValueError("a p2p copy needs a peer")
+                route = self.peer_route(((gpu, peer),), 1.0)
+            case _:
+                assert_never(kind)
+        return FlowSpec(route, cls.cap.value, cls.weight.value, tags=tags)
 
     @cached_property
     def _copies_crowd(self) -> bool:

@@ -27,12 +27,45 @@ class Device(Config, frozen=True):
 
 
 class CopyClass(Config, frozen=True):
-    """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) alone."""
+    """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) alone.
+
+    `engines` of them move at once on a GPU; others wait, first come first served.
+    """
 
     cap: Sourced[Bandwidth]
     weight: Sourced[Number]
     setup: Sourced[Seconds]
     minimum: Sourced[Seconds]
+    engines: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
+
+
+class PageableCopies(Config, frozen=True):
+    """Copies from or to pageable memory, which the driver stages: at `rate`, after `setup`.
+
+    From the host they return to the host thread when all but `staging` bytes have moved.
+    """
+
+    rate: Sourced[Bandwidth]
+    setup: Sourced[Seconds]
+    staging: Sourced[Bytes]
+
+
+class Pageable(Config, frozen=True):
+    """Copies from (`h2d`) and to (`d2h`) pageable memory."""
+
+    h2d: PageableCopies
+    d2h: PageableCopies
+
+
+_ASSUMED = "assumed"
+ASSUMED_PAGEABLE = Pageable(
+    PageableCopies(
+        Sourced(Bandwidth(10e9), _ASSUMED), Sourced(Seconds(5e-6), _ASSUMED), Sourced(Bytes(4 * 2**20), _ASSUMED)
+    ),
+    PageableCopies(
+        Sourced(Bandwidth(10e9), _ASSUMED), Sourced(Seconds(5e-6), _ASSUMED), Sourced(Bytes(4 * 2**20), _ASSUMED)
+    ),
+)
 
 
 class Streams(Config, frozen=True):
@@ -54,6 +87,22 @@ class Streams(Config, frozen=True):
     """Extra time of each kernel launch while a collective of another stream moves data on its GPU: it holds SMs."""
     flag_wake: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
     """From the end of a flag's write until a stream that it blocked continues."""
+    host_flag_write: Sourced[Seconds] | None = None
+    """As `write_flag`, of a word in host memory; as that of the device where it is not given."""
+    host_flag_wait: Sourced[Seconds] | None = None
+    host_flag_wake: Sourced[Seconds] | None = None
+
+    def write_cost(self, on_host: bool) -> float:
+        """Seconds of a flag's write."""
+        return (self.host_flag_write if on_host and self.host_flag_write else self.write_flag).value
+
+    def wait_cost(self, on_host: bool) -> float:
+        """Seconds of a wait for a flag that already has its value."""
+        return (self.host_flag_wait if on_host and self.host_flag_wait else self.wait_flag).value
+
+    def wake_cost(self, on_host: bool) -> float:
+        """Seconds from a flag's write until a stream that it blocked continues."""
+        return (self.host_flag_wake if on_host and self.host_flag_wake else self.flag_wake).value
 
 
 class HostIssue(Config, frozen=True):

@@ -16,8 +16,8 @@ from typing import Any
 from simpy.events import Event
 
 from sim.fluid import Environment
-from sim.hardware import HostIssue
-from sim.machine.state import Rank, Steps, launches
+from sim.hardware import Profile
+from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
 from sim.program import (
     AnyCommand,
     Collective,
@@ -28,7 +28,9 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
+    PointToPoint,
     RecordEvent,
+    Send,
     WaitEvent,
     WaitFlag,
     WriteFlag,
@@ -39,8 +41,10 @@ from sim.timeline import HostSpan
 class HostThread:
     """Host thread `number` of `rank`; `clock` is its own time, s."""
 
-    def __init__(self, env: Environment, host: HostIssue, rank: Rank, number: int, spans: list[HostSpan]) -> None:
+    def __init__(self, env: Environment, profile: Profile, rank: Rank, number: int, spans: list[HostSpan]) -> None:
+        host = profile.host
         self.env = env
+        self.pageable = profile.pageable
         self.rank = rank
         self.number = number
         self.spans = spans
@@ -55,6 +59,7 @@ class HostThread:
             Kernel: host.kernel.value,
             Copy: host.copy.value,
             Collective: host.collective.value,
+            PointToPoint: host.collective.value,
             RecordEvent: host.event.value,
             WaitEvent: host.event.value,
             HostWaitEvent: host.event.value,
@@ -71,7 +76,6 @@ class HostThread:
 
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
-        collectives_issued = 0
         for command in commands:
             if not command.stream:
                 self.clock += self.sync
@@ -89,13 +93,50 @@ class HostThread:
                     stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
                 )
                 self._held(since, stream=stream.name)
-            rendezvous = (self.number, collectives_issued) if isinstance(command, Collective) else None
-            collectives_issued += rendezvous is not None
-            stream.commands.append((self.clock, command, rendezvous))
-            stream.launches += size
-            if stream.idle is not None:
-                stream.idle.succeed()
-                stream.idle = None
+            if isinstance(command, Copy) and command.other in self.rank.pageable:
+                yield from self._copy_pageable(command, stream)
+            else:
+                self._enqueue(stream, command, self._ticket(command))
+
+    def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
+        stream.commands.append((self.clock, command, ticket))
+        stream.launches += launches(command)
+        if stream.idle is not None:
+            stream.idle.succeed()
+            stream.idle = None
+
+    def _ticket(self, command: AnyCommand) -> Ticket:
+        """Which of its communicator's meetings a command is."""
+        if isinstance(command, Collective):
+            number = self.rank.calls[command.meets_on] = self.rank.calls.get(command.meets_on, 0) + 1
+            return command.meets_on, number
+        if isinstance(command, PointToPoint):
+            keys: list[TransferKey] = []
+            for t in command.transfers:
+                sends = isinstance(t, Send)
+                count = sends, t.peer, command.meets_on
+                number = self.rank.transfers[count] = self.rank.transfers.get(count, 0) + 1
+                me = self.rank.number
+                keys.append((me if sends else t.peer, t.peer if sends else me, command.meets_on, number))
+            return tuple(keys)
+        return None
+
+    def _copy_pageable(self, command: Copy, stream: Stream) -> Steps:
+        """Enqueue a copy that the driver stages: it holds the thread until it is staged, or complete if from the GPU.
+
+        The driver fills its staging buffers before the stream gets to the copy, and waits for the stream for the rest.
+        """
+        costs = self.pageable.h2d
+        staged = min(command.bytes, int(costs.staging.value)) if command.kind == "h2d" else 0
+        self.clock += staged / costs.rate.value
+        if staged == command.bytes:
+            self._enqueue(stream, command, None)
+            return
+        returned = Event(self.env)
+        since = self.clock
+        self._enqueue(stream, command, returned)
+        yield from self._block(returned, f"copy {command.name!r} of pageable memory on stream {stream.name!r}")
+        self._held(since, stream=stream.name)
 
     def _block(self, until: Event, what: str) -> Steps:
         """Block the thread until a SimPy event; its clock continues from there."""

@@ -15,6 +15,7 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
+    PointToPoint,
     RecordEvent,
     WaitEvent,
     WaitFlag,
@@ -96,7 +97,7 @@ def _kind(command: AnyCommand) -> Kind:
             return "kernel"
         case Copy():
             return "copy"
-        case Collective():
+        case Collective() | PointToPoint():
             return "collective"
         case WriteFlag():
             return "flag"

@@ -91,6 +91,10 @@ class Timeline(NamedTuple):
         """Spans of `rank` with their commands, for one type of command."""
         return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
 
+    def meetings(self, rank: int) -> list[tuple[Span, Meeting]]:
+        """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Meeting)]
+
     def step_times(self, rank: int = 0) -> list[float]:
         """Duration of each step, s."""
         times = self.steps[rank]

@@ -1,0 +1,103 @@
+"""Copies: the engines that make them, what starts them costs, and memory that the driver stages."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import msgspec
+from simpy.events import Event
+
+from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
+from sim.hardware import Profile
+from sim.machine.state import Rank, Work
+from sim.program import Copy, CopyKind
+
+
+class _Costs(NamedTuple):
+    """A copy's flow, its rate alone (B/s), and its set-up and least duration (s)."""
+
+    spec: FlowSpec
+    rate: float
+    setup: float
+    minimum: float
+
+
+class _Engine:
+    """The copy engines of one GPU for one kind of copies: `free` ones, and copies that wait in the order they came."""
+
+    __slots__ = ("free", "waiting")
+
+    def __init__(self, count: int) -> None:
+        self.free = count
+        self.waiting: deque[Event] = deque()
+
+
+class Copies:
+    """Runs the copies of one program. `gpus` is where its ranks sit."""
+
+    def __init__(self, env: Environment, fabric: Fabric, profile: Profile, gpus: tuple[int, ...], law: RateLaw) -> None:
+        self._env = env
+        self._fabric = fabric
+        self._profile = profile
+        self._gpus = gpus
+        self._law = law
+        self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
+        self._engines: dict[tuple[CopyKind, int], _Engine] = {}
+
+    def run(self, rank: Rank, command: Copy, busy: float, returned: Event | None) -> Work:
+        """Make a copy; `busy` is what its stream loses before, s, `returned` what lets its host thread continue."""
+        start = self._env.now
+        costs = self._costs_of(command, rank)
+        moving = command.bytes / costs.rate
+        setup = max(costs.setup, costs.minimum - moving)
+        yield self._env.timeout(setup + busy)
+        engine = self._engine(command.kind, rank.gpu)
+        if engine.free:
+            engine.free -= 1
+        else:
+            engine.waiting.append(Event(self._env))
+            yield engine.waiting[-1]
+            start, setup = self._env.now, 0.0
+        if command.other in rank.pageable:
+            moving = yield from self._staged(command, costs, returned)
+        else:
+            yield self._fabric.transfer(costs.spec, command.bytes).done
+        if engine.waiting:
+            engine.waiting.popleft().succeed()
+        else:
+            engine.free += 1
+        return start, setup + moving
+
+    def _staged(self, command: Copy, costs: _Costs, returned: Event | None) -> Generator[Event, Any, float]:
+        """Move what the driver stages; returns the seconds that it takes alone."""
+        pageable = self._profile.pageable.h2d if command.kind == "h2d" else self._profile.pageable.d2h
+        rate = min(costs.rate, pageable.rate.value)
+        yield self._env.timeout(pageable.setup.value)
+        last = 0
+        if command.kind == "h2d":
+            last = min(command.bytes, int(pageable.staging.value))
+        through = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
+        yield self._fabric.transfer(through, command.bytes - last).done
+        if returned is not None:
+            returned.succeed()
+        yield self._fabric.transfer(costs.spec, last).done
+        return pageable.setup.value + (command.bytes - last) / rate + last / costs.rate
+
+    def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
+        peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
+        key = command.kind, rank.gpu, peer
+        if key not in self._costs:
+            spec, cls = (
+                self._profile.copy_flow(command.kind, rank.gpu, peer),
+                self._profile.copy_class(command.kind),
+            )
+            rate = self._law([spec], self._profile.capacities)[0]
+            self._costs[key] = _Costs(spec, rate, float(cls.setup.value), float(cls.minimum.value))
+        return self._costs[key]
+
+    def _engine(self, kind: CopyKind, gpu: int) -> _Engine:
+        if (kind, gpu) not in self._engines:
+            self._engines[kind, gpu] = _Engine(int(self._profile.copy_class(kind).engines.value))
+        return self._engines[kind, gpu]
