@@ -133,9 +133,9 @@ class _Proof:
                     break
                 self.host_clock[key] = _merged(self.host_clock[key], self.events[rank, command.event])
             elif command.stream:
-                if self.feeders[rank].get(command.stream, thread) != thread:
-                    if not anywhere or self.issued[key] > first:
-                        break
+                mine = self.feeders[rank].get(command.stream, thread) == thread
+                if not mine and (not anywhere or self.issued[key] > first):
+                    break
                 stream = self.streams[rank, command.stream]
                 stream.pending.append((command, self.host_clock[key], thread))
                 if isinstance(command, Copy) and self.ranks[rank].returns_when_complete(command):
