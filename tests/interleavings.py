@@ -101,7 +101,8 @@ def explore(
     """Try all interleavings of `ranks`, `limit` states at most, until one shows a conflict or gets stuck.
 
     With `eager` a send does not wait for its receive, and a send_recv only for the rank before: all that a program may
-    rely on. Without, they wait for everybody: all that a program may have to wait for. With `shared_only`, memory that only one rank uses does not count.
+    rely on. Without, they wait for everybody, and a copy from pageable memory holds
+    its host thread until its stream gets to it: all that a program may have to wait for. With `shared_only`, memory that only one rank uses does not count.
     """
     return _Explorer(ranks, eager, shared_only).run(limit)
 
@@ -224,13 +225,11 @@ class _Explorer:
         return None
 
     def _choices(self, state: _State) -> Iterator[_State]:
-        for place, queue in state.queues.items():
-            if queue and (queue[0] in state.running or not self._uses_time(self.commands[queue[0]])):
-                if self._may_end(state, queue[0]):
-                    other = state.copy()
-                    self._end(other, queue[0])
-                    yield other
-            assert not queue or place[1] == self.commands[queue[0]].stream
+        for queue in state.queues.values():
+            if queue and self._may_end(state, queue[0]):  # whatever takes time has started
+                other = state.copy()
+                self._end(other, queue[0])
+                yield other
         for at in state.staging:
             other = state.copy()
             other.staging.remove(at)
@@ -261,11 +260,12 @@ class _Explorer:
         if isinstance(command, HostWaitEvent) and self.recorded[at[0], command.event] not in state.ended:
             return False
         state.issued[thread] += 1
-        if isinstance(command, Copy) and command.other in self.pageable[at[0]]:
+        if isinstance(command, Copy) and command.kind != "p2p" and command.other in self.pageable[at[0]]:
+            if command.kind == "d2h" or not self.eager:
+                state.blocked[thread] = at
             if command.kind == "h2d":
                 state.staging.add(at)
                 return True
-            state.blocked[thread] = at
         if command.stream:
             self._enqueue(state, at)
         return True

@@ -17,6 +17,7 @@ from sim.program import (
     HostWaitEvent,
     Kernel,
     PointToPoint,
+    RankBuilder,
     RankProgram,
     RecordEvent,
     Recv,
@@ -91,7 +92,7 @@ def unchecked_ranks(draw: st.DrawFn) -> tuple[RankProgram, ...]:
     for draft, left in zip(drafts, calls, strict=True):
         for _ in range(draw(st.integers(1, 5))):
             _command(draw, draft, waited, left)
-        draft.threads[0] += left
+        draft.threads[0] += left if draw(st.sampled_from([True, True, True, False])) else left[::-1]
     written = {f"f{d.rank}": [0, *d.values[: d.written]] for d in drafts}
     return tuple(d.program(written) for d in drafts)
 
@@ -136,3 +137,75 @@ def _command(
         case "page" if stream != "c":
             kind = draw(st.sampled_from(["h2d", "d2h"]))
             thread.append(Copy(stream, name, size, f"x{stream}", kind, other="pages", other_offset=offset))  # type: ignore[arg-type]
+
+
+@st.composite
+def unchecked_calls(draw: st.DrawFn) -> list[tuple[int, AnyCommand]]:
+    """(host thread, command) of one rank in the order in which a builder is called: streams "a" and "b" of thread 0 and
+    "c" of thread 1 use the memory that `declare` declares, anyhow. Threads also record events on each other's streams.
+    """
+    calls: list[tuple[int, AnyCommand]] = []
+    events = 0
+    for number in range(draw(st.integers(2, 8))):
+        stream = draw(st.sampled_from("aabbc"))
+        thread = "aabbc".index(stream) // 4
+        kinds = ["kernel", "kernel", "pinned", "pages", "pages", "d2d", "record", "record", "foreign"]
+        kind = draw(st.sampled_from(kinds + ["wait", "wait", "wait", "host_wait"] * (events > 0)))
+        offset, size = draw(st.sampled_from(SPANS))
+        buffer, name = draw(st.sampled_from(["x", "x", "y"])), f"{stream}{number}"
+        event = draw(st.integers(0, max(events - 1, 0)))
+        way = draw(st.sampled_from(["h2d", "d2h"]))
+        match kind:
+            case "kernel":
+                use = draw(st.sampled_from(["reads", "writes"]))
+                calls.append((thread, Kernel(stream, name, 1.0, **{use: (buffer,)})))
+            case "pinned" | "pages":
+                other = draw(st.sampled_from(SPANS))[0] if size == 4 else 0
+                calls.append((thread, Copy(stream, name, size, buffer, way, offset, other=kind, other_offset=other)))  # type: ignore[arg-type]
+            case "d2d":
+                calls.append((thread, Copy(stream, name, 4, "x", "d2d", 0, other="y", other_offset=offset % 4)))
+            case "record" | "foreign":
+                by = thread if kind == "record" else 1 - thread
+                calls.append((by, RecordEvent(stream, events)))
+                events += 1
+            case "wait":
+                calls.append((thread, WaitEvent(stream, event)))
+            case "host_wait":
+                calls.append((thread, HostWaitEvent("", event)))
+    return calls
+
+
+def declared() -> RankBuilder:
+    """A builder with two host threads and the memory that `unchecked_calls` use."""
+    rank = RankBuilder()
+    rank.thread()
+    for name in "xy":
+        rank.buffer(name, 8, "slot")
+    rank.host_buffer("pinned", 8)
+    rank.host_buffer("pages", 8, "pageable")
+    return rank
+
+
+def replay(rank: RankBuilder, calls: list[tuple[int, AnyCommand]]) -> RankProgram:
+    """What the builder makes of `calls`: kernels, copies, events and waits for them."""
+    for thread, c in calls:
+        rank.switch(thread)
+        match c:
+            case Kernel():
+                rank.kernel(c.stream, c.name, seconds=c.seconds, reads=c.reads, writes=c.writes)
+            case Copy(other=str() as other):
+                where = {"offset": c.offset, "other": other, "other_offset": c.other_start}
+                rank.copy(c.stream, c.name, c.bytes, c.buffer, kind=c.kind, **where)  # type: ignore[arg-type]
+            case RecordEvent():
+                rank.record(c.stream)
+            case WaitEvent():
+                rank.wait(c.stream, c.event)
+            case HostWaitEvent():
+                rank.host_wait(c.event)
+    return rank.build()
+
+
+def as_issued(calls: list[tuple[int, AnyCommand]]) -> RankProgram:
+    """The rank that `calls` make, unchecked."""
+    threads = tuple(tuple(c for thread, c in calls if thread == number) for number in range(2))
+    return msgspec.structs.replace(declared().build(), threads=threads)

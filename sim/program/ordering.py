@@ -86,8 +86,8 @@ class _Proof:
         self.meeting: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
         self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
         self.accesses: dict[Memory, list[Access]] = {}
-        self.held: dict[tuple[int, int], int] = {}
-        """Host thread -> commands of its last copy's stream that must end before the copy returns to it."""
+        self.held: dict[tuple[int, int], tuple[Copy, int]] = {}
+        """Host thread -> the staged copy that holds it, and how many commands of its stream end with that."""
 
     def run(self) -> None:
         """Run to the end. Raises ProgramError if that is not reached, or for two accesses in no certain order."""
@@ -121,12 +121,14 @@ class _Proof:
         key = rank, thread
         commands, first = self._commands(key), self.issued[key]
         while self.issued[key] < len(commands):
-            if (until := self.held.get(key)) is not None:
-                stream = self.streams[rank, commands[self.issued[key] - 1].stream]
+            if key in self.held:
+                copy, until = self.held[key]
+                stream = self.streams[rank, copy.stream]
                 if stream.ended < until:
                     break
                 del self.held[key]
-                self.host_clock[key] = _merged(self.host_clock[key], stream.clock)
+                if copy.kind == "d2h":
+                    self.host_clock[key] = _merged(self.host_clock[key], stream.clock)
             command = commands[self.issued[key]]
             if isinstance(command, HostWaitEvent):
                 if (rank, command.event) not in self.events:
@@ -138,8 +140,8 @@ class _Proof:
                     break
                 stream = self.streams[rank, command.stream]
                 stream.pending.append((command, self.host_clock[key], thread))
-                if isinstance(command, Copy) and self.ranks[rank].returns_when_complete(command):
-                    self.held[key] = stream.ended + len(stream.pending)
+                if isinstance(command, Copy) and self.ranks[rank].is_staged(command):
+                    self.held[key] = command, stream.ended + len(stream.pending)
             self.issued[key] += 1
         return self.issued[key] > first
 
@@ -235,9 +237,11 @@ class _Proof:
 
     def _awaited_by_host(self, key: tuple[int, int]) -> str:
         if key in self.held:
-            command = self._commands(key)[self.issued[key] - 1]
-            return f"copy {getattr(command, 'name', '')!r} on stream {command.stream!r} to end"
-        return f"event {getattr(self._commands(key)[self.issued[key]], 'event', None)}"
+            copy = self.held[key][0]
+            return f"copy {copy.name!r} of pageable memory on stream {copy.stream!r}"
+        command = self._commands(key)[self.issued[key]]
+        assert isinstance(command, HostWaitEvent), "all else is issued"
+        return f"event {command.event}"
 
     def _awaited(self, stream: _Stream) -> str:
         command, rank = stream.pending[0][0], stream.at[0]
