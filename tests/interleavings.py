@@ -95,9 +95,7 @@ class _State:
         )
 
 
-def explore(
-    ranks: Sequence[RankProgram], *, eager: bool, shared_only: bool = False, limit: int = 20_000
-) -> Outcome:
+def explore(ranks: Sequence[RankProgram], *, eager: bool, shared_only: bool = False, limit: int = 20_000) -> Outcome:
     """Try all interleavings of `ranks`, `limit` states at most, until one shows a conflict or gets stuck.
 
     With `eager` a send does not wait for its receive, and a send_recv only for the rank before: all that a program may
@@ -136,7 +134,9 @@ class _Explorer:
         self.several = {place for place, threads in fed.items() if len(threads) > 1}
         self.places = list(fed)
         self.pageable = [
-            set() if rank.host_buffers is msgspec.UNSET else {b.name for b in rank.host_buffers if b.memory == "pageable"}
+            set()
+            if rank.host_buffers is msgspec.UNSET
+            else {b.name for b in rank.host_buffers if b.memory == "pageable"}
             for rank in ranks
         ]
         self.shared = {

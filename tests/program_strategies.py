@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import msgspec
 from hypothesis import strategies as st
 
@@ -97,9 +94,7 @@ def unchecked_ranks(draw: st.DrawFn) -> tuple[RankProgram, ...]:
     return tuple(d.program(written) for d in drafts)
 
 
-def _command(
-    draw: st.DrawFn, draft: _Draft, waited: st.SearchStrategy[int], calls: list[AnyCommand]
-) -> None:
+def _command(draw: st.DrawFn, draft: _Draft, waited: st.SearchStrategy[int], calls: list[AnyCommand]) -> None:
     kinds = ["host", "host", "peer", "own", "event", "flag", "flag", "wait", "wait", "equal", "call", "page", "foreign"]
     stream = draw(st.sampled_from(["a", "a", "b", "b", "c"]))
     thread = draft.threads[draft.feeds[stream]]
@@ -111,7 +106,9 @@ def _command(
             kind = draw(st.sampled_from(["h2d", "d2h"]))
             thread.append(Copy(stream, name, size, f"x{stream}", kind, other="shared", other_offset=offset))  # type: ignore[arg-type]
         case "peer":
-            thread.append(Copy(stream, name, size, f"x{stream}", "p2p", 8, other="mine", other_offset=offset, peer=peer))
+            thread.append(
+                Copy(stream, name, size, f"x{stream}", "p2p", 8, other="mine", other_offset=offset, peer=peer)
+            )
         case "own":
             use = draw(st.sampled_from(["reads", "writes"]))
             thread.append(Kernel(stream, name, 1.0, **{use: ("mine",)}))
@@ -209,3 +206,34 @@ def as_issued(calls: list[tuple[int, AnyCommand]]) -> RankProgram:
     """The rank that `calls` make, unchecked."""
     threads = tuple(tuple(c for thread, c in calls if thread == number) for number in range(2))
     return msgspec.structs.replace(declared().build(), threads=threads)
+
+
+class HostRing:
+    """Pieces of a message through slots of shared host memory, as a copy engine sends: stream "send" of `sender` fills a
+    slot once it is free, stream "receive" of `receiver` empties it once it is full.
+
+    How many slots have been filled and freed is what two sequences say, each written by its own side.
+    """
+
+    def __init__(
+        self, sender: RankBuilder, receiver: RankBuilder, slot_bytes: int, slots: int = 2, name: str = "ring"
+    ) -> None:
+        self.sender, self.receiver, self.slot_bytes, self.slots, self.name = sender, receiver, slot_bytes, slots, name
+        self.sent = 0
+        for rank in (sender, receiver):
+            rank.host_buffer(name, slot_bytes * slots, shared=True)
+        self.filled, self.freed = sender.sequence(f"{name}.filled"), receiver.sequence(f"{name}.freed")
+
+    def send(self, source: str, target: str, size: int, send: str = "send", receive: str = "receive") -> None:
+        """Move `size` bytes from the beginning of the sender's `source` to that of the receiver's `target`."""
+        for offset in range(0, size, self.slot_bytes):
+            piece = min(self.slot_bytes, size - offset)
+            place = {"other": self.name, "other_offset": self.sent % self.slots * self.slot_bytes, "offset": offset}
+            if self.sent >= self.slots:
+                self.sender.wait_flag(send, self.freed, self.sent - self.slots + 1, "host", "at_least")
+            self.sender.copy(send, f"{self.name} out {self.sent}", piece, source, kind="d2h", **place)  # type: ignore[arg-type]
+            self.sender.write_flag(send, self.filled, self.sent + 1, "host")
+            self.receiver.wait_flag(receive, self.filled, self.sent + 1, "host", "at_least")
+            self.receiver.copy(receive, f"{self.name} in {self.sent}", piece, target, **place)  # type: ignore[arg-type]
+            self.receiver.write_flag(receive, self.freed, self.sent + 1, "host")
+            self.sent += 1

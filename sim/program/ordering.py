@@ -168,7 +168,7 @@ class _Proof:
         if isinstance(command, RecordEvent):
             self.events[rank, command.event] = dict(stream.clock) if mine else issued
         elif isinstance(command, WriteFlag) and command.on_host and command.flag in self.sequences:
-            self.sequences[command.flag].write(command.value, dict(stream.clock))
+            self.sequences[command.flag].write(command.value, stream.at, dict(stream.clock))
         return True
 
     def _continues(self, rank: int, command: AnyCommand, stream: _Stream) -> bool:
@@ -229,7 +229,7 @@ class _Proof:
         """Whether a wait can end; one for a sequence is ordered after the first write that ends it."""
         if not command.on_host or command.test != "at_least" or command.flag not in self.sequences:
             return True
-        clock = self.sequences[command.flag].reached(command, stream.at, stream.ended + 1)
+        clock = self.sequences[command.flag].reached(command, stream.at, stream.ended + 1, stream.clock)
         if clock is None:
             return False
         _merge(stream.clock, clock)

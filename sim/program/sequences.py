@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -73,6 +73,15 @@ def _check_sequence(flag: str, owner: int, written: dict[int, list[WriteFlag]]) 
             last = write.value
 
 
+class _Wait(NamedTuple):
+    """A wait that has ended: command `number` of stream `at`, for values from `begin` on, without the wrap-around."""
+
+    command: WaitFlag
+    at: tuple[int, str]
+    number: int
+    begin: int
+
+
 class Written:
     """The values of a sequence, each with the clock of the stream that has written it."""
 
@@ -81,32 +90,38 @@ class Written:
         self._ahead = [0]
         """How far each value is ahead of the first one, 0: values without the wrap-around."""
         self._clocks: list[Clock] = [{}]
-        self._waits: list[tuple[WaitFlag, tuple[int, str], int]] = []
+        self._numbers = [0]
+        """Which command of its stream wrote each value."""
+        self._at: tuple[int, str] | None = None
+        self._waits: list[_Wait] = []
 
-    def write(self, value: int, clock: Clock) -> None:
-        """Note the next value."""
+    def write(self, value: int, at: tuple[int, str], clock: Clock) -> None:
+        """Note the next value; stream `at` writes it and has `clock` then."""
         self._ahead.append(self._ahead[-1] + (value - self._ahead[-1]) % WORD)
         self._clocks.append(clock)
+        self._numbers.append(clock[at])
+        self._at = at
 
-    def reached(self, wait: WaitFlag, at: tuple[int, str], number: int) -> Clock | None:
-        """The clock at the first value that ends `wait`, command `number` of stream `at`; None if there is none yet."""
-        first = bisect_left(self._ahead, _first(wait.value))
+    def reached(self, wait: WaitFlag, at: tuple[int, str], number: int, clock: Clock) -> Clock | None:
+        """The clock at the first value that may end `wait`, command `number` of stream `at`; None if none is there yet.
+
+        That is not before the last value that `clock`, the stream's, knows to be written.
+        """
+        known = 0 if self._at is None else bisect_right(self._numbers, clock.get(self._at, 0)) - 1
+        behind = (self._ahead[known] - wait.value) % WORD
+        begin = self._ahead[known] - behind + (WORD if behind >= WORD // 2 else 0)
+        first = max(bisect_left(self._ahead, begin), known)
         if first == len(self._ahead):
             return None
-        self._waits.append((wait, at, number))
+        self._waits.append(_Wait(wait, at, number, begin))
         return self._clocks[first]
 
     def check_wraps(self) -> None:
         """No wait may be overtaken by half of all values: it would not see that its value has been reached."""
-        for wait, at, number in self._waits:
-            behind = bisect_left(self._ahead, _first(wait.value) + WORD // 2)
-            if behind < len(self._ahead) and self._clocks[behind].get(at, 0) < number:
+        for wait, at, number, begin in self._waits:
+            end = bisect_left(self._ahead, begin + WORD // 2)
+            if end < len(self._ahead) and self._clocks[end].get(at, 0) < number:
                 raise ProgramError(
                     f"rank {at[0]} stream {at[1]!r} waits for host flag {wait.flag!r} to be at least {wait.value}, but "
-                    f"it may have become {self._ahead[behind] % WORD} by then: no event orders them"
+                    f"it may have become {self._ahead[end] % WORD} by then: no event orders them"
                 )
-
-
-def _first(value: int) -> int:
-    """Where, without the wrap-around, the half of all values begins that are at least `value`."""
-    return value - WORD if value > WORD // 2 else value
