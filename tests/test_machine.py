@@ -258,9 +258,27 @@ def near(expected: Times) -> dict[str, object]:
         # ---- copies
         pytest.param(
             [copy("c", "c", 16), copy("d", "d", 8)],
-            {},
+            {"h2d.engines": 2.0},
             {"c": (0, 3), "d": (0, 2)},
-            id="copies share the link",
+            id="copies of two engines share the link",
+        ),
+        pytest.param(
+            [copy("c", "c", 16), copy("d", "d", 8)],
+            {},
+            {"c": (0, 2), "d": (0, 3)},
+            id="copies wait for the one copy engine",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), copy("c", "e", 8), copy("d", "d", 8)],
+            {},
+            {"c": (0, 1), "e": (1, 2), "d": (0, 3)},
+            id="a stream keeps the engine while its next copy can follow at once",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), write("c", "f", 1), copy("c", "e", 8), copy("d", "d", 8)],
+            {},
+            {"c": (0, 1), "WriteFlag c": (1, 1), "e": (1, 3), "d": (0, 2)},
+            id="a stream loses the engine where it has something else to do",
         ),
         pytest.param(
             [copy("c", "c", 16), copy("d", "d", 16, kind="d2h")],
@@ -877,6 +895,7 @@ def check_longest_path(program: Program, profile: Profile) -> None:
 
 UNCONTENDED = (
     dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60)
+    | dict.fromkeys(("h2d.engines", "d2h.engines"), 100.0)
     | dict.fromkeys(("h2d.cap", *(f"{kind}.cap" for kind in KINDS)), 8.0)
     | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,8 +12,8 @@ from simpy.events import Event
 
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
-from sim.machine.state import Rank, Work
-from sim.program import Copy, CopyKind
+from sim.machine.state import Rank, Stream, Work
+from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
 class _Costs(NamedTuple):
@@ -25,12 +26,17 @@ class _Costs(NamedTuple):
 
 
 class _Engine:
-    """The copy engines of one GPU for one kind of copies: `free` ones, and copies that wait in the order they came."""
+    """The copy engines of one GPU for one kind of copies: streams that hold one, and those that wait, in order.
 
-    __slots__ = ("free", "waiting")
+    A stream keeps its engine from copy to copy as long as the next one can follow at once: the engine is on that
+    stream's channel, and turns to another one when that has nothing for it (docs/measurements/copy_engine.md).
+    """
+
+    __slots__ = ("free", "holders", "waiting")
 
     def __init__(self, count: int) -> None:
         self.free = count
+        self.holders: set[str] = set()
         self.waiting: deque[Event] = deque()
 
 
@@ -46,7 +52,7 @@ class Copies:
         self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
         self._engines: dict[tuple[CopyKind, int], _Engine] = {}
 
-    def run(self, rank: Rank, command: Copy, busy: float, returned: Event | None) -> Work:
+    def run(self, rank: Rank, stream: Stream, command: Copy, busy: float, returned: Event | None) -> Work:
         """Make a copy; `busy` is what its stream loses before, s, `returned` what lets its host thread continue."""
         start = self._env.now
         costs = self._costs_of(command, rank)
@@ -54,21 +60,39 @@ class Copies:
         setup = max(costs.setup, costs.minimum - moving)
         yield self._env.timeout(setup + busy)
         engine = self._engine(command.kind, rank.gpu)
-        if engine.free:
-            engine.free -= 1
-        else:
-            engine.waiting.append(Event(self._env))
-            yield engine.waiting[-1]
-            start, setup = self._env.now, 0.0
+        if stream.name not in engine.holders:
+            if engine.free:
+                engine.free -= 1
+            else:
+                turn = Event(self._env)
+                engine.waiting.append(turn)
+                yield turn
+                start, setup = self._env.now, 0.0
+            engine.holders.add(stream.name)
         if command.other in rank.pageable:
             moving = yield from self._staged(command, costs, returned)
         else:
             yield self._fabric.transfer(costs.spec, command.bytes).done
-        if engine.waiting:
-            engine.waiting.popleft().succeed()
-        else:
-            engine.free += 1
+        if not (engine.waiting and self._followed(rank, stream, command.kind)):
+            engine.holders.remove(stream.name)
+            if engine.waiting:
+                engine.waiting.popleft().succeed()
+            else:
+                engine.free += 1
         return start, setup + moving
+
+    def _followed(self, rank: Rank, stream: Stream, kind: CopyKind) -> bool:
+        """Whether the next copy of `kind` on `stream` can follow the present one at once."""
+        for issued, command, _ in islice(stream.commands, 1, None):
+            if issued > self._env.now:
+                return False
+            if isinstance(command, Copy):
+                return command.kind == kind
+            if not isinstance(command, RecordEvent) and not (
+                isinstance(command, WaitEvent) and command.event in rank.events
+            ):
+                return False
+        return False
 
     def _staged(self, command: Copy, costs: _Costs, returned: Event | None) -> Generator[Event, Any, float]:
         """Move what the driver stages; returns the seconds that it takes alone."""

@@ -47,12 +47,16 @@ class SimulatedMachine:
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
             ValueError: the program has more ranks than the profile has GPUs.
+            InputError: it copies between GPUs, and the profile has no such copies.
         """
         if max(program.gpus) >= self.profile.gpus:
             raise ValueError(
                 f"the program has {program.world_size} ranks, the profile {self.profile.gpus} GPUs"
                 + f": ranks are placed on GPUs {list(program.placement)}" * bool(program.placement)
             )
+        ranks = {id(rank): rank for rank in program.ranks}.values()
+        for kind in {c.kind for rank in ranks for c in rank.commands() if isinstance(c, Copy)}:
+            self.profile.copy_class(kind)
         return _Run(self.profile, program, self.rate_law).run()
 
 
@@ -133,7 +137,9 @@ class _Run:
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
         start = self.env.now
         busy = self._lost(rank) + self._start_delay(rank)
-        began, alone = yield from self.copies.run(rank, command, busy, ticket if isinstance(ticket, Event) else None)
+        began, alone = yield from self.copies.run(
+            rank, rank.streams[command.stream], command, busy, ticket if isinstance(ticket, Event) else None
+        )
         self._span(rank, command, start, began, alone)
 
     def _collective(self, rank: Rank, command: Collective, ticket: Ticket) -> Steps:

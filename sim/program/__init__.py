@@ -44,7 +44,8 @@ from sim.program.commands import (
     WriteFlag,
 )
 from sim.program.instrumentation import Instrumented, instrument
-from sim.program.program import Program, RankProgram
+from sim.program.program import Program
+from sim.program.rank_program import RankProgram
 
 __all__ = [
     "COLLECTIVES",

@@ -29,7 +29,7 @@ from sim.program.commands import (
 )
 from sim.program.memory_use import MemoryUse
 from sim.program.ops import AnyOperation
-from sim.program.program import RankProgram
+from sim.program.rank_program import RankProgram
 from sim.program.sequences import check_next
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import msgspec
 
 from sim.program.commands import AnyCommand, Collective, Command, Copy, Kernel, PointToPoint, RecordEvent
-from sim.program.program import Program, RankProgram
+from sim.program.program import Program
+from sim.program.rank_program import RankProgram
 
 
 class Instrumented(NamedTuple):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sim.program.commands import Collective, Communicator, PointToPoint, ProgramError, Send
-
-if TYPE_CHECKING:
-    from sim.program.program import RankProgram
+from sim.program.rank_program import RankProgram
 
 
 class _Call(NamedTuple):

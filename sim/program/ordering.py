@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sim.program.commands import (
     AnyCommand,
@@ -27,11 +26,9 @@ from sim.program.commands import (
     WaitFlag,
     WriteFlag,
 )
+from sim.program.rank_program import RankProgram
 from sim.program.sequences import Written, check_flags
 from sim.program.shared_memory import Access, Clock, Memory, accesses, shared_memory, still_in_use
-
-if TYPE_CHECKING:
-    from sim.program.program import RankProgram
 
 
 class _Stream:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence as SequenceOf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sim.program.commands import WORD, ProgramError, WaitFlag, WriteFlag, at_least
+from sim.program.rank_program import RankProgram
 from sim.program.shared_memory import Clock
-
-if TYPE_CHECKING:
-    from sim.program.program import RankProgram
 
 
 def check_next(flag: str, value: int, last: int) -> None:

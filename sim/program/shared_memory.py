@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sim.program.commands import AnyCommand, Collective, Copy, Kernel, PointToPoint, ProgramError, Send
-
-if TYPE_CHECKING:
-    from sim.program.program import RankProgram
+from sim.program.rank_program import RankProgram
 
 HOST = -1
 """Whose memory it is that all ranks share."""
