@@ -219,21 +219,49 @@ class HostRing:
         self, sender: RankBuilder, receiver: RankBuilder, slot_bytes: int, slots: int = 2, name: str = "ring"
     ) -> None:
         self.sender, self.receiver, self.slot_bytes, self.slots, self.name = sender, receiver, slot_bytes, slots, name
-        self.sent = 0
+        self.sent = self.received = 0
         for rank in (sender, receiver):
             rank.host_buffer(name, slot_bytes * slots, shared=True)
         self.filled, self.freed = sender.sequence(f"{name}.filled"), receiver.sequence(f"{name}.freed")
 
-    def send(self, source: str, target: str, size: int, send: str = "send", receive: str = "receive") -> None:
+    def send(self, source: str, target: str, size: int) -> None:
         """Move `size` bytes from the beginning of the sender's `source` to that of the receiver's `target`."""
-        for offset in range(0, size, self.slot_bytes):
-            piece = min(self.slot_bytes, size - offset)
-            place = {"other": self.name, "other_offset": self.sent % self.slots * self.slot_bytes, "offset": offset}
-            if self.sent >= self.slots:
-                self.sender.wait_flag(send, self.freed, self.sent - self.slots + 1, "host", "at_least")
-            self.sender.copy(send, f"{self.name} out {self.sent}", piece, source, kind="d2h", **place)  # type: ignore[arg-type]
-            self.sender.write_flag(send, self.filled, self.sent + 1, "host")
-            self.receiver.wait_flag(receive, self.filled, self.sent + 1, "host", "at_least")
-            self.receiver.copy(receive, f"{self.name} in {self.sent}", piece, target, **place)  # type: ignore[arg-type]
-            self.receiver.write_flag(receive, self.freed, self.sent + 1, "host")
-            self.sent += 1
+        for offset, piece in self.pieces(size):
+            self.fill(source, offset, piece)
+            self.empty(target, offset, piece)
+
+    def pieces(self, size: int) -> list[tuple[int, int]]:
+        """(offset, bytes) of the pieces of `size` bytes."""
+        return [(offset, min(self.slot_bytes, size - offset)) for offset in range(0, size, self.slot_bytes)]
+
+    def fill(self, source: str, offset: int, size: int) -> None:
+        """Copy bytes of `source` to the next slot, once the receiver has freed it."""
+        if self.sent >= self.slots:
+            self.sender.wait_flag("send", self.freed, self.sent - self.slots + 1, "host", "at_least")
+        self.sender.copy(
+            "send",
+            f"{self.name} out {self.sent}",
+            size,
+            source,
+            kind="d2h",
+            offset=offset,
+            other=self.name,
+            other_offset=self.sent % self.slots * self.slot_bytes,
+        )
+        self.sent += 1
+        self.sender.write_flag("send", self.filled, self.sent, "host")
+
+    def empty(self, target: str, offset: int, size: int) -> None:
+        """Copy the slot that was filled first to `target`, and free it."""
+        self.receiver.wait_flag("receive", self.filled, self.received + 1, "host", "at_least")
+        self.receiver.copy(
+            "receive",
+            f"{self.name} in {self.received}",
+            size,
+            target,
+            offset=offset,
+            other=self.name,
+            other_offset=self.received % self.slots * self.slot_bytes,
+        )
+        self.received += 1
+        self.receiver.write_flag("receive", self.freed, self.received, "host")
