@@ -52,6 +52,30 @@ class Use(NamedTuple):
         )
 
 
+def uses(program: RankProgram, rank: int, command: AnyCommand) -> list[Use]:
+    """What `command` of `rank` uses."""
+    if isinstance(command, Copy):
+        into = command.kind in ("h2d", "d2d")
+        found = [Use(rank, command.buffer, command.offset, command.offset + command.bytes, into)]
+        if command.other is not msgspec.UNSET:
+            host = [] if program.host_buffers is msgspec.UNSET else program.host_buffers
+            owner: int | str = "host" if any(b.shared and b.name == command.other for b in host) else rank
+            if command.kind == "p2p" and command.peer is not msgspec.UNSET:
+                owner = command.peer
+            found.append(Use(owner, command.other, command.other_start, command.other_start + command.bytes, not into))
+        return found
+    if isinstance(command, Kernel | Collective):
+        span = (0, ALL)
+        if isinstance(command, Collective) and command.offset is not msgspec.UNSET:
+            twice = command.kind in ("all_to_all", "send_recv")
+            span = (command.offset, command.offset + command.bytes * (1 + twice))
+        reads = [Use(rank, b, 0, ALL, False) for b in command.reads]
+        return reads + [Use(rank, b, *span, True) for b in command.writes]
+    if isinstance(command, PointToPoint):
+        return [Use(rank, t.buffer, t.offset, t.offset + t.bytes, isinstance(t, Recv)) for t in command.transfers]
+    return []
+
+
 class Outcome(NamedTuple):
     """What was found: two commands at the same bytes, whether nothing could go on, and whether all was looked at."""
 
@@ -139,9 +163,6 @@ class _Explorer:
             else {b.name for b in rank.host_buffers if b.memory == "pageable"}
             for rank in ranks
         ]
-        self.shared = {
-            b.name for rank in ranks if rank.host_buffers is not msgspec.UNSET for b in rank.host_buffers if b.shared
-        }
         self.targets = {(c.peer, c.other) for c in self.commands.values() if isinstance(c, Copy) and c.kind == "p2p"}
         self.peers = self._meetings()
 
@@ -321,31 +342,11 @@ class _Explorer:
         return f"rank {at[0]} {getattr(self.commands[at], 'name', '')}"
 
     def _uses(self, at: Id, staged: bool) -> list[Use]:
-        uses = self._all_uses(at, staged)
+        rank, command = at[0], self.commands[at]
+        found = uses(self.ranks[rank], rank, command)
+        if isinstance(command, Copy) and command.kind == "h2d" and command.other in self.pageable[rank]:
+            # the host thread reads what it stages, and the GPU what is staged
+            found = [use for use in found if use.writes != staged]
         if self.shared_only:
-            return [use for use in uses if use.owner == "host" or (use.owner, use.buffer) in self.targets]
-        return uses
-
-    def _all_uses(self, at: Id, staged: bool) -> list[Use]:
-        rank, c = at[0], self.commands[at]
-        if isinstance(c, Copy):
-            near, far = (c.offset, c.offset + c.bytes), (c.other_start, c.other_start + c.bytes)
-            into = c.kind in ("h2d", "d2d")
-            found = [Use(rank, c.buffer, *near, into)]
-            if c.other is not msgspec.UNSET:
-                owner: int | str = "host" if c.other in self.shared else rank
-                if c.kind == "p2p" and c.peer is not msgspec.UNSET:
-                    owner = c.peer
-                other = Use(owner, c.other, *far, not into)
-                if c.kind == "h2d" and c.other in self.pageable[rank]:
-                    return [other] if staged else found
-                found.append(other)
-            return found
-        if isinstance(c, Kernel | Collective):
-            span = (0, ALL)
-            if isinstance(c, Collective) and c.offset is not msgspec.UNSET:
-                span = (c.offset, c.offset + c.bytes * (2 if c.kind in ("all_to_all", "send_recv") else 1))
-            reads = [Use(rank, b, 0, ALL, False) for b in c.reads]
-            return reads + [Use(rank, b, *span, True) for b in c.writes]
-        assert isinstance(c, PointToPoint)
-        return [Use(rank, t.buffer, t.offset, t.offset + t.bytes, isinstance(t, Recv)) for t in c.transfers]
+            return [use for use in found if use.owner == "host" or (use.owner, use.buffer) in self.targets]
+        return found
