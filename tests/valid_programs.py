@@ -241,8 +241,9 @@ class _Emitter:
 
     def host_gate(self, act: Act, name: str) -> None:
         """A flag in host memory that is no sequence holds a peer."""
-        for a, b in self.peers(act):
+        for a, _ in self.peers(act):
             self.on(a, act.stream).write_flag(act.stream, f"{name} {a}", 1, "host")
+        for a, b in self.peers(act):
             self.on(b, act.other).wait_flag(act.other, f"{name} {a}", 1, "host")
 
 
