@@ -24,6 +24,7 @@ from sim.program import (
     Command,
     Copy,
     HostAdd,
+    HostWait,
     HostWaitEvent,
     PointToPoint,
     Program,
@@ -276,7 +277,7 @@ def test_a_standstill_says_who_waits_for_what(program: Program, data: Any) -> No
         (rank, c, f"waits for counter {c.counter!r} to be at least 1")
         for rank, part in enumerate(program.ranks)
         for c in part.commands()
-        if isinstance(c, HostAdd)
+        if isinstance(c, HostAdd) and any(isinstance(w, HostWait) and w.counter == c.counter for w in part.commands())
     ]
     assume(wanted)
     rank, command, said = data.draw(st.sampled_from(wanted))

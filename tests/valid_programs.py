@@ -151,10 +151,12 @@ class _Emitter:
             self.follow(r, act.other, act.stream)
 
     def foreign(self, act: Act, name: str) -> None:
-        """A thread records an event on the other one's stream, and nobody waits for it."""
+        """A thread records an event on the other one's stream, while that waits; nobody waits for the event."""
         for r in act.who:
             self.ranks[r].switch(1 - STREAMS[act.stream])
             self.ranks[r].record(act.stream)
+            self.ranks[r].host_add(name, 1)
+            self.on(r, act.stream).host_wait_counter(name, least=1)
 
     def host_wait(self, act: Act, name: str) -> None:
         for r in act.who:
@@ -167,12 +169,14 @@ class _Emitter:
             self.on(r, act.other).host_wait_counter(name, least=1, poll=act.seconds if act.launches > 1 else 0.0)
 
     def lock(self, act: Act, name: str) -> None:
+        """Who has the lock does nothing for which it could have to wait: threads get it in any order."""
         for stream in (act.stream, act.other):
             for r in act.who:
                 rank = self.on(r, stream)
                 rank.host_acquire("lock")
-                rank.kernel(stream, f"{name} {stream}", seconds=act.seconds)
+                rank.host_add(name, 1)
                 rank.host_release("lock")
+                rank.kernel(stream, f"{name} {stream}", seconds=act.seconds)
 
     # ---- several ranks ---------------------------------------------------------------------------------------------
 
