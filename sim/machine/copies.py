@@ -69,7 +69,7 @@ class Copies:
                 yield turn
                 start, setup = self._env.now, 0.0
             engine.holders.add(stream.name)
-        if command.other in rank.pageable:
+        if rank.is_staged(command):
             moving = yield from self._staged(command, costs, returned)
         else:
             yield self._fabric.transfer(costs.spec, command.bytes).done

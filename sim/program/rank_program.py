@@ -41,7 +41,8 @@ class RankProgram(msgspec.Struct, frozen=True):
         """
         if copy.other is msgspec.UNSET or copy.kind not in ("h2d", "d2h"):
             return False
-        return self.host_memory[copy.other].memory == "pageable"
+        buffer = self.host_memory.get(copy.other)
+        return buffer is not None and buffer.memory == "pageable"
 
     @property
     def streams(self) -> tuple[str, ...]:

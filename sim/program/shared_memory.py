@@ -69,6 +69,10 @@ def _target(rank: int, command: Copy, ranks: Sequence[RankProgram]) -> Memory:
     sizes = {b.name: b.bytes for b in ranks[peer].buffers}
     if name not in sizes:
         raise ProgramError(f"copy {command.name!r} of rank {rank} writes buffer {name!r}, which rank {peer} has not")
+    if command.other_start < 0:
+        raise ProgramError(
+            f"copy {command.name!r} of rank {rank} starts at byte {command.other_start} of buffer {name!r} of rank {peer}"
+        )
     if command.other_start + command.bytes > sizes[name]:
         raise ProgramError(
             f"copy {command.name!r} of rank {rank} reaches byte {command.other_start + command.bytes} of buffer "
