@@ -598,6 +598,29 @@ def test_the_work_of_the_proof_grows_as_the_program_does(slots: int) -> None:
     assert few < many < 11 * few
 
 
+@pytest.mark.parametrize("long", [8, 2**40])
+def test_many_pieces_of_one_memory_cost_as_they_are_many(long: int) -> None:
+    """Ranks read pieces of what one has written, all of it once or more."""
+
+    def parts(pieces: int) -> tuple[RankProgram, ...]:
+        ranks = RankBuilder(), RankBuilder(), RankBuilder()
+        for number, rank in enumerate(ranks):
+            rank.host_buffer("shared", 8 * pieces + long, shared=True)
+            rank.buffer("x", 8 * pieces + long, "slot")
+            if number == 0:
+                rank.copy("s", "all", 8 * pieces + long, "x", kind="d2h", other="shared")
+            rank.collective("s", "ready", "all_reduce", 8)
+            for piece in range(2 * pieces):
+                rank.copy("s", "read", 8, "x", other="shared", other_offset=8 * (piece % pieces))
+            rank.collective("s", "done", "all_reduce", 8)
+            if number == 1:
+                rank.copy("s", "all", 8 * pieces + long, "x", kind="d2h", other="shared")
+        return tuple(rank.build() for rank in ranks)
+
+    few, many = (lines_of_the_proof(parts(pieces)) for pieces in (100, 1000))
+    assert few < many < 11 * few
+
+
 @given(cases())
 def test_what_policies_make_needs_no_proof(case: Case) -> None:
     parts = case.scenario.program().ranks

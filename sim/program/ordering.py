@@ -28,7 +28,7 @@ from sim.program.commands import (
 )
 from sim.program.rank_program import RankProgram
 from sim.program.sequences import Written, check_flags
-from sim.program.shared_memory import Access, Clock, Memory, accesses, shared_memory, still_in_use
+from sim.program.shared_memory import Clock, Memory, Uses, accesses, shared_memory
 
 
 class _Stream:
@@ -69,7 +69,6 @@ class _Proof:
 
     def __init__(self, ranks: Sequence[RankProgram], shared: set[Memory], sequences: dict[str, int]) -> None:
         self.ranks = ranks
-        self.shared = shared
         self.streams = {(r, name): _Stream(r, name) for r, program in enumerate(ranks) for name in program.streams}
         self.issued = {(r, t): 0 for r, program in enumerate(ranks) for t in range(len(program.threads))}
         self.host_clock: dict[tuple[int, int], Clock] = {key: {} for key in self.issued}
@@ -82,7 +81,7 @@ class _Proof:
         self.transfers: dict[tuple[bool, int, int, Communicator], int] = {}
         self.meeting: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
         self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
-        self.accesses: dict[Memory, list[Access]] = {}
+        self.uses = {memory: Uses(memory) for memory in shared}
         self.held: dict[tuple[int, int], tuple[Copy, int]] = {}
         """Host thread -> the staged copy that holds it, and how many commands of its stream end with that."""
 
@@ -156,8 +155,8 @@ class _Proof:
         if not self._continues(rank, command, stream):
             return False
         for key, access in accesses(command, stream.at, stream.ended + 1):
-            if key in self.shared:
-                self.accesses[key] = still_in_use(key, access, self.accesses.get(key, ()), stream.clock)
+            if key in self.uses:
+                self.uses[key].add(access, stream.clock)
         stream.pending.popleft()
         stream.arrived = False
         stream.ended += 1
