@@ -96,6 +96,14 @@ def test_host_threads_issue_after_what_they_wait_for(program: Program, drawn: An
                         now = max(now, spans[id(command)].end)
 
 
+@pytest.mark.parametrize(("way", "returned"), [("d2h", 5.0), ("h2d", 4.0)])
+def test_a_staged_copy_holds_its_host_thread(way: str, returned: float) -> None:
+    # 20 B at 4 B/s; one to the GPU returns when all but 4 B are through, the driver having taken those in 1 s before
+    program = emitted([act("pageable", who=(0,), way=way, size=20), act("kernel", who=(0,), stream="s1")], 1)
+    (start,) = (s.start for s in run(program).spans if s.kind == "Kernel")
+    assert start == pytest.approx(returned + (way == "h2d"))
+
+
 @given(programs(), hosts)
 def test_no_two_commands_use_the_same_bytes_at_once(program: Program, drawn: Any) -> None:
     used: list[tuple[Span, Use]] = [

@@ -104,6 +104,7 @@ RACES = [
         id="nothing",
     ),
     pytest.param([[get()], [put()]], "'put' of rank 1 on stream 's' writes buffer 'shared'", id="a write after a read"),
+    pytest.param([[put(), get()], [get()]], "'put' of rank 0 on stream 's' may still be writing it", id="read since"),
     pytest.param([[put()], [put()]], "'put' of rank 0 on stream 's' may still be writing it", id="two writes"),
     pytest.param([[put("s"), put("t")], []], "'put' of rank 0 on stream 't' writes buffer 'shared'", id="one rank"),
     pytest.param([[put(), write()], [wait(), get()]], "may still be writing it", id="a flag that is no sequence"),
@@ -218,6 +219,46 @@ def test_a_copy_to_pageable_memory_orders_what_its_host_thread_issues_later() ->
         ranks(taken, [sequence(), out("pinned"), write(stream="t")])
     with pytest.raises(ProgramError, match="'out' of rank 1 on stream 's' may still be reading it"):
         ranks(taken, [sequence(), out("pageable"), RankBuilder.thread, write(stream="t")])
+
+
+def test_a_copy_from_pageable_memory_returns_before_it_is_complete() -> None:
+    ranks([sequence(), put("t"), staged("d2h"), write()], [wait(), get()])
+    with pytest.raises(ProgramError, match="'put' of rank 0 on stream 't' may still be writing it"):
+        ranks([sequence(), put("t"), staged("h2d"), write()], [wait(), get()])
+
+
+# ---- events that one thread records on another one's stream ---------------------------------------------------------
+
+
+def test_an_event_on_the_stream_of_another_thread_says_what_its_thread_has_waited_for() -> None:
+    def waited(r: RankBuilder) -> None:
+        done = r.record("s")
+        r.write_flag("t", "other", 1)  # thread 0 feeds it
+        r.thread()
+        r.host_wait(done)
+
+    taken = [wait(), get()]
+    ranks([sequence(), put(), waited, after("u", "t"), write(stream="u")], taken)
+    with pytest.raises(
+        ProgramError, match="'put' of rank 0 on stream 's' may still be writing it"
+    ):  # of its own stream
+        ranks([sequence(), put(), RankBuilder.thread, after("u", "s"), write(stream="u")], taken)
+    with pytest.raises(ProgramError, match="'put' of rank 0 on stream 's' may still be writing it"):  # of what follows
+        ranks([sequence(), put(), waited, lambda r: r.record("t"), lambda r: r.switch(0), write(stream="t")], taken)
+
+
+def test_an_event_on_the_stream_of_another_thread_may_come_too_late() -> None:
+    def circle(r: RankBuilder) -> None:
+        r.wait("u", r.record("t"))
+        done = r.record("u")
+        r.thread()
+        r.wait("t", done)  # if this is issued first, the first event never completes
+
+    with pytest.raises(ProgramError) as caught:
+        ranks([sequence(), write(), circle], [])
+    first, *said = str(caught.value).split("\n  ")
+    assert first == "the program never ends:"
+    assert set(said) == {"rank 0 stream 'u' waits for event 0", "rank 0 stream 't' waits for event 1"}
 
 
 # ---- a ring of slots in host memory --------------------------------------------------------------------------------
