@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
+from valid_programs import programs as programs
 
 from sim.fluid import FlowSpec, Route
 from sim.hardware import Profile, load_profile, to_plain

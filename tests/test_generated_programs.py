@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from interleavings import Use, explore, uses
-from strategies import NEVER_FULL, changes, scaled, tiny_profile
+from strategies import NEVER_FULL, changes, programs, scaled, tiny_profile
 from timeline_checks import TIE, by_command, check_order
-from valid_programs import KINDS, Act, emitted, placed_on, programs
+from valid_programs import KINDS, Act, emitted, placed_on
 
 import sim.machine.simulated
 from sim.fluid import Fabric
