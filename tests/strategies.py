@@ -330,7 +330,7 @@ def cases(
 
 
 class Demand(NamedTuple):
-    """A flow that starts at `start`, and is cancelled at `cancel`, if it still goes on then."""
+    """A flow that starts at `start`, and is cancelled at `cancel`, if it is still in flight then."""
 
     start: float
     size: float

@@ -25,5 +25,5 @@ class Resident(Policy, frozen=True, tag="resident"):
         return world_size * len(workload.layers[layer].block)
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
-        """Kernels and collectives alone."""
+        """Kernels and collectives without copies."""
         return Schedule(workload, self).build()
