@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
+from valid_programs import programs as programs
 
 from sim.fluid import FlowSpec, Route
 from sim.hardware import Profile, load_profile, to_plain
@@ -53,10 +54,12 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     }
     plain["streams"] = dict.fromkeys(plain["streams"], _sourced(0.0))
     plain["host"] = dict.fromkeys(plain["host"], _sourced(0.0)) | {"queue_depth": _sourced(1000.0)}
-    for kind in ("h2d", "d2h"):
+    for kind in ("h2d", "d2h", "d2d", "p2p"):
         ones = {"cap": 8.0, "weight": 1.0, "engines": 1.0}
-        plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
-        plain["pageable"][kind] = {"rate": _sourced(8.0), "setup": _sourced(0.0), "staging": _sourced(0)}
+        plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain["h2d"]}
+    for kind, staging in (("h2d", 4.0), ("d2h", 0.0)):
+        staged = {"rate": 4.0, "setup": 0.0, "staging": staging}
+        plain.setdefault("pageable", {})[kind] = {key: _sourced(value) for key, value in staged.items()}
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "beside_collective"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:

@@ -70,7 +70,7 @@ class Copies:
                 start, setup = self._env.now, 0.0
             engine.holders.add(stream.name)
         rest = 0.0
-        if command.other in rank.pageable:
+        if rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
         else:
             yield self._fabric.transfer(costs.spec, command.bytes).done

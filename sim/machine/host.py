@@ -93,7 +93,7 @@ class HostThread:
                     stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
                 )
                 self._held(since, stream=stream.name)
-            if isinstance(command, Copy) and command.other in self.rank.pageable:
+            if isinstance(command, Copy) and self.rank.is_staged(command):
                 yield from self._copy_pageable(command, stream)
             else:
                 self._enqueue(stream, command, self._ticket(command))

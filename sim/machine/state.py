@@ -61,7 +61,7 @@ class Rank:
         self.events: dict[int, float] = {}
         self.event_waiters: dict[int, list[Event]] = {}
         self.flags = Flags()
-        self.pageable = {b.name for b in program.host_memory.values() if b.memory == "pageable"}
+        self.is_staged = program.is_staged
         self.calls: dict[Communicator, int] = {}
         """Collectives issued so far."""
         self.transfers: dict[tuple[bool, int, Communicator], int] = {}

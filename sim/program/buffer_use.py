@@ -23,6 +23,8 @@ class _Access(msgspec.Struct, gc=False):
     """Stream -> position of its last write."""
     reads: dict[str, dict[Span, tuple[int, str]]] = msgspec.field(default_factory=dict)
     """Stream -> its reads by byte range."""
+    readers: dict[str, int] = msgspec.field(default_factory=dict)
+    """Stream -> position of its last read."""
 
 
 class BufferUse:
@@ -68,13 +70,15 @@ class BufferUse:
                         "may still be writing it: no event orders them"
                     )
         for name, span in reads.items():
+            self._of[name].readers[stream] = position
             found = self._of[name].reads.setdefault(stream, {})
             if span == WHOLE:
                 found.clear()
             found[span] = position, what
         for name, span in writes.items():
             access = self._of[name]
-            for other, spans in access.reads.items():
+            settled = all(ordered(other, at) for other, at in access.readers.items())
+            for other, spans in () if settled else access.reads.items():
                 for (start, end), (at, reader) in spans.items():
                     if start < span[1] and span[0] < end and not ordered(other, at):
                         raise ProgramError(
@@ -83,6 +87,7 @@ class BufferUse:
                         )
             if span == WHOLE:
                 access.reads.clear()
+                access.readers.clear()
                 access.writes.clear()
                 access.writers.clear()
             access.writes[span] = (stream, position, what)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import assert_never
+from collections.abc import Sequence
 
 import msgspec
 
-from sim.program.buffer_use import WHOLE, BufferUse, Span
+from sim.program.buffer_use import WHOLE
 from sim.program.commands import (
     COLLECTIVES,
     WORD,
-    Buffer,
-    BufferKind,
     Collective,
     CollectiveKind,
     Communicator,
@@ -21,8 +18,6 @@ from sim.program.commands import (
     CopyKind,
     FlagMemory,
     FlagTest,
-    HostBuffer,
-    HostMemory,
     Kernel,
     LayerWeights,
     PointToPoint,
@@ -31,14 +26,14 @@ from sim.program.commands import (
     Send,
     WaitFlag,
     WriteFlag,
-    at_least,
 )
-from sim.program.issue_order import IssueOrder
+from sim.program.memory_use import MemoryUse
 from sim.program.ops import AnyOperation
 from sim.program.rank_program import RankProgram
+from sim.program.sequences import check_next
 
 
-class RankBuilder(IssueOrder):
+class RankBuilder(MemoryUse):
     """Builds a `RankProgram` command by command, checking each against all before it.
 
     Raises `ProgramError` where a command waits for an event that was not recorded, touches an unknown buffer, or
@@ -47,37 +42,13 @@ class RankBuilder(IssueOrder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._buffers: dict[str, Buffer] = {}
-        self._host_buffers: dict[str, HostBuffer] = {}
-        self._use = BufferUse()
         self._written_flags: set[tuple[str, int]] = set()
+        self._written_on_host: set[str] = set()
         self._awaited_flags: dict[tuple[str, int, FlagTest], str] = {}
         self._sequences: dict[str, tuple[int, str]] = {}
         """Flag -> the value written last, and the stream that wrote it."""
         self._met: dict[Communicator, tuple[str, int, int]] = {}
         """Communicator -> stream, position and host thread of the last command that met on it."""
-
-    def buffer(self, name: str, bytes: int, kind: BufferKind, static: bool = False) -> str:
-        """Declare device memory of `bytes`; returns its name."""
-        self._declare(name, bytes)
-        self._buffers[name] = Buffer(name, bytes, kind, static)
-        return name
-
-    def host_buffer(self, name: str, bytes: int, memory: HostMemory = "pinned", shared: bool = False) -> str:
-        """Declare host memory of `bytes`; returns its name. All ranks that declare a `shared` one have the same memory.
-
-        Accesses to shared memory are checked when all ranks are there, by `Program`.
-        """
-        self._declare(name, bytes)
-        if shared and memory != "pinned":
-            raise ProgramError(f"host buffer {name!r} is shared: it must be pinned, not {memory}")
-        self._host_buffers[name] = HostBuffer(name, bytes, memory, shared)
-        return name
-
-    def _declare(self, name: str, bytes: int) -> None:
-        if bytes < 0:
-            raise ProgramError(f"buffer {name!r} has negative size {bytes}")
-        self._use.declare(name)
 
     def sequence(self, flag: str) -> str:
         """Declare that this rank alone writes host flag `flag`, each value ahead of the one before; returns its name.
@@ -86,6 +57,8 @@ class RankBuilder(IssueOrder):
         """
         if flag in self._sequences:
             raise ProgramError(f"sequence {flag!r} is declared twice")
+        if flag in self._written_on_host:
+            raise ProgramError(f"flag {flag!r} is written before it is declared as a sequence")
         self._sequences[flag] = 0, ""
         return flag
 
@@ -113,6 +86,7 @@ class RankBuilder(IssueOrder):
             raise ProgramError(f"kernel {name!r} needs seconds, or flops or hbm_bytes")
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
+        self._on_device(name, (*reads, *writes))
         self._touch(stream, name, dict.fromkeys(reads, WHOLE), dict.fromkeys(writes, WHOLE))
         self._issue(
             Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention, ops)
@@ -137,35 +111,40 @@ class RankBuilder(IssueOrder):
         if bytes <= 0:
             raise ProgramError(f"copy {name!r} moves {bytes} bytes, at least 1 is needed")
         mine, theirs = (offset, offset + bytes), (other_offset, other_offset + bytes)
-        reads: dict[str, tuple[int, int]] = {}
-        writes: dict[str, tuple[int, int]] = {}
-        local = self._other_side(name, kind, other, peer)
-        match kind:
-            case "h2d" | "d2d":
-                writes[buffer] = mine
-                reads |= dict.fromkeys(local, theirs)
-            case "d2h" | "p2p":
-                reads[buffer] = mine
-                writes |= dict.fromkeys(local, theirs)
-            case _:
-                assert_never(kind)
+        far = self._other_side(name, kind, other, peer)
+        pageable = any(b in self._host_buffers and self._host_buffers[b].memory == "pageable" for b in far)
+        if kind == "h2d" and pageable:
+            self._stage(name, far, theirs)
+            far = ()
         if kind == "d2d" and other == buffer and mine[0] < theirs[1] and theirs[0] < mine[1]:
             raise ProgramError(f"copy {name!r} reads and writes the same bytes of buffer {buffer!r}")
-        self._touch(stream, name, reads, writes)
+        self._on_device(name, (buffer, *far) if kind == "d2d" else (buffer,))
+        source, target = {buffer: mine}, dict.fromkeys(far, theirs)
+        if kind in ("h2d", "d2d"):
+            source, target = target, source
+        self._touch(stream, name, source, {})
+        self._touch(stream, name, {}, target)
         self._fits(f"copy {name!r}", offset, bytes, buffer)
         if kind != "p2p" and other is not None:
             self._fits(f"copy {name!r}", other_offset, bytes, other)
-        far = (
-            msgspec.UNSET if other is None else other,
-            msgspec.UNSET if other is None else other_offset,
-            msgspec.UNSET if peer is None else peer,
+        self._issue(
+            Copy(
+                stream,
+                name,
+                bytes,
+                buffer,
+                kind,
+                offset,
+                step,
+                layer,
+                msgspec.UNSET if other is None else other,
+                msgspec.UNSET if other is None else other_offset,
+                msgspec.UNSET if peer is None else peer,
+            )
         )
-        self._issue(Copy(stream, name, bytes, buffer, kind, offset, step, layer, *far))
-        if kind == "d2h" and other is not None and self._host_buffers[other].memory == "pageable":
+        if kind == "d2h" and pageable:
             # the call returns when the copy is complete: what this thread issues later is ordered after it
-            for clock in self._issued_here():
-                clock.update({k: max(v, clock.get(k, 0)) for k, v in self._clock_of(stream).items()})
-                clock[stream] = self._position[stream]
+            self._returns_after({**self._clock[stream], stream: self._position[stream]})
 
     def _other_side(self, name: str, kind: CopyKind, other: str | None, peer: int | None) -> tuple[str, ...]:
         """The buffer of this rank alone on the other side of a copy, if it has one that may still be in use."""
@@ -178,9 +157,7 @@ class RankBuilder(IssueOrder):
             return (other,)
         if other not in self._host_buffers:
             raise ProgramError(f"copy {name!r} is {kind}, but {other!r} is no host buffer that is declared")
-        host = self._host_buffers[other]
-        # an h2d copy from pageable memory returns to its host thread when the driver has taken all bytes
-        return () if host.shared or (kind == "h2d" and host.memory == "pageable") else (other,)
+        return () if self._host_buffers[other].shared else (other,)
 
     def collective(
         self,
@@ -207,11 +184,14 @@ class RankBuilder(IssueOrder):
             raise ProgramError(f"collective {name!r} has {bytes} bytes, at least 1 is needed")
         if group is not None and (not group or len(set(group)) != len(group) or min(group) < 0):
             raise ProgramError(f"collective {name!r} is of group {list(group)}, expected ranks, each once")
-        span = WHOLE if offset is None else (offset, offset + bytes)
+        # all_to_all and send_recv leave their output behind their input
+        size = 2 * bytes if kind in ("all_to_all", "send_recv") else bytes
+        span = WHOLE if offset is None else (offset, offset + size)
+        self._on_device(name, (*reads, *writes))
         self._touch(stream, name, dict.fromkeys(reads, WHOLE), dict.fromkeys(writes, span))
         if offset is not None:
             for buffer in writes:
-                self._fits(f"collective {name!r}", offset, bytes, buffer)
+                self._fits(f"collective {name!r}", offset, size, buffer)
         call = Collective(
             stream,
             name,
@@ -249,6 +229,7 @@ class RankBuilder(IssueOrder):
             for other, span in [*spans[True], *spans[False][:number]]:
                 if other == buffer and start < span[1] and span[0] < end:
                     raise ProgramError(f"{name!r} receives into bytes of buffer {buffer!r} that it uses otherwise")
+        self._on_device(name, [t.buffer for t in transfers])
         for buffer, span in spans[True]:
             self._touch(stream, name, {buffer: span}, {})
         for buffer, span in spans[False]:
@@ -271,19 +252,14 @@ class RankBuilder(IssueOrder):
                 )
         self._met[on] = stream, self._position.get(stream, 0), self._thread
 
-    def _fits(self, what: str, offset: int, size: int, buffer: str) -> None:
-        there = (self._buffers.get(buffer) or self._host_buffers[buffer]).bytes
-        if offset < 0 or offset + size > there:
-            raise ProgramError(f"{what} reaches byte {offset + size} of buffer {buffer!r}, which has {there}")
-
     def write_flag(self, stream: str, flag: str, value: int, memory: FlagMemory = "device") -> None:
         """Set word `flag`, of the device or of host memory that all ranks share, when the stream gets there."""
         self._check_word(flag, value)
         if memory == "host":
+            self._written_on_host.add(flag)
             if flag in self._sequences:
                 last, other = self._sequences[flag]
-                if value == last or not at_least(value, last):
-                    raise ProgramError(f"sequence {flag!r} becomes {value} after {last}, which is not ahead of it")
+                check_next(flag, value, last)
                 if other not in ("", stream):
                     raise ProgramError(f"sequence {flag!r} is written by streams {other!r} and {stream!r}")
                 self._sequences[flag] = value, stream
@@ -329,6 +305,3 @@ class RankBuilder(IssueOrder):
             tuple(self._host_buffers.values()) or msgspec.UNSET,
             tuple(self._sequences) or msgspec.UNSET,
         )
-
-    def _touch(self, stream: str, what: str, reads: Mapping[str, Span], writes: Mapping[str, Span]) -> None:
-        self._use.touch(stream, self._position.get(stream, 0), self._clock_of(stream), what, reads, writes)

@@ -48,19 +48,21 @@ class IssueOrder:
 
     def switch(self, thread: int) -> int:
         """Let host thread `thread` issue the commands that follow. Returns its number."""
+        if not 0 <= thread < len(self._threads):
+            raise ProgramError(f"there is no host thread {thread}, only {len(self._threads)}")
         self._thread = thread
         return thread
 
     def record(self, stream: str) -> int:
         """Record a new event on `stream`; returns its number.
 
-        On a stream that another thread feeds, the event orders nothing that can be relied on: how much of the stream
-        was issued before it is up to the race.
+        On a stream that another thread feeds, the event is ordered after what this thread has waited for alone: how
+        much of the stream was issued before it is up to the race.
         """
-        mine = self._owner.get(stream, self._thread) == self._thread
-        clock = dict(self._clock_of(stream)) if mine else {}
-        if mine:
-            clock[stream] = self._position.get(stream, 0)
+        if self._owner.get(stream) == self._thread:
+            clock = self._clock_of(stream) | {stream: self._position[stream]}
+        else:
+            clock = dict(self._host_clock[self._thread])
         self._event_clock.append(clock)
         event = len(self._event_clock) - 1
         self._issue(RecordEvent(stream, event))
@@ -74,13 +76,12 @@ class IssueOrder:
 
     def wait(self, stream: str, event: int) -> None:
         """Make `stream` wait for `event`, which must have been recorded before."""
-        self._merge(self._clock_of(stream), event)
+        _merge(self._clock_of(stream), self._recorded(event))
         self._issue(WaitEvent(stream, event))
 
     def host_wait(self, event: int, poll: float = 0.0) -> None:
         """Make the issuing host thread wait for `event`. Everything it issues later is ordered after it."""
-        for clock in self._issued_here():
-            self._merge(clock, event)
+        self._returns_after(self._recorded(event))
         self._issue(HostWaitEvent("", event, _period(poll)))
 
     def host_add(self, counter: str, delta: int) -> None:
@@ -112,8 +113,8 @@ class IssueOrder:
     def _issue(self, command: AnyCommand) -> None:
         self._threads[self._thread].append(command)
         if command.stream:
-            shared = isinstance(command, RecordEvent)
-            if not shared and self._owner.setdefault(command.stream, self._thread) != self._thread:
+            feeds = not isinstance(command, RecordEvent)
+            if feeds and self._owner.setdefault(command.stream, self._thread) != self._thread:
                 raise ProgramError(
                     f"stream {command.stream!r} is fed by host threads {self._owner[command.stream]} and "
                     f"{self._thread}: the order of its commands would be undefined"
@@ -124,14 +125,21 @@ class IssueOrder:
         """How many commands of each stream surely end before the next one of `stream` starts."""
         return self._clock.setdefault(stream, dict(self._host_clock[self._thread]))
 
-    def _issued_here(self) -> list[dict[str, int]]:
-        """The clocks of the issuing host thread and of the streams that it feeds."""
-        mine = [clock for stream, clock in self._clock.items() if self._owner.get(stream) == self._thread]
-        return [self._host_clock[self._thread], *mine]
+    def _returns_after(self, ended: dict[str, int]) -> None:
+        """Order all that the issuing host thread issues from now on after what has `ended`."""
+        _merge(self._host_clock[self._thread], ended)
+        for stream, clock in self._clock.items():
+            if self._owner.get(stream) == self._thread:
+                _merge(clock, ended)
 
-    def _merge(self, clock: dict[str, int], event: int) -> None:
+    def _recorded(self, event: int) -> dict[str, int]:
+        """What surely ends before `event` completes."""
         if not 0 <= event < len(self._event_clock):
             raise ProgramError(f"event {event} is waited for but nobody has recorded it")
-        for other, position in self._event_clock[event].items():
-            if position > clock.get(other, 0):
-                clock[other] = position
+        return self._event_clock[event]
+
+
+def _merge(clock: dict[str, int], other: dict[str, int]) -> None:
+    for stream, position in other.items():
+        if position > clock.get(stream, 0):
+            clock[stream] = position

@@ -74,11 +74,12 @@ def _check_collectives(ranks: Sequence[_Rank]) -> None:
                 if (a.kind, a.bytes) != (b.kind, b.bytes):
                     raise ProgramError(
                         f"collective {i}{where} differs between ranks: rank {group[0]} calls {a.kind} of {a.bytes} "
-                        f"bytes, rank {rank} calls {b.kind} of {b.bytes} bytes"
+                        f"bytes, rank {rank} calls {b.kind} of {b.bytes} bytes, on communicator {on[1]!r}"
                     )
             if len(first) != len(theirs):
                 raise ProgramError(
-                    f"rank {group[0]} calls {len(first)} collectives{where}, rank {rank} calls {len(theirs)}"
+                    f"rank {group[0]} calls {len(first)} collectives{where}, rank {rank} calls {len(theirs)}, on "
+                    f"communicator {on[1]!r}"
                 )
 
 
@@ -145,4 +146,4 @@ def _circle(after: dict[_Call, dict[_Call, int]], ranks: Sequence[_Rank]) -> str
 def _name(call: _Call, ranks: Sequence[_Rank]) -> str:
     command = next(rank.collectives[call.on][call.number] for rank in ranks if call.on in rank.collectives)
     group = "all ranks" if call.on[0] is None else f"group {list(call.on[0])}"
-    return f"{command.name!r} of {group}"
+    return f"{command.name!r} of {group} on communicator {call.on[1]!r}"

@@ -11,13 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import NamedTuple
-
-import msgspec
 
 from sim.program.commands import (
-    WORD,
     AnyCommand,
     Collective,
     Communicator,
@@ -30,17 +25,10 @@ from sim.program.commands import (
     WaitEvent,
     WaitFlag,
     WriteFlag,
-    at_least,
 )
 from sim.program.rank_program import RankProgram
-from sim.program.shared_memory import Access, Clock, Memory, accesses, shared_memory, still_in_use
-
-
-class _Write(NamedTuple):
-    """A value of a sequence, and the clock of the stream once it is written."""
-
-    value: int
-    clock: Clock
+from sim.program.sequences import Written, check_flags
+from sim.program.shared_memory import Clock, Memory, Uses, accesses, shared_memory
 
 
 class _Stream:
@@ -56,52 +44,31 @@ class _Stream:
 
 def check_order(ranks: Sequence[RankProgram]) -> None:
     """Raise ProgramError where ranks may use the same bytes at once, or where each waits for another."""
-    if not any(map(_looks_at_others, {id(rank): rank for rank in ranks}.values())):
-        return
-    for rank, program in enumerate(ranks):
-        _check_flags(rank, program, ranks)
-    _Proof(ranks, shared_memory(ranks)).run()
+    if any(map(_needs_proof, {id(rank): rank for rank in ranks}.values())):
+        _Proof(ranks, shared_memory(ranks), check_flags(ranks)).run()
 
 
-def _looks_at_others(rank: RankProgram) -> bool:
-    """Whether anything but collectives lets ranks see each other."""
-    return any(buffer.shared for buffer in rank.host_memory.values()) or any(
-        isinstance(c, PointToPoint)
-        or (isinstance(c, Copy) and c.kind == "p2p")
-        or (isinstance(c, WriteFlag | WaitFlag) and c.on_host)
-        for c in rank.commands()
-    )
-
-
-def _check_flags(rank: int, program: RankProgram, ranks: Sequence[RankProgram]) -> None:
-    """Flags in host memory that `rank` waits for are written by someone, its sequences by nobody else."""
-    if program.sequences is not msgspec.UNSET:
-        for other, theirs in enumerate(ranks):
-            for command in theirs.commands() if other != rank else ():
-                if isinstance(command, WriteFlag) and command.on_host and command.flag in program.sequences:
-                    raise ProgramError(
-                        f"flag {command.flag!r} is a sequence of rank {rank}, but rank {other} writes it"
-                    )
-    waits = [c for c in program.commands() if isinstance(c, WaitFlag) and c.on_host and not c.holds(0)]
-    if waits:
-        written = [c for r in ranks for c in r.commands() if isinstance(c, WriteFlag) and c.on_host]
-        values = {(c.flag, c.value) for c in written}
-        for wait in waits:
-            if (wait.flag, wait.value) not in values and not any(
-                flag == wait.flag and wait.holds(value) for flag, value in values
-            ):
-                raise ProgramError(
-                    f"rank {rank} stream {wait.stream!r} waits for host flag {wait.flag!r} to be "
-                    f"{'at least ' * (wait.test == 'at_least')}{wait.value}, which nobody writes"
-                )
+def _needs_proof(rank: RankProgram) -> bool:
+    """Whether ranks see each other otherwise than by collectives whose order their host threads make certain."""
+    if any(buffer.shared for buffer in rank.host_memory.values()):
+        return True
+    callers = set()
+    for number, thread in enumerate(rank.threads):
+        for command in thread:
+            if isinstance(command, PointToPoint) or (isinstance(command, Copy) and command.kind == "p2p"):
+                return True
+            if isinstance(command, WriteFlag | WaitFlag) and command.on_host:
+                return True
+            if isinstance(command, Collective):
+                callers.add(number)
+    return len(callers) > 1
 
 
 class _Proof:
     """Runs all streams without times, in any order that their waits allow."""
 
-    def __init__(self, ranks: Sequence[RankProgram], shared: set[Memory]) -> None:
+    def __init__(self, ranks: Sequence[RankProgram], shared: set[Memory], sequences: dict[str, int]) -> None:
         self.ranks = ranks
-        self.shared = shared
         self.streams = {(r, name): _Stream(r, name) for r, program in enumerate(ranks) for name in program.streams}
         self.issued = {(r, t): 0 for r, program in enumerate(ranks) for t in range(len(program.threads))}
         self.host_clock: dict[tuple[int, int], Clock] = {key: {} for key in self.issued}
@@ -113,15 +80,10 @@ class _Proof:
         """(from, to, communicator, number) -> clock of each side."""
         self.transfers: dict[tuple[bool, int, int, Communicator], int] = {}
         self.meeting: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
-        self.sequences = {
-            name: (rank, [_Write(0, {})])
-            for rank, program in enumerate(ranks)
-            for name in (() if program.sequences is msgspec.UNSET else program.sequences)
-        }
-        self.waits: dict[str, list[tuple[WaitFlag, tuple[int, str], int]]] = {}
-        self.accesses: dict[Memory, list[Access]] = {}
-        self.held: dict[tuple[int, int], int] = {}
-        """Host thread -> commands of its last copy's stream that must end before the copy returns to it."""
+        self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
+        self.uses = {memory: Uses(memory) for memory in shared}
+        self.held: dict[tuple[int, int], tuple[Copy, int]] = {}
+        """Host thread -> the staged copy that holds it, and how many commands of its stream end with that."""
 
     def run(self) -> None:
         """Run to the end. Raises ProgramError if that is not reached, or for two accesses in no certain order."""
@@ -133,59 +95,76 @@ class _Proof:
             for stream in self.streams.values():
                 while stream.pending and self._ends(stream):
                     moved = True
+            # at the worst, what another thread records on a stream comes behind all that its own thread can give it
+            moved = moved or any(self._issue(*key, anywhere=True) for key in self.issued)
         stuck = [s for s in self.streams.values() if s.pending]
-        if stuck:
-            lines = [f"rank {s.at[0]} stream {s.at[1]!r} waits for {self._awaited(s)}" for s in stuck]
+        held = [key for key, issued in self.issued.items() if issued < len(self._commands(key))]
+        if stuck or held:
+            lines = [f"rank {key[0]} host thread {key[1]} waits for {self._awaited_by_host(key)}" for key in held]
+            lines += [f"rank {s.at[0]} stream {s.at[1]!r} waits for {self._awaited(s)}" for s in stuck]
             raise ProgramError("the program never ends:\n  " + "\n  ".join(lines))
-        for flag, waits in self.waits.items():
-            self._check_wraps(flag, waits)
+        for written in self.sequences.values():
+            written.check_wraps()
 
-    def _issue(self, rank: int, thread: int) -> bool:
-        """Issue what host thread `thread` can; whether it was anything."""
-        commands, clock = self.ranks[rank].threads[thread], self.host_clock[rank, thread]
-        first = self.issued[rank, thread]
-        for command in commands[first:]:
-            if (until := self.held.pop((rank, thread), None)) is not None:
-                stream = self.streams[rank, commands[self.issued[rank, thread] - 1].stream]
+    def _commands(self, key: tuple[int, int]) -> tuple[AnyCommand, ...]:
+        return self.ranks[key[0]].threads[key[1]]
+
+    def _issue(self, rank: int, thread: int, anywhere: bool = False) -> bool:
+        """Issue what host thread `thread` can; whether it was anything.
+
+        That is what it issues on streams of its own, or with `anywhere` one command on whatever stream.
+        """
+        key = rank, thread
+        commands, first = self._commands(key), self.issued[key]
+        while self.issued[key] < len(commands):
+            if key in self.held:
+                copy, until = self.held[key]
+                stream = self.streams[rank, copy.stream]
                 if stream.ended < until:
-                    self.held[rank, thread] = until
                     break
-                _merge(clock, stream.clock)
+                del self.held[key]
+                if copy.kind == "d2h":
+                    self.host_clock[key] = _merged(self.host_clock[key], stream.clock)
+            command = commands[self.issued[key]]
             if isinstance(command, HostWaitEvent):
                 if (rank, command.event) not in self.events:
                     break
-                _merge(clock, self.events[rank, command.event])
+                self.host_clock[key] = _merged(self.host_clock[key], self.events[rank, command.event])
             elif command.stream:
+                mine = self.feeders[rank].get(command.stream, thread) == thread
+                if not mine and (not anywhere or self.issued[key] > first):
+                    break
                 stream = self.streams[rank, command.stream]
-                stream.pending.append((command, dict(clock), thread))
-                if isinstance(command, Copy) and self.ranks[rank].returns_when_complete(command):
-                    self.held[rank, thread] = stream.ended + len(stream.pending)
-            self.issued[rank, thread] += 1
-        return self.issued[rank, thread] > first
+                stream.pending.append((command, self.host_clock[key], thread))
+                if isinstance(command, Copy) and self.ranks[rank].is_staged(command):
+                    self.held[key] = command, stream.ended + len(stream.pending)
+            self.issued[key] += 1
+        return self.issued[key] > first
 
     def _ends(self, stream: _Stream) -> bool:
         """Let the first pending command of `stream` end; whether it could."""
         command, issued, thread = stream.pending[0]
         rank = stream.at[0]
+        # what another thread records on a stream has no certain place among its commands
+        mine = self.feeders[rank].get(command.stream) == thread
         if not stream.arrived:
-            _merge(stream.clock, issued)
+            if mine:
+                _merge(stream.clock, issued)
             stream.arrived = True
             self._arrives(rank, command, stream)
         if not self._continues(rank, command, stream):
             return False
         for key, access in accesses(command, stream.at, stream.ended + 1):
-            if key in self.shared:
-                self.accesses[key] = still_in_use(key, access, self.accesses.get(key, ()), stream.clock)
+            if key in self.uses:
+                self.uses[key].add(access, stream.clock)
         stream.pending.popleft()
         stream.arrived = False
         stream.ended += 1
         stream.clock[stream.at] = stream.ended
         if isinstance(command, RecordEvent):
-            # on a stream that another thread feeds, how much comes before it is up to the race
-            mine = self.feeders[rank].get(command.stream, thread) == thread
-            self.events[rank, command.event] = dict(stream.clock) if mine else {}
+            self.events[rank, command.event] = dict(stream.clock) if mine else issued
         elif isinstance(command, WriteFlag) and command.on_host and command.flag in self.sequences:
-            self.sequences[command.flag][1].append(_Write(command.value, dict(stream.clock)))
+            self.sequences[command.flag].write(command.value, stream.at, dict(stream.clock))
         return True
 
     def _continues(self, rank: int, command: AnyCommand, stream: _Stream) -> bool:
@@ -246,35 +225,27 @@ class _Proof:
         """Whether a wait can end; one for a sequence is ordered after the first write that ends it."""
         if not command.on_host or command.test != "at_least" or command.flag not in self.sequences:
             return True
-        write = next((w for w in self.sequences[command.flag][1] if at_least(w.value, command.value)), None)
-        if write is None:
+        clock = self.sequences[command.flag].reached(command, stream.at, stream.ended + 1, stream.clock)
+        if clock is None:
             return False
-        _merge(stream.clock, write.clock)
-        self.waits.setdefault(command.flag, []).append((command, stream.at, stream.ended + 1))
+        _merge(stream.clock, clock)
         return True
 
-    def _check_wraps(self, flag: str, waits: Sequence[tuple[WaitFlag, tuple[int, str], int]]) -> None:
-        """No wait may be overtaken by half of all values: it would not see that its value has been reached."""
-        writes = self.sequences[flag][1]
-        if sum((b.value - a.value) % WORD for a, b in pairwise(writes)) < WORD // 2:
-            return
-        for wait, at, number in waits:
-            reached = next(i for i, w in enumerate(writes) if at_least(w.value, wait.value))
-            for write in writes[reached:]:
-                if write.clock.get(at, 0) < number and not at_least(write.value, wait.value):
-                    raise ProgramError(
-                        f"rank {at[0]} stream {at[1]!r} waits for host flag {flag!r} to be at least {wait.value}, but "
-                        f"it may have become {write.value} by then: no event orders them"
-                    )
+    def _awaited_by_host(self, key: tuple[int, int]) -> str:
+        if key in self.held:
+            copy = self.held[key][0]
+            return f"copy {copy.name!r} of pageable memory on stream {copy.stream!r}"
+        command = self._commands(key)[self.issued[key]]
+        assert isinstance(command, HostWaitEvent), "all else is issued"
+        return f"event {command.event}"
 
     def _awaited(self, stream: _Stream) -> str:
         command, rank = stream.pending[0][0], stream.at[0]
         if isinstance(command, WaitEvent):
             return f"event {command.event}"
         if isinstance(command, WaitFlag):
-            return (
-                f"host flag {command.flag!r} of rank {self.sequences[command.flag][0]} to be at least {command.value}"
-            )
+            owner = self.sequences[command.flag].rank
+            return f"host flag {command.flag!r} of rank {owner} to be at least {command.value}"
         if isinstance(command, Collective):
             arrived = self.arrived[command.meets_on, self.calls[rank, command.meets_on] - 1]
             missing = [m for m in command.members(len(self.ranks)) if m not in arrived]
@@ -282,6 +253,13 @@ class _Proof:
         unmet = [key for key in self.meeting[stream.at] if len(self.posted[key]) < 2]
         missing = sorted(rank for key in unmet for rank in key[:2] if rank not in self.posted[key])
         return f"ranks {missing} to post their side of {getattr(command, 'name', '')!r}"
+
+
+def _merged(clock: Clock, other: Clock) -> Clock:
+    """The later of both, as a new clock: clocks of host threads are kept by what they have issued."""
+    clock = dict(clock)
+    _merge(clock, other)
+    return clock
 
 
 def _merge(clock: Clock, other: Clock) -> None:

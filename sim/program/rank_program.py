@@ -33,10 +33,16 @@ class RankProgram(msgspec.Struct, frozen=True):
         """Host buffers by name."""
         return {} if self.host_buffers is msgspec.UNSET else {b.name: b for b in self.host_buffers}
 
-    def returns_when_complete(self, copy: Copy) -> bool:
-        """Whether `copy` holds its host thread until it has ended: it goes to pageable memory."""
-        other = copy.other
-        return copy.kind == "d2h" and other is not msgspec.UNSET and self.host_memory[other].memory == "pageable"
+    def is_staged(self, copy: Copy) -> bool:
+        """Whether the driver stages `copy`: its host side is pageable.
+
+        One from the GPU holds its host thread until it is complete; one to the GPU until all bytes are staged, for
+        which the driver may have to wait until the stream gets to it.
+        """
+        if copy.other is msgspec.UNSET or copy.kind not in ("h2d", "d2h"):
+            return False
+        buffer = self.host_memory.get(copy.other)
+        return buffer is not None and buffer.memory == "pageable"
 
     @property
     def streams(self) -> tuple[str, ...]:

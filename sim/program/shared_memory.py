@@ -69,6 +69,11 @@ def _target(rank: int, command: Copy, ranks: Sequence[RankProgram]) -> Memory:
     sizes = {b.name: b.bytes for b in ranks[peer].buffers}
     if name not in sizes:
         raise ProgramError(f"copy {command.name!r} of rank {rank} writes buffer {name!r}, which rank {peer} has not")
+    if command.other_start < 0:
+        raise ProgramError(
+            f"copy {command.name!r} of rank {rank} starts at byte {command.other_start} of buffer {name!r} of rank "
+            f"{peer}"
+        )
     if command.other_start + command.bytes > sizes[name]:
         raise ProgramError(
             f"copy {command.name!r} of rank {rank} reaches byte {command.other_start + command.bytes} of buffer "
@@ -99,27 +104,76 @@ def accesses(command: AnyCommand, at: tuple[int, str], number: int) -> Iterator[
             yield (rank, t.buffer), Access(t.offset, t.offset + t.bytes, writes, at, number, command.name)
 
 
-def still_in_use(key: Memory, access: Access, before: Sequence[Access], clock: Clock) -> list[Access]:
-    """Accesses to `key` that later ones must be ordered after, once `access` follows those of `before`.
+_FEW = 16
+"""Blocks that an access may lie in; one that lies in more is looked at by all."""
 
-    `clock` is that of the stream of `access`.
 
-    Raises:
-        ProgramError: an earlier access to the same bytes may still be running.
+class Uses:
+    """Accesses to one memory that later ones must be ordered after.
+
+    They are found by blocks about as long as the shortest of them.
     """
-    kept = []
-    for other in before:
-        overlaps = other.start < access.end and access.start < other.end
-        ordered = other.at == access.at or clock.get(other.at, 0) >= other.number
-        if overlaps and not ordered and (access.writes or other.writes):
-            whose = "host memory that ranks share" if key[0] == HOST else f"memory of rank {key[0]}"
-            raise ProgramError(
-                f"{access.name!r} of rank {access.at[0]} on stream {access.at[1]!r} "
-                f"{'writes' if access.writes else 'reads'} buffer {key[1]!r}, {whose}, while {other.name!r} of rank "
-                f"{other.at[0]} on stream {other.at[1]!r} may still be {'writing' if other.writes else 'reading'} "
-                "it: nothing orders them (a flag in host memory does where it is declared as a sequence)"
-            )
-        within = access.start <= other.start and other.end <= access.end
-        if not (within and ordered and (access.writes or not other.writes)):
-            kept.append(other)
-    return [*kept, access]
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._block = _ALL
+        self._blocks: dict[int, list[Access]] = {}
+        self._long: list[Access] = []
+
+    def add(self, access: Access, clock: Clock) -> None:
+        """Let `access` follow all that is there; `clock` is that of its stream.
+
+        Raises:
+            ProgramError: an earlier access to the same bytes may still be running.
+        """
+        if 2 * (access.end - access.start) <= self._block:
+            before = self._all()
+            self._block, self._blocks, self._long = access.end - access.start, {}, []
+            for other in before:
+                self._insert(other)
+        for other in self._near(access):
+            overlaps = other.start < access.end and access.start < other.end
+            ordered = other.at == access.at or clock.get(other.at, 0) >= other.number
+            if overlaps and not ordered and (access.writes or other.writes):
+                raise ProgramError(self._race(access, other))
+            within = access.start <= other.start and other.end <= access.end
+            if within and ordered and (access.writes or not other.writes):
+                self._remove(other)
+        self._insert(access)
+
+    def _range(self, access: Access) -> range:
+        """The blocks in which it lies; none if those are not few."""
+        first, last = access.start // self._block, (access.end - 1) // self._block
+        return range(first, last + 1) if last - first < _FEW else range(0)
+
+    def _near(self, access: Access) -> list[Access]:
+        """All that `access` may overlap."""
+        blocks = self._range(access)
+        if not blocks:
+            return self._all()
+        return list(dict.fromkeys([*self._long, *(a for block in blocks for a in self._blocks.get(block, ()))]))
+
+    def _all(self) -> list[Access]:
+        return list(dict.fromkeys([*self._long, *(a for found in self._blocks.values() for a in found)]))
+
+    def _insert(self, access: Access) -> None:
+        for block in self._range(access):
+            self._blocks.setdefault(block, []).append(access)
+        if not self._range(access):
+            self._long.append(access)
+
+    def _remove(self, access: Access) -> None:
+        for block in self._range(access):
+            self._blocks[block].remove(access)
+        if not self._range(access):
+            self._long.remove(access)
+
+    def _race(self, access: Access, other: Access) -> str:
+        owner, name = self._memory
+        whose = "host memory that ranks share" if owner == HOST else f"memory of rank {owner}"
+        return (
+            f"{access.name!r} of rank {access.at[0]} on stream {access.at[1]!r} "
+            f"{'writes' if access.writes else 'reads'} buffer {name!r}, {whose}, while {other.name!r} of rank "
+            f"{other.at[0]} on stream {other.at[1]!r} may still be {'writing' if other.writes else 'reading'} "
+            "it: nothing orders them (a flag in host memory does where it is declared as a sequence)"
+        )
