@@ -2,6 +2,9 @@
 
 torch sorts the ranks of a process group. Where a program's group has another order, blocks are sent to their places one
 by one, or given as a list.
+
+In which order a sum adds, and how often it rounds, is the library's. Of two ranks there is one addition, so that
+results are the same bits everywhere; of more, they are the same on all ranks of a run.
 """
 
 from __future__ import annotations
