@@ -73,11 +73,11 @@ def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared
     late = f" ({len(line) - len(kept)} of {len(line)} rows late)" if len(kept) < len(line) else ""
     where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more{late}: setup + size / rate"
     spread = rows.spread(trains, quantity)
-    return {
-        "cap": Fitted(cap, spread, where),
-        "setup": Fitted(max(setup, 0.0), None, where),
-        "minimum": Fitted(seconds[0], spread, f"{named}/{sizes[0]}"),
-    }
+    setup = max(setup, 0.0)
+    least = Fitted(seconds[0], spread, f"{named}/{sizes[0]}")
+    if seconds[0] < FLOOR * (setup + sizes[0] / cap):  # the smallest copy lies on the line: no least time is seen
+        least = Fitted(setup, None, f"{named}/{sizes[0]} lies on the line: as setup")
+    return {"cap": Fitted(cap, spread, where), "setup": Fitted(setup, None, where), "minimum": least}
 
 
 def _most(rows: Rows, directions: list[str], ranks: int) -> tuple[list[float], Row] | None:

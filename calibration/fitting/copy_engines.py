@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from calibration.fitting.copies import by_size
 from calibration.fitting.estimators import Fitted
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
+
+SHORT = 2**22
+"""Copies of at most this size (B) show what turning to another stream takes: their times vary by less than that."""
 
 CLEAR = 2**20
 """Copies of at least this size (B) show how many move at once: posting them takes a small part of their time."""
@@ -17,6 +22,8 @@ def fit_copy_engines(rows: Rows) -> dict[str, Fitted]:
     for direction in ("h2d", "d2h", "d2d"):
         if (engines := _engines(rows, direction)) is not None:
             found[f"{direction}.engines"] = engines
+        if (switch := _switch(rows, direction)) is not None:
+            found[f"{direction}.switch"] = switch
     for name, trains, quantity, named in (
         ("d2d", rows.find("copy", directions=["d2d"]), "d2d", "d2d/train"),
         ("p2p", rows.find("peer_copy"), "seconds", "peer"),
@@ -37,6 +44,17 @@ def equal_trains(rows: Rows, direction: str) -> list[Row]:
         and all(train == trains[0] for train in trains)
         and (trains[0]["direction"], trains[0]["count"]) == (direction, 1)
     ]
+
+
+def _switch(rows: Rows, direction: str) -> Fitted | None:
+    """What the second of two equal copies takes beyond its isolated time once the first has ended."""
+    pairs = [r for r in equal_trains(rows, direction) if len(r.params["trains"]) == 2]
+    short = [r for r in pairs if r.params["trains"][0]["bytes"] <= SHORT]
+    if not short:
+        return None
+    taken = [rows.value(r, "end_1") - rows.value(r, "end_0") - rows.value(r, "alone_0") for r in short]
+    where = f"engine/{direction}/2 of up to 4 MiB: from the first copy's end to the second's, less its isolated time"
+    return Fitted(max(median(taken), 0.0), None, where)
 
 
 def _engines(rows: Rows, direction: str) -> Fitted | None:

@@ -73,7 +73,7 @@ def fit_plain(
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
-_COPIES = {"cap": "B/s", "rate": "B/s", "setup": "s", "minimum": "s", "staging": "B"}
+_COPIES = {"cap": "B/s", "rate": "B/s", "setup": "s", "minimum": "s", "switch": "s", "staging": "B"}
 _COLLECTIVES = {"latency": "s", "latency_per_rank": "s", "copy_start": "s"}
 
 
@@ -100,7 +100,7 @@ def _quantity(value: float, unit: str) -> float | str:
 
 
 def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
-    keys = ("cap", "weight", "setup", "minimum", "engines")
+    keys = ("cap", "weight", "setup", "minimum", "engines", "switch")
     found = {key: copies[f"{direction}.{key}"] for key in keys if f"{direction}.{key}" in copies}
     return {key: number(fitted, _COPIES.get(key, "")) for key, fitted in found.items()}
 

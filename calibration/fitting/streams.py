@@ -33,6 +33,9 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
             if issued
             else _as_usual(usual, f"host.{name}")
         )
+    if within := rows.find("issue", call="device_copy"):
+        taken = Fitted(rows.value(within[0], "seconds"), rows.spread(within, "seconds"), within[0].case)
+        found["host.device_copy"] = taken
     found["host.wake"] = _host_wake(rows, usual)
     found["host.sync"] = _as_usual(usual, "host.sync")
     found["host.queue_depth"] = _depth(rows, usual)

@@ -100,6 +100,9 @@ def _call(context: Context, name: str, size: int, ranks: int) -> Call:
     if name == "copy":
         [call] = context.copies(compute, "h2d", size, 1)
         return call
+    if name == "device_copy":
+        [call] = context.copies(compute, "d2d", size, 1)
+        return call
     if name == "event":
         return compute.record(device.event(False))
     if name == "event_wait":

@@ -26,7 +26,18 @@ PATTERNS = ("copy", "copy+event", "copy+timed", "wait+copy", "write+copy+write",
 KERNEL_PATTERNS = ("kernel", "kernel+event", "kernel+write", "kernel+wait")
 """Commands of one turn of a train on the compute stream."""
 
-CALLS = ("gemm", "elementwise", "triton", "copy", "event", "event_wait", "write_flag", "wait_flag", "collective")
+CALLS = (
+    "gemm",
+    "elementwise",
+    "triton",
+    "copy",
+    "device_copy",
+    "event",
+    "event_wait",
+    "write_flag",
+    "wait_flag",
+    "collective",
+)
 """What host threads issue."""
 
 

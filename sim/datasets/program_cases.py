@@ -17,6 +17,8 @@ from sim.program.commands import CollectiveKind, CopyKind, FlagTest, HostMemory
 
 STEPS = 12
 KIB, MIB = 2**10, 2**20
+LARGE = 512 * MIB
+"""More than the caches of a processor hold."""
 
 Body = Callable[["Rank", int], None]
 """Adds a step's commands to a rank, given the number of the step."""
@@ -30,6 +32,8 @@ class Rank:
         self.builder = RankBuilder()
         self.begun: int | None = None
         self.used: list[str] = []
+        self.staged = 0
+        """Which part of pageable memory is copied next."""
         self._declared: set[str] = set()
 
     def on(self, stream: str) -> str:
@@ -75,10 +79,16 @@ class Rank:
         for i in range(count):
             # two places in turn are enough, and need little memory
             buffer = self.device(f"{stream} {kind} {i % 2}", size)
-            other = (
-                self.device(f"{stream} from", size) if kind == "d2d" else self.host(f"{stream} {memory}", size, memory)
-            )
-            self.builder.copy(stream, f"{kind} {i}", size, buffer, kind=kind, other=other)
+            at = 0
+            if kind == "d2d":
+                other = self.device(f"{stream} from", size)
+            elif memory == "pageable":  # another part each time, of more than a processor's caches hold
+                places = max(LARGE // size, 1)
+                other, at = self.host(f"{stream} {memory}", places * size, memory), self.staged % places * size
+                self.staged += places // 61 + 1
+            else:
+                other = self.host(f"{stream} {memory}", size, memory)
+            self.builder.copy(stream, f"{kind} {i}", size, buffer, kind=kind, other=other, other_offset=at)
             if between == "write":
                 self.builder.write_flag(stream, f"{stream} turn", 1)
             elif between == "event":

@@ -45,6 +45,9 @@ class CopyClass(Config, frozen=True):
     is blocked or comes to a flag's write or wait; then it serves the stream that has waited longest.
     """
 
+    switch: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
+    """Extra set-up of a copy that waited for its engine, which turns to its stream."""
+
     @property
     def copies_at_once(self) -> int:
         """`engines` as a whole number, at least 1."""
@@ -145,5 +148,7 @@ class HostIssue(Config, frozen=True):
     """Commands that may be pending on one stream before the host thread blocks."""
     sync: Sourced[Seconds] = Sourced(Seconds(0.0), "not given: taken as 0")
     """Taking or giving back a lock, changing or looking at a counter, asking for an event to be waited for."""
+    device_copy: Sourced[Seconds] | None = None
+    """A copy within a GPU or between two; as `copy` where it is not given."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
     """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""

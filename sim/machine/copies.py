@@ -17,12 +17,13 @@ from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
 class _Costs(NamedTuple):
-    """A copy's flow, its rate alone (B/s), and its set-up and least duration (s)."""
+    """A copy's flow, its rate alone (B/s), its set-up, least duration, and turn of an engine to another stream (s)."""
 
     spec: FlowSpec
     rate: float
     setup: float
     minimum: float
+    switch: float
 
 
 class _Engine:
@@ -58,7 +59,6 @@ class Copies:
         costs = self._costs_of(command, rank)
         moving = command.bytes / costs.rate
         setup = max(costs.setup, costs.minimum - moving)
-        yield self._env.timeout(setup + busy)
         engine = self._engine(command.kind, rank.gpu)
         if stream.name not in engine.holders:
             if engine.free:
@@ -67,8 +67,9 @@ class Copies:
                 turn = Event(self._env)
                 engine.waiting.append(turn)
                 yield turn
-                start, setup = self._env.now, 0.0
+                start, setup = self._env.now, setup + costs.switch
             engine.holders.add(stream.name)
+        yield self._env.timeout(setup + busy)
         rest = 0.0
         if rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
@@ -133,7 +134,9 @@ class Copies:
                 self._profile.copy_class(command.kind),
             )
             rate = self._law([spec], self._profile.capacities)[0]
-            self._costs[key] = _Costs(spec, rate, float(cls.setup.value), float(cls.minimum.value))
+            self._costs[key] = _Costs(
+                spec, rate, float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
+            )
         return self._costs[key]
 
     def _engine(self, kind: CopyKind, gpu: int) -> _Engine:

@@ -54,6 +54,7 @@ class HostThread:
         self.sync = float(host.sync.value)
         self.spread = float(host.wake_spread.value)
         # seeded by its place in the program: the same scenario gives the same timeline
+        self.device_copy = (host.device_copy or host.copy).value
         self.random = random.Random(f"{rank.number}/{number}")
         self.issue_cost: dict[type, float] = {
             Kernel: host.kernel.value,
@@ -82,7 +83,7 @@ class HostThread:
                 yield from self.on_host[type(command)](command)
                 continue
             size = launches(command)
-            self.clock += self.issue_cost[type(command)] * size
+            self.clock += self._issue_cost(command) * size
             stream = self.rank.streams[command.stream]
             if stream.shared and self.clock > self.env.now:
                 yield self.env.at(self.clock)  # its order among the other thread's commands is decided here
@@ -97,6 +98,12 @@ class HostThread:
                 yield from self._copy_pageable(command, stream)
             else:
                 self._enqueue(stream, command, self._ticket(command))
+
+    def _issue_cost(self, command: AnyCommand) -> float:
+        """Seconds of the call that enqueues `command`, or of one of its launches."""
+        if isinstance(command, Copy) and command.kind in ("d2d", "p2p"):
+            return self.device_copy
+        return self.issue_cost[type(command)]
 
     def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
         stream.commands.append((self.clock, command, ticket))
