@@ -144,11 +144,24 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
         "latency_per_rank": _per_rank(rows, kind, sizes, seconds, ranks),
     }
     numbers |= _contention(rows, kind, copies, event, nvlink, late)
+    if kind == "all_to_all":
+        numbers |= _one_way(rows, late)
     more = _more(rows, kind, ranks)
     shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
     per_rank = numbers["latency_per_rank"]
     numbers["latency_per_rank"] = per_rank._replace(value=min(per_rank.value, max(0.95 * shortest, 0.0)))
     return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
+
+
+def _one_way(rows: Rows, late: float) -> dict[str, Fitted]:
+    """How much faster a send is with none the other way: sends are as an all_to_all of two ranks."""
+    ways = {both: rows.find("transfer", both=both) for both in (False, True)}
+    if not all(ways.values()):
+        return {}
+    one, both = (max(found, key=lambda r: int(r.params["bytes"])) for found in ways.values())
+    factor = (rows.value(both, "seconds") - late) / (rows.value(one, "seconds") - late)
+    where = f"{one.case}, {both.case}: rates after the latency"
+    return {"one_way": Fitted(max(factor, 1.0), rows.spread([one], "seconds"), where)}
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:

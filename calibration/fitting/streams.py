@@ -33,9 +33,10 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
             if issued
             else _as_usual(usual, f"host.{name}")
         )
-    if within := rows.find("issue", call="device_copy"):
-        taken = Fitted(rows.value(within[0], "seconds"), rows.spread(within, "seconds"), within[0].case)
-        found["host.device_copy"] = taken
+    for name, call in (("device_copy", "device_copy"), ("point_to_point", "exchange")):
+        if issued := rows.find("issue", call=call):
+            taken = Fitted(rows.value(issued[0], "seconds"), rows.spread(issued, "seconds"), issued[0].case)
+            found[f"host.{name}"] = taken
     found["host.wake"] = _host_wake(rows, usual)
     found["host.sync"] = _as_usual(usual, "host.sync")
     found["host.queue_depth"] = _depth(rows, usual)

@@ -33,6 +33,20 @@ def collective(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"seconds": [_alone(context, params, params["count"]) for _ in range(params["repeats"])]})
 
 
+def transfer(context: Context, params: Params, stretch: int) -> Measured:
+    """`count` sends from rank 0 to rank 1 back to back, each with one the other way if `both`. "seconds" of one."""
+    stream = context.device.stream("compute")
+    call = stream.run(context.transfer(params["bytes"], params["both"]))
+    call()
+    context.device.synchronize()
+    samples = []
+    for _ in range(params["repeats"]):
+        calls, (start, end) = _row(context, stream, call, params["count"])
+        context.parked({"compute": calls}, 2)
+        samples.append((end.time() - start.time()) / params["count"])
+    return Measured({"seconds": samples})
+
+
 def _train(context: Context, params: Params, count: int) -> tuple[list[Call], tuple[Event, Event]]:
     """One collective and `count` more between two events."""
     stream = context.device.stream("compute")

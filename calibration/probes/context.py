@@ -18,6 +18,7 @@ import torch.distributed as dist
 from calibration.probes import driver
 from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Call, Device, Event, Stream
+from calibration.torch_machine.peer_exchange import exchange
 from sim.datasets.probe_parameters import Direction
 from sim.program import CollectiveKind
 
@@ -214,6 +215,15 @@ class Context:
         if kind == "send_recv":
             raise ValueError("no probe measures send_recv")
         assert_never(kind)
+
+    def transfer(self, size: int, both: bool) -> Call:
+        """`size` bytes from rank 0 to rank 1 of two, in one group with as many the other way if `both`."""
+        room = max(self._pools.collectives, size)
+        sent, received = self.random("sent", room)[:size], self.random("received", room)[:size]
+        peer = 1 - self.rank
+        sends = [(sent, peer)] if both or self.rank == 0 else []
+        receives = [(received, peer)] if both or self.rank == 1 else []
+        return lambda: exchange(sends, receives, self.groups[2])
 
     def refresh(self) -> None:
         """New random numbers for the buffers of collectives: sums of sums grow beyond all bounds."""

@@ -109,6 +109,8 @@ def _call(context: Context, name: str, size: int, ranks: int) -> Call:
         event = device.event(False)
         compute.record(event)()
         return compute.wait(event)
+    if name == "exchange":
+        return compute.run(context.transfer(size, True))
     if name == "collective":
         return compute.run(context.collective("all_to_all", size, ranks))
     return compute.write_flag("probe", 0) if name == "write_flag" else compute.wait_flag("probe", 0)

@@ -37,6 +37,7 @@ CALLS = (
     "write_flag",
     "wait_flag",
     "collective",
+    "exchange",
 )
 """What host threads issue."""
 
@@ -59,7 +60,7 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         *_interference(scale),
     ]
     if gpus > 1:
-        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus)]
+        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus), *_transfers(scale)]
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
     # last: more streams change how fast a stream of the process hears of another
@@ -134,9 +135,9 @@ def _commands(scale: Scale) -> Iterator[ProbeCase]:
 def _host(scale: Scale, gpus: int, device: Kind) -> Iterator[ProbeCase]:
     params: Params
     for call in CALLS:
-        if not (call == "collective" and gpus == 1) and not (call == "triton" and device == "cpu"):
+        if not (call in ("collective", "exchange") and gpus == 1) and not (call == "triton" and device == "cpu"):
             params = {"call": call, "count": 32, "repeats": scale.repeats, "bytes": 64 * KIB}
-            params["ranks"] = gpus if call == "collective" else 1
+            params["ranks"] = {"collective": gpus, "exchange": 2}.get(call, 1)
             yield timed_case(f"issue/{call}", "issue", params, 2e-3)
     hold = 0.2 if device == "cuda" else 0.05
     for call in ("elementwise", "write_flag", "copy", "write_flag+copy"):
@@ -206,6 +207,17 @@ def _collectives(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
                 params = {"collective": kind, "ranks": ranks, "bytes": size, "count": count}
                 params["repeats"] = repeats(scale, count * size)
                 yield timed_case(f"collective/{kind}/{ranks}/{size}", "collective", params, count * size / 25e9 + 2e-3)
+
+
+def _transfers(scale: Scale) -> Iterator[ProbeCase]:
+    """Sends from one rank to another, and with one the other way at the same time."""
+    for size in scale.collectives[1:3]:
+        for both in (False, True):
+            count = min(max(round(2 * scale.window_s * scale.rate / size), 2), 30)
+            params: Params = {"ranks": 2, "bytes": size, "both": both, "count": count}
+            params["repeats"] = repeats(scale, count * size)
+            name = f"transfer/{'both' if both else 'one'}/{size}"
+            yield timed_case(name, "transfer", params, count * size / 20e9 + 2e-3)
 
 
 def _beside(scale: Scale, gpus: int) -> Iterator[ProbeCase]:

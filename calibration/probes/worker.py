@@ -35,6 +35,7 @@ PROBES = {
     "depth": host.depth,
     "host_wake": host.host_wake,
     "collective": collectives.collective,
+    "transfer": collectives.transfer,
     "beside": collectives.beside,
     "pair": collectives.concurrent_collectives,
     "crowd": compute.kernel_under_collective,

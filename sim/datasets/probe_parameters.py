@@ -116,6 +116,14 @@ class Alone(Parameters):
     bytes: Size
 
 
+class Transfer(Parameters):
+    """Sends from one rank to another, and as many the other way if `both`."""
+
+    ranks: Annotated[int, Meta(ge=2, le=2)]
+    bytes: Size
+    both: bool
+
+
 class Beside(Alone):
     """Collectives while copies are in flight."""
 
@@ -162,6 +170,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "peer_copy": PeerCopy,
     "sampled": Parameters,
     "sm_copy": Parameters,
+    "transfer": Transfer,
     "wake": Wake,
 }
 """By kind."""

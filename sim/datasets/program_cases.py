@@ -101,18 +101,23 @@ class ProgramCase(msgspec.Struct, frozen=True):
     name: str
     ranks: int
     body: Body
+    lead_s: float = 0.0
+    """A kernel of so many seconds precedes the rest of a step: all else is issued while it runs."""
 
     def build(self, steps: int = STEPS) -> Program:
         """The program. Raises ProgramError where its body breaks a rule of programs."""
-        return Program(tuple(_rank(number, self.body, steps) for number in range(self.ranks)))
+        return Program(tuple(_rank(number, self.body, steps, self.lead_s) for number in range(self.ranks)))
 
 
-def _rank(number: int, body: Body, steps: int) -> RankProgram:
+def _rank(number: int, body: Body, steps: int, lead_s: float) -> RankProgram:
     rank = Rank(number)
     main = "compute"
     rank.begun = rank.builder.record_step(main)
     for step in range(steps):
         rank.used.clear()
+        if lead_s:
+            rank.builder.kernel(main, "lead", seconds=lead_s, step=step)
+            rank.begun = rank.builder.record(main)
         body(rank, step)
         for stream in rank.used:
             rank.builder.wait(main, rank.builder.record(stream))
@@ -258,8 +263,8 @@ def _one() -> Iterator[ProgramCase]:
     big, small = 64 * MIB, 4 * MIB
     kinds: tuple[CopyKind, ...] = ("h2d", "d2h", "d2d")
     for kind in kinds:
-        for size, count in ((16 * KIB, 64), (MIB, 32), (big, 2)):
-            yield case(f"copy/{kind}/{size}x{count}", body=copies("a", size, count, kind))
+        for size, count in ((64 * KIB, 64), (MIB, 32), (4 * big, 2)):
+            yield case(f"copy/{kind}/{size}x{count}", body=copies("a", size, count, kind), lead_s=1e-3)
     yield case("copy/h2d+d2h", body=_several(copies("a", big, 4), copies("b", big, 4, "d2h")))
     yield case("copy/h2d+d2h/chunks", body=_several(copies("a", small, 32), copies("b", small, 32, "d2h")))
     yield case("copy/h2d+d2d", body=_several(copies("a", big, 2), copies("b", big, 8, "d2d")))
@@ -279,9 +284,9 @@ def _one() -> Iterator[ProgramCase]:
         "pageable/d2h beside pinned h2d",
         body=_several(copies("b", 4 * big), copies("a", 4 * MIB, 2, "d2h", "pageable")),
     )
-    yield case("flags/turns", body=turns(20))
-    yield case("flags/turns beside a kernel", body=_several(kernel(400e-6), turns(20)))
-    yield case("flags/turns beside copies", body=_several(copies("c", small, 8), turns(20)))
+    yield case("flags/turns", body=turns(20), lead_s=1e-3)
+    yield case("flags/turns beside a kernel", body=_several(kernel(400e-6), turns(20)), lead_s=1e-3)
+    yield case("flags/turns beside copies", body=_several(copies("c", small, 8), turns(20)), lead_s=1e-3)
     for pieces in (1, 4, 16):
         yield case(f"through host/{pieces}", body=through_host(big, pieces, lambda rank: rank))
     yield case(
@@ -306,8 +311,8 @@ def _two() -> Iterator[ProgramCase]:
         return _several(copies("a", small, count, kind), part)
 
     for size, count in ((64 * KIB, 16), (MIB, 16), (16 * MIB, 4), (big, 1)):
-        yield case(f"p2p/exchange/{size}x{count}", body=exchange(size, count))
-    yield case("p2p/one way", body=exchange(16 * MIB, 4, way="one"))
+        yield case(f"p2p/exchange/{size}x{count}", body=exchange(size, count), lead_s=3e-3)
+    yield case("p2p/one way", body=exchange(16 * MIB, 4, way="one"), lead_s=1e-3)
     four = exchange(16 * MIB, 4)
     yield case("p2p/exchange beside h2d", body=with_copies(four, 24))
     yield case("p2p/exchange beside h2d of rank 1", body=_several(_only(1, copies("a", small, 24)), four))
@@ -322,4 +327,8 @@ def _two() -> Iterator[ProgramCase]:
     yield case("through host/both/16 beside h2d", body=_several(through_host(big, 16, swap), copies("a", small, 16)))
     yield case("through host/both/16 beside a kernel", body=_several(kernel(4e-3), through_host(big, 16, swap)))
     for size, count in ((MIB, 16), (big, 2)):
-        yield case(f"peer copies/{size}x{count}", body=_several(peer_copies(size, count), collective("all_reduce", 64)))
+        yield case(
+            f"peer copies/{size}x{count}",
+            body=_several(peer_copies(size, count), collective("all_reduce", 64)),
+            lead_s=1e-3,
+        )

@@ -81,6 +81,8 @@ class CollectiveClass(Config, frozen=True):
     """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
     algorithm: Algorithm | None = None
     """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
+    one_way: Sourced[Number] | None = None
+    """Rate of a send while its receiver sends nothing back, over that of one where it does; 1 if not given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
     """Rate relative to its uncontended rate while a collective of that kind, of another stream, uses the GPU."""
 

@@ -178,15 +178,18 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]
     return found
 
 
-def transfer(profile: Profile, size: int, source: int, target: int, peers: int = 1) -> tuple[float, FlowSpec]:
+def transfer(
+    profile: Profile, size: int, source: int, target: int, peers: int = 1, one_way: bool = False
+) -> tuple[float, FlowSpec]:
     """The latency (s) of a send of `size` bytes from GPU `source` to GPU `target`, and its flow.
 
     It is as one of a send_recv of two ranks. Demand cap and weight are divided by `peers`, the transfers that go with
-    it at the same time from or to one GPU.
+    it at the same time from or to one GPU. `one_way`: the target sends nothing back meanwhile.
     """
     cls = profile.collective_class("send_recv")
     share = cls.contention(2)
-    cap, weight = cls.demand_cap(2, float(size)) / peers, share.weight.value / peers
+    faster = cls.one_way.value if one_way and cls.one_way is not None else 1.0
+    cap, weight = faster * cls.demand_cap(2, float(size)) / peers, share.weight.value / peers
     spec = _flow(profile, share, ((source, target),), cap, weight)
     return cls.latency_of(2), _tagged(cls, profile.like("send_recv"), spec, (source, target))
 

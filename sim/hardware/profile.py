@@ -193,7 +193,8 @@ class Profile(Config, frozen=True, dict=True):
             case "p2p":
                 if peer is None:
                     raise ValueError("a p2p copy needs a peer")
-                route = self.peer_route(((gpu, peer),), 1.0)
+                # where NCCL goes through the host, the way that copies between GPUs take is not in the topology
+                route = () if self.topology.peers == "host" else self.peer_route(((gpu, peer),), 1.0)
             case _:
                 assert_never(kind)
         return FlowSpec(route, cls.cap.value, cls.weight.value, tags=tags)

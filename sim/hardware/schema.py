@@ -150,5 +150,7 @@ class HostIssue(Config, frozen=True):
     """Taking or giving back a lock, changing or looking at a counter, asking for an event to be waited for."""
     device_copy: Sourced[Seconds] | None = None
     """A copy within a GPU or between two; as `copy` where it is not given."""
+    point_to_point: Sourced[Seconds] | None = None
+    """A group of sends and receives; as `collective` where it is not given."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
     """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""

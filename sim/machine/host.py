@@ -60,7 +60,7 @@ class HostThread:
             Kernel: host.kernel.value,
             Copy: host.copy.value,
             Collective: host.collective.value,
-            PointToPoint: host.collective.value,
+            PointToPoint: (host.point_to_point or host.collective).value,
             RecordEvent: host.event.value,
             WaitEvent: host.event.value,
             HostWaitEvent: host.event.value,

@@ -31,8 +31,8 @@ class Meetings:
         self._ranks = ranks
         self._law = law
         self.met: dict[MeetingKey | TransferKey, Rendezvous] = {}
-        self._posted: dict[TransferKey, dict[int, int]] = {}
-        """Transfer -> rank -> transfers that go with it the same way on that rank."""
+        self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
+        """Transfer -> rank -> (transfers that go with it the same way there, whether one goes back)."""
         self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
         self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
         self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
@@ -58,10 +58,14 @@ class Meetings:
                 self.met[key] = Rendezvous(self._env, "send_recv", key[:2])
             rendezvous = self.met[key]
             rendezvous.arrived.append(rank.number)
-            self._posted.setdefault(key, {})[rank.number] = ways.count(sends)
+            back = any(
+                other.peer == t.peer and way != sends for other, way in zip(command.transfers, ways, strict=True)
+            )
+            self._posted.setdefault(key, {})[rank.number] = ways.count(sends), back
             if len(rendezvous.arrived) == 2:
                 rendezvous.ready = self._env.now
-                self._env.process(self._send(t.bytes, rendezvous, max(self._posted.pop(key).values())))
+                peers, returns = zip(*self._posted.pop(key).values(), strict=True)
+                self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
         yield self._env.all_of([self.met[key].done[rank.number] for key in keys])
         return max(self.met[key].ready for key in keys), self._transfers_alone(rank, command)
 
@@ -97,10 +101,10 @@ class Meetings:
             if left[rank] == 0:
                 event.succeed()
 
-    def _send(self, size: int, rendezvous: Rendezvous, peers: int) -> Steps:
+    def _send(self, size: int, rendezvous: Rendezvous, peers: int, one_way: bool) -> Steps:
         """Run a transfer that both sides have posted, beside `peers` - 1 others the same way."""
         source, target = self._gpus(rendezvous.members)
-        latency, spec = collectives.transfer(self._profile, size, source, target, peers)
+        latency, spec = collectives.transfer(self._profile, size, source, target, peers, one_way)
         yield self._env.timeout(latency)
         self._moves(rendezvous)
         yield self._fabric.transfer(spec, size).done
@@ -138,8 +142,11 @@ class Meetings:
         key = tuple(ends)
         if key not in self._isolated_transfers:
             ways = [isinstance(t, Send) for t in command.transfers]
+            pairs = [(source, target) for source, target, _ in ends]
             found: list[tuple[float, FlowSpec]] = [
-                collectives.transfer(self._profile, size, source, target, ways.count(sends))
+                collectives.transfer(
+                    self._profile, size, source, target, ways.count(sends), (target, source) not in pairs
+                )
                 for (source, target, size), sends in zip(ends, ways, strict=True)
             ]
             self._isolated_transfers[key] = collectives.transfers_time(
