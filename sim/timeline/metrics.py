@@ -249,7 +249,8 @@ def _moved(program: Program, profile: Profile, rank: int, call: Meeting) -> Iter
         return
     for t in call.transfers:
         ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
-        yield collectives.transfer(profile, t.bytes, *(program.gpus[end] for end in ends))[1], float(t.bytes)
+        source, target = (program.gpus[end] for end in ends)
+        yield collectives.transfer(profile, t.bytes, source, target)[1], float(t.bytes)
 
 
 def _copied(
