@@ -145,7 +145,7 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
     }
     numbers |= _contention(rows, kind, copies, event, nvlink, late)
     if kind == "all_to_all":
-        numbers |= _one_way(rows, late)
+        numbers |= _one_way(rows)
     more = _more(rows, kind, ranks)
     shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
     per_rank = numbers["latency_per_rank"]
@@ -153,15 +153,17 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
     return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
 
 
-def _one_way(rows: Rows, late: float) -> dict[str, Fitted]:
+def _one_way(rows: Rows) -> dict[str, Fitted]:
     """How much faster a send is with none the other way: sends are as an all_to_all of two ranks."""
-    ways = {both: rows.find("transfer", both=both) for both in (False, True)}
-    if not all(ways.values()):
-        return {}
-    one, both = (max(found, key=lambda r: int(r.params["bytes"])) for found in ways.values())
-    factor = (rows.value(both, "seconds") - late) / (rows.value(one, "seconds") - late)
-    where = f"{one.case}, {both.case}: rates after the latency"
-    return {"one_way": Fitted(max(factor, 1.0), rows.spread([one], "seconds"), where)}
+    slopes, where = [], []
+    for both in (True, False):
+        found = sorted(rows.find("transfer", both=both), key=lambda r: int(r.params["bytes"]))
+        if len(found) < 2:
+            return {}
+        slopes.append(rows.value(found[-1], "seconds") - rows.value(found[0], "seconds"))
+        where.append(f"{found[0].case} to {found[-1].case}")
+    factor = slopes[0] / slopes[1] if slopes[1] > 0 else 1.0
+    return {"one_way": Fitted(max(factor, 1.0), None, f"{' over '.join(where)}: seconds a byte")}
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:

@@ -187,7 +187,7 @@ def through_host(size: int, pieces: int, peer: Callable[[int], int]) -> Body:
         source = next(r for r in range(to + me + 2) if peer(r) == me)
         out, into = rank.device("sent", size), rank.device("received", size)
         slots, theirs = f"slots {me}", f"slots {source}"
-        for name in {slots, theirs}:
+        for name in dict.fromkeys((slots, theirs)):
             rank.host(name, 2 * piece, shared=True)
         up, down = rank.on("up"), rank.on("down")
         full, empty = rank.sequence(f"full {me}"), rank.sequence(f"empty {me}")
