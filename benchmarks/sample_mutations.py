@@ -3,7 +3,7 @@
     python benchmarks/sample_mutations.py [--sample N] [--seed SEED] [--results FILE]
 
 A module is drawn by its size, one of cosmic-ray's mutations of it evenly; mutation.toml says which tests cover it. They
-run in a copy of the tracked files. Each outcome is written to FILE as it comes, and a run that was stopped goes on with
+run in a copy of the tracked files. Each outcome is written to FILE as it comes, and a run that was stopped resumes with
 what FILE does not hold. docs/testing.md has the results.
 """
 

@@ -1,6 +1,6 @@
 """Fit the profile h200x8-hostpath to measured links of 8 GPUs.
 
-`python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row beside what the shipped
+`python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row next to what the shipped
 profile makes of it, as Markdown.
 
 The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Copies
@@ -34,7 +34,7 @@ BASE = "h200x4-hostpath-20261121d"
 
 KINDS: dict[str, CollectiveKind] = {"a2a": "all_to_all", "ar": "all_reduce", "ag": "all_gather"}
 CHUNK = 16 * 2**20
-"""Bytes of a copy beside collectives."""
+"""Bytes of a copy that runs during collectives."""
 LARGE = 16 * 2**20
 """Collectives over this size (B) show what they take."""
 DOMAIN = 4
@@ -73,7 +73,7 @@ class Host(NamedTuple):
 
 
 def fit_host(rows: Sequence[Row]) -> tuple[Host, Copies]:
-    """The host's resources from copies alone."""
+    """The host's resources from isolated copies."""
     h2d = {r["k"]: r["gbps"] * 1e9 for r in rows if r["kind"] == "h2d"}
     both = {r["k"]: (r["h2d"] * 1e9, r["d2h"] * 1e9) for r in rows if r["kind"] == "bidir"}
     memory = 8 * h2d[8]
@@ -294,7 +294,7 @@ def _moved(timeline: Timeline, start: float, end: float) -> float:
 
 
 def table(found: Sequence[Compared]) -> str:
-    """Every row beside the profile's, as Markdown."""
+    """Every row next to the profile's, as Markdown."""
     lines = ["| row | quantity | measured | profile | error |", "|---|---|---|---|---|"]
     for c in found:
         size = f" {c.row['bytes'] >> 20} MiB" if "bytes" in c.row else ""

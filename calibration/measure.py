@@ -101,7 +101,7 @@ def measure(
     `runs` is how many times each program runs without instrumentation, `kind` "cuda" or "cpu". `progress` is called
     with the number of finished cases.
 
-    A case that fails or does not end is written with its error, and the others go on.
+    A case that fails or does not end is written with its error, and the others still run.
 
     Raises:
         InputError: `out` holds other cases than these, or another run is writing to it.

@@ -30,7 +30,7 @@ class Ranks(Generic[A]):
     """Processes that run `serve(rank, world_size, store, *given, pipe)`; `store` is a file that all of them share.
 
     Each sends an `answer` when it has started and one for each job; `failure` gives the error that one stands for.
-    Ctrl-C reaches this process alone, which ends them.
+    Ctrl-C reaches only this process, which ends them.
 
     Raises:
         MachineError: they do not start.

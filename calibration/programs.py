@@ -12,7 +12,8 @@ import msgspec
 from calibration.host import fingerprint, inspect, now
 from calibration.torch_machine import Kind, MachineError, TorchMachine, check_ranks, devices, unsupported
 from sim.datasets.cases import HOST, Origin
-from sim.datasets.program_cases import PROGRAMS, SCHEMA, ProgramCase, ProgramRow, cases
+from sim.datasets.program_cases import ProgramCase, cases
+from sim.datasets.program_rows import PROGRAMS, SCHEMA, ProgramRow
 from sim.inputs.atomic_files import append, naming, open_alone, write_atomically
 from sim.inputs.config import InputError
 from sim.machine import DeadlockError

@@ -22,7 +22,7 @@ from simpy.events import Event
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
 
-Mark = Hashable
+Tag = Hashable
 """What a flow is called by the flows that it slows: any value that is equal to itself."""
 
 _TIGHT = 1.0 + 1e-12
@@ -33,10 +33,10 @@ _SETTLE_PRIORITY = 2
 class FlowSpec(NamedTuple):
     """What decides a flow's rate.
 
-    `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
+    `cap` is its demand cap, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
-    `tags` say what it is, `slowed_by` what it does not get on with, as (tags, factor): its cap becomes cap * factor
-    while a flow with any of these tags is in flight. A flow has no tag that it does not get on with.
+    `tags` say what it is, `slowed_by` which tags slow it, as (tags, factor): its cap becomes cap * factor while a flow
+    with any of these tags is in flight. No tag of a flow slows the flow itself.
     `route_beside`, as (tags, route), is its route while a flow with any of these tags is in flight.
     """
 
@@ -44,9 +44,9 @@ class FlowSpec(NamedTuple):
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
-    tags: tuple[Mark, ...] = ()
-    slowed_by: tuple[tuple[tuple[Mark, ...], float], ...] = ()
-    route_beside: tuple[tuple[Mark, ...], Route] | None = None
+    tags: tuple[Tag, ...] = ()
+    slowed_by: tuple[tuple[tuple[Tag, ...], float], ...] = ()
+    route_beside: tuple[tuple[Tag, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -57,7 +57,7 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
     """Weighted max-min fair rates under per-flow caps, by progressive filling.
 
     All rates grow as weight * level until a flow meets its cap or a resource on its route is full; such flows freeze
-    and the rest go on (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
+    and the rest continue (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
     the max-min certificate: each flow is at its cap, or crosses a full resource on which no flow has a larger
     rate / weight.
     """
@@ -98,7 +98,7 @@ def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
 
 
-def _now(flow: FlowSpec, present: set[Mark]) -> FlowSpec:
+def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
     cap = flow.cap * math.prod(factor for tags, factor in flow.slowed_by if not present.isdisjoint(tags))
     if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
         return flow._replace(cap=cap)

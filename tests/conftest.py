@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,10 @@ settings.register_profile(
 settings.register_profile("mutation", settings.get_profile("ci"), max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # tests that run in the background of a shell: what they start would ignore Ctrl-C too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONG = settings().max_examples > 100
 """Whether there is time for what takes minutes."""

@@ -56,6 +56,7 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     for kind in ("h2d", "d2h"):
         ones = {"cap": 8.0, "weight": 1.0, "engines": 1.0}
         plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
+        plain["pageable"][kind] = {"rate": _sourced(8.0), "setup": _sourced(0.0), "staging": _sourced(0)}
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "beside_collective"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
@@ -326,7 +327,7 @@ def cases(
 
 
 class Demand(NamedTuple):
-    """A flow that starts at `start`, and is cancelled at `cancel`, if it still goes on then."""
+    """A flow that starts at `start`, and is cancelled at `cancel`, if it is still in flight then."""
 
     start: float
     size: float

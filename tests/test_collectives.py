@@ -137,7 +137,7 @@ def _seconds(profile: Profile, kind: str, size: int) -> float:
 
 
 @given(kinds, st.integers(2, 10**6), st.integers(2, 6), st.sampled_from([0.0, 0.5]), st.sampled_from([1.0, 4.0]))
-def test_caps_make_the_time_alone_what_was_measured(
+def test_caps_reproduce_the_measured_isolated_times(
     kind: CollectiveKind, size: int, ranks: int, latency: float, cap: float
 ) -> None:
     profile = tiny_profile(ranks, {"collective.latency": latency, "collective.cap": cap, "collective.weight": 3})
@@ -196,7 +196,7 @@ def test_latency_grows_with_ranks_beyond_two(ranks: int, latency: float) -> None
 @pytest.mark.parametrize(
     ("size", "seconds"), [(1, 2), (10, 2), (15, 3), (20, 4), (25, 7), (30, 10), (40, 16)], ids=lambda value: str(value)
 )
-def test_times_alone_are_interpolated_and_go_on_with_the_last_slope(size: float, seconds: float) -> None:
+def test_isolated_times_are_interpolated_and_extrapolated_with_the_last_slope(size: float, seconds: float) -> None:
     table = AloneTime(bytes=(10, 20, 30), seconds=(2, 4, 10), source="test")  # type: ignore[arg-type]
     assert table.at(size) == pytest.approx(seconds)
     assert AloneTime(bytes=(10,), seconds=(2,), source="test").at(size) == pytest.approx(max(2, size / 5))  # type: ignore[arg-type]

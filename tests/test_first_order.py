@@ -101,7 +101,7 @@ def test_reaching_the_work_at_n_takes_n(work: Quadratic, n: float) -> None:
     assert found >= 0
 
 
-def test_work_that_cannot_be_reached() -> None:
+def test_unreachable_work_is_an_error() -> None:
     assert Quadratic(5, 1, 0).reaches(4) == 0
     with pytest.raises(ValueError, match="does not grow"):
         Quadratic(5, 0, 0).reaches(6)

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from calibration.probes.plan import LONG, QUEUE, ProbeCase, plan, rank_counts
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import LONG, QUEUE, plan, rank_counts
 from calibration.probes.runner import late
 from calibration.probes.scales import Kind
 from sim.datasets.probe_rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from sim.datasets.program_cases import ProgramRow, cases, load_programs
+from sim.datasets.program_cases import cases
+from sim.datasets.program_rows import ProgramRow, load_programs
 from sim.hardware import Profile, load_profile
 from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine

@@ -128,7 +128,7 @@ class Suite(Config, frozen=True):
 
 
 class Row(NamedTuple):
-    """A published figure beside its prediction."""
+    """A published figure next to its prediction."""
 
     case: str
     run: str
@@ -191,7 +191,7 @@ def load_suite(file: str | Path) -> Suite:
 
 
 def predict(case: Case, change: Callable[[Profile], Profile] | None = None) -> Outcome:
-    """Fit what is not published, run every run, and put predictions beside the published figures.
+    """Fit what is not published, run every run, and put predictions next to the published figures.
 
     `change` alters the host first, for questions of the kind "what if".
     """
@@ -301,7 +301,7 @@ _UNITS: dict[FigureName, tuple[str, float, str]] = {
     "speedup": (f"speed-up over {FASTER_THAN}", 1.0, ".3f"),
     "uncovered_s": ("H2D uncovered, ms", 1e3, ".0f"),
     "collective_s": ("NCCL, ms", 1e3, ".0f"),
-    "overlap_s": ("H2D beside NCCL, ms", 1e3, ".0f"),
+    "overlap_s": ("H2D during NCCL, ms", 1e3, ".0f"),
     "inflation_per_overlap": ("NCCL inflation / overlap", 1.0, ".2f"),
     "h2d_bytes": ("H2D, GB", 1e-9, ".2f"),
     "h2d_rate": ("H2D, GB/s", 1e-9, ".1f"),

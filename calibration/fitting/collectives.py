@@ -1,4 +1,4 @@
-"""Collectives: times alone, latencies, and what they and copies do to each other; or that they do not meet at all."""
+"""Collectives: isolated times, latencies, and their contention with copies, if they share a link at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONAL = ("reduce_scatter", "send_recv")
 
 
 class Kind(NamedTuple):
-    """A kind of collective: numbers by key, its times alone by bytes sent, and where those come from."""
+    """A kind of collective: numbers by key, its isolated times by bytes sent, and where those come from."""
 
     numbers: dict[str, Fitted]
     bytes: list[int]
@@ -51,8 +51,8 @@ def sent(row: Row) -> int:
     return round(sent_per_rank(row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])))
 
 
-def beside(rows: Rows, kind: str) -> list[Row]:
-    """Rows of `kind` beside H2D copies."""
+def contended_rows(rows: Rows, kind: str) -> list[Row]:
+    """Rows of `kind` with H2D copies in flight."""
     return rows.find("beside", collective=kind, direction="h2d")
 
 
@@ -73,10 +73,10 @@ def _free(row: Row, copies: dict[str, Fitted], event: float) -> float:
 
 
 def choose_links(rows: Rows, copies: dict[str, Fitted], event: float) -> Links:
-    """Whether collectives leave copies alone, and copies them."""
+    """Whether collectives and copies do not slow each other."""
     slower, lost, number = [], [], 0
     for kind in KINDS:
-        found = _long(beside(rows, kind))
+        found = _long(contended_rows(rows, kind))
         number += len(found)
         if found:
             slower.append(median(rows.value(r, "seconds") / rows.value(r, "alone_seconds") - 1 for r in found))
@@ -105,21 +105,21 @@ def _fastest(rows: Rows) -> float:
 
 
 def _alone(rows: Rows, kind: str) -> list[Row]:
-    """Rows alone, of the fewest ranks."""
+    """Rows of isolated collectives, of the fewest ranks."""
     found = rows.find("collective", collective=kind)
     fewest = min((int(r.params["ranks"]) for r in found), default=0)
     return [r for r in found if r.params["ranks"] == fewest]
 
 
 def _more(rows: Rows, kind: str, fewest: int) -> dict[int, tuple[list[int], list[float]]]:
-    """Ranks -> (bytes sent by a rank, s) alone, of more ranks: several peers use a host otherwise than one does."""
+    """Ranks -> (bytes sent by a rank, isolated s), of more ranks: several peers use a host otherwise than one does."""
     found = rows.find("collective", collective=kind)
     counts = sorted({int(r.params["ranks"]) for r in found} - {fewest})
     return {n: _curve(rows, [r for r in found if r.params["ranks"] == n], kind) for n in counts}
 
 
 def crossed(rows: Rows, gpus: int) -> float:
-    """The most that collectives of all `gpus` alone move into host memory, B/s; as much leaves it at once."""
+    """The most that isolated collectives of all `gpus` move into host memory, B/s; an equal rate leaves."""
     found = [r for kind in KINDS for r in rows.find("collective", collective=kind) if r.params["ranks"] == gpus]
     return max((gpus * sent(r) / rows.value(r, "seconds") for r in found), default=0.0)
 
@@ -170,7 +170,7 @@ def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], few
 def _contention(
     rows: Rows, kind: str, copies: dict[str, Fitted], event: float, nvlink: bool, late: float
 ) -> dict[str, Fitted]:
-    found = beside(rows, kind)
+    found = contended_rows(rows, kind)
     cap = copies["h2d.cap"].value
     long = _long(found)
     if not long:

@@ -1,4 +1,4 @@
-"""What collectives take of the host while nothing is copied, where that is less than beside copies."""
+"""What collectives take of the host while nothing is copied, where that is less than with copies in flight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COPIED = 1.0
 
 
 def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
-    """By kind, for those whose measured times alone the overhead beside copies forbids.
+    """By kind, for those whose measured isolated times contradict the overhead with copies in flight.
 
     Both were measured: the times with nothing else in flight, the overhead beside copies. So a byte takes less while
     nothing is copied: what a copied byte takes, or, where the times alone need that, still less.

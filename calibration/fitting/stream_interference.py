@@ -21,7 +21,8 @@ LEAST = 0.01
 
 
 class Together(NamedTuple):
-    """`beside`: kind -> kind of the other stream -> its rate beside one of those, times alone. Costs of kernels."""
+    """`beside`: kind -> kind of the other stream -> its rate beside one of those, relative to its
+    isolated rate. Costs of kernels."""
 
     beside: Mapping[str, Mapping[str, Fitted]]
     beside_collective: Fitted
@@ -75,7 +76,7 @@ def _crowd(rows: Rows) -> tuple[Fitted, Fitted] | None:
 
 
 def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
-    """Seconds of a kernel of a crowd row alone, on average, and how much longer it takes beside the collectives."""
+    """Isolated seconds of a kernel of a crowd row, on average, and how much longer it takes with the collectives."""
     kernels = BLOCK_KERNELS * int(row.params["count"])
     alone = rows.value(row, "alone")
     return alone / kernels, (rows.value(row, "beside") - alone) / kernels

@@ -25,7 +25,7 @@ class Torch(msgspec.Struct, frozen=True, kw_only=True):
 
     gpus: int
     cuda: str | None = None
-    """CUDA that torch was built for; None: built for processors alone."""
+    """CUDA that torch was built for; None: built for CPUs only."""
     nccl: str | None = None
     peers: tuple[tuple[bool, ...], ...] = ()
     """Whether GPU a may access the memory of GPU b."""

@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.probes", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", action="store_true", help="list the cases and the time they will take")
-    what.add_argument("--run", type=Path, metavar="DIR", help="run them, or go on with them, into DIR/raw.jsonl")
+    what.add_argument("--run", type=Path, metavar="DIR", help="run them, or resume, into DIR/raw.jsonl")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
     parser.add_argument("--only", metavar="PREFIX,...", help="only cases whose names start so")
     parser.add_argument("--gpus", type=int, help="how many GPUs (processes on a CPU); all there are, unless given")

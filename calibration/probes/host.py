@@ -63,7 +63,7 @@ def depth(context: Context, params: Params, stretch: int) -> Measured:
 
 
 def host_wake(context: Context, params: Params, stretch: int) -> Measured:
-    """Wall time of a kernel of known length until the host goes on: "blocked" on its event, and "polling" it, s."""
+    """Wall time of a kernel of known length until the host continues: "blocked" on its event, and "polling" it, s."""
     stream = context.device.stream("compute")
     spin = stream.run(context.device.spin(params["seconds"]))
     spin()

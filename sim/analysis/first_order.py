@@ -133,7 +133,7 @@ def crossover(
 
 
 class LayerTime(NamedTuple):
-    """Seconds of a layer under whole-layer prefetch: `total` of it `exposed` waiting for the copy; `alone` without."""
+    """Seconds of a layer under whole-layer prefetch: `total`, `exposed` of it waiting for the copy; `alone` without."""
 
     total: float
     exposed: float
@@ -144,9 +144,9 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
     """Time of `layer` while `copied` bytes of the next are prefetched (whole_layer, async, one layer ahead), s.
 
     The copy starts with the layer. The block is walked in order. While the copy runs, it moves r B/s under kernels and
-    r' beside collectives, and a collective whose bytes take d alone takes d' = d (rate alone) / (rate beside): all
-    four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c (which slow by
-    the profile's launch delay), a copy that lasts as long as the block leaves
+    r' under collectives, and a collective whose bytes take d uncontended takes d' = d (uncontended rate) / (contended
+    rate): all four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c
+    (which slow by the profile's launch delay), a copy that lasts as long as the block leaves
 
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
@@ -183,7 +183,7 @@ def step_seconds(profile: Profile, workload: Workload, world_size: int, resident
 
 
 def kernel_seconds(profile: Profile, item: Compute) -> float:
-    """Seconds of a compute item alone: as given, or by the profile's roofline."""
+    """Isolated seconds of a compute item: as given, or by the profile's roofline."""
     return profile.kernel_seconds(Kernel("", item.name, **item.work()))
 
 
@@ -221,7 +221,7 @@ def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
 
 
 def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
-    """A phase each: (latency, s of its bytes alone, and beside copies on all ranks, rate of a copy meanwhile)."""
+    """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
     for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
         specs = [spec for spec, _ in phase.flows]

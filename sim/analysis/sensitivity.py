@@ -1,7 +1,7 @@
-"""What a figure owes to each number of its profile, and how far their uncertainties carry.
+"""Sensitivity of a figure to each number of its profile, and how far their uncertainties carry.
 
-A copy alone fills the GPU's link: a copy's cap and a capacity on its way that is equal to it are one measurement. They
-move together, as one factor, and their uncertainty counts once.
+An isolated copy fills the GPU's link: a copy's cap and a capacity on its way that is equal to it are one measurement.
+They move together, as one factor, and their uncertainty counts once.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ Number = Annotated[int, Meta(ge=1, le=10**9)]
 Ranks = Annotated[int, Meta(ge=1, le=1024)]
 Size = Annotated[int, Meta(ge=1, le=10**15)]
 """Bytes."""
-Direction = Literal["h2d", "d2h"]
+LinkDirection = Literal["h2d", "d2h"]
+Direction = Literal["h2d", "d2h", "d2d"]
 Collective = CollectiveKind | Literal["reduce_scatter"]
 
 
@@ -29,6 +30,37 @@ class Copy(Parameters):
     directions: Annotated[list[Direction], Meta(min_length=1, max_length=2)]
     bytes: Size
     count: Number
+
+
+class Train(msgspec.Struct):
+    """Copies back to back on one stream."""
+
+    direction: Direction
+    bytes: Size
+    count: Number
+
+
+class Engine(Parameters):
+    """Trains of copies, each on a stream of its own."""
+
+    trains: Annotated[list[Train], Meta(min_length=1, max_length=8)]
+    posted: Literal["together", "in_flight", "held"]
+    between: Literal["timed", "nothing", "events", "eventwaits", "waits", "writes"]
+
+
+class Pageable(Parameters):
+    """Copies from and to memory that is not pinned, behind a kernel of `busy` s."""
+
+    direction: LinkDirection
+    bytes: Size
+    busy: Annotated[float, Meta(ge=0, le=1e3)]
+
+
+class PeerCopy(Parameters):
+    """Copies from one GPU to another."""
+
+    ranks: Annotated[int, Meta(ge=2, le=2)]
+    bytes: Size
 
 
 class Commands(Parameters):
@@ -73,11 +105,11 @@ class Launch(Parameters):
     """Kernels while copies are in flight."""
 
     work: str
-    direction: Direction
+    direction: LinkDirection
 
 
 class Alone(Parameters):
-    """Collectives alone."""
+    """Isolated collectives."""
 
     collective: Collective
     ranks: Annotated[int, Meta(ge=2, le=1024)]
@@ -88,7 +120,7 @@ class Beside(Alone):
     """Collectives while copies are in flight."""
 
     chunk: Size
-    direction: Direction
+    direction: LinkDirection
     events_every: Number
 
 
@@ -117,12 +149,17 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "depth": Call,
     "device": Parameters,
     "device_copy": Parameters,
+    "engine": Engine,
     "gemm": Gemm,
     "host": Parameters,
+    "host_flag_order": Parameters,
+    "host_flag_turns": Parameters,
     "host_wake": Parameters,
     "issue": Call,
     "launch": Launch,
+    "pageable": Pageable,
     "pair": ConcurrentCollectives,
+    "peer_copy": PeerCopy,
     "sampled": Parameters,
     "sm_copy": Parameters,
     "wake": Wake,

@@ -7,13 +7,11 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple, assert_never, get_args
 
-import msgspec
-
 from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Kept
 from sim.hardware.routes import Graph
-from sim.hardware.schema import ASSUMED_PAGEABLE, MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
+from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
 from sim.hardware.topology import LEAST, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MOST_FAULTS, Config, InputError
@@ -40,10 +38,10 @@ class Profile(Config, frozen=True, dict=True):
     streams: Streams
     host: HostIssue
     d2d: CopyClass | None = None
-    """Copies within a GPU; at half of its memory's bandwidth where it is not given."""
+    """Copies within a GPU's memory; `device_copies` where it is not given."""
     p2p: CopyClass | None = None
-    """Copies from one GPU to another; None: the host has none."""
-    pageable: Pageable = ASSUMED_PAGEABLE
+    """Copies from one GPU's memory to another's; None if the host has none."""
+    pageable: Pageable = Pageable()
     kept: tuple[Kept, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
@@ -58,11 +56,9 @@ class Profile(Config, frozen=True, dict=True):
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
                 positive[f"device.{name}"] = number
-        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h), ("d2d", self.d2d), ("p2p", self.p2p)):
-            if copies is not None:
-                positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
-                if copies.engines.value < 1:
-                    yield Fault(f"{name}.engines", f"is {units.plain(copies.engines.value)}, expected at least 1")
+        for name in ("h2d", "d2h", "d2d", "p2p"):
+            if (copies := getattr(self, name)) is not None:
+                positive |= {f"{name}.{key}": getattr(copies, key) for key in ("cap", "weight", "engines")}
         positive |= {"pageable.h2d.rate": self.pageable.h2d.rate, "pageable.d2h.rate": self.pageable.d2h.rate}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
@@ -129,7 +125,7 @@ class Profile(Config, frozen=True, dict=True):
             case "d2h":
                 return self.d2h
             case "d2d":
-                return self.d2d or self._within_memory
+                return self.device_copies
             case "p2p":
                 if self.p2p is None:
                     raise InputError(self.name, "p2p", "is not given: there are no copies between GPUs on this host")
@@ -138,11 +134,33 @@ class Profile(Config, frozen=True, dict=True):
                 assert_never(kind)
 
     @cached_property
-    def _within_memory(self) -> CopyClass:
-        """Copies within a GPU where the profile does not say: every byte is read and written."""
-        cap = Bandwidth(self.device.hbm_bandwidth.value * self.device.hbm_efficiency.value / 2)
-        source = "half of the memory's bandwidth"
-        return msgspec.structs.replace(self.d2h, cap=Sourced(cap, source), engines=Sourced(Number(1.0), source))
+    def device_copies(self) -> CopyClass:
+        """The class of copies within a GPU's memory: `d2d`, or half of the memory's bandwidth, which they use twice."""
+        if self.d2d is not None:
+            return self.d2d
+        device = self.device
+        cap = Bandwidth(device.hbm_bandwidth.value * device.hbm_efficiency.value / 2)
+        half = "not given: device.hbm_bandwidth x device.hbm_efficiency / 2, as each byte is read and written"
+        like = "not given: as h2d"
+        return CopyClass(
+            cap=Sourced(cap, half),
+            weight=Sourced(Number(1.0), "not given: taken as 1"),
+            setup=Sourced(self.h2d.setup.value, like),
+            minimum=Sourced(self.h2d.minimum.value, like),
+        )
+
+    def pageable_seconds(self, kind: HostCopyKind, size: int) -> float:
+        """How long a copy of `size` bytes of pageable memory blocks its host thread if nothing else is in the way, s.
+
+        See `PageableCopies`.
+        """
+        if kind == "h2d":
+            return self.pageable.h2d.setup.value + size / self.pageable.h2d.rate.value
+        if kind == "d2h":
+            staged = self.pageable.d2h
+            first = min(size, staged.staging.value) / self.d2h.cap.value
+            return staged.setup.value + first + size / staged.rate.value
+        assert_never(kind)
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
         """The class of a kind of collective, or of the one that it is like."""
@@ -192,7 +210,7 @@ class Profile(Config, frozen=True, dict=True):
         return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
     def kernel_seconds(self, kernel: Kernel) -> float:
-        """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        """Isolated duration of a kernel: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
         if kernel.seconds is not None:
             return kernel.seconds
         device = self.device
@@ -205,7 +223,7 @@ class Profile(Config, frozen=True, dict=True):
         )
 
     def kernel_flow(self, gpu: int, seconds: float, launches: int = 1) -> FlowSpec:
-        """Progress of a kernel of `seconds` alone (1 s a second) on `gpu`.
+        """Progress of a kernel of `seconds`, isolated (1 s a second), on `gpu`.
 
         Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """

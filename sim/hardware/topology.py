@@ -109,7 +109,7 @@ class Link(Config, frozen=True):
 class Topology(Config, frozen=True):
     """How the GPUs of a host, or of several, are joined.
 
-    `peers` says how GPUs reach each other: `direct`, by the graph alone; `host`, through the pinned memory of the
+    `peers` says how GPUs reach each other: `direct`, by the graph only; `host`, through the pinned memory of the
     receiver (NCCL's shared-memory transport); or groups of GPUs that reach each other directly, all others through
     the host. `pinned` says in which memory the pinned buffers of which GPUs lie: the nearest unless given.
     `domains` are groups of GPUs that lie close to each other, for hierarchical collectives.

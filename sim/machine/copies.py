@@ -73,8 +73,9 @@ class Copies:
                 yield turn
                 start, setup = self._env.now, 0.0
             engine.holders.add(stream.name)
+        rest = 0.0
         if command.other in rank.pageable:
-            moving = yield from self._staged(command, costs, returned)
+            moving, rest = yield from self._staged(command, costs, returned)
         else:
             yield self._fabric.transfer(costs.spec, command.bytes).done
         if not (engine.waiting and self._followed(rank, stream, command.kind)):
@@ -83,7 +84,11 @@ class Copies:
                 engine.waiting.popleft().succeed()
             else:
                 engine.free += 1
-        return start, setup + moving
+        if rest:
+            yield self._env.timeout(rest)
+        if returned is not None and not returned.triggered:
+            returned.succeed()
+        return start, setup + moving + rest
 
     def _followed(self, rank: Rank, stream: Stream, kind: CopyKind) -> bool:
         """Whether the next copy of `kind` on `stream` can follow the present one at once."""
@@ -98,20 +103,30 @@ class Copies:
                 return False
         return False
 
-    def _staged(self, command: Copy, costs: _Costs, returned: Event | None) -> Generator[Event, Any, float]:
-        """Move what the driver stages; returns the seconds that it takes alone."""
+    def _staged(
+        self, command: Copy, costs: _Costs, returned: Event | None
+    ) -> Generator[Event, Any, tuple[float, float]]:
+        """Move what the driver stages: (s that it takes alone, s that follow on the host).
+
+        From the host, the first bytes are staged before the stream gets there, so that the last ones move at the rate
+        of the link. To the host, the first bytes cross the link before any is passed on, and as many are passed on when
+        the last one has crossed.
+        """
         pageable = self._profile.pageable.h2d if command.kind == "h2d" else self._profile.pageable.d2h
+        staged = min(command.bytes, int(pageable.staging.value))
         rate = min(costs.rate, pageable.rate.value)
+        slow = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
+        alone = pageable.setup.value + (command.bytes - staged) / rate + staged / costs.rate
         yield self._env.timeout(pageable.setup.value)
-        last = 0
         if command.kind == "h2d":
-            last = min(command.bytes, int(pageable.staging.value))
-        through = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
-        yield self._fabric.transfer(through, command.bytes - last).done
-        if returned is not None:
-            returned.succeed()
-        yield self._fabric.transfer(costs.spec, last).done
-        return pageable.setup.value + (command.bytes - last) / rate + last / costs.rate
+            yield self._fabric.transfer(slow, command.bytes - staged).done
+            if returned is not None:
+                returned.succeed()
+            yield self._fabric.transfer(costs.spec, staged).done
+            return alone, 0.0
+        yield self._fabric.transfer(costs.spec, staged).done
+        yield self._fabric.transfer(slow, command.bytes - staged).done
+        return alone, staged / pageable.rate.value
 
     def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
         peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
@@ -127,5 +142,5 @@ class Copies:
 
     def _engine(self, kind: CopyKind, gpu: int) -> _Engine:
         if (kind, gpu) not in self._engines:
-            self._engines[kind, gpu] = _Engine(int(self._profile.copy_class(kind).engines.value))
+            self._engines[kind, gpu] = _Engine(self._profile.copy_class(kind).copies_at_once)
         return self._engines[kind, gpu]

@@ -21,7 +21,7 @@ from sim.timeline import Span
 
 
 class DeadlockError(RuntimeError):
-    """A program in which nothing can go on. The message says who waits for what."""
+    """A program in which nothing can continue. The message says who waits for what."""
 
 
 def check_finished(

@@ -30,5 +30,5 @@ class Resident(Policy, frozen=True, tag="resident"):
         return True
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
-        """Kernels and collectives alone."""
+        """Kernels and collectives without copies."""
         return Schedule(workload, self).build()

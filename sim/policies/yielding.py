@@ -1,6 +1,6 @@
 """Chunks that keep clear of collectives, by a flag on the GPU or by host threads.
 
-`window: device_gate` is carried out by the GPU's streams alone: the host issues everything ahead, events and flags
+`window: device_gate` is carried out by the GPU's streams only: the host issues everything ahead, events and flags
 decide.
 
 The windows `launch` and `kernel` are after the public code of a ChunkFlow author's SGLang fork (github

@@ -34,7 +34,7 @@ class Bar(NamedTuple):
     """One or more neighbouring spans of one kind and layer of a stream. Times in s, clipped to the window.
 
     `busy` is the measure of the spans, less than `end` - `start` where there are gaps; `excess` the part of it beyond
-    the time alone, at the end of the bar; `waiting` a collective's wait for its peers, at its start.
+    the isolated time, at the end of the bar; `waiting` a collective's wait for its peers, at its start.
     """
 
     stream: str
@@ -76,7 +76,7 @@ def bars(spans: Iterable[Span], start_s: float, end_s: float) -> list[Bar]:
 
 def _bar(span: Span, start: float, end: float) -> Bar:
     command = span.command
-    # a machine that does not know the time alone reports none
+    # a machine that does not know the isolated time reports none
     alone_end = span.ready + span.isolated_time if span.isolated_time > 0 else end
     return Bar(
         command.stream,

@@ -1,7 +1,7 @@
 """Sweeps: one scenario, some of its keys over ranges, one row of figures a point.
 
 Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
-`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, goes on
+`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, resumes
 with what its file does not hold.
 """
 
@@ -183,7 +183,7 @@ _MEMORY_FULL = Outcome({}, "the memory is full", "environment")
 
 
 def run_point(job: Job) -> Outcome:
-    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points go on."""
+    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points still run."""
     try:
         metrics = cast(Mapping[str, Any], job.simulate().metrics)
     except MemoryError:

@@ -112,7 +112,7 @@ class Workers(Executor):
                 self._ring.send_bytes(b"")
 
     def _manage(self) -> None:
-        # processes inherit this thread's mask: Ctrl-C reaches the main thread alone, which stops the workers
+        # processes inherit this thread's mask: Ctrl-C reaches only the main thread, which stops the workers
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not self._stopped:

@@ -20,7 +20,7 @@ S = TypeVar("S", Span, HostSpan)
 
 WORDS = {
     "compute": "compute",
-    "collective_alone": "collectives alone",
+    "collective_alone": "isolated collectives",
     "exposed_h2d": "H2D transfer",
     "exposed_gather": "gathers of weights",
     "exposed_copy": "other copies",
@@ -38,16 +38,16 @@ WORDS = {
 """Causes, and the waterfall's extra part, for people."""
 
 NOTES = {
-    "exposed_h2d": "also where kernels run beside the copies",
-    "hidden": "run beside copies that are on it",
+    "exposed_h2d": "also where kernels run at the same time",
+    "hidden": "run during copies that are on it",
 }
 """What needs a word more: both together are about the time that the compute stream waits for prefetched weights."""
 
 CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 """What time on the critical path is spent on.
 
-`exposed_h2d` is the transfer of bytes at the rate of a copy alone, `exposed_copy` that of copies that are not H2D,
-`exposed_gather` a collective that fills a slot, as long as alone. `copy_overhead` is the set-up of copies,
+`exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies that are not H2D,
+`exposed_gather` the isolated time of a collective that fills a slot. `copy_overhead` is the set-up of copies,
 `copy_contention` what other traffic adds, `engine_wait` a copy that waits until one of another stream leaves the copy
 engine. `yield_wait` is a stream blocked by a flag of the device: copies at a gate, collectives that drain. `skew` is
 waiting for peers, also at a flag in host memory. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is

@@ -63,7 +63,7 @@ SHOWN = {
     "lower_bound_s": ("lower bound", "no schedule with these copies takes less"),
     "exposed_prefetch_s": ("wait for prefetch", "compute stream idle until prefetched weights are there"),
     "collective_time_s": ("collectives", "on all streams, peer wait included"),
-    "collective_inflation_s": ("  inflation", "beyond their time alone"),
+    "collective_inflation_s": ("  inflation", "beyond their isolated time"),
     "contention_s": ("  of it contention", "slowed by other traffic"),
     "skew_s": ("  of it skew", "waiting for peers"),
     "h2d_busy_s": ("H2D busy", "a copy in flight"),
@@ -193,7 +193,7 @@ def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     """A floor of the steps shown, s a step: the largest of
 
-    - the kernels and collectives of `rank` alone, one after the other on each stream;
+    - the isolated kernels and collectives of `rank`, one after the other on each stream;
     - its copied bytes at their demand cap, on each stream;
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 

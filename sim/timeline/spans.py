@@ -192,7 +192,7 @@ def between_events(
     """Spans of an instrumented program's commands as its events see them, in order of their ends.
 
     `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
-    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
+    A collective is `ready` when its last rank has started it. Isolated times are not known: nan.
     """
     calls = [
         [times[rank][start] for command, start, _ in found if isinstance(command, Collective)]

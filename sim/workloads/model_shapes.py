@@ -18,7 +18,7 @@ BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 - joint: image and text in one sequence, one set of weights (CogVideoX)
 - double: image and text attend jointly, each with its own weights (HunyuanVideo, FLUX, Qwen-Image, SD3.5)
 - double_last: as double, but the text ends with its keys and values (the last block of SD3.5)
-- single: image and text in one sequence, attention beside the FFN (HunyuanVideo, FLUX)
+- single: image and text in one sequence, attention parallel to the FFN (HunyuanVideo, FLUX)
 """
 
 
