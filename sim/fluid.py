@@ -12,7 +12,7 @@ memoised by the list of active flow specifications, of which a periodic program 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from heapq import heappush
 from typing import NamedTuple
 
@@ -115,6 +115,10 @@ def rates_together(
 class Environment(simpy.Environment):
     """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
 
+    def entries(self) -> Iterator[tuple[float, int, Event]]:
+        """What is scheduled, in no order: (time, priority, event)."""
+        return ((at, int(priority), event) for at, priority, _, event in self._queue)
+
     def schedule_at(self, event: Event, time: float, priority: int) -> None:
         """Trigger `event` at absolute `time` (seconds, not before now)."""
         event._ok = True
@@ -193,7 +197,7 @@ class Fabric:
         if flow not in self._flows:
             raise ValueError(f"the flow of {flow.size} units is not in flight: it has ended or was cancelled")
         self._flows.remove(flow)
-        left = self._left(flow)
+        left = self.left(flow)
         self._account(flow, flow.size - left)
         self._touch()
         return left
@@ -206,7 +210,11 @@ class Fabric:
                 load[resource] += multiplier * flow.rate
         return load
 
-    def _left(self, flow: Flow) -> float:
+    def is_stale(self, event: Event) -> bool:
+        """Whether `event` is the end of a flow as it was foreseen before rates changed."""
+        return event is not self._wake and event.callbacks == [self._finish]
+
+    def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
         return max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
 
@@ -235,7 +243,7 @@ class Fabric:
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
             if route is not flow.route:
-                self._account(flow, flow.size - self._left(flow))
+                self._account(flow, flow.size - self.left(flow))
                 flow.route = route
             if rate != flow.rate:
                 flow.remaining -= flow.rate * (now - flow.since)

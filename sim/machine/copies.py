@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -52,6 +52,10 @@ class Copies:
         self._law = law
         self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
         self._engines: dict[tuple[CopyKind, int], _Engine] = {}
+
+    def state(self) -> Hashable:
+        """Who has an engine, and how many wait for one."""
+        return tuple((key, tuple(sorted(e.holders)), len(e.waiting)) for key, e in sorted(self._engines.items()))
 
     def run(self, rank: Rank, stream: Stream, command: Copy, busy: float, returned: Event | None) -> Work:
         """Make a copy; `busy` is what its stream loses before, s, `returned` what lets its host thread continue."""

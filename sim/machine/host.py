@@ -49,6 +49,9 @@ class HostThread:
         self.number = number
         self.spans = spans
         self.clock = 0.0
+        self.issued = 0
+        """Commands issued; where it waits on the host, those before."""
+        self.process: Steps | None = None
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
         self.sync = float(host.sync.value)
@@ -77,7 +80,7 @@ class HostThread:
 
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
-        for command in commands:
+        for self.issued, command in enumerate(commands):
             if not command.stream:
                 self.clock += self.sync
                 yield from self.on_host[type(command)](command)
@@ -98,6 +101,7 @@ class HostThread:
                 yield from self._copy_pageable(command, stream)
             else:
                 self._enqueue(stream, command, self._ticket(command))
+        self.issued = len(commands)
 
     def _issue_cost(self, command: AnyCommand) -> float:
         """Seconds of the call that enqueues `command`, or of one of its launches."""

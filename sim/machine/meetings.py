@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from simpy.events import Event
 
@@ -68,6 +68,10 @@ class Meetings:
                 self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
         yield self._env.all_of([self.met[key].done[rank.number] for key in keys])
         return max(self.met[key].ready for key in keys), self._transfers_alone(rank, command)
+
+    def state(self) -> Hashable:
+        """Who has arrived where others are missing."""
+        return tuple((m.kind, tuple(m.arrived)) for m in self.met.values() if m.missing)
 
     def _gpus(self, members: Sequence[int]) -> tuple[int, ...]:
         return tuple(self._ranks[rank].gpu for rank in members)

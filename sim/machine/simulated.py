@@ -7,7 +7,7 @@ pending. Streams take commands in FIFO order; transfers and kernels become flows
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from simpy.events import Event
@@ -18,6 +18,7 @@ from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
 from sim.machine.meetings import Meetings
+from sim.machine.snapshot import Snapshot, snapshot
 from sim.machine.state import Flags, Rank, Steps, Stream, Ticket, launches
 from sim.program import (
     AnyCommand,
@@ -42,7 +43,11 @@ class SimulatedMachine:
         self.rate_law = rate_law
 
     def run(self, program: Program) -> Timeline:
-        """Simulate `program` to its end.
+        """Simulate `program` to its end; raises as `run_marked`."""
+        return self.run_marked(program, ())[0]
+
+    def run_marked(self, program: Program, marks: Iterable[AnyCommand]) -> tuple[Timeline, list[Snapshot]]:
+        """Simulate `program` to its end; with the states in which each of `marks`, commands of rank 0, has ended.
 
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
@@ -57,13 +62,16 @@ class SimulatedMachine:
         ranks = {id(rank): rank for rank in program.ranks}.values()
         for kind in {c.kind for rank in ranks for c in rank.commands() if isinstance(c, Copy)}:
             self.profile.copy_class(kind)
-        return _Run(self.profile, program, self.rate_law).run()
+        run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)))
+        return run.run(), run.states
 
 
-class _Run:
+class Run:
     """One run of one program."""
 
-    def __init__(self, profile: Profile, program: Program, rate_law: RateLaw) -> None:
+    def __init__(self, profile: Profile, program: Program, rate_law: RateLaw, marks: frozenset[int]) -> None:
+        self.marks = marks
+        self.states: list[Snapshot] = []
         self.profile = profile
         self.program = program
         self.rate_law = rate_law
@@ -88,10 +96,14 @@ class _Run:
 
     def run(self) -> Timeline:
         for rank, program in zip(self.ranks, self.program.ranks, strict=True):
-            for number, thread in enumerate(program.threads):
-                self.env.process(HostThread(self.env, self.profile, rank, number, self.blocked).run(thread))
+            for number, commands in enumerate(program.threads):
+                thread = HostThread(self.env, self.profile, rank, number, self.blocked)
+                thread.process = thread.run(commands)
+                rank.threads.append(thread)
+                self.env.process(thread.process)
             for stream in rank.streams.values():
-                self.env.process(self._stream(rank, stream))
+                stream.process = self._stream(rank, stream)
+                self.env.process(stream.process)
         self.env.run()
         check_finished(self.program, self.ranks, self.host_flags, self.meetings, self.spans, self.env.now)
         steps = tuple(
@@ -113,11 +125,14 @@ class _Run:
             stream.current = command, ticket
             yield from execute[type(command)](rank, command, ticket)
             stream.current = None
+            stream.ended += 1
             commands.popleft()
             stream.launches -= launches(command)
             for waiter in stream.room:
                 waiter.succeed()
             stream.room.clear()
+            if rank is self.ranks[0] and id(command) in self.marks:
+                self.states.append(snapshot(self))
 
     def _kernel(self, rank: Rank, command: Kernel, _: Ticket) -> Steps:
         seconds = self.profile.kernel_seconds(command)

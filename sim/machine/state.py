@@ -38,7 +38,7 @@ class Stream:
     `shared` streams take commands from several host threads; `room` wakes threads that wait for a place.
     """
 
-    __slots__ = ("commands", "current", "idle", "launches", "name", "room", "shared")
+    __slots__ = ("commands", "current", "ended", "idle", "launches", "name", "process", "room", "shared")
 
     def __init__(self, name: str, shared: bool) -> None:
         self.name = name
@@ -48,6 +48,9 @@ class Stream:
         self.idle: Event | None = None
         self.room: list[Event] = []
         self.current: tuple[AnyCommand, Ticket] | None = None
+        self.ended = 0
+        """Commands that have ended."""
+        self.process: Generator[Event, Any, Any] | None = None
 
 
 class Rank:
@@ -56,6 +59,8 @@ class Rank:
     def __init__(self, number: int, gpu: int, program: RankProgram) -> None:
         self.number = number
         self.gpu = gpu
+        self.threads: list[Any] = []
+        """Its host threads."""
         feeders = [{c.stream for c in thread} for thread in program.threads]
         self.streams = {name: Stream(name, sum(name in fed for fed in feeders) > 1) for name in program.streams}
         self.events: dict[int, float] = {}

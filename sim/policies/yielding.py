@@ -89,6 +89,11 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         # a layer: request, slot and the model's wait; a chunk and a collective: count, lock, and an event waited for
         return 5, 5, (8 if self.window == "kernel" else 6)
 
+    @property
+    def layers_alike(self) -> bool:
+        """Counts of the host threads of other windows grow from layer to layer."""
+        return self.window == "device_gate"
+
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Chunks behind a gate, or issued one at a time."""
         if self.window == "device_gate":

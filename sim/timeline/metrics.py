@@ -166,7 +166,7 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     A host thread that is blocked by another thread (a counter, a lock) waits for the one that issues the copies.
     """
     program = timeline.program.ranks[rank]
-    prefetched = prefetch_events(timeline.program, rank)
+    prefetched = prefetch_events(timeline, rank)
     compute = program.step_stream()
     waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
     waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
@@ -183,11 +183,11 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     return union(waiting)
 
 
-def prefetch_events(program: Program, rank: int) -> set[int]:
+def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
     """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
-    commands = list(program.ranks[rank].commands())
-    streams = program.ranks[rank].gather_streams() | {c.stream for c in commands if isinstance(c, Copy)}
-    return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
+    program = timeline.program.ranks[rank]
+    streams = program.gather_streams() | {c.stream for c in program.commands() if isinstance(c, Copy)}
+    return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}
 
 
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:

@@ -57,6 +57,21 @@ class HostSpan(NamedTuple):
     stream: str = ""
 
 
+class Repeat(NamedTuple):
+    """A part of a run that stands for `copies` more like it: from time `start` to `end`, s.
+
+    In it end the spans from number `spans[0]` up to before `spans[1]`, and the host's spans of numbers `host`. Each
+    rank records `events` events.
+    """
+
+    start: float
+    end: float
+    spans: tuple[int, int]
+    host: tuple[int, int]
+    copies: int
+    events: int
+
+
 class Timeline(NamedTuple):
     """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
 
@@ -69,6 +84,8 @@ class Timeline(NamedTuple):
     steps: tuple[tuple[float, ...], ...]
     host: tuple[HostSpan, ...] = ()
     period: int = 1
+    repeats: tuple[Repeat, ...] = ()
+    """Parts of the simulated run that stood for more like them, in its own times (docs/performance.md)."""
 
     def __repr__(self) -> str:
         return f"<{self._about()}>"
