@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
-from validation import case_tables, copy_tables, other_profile_tables, probe_tables
+from validation import case_tables, copy_tables, other_profile_tables, probe_tables, program_tables
 from validation.datasets import probed_sets
 from validation.markdown import differences, placed
 from validation.plots import plots
@@ -38,6 +38,7 @@ SEEN: dict[str, Callable[[], str]] = {
     "device copies": copy_tables.device_copies,
     "pageable": copy_tables.pageable,
     "host flags": copy_tables.host_flags,
+    "programs": program_tables.programs,
 }
 """Tables of what was measured."""
 
