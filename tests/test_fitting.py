@@ -23,7 +23,7 @@ from sim import SimulatedMachine
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, Stat
 from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import CopyClass, Profile, load_profile, to_plain
-from sim.hardware.collectives import flows, sent_per_rank
+from sim.hardware.collectives import flows, sent_per_rank, transfer
 from sim.hardware.profile_check import contradictions
 from sim.hardware.profile_parameters import numbers
 from sim.inputs.config import convert
@@ -115,6 +115,10 @@ class Bench:
             found[direction] = alone(self.profile.copy_class(direction), p["bytes"], rate)
         return found
 
+    def _transfer(self, p: Plain) -> Numbers:
+        late, spec = transfer(self.profile, p["bytes"], 0, 1, one_way=not p["both"])
+        return {"seconds": late + p["bytes"] / spec.cap}
+
     def _engine(self, p: Plain) -> Numbers:
         """Copies of each train one after the other; those of several streams as many at a time as there are engines."""
         profile = self.profile
@@ -162,6 +166,7 @@ class Bench:
     def _issue(self, p: Plain) -> Numbers:
         costs = self.profile.host
         named = {"gemm": costs.kernel, "copy": costs.copy, "collective": costs.collective, "event": costs.event}
+        named |= {"device_copy": costs.device_copy or costs.copy, "exchange": costs.point_to_point or costs.collective}
         return {"seconds": named.get(p["call"], costs.memop).value}
 
     def _depth(self, p: Plain) -> Numbers:
