@@ -30,7 +30,7 @@ class _Engine:
     """The copy engines of one GPU for one kind of copies: streams that hold one, and those that wait, in order.
 
     A stream keeps its engine from copy to copy as long as the next one can follow at once: the engine is on that
-    stream's channel, and turns to another one when that has nothing for it (docs/measurements/copy_engine.md).
+    stream's channel, and turns to another one when that has nothing for it (docs/measurements/copies.md).
     """
 
     __slots__ = ("free", "holders", "waiting")
