@@ -166,7 +166,7 @@ def _of(rows: Sequence[Row], short: str, k: int, beside: bool) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], short: str, k: int, cls: CollectiveClass) -> Plain:
-    """Times alone; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
+    """Isolated times; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
     measured = [(round(sent_per_rank(KINDS[short], r["bytes"], k)), r["us"] * 1e-6) for r in _of(rows, short, k, False)]
     like, others = (cls.alone_by_ranks[4], 4) if k > 2 else (cls.alone, 2)
     first, seconds = measured[0]

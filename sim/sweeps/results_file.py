@@ -96,7 +96,7 @@ class Rows(list[Row]):
         return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
 
 
-class Ledger:
+class ResultsFile:
     """The rows of `points` in `file`, which is made with its folders if it is missing. A context manager.
 
     `done` holds rows by number of their point, as the file had them, but for those that failed by their environment.
@@ -125,7 +125,7 @@ class Ledger:
         self.done: dict[int, Row] = {}
         self.outdated = ""
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> ResultsFile:
         self._out: BinaryIO = open_alone(self.file)
         try:
             content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""

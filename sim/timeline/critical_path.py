@@ -158,8 +158,8 @@ class _Walk:
         if isinstance(command, Kernel):
             return [("kernel_slowdown", extra), ("compute", span.isolated_time)]
         if isinstance(command, Meeting):
-            alone = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
-            parts = [("collective_contention", extra), (alone, span.isolated_time)]
+            cause = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
+            parts = [("collective_contention", extra), (cause, span.isolated_time)]
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
             moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
