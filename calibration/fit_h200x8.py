@@ -3,10 +3,10 @@
 `python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row next to what the shipped
 profile makes of it, as Markdown.
 
-The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Copies
-alone give their capacities. Collectives alone are faster than those let bytes pass that take as much as copied ones do
-there, so their buffers mostly stay in the processor's cache (`isolated_overhead`); beside copies they take more than
-copied bytes, and how much depends on the number of ranks (`contention_by_ranks`).
+The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Isolated
+copies give their capacities. Isolated collectives are faster than those capacities allow for bytes that take as much as
+copied ones, so their buffers mostly stay in the processor's cache (`isolated_overhead`). With copies they take
+more than copied bytes; how much depends on the number of ranks (`contention_by_ranks`).
 """
 
 from __future__ import annotations

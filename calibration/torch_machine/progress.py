@@ -98,6 +98,6 @@ class Progress:
             ranks = list(command.members(self._world_size))
             return f"{command.kind} {command.name!r} of ranks {ranks}" if len(ranks) > 1 else ""
         if isinstance(command, PointToPoint):
-            ways = [f"{'to' if isinstance(t, Send) else 'from'} rank {t.peer}" for t in command.transfers]
-            return f"{command.name!r} {' and '.join(dict.fromkeys(ways))}"
+            directions = [f"{'to' if isinstance(t, Send) else 'from'} rank {t.peer}" for t in command.transfers]
+            return f"{command.name!r} {' and '.join(dict.fromkeys(directions))}"
         return ""

@@ -101,14 +101,14 @@ class ResultsFile:
 
     `done` holds rows by number of their point, as the file had them, but for those that failed by their environment.
     Rows are added in any order, each by one write; `finish` puts them in the order of the points. A half-written last
-    line is cut off. The file is held until the end.
+    line is cut off. The file stays locked until the end.
 
     Rows that were made with another hardware profile, model or version of this package than there is now are not
     taken: the file is refused, or, with `recompute`, they stay in it until `finish`; `outdated` says how many, and why.
 
     Raises:
         InputError: the file is not the result of a sweep over these points, or another run holds it.
-        OSError: it cannot be written, or was moved or removed while it was held.
+        OSError: it cannot be written, or was moved or removed while it was locked.
     """
 
     def __init__(self, file: Path, points: Sequence[Point], recompute: bool = False) -> None:

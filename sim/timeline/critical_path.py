@@ -64,7 +64,7 @@ GROUPS = {
     "waits at gates and for peers": ("yield_wait", "skew"),
     "events and flags": ("stream_overhead",),
 }
-"""Causes by what one would change: the weights' way to the GPU, the work, the host, the gates, the schedule's events.
+"""Causes by what one would change: copies of weights, the work, the host, the gates, the schedule's events.
 
 Each cause is in one group. The largest group is what binds.
 """
@@ -163,8 +163,8 @@ class _Walk:
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
             moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
-            way = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
-            parts = [("copy_contention", extra), (way, moving), ("copy_overhead", span.isolated_time - moving)]
+            cause = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
+            parts = [("copy_contention", extra), (cause, moving), ("copy_overhead", span.isolated_time - moving)]
             return [*parts, ("engine_wait", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, WaitFlag):
             waited = "skew" if command.on_host else "yield_wait"
