@@ -57,7 +57,7 @@ def calibrate(
 
     A run that was cut off resumes when rerun. `progress` is called before each case with None and after it with its
     row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given. `kind` is "cuda" or "cpu", what
-    there is unless given; a CPU stands in for GPUs where only the way is to be tried.
+    there is unless given; a CPU stands in for GPUs where only the procedure is to be tried.
 
     Raises:
         MachineError, ProbeError: the probes cannot be run.

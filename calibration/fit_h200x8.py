@@ -3,10 +3,10 @@
 `python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row next to what the shipped
 profile makes of it, as Markdown.
 
-The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Copies
-alone give their capacities. Collectives alone are faster than those let bytes pass that take as much as copied ones do
-there, so their buffers mostly stay in the processor's cache (`isolated_overhead`); beside copies they take more than
-copied bytes, and how much depends on the number of ranks (`contention_by_ranks`).
+The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Isolated
+copies give their capacities. Isolated collectives are faster than those capacities allow for bytes that take as much as
+copied ones, so their buffers mostly stay in the processor's cache (`isolated_overhead`). With copies they take
+more than copied bytes; how much depends on the number of ranks (`contention_by_ranks`).
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _of(rows: Sequence[Row], short: str, k: int, beside: bool) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], short: str, k: int, cls: CollectiveClass) -> Plain:
-    """Times alone; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
+    """Isolated times; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
     measured = [(round(sent_per_rank(KINDS[short], r["bytes"], k)), r["us"] * 1e-6) for r in _of(rows, short, k, False)]
     like, others = (cls.alone_by_ranks[4], 4) if k > 2 else (cls.alone, 2)
     first, seconds = measured[0]

@@ -281,7 +281,7 @@ def _link() -> st.SearchStrategy[Plain]:
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Graph:
-    """Graphs with up to three links more than a tree has: ways may be many, or equally good."""
+    """Graphs with up to three links more than a tree has: routes may be many, or equally good."""
     plain = draw(trees())
     inner = [name for name, node in plain["nodes"].items() if node["kind"] in FORWARDING]
     ends = [*inner, "gpu0", "gpu1", "gpu2"]

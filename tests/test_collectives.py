@@ -116,7 +116,7 @@ def test_a_two_phase_all_to_all_spares_slow_links_and_must_have_even_domains() -
     chosen = msgspec.structs.replace(profile.collectives.all_to_all, algorithm="hierarchical")
     kinds = msgspec.structs.replace(profile.collectives, all_to_all=chosen)
     two_phase = msgspec.structs.replace(profile, collectives=kinds)
-    # 16 B to the neighbour, then 16 B across from each of two
+    # 16 B to the other rank of the domain, then 16 B across from each of two
     assert _seconds(two_phase, "all_to_all", 32) == 0.5 + 16 / 8 + 0.5 + 2 * 16 / 2
     with pytest.raises(InputError, match="3 ranks in domains of one size"):
         collectives.flows(two_phase, "all_to_all", 30, range(3))

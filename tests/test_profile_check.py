@@ -74,7 +74,7 @@ def test_first_order_theory_and_the_machine_take_the_same_isolated_time(name: st
     if ranks > 1:
         expected = isolated_time(profile, kind, size, range(ranks))
         block = (CollectiveOp(kind=kind, bytes=Bytes(size)),)
-        assert layer_time(profile, Layer(Bytes(2), block), ranks, 0).alone == pytest.approx(expected, rel=1e-9)
+        assert layer_time(profile, Layer(Bytes(2), block), ranks, 0).isolated == pytest.approx(expected, rel=1e-9)
         assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 

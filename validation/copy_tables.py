@@ -40,7 +40,7 @@ def _words(train: dict[str, int | str]) -> str:
 
 
 def engines() -> str:
-    """When equal copies end that are posted together, one a stream, as a multiple of one's time alone."""
+    """When equal copies end that are posted together, one a stream, as a multiple of one's isolated time."""
     rows = []
     for name, row in _found("engine"):
         trains = row.params["trains"]
@@ -49,7 +49,7 @@ def engines() -> str:
             ends = [f"x{value(row, f'end_{i}') / alone:.2f}" for i in range(len(trains))]
             shown = f"{len(trains)} x {_words(trains[0])}"
             rows.append((short(name), shown, f"{1e6 * alone:.1f}", *ends, *[""] * (3 - len(ends))))
-    return table(("session", "copies", "one alone us", "first ends", "second", "third"), rows, 2)
+    return table(("session", "copies", "isolated us", "first ends", "second", "third"), rows, 2)
 
 
 def engine_turns() -> str:
@@ -64,7 +64,7 @@ def engine_turns() -> str:
                 alone = value(row, "alone_0")
                 ends = [f"x{value(row, f'end_{i}') / alone:.2f}" for i in (0, 1)]
                 rows.append((short(name), f"2 x {_words(trains[0])}", words, f"{1e6 * alone:.0f}", *ends))
-    return table(("session", "trains", "between copies", "one alone us", "first ends", "second"), rows, 3)
+    return table(("session", "trains", "between copies", "isolated us", "first ends", "second"), rows, 3)
 
 
 def copies_in_flight() -> str:
@@ -83,7 +83,7 @@ def copies_in_flight() -> str:
         "session",
         "in flight",
         "posted meanwhile",
-        "alone us",
+        "isolated us",
         "others end after us",
         "it ends after us",
         "others",
@@ -92,7 +92,7 @@ def copies_in_flight() -> str:
 
 
 def device_copies() -> str:
-    """Copies within a GPU's memory, alone and beside others."""
+    """Copies within a GPU's memory, isolated and beside others."""
     rows = []
     for name in copy_sets():
         for row in probes(name).values():

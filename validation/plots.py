@@ -108,7 +108,7 @@ def sm_copies() -> str:
 
 
 def collectives() -> str:
-    """Times of collectives alone by size."""
+    """Isolated times of collectives by size."""
     sizes = [2**k for k in range(16, 29) if f"collective/all_to_all/2/{2**k}" in probes(TWO)]
     sizes = sorted({*sizes, *(40 * MIB << k for k in range(4))})
     shown = [(64 * 2**10, "64 KiB"), (MIB, "1 MiB"), (16 * MIB, "16 MiB"), (320 * MIB, "320 MiB")]

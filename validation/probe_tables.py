@@ -83,7 +83,7 @@ def host_limits() -> str:
 
 
 def contention() -> str:
-    """Rates of copies by chunk, alone and beside collectives, and how much longer those take."""
+    """Rates of copies by chunk, isolated and beside collectives, and how much longer those take."""
     rows = []
     for name in (TWO, NVLINK, FOUR):
         ranks = 4 if name == FOUR else 2
@@ -124,7 +124,7 @@ def sm_copies() -> str:
 
 
 def collectives() -> str:
-    """Times alone by size and number of ranks, us."""
+    """Isolated times by size and number of ranks, us."""
     rows = []
     for size in (64 * 2**10, 256 * 2**10, MIB, 4 * MIB, 16 * MIB, LARGE):
         shown = f"{size // MIB} MiB" if size >= MIB else f"{size // 2**10} KiB"

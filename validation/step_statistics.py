@@ -182,9 +182,9 @@ def long_kernels(case: MeasuredCase, baselines: Sequence[MeasuredCase], least_us
 
 
 def lateness(case: MeasuredCase, nvlink: bool) -> float | None:
-    """By how much copies with nothing else on their way took longer than the fastest tenth of them, on average.
+    """By how much copies with nothing else on their route took longer than the fastest tenth of them, on average.
 
-    Of the longest copies of a case; over NVLink collectives are not on their way.
+    Of the longest copies of a case; over NVLink collectives are not on their route.
     """
     busy = [] if nvlink else [(op.start, op.end) for op in case.operations if op.kind == "Collective"]
     copies = [op for op in case.operations if op.kind == "Copy" and op.bytes >= MIB]

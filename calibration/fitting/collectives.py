@@ -154,7 +154,7 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
 
 
 def _one_way(rows: Rows) -> dict[str, Fitted]:
-    """How much faster a send is with none the other way: sends are as an all_to_all of two ranks."""
+    """How much faster a send is with none in reverse: sends are as an all_to_all of two ranks."""
     slopes, where = [], []
     for both in (True, False):
         found = sorted(rows.find("transfer", both=both), key=lambda r: int(r.params["bytes"]))

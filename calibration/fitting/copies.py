@@ -127,7 +127,7 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     """What all GPUs share at the host's memory, if it binds: `out_of`, `into`, `through` and `write_cost` of it.
 
     A capacity each way, or, where both ways together get less than that, one through the memory of which a byte
-    written takes `write_cost` times what a byte read does: reads alone may then be more than both ways together.
+    written takes `write_cost` times what a byte read does: only reads may then be more than both ways together.
     """
     found, alone = {}, {}
     for key, name, direction in (("out_of", "down", "h2d"), ("into", "up", "d2h")):

@@ -16,7 +16,7 @@ def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
     """By kind, for those whose measured isolated times contradict the overhead with copies in flight.
 
     Both were measured: the times with nothing else in flight, the overhead beside copies. So a byte takes less while
-    nothing is copied: what a copied byte takes, or, where the times alone need that, still less.
+    nothing is copied: what a copied byte takes, or, where the isolated times need that, still less.
     """
     found: dict[CollectiveKind, list[Check]] = {}
     for check in contradictions(profile):

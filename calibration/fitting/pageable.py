@@ -35,6 +35,6 @@ def _staging(rows: Rows) -> Fitted:
     behind = [row for row in rows.find("pageable", direction="h2d") if row.params["busy"]]
     sizes = {int(row.params["bytes"]): row.ranks[0]["ahead"].median == 1 for row in behind}
     taken = max((size for size, ahead in sizes.items() if ahead), default=0)
-    held = min((size for size, ahead in sizes.items() if not ahead and size > taken), default=None)
+    blocked = min((size for size, ahead in sizes.items() if not ahead and size > taken), default=None)
     where = f"pageable/h2d/behind: calls of up to {taken} B returned before the stream got to them"
-    return Fitted(float(taken), None, where + (f", those of {held} B did not" if held else ""))
+    return Fitted(float(taken), None, where + (f", those of {blocked} B did not" if blocked else ""))

@@ -1,4 +1,4 @@
-"""Collectives alone, beside copies by a DMA engine, and beside copies by SMs."""
+"""Collectives isolated, beside copies by a DMA engine, and beside copies by SMs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_OTHERS = 200
 """Collectives beside it at most, each with an event."""
 
 LEAST_OTHERS = 4
-"""A train is at least as long as so many of those beside it alone: two must end while it runs, slowed by it."""
+"""A train lasts at least this many isolated times of those beside it: two must end while it runs, slowed by it."""
 
 
 def collective(context: Context, params: Params, stretch: int) -> Measured:
@@ -34,7 +34,7 @@ def collective(context: Context, params: Params, stretch: int) -> Measured:
 
 
 def transfer(context: Context, params: Params, stretch: int) -> Measured:
-    """`count` sends from rank 0 to rank 1 back to back, each with one the other way if `both`. "seconds" of one."""
+    """`count` sends from rank 0 to rank 1 back to back, each with one in reverse if `both`. "seconds" of one."""
     stream = context.device.stream("compute")
     call = stream.run(context.transfer(params["bytes"], params["both"]))
     call()
@@ -76,7 +76,7 @@ def _rehearse(context: Context, params: Params) -> None:
 
 
 def beside(context: Context, params: Params, stretch: int) -> Measured:
-    """A train of collectives, `window` s long when alone, beside copies of `chunk` bytes.
+    """A train of collectives, `window` s long when isolated, beside copies of `chunk` bytes.
 
     Quantities: "seconds" of one collective, "rate" of the copies meanwhile, B/s; "alone_seconds" of a collective in
     the same train without copies, run in turn with the other.
@@ -110,7 +110,7 @@ def beside(context: Context, params: Params, stretch: int) -> Measured:
 def concurrent_collectives(context: Context, params: Params, stretch: int) -> Measured:
     """A train of collectives beside others, of kind `other`, of another communicator.
 
-    The train is `window` s long when alone, or longer where few of the others would end meanwhile.
+    The train is `window` s long when isolated, or longer where few of the others would end meanwhile.
     Quantities: "seconds" of one collective and "other_seconds" of one of the others meanwhile; "alone_seconds" and
     "other_alone_seconds" of each in a train of its own, run in turn with both.
     """
@@ -144,11 +144,11 @@ def concurrent_collectives(context: Context, params: Params, stretch: int) -> Me
     return _covered(samples, uncovered)
 
 
-def trains(params: Params, stretch: int, alone: float, once: float) -> tuple[int, int]:
-    """How many collectives, `alone` s each, and how many of the others beside them, `once` s each."""
+def trains(params: Params, stretch: int, isolated: float, once: float) -> tuple[int, int]:
+    """How many collectives, `isolated` s each, and how many of the others beside them, `once` s each."""
     window = max(params["window"], LEAST_OTHERS * once)
     total = min(max(round(stretch * params["cover"] * window / once), 5), MOST_OTHERS)
-    return min(max(round(window / alone), 2), LONGEST), total
+    return min(max(round(window / isolated), 2), LONGEST), total
 
 
 def _others(context: Context, call: Call, count: int, ranks: int) -> float:
@@ -194,7 +194,7 @@ def _beside_copies(copies: Sequence[Call], lead: int) -> Callable[[Callable[[], 
 
 
 def sm_copy(context: Context, params: Params, stretch: int) -> Measured:
-    """A kernel of `ctas` programs that reads pinned host memory, alone and beside collectives.
+    """A kernel of `ctas` programs that reads pinned host memory, isolated and beside collectives.
 
     Quantities: "copy_alone" and "copy_beside" B/s, and with several ranks "seconds" and "alone_seconds" of a
     collective. The copy beside is timed whole and is covered by collectives only in part: its rate is derived.

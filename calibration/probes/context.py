@@ -217,7 +217,7 @@ class Context:
         assert_never(kind)
 
     def transfer(self, size: int, both: bool) -> Call:
-        """`size` bytes from rank 0 to rank 1 of two, in one group with as many the other way if `both`."""
+        """`size` bytes from rank 0 to rank 1 of two, in one group with as many in reverse if `both`."""
         room = max(self._pools.collectives, size)
         sent, received = self.random("sent", room)[:size], self.random("received", room)[:size]
         peer = 1 - self.rank
@@ -266,4 +266,4 @@ class Context:
             self.gate.open()
         device.synchronize()
         if self.gate.forced:
-            raise RuntimeError(f"streams were held for {WATCHDOG_S:g} s and had to be released")
+            raise RuntimeError(f"streams were blocked for {WATCHDOG_S:g} s and had to be released")

@@ -83,7 +83,7 @@ def _sizes(scale: Scale) -> list[int]:
 
 
 def _within(scale: Scale) -> Iterator[ProbeCase]:
-    """Alone, beside each other, and beside copies over the link."""
+    """Isolated, beside each other, and beside copies over the link."""
     small, *_, long = scale.engines
     for size in _sizes(scale):
         count = min(max(round(scale.window_s * DEVICE_RATE / 10 / size), 4), scale.train)

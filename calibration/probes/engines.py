@@ -91,7 +91,7 @@ def _around(context: Context, stream: Stream, between: str, event: Event) -> tup
 
 
 def _posted(context: Context, trains: Sequence[Params], params: Params) -> tuple[list[_Seen], float]:
-    """What each of `trains` saw, and when those that were held or posted late were let go, s."""
+    """What each of `trains` saw, and when those that were blocked or posted late were released, s."""
     device, between, posted = context.device, params["between"], params["posted"]
     compute, ready, release = device.stream("compute"), device.event(False), context.event()
     # enqueued first: an event that has no record yet holds nobody

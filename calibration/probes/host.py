@@ -53,7 +53,7 @@ def depth(context: Context, params: Params, stretch: int) -> Measured:
                 longest, taken = after - before, number
             before = after
             number += 1
-        # the call that was held until the gate opened took most of the time that it was closed
+        # the call that was blocked until the gate opened took most of the time that it was closed
         blocked = longest > params["hold_s"] / 4
         context.gate.open()
         context.device.synchronize()

@@ -1,4 +1,4 @@
-"""Copies from and to pageable host memory, which the driver stages: how long the host is held, and the copy takes."""
+"""Copies from and to pageable host memory, which the driver stages: how long they block the host, and take."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def _collectives(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
 
 
 def _transfers(scale: Scale) -> Iterator[ProbeCase]:
-    """Sends from one rank to another, and with one the other way at the same time."""
+    """Sends from one rank to another, and with one in reverse at the same time."""
     for size in scale.collectives[1:4]:
         for both in (False, True):
             count = min(max(round(2 * scale.window_s * scale.rate / size), 2), 30)

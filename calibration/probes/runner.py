@@ -37,7 +37,7 @@ Progress = Callable[[ProbeCase, Row | None], None]
 
 
 class ProbeError(RuntimeError):
-    """Probes fail one after the other. The message says why."""
+    """Consecutive probes failed. The message says why."""
 
 
 class _Found(NamedTuple):
@@ -59,7 +59,7 @@ def run(
 
     Raises:
         MachineError: processes cannot be started, or there are too few GPUs.
-        ProbeError: several cases one after the other failed.
+        ProbeError: several consecutive cases failed.
         InputError: raw.jsonl cannot be read, or another run is writing to it.
         OSError: it cannot be written.
     """
@@ -152,7 +152,7 @@ def _run_case(case: ProbeCase, pool: Pool) -> Row:
         found = pool.measure(case, STRETCH)
     pool.failures = pool.failures + 1 if found.failed else 0
     if pool.failures >= FAILURES:
-        raise ProbeError(f"{FAILURES} cases one after the other failed, the last is {case.name}: {found.rejected}")
+        raise ProbeError(f"{FAILURES} consecutive cases failed, the last is {case.name}: {found.rejected}")
     return Row(
         schema=SCHEMA,
         case=case.name,
@@ -201,7 +201,7 @@ class Pool:
         try:
             answers = ranks.ask([Job(case, stretch)] * case.ranks, 3 * case.seconds + GRACE_S + 5)
         except MachineError as error:
-            ranks.close(0)  # a rank may be held for ever by one that has failed
+            ranks.close(0)  # a rank may be blocked for ever by one that has failed
             self._ranks = None
             return _Found([], f"failed: {error}", failed=True)
         uncovered = next((answer.uncovered for answer in answers if answer.uncovered), None)

@@ -150,7 +150,7 @@ class Device(ABC):
 
     @abstractmethod
     def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
-        """Memory and its size, each whole (CUDA maps no less), at neighbouring addresses; it may be mapped often."""
+        """Memory and its size, each whole (CUDA maps no less), at adjacent addresses; it may be mapped often."""
 
     @abstractmethod
     def unmap(self) -> None:

@@ -1,7 +1,7 @@
 """The memory of a rank's program: its buffers on the device, and its layers' weights in pinned host memory.
 
 A layer's weights are its resident bytes, in memory of their own, and its copied bytes, in a slot. Both are mapped to
-neighbouring addresses, so that every matrix lies whole wherever the cut between them runs: a kernel reads the same
+adjacent addresses, so that every matrix lies whole wherever the cut between them runs: a kernel reads the same
 shapes under every policy. A layer has an address range for each slot that it is ever in.
 """
 
@@ -94,7 +94,7 @@ class Memory:
                 own[: weights.resident].copy_(host.layers[number][: weights.resident])
 
     def layer(self, number: int, slot: str | None) -> torch.Tensor:
-        """All bytes of a layer whose copied ones are in `slot` (None: it has none), at neighbouring addresses."""
+        """All bytes of a layer whose copied ones are in `slot` (None: it has none), at adjacent addresses."""
         return self._mapped(number, slot)[: self.weights[number].bytes]
 
     def _mapped(self, number: int, slot: str | None) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Progress:
         self._left[thread] = iter(calls)
         return self._left[thread]
 
-    def held(self) -> str:
+    def blocked(self) -> str:
         """What host threads and streams wait for, as far as events and flags show."""
         issued: dict[str, list[AnyCommand]] = {}
         lines = []
@@ -56,7 +56,7 @@ class Progress:
         return "; ".join(lines) or "all commands have ended, it waits for the other ranks"
 
     def _stream(self, name: str, commands: Sequence[AnyCommand]) -> str:
-        """What holds a stream. It is among the commands after the last event that has completed."""
+        """What blocks a stream. It is among the commands after the last event that has completed."""
         first, until = 0, len(commands)
         for number, command in enumerate(commands):
             if isinstance(command, RecordEvent):
@@ -98,6 +98,6 @@ class Progress:
             ranks = list(command.members(self._world_size))
             return f"{command.kind} {command.name!r} of ranks {ranks}" if len(ranks) > 1 else ""
         if isinstance(command, PointToPoint):
-            ways = [f"{'to' if isinstance(t, Send) else 'from'} rank {t.peer}" for t in command.transfers]
-            return f"{command.name!r} {' and '.join(dict.fromkeys(ways))}"
+            directions = [f"{'to' if isinstance(t, Send) else 'from'} rank {t.peer}" for t in command.transfers]
+            return f"{command.name!r} {' and '.join(dict.fromkeys(directions))}"
         return ""

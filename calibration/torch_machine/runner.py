@@ -161,9 +161,9 @@ class Runner:
         for call in self.progress.follow(thread, self.threads[thread]):
             call()
 
-    def held(self) -> str:
+    def blocked(self) -> str:
         """What the run waits for."""
-        return self.progress.held()
+        return self.progress.blocked()
 
     def _stream(self, command: AnyCommand) -> Stream:
         return self.device.stream(command.stream)

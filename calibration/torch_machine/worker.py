@@ -92,7 +92,7 @@ def _run(device: Device, job: Job, rank: int, pipe: Connection, make: Callable[[
     def give_up() -> None:
         where = "it was still preparing"
         with suppress(Exception):  # there is something to say in any case
-            where = runner[0].held() if runner else where
+            where = runner[0].blocked() if runner else where
         end(Failure(f"rank {rank} has not ended after {job.timeout_s:g} s: {where}", deadlock=True))
 
     if isinstance(device, CpuDevice):

@@ -133,11 +133,11 @@ def crossover(
 
 
 class LayerTime(NamedTuple):
-    """Seconds of a layer under whole-layer prefetch: `total`, `exposed` of it waiting for the copy; `alone` without."""
+    """Seconds of a layer under whole-layer prefetch: `total`, `exposed` wait for the copy; `isolated`: no copies."""
 
     total: float
     exposed: float
-    alone: float
+    isolated: float
 
 
 def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> LayerTime:
@@ -164,7 +164,7 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
                 walk.through(latency, latency, free)
                 walk.through(data, beside, copying)
     exposed = walk.left / free
-    return LayerTime(walk.elapsed + exposed, exposed, walk.alone)
+    return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
 
 def step_seconds(profile: Profile, workload: Workload, world_size: int, resident_fraction: float = 0.0) -> float:
@@ -193,18 +193,18 @@ class _Walk:
     def __init__(self, left: float) -> None:
         self.left = left
         self.elapsed = 0.0
-        self.alone = 0.0
+        self.isolated = 0.0
 
-    def through(self, alone: float, stretched: float, rate: float) -> None:
-        """Work that takes `alone` s, or `stretched` s while the copy moves at `rate` B/s."""
-        self.alone += alone
+    def through(self, isolated: float, stretched: float, rate: float) -> None:
+        """Work that takes `isolated` s, or `stretched` s while the copy moves at `rate` B/s."""
+        self.isolated += isolated
         if self.left >= rate * stretched:
             self.left -= rate * stretched
             self.elapsed += stretched
         else:
             met = self.left / rate
             self.left = 0.0
-            self.elapsed += met + alone * (1 - met / stretched)
+            self.elapsed += met + isolated * (1 - met / stretched)
 
 
 def _flops(layer: Layer) -> float:

@@ -154,16 +154,16 @@ def _limited(profile: Profile, steady: Steady, resource: int | None) -> Iterator
     capacity = "" if resource is None else gb(profile.capacities[resource])
     for rate in dict.fromkeys(gb(r) for _, r in copies):
         mine = [f for f, r in copies if gb(r) == rate]
-        alone = gb(weighted_max_min([mine[0].spec], profile.capacities)[0])
+        isolated = gb(weighted_max_min([mine[0].spec], profile.capacities)[0])
         gpus = [f.gpu for f in mine]
         each = " each" if len(gpus) > 1 else ""
         if resource is None:
             yield gpus, f"{{who}}: copies at the copy engine's own rate, {rate} GB/s{each}."
         elif len(gpus) > 1:
-            words = f"{len(gpus)} GPUs share {{where}} ({capacity} GB/s): copies get {rate} GB/s each of {alone}"
+            words = f"{len(gpus)} GPUs share {{where}} ({capacity} GB/s): copies get {rate} GB/s each of {isolated}"
             yield gpus, f"{words} ({{who}})."
         else:
-            yield gpus, f"{{who}}: {{where}} ({capacity} GB/s) is full: copies get {rate} GB/s of {alone}."
+            yield gpus, f"{{who}}: {{where}} ({capacity} GB/s) is full: copies get {rate} GB/s of {isolated}."
     for rate in dict.fromkeys(gb(r) for _, r in pairs):
         mine = [f for f, r in pairs if gb(r) == rate]
         gpus = sorted({gpu for f in mine for edge in f.edges for gpu in edge})

@@ -117,7 +117,7 @@ class Alone(Parameters):
 
 
 class Transfer(Parameters):
-    """Sends from one rank to another, and as many the other way if `both`."""
+    """Sends from one rank to another, and as many in reverse if `both`."""
 
     ranks: Annotated[int, Meta(ge=2, le=2)]
     bytes: Size

@@ -1,7 +1,7 @@
 """Small programs of every kind of command, measured and simulated alike: one figure each, the time of a step.
 
-Scenarios do not reach all commands. These programs do, alone and with others in flight, so that each command of a
-machine is held to a measurement. A program has some steps that do the same; every stream starts a step together and
+Scenarios do not use all commands. These programs do, isolated and with others in flight, so that each command of a
+machine is compared with a measurement. A program has several equal steps; every stream starts a step together and
 the step ends with the last of them.
 """
 
@@ -59,7 +59,7 @@ class Rank:
         return name
 
     def sequence(self, flag: str) -> str:
-        """A flag in host memory that this rank alone writes."""
+        """A flag in host memory that only this rank writes."""
         if flag not in self._declared:
             self._declared.add(flag)
             self.builder.sequence(flag)
@@ -218,7 +218,7 @@ def collective(kind: CollectiveKind, size: int, count: int = 1) -> Body:
 
 
 def exchange(size: int, count: int = 1, way: str = "both", stream: str = "compute") -> Body:
-    """`count` sends to the other one of two ranks, and receives from it in the same groups; or one way alone."""
+    """`count` sends to the other one of two ranks, and receives from it in the same groups, or one direction only."""
 
     def body(rank: Rank, step: int) -> None:
         rank.on(stream)
@@ -235,7 +235,7 @@ def exchange(size: int, count: int = 1, way: str = "both", stream: str = "comput
 
 
 def _only(number: int, part: Body) -> Body:
-    """`part` on one rank alone."""
+    """`part` on one rank only."""
 
     def body(rank: Rank, step: int) -> None:
         if rank.number == number:

@@ -184,7 +184,7 @@ class Profile(Config, frozen=True, dict=True):
     def copy_flow(self, kind: CopyKind, gpu: int, peer: int | None = None) -> FlowSpec:
         """The flow of a copy to or from `gpu`; a p2p copy goes to GPU `peer`."""
         cls = self.copy_class(kind)
-        tags = (COPY_TAG,) if self._copies_crowd and kind != "d2d" else ()
+        tags = (COPY_TAG,) if self._copies_reroute and kind != "d2d" else ()
         match kind:
             case "h2d" | "d2h":
                 route = _route(self.graph.copy(gpu, kind), 1.0)
@@ -193,15 +193,15 @@ class Profile(Config, frozen=True, dict=True):
             case "p2p":
                 if peer is None:
                     raise ValueError("a p2p copy needs a peer")
-                # where NCCL goes through the host, the way that copies between GPUs take is not in the topology
+                # where NCCL goes through the host, the route of copies between GPUs is not in the topology
                 route = () if self.topology.peers == "host" else self.peer_route(((gpu, peer),), 1.0)
             case _:
                 assert_never(kind)
         return FlowSpec(route, cls.cap.value, cls.weight.value, tags=tags)
 
     @cached_property
-    def _copies_crowd(self) -> bool:
-        """Whether some collective crosses the host otherwise while copies are in flight."""
+    def _copies_reroute(self) -> bool:
+        """Whether some collective takes another route while copies are in flight."""
         classes = (self.collective_class(kind) for kind in get_args(CollectiveKind))
         shares = (share for cls in classes for share in (cls.contention(2), *cls.contention_by_ranks.values()))
         return any(share.isolated_overhead is not None for share in shares)

@@ -83,7 +83,7 @@ def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
 
 
 def summaries(checks: Sequence[Check]) -> list[str]:
-    """A sentence for each table with a contradiction: its worst row, and what holds the collective there."""
+    """A sentence for each table with a contradiction: its worst row, and which full resources slow the collective."""
     tables: dict[str, list[Check]] = {}
     for check in checks:
         if check.contradicts:

@@ -15,7 +15,7 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?
 MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
 """Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
 
-Less than the least is 0: divided by, it would give what is no number.
+A magnitude below the least is 0: dividing by it could overflow.
 """
 
 

@@ -27,7 +27,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 class _NotPlainError(Exception):
-    """What the loader meets and does not take."""
+    """What the loader refuses."""
 
 
 def read_yaml(file: Path) -> Any:

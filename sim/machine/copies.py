@@ -17,7 +17,7 @@ from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
 class _Costs(NamedTuple):
-    """A copy's flow, its rate alone (B/s), its set-up, least duration, and turn of an engine to another stream (s)."""
+    """A copy's flow, its isolated rate (B/s), set-up, least duration, and an engine's turn to another stream (s)."""
 
     spec: FlowSpec
     rate: float
@@ -30,7 +30,7 @@ class _Engine:
     """The copy engines of one GPU for one kind of copies: streams that hold one, and those that wait, in order.
 
     A stream keeps its engine from copy to copy as long as the next one can follow at once: the engine is on that
-    stream's channel, and turns to another one when that has nothing for it (docs/measurements/copy_engine.md).
+    stream's channel, and turns to another one when that has nothing for it (docs/measurements/copies.md).
     """
 
     __slots__ = ("free", "holders", "waiting")
@@ -107,7 +107,7 @@ class Copies:
     def _staged(
         self, command: Copy, costs: _Costs, returned: Event | None
     ) -> Generator[Event, Any, tuple[float, float]]:
-        """Move what the driver stages: (s that it takes alone, s that follow on the host).
+        """Move what the driver stages: (isolated time, s; s that follow on the host).
 
         From the host, the first bytes are staged before the stream gets there, so that the last ones move at the rate
         of the link. To the host, the first bytes cross the link before any is passed on, and as many are passed on when
@@ -117,17 +117,17 @@ class Copies:
         staged = min(command.bytes, int(pageable.staging.value))
         rate = min(costs.rate, pageable.rate.value)
         slow = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
-        alone = pageable.setup.value + (command.bytes - staged) / rate + staged / costs.rate
+        isolated = pageable.setup.value + (command.bytes - staged) / rate + staged / costs.rate
         yield self._env.timeout(pageable.setup.value)
         if command.kind == "h2d":
             yield self._fabric.transfer(slow, command.bytes - staged).done
             if returned is not None:
                 returned.succeed()
             yield self._fabric.transfer(costs.spec, staged).done
-            return alone, 0.0
+            return isolated, 0.0
         yield self._fabric.transfer(costs.spec, staged).done
         yield self._fabric.transfer(slow, command.bytes - staged).done
-        return alone, staged / pageable.rate.value
+        return isolated, staged / pageable.rate.value
 
     def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
         peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]

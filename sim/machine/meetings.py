@@ -32,7 +32,7 @@ class Meetings:
         self._law = law
         self.met: dict[MeetingKey | TransferKey, Rendezvous] = {}
         self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
-        """Transfer -> rank -> (transfers that go with it the same way there, whether one goes back)."""
+        """Transfer -> rank -> (transfers in the same direction beside it, whether one goes in reverse)."""
         self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
         self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
         self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
@@ -52,22 +52,23 @@ class Meetings:
 
     def point_to_point(self, rank: Rank, command: PointToPoint, keys: Sequence[TransferKey]) -> Work:
         """Make the sends and receives of `rank`. Began: when all were posted on both sides."""
-        ways = [isinstance(t, Send) for t in command.transfers]
-        for key, t, sends in zip(keys, command.transfers, ways, strict=True):
+        directions = [isinstance(t, Send) for t in command.transfers]
+        for key, t, sends in zip(keys, command.transfers, directions, strict=True):
             if key not in self.met:
                 self.met[key] = Rendezvous(self._env, "send_recv", key[:2])
             rendezvous = self.met[key]
             rendezvous.arrived.append(rank.number)
-            back = any(
-                other.peer == t.peer and way != sends for other, way in zip(command.transfers, ways, strict=True)
+            reverse = any(
+                other.peer == t.peer and sent != sends
+                for other, sent in zip(command.transfers, directions, strict=True)
             )
-            self._posted.setdefault(key, {})[rank.number] = ways.count(sends), back
+            self._posted.setdefault(key, {})[rank.number] = directions.count(sends), reverse
             if len(rendezvous.arrived) == 2:
                 rendezvous.ready = self._env.now
                 peers, returns = zip(*self._posted.pop(key).values(), strict=True)
                 self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
         yield self._env.all_of([self.met[key].done[rank.number] for key in keys])
-        return max(self.met[key].ready for key in keys), self._transfers_alone(rank, command)
+        return max(self.met[key].ready for key in keys), self._transfers_isolated(rank, command)
 
     def state(self) -> Hashable:
         """Who has arrived where others are missing."""
@@ -106,7 +107,7 @@ class Meetings:
                 event.succeed()
 
     def _send(self, size: int, rendezvous: Rendezvous, peers: int, one_way: bool) -> Steps:
-        """Run a transfer that both sides have posted, beside `peers` - 1 others the same way."""
+        """Run a transfer that both sides have posted, beside `peers` - 1 others in the same direction."""
         source, target = self._gpus(rendezvous.members)
         latency, spec = collectives.transfer(self._profile, size, source, target, peers, one_way)
         yield self._env.timeout(latency)
@@ -135,7 +136,7 @@ class Meetings:
             self._isolated[key] = collectives.isolated_times(self._profile, *key, self._law)
         return self._isolated[key]
 
-    def _transfers_alone(self, rank: Rank, command: PointToPoint) -> float:
+    def _transfers_isolated(self, rank: Rank, command: PointToPoint) -> float:
         """Seconds of a rank's sends and receives on an idle host, all of them posted at once."""
         ends = [
             (rank.gpu, self._ranks[t.peer].gpu, t.bytes)
@@ -145,13 +146,13 @@ class Meetings:
         ]
         key = tuple(ends)
         if key not in self._isolated_transfers:
-            ways = [isinstance(t, Send) for t in command.transfers]
+            directions = [isinstance(t, Send) for t in command.transfers]
             pairs = [(source, target) for source, target, _ in ends]
             found: list[tuple[float, FlowSpec]] = [
                 collectives.transfer(
-                    self._profile, size, source, target, ways.count(sends), (target, source) not in pairs
+                    self._profile, size, source, target, directions.count(sends), (target, source) not in pairs
                 )
-                for (source, target, size), sends in zip(ends, ways, strict=True)
+                for (source, target, size), sends in zip(ends, directions, strict=True)
             ]
             self._isolated_transfers[key] = collectives.transfers_time(
                 [(latency, spec, size) for (latency, spec), (_, _, size) in zip(found, ends, strict=True)],

@@ -152,24 +152,24 @@ class Run:
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
         start = self.env.now
         busy = self._lost(rank) + self._start_delay(rank)
-        began, alone = yield from self.copies.run(
+        began, isolated = yield from self.copies.run(
             rank, rank.streams[command.stream], command, busy, ticket if isinstance(ticket, Event) else None
         )
-        self._span(rank, command, start, began, alone)
+        self._span(rank, command, start, began, isolated)
 
     def _collective(self, rank: Rank, command: Collective, ticket: Ticket) -> Steps:
         start = self.env.now
         if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
-        ready, alone = yield from self.meetings.collective(rank, command, ticket)  # type: ignore[arg-type]
-        self._span(rank, command, start, ready, alone)
+        ready, isolated = yield from self.meetings.collective(rank, command, ticket)  # type: ignore[arg-type]
+        self._span(rank, command, start, ready, isolated)
 
     def _point_to_point(self, rank: Rank, command: PointToPoint, ticket: Ticket) -> Steps:
         start = self.env.now
         if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
-        ready, alone = yield from self.meetings.point_to_point(rank, command, ticket)  # type: ignore[arg-type]
-        self._span(rank, command, start, ready, alone)
+        ready, isolated = yield from self.meetings.point_to_point(rank, command, ticket)  # type: ignore[arg-type]
+        self._span(rank, command, start, ready, isolated)
 
     def _lost(self, rank: Rank) -> float:
         """What a stream's front end loses on a command while a kernel runs, s."""
@@ -231,5 +231,5 @@ class Run:
                 yield self.env.timeout(self.profile.streams.wake_cost(command.on_host))
         self._span(rank, command, start, start, cost)
 
-    def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, alone: float) -> None:
-        self.spans.append(Span(rank.number, command, start, ready, self.env.now, alone))
+    def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:
+        self.spans.append(Span(rank.number, command, start, ready, self.env.now, isolated))

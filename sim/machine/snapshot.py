@@ -77,9 +77,9 @@ def snapshot(run: Running) -> Snapshot:
             discrete.append((tuple(_position(stream.process)), stream.launches, len(stream.room), len(ahead)))
             continuous += ahead
         moving = tuple((m.kind, len(m.members)) for m in rank.moving if not m.done[rank.number].triggered)
-        held = rank.attention_end is not None and not rank.attention_end.triggered
+        blocked = rank.attention_end is not None and not rank.attention_end.triggered
         flags, counters = sorted(rank.flags.words.items()), sorted(rank.counters.items())
-        discrete.append((moving, held, rank.kernels_running, tuple(flags), tuple(counters)))
+        discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
     discrete.append(tuple(sorted(run.host_flags.words.items())))
     discrete.append(run.copies.state())
     discrete.append(run.meetings.state())

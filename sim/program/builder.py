@@ -51,7 +51,7 @@ class RankBuilder(MemoryUse):
         """Communicator -> stream, position and host thread of the last command that met on it."""
 
     def sequence(self, flag: str) -> str:
-        """Declare that this rank alone writes host flag `flag`, each value ahead of the one before; returns its name.
+        """Declare that only this rank writes host flag `flag`, each value ahead of the one before; returns its name.
 
         Who waits on any rank for such a flag to be at least a value is ordered after all that comes before its write.
         """
@@ -147,7 +147,7 @@ class RankBuilder(MemoryUse):
             self._returns_after({**self._clock[stream], stream: self._position[stream]})
 
     def _other_side(self, name: str, kind: CopyKind, other: str | None, peer: int | None) -> tuple[str, ...]:
-        """The buffer of this rank alone on the other side of a copy, if it has one that may still be in use."""
+        """The buffer that only this rank has on the other side of a copy, if it has one that may still be in use."""
         if (kind == "p2p") != (peer is not None) or (kind in ("d2d", "p2p") and other is None):
             needs = {"p2p": "a peer and its buffer", "d2d": "a source and no peer"}.get(kind, "no peer")
             raise ProgramError(f"copy {name!r} is {kind}: it needs {needs}")

@@ -82,7 +82,7 @@ class _Proof:
         self.meeting: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
         self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
         self.uses = {memory: Uses(memory) for memory in shared}
-        self.held: dict[tuple[int, int], tuple[Copy, int]] = {}
+        self.blocked: dict[tuple[int, int], tuple[Copy, int]] = {}
         """Host thread -> the staged copy that holds it, and how many commands of its stream end with that."""
 
     def run(self) -> None:
@@ -98,9 +98,9 @@ class _Proof:
             # at the worst, what another thread records on a stream comes behind all that its own thread can give it
             moved = moved or any(self._issue(*key, anywhere=True) for key in self.issued)
         stuck = [s for s in self.streams.values() if s.pending]
-        held = [key for key, issued in self.issued.items() if issued < len(self._commands(key))]
-        if stuck or held:
-            lines = [f"rank {key[0]} host thread {key[1]} waits for {self._awaited_by_host(key)}" for key in held]
+        blocked = [key for key, issued in self.issued.items() if issued < len(self._commands(key))]
+        if stuck or blocked:
+            lines = [f"rank {key[0]} host thread {key[1]} waits for {self._awaited_by_host(key)}" for key in blocked]
             lines += [f"rank {s.at[0]} stream {s.at[1]!r} waits for {self._awaited(s)}" for s in stuck]
             raise ProgramError("the program never ends:\n  " + "\n  ".join(lines))
         for written in self.sequences.values():
@@ -117,12 +117,12 @@ class _Proof:
         key = rank, thread
         commands, first = self._commands(key), self.issued[key]
         while self.issued[key] < len(commands):
-            if key in self.held:
-                copy, until = self.held[key]
+            if key in self.blocked:
+                copy, until = self.blocked[key]
                 stream = self.streams[rank, copy.stream]
                 if stream.ended < until:
                     break
-                del self.held[key]
+                del self.blocked[key]
                 if copy.kind == "d2h":
                     self.host_clock[key] = _merged(self.host_clock[key], stream.clock)
             command = commands[self.issued[key]]
@@ -137,7 +137,7 @@ class _Proof:
                 stream = self.streams[rank, command.stream]
                 stream.pending.append((command, self.host_clock[key], thread))
                 if isinstance(command, Copy) and self.ranks[rank].is_staged(command):
-                    self.held[key] = command, stream.ended + len(stream.pending)
+                    self.blocked[key] = command, stream.ended + len(stream.pending)
             self.issued[key] += 1
         return self.issued[key] > first
 
@@ -232,8 +232,8 @@ class _Proof:
         return True
 
     def _awaited_by_host(self, key: tuple[int, int]) -> str:
-        if key in self.held:
-            copy = self.held[key][0]
+        if key in self.blocked:
+            copy = self.blocked[key][0]
             return f"copy {copy.name!r} of pageable memory on stream {copy.stream!r}"
         command = self._commands(key)[self.issued[key]]
         assert isinstance(command, HostWaitEvent), "all else is issued"

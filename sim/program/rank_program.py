@@ -13,8 +13,8 @@ class RankProgram(msgspec.Struct, frozen=True):
     """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
 
     `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
-    an entry a layer. `host_buffers` is the host memory that copies name. `sequences` are flags in host memory that this
-    rank alone writes, each value ahead of the one before: who waits for such a value, on any rank, waits for what
+    an entry a layer. `host_buffers` is the host memory that copies name. `sequences` are flags in host memory that
+    only this rank writes, each value ahead of the one before: who waits for such a value, on any rank, waits for what
     comes before its write.
     """
 

@@ -298,7 +298,7 @@ def _levels(
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending `values` moved as little as it takes for neighbours to be nearly `gap` apart."""
+    """Ascending `values` moved as little as it takes for consecutive ones to be nearly `gap` apart."""
     places = list(values)
     for _ in range(4 * len(places)):
         for i in range(len(places) - 1):

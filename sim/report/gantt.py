@@ -272,7 +272,7 @@ def _text(bar: Bar) -> str:
     commands = [s.command for s in bar.spans]
     count = len(commands)
     total = sum(s.end - s.start for s in bar.spans)
-    alone = sum(s.isolated_time for s in bar.spans)
+    isolated = sum(s.isolated_time for s in bar.spans)
     names = list(dict.fromkeys(str(getattr(c, "name", "")) or type(c).__name__ for c in commands))
     title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     lines = [f"<b>{plain(title)}</b> ({bar.kind}{f', {count} merged' if count > 1 else ''})"]
@@ -282,9 +282,9 @@ def _text(bar: Bar) -> str:
         if (value := getattr(commands[0], word, None)) is not None:
             lines += [f"{word} {plain(str(value))}"]
     lines.append(f"from {ms(bar.spans[0].start, 3)} to {ms(bar.spans[-1].end, 3)}")
-    lines.append(f"takes {ms(total, 3)}" + (f", isolated {ms(alone, 3)}" if alone > 0 else ""))
-    if alone > 0 and bar.kind in WORK and total > 1.0005 * alone:
-        lines[-1] += f" ({signed(100 * (total / alone - 1), '%', 1)})"
+    lines.append(f"takes {ms(total, 3)}" + (f", isolated {ms(isolated, 3)}" if isolated > 0 else ""))
+    if isolated > 0 and bar.kind in WORK and total > 1.0005 * isolated:
+        lines[-1] += f" ({signed(100 * (total / isolated - 1), '%', 1)})"
     if (waited := sum(s.ready - s.start for s in bar.spans)) > 0:
         lines.append(f"of it {ms(waited, 3)} until all ranks arrived")
     if (size := sum(getattr(c, "bytes", 0) for c in commands)) > 0:

@@ -181,8 +181,8 @@ def _contention_panel(profile: Profile, planned: Plan, steady: Steady) -> Panel:
     graph = planned.graph
     index = {name: i for i, name in enumerate(graph.names)}
 
-    def busy(way: str, resource: int) -> Chip:
-        return Chip(f"{way} {_percent(steady.used[resource])}", _shade(steady.used[resource]))
+    def busy(direction: str, resource: int) -> Chip:
+        return Chip(f"{direction} {_percent(steady.used[resource])}", _shade(steady.used[resource]))
 
     def chips(name: str) -> list[Chip]:
         if name in planned.bundles:

@@ -94,11 +94,11 @@ def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dic
     A policy that has no such key has its step time in every case.
     """
     series: dict[str, dict[str, float]] = {}
-    alone = len(rows) == len({describe_plain(r.values[x]) for r in rows})
+    single = len(rows) == len({describe_plain(r.values[x]) for r in rows})
     cases = list(dict.fromkeys(describe_plain(r.values[x]) for r in rows if r.values[x] is not None)) or [""]
     for point, row in zip(points, rows, strict=True):
         if not row.error:
-            name = "step time" if alone else Scenario.from_plain(point.data).policy.label()
+            name = "step time" if single else Scenario.from_plain(point.data).policy.label()
             for case in cases if row.values[x] is None else [describe_plain(row.values[x])]:
                 series.setdefault(name, {})[case] = row.figures["step_time_s"]
     return series

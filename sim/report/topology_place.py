@@ -79,7 +79,7 @@ class Placer:
         return least_width(self.plan, name, self.said[name])
 
     def _between(self, one: str, other: str, least: float) -> float:
-        """Px between neighbours: room for the label of the link between them."""
+        """Px between adjacent nodes: room for the label of the link between them."""
         join = self.aside.get(frozenset((one, other)))
         return least if join is None else 12 + max([58, *(text_width(line, SMALL) for line in self.view.label(join))])
 

@@ -1,4 +1,4 @@
-"""What a figure owes to the numbers of its profile, and where it lies, on the terminal."""
+"""Sensitivity of a figure to the numbers of its profile, and where the figure lies, on the terminal."""
 
 from __future__ import annotations
 

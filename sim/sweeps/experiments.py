@@ -9,7 +9,7 @@ import msgspec
 
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
-from sim.inputs.shipped_files import Shelf
+from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 from sim.sweeps.axes import parse_values
 from sim.sweeps.grid import Setting, points
@@ -74,8 +74,8 @@ def _values(given: object, source: str, path: str) -> list[object]:
     return [given]
 
 
-_SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")
-shipped = _SHELF.names
+_FILES = ShippedFiles("experiments", "experiment", "chunkflow-sim experiment")
+shipped = _FILES.names
 
 
 def is_experiment(file: Path) -> bool:
@@ -86,5 +86,5 @@ def is_experiment(file: Path) -> bool:
 
 def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
-    file = _SHELF.file(name)
+    file = _FILES.file(name)
     return convert(read_yaml(file), Experiment, str(file))

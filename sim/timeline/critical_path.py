@@ -64,7 +64,7 @@ GROUPS = {
     "waits at gates and for peers": ("yield_wait", "skew"),
     "events and flags": ("stream_overhead",),
 }
-"""Causes by what one would change: the weights' way to the GPU, the work, the host, the gates, the schedule's events.
+"""Causes by what one would change: copies of weights, the work, the host, the gates, the schedule's events.
 
 Each cause is in one group. The largest group is what binds.
 """
@@ -158,13 +158,13 @@ class _Walk:
         if isinstance(command, Kernel):
             return [("kernel_slowdown", extra), ("compute", span.isolated_time)]
         if isinstance(command, Meeting):
-            alone = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
-            parts = [("collective_contention", extra), (alone, span.isolated_time)]
+            cause = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
+            parts = [("collective_contention", extra), (cause, span.isolated_time)]
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
             moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
-            way = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
-            parts = [("copy_contention", extra), (way, moving), ("copy_overhead", span.isolated_time - moving)]
+            cause = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
+            parts = [("copy_contention", extra), (cause, moving), ("copy_overhead", span.isolated_time - moving)]
             return [*parts, ("engine_wait", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, WaitFlag):
             waited = "skew" if command.on_host else "yield_wait"

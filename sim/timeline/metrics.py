@@ -211,13 +211,13 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
         for steps in timeline.steps
         for start, stop in ((begins, shown.start), (shown.start, shown.stop))
     )
-    alone: dict[str, float] = {}
+    isolated: dict[str, float] = {}
     program = timeline.program
     calls = [
         (s, c) for s, c in timeline.meetings(rank) if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
-        alone[command.stream] = alone.get(command.stream, 0.0) + span.isolated_time
+        isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
@@ -237,7 +237,7 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
     if shared > lasts and not settled:
         shared = proved
-    return max(0.0, shared, *alone.values(), *copied.values()) / len(shown)
+    return max(0.0, shared, *isolated.values(), *copied.values()) / len(shown)
 
 
 def _moved(program: Program, profile: Profile, rank: int, call: Meeting) -> Iterator[tuple[FlowSpec, float]]:

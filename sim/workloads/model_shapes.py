@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from sim.inputs.config import Config, InputError, convert
-from sim.inputs.shipped_files import Shelf
+from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
@@ -123,8 +123,8 @@ def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
         _REMEMBERED.reset(token)
 
 
-_SHELF = Shelf("models", "known model", "chunkflow-sim models", paths=False, hub=True)
-shipped = _SHELF.names
+_FILES = ShippedFiles("models", "known model", "chunkflow-sim models", paths=False, hub=True)
+shipped = _FILES.names
 
 
 def load_model(name: str, source: str = "", path: str = "") -> Model:
@@ -144,7 +144,7 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
 
 def _read_model(name: str, source: str, path: str) -> Model:
     try:
-        file = _SHELF.file(name)
+        file = _FILES.file(name)
     except InputError as error:
         raise error.within(source or name, path) from None
     return convert(read_yaml(file), Model, str(file))
