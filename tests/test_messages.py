@@ -368,7 +368,7 @@ def test_an_unknown_kind_of_collective_is_an_error(algorithm: Any) -> None:
 
 
 def test_an_unknown_kind_of_copy_is_an_error() -> None:
-    kind: Any = "d2d"
+    kind: Any = "nvlink"
     profile = load_profile("h200x2-hostpath")
     rank = RankBuilder()
     buffer = rank.buffer("b", 8, "weights")
@@ -378,5 +378,5 @@ def test_an_unknown_kind_of_copy_is_an_error() -> None:
         lambda: rank.copy("s", "c", 8, buffer, kind=kind),
         lambda: list(accesses(Copy("s", "c", 8, "b", kind))),
     ):
-        with pytest.raises(AssertionError, match="d2d"):
+        with pytest.raises(AssertionError, match="nvlink"):
             call()
