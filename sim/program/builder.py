@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import assert_never
 
 import msgspec
 
@@ -119,9 +120,14 @@ class RankBuilder(MemoryUse):
         if kind == "d2d" and other == buffer and mine[0] < theirs[1] and theirs[0] < mine[1]:
             raise ProgramError(f"copy {name!r} reads and writes the same bytes of buffer {buffer!r}")
         self._on_device(name, (buffer, *far) if kind == "d2d" else (buffer,))
-        source, target = {buffer: mine}, dict.fromkeys(far, theirs)
-        if kind in ("h2d", "d2d"):
-            source, target = target, source
+        device, other_side = {buffer: mine}, dict.fromkeys(far, theirs)
+        match kind:
+            case "h2d" | "d2d":
+                source, target = other_side, device
+            case "d2h" | "p2p":
+                source, target = device, other_side
+            case _:
+                assert_never(kind)
         self._touch(stream, name, source, {})
         self._touch(stream, name, {}, target)
         self._fits(f"copy {name!r}", offset, bytes, buffer)
