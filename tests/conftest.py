@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 import sim
 
 settings.register_profile(
-    "ci", deadline=None, derandomize=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+    "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile("mutation", settings.get_profile("ci"), max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=list(HealthCheck))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Hashable
+from collections.abc import Callable, Generator, Hashable
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from simpy.events import Event
 
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
-from sim.machine.state import Rank, Stream, Work
+from sim.machine.state import Rank, Steps, Stream
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
@@ -44,8 +44,17 @@ class _Engine:
 class Copies:
     """Runs the copies of one program. `gpus` is where its ranks sit."""
 
-    def __init__(self, env: Environment, fabric: Fabric, profile: Profile, gpus: tuple[int, ...], law: RateLaw) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        fabric: Fabric,
+        profile: Profile,
+        gpus: tuple[int, ...],
+        law: RateLaw,
+        span: Callable[[Rank, Copy, float, float, float], None],
+    ) -> None:
         self._env = env
+        self._span = span
         self._fabric = fabric
         self._profile = profile
         self._gpus = gpus
@@ -57,9 +66,12 @@ class Copies:
         """Who has an engine, and how many wait for one."""
         return tuple((key, tuple(sorted(e.holders)), len(e.waiting)) for key, e in sorted(self._engines.items()))
 
-    def run(self, rank: Rank, stream: Stream, command: Copy, busy: float, returned: Event | None) -> Work:
-        """Make a copy; `busy` is what its stream loses before, s, `returned` what lets its host thread continue."""
-        start = self._env.now
+    def run(self, rank: Rank, stream: Stream, command: Copy, busy: float, returned: Event | None) -> Steps:
+        """Make a copy and tell its span; `busy` is what its stream loses before, s.
+
+        `returned` is what lets its host thread continue.
+        """
+        start = began = self._env.now
         costs = self._costs_of(command, rank)
         moving = command.bytes / costs.rate
         setup = max(costs.setup, costs.minimum - moving)
@@ -71,7 +83,7 @@ class Copies:
                 turn = Event(self._env)
                 engine.waiting.append(turn)
                 yield turn
-                start, setup = self._env.now, setup + costs.switch
+                began, setup = self._env.now, setup + costs.switch
             engine.holders.add(stream.name)
         yield self._env.timeout(setup + busy)
         rest = 0.0
@@ -89,7 +101,7 @@ class Copies:
             yield self._env.timeout(rest)
         if returned is not None and not returned.triggered:
             returned.succeed()
-        return start, setup + moving + rest
+        self._span(rank, command, start, began, setup + moving + rest)
 
     def _followed(self, rank: Rank, stream: Stream, kind: CopyKind) -> bool:
         """Whether the next copy of `kind` on `stream` can follow the present one at once."""

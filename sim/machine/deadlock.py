@@ -28,6 +28,8 @@ def check_finished(
     program: Program, ranks: Sequence[Rank], host_flags: Flags, meetings: Meetings, spans: Sequence[Span], now: float
 ) -> None:
     """Raise DeadlockError if a host thread or a stream is still waiting."""
+    if not any(rank.hosts_waiting or any(stream.current for stream in rank.streams.values()) for rank in ranks):
+        return
     state = _Standstill(program, ranks, host_flags, meetings, {(s.rank, id(s.command)) for s in spans})
     lines = []
     for rank in ranks:
@@ -38,8 +40,7 @@ def check_finished(
             for stream in rank.streams.values()
             if stream.current is not None
         ]
-    if lines:
-        raise DeadlockError(f"deadlock at {now:.9g} s:\n  " + "\n  ".join(lines))
+    raise DeadlockError(f"deadlock at {now:.9g} s:\n  " + "\n  ".join(lines))
 
 
 class _Standstill:

@@ -37,6 +37,9 @@ from sim.program import (
 )
 from sim.timeline import HostSpan
 
+_MEETINGS = (Collective, PointToPoint)
+_ON_DEVICES = ("d2d", "p2p")
+
 
 class HostThread:
     """Host thread `number` of `rank`; `clock` is its own time, s."""
@@ -50,7 +53,7 @@ class HostThread:
         self.spans = spans
         self.clock = 0.0
         self.issued = 0
-        """Commands issued; where it waits on the host, those before."""
+        """Commands issued before the one at which it last waited; all of them once it has ended."""
         self.process: Steps | None = None
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
@@ -80,34 +83,37 @@ class HostThread:
 
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
-        for self.issued, command in enumerate(commands):
+        issue_cost = self.issue_cost
+        for index, command in enumerate(commands):
             if not command.stream:
                 self.clock += self.sync
+                self.issued = index
                 yield from self.on_host[type(command)](command)
                 continue
+            kind = type(command)
             size = launches(command)
-            self.clock += self._issue_cost(command) * size
+            cost = issue_cost[kind]
+            if isinstance(command, Copy) and command.kind in _ON_DEVICES:
+                cost = self.device_copy
+            self.clock += cost * size
             stream = self.rank.streams[command.stream]
             if stream.shared and self.clock > self.env.now:
+                self.issued = index
                 yield self.env.at(self.clock)  # its order among the other thread's commands is decided here
             while stream.commands and stream.launches + size > self.depth:
                 since = self.clock
+                self.issued = index
                 stream.room.append(Event(self.env))
                 yield from self._block(
                     stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
                 )
                 self._held(since, stream=stream.name)
             if isinstance(command, Copy) and self.rank.is_staged(command):
+                self.issued = index
                 yield from self._copy_pageable(command, stream)
             else:
-                self._enqueue(stream, command, self._ticket(command))
+                self._enqueue(stream, command, self._ticket(command) if kind in _MEETINGS else None)
         self.issued = len(commands)
-
-    def _issue_cost(self, command: AnyCommand) -> float:
-        """Seconds of the call that enqueues `command`, or of one of its launches."""
-        if isinstance(command, Copy) and command.kind in ("d2d", "p2p"):
-            return self.device_copy
-        return self.issue_cost[type(command)]
 
     def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
         stream.commands.append((self.clock, command, ticket))

@@ -81,7 +81,7 @@ class Run:
         self.host_flags = Flags()
         self.spans: list[Span] = []
         self.blocked: list[HostSpan] = []
-        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law)
+        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
         self.meetings = Meetings(self.env, self.fabric, profile, self.ranks, rate_law)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
@@ -114,7 +114,7 @@ class Run:
 
     def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""
-        env, commands, execute = self.env, stream.commands, self.execute
+        env, commands, execute, marks = self.env, stream.commands, self.execute, self.marks
         while True:
             if not commands:
                 stream.idle = Event(env)
@@ -131,7 +131,7 @@ class Run:
             for waiter in stream.room:
                 waiter.succeed()
             stream.room.clear()
-            if rank is self.ranks[0] and id(command) in self.marks:
+            if marks and rank.number == 0 and id(command) in marks:
                 self.states.append(snapshot(self))
 
     def _kernel(self, rank: Rank, command: Kernel, _: Ticket) -> Steps:
@@ -150,12 +150,9 @@ class Run:
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
-        start = self.env.now
         busy = self._lost(rank) + self._start_delay(rank)
-        began, isolated = yield from self.copies.run(
-            rank, rank.streams[command.stream], command, busy, ticket if isinstance(ticket, Event) else None
-        )
-        self._span(rank, command, start, began, isolated)
+        returned = ticket if isinstance(ticket, Event) else None
+        return self.copies.run(rank, rank.streams[command.stream], command, busy, returned)
 
     def _collective(self, rank: Rank, command: Collective, ticket: Ticket) -> Steps:
         start = self.env.now

@@ -128,8 +128,10 @@ class RankBuilder(MemoryUse):
                 source, target = device, other_side
             case _:
                 assert_never(kind)
-        self._touch(stream, name, source, {})
-        self._touch(stream, name, {}, target)
+        if source:
+            self._touch(stream, name, source, {})
+        if target:
+            self._touch(stream, name, {}, target)
         self._fits(f"copy {name!r}", offset, bytes, buffer)
         if kind != "p2p" and other is not None:
             self._fits(f"copy {name!r}", other_offset, bytes, other)

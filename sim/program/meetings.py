@@ -29,7 +29,8 @@ class _Rank(NamedTuple):
 
 def check_meetings(ranks: Sequence[RankProgram]) -> None:
     """Raise ProgramError where ranks would not meet, or may wait for each other in a circle."""
-    found: dict[int, _Rank] = {id(rank): _meetings(rank) for rank in ranks}
+    different = {id(rank): rank for rank in ranks}
+    found: dict[int, _Rank] = {key: _meetings(rank) for key, rank in different.items()}
     all_found = [found[id(rank)] for rank in ranks]
     if len(found) > 1 or any(on[0] is not None for rank in all_found for on in rank.collectives):
         _check_collectives(all_found)

@@ -52,16 +52,17 @@ def _needs_proof(rank: RankProgram) -> bool:
     """Whether ranks see each other otherwise than by collectives whose order their host threads make certain."""
     if any(buffer.shared for buffer in rank.host_memory.values()):
         return True
-    callers = set()
-    for number, thread in enumerate(rank.threads):
-        for command in thread:
-            if isinstance(command, PointToPoint) or (isinstance(command, Copy) and command.kind == "p2p"):
-                return True
-            if isinstance(command, WriteFlag | WaitFlag) and command.on_host:
-                return True
-            if isinstance(command, Collective):
-                callers.add(number)
-    return len(callers) > 1
+    callers = 0
+    for thread in rank.threads:
+        kinds = set(map(type, thread))
+        if PointToPoint in kinds:
+            return True
+        if Copy in kinds and any(type(c) is Copy and c.kind == "p2p" for c in thread):
+            return True
+        if kinds & {WriteFlag, WaitFlag} and any(isinstance(c, WriteFlag | WaitFlag) and c.on_host for c in thread):
+            return True
+        callers += Collective in kinds
+    return callers > 1
 
 
 class _Proof:
