@@ -45,11 +45,14 @@ class Result(NamedTuple):
         return html_table(self._about(), ("", "", ""), rows)
 
 
-def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = True) -> Result:
+def simulate(
+    scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
+) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
     Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
-    are then those of the last step. Without `shortcuts` every layer is simulated, also where it is known to repeat.
+    are then those of the last step. With `shortcuts` layers are left out that are found to repeat
+    (docs/performance.md says how exact that is).
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.

@@ -203,7 +203,7 @@ def predict(case: Case, change: Callable[[Profile], Profile] | None = None) -> O
     if case.fit == "kernels":
         profile, factor = _scale_kernels(profile, scenarios[0], case.runs[0].published("step_s") or 0.0)
         fitted = f"kernel times x {factor:.3f}"
-    results = [simulate(scenario, profile, shortcuts=False) for scenario in scenarios]
+    results = [simulate(scenario, profile) for scenario in scenarios]
     if case.fit == "outside":
         inside = case.request_steps * results[0].metrics["step_time_s"]
         outside = (case.runs[0].published("request_s") or 0.0) - inside

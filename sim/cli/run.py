@@ -32,19 +32,17 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Add where the step time lies, by the model's error and the profile's.",
 )
-@click.option(
-    "--no-shortcuts", is_flag=True, help="Simulate every layer, also where layers are known to repeat; --trace does."
-)
+@click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
 @force_option
 @with_exit_codes
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, no_shortcuts: bool, force: bool) -> None:
+def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, shortcuts: bool, force: bool) -> None:
     """Simulate the scenario FILE and print its figures."""
     from sim.run import simulate
 
     loaded = load_scenario(file)
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
     note_borrowed_tables([loaded])
-    result = simulate(*loaded, shortcuts=not (no_shortcuts or trace))
+    result = simulate(*loaded, shortcuts=shortcuts and trace is None)
     if trace is not None:
         from sim.timeline.perfetto import write_trace
 
