@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from sim.program import CollectiveKind
+from sim.program import CollectiveKind, HostCopyKind
 
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Ranks = Annotated[int, Meta(ge=1, le=1024)]
 Size = Annotated[int, Meta(ge=1, le=10**15)]
 """Bytes."""
-LinkDirection = Literal["h2d", "d2h"]
 Direction = Literal["h2d", "d2h", "d2d"]
 Collective = CollectiveKind | Literal["reduce_scatter"]
 
@@ -51,7 +50,7 @@ class Engine(Parameters):
 class Pageable(Parameters):
     """Copies from and to memory that is not pinned, behind a kernel of `busy` s."""
 
-    direction: LinkDirection
+    direction: HostCopyKind
     bytes: Size
     busy: Annotated[float, Meta(ge=0, le=1e3)]
 
@@ -105,7 +104,7 @@ class Launch(Parameters):
     """Kernels while copies are in flight."""
 
     work: str
-    direction: LinkDirection
+    direction: HostCopyKind
 
 
 class Alone(Parameters):
@@ -128,7 +127,7 @@ class Beside(Alone):
     """Collectives while copies are in flight."""
 
     chunk: Size
-    direction: LinkDirection
+    direction: HostCopyKind
     events_every: Number
 
 

@@ -65,35 +65,6 @@ class Rank:
             self.builder.sequence(flag)
         return flag
 
-    def copies(
-        self,
-        stream: str,
-        size: int,
-        count: int = 1,
-        kind: CopyKind = "h2d",
-        memory: HostMemory = "pinned",
-        between: str = "",
-    ) -> None:
-        """`count` copies back to back, with a flag's write (`between` "write") or an event between them."""
-        self.on(stream)
-        for i in range(count):
-            # two places in turn are enough, and need little memory
-            buffer = self.device(f"{stream} {kind} {i % 2}", size)
-            at = 0
-            if kind == "d2d":
-                other = self.device(f"{stream} from", size)
-            elif memory == "pageable":  # another part each time, of more than a processor's caches hold
-                places = max(LARGE // size, 1)
-                other, at = self.host(f"{stream} {memory}", places * size, memory), self.staged % places * size
-                self.staged += places // 61 + 1
-            else:
-                other = self.host(f"{stream} {memory}", size, memory)
-            self.builder.copy(stream, f"{kind} {i}", size, buffer, kind=kind, other=other, other_offset=at)
-            if between == "write":
-                self.builder.write_flag(stream, f"{stream} turn", 1)
-            elif between == "event":
-                self.builder.record(stream)
-
 
 class ProgramCase(msgspec.Struct, frozen=True):
     """A program: its name ("group/..."), its ranks, and what a step of a rank does."""
@@ -149,8 +120,29 @@ def copies(
     memory: HostMemory = "pinned",
     between: str = "",
 ) -> Body:
-    """`Rank.copies` as a body."""
-    return lambda rank, step: rank.copies(stream, size, count, kind, memory, between)
+    """`count` copies back to back, with a flag's write (`between` "write") or an event between them."""
+
+    def body(rank: Rank, step: int) -> None:
+        rank.on(stream)
+        for i in range(count):
+            # two places in turn are enough, and need little memory
+            buffer = rank.device(f"{stream} {kind} {i % 2}", size)
+            at = 0
+            if kind == "d2d":
+                other = rank.device(f"{stream} from", size)
+            elif memory == "pageable":  # another part each time, of more than a processor's caches hold
+                places = max(LARGE // size, 1)
+                other, at = rank.host(f"{stream} {memory}", places * size, memory), rank.staged % places * size
+                rank.staged += places // 61 + 1
+            else:
+                other = rank.host(f"{stream} {memory}", size, memory)
+            rank.builder.copy(stream, f"{kind} {i}", size, buffer, kind=kind, other=other, other_offset=at)
+            if between == "write":
+                rank.builder.write_flag(stream, f"{stream} turn", 1)
+            elif between == "event":
+                rank.builder.record(stream)
+
+    return body
 
 
 def kernel(seconds: float) -> Body:

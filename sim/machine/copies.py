@@ -145,10 +145,7 @@ class Copies:
         peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
         key = command.kind, rank.gpu, peer
         if key not in self._costs:
-            spec, cls = (
-                self._profile.copy_flow(command.kind, rank.gpu, peer),
-                self._profile.copy_class(command.kind),
-            )
+            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind)
             rate = self._law([spec], self._profile.capacities)[0]
             self._costs[key] = _Costs(
                 spec, rate, float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)

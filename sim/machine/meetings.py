@@ -15,7 +15,7 @@ Flows = list[collectives.PhaseFlows]
 
 
 class Meetings:
-    """Runs the collectives and transfers of one program; `gpus` is where its ranks sit."""
+    """Runs the collectives and transfers of one program."""
 
     def __init__(
         self,

@@ -86,8 +86,8 @@ class Run:
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
-            Collective: self._collective,
-            PointToPoint: self._point_to_point,
+            Collective: self._meeting,
+            PointToPoint: self._meeting,
             RecordEvent: self._record_event,
             WaitEvent: self._wait_event,
             WriteFlag: self._write_flag,
@@ -154,18 +154,12 @@ class Run:
         returned = ticket if isinstance(ticket, Event) else None
         return self.copies.run(rank, rank.streams[command.stream], command, busy, returned)
 
-    def _collective(self, rank: Rank, command: Collective, ticket: Ticket) -> Steps:
+    def _meeting(self, rank: Rank, command: Collective | PointToPoint, ticket: Ticket) -> Steps:
         start = self.env.now
         if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
-        ready, isolated = yield from self.meetings.collective(rank, command, ticket)  # type: ignore[arg-type]
-        self._span(rank, command, start, ready, isolated)
-
-    def _point_to_point(self, rank: Rank, command: PointToPoint, ticket: Ticket) -> Steps:
-        start = self.env.now
-        if rank.attention_end is not None and not rank.attention_end.triggered:
-            yield rank.attention_end
-        ready, isolated = yield from self.meetings.point_to_point(rank, command, ticket)  # type: ignore[arg-type]
+        run = self.meetings.collective if isinstance(command, Collective) else self.meetings.point_to_point
+        ready, isolated = yield from run(rank, command, ticket)  # type: ignore[arg-type]
         self._span(rank, command, start, ready, isolated)
 
     def _lost(self, rank: Rank) -> float:

@@ -41,7 +41,7 @@ def run_layers(
     shortcuts: bool = True,
     worth: int = WORTH,
 ) -> Shortened:
-    """Run `workload` under `policy`; with `shortcuts`, leave out layers that are proved to repeat.
+    """Run `workload` under `policy`; with `shortcuts`, leave out layers that are found to repeat.
 
     Runs of fewer than `worth` commands are simulated as they are.
     """
