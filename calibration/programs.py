@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from calibration.command_line import exit_code
 from calibration.host import fingerprint, inspect, now
 from calibration.torch_machine import Kind, MachineError, TorchMachine, check_ranks, devices, unsupported
 from sim.datasets.cases import HOST, Origin
 from sim.datasets.program_cases import ProgramCase, cases
 from sim.datasets.program_rows import PROGRAMS, SCHEMA, ProgramRow
 from sim.inputs.atomic_files import append, naming, open_alone, write_atomically
-from sim.inputs.config import InputError
 from sim.machine import DeadlockError
 
 
@@ -83,15 +83,7 @@ def main() -> int:
         said = f"{1e3 * row.step_s:.4f} ms ± {100 * row.spread:.1f} %" if row.runs else f"FAILED: {row.error}"
         print(f"{row.case}: {said}", flush=True)
 
-    try:
-        measure(found, given.out, kind=kind, progress=show)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: measure(found, given.out, kind=kind, progress=show))
 
 
 if __name__ == "__main__":

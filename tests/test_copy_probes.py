@@ -147,10 +147,10 @@ def test_at_least_is_cyclic(memory: int, wanted: int, turn: int) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     import ctypes
 
-    from calibration.probes.host_words import reached
+    from sim.program.commands import at_least
 
-    assert reached(memory, wanted) == (ctypes.c_int32(memory - wanted).value >= 0)
-    assert reached((memory + turn) % 2**32, (wanted + turn) % 2**32) == reached(memory, wanted)
+    assert at_least(memory, wanted) == (ctypes.c_int32(memory - wanted).value >= 0)
+    assert at_least((memory + turn) % 2**32, (wanted + turn) % 2**32) == at_least(memory, wanted)
 
 
 # ---- fits ----------------------------------------------------------------------------------------------------------

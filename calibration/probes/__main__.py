@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from calibration.command_line import exit_code
 from calibration.probes import ProbeCase, listing, plan, run
 from calibration.torch_machine import devices
 from sim.datasets.probe_rows import Row
-from sim.inputs.config import InputError
 
 
 def main() -> int:
@@ -41,15 +41,7 @@ def main() -> int:
             said = f"REJECTED: {row.rejected}" if row.rejected else found
             print(f"{time.monotonic() - began:6.1f} s  {row.seconds:5.2f} s  {case.name}: {said}", flush=True)
 
-    try:
-        run(cases, given.run, show)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: run(cases, given.run, show))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ def call(name: str, *arguments: Any) -> Any:
     """What the driver's function `name` gives. Raises RuntimeError with its error's name."""
     from cuda.bindings import driver
 
-    result = getattr(driver, name)(*arguments)
-    if result[0] != 0:
-        raise RuntimeError(f"{name} answered {getattr(result[0], 'name', result[0])}")
-    return result[1] if len(result) > 1 else None
+    from calibration.torch_machine.cuda import checked
+
+    return checked(getattr(driver, name), *arguments)
 
 
 def handle(stream: Stream) -> Any:

@@ -6,7 +6,8 @@ import time
 
 from calibration.probes.case import Params
 from calibration.probes.context import Context, Measured
-from calibration.probes.host_words import host_words, reached
+from calibration.probes.host_words import host_words
+from sim.program.commands import at_least
 
 ORDER = (
     (5, 5),
@@ -50,7 +51,7 @@ def order(context: Context, params: Params, stretch: int) -> Measured:
             if time.perf_counter() - began > LIMIT_S:
                 raise RuntimeError(f"a wait for at least {wanted:#x} does not end at {wanted:#x}")
         found[f"{memory:08x} for {wanted:08x}"] = [float(passed)]
-        stated = stated and passed == reached(memory, wanted)
+        stated = stated and passed == at_least(memory, wanted)
     return Measured(found | {"as_stated": [float(stated)]})
 
 

@@ -14,6 +14,7 @@ import time
 from calibration.probes import driver
 from calibration.probes.context import Context
 from calibration.torch_machine.device import Call, Stream
+from sim.program.commands import at_least
 
 WORDS = 16
 """Words of a region; each has a line of the processor's cache to itself."""
@@ -23,14 +24,6 @@ LINE = 64
 
 POLL_S = 20e-6
 """How often a stream of a CPU looks at a word that it waits for, s."""
-
-
-def reached(memory: int, wanted: int) -> bool:
-    """Whether a wait for "at least" `wanted` is over while the word is `memory`, both unsigned 32 bits.
-
-    As the driver compares: (int32)(memory - wanted) >= 0. So 1 satisfies 0xFFFFFFFF: counters may wrap around.
-    """
-    return (memory - wanted) % 2**32 < 2**31
 
 
 def shared_memory(context: Context, size: int, ranks: int, owner: int = 0) -> mmap.mmap:
@@ -81,12 +74,12 @@ class HostWords:
         return stream.run(lambda: self.__setitem__(index, value))
 
     def wait(self, stream: Stream, index: int, value: int) -> Call:
-        """A call that enqueues a wait until a word is at least `value`, see `reached`."""
+        """A call that enqueues a wait until a word is at least `value`, see `sim.program.commands.at_least`."""
         if self._cuda:
             return driver.wait_at_least(stream, self._device_address + LINE * index, value)
 
         def wait() -> None:
-            while not reached(self[index], value):
+            while not at_least(self[index], value):
                 time.sleep(POLL_S)
 
         return stream.run(wait)

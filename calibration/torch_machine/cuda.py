@@ -33,7 +33,7 @@ class MissingBindingsError(RuntimeError):
         super().__init__("the package cuda-bindings is missing: install it to run programs on CUDA devices")
 
 
-def _call(function: Any, *arguments: Any) -> Any:
+def checked(function: Any, *arguments: Any) -> Any:
     """What a call to the driver gives. Raises RuntimeError with its error's name."""
     result = function(*arguments)
     if result[0] != 0:
@@ -87,12 +87,12 @@ class _CudaStream(Stream):
         to, at = target.data_ptr(), source.data_ptr()
         if target.is_cuda and source.is_cuda:
             there, here = driver.CUdeviceptr(to), driver.CUdeviceptr(at)
-            return lambda: _call(driver.cuMemcpyDtoDAsync, there, here, size, handle)
+            return lambda: checked(driver.cuMemcpyDtoDAsync, there, here, size, handle)
         if target.is_cuda:
             there = driver.CUdeviceptr(to)
-            return lambda: _call(driver.cuMemcpyHtoDAsync, there, at, size, handle)
+            return lambda: checked(driver.cuMemcpyHtoDAsync, there, at, size, handle)
         here = driver.CUdeviceptr(at)
-        return lambda: _call(driver.cuMemcpyDtoHAsync, to, here, size, handle)
+        return lambda: checked(driver.cuMemcpyDtoHAsync, to, here, size, handle)
 
     def record(self, event: Event) -> Call:
         assert isinstance(event, _CudaEvent)
@@ -104,13 +104,13 @@ class _CudaStream(Stream):
 
     def write_flag(self, flag: str, value: int, memory: FlagMemory = "device") -> Call:
         handle, word = self._handle, self._device.flag(flag, memory)
-        return lambda: _call(driver.cuStreamWriteValue32, handle, word, value, 0)
+        return lambda: checked(driver.cuStreamWriteValue32, handle, word, value, 0)
 
     def wait_flag(self, flag: str, value: int, test: FlagTest = "equal", memory: FlagMemory = "device") -> Call:
         handle, word = self._handle, self._device.flag(flag, memory)
         kinds = driver.CUstreamWaitValue_flags
         kind = kinds.CU_STREAM_WAIT_VALUE_EQ if test == "equal" else kinds.CU_STREAM_WAIT_VALUE_GEQ
-        return lambda: _call(driver.cuStreamWaitValue32, handle, word, value, kind)
+        return lambda: checked(driver.cuStreamWaitValue32, handle, word, value, kind)
 
     def idle(self) -> bool:
         return bool(self.stream.query())
@@ -142,7 +142,7 @@ class CudaDevice(Device):
         self._properties.location.type = driver.CUmemLocationType.CU_MEM_LOCATION_TYPE_DEVICE
         self._properties.location.id = index
         minimum = driver.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
-        self.granule = int(_call(driver.cuMemGetAllocationGranularity, self._properties, minimum))
+        self.granule = int(checked(driver.cuMemGetAllocationGranularity, self._properties, minimum))
         self.origin = torch.cuda.Event(enable_timing=True)
         # one attention kernel whatever the shapes: results must be the same bits under every policy
         self.attention = "cudnn" if torch.cuda.get_device_capability(self.torch_device)[0] >= 9 else "flash"
@@ -159,7 +159,7 @@ class CudaDevice(Device):
     def flag(self, name: str, memory: FlagMemory = "device") -> Any:
         """The device address of a flag."""
         if memory == "host":
-            return _call(driver.cuMemHostGetDevicePointer, self._host_words[name].data_ptr(), 0)
+            return checked(driver.cuMemHostGetDevicePointer, self._host_words[name].data_ptr(), 0)
         index = self._flags.setdefault(name, len(self._flags))
         if index >= FLAGS:  # of several programs: each may have as many
             raise RuntimeError(f"the programs that one machine runs may have {FLAGS} flags in all")
@@ -175,20 +175,20 @@ class CudaDevice(Device):
 
     def register(self, memory: torch.Tensor) -> None:
         mapped = driver.CU_MEMHOSTREGISTER_PORTABLE | driver.CU_MEMHOSTREGISTER_DEVICEMAP
-        _call(driver.cuMemHostRegister, memory.data_ptr(), memory.nbytes, mapped)
+        checked(driver.cuMemHostRegister, memory.data_ptr(), memory.nbytes, mapped)
 
     def unregister(self, memory: torch.Tensor) -> None:
-        _call(driver.cuMemHostUnregister, memory.data_ptr())
+        checked(driver.cuMemHostUnregister, memory.data_ptr())
 
     def exportable(self, size: int) -> torch.Tensor:
         """`size` bytes of device memory that other processes may open."""
-        address = int(_call(driver.cuMemAlloc, size))
+        address = int(checked(driver.cuMemAlloc, size))
         self._exported.append(address)
         return torch.as_tensor(_Mapping(address, size), device=self.torch_device)
 
     def handle(self, memory: torch.Tensor) -> bytes:
         """By which another process opens exportable memory."""
-        handle = _call(driver.cuIpcGetMemHandle, driver.CUdeviceptr(memory.data_ptr()))
+        handle = checked(driver.cuIpcGetMemHandle, driver.CUdeviceptr(memory.data_ptr()))
         return ctypes.string_at(handle.getPtr(), HANDLE_BYTES)
 
     def opened(self, handle: bytes, size: int) -> PeerMemory:
@@ -200,19 +200,19 @@ class CudaDevice(Device):
         opened = driver.CUipcMemHandle()
         ctypes.memmove(opened.getPtr(), handle, HANDLE_BYTES)
         lazily = driver.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
-        address = int(_call(driver.cuIpcOpenMemHandle, opened, lazily))
+        address = int(checked(driver.cuIpcOpenMemHandle, opened, lazily))
         self._opened.append(address)
         return PeerMemory(address, size)
 
     def close_opened(self) -> None:
         """Close the memory of other processes, with all streams idle."""
         while self._opened:
-            _call(driver.cuIpcCloseMemHandle, driver.CUdeviceptr(self._opened.pop()))
+            checked(driver.cuIpcCloseMemHandle, driver.CUdeviceptr(self._opened.pop()))
 
     def free_exportable(self) -> None:
         """Give back what is exportable, once nobody has it open."""
         while self._exported:
-            _call(driver.cuMemFree, driver.CUdeviceptr(self._exported.pop()))
+            checked(driver.cuMemFree, driver.CUdeviceptr(self._exported.pop()))
 
     def event(self, timed: bool) -> Event:
         return _CudaEvent(self, timed)
@@ -220,7 +220,7 @@ class CudaDevice(Device):
     def pinned(self, size: int) -> torch.Tensor:
         # torch's own pinned allocator rounds up to a power of two
         memory = torch.empty(size, dtype=torch.uint8)
-        _call(driver.cuMemHostRegister, memory.data_ptr(), size, 0)
+        checked(driver.cuMemHostRegister, memory.data_ptr(), size, 0)
         self._registered.append(memory)
         return memory
 
@@ -235,24 +235,24 @@ class CudaDevice(Device):
         torch.cuda.synchronize(self.torch_device)
 
     def physical(self, size: int) -> Physical:
-        handle = _call(driver.cuMemCreate, size, self._properties, 0) if size else None
+        handle = checked(driver.cuMemCreate, size, self._properties, 0) if size else None
         if handle is not None:
             self._handles.append(handle)
         return handle
 
     def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
         total = sum(size for _, size in parts)
-        base = int(_call(driver.cuMemAddressReserve, total, 0, driver.CUdeviceptr(0), 0))
+        base = int(checked(driver.cuMemAddressReserve, total, 0, driver.CUdeviceptr(0), 0))
         mapping, pieces, at = _Mapping(base, total), [], base
         for handle, size in parts:
             if size:
-                _call(driver.cuMemMap, driver.CUdeviceptr(at), size, 0, handle, 0)
+                checked(driver.cuMemMap, driver.CUdeviceptr(at), size, 0, handle, 0)
                 pieces.append((at, size))
             at += size
         access = driver.CUmemAccessDesc()
         access.location = self._properties.location
         access.flags = driver.CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-        _call(driver.cuMemSetAccess, driver.CUdeviceptr(base), total, [access], 1)
+        checked(driver.cuMemSetAccess, driver.CUdeviceptr(base), total, [access], 1)
         self._mappings.append((mapping, pieces))
         return torch.as_tensor(mapping, device=self.torch_device)
 
@@ -261,10 +261,10 @@ class CudaDevice(Device):
         while self._mappings:
             mapping, pieces = self._mappings.pop()
             for address, size in pieces:
-                _call(driver.cuMemUnmap, driver.CUdeviceptr(address), size)
-            _call(driver.cuMemAddressFree, driver.CUdeviceptr(mapping.address), mapping.size)
+                checked(driver.cuMemUnmap, driver.CUdeviceptr(address), size)
+            checked(driver.cuMemAddressFree, driver.CUdeviceptr(mapping.address), mapping.size)
         while self._handles:
-            _call(driver.cuMemRelease, self._handles.pop())
+            checked(driver.cuMemRelease, self._handles.pop())
 
     def spin(self, seconds: float) -> Call:
         from calibration.torch_machine.kernels import spin
@@ -277,7 +277,7 @@ class CudaDevice(Device):
     def release(self) -> None:
         self.synchronize()
         while self._registered:
-            _call(driver.cuMemHostUnregister, self._registered.pop().data_ptr())
+            checked(driver.cuMemHostUnregister, self._registered.pop().data_ptr())
 
     def trim(self) -> None:
         torch.cuda.empty_cache()
