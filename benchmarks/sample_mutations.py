@@ -4,7 +4,7 @@
 
 A module is drawn by its size, one of cosmic-ray's mutations of it evenly; mutation.toml says which tests cover it. They
 run in a copy of the tracked files: the quick ones, and the slow ones if none of those fails. Each outcome is written to
-FILE as it comes, and a run that was stopped goes on with what FILE does not hold. A run with --first, which is quick,
+FILE as it comes, and a run that was stopped resumes with what FILE does not hold. A run with --first, which is quick,
 leaves what a second run without it has to decide. docs/testing.md has the results.
 """
 

@@ -55,9 +55,9 @@ def calibrate(
 ) -> Written:
     """Measure this host and write `name`.yaml, raw.jsonl and residuals.html into the folder `out`.
 
-    A run that was cut off goes on where it was. `progress` is called before each case with None and after it with its
+    A run that was cut off resumes when rerun. `progress` is called before each case with None and after it with its
     row. `gpus`: how many GPUs (processes on a CPU) to use; all there are, unless given. `kind` is "cuda" or "cpu", what
-    there is unless given; a CPU stands in for GPUs where only the way is to be tried.
+    there is unless given; a CPU stands in for GPUs where only the procedure is to be tried.
 
     Raises:
         MachineError, ProbeError: the probes cannot be run.
@@ -105,7 +105,7 @@ def write(rows: Sequence[Row], out: Path, name: str, fingerprint: Mapping[str, s
 
 
 def check_name(name: str) -> None:
-    """Raise InputError for what cannot name a file beside the others."""
+    """Raise InputError for what cannot name a file next to the others."""
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise InputError(
             "--name", name, "expected up to 100 letters, digits, '.', '_' and '-', the first no '.' or '-'"

@@ -1,7 +1,7 @@
 """Fit the profile h200x2-hostpath to its data set: to measured links and, where links cannot show a number, to cases.
 
-`python -m calibration.fit` prints every fitted number beside the shipped one. `calibrate` fits all other profiles, from
-rows of probes; this host was measured before there were any.
+`python -m calibration.fit` prints every fitted number next to the shipped one. `calibrate` fits all other profiles,
+from rows of probes; this host was measured before there were any.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ SHORT = {"all_to_all": "a2a", "all_reduce": "ar", "all_gather": "ag"}
 
 
 def alone_times(rows: Sequence[Row], kind: str) -> AloneTime:
-    """Time alone by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
+    """Isolated time by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
     alone = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
     return AloneTime(
         bytes=tuple(Bytes(_sent(kind, r)) for r in alone),
@@ -195,12 +195,12 @@ def _wait_flag(profile: Profile, case: MeasuredCase) -> float:
 
 
 def main() -> None:
-    """Print every fitted number beside the shipped one."""
+    """Print every fitted number next to the shipped one."""
     profile = load_profile(DATASET)
     shipped = numbers(profile)
-    for path, (value, spread, rows) in fit(profile, load_links(), load_cases(FOLDER)).items():
-        shown = f"± {100 * spread:.1f} %" if spread is not None else ""
-        print(f"{path:38s} {value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {rows}")
+    for path, found in fit(profile, load_links(), load_cases(FOLDER)).items():
+        shown = f"± {100 * found.spread:.1f} %" if found.spread is not None else ""
+        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.rows}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Fit the profile h200x8-hostpath to measured links of 8 GPUs.
 
-`python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row beside what the shipped
+`python -m calibration.fit_h200x8` prints the profile's YAML; with `--rows`, every measured row next to what the shipped
 profile makes of it, as Markdown.
 
-The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Copies
-alone give their capacities. Collectives alone are faster than those let bytes pass that take as much as copied ones do
-there, so their buffers mostly stay in the processor's cache (`isolated_overhead`); beside copies they take more than
-copied bytes, and how much depends on the number of ranks (`contention_by_ranks`).
+The rows say: a GPU's link, a root domain of four GPUs, and one memory behind both domains each bind somewhere. Isolated
+copies give their capacities. Isolated collectives are faster than those capacities allow for bytes that take as much as
+copied ones, so their buffers mostly stay in the processor's cache (`isolated_overhead`). With copies they take
+more than copied bytes; how much depends on the number of ranks (`contention_by_ranks`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sim.fluid import rates_together
 from sim.hardware import AloneTime, CollectiveClass, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
-from sim.program import Collective, CollectiveKind, Copy, CopyKind, Program, RankBuilder
+from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder
 from sim.timeline import Timeline
 
 NAME = "h200x8-hostpath"
@@ -34,7 +34,7 @@ BASE = "h200x4-hostpath-20261121d"
 
 KINDS: dict[str, CollectiveKind] = {"a2a": "all_to_all", "ar": "all_reduce", "ag": "all_gather"}
 CHUNK = 16 * 2**20
-"""Bytes of a copy beside collectives."""
+"""Bytes of a copy that runs during collectives."""
 LARGE = 16 * 2**20
 """Collectives over this size (B) show what they take."""
 DOMAIN = 4
@@ -73,7 +73,7 @@ class Host(NamedTuple):
 
 
 def fit_host(rows: Sequence[Row]) -> tuple[Host, Copies]:
-    """The host's resources from copies alone."""
+    """The host's resources from isolated copies."""
     h2d = {r["k"]: r["gbps"] * 1e9 for r in rows if r["kind"] == "h2d"}
     both = {r["k"]: (r["h2d"] * 1e9, r["d2h"] * 1e9) for r in rows if r["kind"] == "bidir"}
     memory = 8 * h2d[8]
@@ -166,7 +166,7 @@ def _of(rows: Sequence[Row], short: str, k: int, beside: bool) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], short: str, k: int, cls: CollectiveClass) -> Plain:
-    """Times alone; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
+    """Isolated times; below the smallest row as those of `cls`, with bytes as much slower as that row has them."""
     measured = [(round(sent_per_rank(KINDS[short], r["bytes"], k)), r["us"] * 1e-6) for r in _of(rows, short, k, False)]
     like, others = (cls.alone_by_ranks[4], 4) if k > 2 else (cls.alone, 2)
     first, seconds = measured[0]
@@ -241,13 +241,13 @@ def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
     for row in rows:
         kind, k = row["kind"], row["k"]
         if kind in ("h2d", "bidir"):
-            names: tuple[CopyKind, ...] = ("h2d",) if kind == "h2d" else ("h2d", "d2h")
+            names: tuple[HostCopyKind, ...] = ("h2d",) if kind == "h2d" else ("h2d", "d2h")
             flows = [profile.copy_flow(name, gpu) for gpu in range(k) for name in names]
             rates = rates_together(flows, profile.capacities)
             for name, rate in zip(names, rates, strict=False):
                 yield Compared(row, f"{name} rate", row["gbps" if kind == "h2d" else name] * 1e9, rate)
         elif not row["bg"]:
-            yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], k))
+            yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], range(k)))
         else:
             seconds, rate = _beside(profile, row)
             yield Compared(row, "time", row["us"] * 1e-6, seconds)
@@ -294,7 +294,7 @@ def _moved(timeline: Timeline, start: float, end: float) -> float:
 
 
 def table(found: Sequence[Compared]) -> str:
-    """Every row beside the profile's, as Markdown."""
+    """Every row next to the profile's, as Markdown."""
     lines = ["| row | quantity | measured | profile | error |", "|---|---|---|---|---|"]
     for c in found:
         size = f" {c.row['bytes'] >> 20} MiB" if "bytes" in c.row else ""

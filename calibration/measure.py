@@ -22,6 +22,7 @@ from sim.hardware import Profile, load_profile
 from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone, write_atomically
 from sim.inputs.config import InputError
 from sim.machine import DeadlockError
+from sim.program import Program
 from sim.run import simulate
 from sim.scenario import Scenario, read_plain
 from sim.sweeps.axes import parse_axes
@@ -101,7 +102,7 @@ def measure(
     `runs` is how many times each program runs without instrumentation, `kind` "cuda" or "cpu". `progress` is called
     with the number of finished cases.
 
-    A case that fails or does not end is written with its error, and the others go on.
+    A case that fails or does not end is written with its error, and the others still run.
 
     Raises:
         InputError: `out` holds other cases than these, or another run is writing to it.
@@ -154,20 +155,20 @@ class _Machines:
         if self.machine:
             self.machine.close(10 if kind is None else 0)
 
-    def of(self, world_size: int) -> TorchMachine:
-        """A machine of `world_size` ranks."""
-        if self.machine and (self.machine.closed or self.machine.world_size != world_size):
+    def of(self, program: Program) -> TorchMachine:
+        """A machine for the ranks of `program`, on its GPUs."""
+        if self.machine and (self.machine.closed or self.machine.gpus != program.gpus):
             self.machine.close()
             self.machine = None
         if self.machine is None:
-            self.machine = TorchMachine(world_size, self.kind, self.timeout_s)
+            self.machine = TorchMachine(program.world_size, self.kind, self.timeout_s, program.placement)
         return self.machine
 
 
 def _measure(measurement: Measurement, machines: _Machines, runs: int) -> MeasuredCase:
     scenario = Scenario.from_plain(measurement.scenario)
     program = scenario.program()
-    machine = machines.of(scenario.world_size)
+    machine = machines.of(program)
     case = MeasuredCase(
         schema=SCHEMA,
         number=measurement.number,

@@ -12,7 +12,7 @@ memoised by the list of active flow specifications, of which a periodic program 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from heapq import heappush
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from simpy.events import Event
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
 
-Mark = Hashable
+Tag = Hashable
 """What a flow is called by the flows that it slows: any value that is equal to itself."""
 
 _TIGHT = 1.0 + 1e-12
@@ -33,10 +33,10 @@ _SETTLE_PRIORITY = 2
 class FlowSpec(NamedTuple):
     """What decides a flow's rate.
 
-    `cap` is the most it can use alone, `weight` its share under contention. `drag`, for work that does not move over
+    `cap` is its demand cap, `weight` its share under contention. `drag`, for work that does not move over
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
-    `tags` say what it is, `slowed_by` what it does not get on with, as (tags, factor): its cap becomes cap * factor
-    while a flow with any of these tags is in flight. A flow has no tag that it does not get on with.
+    `tags` say what it is, `slowed_by` which tags slow it, as (tags, factor): its cap becomes cap * factor while a flow
+    with any of these tags is in flight. No tag of a flow slows the flow itself.
     `route_beside`, as (tags, route), is its route while a flow with any of these tags is in flight.
     """
 
@@ -44,9 +44,9 @@ class FlowSpec(NamedTuple):
     cap: float
     weight: float = 1.0
     drag: tuple[int, float] | None = None
-    tags: tuple[Mark, ...] = ()
-    slowed_by: tuple[tuple[tuple[Mark, ...], float], ...] = ()
-    route_beside: tuple[tuple[Mark, ...], Route] | None = None
+    tags: tuple[Tag, ...] = ()
+    slowed_by: tuple[tuple[tuple[Tag, ...], float], ...] = ()
+    route_beside: tuple[tuple[Tag, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -57,7 +57,7 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
     """Weighted max-min fair rates under per-flow caps, by progressive filling.
 
     All rates grow as weight * level until a flow meets its cap or a resource on its route is full; such flows freeze
-    and the rest go on (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
+    and the rest continue (Bertsekas and Gallager, Data Networks, section 6.5.2, with weights and caps). The result has
     the max-min certificate: each flow is at its cap, or crosses a full resource on which no flow has a larger
     rate / weight.
     """
@@ -98,7 +98,7 @@ def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
 
 
-def _now(flow: FlowSpec, present: set[Mark]) -> FlowSpec:
+def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
     cap = flow.cap * math.prod(factor for tags, factor in flow.slowed_by if not present.isdisjoint(tags))
     if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
         return flow._replace(cap=cap)
@@ -114,6 +114,10 @@ def rates_together(
 
 class Environment(simpy.Environment):
     """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
+
+    def entries(self) -> Iterator[tuple[float, int, Event]]:
+        """What is scheduled, in no order: (time, priority, event)."""
+        return ((at, int(priority), event) for at, priority, _, event in self._queue)
 
     def schedule_at(self, event: Event, time: float, priority: int) -> None:
         """Trigger `event` at absolute `time` (seconds, not before now)."""
@@ -193,7 +197,7 @@ class Fabric:
         if flow not in self._flows:
             raise ValueError(f"the flow of {flow.size} units is not in flight: it has ended or was cancelled")
         self._flows.remove(flow)
-        left = self._left(flow)
+        left = self.left(flow)
         self._account(flow, flow.size - left)
         self._touch()
         return left
@@ -206,7 +210,11 @@ class Fabric:
                 load[resource] += multiplier * flow.rate
         return load
 
-    def _left(self, flow: Flow) -> float:
+    def is_stale(self, event: Event) -> bool:
+        """Whether `event` is the end of a flow as it was foreseen before rates changed."""
+        return event is not self._wake and event.callbacks == [self._finish]
+
+    def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
         return max(flow.remaining - flow.rate * (self.env.now - flow.since), 0.0)
 
@@ -235,7 +243,7 @@ class Fabric:
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
             if route is not flow.route:
-                self._account(flow, flow.size - self._left(flow))
+                self._account(flow, flow.size - self.left(flow))
                 flow.route = route
             if rate != flow.rate:
                 flow.remaining -= flow.rate * (now - flow.since)

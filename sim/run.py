@@ -10,17 +10,24 @@ from sim.inputs.units import show_bytes, show_seconds
 from sim.machine import SimulatedMachine
 from sim.policies import describe
 from sim.scenario import Scenario
+from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
 from sim.timeline.metrics import Metrics, fit, metrics, shown
 
 
 class Result(NamedTuple):
-    """What a simulation gives."""
+    """What a simulation gives.
+
+    Of each rank `simulated_layers` were simulated and `repeated_layers` were not: they repeat what others did. The
+    timeline then has all spans of the steps that figures are of, and gaps before them.
+    """
 
     scenario: Scenario
     profile: Profile
     timeline: Timeline
     metrics: Metrics
+    simulated_layers: int
+    repeated_layers: int
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -38,11 +45,14 @@ class Result(NamedTuple):
         return html_table(self._about(), ("", "", ""), rows)
 
 
-def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True) -> Result:
+def simulate(
+    scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
+) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
     Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
-    are then those of the last step.
+    are then those of the last step. With `shortcuts` layers are left out that are found to repeat
+    (docs/performance.md says how exact that is).
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.
@@ -50,7 +60,17 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     """
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
-    timeline = machine.run(scenario.program())
+    counts = (0, 0)
+
+    def run(steps: int) -> Timeline:
+        nonlocal counts
+        workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
+        found = run_layers(machine, workload, scenario.policy, scenario.world_size, shortcuts)
+        counts = found.simulated_layers, found.repeated_layers
+        return found.timeline
+
+    timeline = run(scenario.workload.steps)
     if settle:
-        timeline = settling.settle(timeline, lambda steps: machine.run(scenario.with_steps(steps).program()))
-    return Result(scenario, profile, timeline, metrics(timeline, profile))
+        timeline = settling.settle(timeline, run)
+    timeline = expanded(timeline)
+    return Result(scenario, profile, timeline, metrics(timeline, profile), *counts)

@@ -134,7 +134,7 @@ class Scenario(Config, frozen=True):
             layers = self.workload.resolve(self.world_size).layers
             used = {op.kind for layer in layers for op in layer.block if isinstance(op, CollectiveOp)}
             if hierarchical & (used | self.policy.own_collectives):
-                domains_of(profile, self.world_size)
+                domains_of(profile, range(self.world_size))
 
     def with_policy(self, policy: Policy) -> Scenario:
         """The scenario under another policy. Raises `InputError` if it would be too large to simulate."""

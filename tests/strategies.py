@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
+from valid_programs import programs as programs
 
 from sim.fluid import FlowSpec, Route
 from sim.hardware import Profile, load_profile, to_plain
@@ -53,9 +54,12 @@ def tiny_profile(gpus: int = 2, changes: Changes | None = None, topology: Plain 
     }
     plain["streams"] = dict.fromkeys(plain["streams"], _sourced(0.0))
     plain["host"] = dict.fromkeys(plain["host"], _sourced(0.0)) | {"queue_depth": _sourced(1000.0)}
-    for kind in ("h2d", "d2h"):
-        ones = {"cap": 8.0, "weight": 1.0}
-        plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain[kind]}
+    for kind in ("h2d", "d2h", "d2d", "p2p"):
+        ones = {"cap": 8.0, "weight": 1.0, "engines": 1.0}
+        plain[kind] = {key: _sourced(ones.get(key, 0.0)) for key in plain["h2d"]}
+    for kind, staging in (("h2d", 4.0), ("d2h", 0.0)):
+        staged = {"rate": 4.0, "setup": 0.0, "staging": staging}
+        plain.setdefault("pageable", {})[kind] = {key: _sourced(value) for key, value in staged.items()}
     for key in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "beside_collective"):
         plain["device"][key] = _sourced(1.0)
     for kind in KINDS:
@@ -277,7 +281,7 @@ def _link() -> st.SearchStrategy[Plain]:
 
 @st.composite
 def topologies(draw: st.DrawFn) -> Graph:
-    """Graphs with up to three links more than a tree has: ways may be many, or equally good."""
+    """Graphs with up to three links more than a tree has: routes may be many, or equally good."""
     plain = draw(trees())
     inner = [name for name, node in plain["nodes"].items() if node["kind"] in FORWARDING]
     ends = [*inner, "gpu0", "gpu1", "gpu2"]
@@ -326,7 +330,7 @@ def cases(
 
 
 class Demand(NamedTuple):
-    """A flow that starts at `start`, and is cancelled at `cancel`, if it still goes on then."""
+    """A flow that starts at `start`, and is cancelled at `cancel`, if it is still in flight then."""
 
     start: float
     size: float

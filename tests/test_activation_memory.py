@@ -13,7 +13,7 @@ from sim.workloads.activation_memory import ALIGNMENT, Registers
     st.lists(st.integers(1, 1000), min_size=1, max_size=12),
     st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=30),
 )
-def test_what_lives_at_the_same_time_lies_apart(sizes: list[int], uses: list[tuple[int, int]]) -> None:
+def test_values_with_overlapping_lifetimes_get_disjoint_memory(sizes: list[int], uses: list[tuple[int, int]]) -> None:
     registers = Registers([("x", 3, 50)])
     made = [registers.new("r", 1, size) for size in sizes]
     operations = [Normalise(made[a % len(made)], made[b % len(made)]) for a, b in uses]
@@ -43,7 +43,7 @@ def test_places_are_used_again() -> None:
     assert registers.place(Gelu(second)) == registers.place(Gelu(first))
 
 
-def test_what_is_kept_stays_where_it_is() -> None:
+def test_a_kept_value_never_moves() -> None:
     registers = Registers([("x", 1, 100), ("context", 1, 10)])
     assert registers.kept["context"].offset == ALIGNMENT
     assert registers.place(Gelu(registers.kept["x"])) == Gelu(registers.kept["x"])

@@ -74,7 +74,7 @@ def _scipy() -> None:
     pytest.importorskip("scipy", reason="the calibrate extra is not installed")
 
 
-def test_what_is_changed_here_is_good() -> None:
+def test_the_unchanged_rows_and_cases_are_valid() -> None:
     write_set()
     assert len(list(compare_all(jobs(load_set("set"), load_profile("h200x2-hostpath"))))) == 3
     Path(RAW).write_bytes(lines(good_rows()))
@@ -122,7 +122,7 @@ LINES: dict[str, tuple[bytes | str, str]] = {
 @pytest.mark.usefixtures("_scipy")
 @pytest.mark.parametrize("args", [VALIDATE, FIT], ids=["cases", "rows"])
 @pytest.mark.parametrize("name", LINES)
-def test_lines_that_hold_something_else(name: str, args: list[str]) -> None:
+def test_lines_of_another_type_are_refused(name: str, args: list[str]) -> None:
     content, words = LINES[name]
     write_set()
     file = Path("set", CASES if args is VALIDATE else RAW)
@@ -134,7 +134,7 @@ def test_lines_that_hold_something_else(name: str, args: list[str]) -> None:
 @pytest.mark.usefixtures("_scipy")
 @pytest.mark.parametrize("args", [VALIDATE, FIT], ids=["cases", "rows"])
 @pytest.mark.parametrize("kind", ["gone", "folder", "dangling", "loop", "folder gone", "folder a file"])
-def test_files_of_lines_that_cannot_be_read(kind: str, args: list[str]) -> None:
+def test_unreadable_jsonl_files_are_refused(kind: str, args: list[str]) -> None:
     write_set()
     file = Path("set", CASES if args is VALIDATE else RAW)
     file.unlink(missing_ok=True)
@@ -214,7 +214,7 @@ def test_wrong_step_times_are_refused(path: str, value: object) -> None:
         ("operations[0]", ["compute", "Kernel", "a", 0, 0, 1.0, 1.0, 1.0, 1.0], "operations[0]: expected "),
     ],
 )
-def test_cases_that_do_not_fit(path: str, value: object, words: str) -> None:
+def test_cases_that_contradict_their_scenario_are_refused(path: str, value: object, words: str) -> None:
     write_set(lambda case: changed(case, path, value))
     answered(VALIDATE, 2, f"set/{CASES}: line 2: ", words)
 
@@ -236,13 +236,13 @@ def no_kernel_left(case: Plain) -> Plain:
         (lambda case: put(case, ["step_times_s"], [[[1e-9] * 3] * 2]), 0, "set: measured case 0: operations: leave "),
     ],
 )
-def test_sets_that_cannot_be_predicted(change: Callable[[Plain], Plain], number: int, words: str) -> None:
+def test_unpredictable_sets_are_refused(change: Callable[[Plain], Plain], number: int, words: str) -> None:
     write_set(change, number)
     answered(VALIDATE, 2, words)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "", "a\0b", "x" * 5000, "set/cases.jsonl", "h200", "/proc/self/mem"])
-def test_sets_that_nothing_has(name: str) -> None:
+def test_unknown_data_sets_are_refused(name: str) -> None:
     answered(["validate", "--data", name], 2, "cannot be read" if name == "" else "is no data set; shipped are")
 
 
@@ -384,7 +384,7 @@ def write_rows(kind: str, path: str, value: object) -> int:
         ("sampled", "sampled", [1], "sampled: expected a mapping"),
     ],
 )  # fmt: skip
-def test_rows_that_do_not_fit(kind: str, path: str, value: object, words: str) -> None:
+def test_rows_that_contradict_their_parameters_are_refused(kind: str, path: str, value: object, words: str) -> None:
     number = write_rows(kind, path, value)
     part = "" if value in (0, -1, 1e18, GONE, "cpu", "NVIDIA A100") and path != "params.bytes" else f"line {number}: "
     answered(FIT, 2, f"set/{RAW}: {part}", words)
@@ -404,7 +404,7 @@ def test_rows_that_do_not_fit(kind: str, path: str, value: object, words: str) -
         ("crowd", "count", 0, "params: count: expected "),
     ],
 )
-def test_rows_beside_collectives_that_do_not_fit(kind: str, key: str, value: object, words: str) -> None:
+def test_interference_rows_with_wrong_parameters_are_refused(kind: str, key: str, value: object, words: str) -> None:
     row = good_rows()[number_of("collective")]
     params = row["params"] | {"other": "all_gather", "other_bytes": 1024, "work": "block"}
     Path("set").mkdir()
@@ -414,7 +414,7 @@ def test_rows_beside_collectives_that_do_not_fit(kind: str, key: str, value: obj
 
 @pytest.mark.usefixtures("_scipy")
 @pytest.mark.parametrize("kind", ["copy", "h2d", "collective of one size", "host"])
-def test_sets_of_rows_that_are_too_few(kind: str) -> None:
+def test_too_few_rows_for_a_fit_are_refused(kind: str) -> None:
     left = {
         "copy": [r for r in good_rows() if r["kind"] != "copy"],
         "h2d": [r for r in good_rows() if r["params"].get("directions") != ["h2d"]],
@@ -430,14 +430,14 @@ def test_sets_of_rows_that_are_too_few(kind: str) -> None:
 
 @pytest.mark.usefixtures("_scipy")
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/x", "-x", ".hidden", "a b", "a\0b", "x" * 300])
-def test_names_that_no_profile_can_have(name: str) -> None:
+def test_invalid_profile_names_are_refused(name: str) -> None:
     Path("set").mkdir()
     Path("set", RAW).write_bytes(lines(good_rows()))
     answered([*FIT[:-1], name], 2, "--name: ", "expected ")
 
 
 @pytest.mark.usefixtures("_scipy")
-def test_rows_that_make_no_sense_leave_what_was_fitted_before() -> None:
+def test_a_failed_fit_leaves_the_earlier_profile_unchanged() -> None:
     Path("set").mkdir()
     Path("set", "x.yaml").write_bytes(Kind.PROFILE.value)
     Path("set", "residuals.html").write_bytes(Kind.PAGE.value)
@@ -477,7 +477,7 @@ def test_scenarios_that_cannot_be_measured(path: str, value: object, words: str 
 
 @pytest.mark.usefixtures("_torch")
 @pytest.mark.parametrize("settings", [["x"], ["world_size=1", "world_size=2"], ["policy.kind=x"], ["nothing.x=1"]])
-def test_settings_of_what_is_measured(settings: list[str]) -> None:
+def test_wrong_axes_of_measure_are_refused(settings: list[str]) -> None:
     write("s.yaml", MEASURED)
     answered([*MEASURE, *(part for s in settings for part in ("--set", s))], 2)
 
@@ -519,7 +519,7 @@ def test_one_run_a_folder(command: str) -> None:
 @pytest.mark.usefixtures("_torch")
 @pytest.mark.parametrize("command", OUT)
 @pytest.mark.parametrize("content", [b"notes\n", b"\0" * 99 + b"\n", b'{"schema": 2}\n', b'{"schema":2}\n'], ids=repr)
-def test_results_of_something_else(content: bytes, command: str) -> None:
+def test_results_of_another_sweep_are_refused(content: bytes, command: str) -> None:
     args, file = OUT[command]
     write("s.yaml", MEASURED)
     Path("new").mkdir()
@@ -536,7 +536,7 @@ def test_wrong_options(args: list[str]) -> None:
 
 
 @pytest.mark.usefixtures("_torch")
-def test_gpus_that_are_not_there_cost_nothing() -> None:
+def test_asking_for_missing_gpus_fails_before_measuring() -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -613,12 +613,12 @@ def test_no_value_gets_more_than_a_message_out_of_raw_rows(data: st.DataObject) 
         ({"workload": 3}, "workload: expected text"),
     ],
 )
-def test_what_says_otherwise_how_a_case_was_measured(change: Plain, words: str) -> None:
+def test_wrong_descriptions_of_a_measurement_are_refused(change: Plain, words: str) -> None:
     write_set(lambda case: case | change)
     answered(VALIDATE, 2, f"set/{CASES}: line 2: {words}")
 
 
-def test_cases_of_one_rank_and_some_layers_are_compared() -> None:
+def test_cases_of_one_rank_and_a_few_layers_are_compared() -> None:
     timed = {"timed_ranks": 1, "window": "layers", "kernel_times": "scenario", "workload": "blocks of mine"}
 
     def one_rank(case: Plain) -> Plain:
@@ -634,4 +634,7 @@ def test_cases_of_one_rank_and_some_layers_are_compared() -> None:
     assert set(found.workloads.values()) == {"blocks of mine"} and found.baselines() == {}
     compared = list(compare_all(jobs(found, load_profile("h200x2-hostpath"))))
     assert [c.workload for c in compared] == ["blocks of mine"] * 3
-    assert all(c.measured.step_s > 0 and c.measured.window_s > 0 for c in compared)
+    for c, case in zip(compared, found.cases, strict=True):
+        assert c.measured.step_s == case.step_time_s
+        window = max(op.end for op in case.operations) - min(op.start for op in case.operations)
+        assert c.measured.window_s == pytest.approx(window * 1e-6)

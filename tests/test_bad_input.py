@@ -254,7 +254,7 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
 
 @pytest.mark.parametrize("command", ["run", "explain", "sweep", "hardware", "experiment"])
 @pytest.mark.parametrize("name", TEXTS)
-def test_files_that_hold_something_else(name: str, command: str) -> None:
+def test_files_that_hold_no_mapping_are_refused(name: str, command: str) -> None:
     content, words = TEXTS[name]
     Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     args = [command, "bad.yaml", *(["--set", "policy.drain=true"] if command == "sweep" else [])]
@@ -428,7 +428,7 @@ def test_wrong_axes(axis: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"notes", b"\0" * 999, b"scenario_v1,x\n", bytes(range(256)), b'"', b"\n\n"])
-def test_results_of_something_else(content: bytes) -> None:
+def test_results_of_another_sweep_are_refused(content: bytes) -> None:
     write("s.yaml", SCENARIO)
     Path("rows.csv").write_bytes(content)
     ours = content.startswith(b"scenario_v")

@@ -305,7 +305,7 @@ def test_a_file_that_cannot_be_read(name: str, problem: str, command: str, folde
         pytest.param("word", id="word"),
     ],
 )
-def test_a_sweep_of_what_is_no_scenario(text: str, folder: Path, chunkflow: Command) -> None:
+def test_a_sweep_of_a_file_without_a_scenario_is_refused(text: str, folder: Path, chunkflow: Command) -> None:
     (folder / "wrong.yaml").write_text(text)
     assert_one_message(chunkflow("sweep", "wrong.yaml", "--set", "world_size=1", cwd=folder), 2, "Error: wrong.yaml")
 
@@ -369,7 +369,7 @@ WRITES = {
         ("html", "folder"),
     ],
 )
-def test_what_cannot_be_written_is_code_1_and_leaves_nothing(
+def test_an_unwritable_output_exits_with_1_and_leaves_no_file(
     option: str, name: str, folder: Path, chunkflow: Command
 ) -> None:
     before = contents(folder)

@@ -116,15 +116,15 @@ def test_a_two_phase_all_to_all_spares_slow_links_and_must_have_even_domains() -
     chosen = msgspec.structs.replace(profile.collectives.all_to_all, algorithm="hierarchical")
     kinds = msgspec.structs.replace(profile.collectives, all_to_all=chosen)
     two_phase = msgspec.structs.replace(profile, collectives=kinds)
-    # 16 B to the neighbour, then 16 B across from each of two
+    # 16 B to the other rank of the domain, then 16 B across from each of two
     assert _seconds(two_phase, "all_to_all", 32) == 0.5 + 16 / 8 + 0.5 + 2 * 16 / 2
     with pytest.raises(InputError, match="3 ranks in domains of one size"):
-        collectives.flows(two_phase, "all_to_all", 30, 3)
+        collectives.flows(two_phase, "all_to_all", 30, range(3))
     uneven = msgspec.structs.replace(profile.topology, domains=((0,), (1, 2, 3)))
     for domains, said in ((uneven.domains, r"are \[0\], \[1, 2, 3\]: a hier"), ((), "are none: a hier")):
         topology = msgspec.structs.replace(profile.topology, domains=domains)
         with pytest.raises(InputError, match=said):
-            collectives.flows(msgspec.structs.replace(two_phase, topology=topology), "all_to_all", 32, 4)
+            collectives.flows(msgspec.structs.replace(two_phase, topology=topology), "all_to_all", 32, range(4))
 
 
 def _seconds(profile: Profile, kind: str, size: int) -> float:
@@ -137,12 +137,12 @@ def _seconds(profile: Profile, kind: str, size: int) -> float:
 
 
 @given(kinds, st.integers(2, 10**6), st.integers(2, 6), st.sampled_from([0.0, 0.5]), st.sampled_from([1.0, 4.0]))
-def test_caps_make_the_time_alone_what_was_measured(
+def test_caps_reproduce_the_measured_isolated_times(
     kind: CollectiveKind, size: int, ranks: int, latency: float, cap: float
 ) -> None:
     profile = tiny_profile(ranks, {"collective.latency": latency, "collective.cap": cap, "collective.weight": 3})
     sent = collectives.sent_per_rank(kind, size, ranks)
-    (phase,) = collectives.flows(profile, kind, size, ranks)
+    (phase,) = collectives.flows(profile, kind, size, range(ranks))
     flows = phase.flows
     assert [part.size / spec.cap + phase.latency for spec, part in flows] == pytest.approx(
         [profile.collective_class(kind).alone.at(sent)] * len(flows)
@@ -159,7 +159,7 @@ def test_flows_cross_the_resources_of_both_ends_with_the_overhead() -> None:
     routes = {
         part.edges: {profile.resource_names[i]: multiplier for i, multiplier in spec.route}
         for kind in ("all_to_all", "all_reduce")
-        for spec, part in collectives.flows(profile, kind, 12, 3)[0].flows  # type: ignore[arg-type]
+        for spec, part in collectives.flows(profile, kind, 12, range(3))[0].flows  # type: ignore[arg-type]
     }
     assert routes[((0, 2),)] == {"gpu0>host": 1.5, "host-gpu0": 1.5, "host": 1.5, "host-gpu2": 1.5, "host>gpu2": 1.5}
     ring = routes[((0, 1), (1, 2), (2, 0))]
@@ -176,12 +176,12 @@ def test_flows_are_marked_by_their_ranks_and_slowed_by_what_meets_the_sender() -
         return {CollectiveTag(name, rank) for rank in ranks for name in (None, kind)}  # type: ignore[arg-type]
 
     profile = tiny_profile(3, {"all_to_all.beside.all_gather": 0.5, "all_gather.beside.all_to_all": 0.25})
-    (pairs,) = collectives.flows(profile, "all_to_all", 30, 3)
+    (pairs,) = collectives.flows(profile, "all_to_all", 30, range(3))
     for spec, part in pairs.flows:
         [(sender, receiver)] = part.edges
         assert set(spec.tags) == tags("all_to_all", sender, receiver)
         assert spec.slowed_by == ((tuple(CollectiveTag("all_gather", rank) for rank in part.ranks), 0.5),)
-    (ring,) = collectives.flows(profile, "all_gather", 30, 3)
+    (ring,) = collectives.flows(profile, "all_gather", 30, range(3))
     [(spec, _)] = ring.flows
     assert set(spec.tags) == tags("all_gather", 0, 1, 2)
     assert spec.slowed_by == ((tuple(CollectiveTag("all_to_all", rank) for rank in (0, 1, 2)), 0.25),)
@@ -196,7 +196,7 @@ def test_latency_grows_with_ranks_beyond_two(ranks: int, latency: float) -> None
 @pytest.mark.parametrize(
     ("size", "seconds"), [(1, 2), (10, 2), (15, 3), (20, 4), (25, 7), (30, 10), (40, 16)], ids=lambda value: str(value)
 )
-def test_times_alone_are_interpolated_and_go_on_with_the_last_slope(size: float, seconds: float) -> None:
+def test_isolated_times_are_interpolated_and_extrapolated_with_the_last_slope(size: float, seconds: float) -> None:
     table = AloneTime(bytes=(10, 20, 30), seconds=(2, 4, 10), source="test")  # type: ignore[arg-type]
     assert table.at(size) == pytest.approx(seconds)
     assert AloneTime(bytes=(10,), seconds=(2,), source="test").at(size) == pytest.approx(max(2, size / 5))  # type: ignore[arg-type]
@@ -204,7 +204,7 @@ def test_times_alone_are_interpolated_and_go_on_with_the_last_slope(size: float,
 
 def test_one_rank_has_nothing_to_move() -> None:
     profile = load_profile("h200x2-hostpath")
-    assert collectives.flows(profile, "all_reduce", 100, 1) == []
+    assert collectives.flows(profile, "all_reduce", 100, range(1)) == []
 
 
 def test_more_ranks_have_times_of_their_own() -> None:

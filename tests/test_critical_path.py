@@ -40,7 +40,7 @@ def found(
             {"compute": 1, "exposed_h2d": 3.5, "copy_overhead": 0.5},
         ),
         ({"kind": "whole_layer", "prefetch_layers": 0}, [COMPUTE], {}, {"compute": 2, "exposed_h2d": 4}),
-        # chunks of 4 B at a gate that is closed for the 1 s of each collective
+        # issuing a kernel takes 3 s, running it 1 s
         ({"kind": "resident"}, [COMPUTE], {"host__kernel": 3.0}, {"compute": 2, "host_issue": 4}),
         (
             {"kind": "whole_layer", "prefetch_layers": 0},
@@ -57,7 +57,7 @@ def test_causes_by_hand(
     assert found(policy, block, **changes) == pytest.approx(expected)
 
 
-def test_contention_is_told_from_transfer() -> None:
+def test_contention_is_a_cause_apart_from_transfer() -> None:
     # copies of 8 s, two a step, and collectives of 1 s on the same link: both get 4 of 8 B/s, so each collective takes 2 s
     shown = found({"kind": "whole_layer"}, [CALL], size=64, collective__weight=1.0)
     expected = {"collective_alone": 1, "collective_contention": 1, "exposed_h2d": 14, "copy_contention": 2}
@@ -111,7 +111,7 @@ def test_a_full_queue_shows_as_the_copies_that_fill_it() -> None:
     assert shown == {"compute": 1, "exposed_h2d": 19}
 
 
-def test_the_walk_goes_through_host_threads() -> None:
+def test_the_critical_path_crosses_host_threads() -> None:
     launch = {"kind": "yielding", "chunk_bytes": 8, "window": "launch"}
     shown = found(launch, [COMPUTE], size=64)
     assert shown == {"compute": 1, "exposed_h2d": 15}  # copies bind: 8 s a layer against 1 s of compute
@@ -140,7 +140,7 @@ def test_the_waterfall_sums_to_the_step(case: Case) -> None:
     assert fall.step_s == pytest.approx(step, abs=1e-9)
 
 
-def test_explain_names_what_binds_and_what_helps() -> None:
+def test_explain_names_the_binding_resource_and_the_best_variant() -> None:
     from sim import Scenario, simulate
 
     block = [{"compute": {"name": "k", "seconds": "1 ms"}}, {"collective": {"kind": "all_to_all", "bytes": "16 MiB"}}]

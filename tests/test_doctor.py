@@ -408,7 +408,7 @@ def test_no_gpu() -> None:
         ("dgx-h100", "NCCL's path", "note", "all-reduces may be summed in the NVSwitch (NVLS)"),
     ],
 )
-def test_what_hosts_show(name: str, topic: str, severity: str, words: str) -> None:
+def test_findings_of_recorded_hosts(name: str, topic: str, severity: str, words: str) -> None:
     assert [f for f in found(host(name), topic) if f.severity == severity and words in f.seen], found(host(name), topic)
 
 
@@ -527,7 +527,7 @@ def test_pairs_that_differ_are_named() -> None:
         ("h200x2-nvlink", {"virtual": True}, "virtual machine", "note", "hypervisor"),
         ("h200x2-nvlink", {"packages": {}}, "software", "error", "torch is not installed"),
         ("h200x2-nvlink", {"torch": None}, "software", "error", "could not be asked"),
-        ("h200x2-nvlink", {"torch": Torch(gpus=0)}, "software", "error", "built for processors alone"),
+        ("h200x2-nvlink", {"torch": Torch(gpus=0)}, "software", "error", "built for CPUs only"),
         ("h200x2-nvlink", {"torch": Torch(gpus=1, cuda="12.8")}, "software", "error", "1 of 2 GPUs"),
         ("h200x2-nvlink", {"torch": Torch(gpus=0, cuda="13.0")}, "software", "error", "the driver supports 12.8"),
         ("h200x2-nvlink", {"packages": {"torch": "2", "triton": "3"}}, "software", "error", "cuda-bindings not installed"),
@@ -673,7 +673,9 @@ def shares(of: Host) -> list[tuple[str, str]]:
     ],
     ids=["switches", "host bridges", "switches of switches", "NVLink hides them", "not said"],
 )  # fmt: skip
-def test_what_gpus_share_by_the_topology(links: tuple[tuple[str, ...], ...], shared: list[tuple[str, str]]) -> None:
+def test_shared_links_are_found_in_the_topology(
+    links: tuple[tuple[str, ...], ...], shared: list[tuple[str, str]]
+) -> None:
     assert shares(host("rtx4090x4", links=links)) == shared
 
 

@@ -101,7 +101,7 @@ def test_reaching_the_work_at_n_takes_n(work: Quadratic, n: float) -> None:
     assert found >= 0
 
 
-def test_work_that_cannot_be_reached() -> None:
+def test_unreachable_work_is_an_error() -> None:
     assert Quadratic(5, 1, 0).reaches(4) == 0
     with pytest.raises(ValueError, match="does not grow"):
         Quadratic(5, 0, 0).reaches(6)
@@ -133,15 +133,15 @@ def test_without_collectives_it_is_the_first_order_model() -> None:
         time = layer_time(PROFILE, layer(kernel(seconds)), 2, size)
         assert time.total == pytest.approx(max(copy, seconds), abs=2 * launch)
         assert time.exposed == pytest.approx(max(copy - seconds, 0), abs=2 * launch)
-        assert time.alone == seconds
+        assert time.isolated == seconds
 
 
 def test_nothing_copied_nothing_lost() -> None:
     block = layer(kernel(1e-3), CollectiveOp(kind="all_to_all", bytes=Bytes(80_000_000)), kernel(1e-3))
     time = layer_time(PROFILE, block, 2, 0)
     assert time.exposed == 0
-    assert time.total == time.alone
-    assert time.alone == pytest.approx(2e-3 + PROFILE.collectives.all_to_all.alone.at(40_000_000), rel=1e-9)
+    assert time.total == time.isolated
+    assert time.isolated == pytest.approx(2e-3 + PROFILE.collectives.all_to_all.alone.at(40_000_000), rel=1e-9)
 
 
 def test_a_copy_that_ends_early_stretches_only_what_it_meets() -> None:
@@ -149,9 +149,9 @@ def test_a_copy_that_ends_early_stretches_only_what_it_meets() -> None:
     size = 50_000_000  # ends within the first kernel
     first = layer_time(PROFILE, layer(kernel(5e-3), send), 2, size)
     last = layer_time(PROFILE, layer(send, kernel(5e-3)), 2, size)
-    assert first.alone == last.alone
-    assert first.total == pytest.approx(first.alone, abs=1e-5)
-    assert last.total > last.alone + 2e-4
+    assert first.isolated == last.isolated
+    assert first.total == pytest.approx(first.isolated, abs=1e-5)
+    assert last.total > last.isolated + 2e-4
 
 
 CASES: list[tuple[dict[str, Any], str]] = [
@@ -187,7 +187,7 @@ def test_a_model_without_contention_is_far_off() -> None:
     """Why the extension is needed: compute hides the copy, but the collectives pay for it."""
     layers = Named(model="wan2.1-14b", frames=37, height=480, width=832).resolve(2).layers
     time = layer_time(PROFILE, layers[0], 2, layers[0].bytes)
-    without = max(time.alone, prefetch_seconds(layers[0].bytes, PROFILE.h2d.cap.value))
+    without = max(time.isolated, prefetch_seconds(layers[0].bytes, PROFILE.h2d.cap.value))
     assert time.exposed == 0
     assert time.total > 1.15 * without
 

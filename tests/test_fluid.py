@@ -144,7 +144,7 @@ def beside(mark: str, factor: float, cap: float) -> FlowSpec:
             [100],
             {"a": (beside("b", 0.5, cap=8), 16, 0), "b": (marked("c", cap=10), 20, 0)},
             {"a": 2, "b": 2},
-            id="beside a flow that it gets on with",
+            id="beside a flow that does not slow it",
         ),
         # a asks for 8 of its 16, and gets 5 either way: b is no slower
         pytest.param(
@@ -260,7 +260,7 @@ def test_a_flow_that_has_ended_cannot_be_cancelled() -> None:
         (FlowSpec(((0, math.nan),), 1.0), 10.0),
     ],
 )
-def test_rates_of_what_is_no_number_are_an_error_and_no_endless_loop(flow: FlowSpec, capacity: float) -> None:
+def test_a_rate_law_that_returns_nan_is_an_error(flow: FlowSpec, capacity: float) -> None:
     net = Net(capacity)
     net.flow("a", flow, 1)
     net.flow("b", over(0), 1)

@@ -79,7 +79,7 @@ def test_figures_are_judged(text: str, words: str) -> None:
         (0, "information of nanotubes", "", ""),
     ],
 )
-def test_what_is_printed_is_judged(code: int, out: str, err: str, words: str) -> None:
+def test_the_fuzzer_judges_printed_output(code: int, out: str, err: str, words: str) -> None:
     found = list(texts(code, out, err, ["s.yaml"]))
     assert (bool(found), words in "".join(found)) == (bool(words), True), found
 
@@ -97,7 +97,7 @@ def test_what_is_printed_is_judged(code: int, out: str, err: str, words: str) ->
         ({"a": b"1", "p.html": b"<p><img src=x onerror=alert(1)></p>"}, 0, "became an element"),
     ],
 )
-def test_what_is_written_is_judged(after: dict[str, bytes], code: int, words: str) -> None:
+def test_the_fuzzer_judges_written_files(after: dict[str, bytes], code: int, words: str) -> None:
     found = list(written({"a": b"1"}, after, code))
     assert (bool(found), words in "".join(found)) == (bool(words), True), found
 
@@ -115,12 +115,12 @@ def _fails(error: BaseException) -> None:
         (KeyError("x"), "uncaught", "uncaught KeyError"),
     ],
 )
-def test_what_readers_raise_is_judged(error: BaseException, ended: str, words: str) -> None:
+def test_the_fuzzer_judges_exceptions_of_readers(error: BaseException, ended: str, words: str) -> None:
     found = reading(lambda: _fails(error), ["s.yaml"])
     assert (found.ended, bool(found.faults), words in "".join(found.faults)) == (ended, bool(words), True)
 
 
-def test_what_does_not_end_is_stopped() -> None:
+def test_the_fuzzer_stops_runs_that_do_not_end() -> None:
     def endless() -> None:
         with limited(0.05):
             while True:

@@ -48,7 +48,7 @@ def assert_close(found: Any, golden: Any, path: str) -> None:
         assert found == golden, path
 
 
-def test_the_golden_scenarios_cover_what_there_is() -> None:
+def test_the_golden_scenarios_cover_every_policy_and_feature() -> None:
     scenarios = {f.stem: Scenario.load(f) for f in SCENARIOS}
     assert {f.stem for f in FOLDER.glob("*.json")} == set(scenarios)
     policies = [s.policy for s in scenarios.values()]

@@ -1,4 +1,4 @@
-"""Pages of hardware profiles: drawings that hold all of a topology, steady rates, and what holds them."""
+"""Pages of hardware profiles: drawings that hold all of a topology, steady rates, and what limits them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conftest import Command, Golden
 from hypothesis import assume, given
 from strategies import scaled, tiny_profile, topologies, trees
 
-from sim.analysis.steady_state import gb, gpu_list, meetings, sentences
+from sim.analysis.steady_state import gb, gpu_list, sentences, steady_states
 from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.hardware.routes import Graph
@@ -212,7 +212,7 @@ def test_a_page_draws_all_there_is_and_lists_every_number(make: Any) -> None:
     capacities, *met = drawings(source)
     names = {t.text for t in capacities.iter("text") if "name" in classes(t)}
     assert names >= {*profile.graph.nodes, *(f"gpu{g}" for g in range(profile.gpus))}
-    assert len(met) == len(meetings(profile)) == (3 if profile.gpus > 1 else 1)
+    assert len(met) == len(steady_states(profile)) == (3 if profile.gpus > 1 else 1)
     told = " ".join(t.text or "" for t in capacities.iter("title"))
     for name in profile.resource_names:
         base = name.removesuffix(".in").removesuffix(".out")
@@ -293,8 +293,8 @@ def test_text_is_escaped() -> None:
 
 
 def test_flows_that_share_a_resource_are_said_to() -> None:
-    copies, exchange, both = meetings(two_sockets())
-    assert copies.title == "H2D on all GPUs" and exchange.title == "All-to-all alone"
+    copies, exchange, both = steady_states(two_sockets())
+    assert copies.title == "H2D on all GPUs" and exchange.title == "All-to-all, isolated"
     said = sentences(two_sockets(), copies)
     assert "4 GPUs share socket0>socket1 (62.8 GB/s): copies get 15.7 GB/s each of 54.5 (gpu4–7)." in said
     assert "2 GPUs share each of socket0>switch0 and socket0>switch1 (55.0 GB/s): copies get 27.5 GB/s each of 54.5 (gpu0–3)." in said  # fmt: skip
@@ -303,12 +303,12 @@ def test_flows_that_share_a_resource_are_said_to() -> None:
 
 
 @pytest.mark.parametrize("make", PROFILES)
-def test_rates_are_those_of_the_rate_law_and_what_holds_a_flow_is_full(make: Any) -> None:
+def test_rates_follow_the_rate_law_and_bottlenecks_are_full(make: Any) -> None:
     profile: Profile = make()
-    for met in meetings(profile):
+    for met in steady_states(profile):
         specs = caps_now([f.spec for f in met.flows])
         assert list(met.rates) == weighted_max_min(specs, profile.capacities)
-        for spec, rate, held in zip(specs, met.rates, met.holds, strict=True):
+        for spec, rate, held in zip(specs, met.rates, met.bottlenecks, strict=True):
             if held is None:
                 assert rate == pytest.approx(spec.cap)
             else:
@@ -319,8 +319,8 @@ def test_rates_are_those_of_the_rate_law_and_what_holds_a_flow_is_full(make: Any
 
 def test_the_unit_of_time_changes_no_share() -> None:
     one, other = two_sockets(), scaled(two_sockets(), 2.0)
-    for a, b in zip(meetings(one), meetings(other), strict=True):
-        assert a.used == pytest.approx(b.used) and a.holds == b.holds
+    for a, b in zip(steady_states(one), steady_states(other), strict=True):
+        assert a.used == pytest.approx(b.used) and a.bottlenecks == b.bottlenecks
 
 
 def test_what_is_looked_at_is_an_all_to_all_so_large_that_latency_hardly_counts() -> None:
@@ -341,9 +341,9 @@ def test_short_words_of_a_box_share_a_row() -> None:
 
 
 def test_one_gpu_has_no_all_to_all_and_many_are_not_tried() -> None:
-    assert len(meetings(tiny_profile(1))) == 1
+    assert len(steady_states(tiny_profile(1))) == 1
     many = tiny_profile(65)
-    assert len(meetings(many)) == 1
+    assert len(steady_states(many)) == 1
     assert "Left out: the all-to-all, with more than 64 GPUs." in hardware_page(many)
 
 

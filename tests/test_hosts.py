@@ -54,7 +54,7 @@ def test_the_profile_of_eight_gpus_is_the_fit_to_its_rows() -> None:
 
 
 def test_eight_gpus_do_what_was_measured() -> None:
-    """Collectives alone as measured, copies and large collectives beside copies nearly so."""
+    """Isolated collectives as measured; copies, and large collectives with copies in flight, nearly so."""
     found = list(fit_h200x8.compare(load_profile("h200x8-hostpath"), fit_h200x8.load_rows()))
     assert len(found) == 93
     alone = [abs(c.error) for c in found if c.row.get("bg") == 0]
@@ -186,7 +186,7 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["as mine: here", "as h200x2-hostpath, scaled", "measured on a bench"])
-def test_the_words_of_a_source_decide_nothing(tmp_path: Path, source: str) -> None:
+def test_the_text_of_a_source_changes_no_figure(tmp_path: Path, source: str) -> None:
     wake = {"value": "1 us", "source": source}
     write(tmp_path, "mine.yaml", {"like": "h200x2-hostpath", "name": "mine", "streams": {"wake": wake}})
     again = load_profile(write(tmp_path, "again.yaml", {"like": "mine.yaml", "name": "again"}))

@@ -84,10 +84,14 @@ def test_an_interrupted_command_prints_no_traceback(
     running = subprocess.Popen(
         program, stdout=-1, stderr=-1, text=True, cwd=folder, env=chunkflow.environment, start_new_session=True
     )
-    time.sleep(after_s)
-    if running.poll() is None:
-        os.killpg(running.pid, signal.SIGINT)
-    _, stderr = running.communicate(timeout=60)
+    try:
+        time.sleep(after_s)
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
     assert "Traceback" not in stderr, stderr
     assert running.returncode in (130, -signal.SIGINT) or (running.returncode == 0 and args[-1] == "--interval")
 

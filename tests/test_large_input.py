@@ -49,7 +49,7 @@ def write(name: str, data: object) -> str:
 # ---- profiles like others ------------------------------------------------------------------------------------------
 
 
-def test_a_profile_may_be_like_another_by_way_of_1200() -> None:
+def test_a_chain_of_1200_inheriting_profiles_is_loaded() -> None:
     for i in range(1200):
         write(f"p{i}.yaml", {"like": f"p{i + 1}.yaml" if i < 1199 else "h200x2-hostpath", "name": f"p{i}"})
     write("p600.yaml", {"like": "p601.yaml", "streams": {"wake": {"value": 1e-6, "source": "here"}}})
@@ -60,7 +60,7 @@ def test_a_profile_may_be_like_another_by_way_of_1200() -> None:
 
 
 @pytest.mark.parametrize("last", ["a.yaml", "b.yaml", "./b.yaml", "link.yaml"])
-def test_profiles_like_each_other_are_a_cycle(last: str) -> None:
+def test_inheritance_cycles_are_refused(last: str) -> None:
     write("a.yaml", {"like": "b.yaml"})
     write("b.yaml", {"like": "c.yaml"})
     write("c.yaml", {"like": last})
@@ -69,7 +69,7 @@ def test_profiles_like_each_other_are_a_cycle(last: str) -> None:
         load_profile("a.yaml")
 
 
-def test_a_wrong_name_in_like_is_told_with_its_file_and_key() -> None:
+def test_an_unknown_base_profile_is_named_with_its_file_and_key() -> None:
     write("a.yaml", {"like": "b.yaml"})
     write("b.yaml", {"like": "h200x2-hostpth"})
     with pytest.raises(InputError) as caught:
@@ -90,7 +90,7 @@ def test_a_fabric_of_3000_nodes_in_a_row_is_read_and_drawn() -> None:
     }
     profile = load_profile(write("row.yaml", plain))
     assert profile.graph.distances("gpu0")["memory"] == 3001
-    assert hardware_page(profile).count("s2999") > 0
+    assert set(re.findall(r">(s\d+)<", hardware_page(profile))) == set(switches)
 
 
 # ---- sizes ---------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_files_that_are_too_large_are_refused_with_their_size(command: str) -> N
     assert done.stderr == f"Error: large.yaml: has {MOST_BYTES + 1} bytes, at most {MOST_BYTES} are read\n"
 
 
-def test_what_grows_or_hides_its_size_is_read_no_further_than_the_limit() -> None:
+def test_files_without_a_true_size_are_read_up_to_the_limit() -> None:
     file = Path("/proc/self/environ")  # says that it has 0 bytes
     if not file.exists() or len(file.read_bytes()) < 2:
         pytest.skip("no such file here")
@@ -134,7 +134,7 @@ def test_what_grows_or_hides_its_size_is_read_no_further_than_the_limit() -> Non
         read_bytes(Path("small"), 1)
 
 
-def test_reading_takes_memory_for_what_is_there_not_for_the_limit() -> None:
+def test_reading_allocates_for_the_content_and_not_for_the_limit() -> None:
     Path("small").write_bytes(b"ab")
     tracemalloc.start()
     try:
@@ -177,7 +177,7 @@ def test_text_of_too_many_values_is_refused() -> None:
         parse_yaml("[" + "1," * MOST_VALUES + "]", "x")
 
 
-def test_what_is_too_large_is_refused_with_the_memory_that_it_would_take() -> None:
+def test_too_many_commands_are_refused_with_their_memory() -> None:
     """By hand: 10^6 chunks a layer, 2 layers of 10 steps and the next one's, on 2 ranks."""
     workload = {**SCENARIO["workload"], "steps": 10}
     data = {**SCENARIO, "workload": workload, "policy": {"kind": "chunked", "chunk_bytes": 1}}
@@ -189,7 +189,7 @@ def test_what_is_too_large_is_refused_with_the_memory_that_it_would_take() -> No
     assert commands >= 2.1e7 and 300 <= gigabytes * 1e9 / commands <= 1000
 
 
-def test_a_simulation_takes_no_more_memory_than_is_said(chunkflow: Command) -> None:
+def test_a_simulation_stays_within_the_estimated_memory(chunkflow: Command) -> None:
     """Measured in processes of their own, beside one of hardly any commands."""
     policy = {"kind": "yielding", "chunk_bytes": 10**4}
     peaks, counts = [], []

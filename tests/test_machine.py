@@ -166,7 +166,7 @@ def near(expected: Times) -> dict[str, object]:
             {"streams.flag_wake": 0.5},
             {"a": (0, 2), "WriteFlag s": (2, 2), "WaitFlag t": (0, 2.5), "b": (2.5, 3.5)}
             | {"c": (0, 3), "WaitFlag u": (3, 3), "d": (3, 4)},
-            id="a stream held by a flag goes on a moment after its write",
+            id="a stream blocked by a flag continues a moment after its write",
         ),
         pytest.param(
             [
@@ -217,7 +217,7 @@ def near(expected: Times) -> dict[str, object]:
             [*(kernel("s", f"k{i}", 1) for i in range(3)), kernel("t", "other", 1)],
             {"host.queue_depth": 2, "host.kernel": 0.25},
             {"k0": (0.25, 1.25), "k1": (1.25, 2.25), "k2": (2.25, 3.25), "other": (1.5, 2.5)},
-            id="a blocked host goes on from the time of room",
+            id="a blocked host continues when there is room",
         ),
         pytest.param(
             [kernel("s", "a", 1, launches=3), kernel("s", "b", 1, launches=2), kernel("t", "other", 1)],
@@ -258,9 +258,27 @@ def near(expected: Times) -> dict[str, object]:
         # ---- copies
         pytest.param(
             [copy("c", "c", 16), copy("d", "d", 8)],
-            {},
+            {"h2d.engines": 2.0},
             {"c": (0, 3), "d": (0, 2)},
-            id="copies share the link",
+            id="copies of two engines share the link",
+        ),
+        pytest.param(
+            [copy("c", "c", 16), copy("d", "d", 8)],
+            {},
+            {"c": (0, 2), "d": (0, 3)},
+            id="copies wait for the one copy engine",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), copy("c", "e", 8), copy("d", "d", 8)],
+            {},
+            {"c": (0, 1), "e": (1, 2), "d": (0, 3)},
+            id="a stream keeps the engine while its next copy can follow at once",
+        ),
+        pytest.param(
+            [copy("c", "c", 8), write("c", "f", 1), copy("c", "e", 8), copy("d", "d", 8)],
+            {},
+            {"c": (0, 1), "WriteFlag c": (1, 1), "e": (1, 3), "d": (0, 2)},
+            id="a stream loses the engine where it has something else to do",
         ),
         pytest.param(
             [copy("c", "c", 16), copy("d", "d", 16, kind="d2h")],
@@ -770,13 +788,13 @@ def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, dela
     assert end == pytest.approx(seconds + 1.5) if seconds > 1e-18 else 0 <= end <= 1.5
 
 
-def test_a_collective_knows_its_time_alone_whatever_it_meets() -> None:
+def test_isolated_time_does_not_depend_on_contention() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
     alone = {label(s): s.isolated_time for s in run([commands] * 2, FREE | SLOW).of(0)}
     assert alone == {"x": 1, "y": 4, "k": 4}
 
 
-def test_a_kind_that_is_as_another_slows_and_is_slowed_alike() -> None:
+def test_kinds_of_one_class_slow_others_alike() -> None:
     # send_recv as all_to_all, 8 B at 4 B/s; reduce_scatter as all_gather, 32 B: 2 B/s until 2, and then 8
     profile = tiny_profile(2, FREE | SLOW)
     others = msgspec.structs.replace(profile.collectives, send_recv=None, reduce_scatter=None)
@@ -900,6 +918,7 @@ def check_longest_path(program: Program, profile: Profile) -> None:
 
 UNCONTENDED = (
     dict.fromkeys(("down", "up", "duplex", "host"), 2.0**60)
+    | dict.fromkeys(("h2d.engines", "d2h.engines"), 100.0)
     | dict.fromkeys(("h2d.cap", *(f"{kind}.cap" for kind in KINDS)), 8.0)
     | dict.fromkeys(("streams.launch_delay", "all_reduce.copy_start", "streams.beside_kernel"), 0.0)
 )

@@ -28,7 +28,7 @@ from validation.step_statistics import Detailed, account, detailed, entries, lat
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = measurements_doc.documents([DOCS / "measurements.md", DOCS / "measurements"])
 SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-hostpath-20261128k", "h200x2-nvlink-20261121c")
-BY_SESSION = ("clocks", "waits", "memory", "errors", "off", "steps", "neighbours", "meeting", "all errors")
+BY_SESSION = ("clocks", "waits", "memory", "errors", "off", "steps", "neighbours", "contended_copies", "all errors")
 """Tables whose rows each follow from the cases of one session."""
 MARK = r'<circle|<polygon|<rect [^>]*width="6.6"'
 """What charts draw at a point."""
@@ -100,7 +100,7 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", measurements_doc.SEEN)
-def test_tables_of_what_was_measured_are_todays(name: str) -> None:
+def test_measured_tables_in_the_docs_are_current(name: str) -> None:
     assert measurements_doc.SEEN[name]() == stands(name)
 
 
@@ -270,13 +270,13 @@ def test_a_step_is_accounted_for() -> None:
     assert found.kernels == pytest.approx(200e-6)
     assert (found.collectives, found.waited) == (pytest.approx(100e-6), pytest.approx(20e-6))
     assert found.share == pytest.approx(0.1)
-    assert found.clear == pytest.approx(2000 / 100e-6)
-    assert found.meeting == pytest.approx(1000 / 50e-6)
+    assert found.uncontended == pytest.approx(2000 / 100e-6)
+    assert found.contended == pytest.approx(1000 / 50e-6)
     assert found.gap == pytest.approx(10e-6)
     assert found.resume == pytest.approx(40e-6)
     assert (found.largest, found.late) == (pytest.approx(100e-6), pytest.approx(20e-6))
     empty = account([kernel(0, 1)])
-    assert (empty.share, empty.clear, empty.meeting, empty.gap, empty.resume) == (None,) * 5
+    assert (empty.share, empty.uncontended, empty.contended, empty.gap, empty.resume) == (None,) * 5
 
 
 @pytest.mark.parametrize(("start", "late"), [(94.0, 0), (96.0, 1), (101.0, 1), (102.0, 0)])

@@ -44,7 +44,7 @@ def run(folder: Path, plain: Plain, *options: str) -> Result:
     return done
 
 
-def test_what_does_not_fit_is_said_first_and_is_no_failure(tmp_path: Path) -> None:
+def test_too_little_memory_is_said_first_and_exits_with_0(tmp_path: Path) -> None:
     first = run(tmp_path, TOO_LARGE).stdout.splitlines()[0]
     assert "DOES NOT FIT" in first and "34.49 GiB" in first
     assert all(word in first for word in ("CUDA context", "NCCL buffers", "text encoder", "VAE"))
@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_said_first_and_is_no_failure(tmp_path: Path) -> No
     assert figures["peak_memory_bytes"] > 34 * 2**30 > memory
 
 
-def test_what_fits_is_said_too(tmp_path: Path) -> None:
+def test_enough_memory_is_said_too(tmp_path: Path) -> None:
     less = TOO_LARGE | {"policy": {"kind": "whole_layer"}}
     first = run(tmp_path, less).stdout.splitlines()[0]
     assert "DOES NOT FIT" not in first and "fits the GPU's" in first

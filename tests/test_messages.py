@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import pickle
 from pathlib import Path
@@ -15,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import Plain, plain_data
+from wrong_input import SCENARIO, put
 
 from sim.cli import main
 from sim.hardware import Profile, load_profile, shipped, to_plain
@@ -31,20 +31,6 @@ from sim.sweeps.grid import points
 from sim.timeline import accesses
 from sim.workloads.named import load_model
 
-SCENARIO: Plain = {
-    "hardware": "h200x2-hostpath",
-    "world_size": 2,
-    "workload": {
-        "layers": 2,
-        "steps": 2,
-        "layer_bytes": 10**6,
-        "block": [
-            {"compute": {"name": "a", "seconds": 1e-3}},
-            {"collective": {"kind": "all_to_all", "bytes": 10**5}},
-        ],
-    },
-    "policy": {"kind": "chunked", "chunk_bytes": 500000},
-}
 NAMED: Plain = {
     **SCENARIO,
     "workload": {"model": "flux.1-dev", "height": 512, "width": 512, "parallelism": "ulysses", "steps": 1, "layers": 2},
@@ -61,20 +47,11 @@ WRONG: list[tuple[tuple[str | int, ...], object, str, str]] = [
 ]  # fmt: skip
 
 
-def changed(data: Plain, keys: tuple[str | int, ...], value: object) -> Plain:
-    data = copy.deepcopy(data)
-    at: Any = data
-    for key in keys[:-1]:
-        at = at[key]
-    at[keys[-1]] = value
-    return data
-
-
 @given(st.sets(st.sampled_from(range(len(WRONG) - 1)), min_size=1))
 def test_every_fault_is_told_with_its_path(chosen: set[int]) -> None:
     data = SCENARIO
     for number in chosen:
-        data = changed(data, *WRONG[number][:2])
+        data = put(data, *WRONG[number][:2])
     with pytest.raises(InputError) as caught:
         Scenario.from_plain(data, "s.yaml")
     told = dict(caught.value.faults)
@@ -91,7 +68,7 @@ def test_every_fault_is_told_with_its_path(chosen: set[int]) -> None:
 @pytest.mark.parametrize(("keys", "value", "path", "words"), WRONG)
 def test_one_fault_is_one_line(keys: tuple[str | int, ...], value: object, path: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        Scenario.from_plain(changed(SCENARIO, keys, value), "s.yaml")
+        Scenario.from_plain(put(SCENARIO, keys, value), "s.yaml")
     assert caught.value.path == path and words in caught.value.problem
     assert str(caught.value).count("\n") == 0
 
@@ -157,7 +134,7 @@ def test_a_value_of_another_type_is_told_what_goes_there(data: object, kind: Any
 @pytest.mark.parametrize("value", ["ring", "Ulysses", "", 3, None, ["tensor"]])
 def test_a_wrong_kind_of_parallelism_is_told_what_is_allowed(value: object) -> None:
     with pytest.raises(InputError, match=r"workload\.parallelism: is .*expected one of ulysses, tensor"):
-        Scenario.from_plain(changed(NAMED, ("workload", "parallelism"), value))
+        Scenario.from_plain(put(NAMED, ("workload", "parallelism"), value))
 
 
 def test_gpus_without_a_way_between_them_are_told_of_peers_host() -> None:
@@ -176,7 +153,7 @@ def test_gpus_without_a_way_between_them_are_told_of_peers_host() -> None:
 @pytest.mark.parametrize("name", ["flux.1-dev", "FLUX.1-dev", "black-forest-labs/FLUX.1-dev", "a/b/Flux.1-DEV"])
 def test_a_model_goes_by_its_name_on_a_hub_and_in_any_case(name: str) -> None:
     assert load_model(name).name == "flux.1-dev"
-    named = Scenario.from_plain(changed(NAMED, ("workload", "model"), name))
+    named = Scenario.from_plain(put(NAMED, ("workload", "model"), name))
     assert named.workload.resolve(2) == Scenario.from_plain(NAMED).workload.resolve(2)
 
 
@@ -223,7 +200,7 @@ def test_faults_are_found_just_where_conversion_fails(data: object) -> None:
 
 
 @given(plain_data())
-def test_what_converts_is_what_has_no_fault(data: object) -> None:
+def test_data_convert_exactly_if_they_have_no_fault(data: object) -> None:
     try:
         assert convert(data, _Outer, "x") is not None
     except InputError as error:
@@ -376,7 +353,7 @@ def test_the_reader_gives_back_what_was_written(data: object) -> None:
 
 
 @pytest.mark.parametrize("kind", COLLECTIVES)
-def test_an_algorithm_that_is_none_is_no_ring(kind: Any) -> None:
+def test_an_unknown_algorithm_is_an_error(kind: Any) -> None:
     algorithm: Any = "tree"
     if kind != "send_recv":  # which has one way alone
         with pytest.raises(AssertionError, match="tree"):
@@ -384,14 +361,14 @@ def test_an_algorithm_that_is_none_is_no_ring(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "ring", "hierarchical"])
-def test_a_kind_of_collective_that_is_none_is_no_other_one(algorithm: Any) -> None:
+def test_an_unknown_kind_of_collective_is_an_error(algorithm: Any) -> None:
     kind: Any = "broadcast"
     with pytest.raises(AssertionError, match="broadcast"):
         phases(kind, 64, 4, algorithm, ((0, 1), (2, 3)))
 
 
-def test_a_kind_of_copy_that_is_none_is_not_d2h() -> None:
-    kind: Any = "d2d"
+def test_an_unknown_kind_of_copy_is_an_error() -> None:
+    kind: Any = "nvlink"
     profile = load_profile("h200x2-hostpath")
     rank = RankBuilder()
     buffer = rank.buffer("b", 8, "weights")
@@ -401,5 +378,5 @@ def test_a_kind_of_copy_that_is_none_is_not_d2h() -> None:
         lambda: rank.copy("s", "c", 8, buffer, kind=kind),
         lambda: list(accesses(Copy("s", "c", 8, "b", kind))),
     ):
-        with pytest.raises(AssertionError, match="d2d"):
+        with pytest.raises(AssertionError, match="nvlink"):
             call()

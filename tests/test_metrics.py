@@ -115,7 +115,7 @@ def test_the_only_step_counts_where_there_is_one() -> None:
 @pytest.mark.parametrize(
     ("layer_bytes", "changes", "bound"),
     [
-        pytest.param(16, {}, 4.5, id="compute and collectives alone"),
+        pytest.param(16, {}, 4.5, id="isolated compute and collectives"),
         pytest.param(64, {}, 10, id="copied and received bytes over the link: (64 + 16) / 8"),
         pytest.param(64, {"h2d.cap": 4.0}, 16, id="copied bytes at the copies' cap: 64 / 4"),
         pytest.param(64, {"duplex": 8.0}, 12, id="sent bytes count as well where they cross: (64 + 16 + 16) / 8"),
@@ -128,7 +128,7 @@ def test_the_lower_bound_by_hand(layer_bytes: int, changes: dict[str, float], bo
     assert found["lower_bound_s"] == pytest.approx(bound)
 
 
-def test_skew_is_told_from_contention() -> None:
+def test_skew_and_contention_are_separate() -> None:
     builders = []
     for late in (1.0, 3.0):
         rank = RankBuilder()
@@ -267,7 +267,7 @@ def test_collective_spans_of_a_step_lie_in_it() -> None:
             assert start <= span.start <= span.end <= end
 
 
-def test_what_holds_other_threads_is_no_exposed_prefetch() -> None:
+def test_only_the_blocked_feeder_of_the_compute_stream_is_exposed_prefetch() -> None:
     """The compute stream is dry because issuing is slow, while a thread that feeds it nothing is held."""
     result = simulate(scenario(GATED, {"kind": "chunked", "chunk_bytes": 4}), tiny_profile(2, {"host.kernel": 4.0}))
     timeline = result.timeline

@@ -261,7 +261,7 @@ def extent(matrix: Matrix, ranks: int) -> int:
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", shipped())
 @pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
-def test_what_is_counted_is_what_is_computed(name: str, parallelism: str, batch: int) -> None:
+def test_operations_account_for_all_buffers_flops_and_launches(name: str, parallelism: str, batch: int) -> None:
     workload = named(name, batch=batch, parallelism=parallelism).resolve(2)
     for layer in set(workload.layers):
         buffers = {WEIGHTS: layer.bytes, "activations": workload.activation_bytes}

@@ -5,28 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from small_scenario import SMALL
 
 import scenarios
 from sim.cli import main
 from sim.hardware import load_profile, to_plain
 
 SHIPPED = Path(scenarios.__file__).parent
-SCENARIO: dict[str, Any] = {
-    "hardware": "h200x2-hostpath",
-    "world_size": 2,
-    "workload": {
-        "layers": 1,
-        "steps": 2,
-        "layer_bytes": "1 MiB",
-        "block": [{"compute": {"name": "a", "seconds": 1e-4}}],
-    },
-    "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
-}
 TRACE = json.dumps({"schemaVersion": 1, "deviceProperties": [{"id": 0}], "traceEvents": [{"ph": "X", "ts": 1}]})
 LATER = "it cannot be imported yet: write a scenario by hand"
 NCCL = """\
@@ -66,7 +55,7 @@ def invoke(*args: str) -> Result:
 
 
 @pytest.mark.parametrize("name", GIVEN)
-def test_what_is_no_scenario_is_named(name: str) -> None:
+def test_other_file_formats_are_named(name: str) -> None:
     content, told = GIVEN[name]
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     for args in (["run"], ["explain"], ["sweep", "--set", "world_size=1"]):
@@ -78,16 +67,16 @@ def test_what_is_no_scenario_is_named(name: str) -> None:
 
 def test_a_scenario_may_cite_other_formats() -> None:
     cited = "".join(f"# {line}\n" for line in (NCCL + TOPO).replace("#", "").splitlines())
-    Path("s.yaml").write_text(cited + yaml.safe_dump(SCENARIO))
+    Path("s.yaml").write_text(cited + yaml.safe_dump(SMALL))
     assert invoke("run", "s.yaml").exit_code == 0
-    Path("s.json").write_text(json.dumps(SCENARIO))
+    Path("s.json").write_text(json.dumps(SMALL))
     assert invoke("run", "s.json").exit_code == 0
 
 
 @pytest.mark.parametrize(
     "content", ["a: [", "notes", gzip.compress(b"notes", mtime=0), b"\x1f\x8bnotes", "[1, 2]", "{}"]
 )
-def test_what_nobody_knows_is_read_as_before(content: str | bytes) -> None:
+def test_unknown_formats_are_not_named(content: str | bytes) -> None:
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     done = invoke("run", "given")
     assert done.exit_code == 2 and "no scenario:" not in done.stderr
@@ -101,7 +90,7 @@ TOLD = (
 
 
 def on(hardware: str, ranks: int = 2) -> None:
-    Path("s.yaml").write_text(yaml.safe_dump(SCENARIO | {"hardware": hardware, "world_size": ranks}))
+    Path("s.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": hardware, "world_size": ranks}))
 
 
 COMMANDS = (["run", "--json"], ["explain"], ["sweep", "--set", "policy.chunk_bytes=1MiB,2MiB", "--workers", "1"])

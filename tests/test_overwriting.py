@@ -16,6 +16,7 @@ from click import ClickException
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from small_scenario import SMALL
 
 import scenarios
 import validation
@@ -30,23 +31,12 @@ from sim.inputs.overwriting import Kind, Output, check_outputs
 from sim.sweeps.grid import points, sweep
 from validation.datasets import shipped_sets
 
-SCENARIO: dict[str, Any] = {
-    "hardware": "host.yaml",
-    "world_size": 2,
-    "workload": {
-        "layers": 1,
-        "steps": 2,
-        "layer_bytes": "1 MiB",
-        "block": [{"compute": {"name": "a", "seconds": 1e-4}}],
-    },
-    "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
-}
 EXPERIMENT = {
     "title": "t",
     "about": "a",
     "x": "world_size",
     "plot": "bars",
-    "scenario": SCENARIO | {"hardware": "h200x2-hostpath"},
+    "scenario": SMALL,
     "axes": {"world_size": [1, 2]},
 }
 FOREIGN = {
@@ -61,7 +51,7 @@ FOREIGN = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory: a scenario, its profile with a base, an experiment, and files of others."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SCENARIO))
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": "host.yaml"}))
     (tmp_path / "host.yaml").write_text("like: base.yaml\nname: mine\n")
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(to_plain(load_profile("h200x2-hostpath"))))
     (tmp_path / "e.yaml").write_text(yaml.safe_dump(EXPERIMENT))
@@ -103,7 +93,7 @@ INPUTS = {"run": "s.yaml", "sweep": "s.yaml", "hardware": "host.yaml", "experime
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_an_input_is_no_output(command: str, folder: Path) -> None:
+def test_an_input_is_refused_as_output(command: str, folder: Path) -> None:
     args = COMMANDS[command]
     own = INPUTS[args[0]]
     bases = ["host.yaml", "base.yaml"] if args[0] != "experiment" else []
@@ -113,7 +103,7 @@ def test_an_input_is_no_output(command: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_of_others_is_no_output(command: str, folder: Path) -> None:
+def test_a_foreign_file_is_refused_as_output(command: str, folder: Path) -> None:
     args = COMMANDS[command]
     for name in FOREIGN:
         assert f"{name}: {args[-1]} would overwrite a file that is no earlier" in refused(folder, *args, name)
@@ -184,7 +174,7 @@ def test_an_empty_file_and_a_new_one_may_be_written(folder: Path) -> None:
     assert invoke("run", "s.yaml", "--trace", "/dev/null").exit_code == 0
 
 
-def test_what_is_written_carries_its_mark(folder: Path) -> None:
+def test_every_written_file_has_the_mark_of_its_kind(folder: Path) -> None:
     for (*command, option), kind in ((COMMANDS["run"], Kind.TRACE), (COMMANDS["sweep page"], Kind.PAGE)):
         assert invoke(*command, option, "out").exit_code == 0
         assert kind.made((folder / "out").read_bytes()[:4096])
@@ -192,7 +182,7 @@ def test_what_is_written_carries_its_mark(folder: Path) -> None:
 
 
 @given(st.sampled_from(Kind), st.binary(max_size=60))
-def test_only_what_has_the_mark_is_taken_for_ours(kind: Kind, head: bytes) -> None:
+def test_files_without_the_mark_are_not_overwritten(kind: Kind, head: bytes) -> None:
     assert kind.made(b"")
     assert kind.made(kind.value + head)
     if head and kind.value not in head and not kind.value.startswith(head):
@@ -235,7 +225,7 @@ def test_a_named_pipe_is_refused_before_it_is_opened(command: str, folder: Path)
 
 def test_results_of_a_library_go_to_no_named_pipe(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    made = points(SCENARIO | {"hardware": "h200x2-hostpath"}, {"world_size": [1]})
+    made = points(SMALL, {"world_size": [1]})
     for write in (lambda: sweep(made, output=folder / "pipe"), lambda: write_atomically(folder / "pipe", "text")):
         with pytest.raises(InputError, match="pipe: is a pipe: give a file"):
             write()
@@ -247,7 +237,7 @@ def test_a_folder_of_results_holds_no_named_pipe(command: str, folder: Path) -> 
         pytest.importorskip("torch", reason="the torch extra is not installed")
     os.mkfifo(folder / "sub" / "new.yaml")
     os.mkfifo(folder / "sub" / "cases.jsonl")
-    (folder / "h.yaml").write_text(yaml.safe_dump(SCENARIO))
+    (folder / "h.yaml").write_text(yaml.safe_dump(SMALL | {"hardware": "host.yaml"}))
     args = ("calibrate", "--fit-only", "--name", "new") if command == "calibrate" else ("measure", "h.yaml")
     assert "--out is a pipe: give a file" in refused(folder, *args, "--out", "sub")
 
@@ -284,7 +274,7 @@ AXES = {"world_size": [2, 1], "policy.chunk_bytes": ["1 MiB", "512 KiB"]}
 
 def test_rows_go_to_a_pipe_once_each_as_they_come(folder: Path) -> None:
     """A pipe holds nothing to continue from, is never put in order, and stays a pipe."""
-    made = points(SCENARIO | {"hardware": "h200x2-hostpath"}, AXES)
+    made = points(SMALL, AXES)
     expected = folder / "expected.csv"
     rows = sweep(made, output=expected)
     pipe = folder / "pipe"
@@ -308,4 +298,6 @@ def test_a_sweep_streams_its_rows_to_standard_output(folder: Path, chunkflow: An
     assert sorted((row["world_size"], row["policy.chunk_bytes"]) for row in found) == [
         (ranks, size) for ranks in ("1", "2") for size in ("1 MiB", "512 KiB")
     ]
-    assert all(float(row["step_time_s"]) > 0 for row in found) and table.count(" yes ") == 4
+    expected = {tuple(map(str, row.values.values())): row.figures["step_time_s"] for row in sweep(points(SMALL, AXES))}
+    assert {(row["world_size"], row["policy.chunk_bytes"]): float(row["step_time_s"]) for row in found} == expected
+    assert table.count(" yes ") == 4

@@ -96,7 +96,7 @@ def test_registering_is_enough_in_one_process(registered: type[Policy]) -> None:
         scenario(WORKLOAD, {"kind": "halves"})
 
 
-def test_workers_know_what_a_program_has_loaded(toy: Path) -> None:
+def test_workers_import_loaded_policy_files(toy: Path, chunkflow: Command) -> None:
     """`load_policies`, then scenarios handed to spawned processes, from another folder than the file's."""
     program = """
 import sys
@@ -126,7 +126,8 @@ if __name__ == "__main__":
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) > 0
+    ran = chunkflow("run", "s.yaml", "--json", cwd=toy, env=chunkflow.environment | {FILES: "halves.py"})
+    assert float(done.stdout) == json.loads(ran.stdout)["step_time_s"]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_a_file_without_policies_is_bad_input(
     assert done.returncode == 2 and name in done.stderr and "Traceback" not in done.stderr
 
 
-def test_other_classes_are_not_registered() -> None:
+def test_register_refuses_classes_that_are_no_policies() -> None:
     class Nameless(Offload, frozen=True):
         pass
 
@@ -213,14 +214,14 @@ def test_a_policy_in_words_is_yaml_for_the_same_policy(case: Case) -> None:
         ),
     ],
 )
-def test_words_hold_what_is_not_the_default(policy: Plain, words: str, short: str) -> None:
+def test_a_description_lists_parameters_that_differ_from_their_defaults(policy: Plain, words: str, short: str) -> None:
     read = scenario(WORKLOAD, policy).policy
     assert (describe(read), describe(read, short=True)) == (words, short)
     assert policies.describe_plain(policy) == short
 
 
 @pytest.mark.parametrize("shown", ["name", 7, {"kind": "nothing"}, {"kind": "chunked"}])
-def test_what_is_no_policy_is_shown_as_it_is(shown: object) -> None:
+def test_values_that_are_no_policy_are_described_as_text_or_json(shown: object) -> None:
     assert policies.describe_plain(shown) == (shown if isinstance(shown, str) else json.dumps(shown))
 
 

@@ -119,7 +119,7 @@ def test_a_resident_step_owes_its_kernels_their_share(chosen: DataSet, covered: 
 
 
 @pytest.mark.slow
-def test_short_runs_of_what_matters_say_what_all_do(todo: Estimate, covered: list[Covered]) -> None:
+def test_representative_runs_estimate_every_interval(todo: Estimate, covered: list[Covered]) -> None:
     for job, found in zip(todo.jobs, covered, strict=True):
         if found.compared.group != "resident":
             assert job in todo.representatives.values()

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from calibration.probes.plan import LONG, QUEUE, ProbeCase, plan, rank_counts
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import LONG, QUEUE, plan, rank_counts
 from calibration.probes.runner import late
 from calibration.probes.scales import Kind
 from sim.datasets.probe_rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
@@ -259,9 +260,7 @@ def test_cases_that_fail_are_rejected_and_too_many_end_the_run(tmp_path: Path) -
 
     good = ProbeCase("gemm/good", "gemm", {"m": 16, "n": 16, "k": 16, "count": 1, "repeats": 2}, 0.1)
     bad = [ProbeCase(f"gemm/bad{i}", "gemm", {"repeats": 2}, 0.1) for i in range(FAILURES + 1)]
-    with pytest.raises(
-        ProbeError, match=f"{FAILURES} cases one after the other failed, the last is gemm/bad{FAILURES}"
-    ):
+    with pytest.raises(ProbeError, match=f"{FAILURES} consecutive cases failed, the last is gemm/bad{FAILURES}"):
         run([bad[0], good, *bad[1:]], tmp_path, device="cpu")
     rows = load_rows(tmp_path / RAW)
     assert [r.case for r in rows if r.rejected is None] == ["host", "gemm/good"]

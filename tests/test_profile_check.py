@@ -53,7 +53,7 @@ def test_the_isolated_time_is_the_machines(
     if isolated is not None:
         drawn = drawn | {"collective.isolated_overhead": isolated * drawn.get("collective.overhead", 1.0)}
     profile = tiny_profile(ranks, drawn)
-    expected = isolated_time(profile, kind, size, ranks)
+    expected = isolated_time(profile, kind, size, range(ranks))
     assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
@@ -62,7 +62,7 @@ def test_the_isolated_time_is_the_machines_on_any_topology(
     topology: dict[str, Any], kind: CollectiveKind, size: int, ranks: int
 ) -> None:
     profile = tiny_profile(3, {}, topology)
-    expected = isolated_time(profile, kind, size, ranks)
+    expected = isolated_time(profile, kind, size, range(ranks))
     assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
@@ -72,9 +72,9 @@ def test_first_order_theory_and_the_machine_take_the_same_isolated_time(name: st
     profile = load_profile(name)
     ranks, size = min(profile.gpus, 8), 80 * 2**20
     if ranks > 1:
-        expected = isolated_time(profile, kind, size, ranks)
+        expected = isolated_time(profile, kind, size, range(ranks))
         block = (CollectiveOp(kind=kind, bytes=Bytes(size)),)
-        assert layer_time(profile, Layer(Bytes(2), block), ranks, 0).alone == pytest.approx(expected, rel=1e-9)
+        assert layer_time(profile, Layer(Bytes(2), block), ranks, 0).isolated == pytest.approx(expected, rel=1e-9)
         assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
@@ -82,12 +82,12 @@ def test_a_resource_that_is_too_narrow_makes_it_longer_than_the_table() -> None:
     profile = tiny_profile(2, {"collective.cap": 8.0, "collective.latency": 0.5, "collective.overhead": 2.0})
     # 16 B of 32 are sent, at 8 B/s by the table; the link takes 2 B for each, both ways at once
     assert profile.collectives.all_to_all.alone.at(16) == 0.5 + 2
-    assert isolated_time(profile, "all_to_all", 32, 2) == 0.5 + 4
+    assert isolated_time(profile, "all_to_all", 32, range(2)) == 0.5 + 4
 
 
 def test_copies_double_what_a_byte_takes_where_the_profile_says_so() -> None:
     profile = tiny_profile(2, {"collective.overhead": 2.0, "collective.isolated_overhead": 1.0})
-    assert isolated_time(profile, "all_to_all", 32, 2) == 2
+    assert isolated_time(profile, "all_to_all", 32, range(2)) == 2
     builders = [RankBuilder() for _ in range(2)]
     for number, rank in enumerate(builders):
         rank.buffer("w", 64, "slot")
@@ -105,7 +105,7 @@ def test_copies_double_what_a_byte_takes_where_the_profile_says_so() -> None:
 
 def test_a_byte_never_takes_more_alone_than_beside_copies() -> None:
     profile = tiny_profile(2, {"collective.overhead": 2.0, "collective.isolated_overhead": 3.0})
-    assert isolated_time(profile, "all_to_all", 32, 2) == 4
+    assert isolated_time(profile, "all_to_all", 32, range(2)) == 4
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.05])
@@ -116,7 +116,7 @@ def test_every_share_of_a_profile_may_change_by_itself(factor: float) -> None:
     for path in paths:
         other = changed(profile, {path: lambda value: factor * value})
         kind: Any = path.split(".")[1]
-        assert isolated_time(other, kind, 2**22, 8) >= isolated_time(profile, kind, 2**22, 8) * 0.999
+        assert isolated_time(other, kind, 2**22, range(8)) >= isolated_time(profile, kind, 2**22, range(8)) * 0.999
 
 
 # ---- profiles against themselves -----------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def hierarchical(quick: float) -> Profile:
         given = profile.collective_class(kind)
         tables = []
         for ranks in (2, 4):
-            took = [isolated_time(profile, kind, size * 2**22, ranks) / quick for size in (1, 2)]
+            took = [isolated_time(profile, kind, size * 2**22, range(ranks)) / quick for size in (1, 2)]
             sent = [Bytes(round(sent_per_rank(kind, size * 2**22, ranks))) for size in (1, 2)]
             tables.append(AloneTime(tuple(sent), tuple(map(Seconds, took)), "test"))
         classes[kind] = msgspec.structs.replace(

@@ -14,7 +14,7 @@ from sim.hardware.profile_parameters import changed, numbers
 from sim.hardware.schema import Device, HostIssue, Streams
 from sim.hardware.topology import Sourced
 from sim.inputs.config import convert
-from sim.inputs.units import Bandwidth, Bytes, Seconds
+from sim.inputs.units import Bandwidth, Bytes, Number, Seconds
 
 
 def four() -> Profile:
@@ -104,9 +104,63 @@ def test_a_path_that_leads_to_no_number_is_an_error(path: str) -> None:
         changed(FOUR, {path: lambda v: v})
 
 
+HOST_FLAGS = {"host_flag_write": "write_flag", "host_flag_wait": "wait_flag", "host_flag_wake": "flag_wake"}
+
+
+@pytest.mark.parametrize(("name", "like"), HOST_FLAGS.items())
+def test_flags_in_host_memory_cost_what_those_in_device_memory_do_unless_given(name: str, like: str) -> None:
+    plain = to_plain(FOUR)
+    plain["streams"][like] = {"value": 3e-6, "source": "test"}
+    del plain["streams"][name]
+    missing = convert(plain, Profile, "test").streams
+    assert getattr(missing, name) == Sourced(Seconds(3e-6), f"not given: as streams.{like}")
+    plain["streams"][name] = {"value": 5e-6, "source": "measured"}
+    assert getattr(convert(plain, Profile, "test").streams, name) == Sourced(Seconds(5e-6), "measured")
+
+
+def test_profiles_without_newer_numbers_say_what_stands_in_for_them() -> None:
+    assert "engines" not in (Path(__file__).parent / "golden" / "host.yaml").read_text()
+    assert FOUR.h2d.engines == FOUR.d2h.engines == Sourced(Number(1), "not given: taken as 1")
+    assert FOUR.d2d is None and FOUR.p2p is None
+    memory = FOUR.device.hbm_bandwidth.value * FOUR.device.hbm_efficiency.value
+    assert FOUR.device_copies.cap.value == memory / 2
+    assert FOUR.device_copies.cap.source.startswith("not given: device.hbm_bandwidth x device.hbm_efficiency / 2")
+    staged = (FOUR.pageable.h2d, FOUR.pageable.d2h)
+    assert {number.source for side in staged for number in (side.rate, side.setup, side.staging)} == {
+        "assumed: as measured on h200x1-20261129m"
+    }
+
+
+def test_what_is_assumed_of_pageable_memory_is_what_its_source_measured() -> None:
+    measured, assumed = load_profile("h200x1-20261129m"), FOUR.pageable
+    for side in ("h2d", "d2h"):
+        for name in ("rate", "setup", "staging"):
+            shown = getattr(getattr(measured.pageable, side), name).value
+            assert getattr(getattr(assumed, side), name).value == pytest.approx(shown, rel=1e-9), (side, name)
+
+
+def test_copies_within_a_gpu_are_as_given() -> None:
+    given = msgspec.structs.replace(FOUR, d2d=FOUR.h2d)
+    assert given.device_copies is FOUR.h2d
+    assert "d2d.cap" in numbers(given) and "d2d.cap" not in numbers(FOUR)
+
+
+@pytest.mark.parametrize(("engines", "at_once"), [(0.2, 1), (1.0, 1), (1.05, 1), (2.0, 2), (2.6, 3)])
+def test_engines_are_whole(engines: float, at_once: int) -> None:
+    given = msgspec.structs.replace(FOUR.h2d, engines=Sourced(Number(engines), "test"))
+    assert given.copies_at_once == at_once
+
+
+@pytest.mark.parametrize("path", ["h2d.engines", "pageable.h2d.rate", "pageable.d2h.rate"])
+def test_numbers_that_must_be_positive_are_refused_by_name(path: str) -> None:
+    with pytest.raises(ValueError, match=path):
+        changed(FOUR, {path: lambda v: 0.0})
+
+
 @pytest.mark.parametrize("part", [Device, HostIssue, Streams])
 def test_what_a_profile_does_not_give_is_what_its_source_says(part: type[msgspec.Struct]) -> None:
     defaults = [f.default for f in msgspec.structs.fields(part) if isinstance(f.default, Sourced)]
+    defaults = [number for number in defaults if number.source]  # others are as another number of the profile
     assert defaults
     for number in defaults:
         assert number.source == f"not given: taken as {number.value:g}"

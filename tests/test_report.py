@@ -66,7 +66,7 @@ def every_figure(result: Result) -> list[go.Figure]:
         figures.error_histogram(CASES),
         figures.error_ranges({"chunked 1 MiB": CASES[:1], "others": CASES[1:]}),
         figures.pairs([Pair("a", "chunked", 10.0, 20.0)], "share, %", str),
-        figures.beside({"measured": result.timeline.of(0), "simulated": result.timeline.of(1)}, end - start),
+        figures.stacked_timelines({"measured": result.timeline.of(0), "simulated": result.timeline.of(1)}, end - start),
         figures.chunk_sweep(POINTS, 0.15, 0.18, [Point("yielding", 16 * MIB, 0.0, 0.21)]),
         figures.memory_against_step(POINTS),
         figures.heat_map(POINTS[2:]),
@@ -102,14 +102,14 @@ def test_the_histogram_counts_every_case_once() -> None:
     }  # fmt: skip
 
 
-def test_lanes_hold_their_cases_and_a_median() -> None:
+def test_error_ranges_show_every_case_and_the_median() -> None:
     figure = figures.error_ranges({"one": CASES[:1], "two": CASES[1:]})
     assert trace(figure, "median").x == pytest.approx([1.0, -2.5])
     assert trace(figure, "yielding").y == ("two",)
     assert list(figure.layout.yaxis.categoryarray) == ["two", "one"], "from below"
 
 
-def test_pairs_lie_on_linear_or_logarithmic_axes() -> None:
+def test_predicted_against_measured_has_linear_or_logarithmic_axes() -> None:
     rows = [Pair("a", "chunked", 1.0, 2.0), Pair("b", "chunked", 10.0, 5.0)]
     linear, log = (figures.pairs(rows, "x", str, log=is_log) for is_log in (False, True))
     assert linear.layout.xaxis.range[0] == 0 and log.layout.xaxis.type == log.layout.yaxis.type == "log"
@@ -129,14 +129,16 @@ def test_logarithmic_axes_have_ticks_at_1_2_and_5(values: tuple[float, float], t
 
 def test_every_lane_of_a_timeline_has_room(result: Result) -> None:
     spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
-    one, two, four = (figures.beside({f"{i}": spans for i in range(count)}, 1.0).layout.height for count in (1, 2, 4))
+    one, two, four = (
+        figures.stacked_timelines({f"{i}": spans for i in range(count)}, 1.0).layout.height for count in (1, 2, 4)
+    )
     assert four - two == 2 * (two - one) >= 2 * 2 * 40
 
 
 def test_timelines_lie_under_each_other(result: Result) -> None:
     start, end = result.timeline.steps[0][:2]
     spans = [s for s in result.timeline.of(0) if s.kind in ("Kernel", "Copy", "Collective")]
-    figure = figures.beside({"measured": spans, "simulated": spans}, end - start)
+    figure = figures.stacked_timelines({"measured": spans, "simulated": spans}, end - start)
     assert list(figure.layout.yaxis.ticktext) == [
         "measured<br>compute", "measured<br>copy", "simulated<br>compute", "simulated<br>copy",
     ]  # fmt: skip
@@ -185,7 +187,7 @@ def test_heat_map_has_a_cell_a_point_and_refuses_two() -> None:
         figures.heat_map([POINTS[1], POINTS[3]])
 
 
-def test_waterfall_shows_what_its_parts_leave_unexplained() -> None:
+def test_a_waterfall_shows_the_unexplained_rest() -> None:
     [bars_] = figures.waterfall([("contention", 0.03)], ("resident", 0.1), ("offload", 0.15)).data
     assert list(bars_.y) == ["resident", "contention", "not explained", "offload"]
     assert bars_.x == pytest.approx([100.0, 30.0, 20.0, 150.0])
@@ -300,7 +302,8 @@ def test_every_figure_renders_with_the_page_theme(result: Result) -> None:
         source = page("t", "s", [Section("a", "", figure)], {})
         [data] = Reader(source).data
         drawn = json.loads(data)
-        assert "template" not in drawn["layout"] and drawn["layout"]["height"] > 0
+        assert "template" not in drawn["layout"] and drawn["layout"]["height"] == figure.layout.height
+        assert drawn["data"], "a figure without traces is an empty frame"
         assert figure.layout.template.layout.font.family == TEMPLATES["light"]["layout"]["font"]["family"]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import re
 import tomllib
 from collections.abc import Iterator
@@ -90,3 +92,12 @@ def test_tests_that_documents_name_are_there() -> None:
             n for n in re.findall(r"`(?:tests/)?(test_\w+\.py)`", file.read_text()) if not (ROOT / "tests" / n).exists()
         ]
         assert gone == [], file.name
+
+
+WITH_EXAMPLES = [f.relative_to(ROOT) for f in MODULES if ">>> " in f.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("file", WITH_EXAMPLES, ids=str)
+def test_examples_in_docstrings_give_what_they_show(file: Path) -> None:
+    found = doctest.testmod(importlib.import_module(".".join(file.with_suffix("").parts)))
+    assert found.attempted >= 1 and found.failed == 0

@@ -396,7 +396,7 @@ def test_a_wrong_profile_is_named_with_its_path(path: str, value: object, where:
 
 
 @pytest.mark.parametrize("seconds", [[2e-3, 1e-3], [1e-3, 1e-3], [0, 1e-3]], ids=["descending", "equal", "zero"])
-def test_times_alone_must_ascend(seconds: list[float]) -> None:
+def test_isolated_times_must_ascend(seconds: list[float]) -> None:
     alone = {"bytes": [1, 2], "seconds": seconds, "source": "test"}
     with pytest.raises(InputError, match="bytes and seconds must be positive and ascend"):
         convert(changed_profile("collectives.all_to_all.alone", alone), Profile, "host.yaml")

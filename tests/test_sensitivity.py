@@ -103,7 +103,7 @@ def test_a_step_of_one_kind_of_kernel_goes_with_their_efficiency(change: float) 
     assert effect_of(found, "device.peak_flops").moved == pytest.approx(12 * expected * change, rel=1e-9)
 
 
-def test_collectives_alone_and_what_is_zero() -> None:
+def test_elasticities_of_isolated_collectives_and_of_zero_costs() -> None:
     waiting = scenario({"layers": 2, "steps": 3, "layer_bytes": 2, "block": [collective(16), compute(1.0)]}, {"kind": "resident"})  # fmt: skip
     found = sensitivity(waiting, tiny_profile(changes={"all_to_all.latency": 0.25, "all_to_all.cap": 4.0}))
     table, event = (effect_of(found, path) for path in ("collectives.all_to_all.alone", "streams.event"))

@@ -43,8 +43,6 @@ def scenario(folder: Path, layer_mib: int = 4) -> None:
 
 
 def start(chunkflow: Command, folder: Path, *args: str, **options: Any) -> subprocess.Popen[str]:
-    # where the tests run in the background it is ignored, and children inherit that
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = [*chunkflow.line, "sweep", "s.yaml", *args, "--out", "rows.csv"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=chunkflow.environment, start_new_session=True, **pipes | options)
@@ -124,7 +122,7 @@ def test_workers_that_never_start_are_an_error(monkeypatch: pytest.MonkeyPatch, 
     assert len(rows(tmp_path)) == 1, "no row says that its point failed"
 
 
-def test_what_cannot_be_sent_fails_its_own_call() -> None:
+def test_a_call_that_cannot_be_pickled_fails_by_itself() -> None:
     with Workers(1) as pool:
         there, back, wrong, fine = (
             pool.submit(abs, threading.Lock()),  # type: ignore[arg-type]
@@ -366,7 +364,7 @@ def test_a_sweep_killed_at_random_loses_and_repeats_nothing(chunkflow: Command, 
 
 
 @pytest.mark.slow
-def test_the_file_of_a_sweep_that_runs_is_nobody_elses(chunkflow: Command, tmp_path: Path) -> None:
+def test_the_file_of_a_running_sweep_is_locked(chunkflow: Command, tmp_path: Path) -> None:
     scenario(tmp_path, 20)
     axis = ["--set", "policy.chunk_bytes=16KiB..76KiB:+16", "--workers", "1"]
     running = start(chunkflow, tmp_path, *axis, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -294,7 +294,7 @@ def test_rows_are_written_one_by_one_as_they_come(
     assert seen == list(range(len(chosen) + 1))
 
 
-def test_an_interrupted_sweep_keeps_its_rows_and_goes_on_after_them(
+def test_an_interrupted_sweep_keeps_its_rows_and_resumes(
     chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.csv"
@@ -612,7 +612,7 @@ def test_a_point_runs_with_the_model_that_was_read_with_it() -> None:
     assert figures[1]["h2d_bytes_per_step"] < figures[0]["h2d_bytes_per_step"]
 
 
-def test_a_sweep_that_stops_while_it_makes_rows_again_goes_on(chosen: list[Point], tmp_path: Path) -> None:
+def test_a_sweep_interrupted_while_recomputing_resumes(chosen: list[Point], tmp_path: Path) -> None:
     file, counting = tmp_path / "rows.csv", Counting()
     old = [point._replace(identity=point.identity._replace(code="older")) for point in chosen]
     sweep(old, output=file)

@@ -108,7 +108,7 @@ def test_a_write_costs_more_than_nothing(cost: float, refused: bool) -> None:
         assert graph(1, {"memory": memory}, links).copy(0, "d2h")[-1][1] == cost
 
 
-def test_what_a_resource_does_not_carry_crosses_it_for_nothing() -> None:
+def test_traffic_that_a_resource_does_not_carry_is_free() -> None:
     memory = {"kind": "memory", "into": limit(1, "copies"), "out_of": limit(2, "peers"), "through": limit(3)}
     made = graph(2, {"memory": memory}, [{"ends": ["memory", "gpu{gpu}"], "each_way": limit(4)}], peers="host")
     assert named(made, made.copy(0, "h2d")) == ["memory", "memory>gpu0"]
@@ -122,7 +122,7 @@ SWITCHED = [
 ]
 
 
-def test_of_ways_with_as_few_hops_the_widest_is_taken() -> None:
+def test_of_the_shortest_routes_the_widest_is_taken() -> None:
     nodes = {"memory": "memory", "pcie": "switch", "nvlink": "nvswitch"}
     made = graph(2, nodes, [*SWITCHED, {"ends": ["gpu{gpu}", "nvlink"], "each_way": limit(400)}])
     assert named(made, made.peer(1, 0)) == ["gpu1>nvlink", "nvlink>gpu0"]
@@ -261,7 +261,8 @@ def test_a_host_of_any_shape_runs_every_policy_within_its_capacities(plain: Plai
     profile = tiny_profile(3, topology=plain)
     checked = SimulatedMachine(profile, within_capacities).run(chosen.program())
     result = simulate(chosen, profile)
-    assert checked.step_times() == result.timeline.step_times()
+    steps = checked.step_times()  # a run that has not settled goes on
+    assert steps == result.timeline.step_times()[: len(steps)]
     assert result.metrics["lower_bound_s"] <= result.metrics["step_time_s"] * (1 + 1e-9)
 
 

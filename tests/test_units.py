@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from sim.inputs.units import (
     Number,
     Q,
     Seconds,
+    number,
     parse,
     plain,
     show_bytes,
@@ -87,9 +89,9 @@ def test_anything_else_is_refused_with_what_was_expected_and_what_was_given(kind
 
 
 @given(st.floats(0, 1e15), st.sampled_from(["ns", "us", "ms", "s"]))
-def test_a_unit_multiplies_to_the_nearest_float(number: float, unit: str) -> None:
-    exact = number / {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1}[unit]
-    assert parse(Seconds, f"{number!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=1e-60)
+def test_a_unit_multiplies_to_the_nearest_float(value: float, unit: str) -> None:
+    exact = value / {"ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1}[unit]
+    assert parse(Seconds, f"{value!r} {unit}") == pytest.approx(exact, rel=1e-15, abs=1e-60)
 
 
 @given(st.integers(0, 2**80))
@@ -97,15 +99,36 @@ def test_whole_bytes_are_exact(size: int) -> None:
     assert parse(Bytes, size) == parse(Bytes, str(size)) == parse(Bytes, f"{size} B") == size
 
 
-def test_what_is_too_much_is_refused() -> None:
+def test_quantities_above_1e30_are_refused() -> None:
     assert (parse(Bandwidth, 1e30), parse(Number, 1e-60), parse(Number, "-0")) == (1e30, 1e-60, 0.0)
     with pytest.raises(ValueError, match=r"at most 1e\+30"):
         parse(Bandwidth, "1.1e30")
 
 
 @pytest.mark.parametrize("given", [5e-324, "9e-61", "1e-999999", "5e-60 ns", "-0"])
-def test_what_is_too_little_to_divide_by_is_0(given: object) -> None:
+def test_quantities_below_1e_60_are_0(given: object) -> None:
     assert math.copysign(1, parse(Seconds, given)) == 1 and parse(Seconds, given) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (3, "3"),
+        (-0.1, "-0.1"),
+        ("1 MiB", "1048576"),
+        ("2 ms", "0.002"),
+        (" 0.1 ", "0.1"),
+        ("55.4 GB/s", "55400000000.0"),
+        ("many", None),
+        ("-1 ms", None),
+        (True, None),
+        (None, None),
+        (math.inf, None),
+        (math.nan, None),
+    ],
+)
+def test_a_number_of_any_kind_of_quantity_is_exact_and_all_else_is_none(given: object, expected: str | None) -> None:
+    assert number(given) == (None if expected is None else Decimal(expected))
 
 
 def test_plain_gives_encoders_plain_numbers() -> None:

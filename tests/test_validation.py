@@ -227,7 +227,7 @@ def test_only_the_layers_that_were_timed_are_compared() -> None:
     assert found.operations == pytest.approx({("Kernel", "name"): 200e-6, ("Copy", ""): 500e-6, ("Collective", "name"): 90e-6})  # fmt: skip
 
 
-def test_a_set_is_predicted_by_the_next_visit_too() -> None:
+def test_a_set_is_predicted_from_the_next_session_too() -> None:
     first, last = load_set("h200x2-nvlink-20261121a"), load_set("h200x2-nvlink-20261121c")
     assert (first.sibling(), last.sibling()) == ("h200x2-nvlink-20261121c", "h200x2-nvlink-20261121h")
     assert load_set("h200x2-nvlink-20261121i").sibling() == "h200x2-nvlink-20261121a"
@@ -272,7 +272,7 @@ def test_errors_are_summarised() -> None:
     assert by([case(1, 1.1), case(1, 1.2, "fitted")], lambda c: c.group)["fitted"].max == pytest.approx(0.2)
 
 
-def test_a_choice_costs_what_is_lost_to_the_best_measured() -> None:
+def test_regret_is_the_loss_against_the_best_measured_case() -> None:
     rows = [
         case(1.0, 1.2, number=1),
         case(1.1, 1.0, number=2),
@@ -285,7 +285,7 @@ def test_a_choice_costs_what_is_lost_to_the_best_measured() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_measured_in_a_slow_moment_is_shown_and_not_judged() -> None:
+def test_disturbed_cases_are_shown_and_not_judged() -> None:
     slow = {name: [c.number for c in load_set(name).cases if c.disturbed] for name in shipped_sets()}
     assert slow.pop("h200x2-nvlink-20261121c") == [1]
     assert {name: len(found) for name, found in slow.items() if found} == {
@@ -482,7 +482,7 @@ def claimed() -> set[str]:
 
 
 @pytest.mark.parametrize("kind", ["all_to_all", "all_reduce", "all_gather"])
-def test_times_alone_are_the_measured_rows(kind: str) -> None:
+def test_isolated_times_are_the_measured_rows(kind: str) -> None:
     measured = fit.alone_times(fit.load_links(), kind)
     shipped = getattr(load_profile(DATASET).collectives, kind).alone
     assert shipped.bytes == measured.bytes
@@ -524,7 +524,7 @@ def test_the_report_is_one_page_that_loads_nothing(part: Path, tmp_path: Path) -
     text = "".join(read.text)
     for wanted in (
         "Verdict", "Errors", "How many cases have which error", "By policy and chunk size", "Tables of errors",
-        "By policy", "By chunk size", "By workload", "Operations", "Copies beside collectives",
+        "By policy", "By chunk size", "By workload", "Operations", "Copies during collectives",
         "Collectives slowed by copies", "With another session's profile", "Worst cases", "All cases",
         "hunyuanvideo 7200 chunked 16 MiB k=2", "h200x2-hostpath c #2",
     ):  # fmt: skip
@@ -583,14 +583,14 @@ def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     report.write_page(file, found._replace(judged=[missed]), [])
     text = Reader(file.read_text()).text
-    assert "0 of 1 targets are met. Missed by what is known, and no worse: 1." in text
+    assert "0 of 1 targets are met. 1 missed, all within their fallback limit." in text
     assert bound.known.why in text
     assert (
         comparison_tables.shortfalls([missed._replace(verdict="broken")])[0][1] == "Nothing is known that explains it."
     )
 
 
-def test_what_differs_most_is_put_into_words() -> None:
+def test_the_largest_difference_is_described() -> None:
     slow = case(1.0, 0.9, spread=0.02)
     slow = slow._replace(predicted=side(1.0)._replace(copies_s=0.1))
     text = comparison_tables.seen(slow)

@@ -75,7 +75,7 @@ def judge(bounds: Sequence[Bound], compared: Sequence[Compared]) -> list[Judged]
     """Every figure of every bound that there are cases for.
 
     A maximum holds for any part of the cases; other figures are judged only where all sets of a bound are there. Cases
-    that were measured in a slow moment are left out.
+    whose measurement was disturbed are left out.
     """
     return [judged for bound in bounds for judged in _judge(bound, compared)]
 

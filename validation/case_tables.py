@@ -1,4 +1,4 @@
-"""Tables of measured cases beside their predictions."""
+"""Tables of measured cases next to their predictions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _sets(found: Sequence[Detailed]) -> list[str]:
 
 
 def clocks(found: Sequence[Detailed]) -> str:
-    """One row a workload: baseline repeats, their kernels beside those of offloaded cases, clocks."""
+    """One row a workload: baseline repeats, their kernels next to those of offloaded cases, clocks."""
     rows = []
     for name in _sets(found):
         mine = [e for e in found if e.compared.set == name]
@@ -72,7 +72,14 @@ def waits(found: Sequence[Detailed]) -> str:
             moving = [(of.largest or 0.0) - (of.late or 0.0) for of in (m, p)]
             figures = (m.largest, m.late, *moving)
             rows.append((short(e.compared.set), e.compared.name, *(maybe(f, 1e6, "{:.0f}") for f in figures)))
-    headers = ("session", "case", "from start to end us", "of which waiting", "moving", "moving, alone by the profile")
+    headers = (
+        "session",
+        "case",
+        "from start to end us",
+        "of which waiting",
+        "moving",
+        "moving, isolated by the profile",
+    )
     return table(headers, rows, 2)
 
 
@@ -140,7 +147,7 @@ def summary(found: Sequence[Detailed]) -> str:
             e for e in offloaded if "x4" not in e.compared.set and e.compared.set not in NEIGHBOURS
         ],
         "those of 4 GPUs": [e for e in offloaded if "x4" in e.compared.set],
-        "those beside neighbours (session h)": [e for e in offloaded if e.compared.set in NEIGHBOURS],
+        "those with neighbours (session h)": [e for e in offloaded if e.compared.set in NEIGHBOURS],
     }
     rows = []
     for what, cases in chosen.items():
@@ -207,8 +214,8 @@ def off(found: Sequence[Detailed]) -> str:
                 f"{1e3 * (m.collectives - m.waited):.1f} / {1e3 * (p.collectives - p.waited):.1f}",
                 f"{1e3 * m.waited:.1f} / {1e3 * p.waited:.1f}",
                 f"{maybe(m.share, 1, '{:.2f}')} / {maybe(p.share, 1, '{:.2f}')}",
-                f"{maybe(m.clear, 1e-9, '{:.1f}')} / {maybe(p.clear, 1e-9, '{:.1f}')}",
-                f"{maybe(m.meeting, 1e-9, '{:.1f}')} / {maybe(p.meeting, 1e-9, '{:.1f}')}",
+                f"{maybe(m.uncontended, 1e-9, '{:.1f}')} / {maybe(p.uncontended, 1e-9, '{:.1f}')}",
+                f"{maybe(m.contended, 1e-9, '{:.1f}')} / {maybe(p.contended, 1e-9, '{:.1f}')}",
                 f"{maybe(m.gap, 1e6, '{:.1f}')} / {maybe(p.gap, 1e6, '{:.1f}')}",
                 f"{maybe(m.resume, 1e6, '{:.0f}')} / {maybe(p.resume, 1e6, '{:.0f}')}",
             )
@@ -224,8 +231,8 @@ def off(found: Sequence[Detailed]) -> str:
         "collectives moving ms",
         "waiting for peers ms",
         "share covered",
-        "copies clear GB/s",
-        "copies meeting GB/s",
+        "uncontended copies GB/s",
+        "contended copies GB/s",
         "gap of chunks us",
         "copies resume us",
     )
@@ -233,7 +240,7 @@ def off(found: Sequence[Detailed]) -> str:
 
 
 def neighbours(found: Sequence[Detailed]) -> str:
-    """What disturbed each session's copies and steps, seen in measurements alone."""
+    """What disturbed each session's copies and steps, seen only in measurements."""
     rows = []
     for name in _sets(found):
         mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
@@ -277,22 +284,22 @@ def steps(found: Sequence[Detailed]) -> str:
     return table(headers, rows, 4)
 
 
-def meeting(found: Sequence[Detailed]) -> str:
+def contended_copies(found: Sequence[Detailed]) -> str:
     """Rates of chunks that meet a collective because they were in flight when a device gate closed."""
     groups: dict[tuple[str, str, str], list[Detailed]] = defaultdict(list)
     for e in found:
         policy, workload = e.case.scenario["policy"], e.case.scenario["workload"]
         if (
             yields(e.case) == "device_gate"
-            and e.measured.meeting
-            and e.predicted.meeting
+            and e.measured.contended
+            and e.predicted.contended
             and not crosses_nvlink(e.compared.set)
         ):
             parallel = "all_reduce" if workload.get("parallelism") == "tensor" else "all_to_all"
             groups[short(e.compared.set), parallel, policy["chunk_bytes"]].append(e)
     rows = []
     for key, cases in sorted(groups.items()):
-        rates = [(e.measured.meeting or 0.0, e.predicted.meeting or 0.0) for e in cases]
+        rates = [(e.measured.contended or 0.0, e.predicted.contended or 0.0) for e in cases]
         cells = f"{median(m for m, _ in rates) / 1e9:.1f}", f"{median(p for _, p in rates) / 1e9:.1f}"
         rows.append((*key, str(len(cases)), *cells, f"{100 * median(e.compared.error for e in cases):+.2f}"))
     headers = (

@@ -1,4 +1,4 @@
-"""Measured cases beside their predictions: step times, operations, overlap of copies and collectives, memory."""
+"""Measured cases next to their predictions: step times, operations, overlap of copies and collectives, memory."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Compared(NamedTuple):
     """"resident", "fitted" (constants may be fitted on it) or "unseen"."""
     spread: float
     disturbed: bool
-    """Whether it was measured in a slow moment, so that nothing is judged by it."""
+    """Whether its measurement was disturbed, so that nothing is judged by it."""
     program: str
     measured: Side
     predicted: Side
@@ -129,10 +129,10 @@ def compare(job: Job) -> Compared:
             predicted = operations_of(predict_instrumented(case, job.baselines, job.profile))
     except InputError as error:
         raise error.within(f"{job.set}: {error.source}") from None
-    return beside(job, prediction, measured, predicted)
+    return compared_sides(job, prediction, measured, predicted)
 
 
-def beside(
+def compared_sides(
     job: Job, prediction: Prediction, measured: Sequence[Operation] = (), predicted: Sequence[Operation] = ()
 ) -> Compared:
     """A case with its prediction, and the operations of both where they are to be compared."""

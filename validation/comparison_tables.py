@@ -35,7 +35,7 @@ def verdict(judged: Sequence[Judged]) -> str:
         return "No bound is stated for these cases."
     said = f"{counts['held']} of {known} targets are met."
     if counts["target missed"]:
-        said += f" Missed by what is known, and no worse: {counts['target missed']}."
+        said += f" {counts['target missed']} missed, all within their fallback limit."
     if counts["broken"]:
         said += f" Stated bounds that are broken: {counts['broken']}."
     return said
@@ -160,7 +160,7 @@ def inflations(compared: Sequence[Compared]) -> list[tuple[Compared, float, floa
 
 
 def choices_table(compared: Sequence[Compared]) -> Table:
-    """What is chosen by simulation, what would have been best, and what the difference costs."""
+    """What is chosen by simulation, what would have been best, and the regret."""
     rows = [
         (
             f"{c.session}, {c.workload}",

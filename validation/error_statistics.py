@@ -1,4 +1,4 @@
-"""Summaries of errors, and what a choice by simulation costs."""
+"""Summaries of errors, and the regret of choosing by simulation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Errors(NamedTuple):
 
 
 def errors(values: Mapping[str, float]) -> Errors:
-    """Errors of what has these names. Raises ValueError where there are none."""
+    """Error statistics of named values. Raises ValueError where there are none."""
     if not values:
         raise ValueError("no cases to summarise")
     ordered = sorted((abs(value), name) for name, value in values.items())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
-from validation import case_tables, other_profile_tables, probe_tables
+from validation import case_tables, copy_tables, other_profile_tables, probe_tables, program_tables
 from validation.datasets import probed_sets
 from validation.markdown import differences, placed
 from validation.plots import plots
@@ -32,6 +32,13 @@ SEEN: dict[str, Callable[[], str]] = {
     "together": probe_tables.together,
     "events": probe_tables.events,
     "slow copies": probe_tables.slow_copies,
+    "copy engines": copy_tables.engines,
+    "engine turns": copy_tables.engine_turns,
+    "copies in flight": copy_tables.copies_in_flight,
+    "device copies": copy_tables.device_copies,
+    "pageable": copy_tables.pageable,
+    "host flags": copy_tables.host_flags,
+    "programs": program_tables.programs,
 }
 """Tables of what was measured."""
 
@@ -45,7 +52,7 @@ PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "off": case_tables.off,
     "steps": case_tables.steps,
     "neighbours": case_tables.neighbours,
-    "meeting": case_tables.meeting,
+    "contended_copies": case_tables.contended_copies,
     "flag waits": other_profile_tables.flag_waits,
     "all errors": case_tables.all_errors,
 }

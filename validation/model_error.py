@@ -31,7 +31,7 @@ ABOUT = (
 
 
 def chosen(sets: Iterable[str]) -> list[Job]:
-    """The offloaded cases of some data sets that were not measured in a slow moment."""
+    """The offloaded cases of some data sets whose measurement was not disturbed."""
     found = [job for name in sets for job in jobs(load_set(name), steps_only=True)]
     return [job for job in found if job.group != "resident" and not job.case.disturbed]
 

@@ -48,7 +48,7 @@ def plots(found: Sequence[Detailed]) -> dict[str, str]:
 
 
 def longer(row: Row) -> float:
-    """A collective's time beside copies over its time alone."""
+    """A collective's time beside copies over its isolated time."""
     return value(row, "seconds") / value(row, "alone_seconds")
 
 
@@ -63,7 +63,7 @@ def contention() -> str:
         if name != NVLINK:
             alone = [probes(name)[f"copy/h2d/{ranks}/train/{c}"] for c in CHUNKS]
             points = [(c, sum(rates(r, "h2d")) / ranks / 1e9) for c, r in zip(CHUNKS, alone, strict=True)]
-            copies.append(Series(f"{ranks} GPUs, copies alone", points, colour, "none", dashed=True))
+            copies.append(Series(f"{ranks} GPUs, isolated copies", points, colour, "none", dashed=True))
         for kind, marker in zip(("all_to_all", "all_reduce"), MARKERS, strict=False):
             rows = [probes(name)[f"beside/{kind}/{LARGE}/h2d/{c}"] for c in CHUNKS]
             title = f"{words}, {kind.replace('_', '-')}"
@@ -72,8 +72,8 @@ def contention() -> str:
             slower.append(Series(title, [(c, longer(r)) for c, r in both], colour, marker))
     return figure(
         [
-            Panel("Copies beside a collective", _chunks(), linear("GB/s of each GPU", 0, 60, 10), copies),
-            Panel("The collective's time over its time alone", _chunks(), linear("times", 0.9, 2.1, 0.2), slower),
+            Panel("Copies during a collective", _chunks(), linear("GB/s of each GPU", 0, 60, 10), copies),
+            Panel("The collective's time over its isolated time", _chunks(), linear("times", 0.9, 2.1, 0.2), slower),
         ]
     )
 
@@ -88,7 +88,7 @@ def sm_copies() -> str:
         rate.append(Series(title, [(n, value(r, "copy_beside") / 1e9) for n, r in seen.items()], colour))
         if name == TWO:
             points = [(n, value(r, "copy_alone") / 1e9) for n, r in rows.items()]
-            rate.append(Series("SMs alone", points, GREY, "none", dashed=True))
+            rate.append(Series("isolated SM copies", points, GREY, "none", dashed=True))
         pairs = [(value(r, "copy_beside") / 1e9, longer(r)) for r in seen.values()]
         price.append(Series(title, pairs, colour))
         chunks = [probes(name).get(f"beside/all_to_all/{40 * MIB}/h2d/{c}") for c in CHUNKS]
@@ -99,8 +99,8 @@ def sm_copies() -> str:
             Panel("Copies by SMs", linear("CTAs", 0, 8, 1), linear("GB/s of each GPU", 0, 60, 10), rate),
             Panel(
                 "What an all-to-all of 40 MiB pays for the copies",
-                linear("GB/s of copies beside it", 0, 60, 10),
-                linear("its time over its time alone", 0.8, 3.2, 0.4),
+                linear("GB/s of concurrent copies", 0, 60, 10),
+                linear("its time over its isolated time", 0.8, 3.2, 0.4),
                 price,
             ),
         ]
@@ -108,7 +108,7 @@ def sm_copies() -> str:
 
 
 def collectives() -> str:
-    """Times of collectives alone by size."""
+    """Isolated times of collectives by size."""
     sizes = [2**k for k in range(16, 29) if f"collective/all_to_all/2/{2**k}" in probes(TWO)]
     sizes = sorted({*sizes, *(40 * MIB << k for k in range(4))})
     shown = [(64 * 2**10, "64 KiB"), (MIB, "1 MiB"), (16 * MIB, "16 MiB"), (320 * MIB, "320 MiB")]
@@ -120,7 +120,9 @@ def collectives() -> str:
             series.append(Series(words, [(s, 1e6 * value(r, "seconds")) for s, r in rows.items()], colour))
         ticks = [(10.0, "10"), (100.0, "100"), (1000.0, "1,000"), (10000.0, "10,000")]
         vertical = logarithmic("us", ticks, 2.0)
-        panels.append(Panel(f"{kind.replace('_', '-')} alone", logarithmic("bytes on a rank", shown), vertical, series))
+        panels.append(
+            Panel(f"isolated {kind.replace('_', '-')}", logarithmic("bytes on a rank", shown), vertical, series)
+        )
     return figure(panels)
 
 
@@ -164,7 +166,7 @@ def windows(found: Sequence[Detailed]) -> str:
             series.append(Series(kind, points, colour, marker, line=False))
         panels.append(
             Panel(
-                f"Share of collectives beside copies: {words}",
+                f"Share of collectives' time with copies in flight: {words}",
                 linear("measured", -0.05, 1.05, 0.2),
                 linear("predicted", -0.05, 1.05, 0.2),
                 series,

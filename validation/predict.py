@@ -1,6 +1,6 @@
-"""Predictions of measured cases: the program that ran, with its kernels' times from the baseline beside it.
+"""Predictions of measured cases: the program that ran, with its kernels' times from the baseline next to it.
 
-What a kernel takes alone is not for the fabric to predict: it comes from the baselines of the same workload in
+The isolated time of a kernel is not for the fabric to predict: it comes from the baselines of the same workload in
 the same data set, less what the events around it took. All else is the profile's.
 """
 
@@ -56,7 +56,7 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
     kernels are scaled so that, with the collectives as measured, the step takes what it did without events. GPUs run
     at clocks of their own: where rank 0 waited for its peers, theirs took that much longer since the last collective.
     When peers arrived is known to 0.1 ms only, as their clocks are compared by an event behind a collective: a wait
-    counts as far as the collective also took longer than alone by the profile.
+    counts as far as the collective also took longer than its isolated time by the profile.
 
     Raises:
         InputError: a case's operations leave no time to its kernels.
@@ -89,9 +89,9 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
 
 
 def _alone(program: Program, profile: Profile) -> dict[str, float]:
-    """Seconds of each collective alone, by its name."""
+    """Isolated seconds of each collective, by its name."""
     calls = {c.name: c for c in program.ranks[0].commands() if isinstance(c, Collective)}
-    return {name: isolated_time(profile, call.kind, call.bytes, program.world_size) for name, call in calls.items()}
+    return {name: isolated_time(profile, call.kind, call.bytes, program.gpus) for name, call in calls.items()}
 
 
 def _add(

@@ -94,7 +94,7 @@ class Estimate(NamedTuple):
 
 
 def model_error(compared: Iterable[Compared]) -> float:
-    """The model's own relative error, one standard deviation: robust, and of the fitted cases alone.
+    """The model's own relative error, one standard deviation: robust, and of the fitted cases only.
 
     Raises:
         ValueError: no case is one that may be fitted on.
@@ -214,7 +214,7 @@ def profile_deviation(job: Job) -> float:
 
 
 def _matters(factor: Factor, program: Program) -> bool:
-    """Whether a program can owe anything to a factor: what is of the device, copies or collectives is of some alone."""
+    """Whether a program can depend on a factor: not all use copies, collectives or all of the device."""
     done = {f"collectives.{c.kind}" for c in _commands(program) if isinstance(c, Collective)}
     done |= {c.kind for c in _commands(program) if isinstance(c, Copy)}
     done |= {"device" for c in _commands(program) if isinstance(c, Kernel) and c.seconds is None}

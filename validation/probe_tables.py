@@ -9,6 +9,7 @@ from statistics import median
 
 from sim.datasets.cases import MeasuredCase, load_cases, load_origin
 from sim.datasets.probe_rows import Row
+from sim.hardware import load_profile
 from validation.datasets import load_set, probed_sets
 from validation.markdown import maybe, span, table
 from validation.step_statistics import (
@@ -26,6 +27,9 @@ from validation.step_statistics import (
     value,
     yields,
 )
+
+H200 = "NVIDIA H200"
+"""As CUDA names it, and rows of probes with it."""
 
 
 def hosts() -> str:
@@ -79,12 +83,12 @@ def host_limits() -> str:
 
 
 def contention() -> str:
-    """Rates of copies by chunk, alone and beside collectives, and how much longer those take."""
+    """Rates of copies by chunk, isolated and beside collectives, and how much longer those take."""
     rows = []
     for name in (TWO, NVLINK, FOUR):
         ranks = 4 if name == FOUR else 2
         alone = [rates(probes(name)[f"copy/h2d/{ranks}/train/{chunk}"], "h2d") for chunk in CHUNKS]
-        rows.append((short(name), "copies alone", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in alone)))
+        rows.append((short(name), "isolated copies", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in alone)))
         for kind in ("all_to_all", "all_reduce"):
             for direction in ("h2d", "d2h"):
                 beside = [probes(name).get(f"beside/{kind}/{LARGE}/{direction}/{chunk}") for chunk in CHUNKS]
@@ -94,7 +98,7 @@ def contention() -> str:
                 cells = [f"{value(r, 'rate') / 1e9:.1f}, x{_slower(r):.2f}" if r else "" for r in beside]
                 rows.append((short(name), kind, direction.upper(), f"{1e3 * seconds:.2f}", *cells))
     sizes = [f"{chunk // MIB} MiB" for chunk in CHUNKS]
-    return table(("session", "collective of 160 MiB", "copies", "alone ms", *sizes), rows, 3)
+    return table(("session", "collective of 160 MiB", "copies", "isolated ms", *sizes), rows, 3)
 
 
 def _slower(row: Row) -> float:
@@ -116,11 +120,11 @@ def sm_copies() -> str:
         row = probes(name)[f"beside/all_to_all/{40 * MIB}/h2d/{64 * MIB}"]
         cells = f"{sum(engine) / len(engine) / 1e9:.1f}", f"{value(row, 'rate') / 1e9:.1f}", f"x{_slower(row):.2f}"
         rows.append((short(name), "DMA, 64 MiB", *cells))
-    return table(("session", "copies by", "alone GB/s", "beside GB/s", "all-to-all"), rows, 2)
+    return table(("session", "copies by", "isolated GB/s", "concurrent GB/s", "all-to-all"), rows, 2)
 
 
 def collectives() -> str:
-    """Times alone by size and number of ranks, us."""
+    """Isolated times by size and number of ranks, us."""
     rows = []
     for size in (64 * 2**10, 256 * 2**10, MIB, 4 * MIB, 16 * MIB, LARGE):
         shown = f"{size // MIB} MiB" if size >= MIB else f"{size // 2**10} KiB"
@@ -153,7 +157,7 @@ def _beside(case: str) -> Callable[[dict[str, Row]], float | None]:
 _TRAIN = f"alone/{MIB}"
 COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
     ("copy of 64 KiB, back to back", _plain(f"copy/h2d/1/train/{2**16}", "h2d")),
-    ("copy of 64 KiB, alone between events", _plain(f"copy/h2d/1/lone/{2**16}", "h2d")),
+    ("copy of 64 KiB, isolated between events", _plain(f"copy/h2d/1/lone/{2**16}", "h2d")),
     ("event without timing", _less(f"commands/copy+event/{_TRAIN}", f"commands/copy/{_TRAIN}")),
     ("event with timing", _less(f"commands/copy+timed/{_TRAIN}", f"commands/copy/{_TRAIN}")),
     ("satisfied flag wait before a copy", _less(f"commands/wait+copy/{_TRAIN}", f"commands/copy/{_TRAIN}")),
@@ -162,9 +166,9 @@ COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
     ("satisfied flag wait between kernels", _less("commands/kernel+wait/alone", "commands/kernel/alone")),
     ("record to kernel behind the event", _plain("wake/event/kernel")),
     ("record to copy behind the event", _plain("wake/event/copy")),
-    ("flag write to kernel held by it, the write too", _plain("wake/flag/kernel")),
-    ("flag write to copy held by it, the write too", _plain("wake/flag/copy")),
-    ("400 elementwise launches, longer by H2D beside", _beside("launch/elementwise/h2d")),
+    ("flag write to the kernel that it blocked, with the write", _plain("wake/flag/kernel")),
+    ("flag write to the copy that it blocked, with the write", _plain("wake/flag/copy")),
+    ("400 elementwise launches, longer by concurrent H2D", _beside("launch/elementwise/h2d")),
     ("40 launches of a block, 2048 tokens, longer by H2D", _beside("launch/block/2048")),
     ("issue of a GEMM, host", _plain("issue/gemm")),
     ("issue of an elementwise kernel, host", _plain("issue/elementwise")),
@@ -235,7 +239,7 @@ def slow_copies() -> str:
         }
         times = {n: value(r, "seconds" if r.kind == "commands" else r.params["directions"][0]) for n, r in here.items()}
         # machines of one GPU have quicker commands
-        alike = {n: t for n, t in times.items() if n.startswith("h200") and not n.startswith("h200x1")}
+        alike = {n: t for n, t in times.items() if here[n].gpu == H200 and load_profile(n).gpus > 1}
         for name, seconds in alike.items():
             if seconds > 1.02 * min(alike.values()):
                 date = here[name].date[11:19]
@@ -250,10 +254,10 @@ def together() -> str:
         for row in probes(name).values():
             if row.kind == "pair" and row.rejected is None:
                 kinds = row.params["collective"], row.params["other"]
-                shown = f"{kinds[0]} of {row.params['bytes'] // MIB} MiB beside {kinds[1]}s of 160 MiB"
+                shown = f"{kinds[0]} of {row.params['bytes'] // MIB} MiB during {kinds[1]}s of 160 MiB"
                 slower = _slower(row), value(row, "other_seconds") / value(row, "other_alone_seconds")
                 rows.append((short(name), shown, f"x{slower[0]:.2f}", f"x{slower[1]:.2f}"))
             elif row.kind == "crowd" and row.rejected is None:
-                shown = f"blocks of {row.params['tokens']} tokens beside {row.params['other']}s of 160 MiB"
+                shown = f"blocks of {row.params['tokens']} tokens during {row.params['other']}s of 160 MiB"
                 rows.append((short(name), shown, f"x{value(row, 'beside') / value(row, 'alone'):.2f}", ""))
     return table(("session", "what", "takes", "the others take"), rows, 2)

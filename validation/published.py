@@ -1,6 +1,6 @@
 """Published cases: what others measured, and what the simulator predicts of it.
 
-The files in validation/published hold scenarios with published figures and the bounds that predictions are held to.
+The files in validation/published hold scenarios with published figures and the bounds that predictions must meet.
 What is not published of a case is fitted on its column without offload, by one number; all else is predicted.
 """
 
@@ -50,7 +50,7 @@ FASTER_THAN = "whole-layer"
 
 
 class Figure(Config, frozen=True, kw_only=True):
-    """A published figure, or its range from `published` to `to`, and what the prediction is held to.
+    """A published figure, or its range from `published` to `to`, and the bounds that the prediction must meet.
 
     `kind`: measured by the source (M), claimed in a paper (P), read from code (C), derived by arithmetic (D), from a
     summary (S). `tolerance` is relative; without it, `least` and `most` there is no bound.
@@ -128,7 +128,7 @@ class Suite(Config, frozen=True):
 
 
 class Row(NamedTuple):
-    """A published figure beside its prediction."""
+    """A published figure next to its prediction."""
 
     case: str
     run: str
@@ -191,7 +191,7 @@ def load_suite(file: str | Path) -> Suite:
 
 
 def predict(case: Case, change: Callable[[Profile], Profile] | None = None) -> Outcome:
-    """Fit what is not published, run every run, and put predictions beside the published figures.
+    """Fit what is not published, run every run, and put predictions next to the published figures.
 
     `change` alters the host first, for questions of the kind "what if".
     """
@@ -301,7 +301,7 @@ _UNITS: dict[FigureName, tuple[str, float, str]] = {
     "speedup": (f"speed-up over {FASTER_THAN}", 1.0, ".3f"),
     "uncovered_s": ("H2D uncovered, ms", 1e3, ".0f"),
     "collective_s": ("NCCL, ms", 1e3, ".0f"),
-    "overlap_s": ("H2D beside NCCL, ms", 1e3, ".0f"),
+    "overlap_s": ("H2D during NCCL, ms", 1e3, ".0f"),
     "inflation_per_overlap": ("NCCL inflation / overlap", 1.0, ".2f"),
     "h2d_bytes": ("H2D, GB", 1e-9, ".2f"),
     "h2d_rate": ("H2D, GB/s", 1e-9, ".1f"),
@@ -321,8 +321,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
     published = show(row.figure.published) + (f" to {show(row.figure.to)}" if row.figure.to else "")
     bounds = row.figure.bounds
-    held = "" if bounds is None else f"{show(bounds[0])} to {show(bounds[1])}".removesuffix(" to ")
-    bound = "fitted" if row.fitted else f"{held}, broken" if row.broken else held
+    stated = "" if bounds is None else f"{show(bounds[0])} to {show(bounds[1])}".removesuffix(" to ")
+    bound = "fitted" if row.fitted else f"{stated}, broken" if row.broken else stated
     error = "" if row.error is None else f"{100 * row.error:+.1f}"
     return row.case, row.run, name, row.figure.kind, published, show(row.predicted), error, bound
 
@@ -331,8 +331,8 @@ def verdicts(outcomes: Sequence[Outcome]) -> list[str]:
     """What was fitted in each case, and whether the bounds and the order of runs hold."""
     said = [f"{o.case.name}: {o.fitted}." for o in outcomes]
     faults = [fault for o in outcomes for fault in o.faults]
-    held = sum(r.figure.bounds is not None for o in outcomes for r in o.rows)
-    said.append(f"{held} bounds stated; runs in the published order: {_share(outcomes)}.")
+    stated = sum(r.figure.bounds is not None for o in outcomes for r in o.rows)
+    said.append(f"{stated} bounds stated; runs in the published order: {_share(outcomes)}.")
     return said + [f"Broken: {fault}." for fault in faults]
 
 

@@ -93,7 +93,7 @@ copy is in flight, measured and simulated. Memory is the simulated peak, program
 
 
 def _verdict(judged: Sequence[Judged]) -> list[Section]:
-    text = """Errors are absolute, relative to what was measured. A target is what the model is to reach; where it does
+    text = """Errors are |predicted - measured| / measured. A target is what the model is to reach; where it does
     not yet, "must hold" is the bound that it is held to until then. `validate` fails where one is broken."""
     sections = [Section("Verdict", text.replace("`", ""), comparison_tables.bounds_table(judged))]
     sections += [Section(name, why, under=True) for name, why in comparison_tables.shortfalls(judged)]
@@ -170,9 +170,9 @@ def _operations(compared: Sequence[Compared]) -> list[Section]:
     inflated = [figures.Pair(case_id(c), c.policy, m, p) for c, m, p in comparison_tables.inflations(compared)]
     sections = [Section("Operations", _OPERATIONS, comparison_tables.operations_table(compared))]
     if shares:
-        what = "part of the collectives' time beside copies, %"
+        what = "part of the collectives' time with copies in flight, %"
         sections += [
-            Section("Copies beside collectives", _OVERLAP, figures.pairs(shares, what, lambda v: f"{v:.0f} %"), True),
+            Section("Copies during collectives", _OVERLAP, figures.pairs(shares, what, lambda v: f"{v:.0f} %"), True),
             Section(
                 "Collectives slowed by copies",
                 "Time of a case's collectives, without waits for peers, over the baseline's: 1 is undisturbed.",
@@ -225,7 +225,7 @@ def _choices(compared: Sequence[Compared]) -> list[Section]:
     table = comparison_tables.choices_table(compared)
     text = """The schedule with the shortest simulated step, of those that were measured with the same memory for
     weights (r: resident fraction, k: layers ahead), and what its measured step costs over the best measured one."""
-    return [Section("What a choice by simulation costs", text, table)] if table.rows else []
+    return [Section("Regret of choosing by simulation", text, table)] if table.rows else []
 
 
 def _cross(cross: Sequence[Compared]) -> list[Section]:
@@ -268,7 +268,7 @@ def _beside(case: Worst) -> Figure:
     sides = {"measured": case.measured, "simulated": case.simulated}
     windows = {name: window(operations, chosen) for name, operations in sides.items()}
     length = 1.02e-6 * max(end - start for start, end in windows.values())
-    return figures.beside({name: _spans(ops, windows[name][0]) for name, ops in sides.items()}, length)
+    return figures.stacked_timelines({name: _spans(ops, windows[name][0]) for name, ops in sides.items()}, length)
 
 
 def _spans(operations: Sequence[Operation], start: float) -> list[Span]:

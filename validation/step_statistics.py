@@ -15,7 +15,7 @@ from sim.datasets.cases import MeasuredCase, Operation, operations_of
 from sim.datasets.probe_rows import RAW, Row, load_rows
 from sim.hardware import load_profile
 from sim.timeline import measure, overlap, union
-from validation.compare import Compared, Job, beside, jobs
+from validation.compare import Compared, Job, compared_sides, jobs
 from validation.datasets import DATA, load_set
 from validation.predict import predict
 
@@ -80,9 +80,9 @@ class Account(NamedTuple):
     """Part of `collectives` that peers had not arrived."""
     share: float | None
     """Part of the collectives' time that copies ran in."""
-    clear: float | None
+    uncontended: float | None
     """Rate of copies that meet no collective."""
-    meeting: float | None
+    contended: float | None
     """Rate of copies that meet one."""
     gap: float | None
     """Mean time between two chunks that follow each other, no collective between them, s."""
@@ -151,11 +151,11 @@ def detailed(job: Job) -> Detailed:
     both = case.operations, operations_of(prediction.timeline)
     measured, predicted = map(account, both)
     late = late_chunks(both[0]), late_chunks(both[1])
-    return Detailed(beside(job, prediction), case, measured, predicted, late)
+    return Detailed(compared_sides(job, prediction), case, measured, predicted, late)
 
 
 def entries(names: Sequence[str], executor: Executor) -> list[Detailed]:
-    """Every case of some shipped sets beside its prediction on the set's own profile."""
+    """Every case of some shipped sets next to its prediction on the set's own profile."""
     return list(executor.map(detailed, (job for name in names for job in jobs(load_set(name), steps_only=True))))
 
 
@@ -182,9 +182,9 @@ def long_kernels(case: MeasuredCase, baselines: Sequence[MeasuredCase], least_us
 
 
 def lateness(case: MeasuredCase, nvlink: bool) -> float | None:
-    """By how much copies with nothing else on their way took longer than the fastest tenth of them, on average.
+    """By how much copies with nothing else on their route took longer than the fastest tenth of them, on average.
 
-    Of the longest copies of a case; over NVLink collectives are not on their way.
+    Of the longest copies of a case; over NVLink collectives are not on their route.
     """
     busy = [] if nvlink else [(op.start, op.end) for op in case.operations if op.kind == "Collective"]
     copies = [op for op in case.operations if op.kind == "Copy" and op.bytes >= MIB]

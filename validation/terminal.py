@@ -19,7 +19,7 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
             9 if validation.covered else 8,
         ),
         "Operations": (comparison_tables.operations_table(validation.compared), 8),
-        "What a choice by simulation costs": (comparison_tables.choices_table(validation.compared), 6),
+        "Regret of choosing by simulation": (comparison_tables.choices_table(validation.compared), 6),
         "Errors of step times": (
             comparison_tables.errors_table("set and group", validation.compared, comparison_tables.group),
             6,
@@ -44,7 +44,7 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
 
 
 def print_published(outcomes: Sequence[Outcome]) -> None:
-    """Published figures beside their predictions, a table a case, and what was fitted."""
+    """Published figures next to their predictions, a table a case, and what was fitted."""
     for outcome in outcomes:
         made = table(*HEADERS[1:], title=outcome.case.name)
         for row in outcome.rows:

@@ -143,7 +143,7 @@ def check_isolation(host: Host) -> Iterator[Finding]:
             "disable ACS in the firmware: traffic between GPUs behind one switch should stay there",
         )
     if near and host.acs is None:
-        seen = "not known: lspci is missing or shows it to root alone"
+        seen = "not known: lspci is missing or shows it only to root"
         yield Finding("note", "ACS", seen, "sudo lspci -vvv | grep ACSCtl: no ReqRedir+ above the GPUs")
     if translated := [g for g in host.gpus if (g.iommu or "").startswith("DMA")]:
         yield Finding(
@@ -159,5 +159,5 @@ def check_isolation(host: Host) -> Iterator[Finding]:
             "note",
             "virtual machine",
             "PCIe and NUMA are what the hypervisor shows",
-            "measure twice: neighbours on the same host are seen as spread alone",
+            "measure twice: neighbours on the same host are seen only as spread",
         )

@@ -1,4 +1,4 @@
-"""Which way NCCL takes from GPU to GPU, as its recent releases decide."""
+"""Which route NCCL takes from GPU to GPU, as its recent releases decide."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def check_collectives(host: Host) -> Iterator[Finding]:
-    """The ways of all pairs, and what goes with them."""
+    """The routes of all pairs, and what goes with them."""
     pairs: dict[Route, list[tuple[int, int]]] = {}
     for a, b in combinations(range(len(host.gpus)), 2):
         pairs.setdefault(route(host, a, b), []).append((a, b))

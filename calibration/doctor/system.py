@@ -80,7 +80,7 @@ def check_software(host: Host) -> Iterator[Finding]:
         advice = "python -c 'import torch; print(torch.cuda.device_count())' says why"
         yield Finding("error", "software", f"torch {version} could not be asked for its GPUs", advice)
     elif host.torch.cuda is None:
-        seen = f"torch {version} is built for processors alone"
+        seen = f"torch {version} is built for CPUs only"
         yield Finding("error", "software", seen, "install a build of torch for CUDA")
     elif host.cuda and _number(host.torch.cuda) > _number(host.cuda):
         seen = f"torch {version} needs CUDA {host.torch.cuda}, the driver supports {host.cuda}"
@@ -120,10 +120,10 @@ def check_environment(host: Host) -> Iterator[Finding]:
     quiet = {"NCCL_LAUNCH_MODE", "NCCL_P2P_DISABLE", "NCCL_P2P_LEVEL", "NCCL_SHM_DISABLE", "NCCL_NVLS_ENABLE"}
     quiet |= {"NCCL_VERSION"}  # of the container image, not a setting
     if others := [f"{k}={v}" for k, v in said.items() if k.startswith("NCCL_") and k not in quiet]:
-        yield Finding("note", "environment", ", ".join(others), "what is measured so holds for these settings alone")
+        yield Finding("note", "environment", ", ".join(others), "what is measured so holds only for these settings")
 
 
 def _number(version: str) -> tuple[int, ...]:
-    """The major version alone: CUDA's minor ones run on older drivers of the same major."""
+    """Only the major version: CUDA's minor ones run on older drivers of the same major."""
     found = re.match(r"\d+", version)
     return (int(found[0]),) if found else ()

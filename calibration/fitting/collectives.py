@@ -1,4 +1,4 @@
-"""Collectives: times alone, latencies, and what they and copies do to each other; or that they do not meet at all."""
+"""Collectives: isolated times, latencies, and their contention with copies, if they share a link at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONAL = ("reduce_scatter", "send_recv")
 
 
 class Kind(NamedTuple):
-    """A kind of collective: numbers by key, its times alone by bytes sent, and where those come from."""
+    """A kind of collective: numbers by key, its isolated times by bytes sent, and where those come from."""
 
     numbers: dict[str, Fitted]
     bytes: list[int]
@@ -51,8 +51,8 @@ def sent(row: Row) -> int:
     return round(sent_per_rank(row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])))
 
 
-def beside(rows: Rows, kind: str) -> list[Row]:
-    """Rows of `kind` beside H2D copies."""
+def contended_rows(rows: Rows, kind: str) -> list[Row]:
+    """Rows of `kind` with H2D copies in flight."""
     return rows.find("beside", collective=kind, direction="h2d")
 
 
@@ -73,10 +73,10 @@ def _free(row: Row, copies: dict[str, Fitted], event: float) -> float:
 
 
 def choose_links(rows: Rows, copies: dict[str, Fitted], event: float) -> Links:
-    """Whether collectives leave copies alone, and copies them."""
+    """Whether collectives and copies do not slow each other."""
     slower, lost, number = [], [], 0
     for kind in KINDS:
-        found = _long(beside(rows, kind))
+        found = _long(contended_rows(rows, kind))
         number += len(found)
         if found:
             slower.append(median(rows.value(r, "seconds") / rows.value(r, "alone_seconds") - 1 for r in found))
@@ -105,21 +105,21 @@ def _fastest(rows: Rows) -> float:
 
 
 def _alone(rows: Rows, kind: str) -> list[Row]:
-    """Rows alone, of the fewest ranks."""
+    """Rows of isolated collectives, of the fewest ranks."""
     found = rows.find("collective", collective=kind)
     fewest = min((int(r.params["ranks"]) for r in found), default=0)
     return [r for r in found if r.params["ranks"] == fewest]
 
 
 def _more(rows: Rows, kind: str, fewest: int) -> dict[int, tuple[list[int], list[float]]]:
-    """Ranks -> (bytes sent by a rank, s) alone, of more ranks: several peers use a host otherwise than one does."""
+    """Ranks -> (bytes sent by a rank, isolated s), of more ranks: several peers use a host otherwise than one does."""
     found = rows.find("collective", collective=kind)
     counts = sorted({int(r.params["ranks"]) for r in found} - {fewest})
     return {n: _curve(rows, [r for r in found if r.params["ranks"] == n], kind) for n in counts}
 
 
 def crossed(rows: Rows, gpus: int) -> float:
-    """The most that collectives of all `gpus` alone move into host memory, B/s; as much leaves it at once."""
+    """The most that isolated collectives of all `gpus` move into host memory, B/s; an equal rate leaves."""
     found = [r for kind in KINDS for r in rows.find("collective", collective=kind) if r.params["ranks"] == gpus]
     return max((gpus * sent(r) / rows.value(r, "seconds") for r in found), default=0.0)
 
@@ -144,11 +144,26 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
         "latency_per_rank": _per_rank(rows, kind, sizes, seconds, ranks),
     }
     numbers |= _contention(rows, kind, copies, event, nvlink, late)
+    if kind == "all_to_all":
+        numbers |= _one_way(rows)
     more = _more(rows, kind, ranks)
     shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
     per_rank = numbers["latency_per_rank"]
     numbers["latency_per_rank"] = per_rank._replace(value=min(per_rank.value, max(0.95 * shortest, 0.0)))
     return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
+
+
+def _one_way(rows: Rows) -> dict[str, Fitted]:
+    """How much faster a send is with none in reverse: sends are as an all_to_all of two ranks."""
+    slopes, where = [], []
+    for both in (True, False):
+        found = sorted(rows.find("transfer", both=both), key=lambda r: int(r.params["bytes"]))
+        if len(found) < 2:
+            return {}
+        slopes.append(rows.value(found[-1], "seconds") - rows.value(found[0], "seconds"))
+        where.append(f"{found[0].case} to {found[-1].case}")
+    factor = slopes[0] / slopes[1] if slopes[1] > 0 else 1.0
+    return {"one_way": Fitted(max(factor, 1.0), None, f"{' over '.join(where)}: seconds a byte")}
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:
@@ -170,7 +185,7 @@ def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], few
 def _contention(
     rows: Rows, kind: str, copies: dict[str, Fitted], event: float, nvlink: bool, late: float
 ) -> dict[str, Fitted]:
-    found = beside(rows, kind)
+    found = contended_rows(rows, kind)
     cap = copies["h2d.cap"].value
     long = _long(found)
     if not long:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from calibration.fitting.estimators import FitError, Fitted, affine, steady
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
@@ -14,7 +16,7 @@ FLOOR = 1.03
 """Copies that take less than this times the least time take the least time: they say nothing of the line."""
 
 SHARED = 0.99
-"""Copies that get less than this share of their rate alone contend for something."""
+"""Copies that get less than this share of their isolated rate contend for something."""
 
 NEGATIVE_S = 2e-6
 """A line may miss the origin by this much below it; more is nonsense."""
@@ -41,29 +43,41 @@ _KEYS = ("cap", "setup", "minimum")
 
 
 def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
-    named = f"copy/{direction}/1/train"
     trains = [r for r in rows.find("copy", directions=[direction], ranks=1) if r.params["count"] > 1]
-    sizes, seconds = rows.curve(trains, direction, 3, named)
+    found = by_size(rows, trains, direction, f"copy/{direction}/1/train")
+    return {f"{direction}.{key}": value for key, value in found.items()}
+
+
+def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared: bool = True) -> dict[str, Fitted]:
+    """`cap`, `setup` and `minimum` of copies, from `quantity`, s, of rows of several sizes.
+
+    `shared`: they cross a link that others may use meanwhile, so that rows can be late.
+
+    Raises:
+        FitError: there are too few rows, or they make no sense.
+    """
+    sizes, seconds = rows.curve(trains, quantity, 3, named)
     floor = FLOOR * seconds[0]
     line = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= LEAST and (t > floor or not rows.strict)]
     if len(line) < 3:
         raise FitError(f"{named}: {len(line)} usable rows of 256 KiB and more, at least 3 are needed")
-    kept = [row for row, good in zip(line, steady([s for s, _ in line], [t for _, t in line]), strict=True) if good]
+    good = steady([s for s, _ in line], [t for _, t in line]) if shared else [True] * len(line)
+    kept = [row for row, fast in zip(line, good, strict=True) if fast]
     if len(kept) < max(3, len(line) // 3):
         kept = line
     setup, cap = affine([s for s, _ in kept], [t for _, t in kept])
     if cap <= 0 or (rows.strict and setup < -NEGATIVE_S):
         raise FitError(f"{named}: a line through the times gives {setup:.3g} s + size / {cap:.4g} B/s")
     # rows can be late together, but a link lets pass what it has
-    cap = max([cap, *(s / (t - setup) for s, t in line if s >= LONG)])
+    cap = max([cap, *(s / (t - setup) for s, t in line if shared and s >= LONG)])
     late = f" ({len(line) - len(kept)} of {len(line)} rows late)" if len(kept) < len(line) else ""
     where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more{late}: setup + size / rate"
-    spread = rows.spread(trains, direction)
-    return {
-        f"{direction}.cap": Fitted(cap, spread, where),
-        f"{direction}.setup": Fitted(max(setup, 0.0), None, where),
-        f"{direction}.minimum": Fitted(seconds[0], spread, f"{named}/{sizes[0]}"),
-    }
+    spread = rows.spread(trains, quantity)
+    setup = max(setup, 0.0)
+    least = Fitted(seconds[0], spread, f"{named}/{sizes[0]}")
+    if seconds[0] < FLOOR * (setup + sizes[0] / cap):  # the smallest copy lies on the line: no least time is seen
+        least = Fitted(setup, None, f"{named}/{sizes[0]} lies on the line: as setup")
+    return {"cap": Fitted(cap, spread, where), "setup": Fitted(setup, None, where), "minimum": least}
 
 
 def _most(rows: Rows, directions: list[str], ranks: int) -> tuple[list[float], Row] | None:
@@ -113,7 +127,7 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     """What all GPUs share at the host's memory, if it binds: `out_of`, `into`, `through` and `write_cost` of it.
 
     A capacity each way, or, where both ways together get less than that, one through the memory of which a byte
-    written takes `write_cost` times what a byte read does: reads alone may then be more than both ways together.
+    written takes `write_cost` times what a byte read does: only reads may then be more than both ways together.
     """
     found, alone = {}, {}
     for key, name, direction in (("out_of", "down", "h2d"), ("into", "up", "d2h")):

@@ -21,11 +21,13 @@ class Fitted(NamedTuple):
     value: float
     spread: float | None
     rows: str
+    inherited_from: str = ""
+    """The profile that gave it, where it was not measured on this host."""
 
 
 def borrowed(number: Sourced[Any], profile: str) -> Fitted:
-    """A number that was not measured, as another profile has it."""
-    return Fitted(float(number.value), number.uncertainty, f"not measured: as {profile}")
+    """A number that was not measured on this host: that of `profile`, with its source."""
+    return Fitted(float(number.value), number.uncertainty, number.source, number.inherited_from or profile)
 
 
 def affine(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
@@ -43,13 +45,13 @@ NOISE = 0.005
 """Rows may lie this much below a line that bounds them."""
 
 SLOW = 0.015
-"""Rows that lie this much above the line of the fastest were taken in a slow moment of the link."""
+"""Rows that lie this much above the line of the fastest were disturbed."""
 
 
 def steady(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
     """Which rows a line of setup + size / rate holds for that no row is faster than.
 
-    Links have slow moments (docs/measurements/commands.md): rows are late together, never early. Of all lines
+    Links are slow at times (docs/measurements/commands.md): rows are late together, never early. Of all lines
     through two rows that no row lies below, the one that is nearest to all; rows above it were late.
     """
     rows = list(zip(sizes, seconds, strict=True))
@@ -74,7 +76,7 @@ def over(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def latency(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Seconds before the first byte of a collective, from its times alone by bytes sent, ascending.
+    """Seconds before the first byte of a collective, from its isolated times by bytes sent, ascending.
 
     The line through those of 512 KiB and more; small ones use other protocols: each bounds it from above.
     """
@@ -87,13 +89,13 @@ def latency(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 class Share(NamedTuple):
-    """What a collective beside a copy gets and takes: see `sim.hardware.CollectiveClass`."""
+    """What a collective gets and takes while a copy is in flight: see `sim.hardware.CollectiveClass`."""
 
     weight: tuple[float, float | None]
     overhead: tuple[float, float | None]
 
 
 def share(rates: Sequence[float], copies: Sequence[float], cap: float) -> Share:
-    """From rates of collectives and of the copies beside them, B/s; copies alone move at `cap`."""
+    """From rates of collectives and of the concurrent copies, B/s; isolated copies move at `cap`."""
     pairs = list(zip(rates, copies, strict=True))
     return Share(over([r / c for r, c in pairs]), over([(cap - c) / r for r, c in pairs]))

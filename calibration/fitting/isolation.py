@@ -1,4 +1,4 @@
-"""What collectives take of the host while nothing is copied, where that is less than beside copies."""
+"""What collectives take of the host while nothing is copied, where that is less than with copies in flight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COPIED = 1.0
 
 
 def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
-    """By kind, for those whose measured times alone the overhead beside copies forbids.
+    """By kind, for those whose measured isolated times contradict the overhead with copies in flight.
 
     Both were measured: the times with nothing else in flight, the overhead beside copies. So a byte takes less while
-    nothing is copied: what a copied byte takes, or, where the times alone need that, still less.
+    nothing is copied: what a copied byte takes, or, where the isolated times need that, still less.
     """
     found: dict[CollectiveKind, list[Check]] = {}
     for check in contradictions(profile):
@@ -36,7 +36,7 @@ def _isolated(profile: Profile, kind: CollectiveKind, checks: list[Check]) -> Fi
 def _room(profile: Profile, check: Check) -> float:
     """The largest overhead with which the row of `check` is no slower than measured."""
     load = [0.0] * len(profile.capacities)
-    for phase in flows(profile, check.kind, check.buffer, check.ranks):
+    for phase in flows(profile, check.kind, check.buffer, range(check.ranks)):
         for spec, part in phase.flows:
             for resource, taken in profile.peer_route(part.edges, 1.0):
                 load[resource] += taken * spec.cap

@@ -9,7 +9,9 @@ from typing import Any
 from calibration.fitting.collectives import KINDS, OPTIONAL, Kind, Links, choose_links, crossed, fit_collective
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
+from calibration.fitting.copy_engines import fit_copy_engines
 from calibration.fitting.estimators import Fitted
+from calibration.fitting.pageable import fit_pageable
 from calibration.fitting.selection import Rows
 from calibration.fitting.stream_interference import fit_together
 from calibration.fitting.streams import fit_streams
@@ -28,7 +30,8 @@ def fit_plain(
     rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], usual: Profile
 ) -> dict[str, Any]:
     """The profile's plain data. What was not measured is as in `usual`. Raises FitError."""
-    copies = fit_copies(rows)
+    copies = fit_copies(rows) | fit_copy_engines(rows)
+    pageable = fit_pageable(rows, copies)
     streams = fit_streams(rows, copies, usual)
     shared = fit_resources(rows, copies)
     event = streams["streams.event"].value
@@ -64,11 +67,13 @@ def fit_plain(
             for k, v in streams.items()
             if k.startswith("host.")
         },
+        **{name: _class(copies, name) for name in ("d2d", "p2p") if f"{name}.cap" in copies},
+        **({"pageable": _staged(pageable)} if pageable else {}),
     }
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
-_COPIES = {"cap": "B/s", "setup": "s", "minimum": "s"}
+_COPIES = {"cap": "B/s", "rate": "B/s", "setup": "s", "minimum": "s", "switch": "s", "staging": "B"}
 _COLLECTIVES = {"latency": "s", "latency_per_rank": "s", "copy_start": "s"}
 
 
@@ -82,6 +87,8 @@ def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
     plain["source"] = fitted.rows
+    if fitted.inherited_from:
+        plain["inherited_from"] = fitted.inherited_from
     return plain
 
 
@@ -93,8 +100,20 @@ def _quantity(value: float, unit: str) -> float | str:
 
 
 def _class(copies: Mapping[str, Fitted], direction: str) -> dict[str, Any]:
-    keys = ("cap", "weight", "setup", "minimum")
-    return {key: number(copies[f"{direction}.{key}"], _COPIES.get(key, "")) for key in keys}
+    keys = ("cap", "weight", "setup", "minimum", "engines", "switch")
+    found = {key: copies[f"{direction}.{key}"] for key in keys if f"{direction}.{key}" in copies}
+    return {key: number(fitted, _COPIES.get(key, "")) for key, fitted in found.items()}
+
+
+def _staged(pageable: Mapping[str, Fitted]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for path, fitted in pageable.items():
+        _, direction, key = path.split(".")
+        shown = number(fitted, _COPIES[key])
+        if key == "staging":  # whole bytes, as a size that the driver chose
+            shown["value"] = f"{round(fitted.value)} B"
+        plain.setdefault(direction, {})[key] = shown
+    return plain
 
 
 _MEMORY = ("out_of", "into", "through")
@@ -104,7 +123,7 @@ _MEMORY = ("out_of", "into", "through")
 def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, Any]:
     """GPUs at one memory, and at NVLink if collectives use it.
 
-    `peers` is what collectives alone move into host memory and out of it, B/s. Where that is more than copies can,
+    `peers` is what isolated collectives move into host memory and out of it, B/s. Where that is more than copies can,
     peers find each other's bytes in the processor's cache and do not cross what limits copies.
     """
     memory: dict[str, Any] = {"kind": "memory"}

@@ -1,4 +1,4 @@
-"""What a fitted profile says of every row that it was fitted to, beside what was measured."""
+"""What a fitted profile says of every row that it was fitted to, next to what was measured."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from calibration.fitting.collectives import KINDS, sent
 from calibration.fitting.compute import flops
+from calibration.fitting.copy_engines import CLEAR, equal_trains
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.fluid import FlowSpec, rates_together
-from sim.hardware import Profile, collectives
-from sim.program import CopyKind
+from sim.hardware import CopyClass, Profile, collectives
+from sim.program import HostCopyKind
 
 
 class Residual(NamedTuple):
@@ -38,6 +39,7 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
     """A residual for every quantity that the profile predicts."""
     return [
         *_copies(rows, profile),
+        *_other_copies(rows, profile),
         *_commands(rows, profile),
         *_collectives(rows, profile),
         *_beside(rows, profile),
@@ -46,15 +48,22 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
     ]
 
 
-def _copy_seconds(profile: Profile, direction: CopyKind, size: int, rate: float) -> float:
-    cls = profile.copy_class(direction)
-    return max(cls.minimum.value, cls.setup.value + size / rate)
+def _copy_seconds(profile: Profile, direction: HostCopyKind, size: int, rate: float) -> float:
+    return _class_seconds(profile.copy_class(direction), size, rate)
+
+
+def _class_seconds(cls: CopyClass, size: int, rate: float | None = None) -> float:
+    """Seconds of a copy at `rate` B/s, its cap unless given."""
+    return max(cls.minimum.value, cls.setup.value + size / (rate or cls.cap.value))
 
 
 def _copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("copy"):
-        if row.params["count"] > 1:  # a lone copy's time holds the events around it
-            directions = row.params["directions"]
+        directions = row.params["directions"]
+        if directions == ["d2d"]:
+            fitted = _class_seconds(profile.device_copies, int(row.params["bytes"]))
+            yield Residual(row.case, "d2d", rows.value(row, "d2d"), fitted, "s")
+        elif row.params["count"] > 1:  # a lone copy's time holds the events around it
             flows = [profile.copy_flow(d, gpu) for gpu in range(row.params["ranks"]) for d in directions]
             rates = rates_together(flows, profile.capacities)
             for direction, rate in zip(directions, rates, strict=False):
@@ -62,9 +71,29 @@ def _copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
                 yield Residual(row.case, direction, rows.value(row, direction), fitted, "s")
 
 
+def _other_copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
+    """Copies on several streams, between GPUs, and of pageable memory."""
+    for direction, cls in (("h2d", profile.h2d), ("d2h", profile.d2h), ("d2d", profile.device_copies)):
+        for row in equal_trains(rows, direction):
+            streams, size = len(row.params["trains"]), int(row.params["trains"][0]["bytes"])
+            if size < CLEAR:  # the events between them take their time too
+                continue
+            # those that move at once share the link: all are done when it has moved their bytes
+            fitted = streams * _class_seconds(cls, size)
+            yield Residual(row.case, "end", rows.value(row, f"end_{streams - 1}"), fitted, "s")
+    for row in rows.find("peer_copy"):
+        if profile.p2p is not None:
+            fitted = _class_seconds(profile.p2p, int(row.params["bytes"]))
+            yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
+    for row in rows.find("pageable", busy=0.0):
+        fitted = profile.pageable_seconds(row.params["direction"], int(row.params["bytes"]))
+        yield Residual(row.case, "call", rows.value(row, "call"), fitted, "s")
+
+
 def _commands(rows: Rows, profile: Profile) -> Iterator[Residual]:
     streams = profile.streams
     costs = {"event": streams.event.value, "write": streams.write_flag.value, "wait": streams.wait_flag.value}
+    costs |= {"host_write": streams.host_flag_write.value, "host_wait": streams.host_flag_wait.value}
     for row in rows.find("commands"):
         size = int(row.params["bytes"])
         if size and "timed" not in row.params["pattern"]:
@@ -87,10 +116,10 @@ class _Moving(NamedTuple):
     copy: float
 
 
-def _moving(profile: Profile, row: Row, copies: CopyKind | None) -> _Moving:
+def _moving(profile: Profile, row: Row, copies: HostCopyKind | None) -> _Moving:
     """The collective of `row`, with a copy in direction `copies` on every rank."""
     kind, ranks = row.params["collective"], int(row.params["ranks"])
-    (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), ranks)
+    (phase,) = collectives.flows(profile, kind, int(row.params["bytes"]), range(ranks))
     flows: list[FlowSpec] = [flow for flow, _ in phase.flows]
     if copies:
         flows += [profile.copy_flow(copies, gpu) for gpu in range(ranks)]
@@ -103,7 +132,7 @@ def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("collective"):
         if row.params["collective"] in KINDS:
             fitted = collectives.isolated_time(
-                profile, row.params["collective"], int(row.params["bytes"]), int(row.params["ranks"])
+                profile, row.params["collective"], int(row.params["bytes"]), range(row.params["ranks"])
             )
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
 

@@ -21,7 +21,8 @@ LEAST = 0.01
 
 
 class Together(NamedTuple):
-    """`beside`: kind -> kind of the other stream -> its rate beside one of those, times alone. Costs of kernels."""
+    """`beside`: kind -> kind of the other stream -> its rate beside one of those, relative to its
+    isolated rate. Costs of kernels."""
 
     beside: Mapping[str, Mapping[str, Fitted]]
     beside_collective: Fitted
@@ -29,7 +30,10 @@ class Together(NamedTuple):
 
 
 def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> Together:
-    """From pair and crowd rows; what was not measured is as on a shipped host like this one. Raises FitError."""
+    """From rows of concurrent collectives (`pair`) and of kernels under collectives (`crowd`).
+
+    What was not measured is as on a shipped host like this one. Raises FitError.
+    """
     like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
     usual = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
     found = _pairs(rows, kinds)
@@ -57,8 +61,8 @@ def _pairs(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, 
 def _crowd(rows: Rows) -> tuple[Fitted, Fitted] | None:
     """(`device.beside_collective`, `streams.crowd_delay`).
 
-    A kernel beside a collective takes alone x beside_collective + crowd_delay: a part of its blocks finds no SM and
-    runs after the rest. Short and long kernels tell the two apart.
+    A kernel beside a collective takes its isolated time x beside_collective + crowd_delay: a part of its blocks finds
+    no SM and runs after the rest. Short and long kernels tell the two apart.
     """
     found = sorted((r for r in rows.find("crowd") if rows.has(r, "beside")), key=lambda r: rows.value(r, "alone"))
     if not found:
@@ -75,7 +79,7 @@ def _crowd(rows: Rows) -> tuple[Fitted, Fitted] | None:
 
 
 def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
-    """Seconds of a kernel of a crowd row alone, on average, and how much longer it takes beside the collectives."""
+    """Isolated seconds of a kernel of a `crowd` row, on average, and how much longer it takes with the collectives."""
     kernels = BLOCK_KERNELS * int(row.params["count"])
     alone = rows.value(row, "alone")
     return alone / kernels, (rows.value(row, "beside") - alone) / kernels

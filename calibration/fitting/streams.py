@@ -9,6 +9,9 @@ from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile
 
+HOST_WRITE, HOST_WAIT = "host_write+copy+host_write", "host_wait+copy"
+"""Patterns with flags in host memory."""
+
 NOISE_S = 1e-6
 """A cost may come out this much below nothing."""
 
@@ -19,6 +22,7 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
     found = {f"streams.{name}": _extra(rows, f"streams.{name}", pattern, usual) for name, pattern in costs.items()}
     found["streams.wake"] = _wake(rows, found["streams.event"].value, usual)
     found["streams.flag_wake"] = _flag_wake(rows, found["streams.write_flag"].value, usual)
+    found |= _host_flags(rows, usual)
     found["streams.beside_kernel"] = _beside_kernel(rows, usual)
     found["streams.launch_delay"] = _launch_delay(rows, copies["h2d.cap"].value, usual)
     calls = {"kernel": "gemm", "copy": "copy", "collective": "collective", "event": "event", "memop": "write_flag"}
@@ -29,6 +33,10 @@ def fit_streams(rows: Rows, copies: dict[str, Fitted], usual: Profile) -> dict[s
             if issued
             else _as_usual(usual, f"host.{name}")
         )
+    for name, call in (("device_copy", "device_copy"), ("point_to_point", "exchange")):
+        if issued := rows.find("issue", call=call):
+            taken = Fitted(rows.value(issued[0], "seconds"), rows.spread(issued, "seconds"), issued[0].case)
+            found[f"host.{name}"] = taken
     found["host.wake"] = _host_wake(rows, usual)
     found["host.sync"] = _as_usual(usual, "host.sync")
     found["host.queue_depth"] = _depth(rows, usual)
@@ -67,8 +75,8 @@ def _extra(rows: Rows, path: str, pattern: str, usual: Profile) -> Fitted:
     if not values:
         return _as_usual(usual, path)
     seconds, spread = over(values)
-    where = f"commands/{pattern} less commands/copy"
-    if pattern == "copy+event" and (timed := _extra(rows, path, "copy+timed", usual)).rows.startswith("commands"):
+    where = f"{'host_flag' if pattern.startswith('host_') else 'commands'}/{pattern} less commands/copy"
+    if pattern == "copy+event" and not (timed := _extra(rows, path, "copy+timed", usual)).inherited_from:
         where += f"; {timed.value * 1e6:.2f} us with timing"
     return Fitted(_not_negative(seconds, path, where, rows), spread if seconds > 0 else None, where)
 
@@ -95,6 +103,25 @@ def _flag_wake(rows: Rows, write: float, usual: Profile) -> Fitted:
     return Fitted(max(rows.value(found[0], "seconds") - write, 0.0), rows.spread(found, "seconds"), where)
 
 
+def _host_flags(rows: Rows, usual: Profile) -> dict[str, Fitted]:
+    """Flags in host memory, if they were measured."""
+    if not rows.find("commands", pattern=HOST_WRITE):
+        return {}
+    found = {
+        "streams.host_flag_write": _extra(rows, "streams.host_flag_write", HOST_WRITE, usual),
+        "streams.host_flag_wait": _extra(rows, "streams.host_flag_wait", HOST_WAIT, usual),
+    }
+    woken = [r for r in rows.find("wake", by="host_flag") if r.params["work"] == "kernel"]
+    if woken:
+        where = f"{woken[0].case}, less streams.host_flag_write"
+        for row in rows.find("host_flag_turns"):
+            between = "two streams of a GPU" if row.params["ranks"] == 1 else "two GPUs"
+            where += f"; {rows.value(row, 'seconds') * 1e6:.2f} us a turn between {between}"
+        seconds = rows.value(woken[0], "seconds") - found["streams.host_flag_write"].value
+        found["streams.host_flag_wake"] = Fitted(max(seconds, 0.0), rows.spread(woken, "seconds"), where)
+    return found
+
+
 def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
     """Extra seconds a command while a kernel runs, over all trains on the copy stream."""
     values = []
@@ -110,7 +137,7 @@ def _beside_kernel(rows: Rows, usual: Profile) -> Fitted:
 
 
 def launch_extra(rows: Rows, row: Row) -> float:
-    """Seconds that each launch of `row` takes longer beside copies."""
+    """Seconds that each launch of `row` takes longer with copies in flight."""
     return (rows.value(row, "beside") - rows.value(row, "alone")) / rows.value(row, "launches")
 
 

@@ -25,7 +25,7 @@ class Torch(msgspec.Struct, frozen=True, kw_only=True):
 
     gpus: int
     cuda: str | None = None
-    """CUDA that torch was built for; None: built for processors alone."""
+    """CUDA that torch was built for; None: built for CPUs only."""
     nccl: str | None = None
     peers: tuple[tuple[bool, ...], ...] = ()
     """Whether GPU a may access the memory of GPU b."""
@@ -59,7 +59,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """Why the clocks are not higher just now: NVML's bits of clock event reasons."""
     driver: str | None = None
     ports: tuple[Port, ...] = ()
-    """The way to the root complex: both ends of each link, the GPU first."""
+    """The route to the root complex: both ends of each link, the GPU first."""
     iommu: str | None = None
     """What the IOMMU does to its transfers: identity, or DMA and DMA-FQ (it translates)."""
     processes: tuple[int, ...] = ()

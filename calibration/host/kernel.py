@@ -46,12 +46,12 @@ def parse_acs(text: str, ports: set[str]) -> bool | None:
 
 
 def with_ports(gpu: Gpu) -> Gpu:
-    """`gpu` with what the kernel says about its way to the root complex."""
+    """`gpu` with what the kernel says about its route to the root complex."""
     device = _device(gpu)
     if device is None:
         return gpu
-    way = [part for part in device.parts if re.fullmatch(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", part)]
-    ports = tuple(_port(Path(*device.parts[: device.parts.index(part) + 1])) for part in reversed(way))
+    route = [part for part in device.parts if re.fullmatch(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", part)]
+    ports = tuple(_port(Path(*device.parts[: device.parts.index(part) + 1])) for part in reversed(route))
     iommu = read(device / "iommu_group" / "type").strip() or None
     return msgspec.structs.replace(gpu, ports=ports, iommu=iommu)
 

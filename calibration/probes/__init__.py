@@ -4,7 +4,8 @@
 raw.jsonl. One process a GPU; on a machine without GPUs the same probes run on the CPU at tiny sizes.
 """
 
-from calibration.probes.plan import ProbeCase, listing, plan
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import listing, plan
 from calibration.probes.runner import ProbeError, run
 
 __all__ = [

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
+from calibration.command_line import exit_code
 from calibration.probes import ProbeCase, listing, plan, run
 from calibration.torch_machine import devices
 from sim.datasets.probe_rows import Row
-from sim.inputs.config import InputError
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m calibration.probes", description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--plan", action="store_true", help="list the cases and the time they will take")
-    what.add_argument("--run", type=Path, metavar="DIR", help="run them, or go on with them, into DIR/raw.jsonl")
+    what.add_argument("--run", type=Path, metavar="DIR", help="run them, or resume, into DIR/raw.jsonl")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")
     parser.add_argument("--only", metavar="PREFIX,...", help="only cases whose names start so")
     parser.add_argument("--gpus", type=int, help="how many GPUs (processes on a CPU); all there are, unless given")
@@ -41,15 +41,7 @@ def main() -> int:
             said = f"REJECTED: {row.rejected}" if row.rejected else found
             print(f"{time.monotonic() - began:6.1f} s  {row.seconds:5.2f} s  {case.name}: {said}", flush=True)
 
-    try:
-        run(cases, given.run, show)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (RuntimeError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: run(cases, given.run, show))
 
 
 if __name__ == "__main__":

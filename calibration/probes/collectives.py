@@ -1,4 +1,4 @@
-"""Collectives alone, beside copies by a DMA engine, and beside copies by SMs."""
+"""Collectives isolated, beside copies by a DMA engine, and beside copies by SMs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from calibration.probes.context import Context, Measured
 from calibration.torch_machine.device import Call, Event, Stream
-from sim.program import CopyKind
+from sim.program import HostCopyKind
 
 Params = dict[str, Any]
 
@@ -24,13 +24,27 @@ MOST_OTHERS = 200
 """Collectives beside it at most, each with an event."""
 
 LEAST_OTHERS = 4
-"""A train is at least as long as so many of those beside it alone: two must end while it runs, slowed by it."""
+"""A train lasts at least this many isolated times of those beside it: two must end while it runs, slowed by it."""
 
 
 def collective(context: Context, params: Params, stretch: int) -> Measured:
     """`count` collectives back to back, after one that brings the ranks together. "seconds" of one."""
     _rehearse(context, params)
     return Measured({"seconds": [_alone(context, params, params["count"]) for _ in range(params["repeats"])]})
+
+
+def transfer(context: Context, params: Params, stretch: int) -> Measured:
+    """`count` sends from rank 0 to rank 1 back to back, each with one in reverse if `both`. "seconds" of one."""
+    stream = context.device.stream("compute")
+    call = stream.run(context.transfer(params["bytes"], params["both"]))
+    call()
+    context.device.synchronize()
+    samples = []
+    for _ in range(params["repeats"]):
+        calls, (start, end) = _row(context, stream, call, params["count"])
+        context.parked({"compute": calls}, 2)
+        samples.append((end.time() - start.time()) / params["count"])
+    return Measured({"seconds": samples})
 
 
 def _train(context: Context, params: Params, count: int) -> tuple[list[Call], tuple[Event, Event]]:
@@ -62,7 +76,7 @@ def _rehearse(context: Context, params: Params) -> None:
 
 
 def beside(context: Context, params: Params, stretch: int) -> Measured:
-    """A train of collectives, `window` s long when alone, beside copies of `chunk` bytes.
+    """A train of collectives, `window` s long when isolated, beside copies of `chunk` bytes.
 
     Quantities: "seconds" of one collective, "rate" of the copies meanwhile, B/s; "alone_seconds" of a collective in
     the same train without copies, run in turn with the other.
@@ -96,7 +110,7 @@ def beside(context: Context, params: Params, stretch: int) -> Measured:
 def concurrent_collectives(context: Context, params: Params, stretch: int) -> Measured:
     """A train of collectives beside others, of kind `other`, of another communicator.
 
-    The train is `window` s long when alone, or longer where few of the others would end meanwhile.
+    The train is `window` s long when isolated, or longer where few of the others would end meanwhile.
     Quantities: "seconds" of one collective and "other_seconds" of one of the others meanwhile; "alone_seconds" and
     "other_alone_seconds" of each in a train of its own, run in turn with both.
     """
@@ -130,11 +144,11 @@ def concurrent_collectives(context: Context, params: Params, stretch: int) -> Me
     return _covered(samples, uncovered)
 
 
-def trains(params: Params, stretch: int, alone: float, once: float) -> tuple[int, int]:
-    """How many collectives, `alone` s each, and how many of the others beside them, `once` s each."""
+def trains(params: Params, stretch: int, isolated: float, once: float) -> tuple[int, int]:
+    """How many collectives, `isolated` s each, and how many of the others beside them, `once` s each."""
     window = max(params["window"], LEAST_OTHERS * once)
     total = min(max(round(stretch * params["cover"] * window / once), 5), MOST_OTHERS)
-    return min(max(round(window / alone), 2), LONGEST), total
+    return min(max(round(window / isolated), 2), LONGEST), total
 
 
 def _others(context: Context, call: Call, count: int, ranks: int) -> float:
@@ -151,7 +165,7 @@ def _covered(samples: dict[str, list[float]], uncovered: str) -> Measured:
 
 
 def _marked(
-    context: Context, direction: CopyKind, chunk: int, count: int, every: int
+    context: Context, direction: HostCopyKind, chunk: int, count: int, every: int
 ) -> tuple[list[tuple[Event, int]], list[Call]]:
     """`count` copies with an event before the first and after every `every`; the events with the copies before them."""
     stream = context.device.stream(direction)
@@ -180,7 +194,7 @@ def _beside_copies(copies: Sequence[Call], lead: int) -> Callable[[Callable[[], 
 
 
 def sm_copy(context: Context, params: Params, stretch: int) -> Measured:
-    """A kernel of `ctas` programs that reads pinned host memory, alone and beside collectives.
+    """A kernel of `ctas` programs that reads pinned host memory, isolated and beside collectives.
 
     Quantities: "copy_alone" and "copy_beside" B/s, and with several ranks "seconds" and "alone_seconds" of a
     collective. The copy beside is timed whole and is covered by collectives only in part: its rate is derived.

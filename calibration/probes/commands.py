@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from calibration.probes.case import Params
 from calibration.probes.context import Context, Measured
+from calibration.probes.host_words import host_words
 from calibration.torch_machine.device import Call, Stream
-
-Params = dict[str, Any]
 
 
 def commands(context: Context, params: Params, stretch: int) -> Measured:
@@ -48,7 +46,14 @@ def commands(context: Context, params: Params, stretch: int) -> Measured:
 
 def _turns(context: Context, stream: Stream, params: Params) -> list[Call]:
     size, count = params["bytes"], params["count"]
-    flags = {"write": stream.write_flag("probe", 0), "wait": stream.wait_flag("probe", 0)}
+    words = host_words(context)
+    words[0] = 0
+    flags = {
+        "write": stream.write_flag("probe", 0),
+        "wait": stream.wait_flag("probe", 0),
+        "host_write": words.write(stream, 0, 0),
+        "host_wait": words.wait(stream, 0, 0),
+    }
     small = context.random("small", 4096).view(torch.bfloat16)
     kernel = stream.run(lambda: small.mul_(-1.0))
     copies = iter(context.copies(stream, "h2d", size, count) if size else [])
@@ -67,15 +72,17 @@ def _turns(context: Context, stream: Stream, params: Params) -> list[Call]:
 
 
 def wake(context: Context, params: Params, stretch: int) -> Measured:
-    """Stream B waits for an event or a flag of stream A, which works first.
+    """Stream B waits for an event or a flag of stream A, in device or host memory; A works first.
 
     "seconds" from the event on A behind its work, after which it writes the flag, to the next event on B.
     """
     device = context.device
     first, second = device.stream("other"), device.stream("compute")
+    words = host_words(context)
     samples = []
     for repeat in range(params["repeats"] + 1):
         device.reset()
+        words[0] = 0
         signal, woken = context.event(), context.event()
         if params["work"] == "copy":
             work = context.copies(first, "h2d", params["bytes"], 1)
@@ -85,7 +92,10 @@ def wake(context: Context, params: Params, stretch: int) -> Measured:
             tell, hear = [first.record(signal)], [second.wait(signal)]
         else:
             # timed before the write: an event behind it would come later than the wake
-            tell, hear = [first.record(signal), first.write_flag("wake", 1)], [second.wait_flag("wake", 1)]
+            write, hear = first.write_flag("wake", 1), [second.wait_flag("wake", 1)]
+            if params["by"] == "host_flag":
+                write, hear = words.write(first, 0, 1), [words.wait(second, 0, 1)]
+            tell = [first.record(signal), write]
         if repeat == 0:
             for call in [*work, *tell, *hear, second.record(woken)]:
                 call()

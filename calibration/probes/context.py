@@ -15,9 +15,12 @@ from typing import Any, NamedTuple, Protocol, assert_never
 import torch
 import torch.distributed as dist
 
+from calibration.probes import driver
 from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Call, Device, Event, Stream
-from sim.program import CollectiveKind, CopyKind
+from calibration.torch_machine.peer_exchange import exchange
+from sim.datasets.probe_parameters import Direction
+from sim.program import CollectiveKind
 
 WATCHDOG_S = 60.0
 """A gate opens by itself after this long, s: the host issues what it holds within that time even when it is busy."""
@@ -85,18 +88,10 @@ class Gate:
 
             stream.run(opened)()
         else:
-            from cuda.bindings import driver
-
-            at_least = driver.CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_GEQ
-            handle = driver.CUstream(stream.stream.cuda_stream)  # type: ignore[attr-defined]
-            [result] = driver.cuStreamWaitValue32(
-                handle, driver.CUdeviceptr(self._memory.data_ptr()), self._turn, at_least
-            )
-            if result != 0:
-                raise RuntimeError(f"a stream cannot wait for host memory: the driver answered {result!r}")
+            driver.wait_at_least(stream, self._memory.data_ptr(), self._turn)()
 
     def open(self) -> None:
-        """Let them go on."""
+        """Let them continue."""
         if self._timer:
             self._timer.cancel()
         if isinstance(self._device, CpuDevice):
@@ -125,6 +120,8 @@ class Context:
         self._pools = pools
         self._memory: dict[str, torch.Tensor] = {}
         self._cursor = 0
+        self.kept: dict[str, Any] = {}
+        """What probes keep from case to case, by name."""
         self.groups: dict[int, Any] = {
             n: dist.new_group(list(range(n))) if n < world_size else dist.group.WORLD for n in sorted(barriers)
         }
@@ -164,10 +161,22 @@ class Context:
             self._memory[key] = memory
         return self._memory[key]
 
-    def copies(self, stream: Stream, direction: CopyKind, size: int, count: int) -> list[Call]:
+    def pageable(self, size: int) -> torch.Tensor:
+        """`size` bytes of host memory that the driver does not know; touched."""
+        if "pageable" not in self._memory or self._memory["pageable"].nbytes < size:
+            self._memory["pageable"] = torch.empty(size, dtype=torch.uint8).copy_(self.random("scratch", size))
+        return self._memory["pageable"]
+
+    def tell(self, values: Sequence[int], ranks: int, owner: int = 0) -> list[int]:
+        """The whole numbers that rank `owner` of the first `ranks` ranks gives; all of them give as many."""
+        told = torch.tensor(list(values), dtype=torch.int64, device=self.device.torch_device)
+        dist.broadcast(told, src=owner, group=self.groups[ranks])
+        return [int(value) for value in told.tolist()]
+
+    def copies(self, stream: Stream, direction: Direction, size: int, count: int) -> list[Call]:
         """`count` copies of `size` bytes, each from another place, so that no cache holds what is read."""
         device = self.random(f"{direction} device", max(self._pools.copies, size))
-        host = self.pinned(direction, size)
+        host = self.random("d2d target", device.nbytes) if direction == "d2d" else self.pinned(direction, size)
         places = max(host.nbytes // size, 1)
         calls = []
         for _ in range(count):
@@ -178,6 +187,8 @@ class Context:
                 calls.append(stream.copy(there, here))
             elif direction == "d2h":
                 calls.append(stream.copy(here, there))
+            elif direction == "d2d":
+                calls.append(driver.device_copy(stream, here, there))
             else:
                 assert_never(direction)
         return calls
@@ -204,6 +215,15 @@ class Context:
         if kind == "send_recv":
             raise ValueError("no probe measures send_recv")
         assert_never(kind)
+
+    def transfer(self, size: int, both: bool) -> Call:
+        """`size` bytes from rank 0 to rank 1 of two, in one group with as many in reverse if `both`."""
+        room = max(self._pools.collectives, size)
+        sent, received = self.random("sent", room)[:size], self.random("received", room)[:size]
+        peer = 1 - self.rank
+        sends = [(sent, peer)] if both or self.rank == 0 else []
+        receives = [(received, peer)] if both or self.rank == 1 else []
+        return lambda: exchange(sends, receives, self.groups[2])
 
     def refresh(self) -> None:
         """New random numbers for the buffers of collectives: sums of sums grow beyond all bounds."""
@@ -246,4 +266,4 @@ class Context:
             self.gate.open()
         device.synchronize()
         if self.gate.forced:
-            raise RuntimeError(f"streams were held for {WATCHDOG_S:g} s and had to be released")
+            raise RuntimeError(f"streams were blocked for {WATCHDOG_S:g} s and had to be released")

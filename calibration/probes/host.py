@@ -53,7 +53,7 @@ def depth(context: Context, params: Params, stretch: int) -> Measured:
                 longest, taken = after - before, number
             before = after
             number += 1
-        # the call that was held until the gate opened took most of the time that it was closed
+        # the call that was blocked until the gate opened took most of the time that it was closed
         blocked = longest > params["hold_s"] / 4
         context.gate.open()
         context.device.synchronize()
@@ -63,7 +63,7 @@ def depth(context: Context, params: Params, stretch: int) -> Measured:
 
 
 def host_wake(context: Context, params: Params, stretch: int) -> Measured:
-    """Wall time of a kernel of known length until the host goes on: "blocked" on its event, and "polling" it, s."""
+    """Wall time of a kernel of known length until the host continues: "blocked" on its event, and "polling" it, s."""
     stream = context.device.stream("compute")
     spin = stream.run(context.device.spin(params["seconds"]))
     spin()
@@ -100,12 +100,17 @@ def _call(context: Context, name: str, size: int, ranks: int) -> Call:
     if name == "copy":
         [call] = context.copies(compute, "h2d", size, 1)
         return call
+    if name == "device_copy":
+        [call] = context.copies(compute, "d2d", size, 1)
+        return call
     if name == "event":
         return compute.record(device.event(False))
     if name == "event_wait":
         event = device.event(False)
         compute.record(event)()
         return compute.wait(event)
+    if name == "exchange":
+        return compute.run(context.transfer(size, True))
     if name == "collective":
         return compute.run(context.collective("all_to_all", size, ranks))
     return compute.write_flag("probe", 0) if name == "write_flag" else compute.wait_flag("probe", 0)

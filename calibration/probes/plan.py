@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import msgspec
-
+from calibration.probes.case import Params, ProbeCase, repeats, timed_case
+from calibration.probes.copy_cases import copy_cases
+from calibration.probes.flag_cases import host_flag_cases
 from calibration.probes.scales import CPU, FULL, KIB, MIB, QUICK, Kind, Scale
-
-Params = dict[str, Any]
 
 LONG = 64 * MIB
 """Copies of at least this size (B) show rates: what a copy takes besides its bytes is under 1 % of their time."""
 
 QUEUE = 800
 """Commands that a parked stream is given at most: the driver takes about 1,000 before it blocks the host."""
-
-
-class ProbeCase(msgspec.Struct, frozen=True):
-    """One case: its unique name ("group/..."), the probe that runs it, the probe's parameters, expected seconds."""
-
-    name: str
-    kind: str
-    params: Params
-    seconds: float
-
-    @property
-    def group(self) -> str:
-        """The first part of the name; clocks and power are sampled around a group."""
-        return self.name.split("/")[0]
-
-    @property
-    def ranks(self) -> int:
-        """GPUs that take part."""
-        return int(self.params.get("ranks", 1))
-
 
 BLOCK_KERNELS = 10
 """Kernels of a block, of which `count` make a chain."""
@@ -48,7 +26,19 @@ PATTERNS = ("copy", "copy+event", "copy+timed", "wait+copy", "write+copy+write",
 KERNEL_PATTERNS = ("kernel", "kernel+event", "kernel+write", "kernel+wait")
 """Commands of one turn of a train on the compute stream."""
 
-CALLS = ("gemm", "elementwise", "triton", "copy", "event", "event_wait", "write_flag", "wait_flag", "collective")
+CALLS = (
+    "gemm",
+    "elementwise",
+    "triton",
+    "copy",
+    "device_copy",
+    "event",
+    "event_wait",
+    "write_flag",
+    "wait_flag",
+    "collective",
+    "exchange",
+)
 """What host threads issue."""
 
 
@@ -70,10 +60,11 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         *_interference(scale),
     ]
     if gpus > 1:
-        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus)]
+        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus), *_transfers(scale)]
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
-    return cases
+    # last: more streams change how fast a stream of the process hears of another
+    return [*cases, *copy_cases(scale, gpus), *host_flag_cases(scale, gpus)]
 
 
 def listing(cases: Sequence[ProbeCase]) -> list[str]:
@@ -103,9 +94,9 @@ def _copies(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
                 count = min(max(round(scale.window_s * scale.rate / size), 2), scale.train)
                 around = 0 if alone else min(max(round(1.5e-3 * scale.rate / size), 1), scale.train)
                 params = {"directions": directions, "ranks": ranks, "bytes": size, "count": count}
-                params |= {"lead": max(around, 1), "tail": around, "repeats": _repeats(scale, count * size)}
+                params |= {"lead": max(around, 1), "tail": around, "repeats": repeats(scale, count * size)}
                 name = f"copy/{'+'.join(directions)}/{ranks}/train/{size}"
-                yield _case(name, "copy", params, (count + 2 * around) * size * len(directions) / scale.rate)
+                yield timed_case(name, "copy", params, (count + 2 * around) * size * len(directions) / scale.rate)
     for direction in ("h2d", "d2h"):
         for size in scale.copies:
             params = {
@@ -116,18 +107,8 @@ def _copies(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
                 "lead": 0,
                 "tail": 0,
             }
-            params["repeats"] = _repeats(scale, size)
-            yield _case(f"copy/{direction}/1/lone/{size}", "copy", params, size / scale.rate)
-
-
-def _repeats(scale: Scale, size: float) -> int:
-    return scale.long_repeats if size > 0.02 * scale.rate else scale.repeats
-
-
-def _case(name: str, kind: str, params: dict[str, Any], once: float) -> ProbeCase:
-    """`once` is the device time of one repeat, s; a rehearsal and about 4 ms of host time a repeat come on top."""
-    repeats = int(params.get("repeats", 1))
-    return ProbeCase(name, kind, params, round(0.02 + (repeats + 1) * (once + 4e-3), 3))
+            params["repeats"] = repeats(scale, size)
+            yield timed_case(f"copy/{direction}/1/lone/{size}", "copy", params, size / scale.rate)
 
 
 def _commands(scale: Scale) -> Iterator[ProbeCase]:
@@ -139,30 +120,30 @@ def _commands(scale: Scale) -> Iterator[ProbeCase]:
                 params = {"pattern": pattern, "bytes": size, "count": count, "beside": beside}
                 params["repeats"] = scale.repeats
                 name = f"commands/{pattern}/{'beside' if beside else 'alone'}/{size}"
-                yield _case(name, "commands", params, count * (size / scale.rate + 10e-6))
+                yield timed_case(name, "commands", params, count * (size / scale.rate + 10e-6))
         for pattern in KERNEL_PATTERNS:
             params = {"pattern": pattern, "bytes": 0, "count": scale.train, "beside": beside}
             params["repeats"] = scale.repeats
             name = f"commands/{pattern}/{'beside' if beside else 'alone'}"
-            yield _case(name, "commands", params, scale.train * 8e-6)
+            yield timed_case(name, "commands", params, scale.train * 8e-6)
     for by in ("event", "flag"):
         for work in ("kernel", "copy"):
             params = {"by": by, "work": work, "seconds": 0.5e-3, "bytes": scale.copies[-2] // 4}
-            yield _case(f"wake/{by}/{work}", "wake", params | {"repeats": 2 * scale.repeats}, 1.5e-3)
+            yield timed_case(f"wake/{by}/{work}", "wake", params | {"repeats": 2 * scale.repeats}, 1.5e-3)
 
 
 def _host(scale: Scale, gpus: int, device: Kind) -> Iterator[ProbeCase]:
     params: Params
     for call in CALLS:
-        if not (call == "collective" and gpus == 1) and not (call == "triton" and device == "cpu"):
+        if not (call in ("collective", "exchange") and gpus == 1) and not (call == "triton" and device == "cpu"):
             params = {"call": call, "count": 32, "repeats": scale.repeats, "bytes": 64 * KIB}
-            params["ranks"] = gpus if call == "collective" else 1
-            yield _case(f"issue/{call}", "issue", params, 2e-3)
+            params["ranks"] = {"collective": gpus, "exchange": 2}.get(call, 1)
+            yield timed_case(f"issue/{call}", "issue", params, 2e-3)
     hold = 0.2 if device == "cuda" else 0.05
     for call in ("elementwise", "write_flag", "copy", "write_flag+copy"):
         params = {"call": call, "limit": 5000, "hold_s": hold, "bytes": 4 * KIB, "repeats": 2}
-        yield _case(f"depth/{call}", "depth", params, hold)
-    yield _case("host_wake/event", "host_wake", {"seconds": 1e-3, "repeats": 2 * scale.repeats}, 5e-3)
+        yield timed_case(f"depth/{call}", "depth", params, hold)
+    yield timed_case("host_wake/event", "host_wake", {"seconds": 1e-3, "repeats": 2 * scale.repeats}, 5e-3)
 
 
 def _compute(scale: Scale, device: Kind) -> Iterator[ProbeCase]:
@@ -171,7 +152,7 @@ def _compute(scale: Scale, device: Kind) -> Iterator[ProbeCase]:
     for m, n, k in scale.gemms:
         count = min(max(round(10e-3 * peak / (2 * m * n * k)), 1), 20)
         params = {"m": m, "n": n, "k": k, "count": count, "repeats": scale.repeats}
-        yield _case(f"gemm/{m}x{n}x{k}", "gemm", params, count * 2 * m * n * k / peak)
+        yield timed_case(f"gemm/{m}x{n}x{k}", "gemm", params, count * 2 * m * n * k / peak)
     for backend in ("flash", "cudnn") if device == "cuda" else ("math",):
         for tokens in scale.attention:
             heads, head = (40, 128) if device == "cuda" else (2, 16)
@@ -185,9 +166,11 @@ def _compute(scale: Scale, device: Kind) -> Iterator[ProbeCase]:
                 "count": count,
             }
             params["repeats"] = scale.long_repeats
-            yield _case(f"attention/{backend}/{tokens}", "attention", params, count * work / peak)
+            yield timed_case(f"attention/{backend}/{tokens}", "attention", params, count * work / peak)
     size = scale.copies[-1]
-    yield _case("device_copy", "device_copy", {"bytes": size, "count": 8, "repeats": scale.repeats}, 8 * size / 1e12)
+    yield timed_case(
+        "device_copy", "device_copy", {"bytes": size, "count": 8, "repeats": scale.repeats}, 8 * size / 1e12
+    )
 
 
 def _interference(scale: Scale) -> Iterator[ProbeCase]:
@@ -200,11 +183,11 @@ def _interference(scale: Scale) -> Iterator[ProbeCase]:
             seconds = count * (5e-6 if work == "elementwise" else max(2 * m * n * k / 500e12, 50e-6))
             params = {"work": work, "count": count, "m": m, "n": n, "k": k, "direction": direction}
             params |= {"chunk": chunk, "rate": scale.rate, "repeats": scale.repeats}
-            yield _case(f"launch/{work}/{direction}", "launch", params, 3 * seconds)
+            yield timed_case(f"launch/{work}/{direction}", "launch", params, 3 * seconds)
     for tokens in scale.blocks:
         params, seconds = _block(scale, tokens)
         params |= {"direction": "h2d", "chunk": chunk, "rate": scale.rate, "repeats": scale.repeats}
-        yield _case(f"launch/block/{tokens}", "launch", params, 3 * seconds)
+        yield timed_case(f"launch/block/{tokens}", "launch", params, 3 * seconds)
 
 
 def _block(scale: Scale, tokens: int) -> tuple[Params, float]:
@@ -222,8 +205,19 @@ def _collectives(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
             for size in scale.collectives:
                 count = min(max(round(2 * scale.window_s * scale.rate / size), 2), 30)
                 params = {"collective": kind, "ranks": ranks, "bytes": size, "count": count}
-                params["repeats"] = _repeats(scale, count * size)
-                yield _case(f"collective/{kind}/{ranks}/{size}", "collective", params, count * size / 25e9 + 2e-3)
+                params["repeats"] = repeats(scale, count * size)
+                yield timed_case(f"collective/{kind}/{ranks}/{size}", "collective", params, count * size / 25e9 + 2e-3)
+
+
+def _transfers(scale: Scale) -> Iterator[ProbeCase]:
+    """Sends from one rank to another, and with one in reverse at the same time."""
+    for size in scale.collectives[1:4]:
+        for both in (False, True):
+            count = min(max(round(2 * scale.window_s * scale.rate / size), 2), 30)
+            params: Params = {"ranks": 2, "bytes": size, "both": both, "count": count}
+            params["repeats"] = repeats(scale, count * size)
+            name = f"transfer/{'both' if both else 'one'}/{size}"
+            yield timed_case(name, "transfer", params, count * size / 20e9 + 2e-3)
 
 
 def _beside(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
@@ -245,11 +239,11 @@ def _together(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
         for size in scale.beside:
             params = {"collective": kind, "bytes": size, "window": window, "cover": cover, **other}
             params["repeats"] = scale.long_repeats
-            yield _case(f"pair/{kind}/{size}/all_gather", "pair", params, 1.5 * cover * window)
+            yield timed_case(f"pair/{kind}/{size}/all_gather", "pair", params, 1.5 * cover * window)
     for tokens in scale.blocks:
         params, seconds = _block(scale, tokens)
         params |= {**other, "repeats": scale.long_repeats}
-        yield _case(f"crowd/block/{tokens}/all_gather", "crowd", params, 4 * seconds)
+        yield timed_case(f"crowd/block/{tokens}/all_gather", "crowd", params, 4 * seconds)
 
 
 def _longest(scale: Scale) -> int:
@@ -272,7 +266,7 @@ def _beside_case(scale: Scale, gpus: int, kind: str, size: int, chunk: int, dire
         "copies": max(round(4 * window * scale.rate / chunk), 8),
         "repeats": scale.long_repeats,
     }
-    return _case(f"beside/{kind}/{size}/{direction}/{chunk}", "beside", params, 4.5 * window)
+    return timed_case(f"beside/{kind}/{size}/{direction}/{chunk}", "beside", params, 4.5 * window)
 
 
 def _sm_copies(scale: Scale, gpus: int, quick: bool) -> Iterator[ProbeCase]:
@@ -280,4 +274,4 @@ def _sm_copies(scale: Scale, gpus: int, quick: bool) -> Iterator[ProbeCase]:
     for ctas in (1, 4, 8) if quick else (1, 2, 3, 4, 6, 8):
         params = {"ctas": ctas, "ranks": gpus, "bytes": scale.copies[-1], "collective": "all_to_all"}
         params |= {"size": scale.beside[0], "count": 3, "repeats": scale.long_repeats}
-        yield _case(f"sm_copy/{ctas}", "sm_copy", params, 2 * scale.copies[-1] / (min(ctas, 3) * 15e9))
+        yield timed_case(f"sm_copy/{ctas}", "sm_copy", params, 2 * scale.copies[-1] / (min(ctas, 3) * 15e9))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
-from calibration.probes.plan import LONG, ProbeCase
+from calibration.probes.case import ProbeCase
+from calibration.probes.plan import LONG
 from calibration.probes.scales import Kind
 from calibration.processes import MachineError, Ranks
 from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, stats
@@ -23,20 +24,20 @@ if TYPE_CHECKING:
     from calibration.probes.worker import Answer
 
 FAILURES = 3
-"""So many failures of cases one after the other end the run."""
+"""Consecutive failures before the run aborts."""
 
 STRETCH = 3
 """How much longer the background is when a case is tried again."""
 
 LATE = 0.99
-"""Long copies that get less than this share of what others on the same way got met a slow moment."""
+"""Long copies that get less than this share of what others on the same route got were disturbed; retry."""
 
 Progress = Callable[[ProbeCase, Row | None], None]
 """Called before a case with None, and after it with its row."""
 
 
 class ProbeError(RuntimeError):
-    """Probes fail one after the other. The message says why."""
+    """Consecutive probes failed. The message says why."""
 
 
 class _Found(NamedTuple):
@@ -58,7 +59,7 @@ def run(
 
     Raises:
         MachineError: processes cannot be started, or there are too few GPUs.
-        ProbeError: several cases one after the other failed.
+        ProbeError: several consecutive cases failed.
         InputError: raw.jsonl cannot be read, or another run is writing to it.
         OSError: it cannot be written.
     """
@@ -86,7 +87,9 @@ def late(rows: Sequence[Row]) -> set[str]:
     """
     rates: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
-        if row.kind == "copy" and row.rejected is None and row.params["count"] > 1 and row.params["bytes"] >= LONG:
+        if row.kind != "copy" or row.params["directions"] == ["d2d"]:  # those cross no link
+            continue
+        if row.rejected is None and row.params["count"] > 1 and row.params["bytes"] >= LONG:
             way = (*row.params["directions"], str(len(row.ranks)))
             rates.setdefault(way, {})[row.case] = _rate(row)
     return {
@@ -149,7 +152,7 @@ def _run_case(case: ProbeCase, pool: Pool) -> Row:
         found = pool.measure(case, STRETCH)
     pool.failures = pool.failures + 1 if found.failed else 0
     if pool.failures >= FAILURES:
-        raise ProbeError(f"{FAILURES} cases one after the other failed, the last is {case.name}: {found.rejected}")
+        raise ProbeError(f"{FAILURES} consecutive cases failed, the last is {case.name}: {found.rejected}")
     return Row(
         schema=SCHEMA,
         case=case.name,
@@ -175,6 +178,7 @@ class Pool:
         self.world_size = max((case.ranks for case in plan), default=1)
         self.counts = sorted({case.ranks for case in plan} - {1} | {self.world_size})
         sizes = [int(case.params[key]) for case in plan for key in ("bytes", "chunk") if key in case.params]
+        sizes += [int(train["bytes"]) for case in plan for train in case.params.get("trains", ())]
         collectives = [int(c.params.get("size") or c.params["bytes"]) for c in plan if "collective" in c.params]
         self.pools = Pools(max(sizes, default=0), max(collectives, default=0))
         self.gpu = ""
@@ -197,7 +201,7 @@ class Pool:
         try:
             answers = ranks.ask([Job(case, stretch)] * case.ranks, 3 * case.seconds + GRACE_S + 5)
         except MachineError as error:
-            ranks.close(0)  # a rank may be held for ever by one that has failed
+            ranks.close(0)  # a rank may be blocked for ever by one that has failed
             self._ranks = None
             return _Found([], f"failed: {error}", failed=True)
         uncovered = next((answer.uncovered for answer in answers if answer.uncovered), None)

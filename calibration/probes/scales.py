@@ -30,6 +30,14 @@ class Scale(NamedTuple):
     """Tokens."""
     repeats: int
     long_repeats: int
+    engines: tuple[int, ...]
+    """Copies on several streams at once, ascending; the largest lasts much longer than it takes to post another."""
+    chunk: int
+    """Copies in trains on several streams."""
+    pageable: tuple[int, ...]
+    """Copies from and to pageable memory."""
+    behind: tuple[int, ...]
+    """Such copies behind a kernel, which must not end before so much is staged."""
     rate: float = 40e9
     """Expected rate of copies, B/s."""
 
@@ -47,6 +55,10 @@ FULL = Scale(
     blocks=(2048, 8192),
     repeats=12,
     long_repeats=5,
+    engines=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
+    chunk=4 * MIB,
+    pageable=(4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, *(k * MIB for k in (1, 4, 16, 64, 256))),
+    behind=(64 * KIB, *(k * MIB // 4 for k in (1, 4, 5, 6, 7, 8, 10, 12, 16, 32, 64))),
 )
 FULL = FULL._replace(collectives=(64 * KIB, 256 * KIB, *FULL.collectives))
 QUICK = FULL._replace(
@@ -61,6 +73,9 @@ QUICK = FULL._replace(
     blocks=(2048, 8192),
     repeats=7,
     long_repeats=3,
+    engines=(64 * KIB, 4 * MIB, 256 * MIB),
+    pageable=(4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB),
+    behind=(64 * KIB, MIB, 3 * MIB // 2, 2 * MIB, 4 * MIB, 16 * MIB),
 )
 CPU = Scale(
     copies=(16 * KIB, 256 * KIB, MIB, 8 * MIB),
@@ -75,5 +90,9 @@ CPU = Scale(
     blocks=(32,),
     repeats=3,
     long_repeats=3,
+    engines=(16 * KIB, MIB, 8 * MIB),
+    chunk=256 * KIB,
+    pageable=(4 * KIB, 256 * KIB, MIB),
+    behind=(4 * KIB, MIB),
     rate=2e9,
 )

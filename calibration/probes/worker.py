@@ -12,9 +12,9 @@ import msgspec
 import torch
 import torch.distributed as dist
 
-from calibration.probes import collectives, commands, compute, copies, host
+from calibration.probes import collectives, commands, compute, copies, engines, host, host_flags, pageable, peers
+from calibration.probes.case import ProbeCase
 from calibration.probes.context import Barrier, Context, Pools
-from calibration.probes.plan import ProbeCase
 from calibration.torch_machine.group import join_group, open_device
 
 PROBES = {
@@ -24,12 +24,18 @@ PROBES = {
     "device_copy": compute.device_copy,
     "launch": compute.launch,
     "copy": copies.copy,
+    "engine": engines.engine,
+    "pageable": pageable.pageable,
+    "peer_copy": peers.peer_copy,
     "commands": commands.commands,
+    "host_flag_order": host_flags.order,
+    "host_flag_turns": host_flags.turns,
     "wake": commands.wake,
     "issue": host.issue,
     "depth": host.depth,
     "host_wake": host.host_wake,
     "collective": collectives.collective,
+    "transfer": collectives.transfer,
     "beside": collectives.beside,
     "pair": collectives.concurrent_collectives,
     "crowd": compute.kernel_under_collective,

@@ -10,12 +10,16 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
 
 import torch
 
-from calibration.torch_machine.device import Call, Device, Event, Physical, Stream
+from calibration.torch_machine.device import Call, Device, Event, PeerMemory, Physical, Stream
+from sim.program import FlagMemory, FlagTest, HostCopyKind, WaitFlag
+
+POLL_S = 20e-6
+"""How often a stream looks at a word of host memory, s."""
 
 
 class _CpuEvent(Event):
@@ -42,6 +46,8 @@ class _CpuStream(Stream):
     def __init__(self, name: str, device: CpuDevice, depth: int) -> None:
         self._device = device
         self._room = threading.Semaphore(depth)
+        self._counting = threading.Lock()
+        self._pending = 0
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"stream {name}", daemon=True)
         self._thread.start()
@@ -51,11 +57,15 @@ class _CpuStream(Stream):
             try:
                 call()
             except BaseException as error:  # reported by synchronize: a thread has nobody to raise to
-                self._device.failure = self._device.failure or error
+                self._device.fail(error)
+            with self._counting:
+                self._pending -= 1
             self._room.release()
 
     def _put(self, call: Call) -> None:
         self._room.acquire()
+        with self._counting:
+            self._pending += 1
         self._queue.put(call)
 
     def close(self) -> None:
@@ -65,8 +75,18 @@ class _CpuStream(Stream):
     def run(self, call: Call) -> Call:
         return lambda: self._put(call)
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Call:
-        return lambda: self._put(lambda: target.copy_(source))
+    def copy(self, target: torch.Tensor | PeerMemory, source: torch.Tensor, staged: HostCopyKind | None = None) -> Call:
+        assert isinstance(target, torch.Tensor)
+
+        def put() -> None:
+            taken = source.clone() if staged == "h2d" else source
+            self._put(lambda: target.copy_(taken))
+            if staged == "d2h":
+                ended = _CpuEvent(self._device)
+                self._put(ended.complete)
+                ended.synchronize()
+
+        return put
 
     def record(self, event: Event) -> Call:
         assert isinstance(event, _CpuEvent)
@@ -75,7 +95,7 @@ class _CpuStream(Stream):
     def wait(self, event: Event) -> Call:
         return lambda: self._put(event.synchronize)
 
-    def write_flag(self, flag: str, value: int) -> Call:
+    def write_flag(self, flag: str, value: int, memory: FlagMemory = "device") -> Call:
         device = self._device
 
         def write() -> None:
@@ -83,16 +103,28 @@ class _CpuStream(Stream):
                 device.flags[flag] = value
                 device.flags_changed.notify_all()
 
-        return lambda: self._put(write)
+        def write_word() -> None:
+            device.words[flag].value = value
 
-    def wait_flag(self, flag: str, value: int) -> Call:
+        return lambda: self._put(write_word if memory == "host" else write)
+
+    def wait_flag(self, flag: str, value: int, test: FlagTest = "equal", memory: FlagMemory = "device") -> Call:
         device = self._device
+        holds = WaitFlag("", flag, value, test=test).holds
 
         def wait() -> None:
             with device.flags_changed:
-                device.flags_changed.wait_for(lambda: device.flags.get(flag, 0) == value)
+                device.flags_changed.wait_for(lambda: holds(device.flags.get(flag, 0)))
 
-        return lambda: self._put(wait)
+        def poll() -> None:
+            word = device.words[flag]
+            while not holds(word.value):
+                time.sleep(POLL_S)
+
+        return lambda: self._put(poll if memory == "host" else wait)
+
+    def idle(self) -> bool:
+        return self._pending == 0
 
 
 class CpuDevice(Device):
@@ -107,7 +139,10 @@ class CpuDevice(Device):
         self.origin = 0.0
         self.flags: dict[str, int] = {}
         self.flags_changed = threading.Condition()
+        self.words: dict[str, ctypes.c_uint32] = {}
         self.failure: BaseException | None = None
+        self.on_failure: Callable[[BaseException], object] | None = None
+        """Called when a command fails on its stream, whose host threads may be waiting for it."""
         self._streams: dict[str, _CpuStream] = {}
         self._files: list[int] = []
         self._mappings: list[tuple[int, int]] = []
@@ -122,6 +157,20 @@ class CpuDevice(Device):
 
     def pinned(self, size: int) -> torch.Tensor:
         return torch.empty(size, dtype=torch.uint8)
+
+    def use_host_flags(self, words: Mapping[str, torch.Tensor]) -> None:
+        self.words = {flag: ctypes.c_uint32.from_address(word.data_ptr()) for flag, word in words.items()}
+
+    def flag_now(self, flag: str, memory: FlagMemory) -> int | None:
+        if memory == "device":
+            return self.flags.get(flag, 0)
+        return self.words[flag].value
+
+    def fail(self, error: BaseException) -> None:
+        """Note that a command has failed."""
+        self.failure = self.failure or error
+        if self.on_failure:
+            self.on_failure(error)
 
     def reset(self) -> None:
         self.flags.clear()

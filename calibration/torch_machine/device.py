@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
+
+from sim.program import FlagMemory, FlagTest, HostCopyKind
 
 Call = Callable[[], object]
 
 Physical = object
 """Device memory without an address."""
+
+
+class PeerMemory(NamedTuple):
+    """Memory of another GPU, at an address of this process. In copies it is what a tensor of bytes is."""
+
+    address: int
+    nbytes: int
+    is_cuda: bool = True
+
+    def data_ptr(self) -> int:
+        """Where it starts."""
+        return self.address
+
+    def part(self, start: int, size: int) -> PeerMemory:
+        """`size` bytes from byte `start` on."""
+        return PeerMemory(self.address + start, size)
 
 
 class Event(ABC):
@@ -37,8 +56,12 @@ class Stream(ABC):
         """A call that enqueues the kernels which `call` launches."""
 
     @abstractmethod
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> Call:
-        """A call that enqueues a copy of equal bytes between pinned host memory and the device."""
+    def copy(self, target: torch.Tensor | PeerMemory, source: torch.Tensor, staged: HostCopyKind | None = None) -> Call:
+        """A call that enqueues a copy of equal bytes between host memory, this device and its peers.
+
+        `staged`: the host's side is pageable. The call then returns when the copy is complete ("d2h"), or when all of
+        `source` has been taken ("h2d").
+        """
 
     @abstractmethod
     def record(self, event: Event) -> Call:
@@ -49,12 +72,16 @@ class Stream(ABC):
         """A call that enqueues a wait for an event."""
 
     @abstractmethod
-    def write_flag(self, flag: str, value: int) -> Call:
-        """A call that enqueues a write to a flag of the device."""
+    def write_flag(self, flag: str, value: int, memory: FlagMemory = "device") -> Call:
+        """A call that enqueues a write to a flag."""
 
     @abstractmethod
-    def wait_flag(self, flag: str, value: int) -> Call:
-        """A call that enqueues a wait until a flag equals `value`."""
+    def wait_flag(self, flag: str, value: int, test: FlagTest = "equal", memory: FlagMemory = "device") -> Call:
+        """A call that enqueues a wait until a flag equals `value`, or is at least that (cyclically)."""
+
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether all that was enqueued has ended."""
 
 
 class Device(ABC):
@@ -77,9 +104,23 @@ class Device(ABC):
     def pinned(self, size: int) -> torch.Tensor:
         """`size` bytes of pinned host memory."""
 
+    def register(self, memory: torch.Tensor) -> None:  # noqa: B027, a CPU needs nothing
+        """Pin host memory that was made elsewhere."""
+
+    def unregister(self, memory: torch.Tensor) -> None:  # noqa: B027
+        """Undo `register`."""
+
+    @abstractmethod
+    def use_host_flags(self, words: Mapping[str, torch.Tensor]) -> None:
+        """Let host flags be these words of 4 bytes, which are registered, until the next call."""
+
+    @abstractmethod
+    def flag_now(self, flag: str, memory: FlagMemory) -> int | None:
+        """What a flag is, if that can be read while streams are busy."""
+
     @abstractmethod
     def reset(self) -> None:
-        """Set every flag to 0, with all streams idle."""
+        """Set every flag of the device to 0, with all streams idle."""
 
     @abstractmethod
     def start(self, stream: str) -> None:
@@ -109,7 +150,7 @@ class Device(ABC):
 
     @abstractmethod
     def mapped(self, parts: Sequence[tuple[Physical, int]]) -> torch.Tensor:
-        """Memory and its size, each whole (CUDA maps no less), at neighbouring addresses; it may be mapped often."""
+        """Memory and its size, each whole (CUDA maps no less), at adjacent addresses; it may be mapped often."""
 
     @abstractmethod
     def unmap(self) -> None:

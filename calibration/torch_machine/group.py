@@ -11,14 +11,14 @@ from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Device
 
 
-def open_device(kind: str, rank: int) -> Device:
-    """The device of `rank`; `kind` is "cuda" or "cpu"."""
+def open_device(kind: str, gpu: int) -> Device:
+    """GPU `gpu`, or the CPU; `kind` is "cuda" or "cpu"."""
     if kind == "cpu":
         torch.set_num_threads(1)
         return CpuDevice()
     from calibration.torch_machine.cuda import CudaDevice
 
-    return CudaDevice(rank)
+    return CudaDevice(gpu)
 
 
 def join_group(device: Device, rank: int, world_size: int, store: str, minutes: float) -> None:

@@ -103,7 +103,7 @@ def _rotate(x, step, stride, pairs, head, start, log_base, WIDTH: tl.constexpr):
     x += tl.program_id(1).to(tl.int64) * step
     pair = tl.arange(0, WIDTH)
     inside = pair < pairs
-    word = tl.load(x + row * stride + pair, mask=inside, other=0)  # two neighbours, the first in the low half
+    word = tl.load(x + row * stride + pair, mask=inside, other=0)  # two adjacent columns, the first in the low half
     first = (word << 16).to(tl.float32, bitcast=True)
     second = (word & -65536).to(tl.float32, bitcast=True)
     angle = (start + row).to(tl.float32) * tl.exp(-log_base * (2 * pair % head).to(tl.float32) / head)

@@ -1,25 +1,40 @@
 """The memory of a rank's program: its buffers on the device, and its layers' weights in pinned host memory.
 
 A layer's weights are its resident bytes, in memory of their own, and its copied bytes, in a slot. Both are mapped to
-neighbouring addresses, so that every matrix lies whole wherever the cut between them runs: a kernel reads the same
+adjacent addresses, so that every matrix lies whole wherever the cut between them runs: a kernel reads the same
 shapes under every policy. A layer has an address range for each slot that it is ever in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from calibration.torch_machine.buffer_plan import BufferPlan
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.operations import Views
-from sim.program import RankProgram
+from sim.program import Communicator, RankProgram
 from sim.program.ops import WEIGHTS, Matrix
 
 BF16 = 2
 
 SPREAD = 0.02
 """Standard deviation of random weights: products of thousands of them with normed rows stay of order 1."""
+
+
+def seed(rank: int, name: str) -> int:
+    """Of the random numbers that a buffer of a rank starts with."""
+    return int.from_bytes(hashlib.sha256(f"{rank} {name}".encode()).digest()[:7], "big")
+
+
+def fill(memory: torch.Tensor, seed: int) -> None:
+    """Make `memory`, of bytes, random bf16 numbers; what is left over at its end is 0."""
+    generator = torch.Generator(memory.device).manual_seed(seed)
+    whole = memory.nbytes // BF16 * BF16
+    memory[whole:] = 0
+    memory[:whole].view(torch.bfloat16).normal_(generator=generator)
 
 
 class HostWeights:
@@ -41,22 +56,29 @@ class HostWeights:
 
 
 class Memory:
-    """The buffers of `program` on `device`."""
+    """The buffers of `program` on `device`. Those of `given` lie in memory that is there already."""
 
-    def __init__(self, device: Device, program: RankProgram, host: HostWeights, rank: int) -> None:
+    def __init__(
+        self,
+        device: Device,
+        program: RankProgram,
+        host: HostWeights,
+        rank: int,
+        given: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self.device = device
         self.host = host
         self.rank = rank
         self.weights = program.weights
-        self.buffers: dict[str, torch.Tensor] = {}
-        shared = device.empty(max((b.bytes for b in program.buffers if b.kind == "collective"), default=0))
-        slot_sizes = {b.name: b.bytes for b in program.buffers if b.kind == "slot"}
-        for buffer in program.buffers:
-            if buffer.kind == "collective":
-                # collectives follow each other on one stream: they may share their memory
-                self.buffers[buffer.name] = shared[: buffer.bytes]
-            elif buffer.kind == "activations":
+        self.plan = BufferPlan(program, given or ())
+        self.buffers: dict[str, torch.Tensor] = dict(given or {})
+        sizes = {b.name: b.bytes for b in program.buffers}
+        shared = device.empty(max((sizes[name] for name in self.plan.sharing), default=0))
+        self.buffers |= {name: shared[: sizes[name]] for name in self.plan.sharing}
+        for buffer in self.plan.plain:
+            if buffer.name not in self.buffers:
                 self.buffers[buffer.name] = device.empty(buffer.bytes)
+        slot_sizes = {name: sizes[name] for name in sizes if name in self.plan.layered}
         self.mapped_bytes = 0
         self._own_sizes = [self._round_up(w.resident) if w.resident else 0 for w in self.weights]
         self._own = [self._physical(size) for size in self._own_sizes]
@@ -65,13 +87,14 @@ class Memory:
         self._slot_sizes = slot_sizes
         self._layers: dict[tuple[int, str | None], torch.Tensor] = {}
         self._shards: dict[tuple[int, int], torch.Tensor] = {}
+        self._nameless: dict[Communicator, torch.Tensor] = {}
         for number, weights in enumerate(self.weights):
             if weights.resident:
                 own = device.mapped([(self._own[number], self._own_sizes[number])])
                 own[: weights.resident].copy_(host.layers[number][: weights.resident])
 
     def layer(self, number: int, slot: str | None) -> torch.Tensor:
-        """All bytes of a layer whose copied ones are in `slot` (None: it has none), at neighbouring addresses."""
+        """All bytes of a layer whose copied ones are in `slot` (None: it has none), at adjacent addresses."""
         return self._mapped(number, slot)[: self.weights[number].bytes]
 
     def _mapped(self, number: int, slot: str | None) -> torch.Tensor:
@@ -84,10 +107,21 @@ class Memory:
             self._layers[key] = self.device.mapped(parts)
         return self._layers[key]
 
-    def gathering(self, slot: str, layer: int, offset: int, size: int) -> torch.Tensor:
-        """Where an all_gather of `size` bytes of a layer works; it may reach beyond the layer's end."""
-        start = self.weights[layer].resident + offset
-        return self._mapped(layer, slot)[start : start + size]
+    def part(self, name: str, offset: int, size: int, layer: int) -> torch.Tensor:
+        """`size` bytes from byte `offset` of a buffer on. In a slot, and among resident bytes, they are of `layer`."""
+        if name in self.plan.layered:
+            start = self.weights[layer].resident + offset
+            return self._mapped(layer, name)[start : start + size]
+        if name in self.buffers:
+            return self.buffers[name][offset : offset + size]
+        start = offset - self.weights[layer].offset
+        return self._mapped(layer, None)[start : start + size]
+
+    def nameless(self, on: Communicator, size: int) -> torch.Tensor:
+        """`size` bytes for collectives of a communicator that name no buffer."""
+        if (memory := self._nameless.get(on)) is None or memory.nbytes < size:
+            self._nameless[on] = memory = torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
+        return memory[:size]
 
     def shard(self, layer: int, offset: int, size: int) -> torch.Tensor:
         """A rank's own part of a layer's copied bytes, kept on the device; zeros beyond the layer's end."""
@@ -100,10 +134,10 @@ class Memory:
         return self._shards[key]
 
     def randomise(self) -> None:
-        """Fill the activations with random numbers, the same for the same rank."""
-        if (activations := self.buffers.get("activations")) is not None:
-            generator = torch.Generator(self.device.torch_device).manual_seed(1000 + self.rank)
-            activations[: activations.nbytes // BF16 * BF16].view(torch.bfloat16).normal_(generator=generator)
+        """Fill all buffers but layers' weights with random numbers, the same for the same rank and name."""
+        for name, memory in self.buffers.items():
+            if name not in self.plan.sharing[:-1]:
+                fill(memory, 1000 + self.rank if name == "activations" else seed(self.rank, name))
 
     def landing(self, slot: str, layer: int, offset: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(target on the device, source on the host) of a copy into a slot."""
@@ -125,6 +159,7 @@ class Memory:
         self.buffers.clear()
         self._layers.clear()
         self._shards.clear()
+        self._nameless.clear()
         self.device.unmap()
 
     def _round_up(self, size: int) -> int:

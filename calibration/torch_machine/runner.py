@@ -2,88 +2,100 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import assert_never
 
 import msgspec
 import torch
 import torch.distributed as dist
 
+from calibration.torch_machine import rank_result
+from calibration.torch_machine.buffer_plan import brings_weights
+from calibration.torch_machine.collective_calls import Part, block_bytes, collective_call, working_bytes
+from calibration.torch_machine.communicators import Communicators
 from calibration.torch_machine.device import Call, Device, Event, Stream
 from calibration.torch_machine.fair_lock import FairLock
-from calibration.torch_machine.memory import BF16, HostWeights, Memory
+from calibration.torch_machine.host_memory import HostMemory
+from calibration.torch_machine.job import Job
+from calibration.torch_machine.memory import HostWeights, Memory
 from calibration.torch_machine.operations import build
 from calibration.torch_machine.peak_memory import allocated_bytes, peak_bytes, reset_peak_bytes
-from calibration.torch_machine.peer_exchange import shift_to_next_rank
-from calibration.torch_machine.rank_result import RankResult
+from calibration.torch_machine.peer_exchange import exchange
+from calibration.torch_machine.peers import Peers
+from calibration.torch_machine.progress import Progress
+from calibration.torch_machine.warm_up import warm_up
 from sim.program import (
     AnyCommand,
     Collective,
     Copy,
+    FlagMemory,
+    FlagTest,
     HostAcquire,
     HostAdd,
     HostRelease,
     HostWait,
     HostWaitEvent,
     Kernel,
+    PointToPoint,
     RankProgram,
     RecordEvent,
+    Send,
     WaitEvent,
     WaitFlag,
     WriteFlag,
 )
-from sim.program.ops import AnyOperation, Matrix
 
 
 class Runner:
-    """One run of a rank's program. `timed` are the events whose times are wanted.
+    """One run of a rank's part of a program. All ranks make theirs together.
 
-    Collectives of each stream but the compute stream have a process group of their own in `groups`, which is added to:
-    those of one group must come in one order on every rank, those of two streams need not.
+    `shared` is the memory that all ranks share.
     """
 
     def __init__(
         self,
         device: Device,
-        program: RankProgram,
+        job: Job,
         host: HostWeights,
         rank: int,
         world_size: int,
-        timed: set[int],
-        groups: dict[str, dist.ProcessGroup],
+        communicators: Communicators,
+        shared: torch.Tensor | None,
     ) -> None:
+        program = job.program
         self.device = device
+        self.job = job
         self.program = program
         self.rank = rank
         self.world_size = world_size
-        self.timed = timed
-        self.groups = groups
-        for stream in dict.fromkeys(c.stream for c in program.commands() if isinstance(c, Collective)):
-            if stream != program.step_stream() and stream not in groups:
-                groups[stream] = dist.new_group()
+        self.communicators = communicators
+        communicators.prepare(job.communicators, job.world)
         self.before_bytes = allocated_bytes(device)
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
         self.stores = {b.name for b in program.buffers if b.kind == "weights"}
-        self.memory = Memory(device, program, host, rank)
+        self.host = HostMemory(device, program, rank, job.layout, shared)
+        self.peers = Peers(device, rank, world_size, job.layout, shared)
+        self.memory = Memory(device, program, host, rank, self.peers.own)
         recorded = [c.event for c in program.commands() if isinstance(c, RecordEvent)]
-        self.events: dict[int, Event] = {e: device.event(e in timed) for e in recorded}
+        self.events: dict[int, Event] = {e: device.event(e in job.timed) for e in recorded}
+        self.progress = Progress(device, program, world_size, self.events)
         self.issued = {e: threading.Event() for e in _crossing(program)}
         self.counters: dict[str, int] = {}
         self.counters_changed = threading.Condition()
         self.locks: dict[str, FairLock] = {}
         self.last_copy: dict[str, tuple[int, int]] = {}
+        """Slot -> layer and bytes of what was copied into it last from pinned memory."""
         self.operations: dict[tuple[int, int, str | None], Sequence[Call]] = {}
         self.prepare: dict[type, Callable[..., Call]] = {
             Kernel: self._kernel,
             Copy: self._copy,
-            Collective: self._collective,
+            Collective: lambda c: self._stream(c).run(self.collective_call(c)),
+            PointToPoint: lambda c: self._stream(c).run(self.transfer_call(c)),
             RecordEvent: self._record,
             WaitEvent: lambda c: self._when_issued(c.event, self._stream(c).wait(self.events[c.event])),
-            WriteFlag: lambda c: self._stream(c).write_flag(c.flag, c.value),
-            WaitFlag: lambda c: self._stream(c).wait_flag(c.flag, c.value),
+            WriteFlag: lambda c: self._stream(c).write_flag(c.flag, c.value, _memory(c)),
+            WaitFlag: lambda c: self._stream(c).wait_flag(c.flag, c.value, _test(c), _memory(c)),
             HostWaitEvent: self._host_wait_event,
             HostAdd: self._host_add,
             HostWait: self._host_wait,
@@ -92,35 +104,44 @@ class Runner:
         }
         self.threads = [[self.prepare[type(c)](c) for c in thread] for thread in program.threads]
 
-    def run(self) -> RankResult:
-        """Warm up, run the program to its end, look at what it left."""
+    def run(self) -> rank_result.RankResult:
+        """Warm up, run the program to its end, look at what it left once all ranks have ended."""
         device, main = self.device, self.program.step_stream()
         buffers = allocated_bytes(device)
-        self._warm_up()
+        warm_up(self)
         workspace = allocated_bytes(device) - buffers
         self.memory.randomise()
         device.reset()
+        if self.peers.any:  # streams beside the main one begin at once: no peer may still be filling its memory
+            device.stream(main).run(self._all_ranks())()
+            device.synchronize()
         reset_peak_bytes(device)
-        device.stream(main).run(lambda: dist.all_reduce(torch.zeros(1, device=device.torch_device)))()
+        device.stream(main).run(self._all_ranks())()
         device.start(main)
         began = time.perf_counter()
-        others = [threading.Thread(target=self._issue, args=(t,), daemon=True) for t in self.threads[1:]]
+        others = [threading.Thread(target=self._issue, args=(n,), daemon=True) for n in range(1, len(self.threads))]
         for thread in others:
             thread.start()
-        self._issue(self.threads[0])
+        self._issue(0)
         issued = time.perf_counter() - began
         for thread in others:
             thread.join()
         device.synchronize()
         peak = peak_bytes(device) - self.before_bytes - workspace + self.memory.mapped_bytes
-        return RankResult(
-            events={e: self.events[e].time() for e in self.timed},
+        peak += self.peers.exported_bytes
+        self.peers.leave()
+        device.stream(main).run(self._all_ranks())()  # until then a peer may still write here
+        device.synchronize()
+        return rank_result.RankResult(
+            events={e: self.events[e].time() for e in self.job.timed},
             issue_s=issued,
-            output=self._digest(),
-            finite=self._finite(),
-            landed=self._landed(),
+            output=rank_result.output(self.memory),
+            finite=rank_result.finite(self.memory),
+            landed=rank_result.landed(self.memory, self.last_copy),
             memory_bytes=peak,
             workspace_bytes=workspace,
+            digests=rank_result.digests(self.program, self.memory, self.host),
+            contents=rank_result.contents(self.job.keep, self.memory, self.host),
         )
 
     def close(self) -> None:
@@ -128,31 +149,28 @@ class Runner:
         self.threads.clear()
         self.operations.clear()
         self.memory.close()
+        self.peers.close()
+        self.host.close()
 
-    def _issue(self, calls: Sequence[Call]) -> None:
+    def _all_ranks(self) -> Call:
+        """A collective that ends when all ranks have come to it."""
+        return lambda: dist.all_reduce(torch.zeros(1, device=self.device.torch_device))
+
+    def _issue(self, thread: int) -> None:
         self.device.enter()
-        for call in calls:
+        for call in self.progress.follow(thread, self.threads[thread]):
             call()
 
-    def held(self) -> str:
-        """Where the run is: the first event of each stream that has not completed."""
-        waiting: dict[str, str] = {}
-        last: dict[str, str] = {}
-        for command in self.program.commands():
-            if isinstance(command, RecordEvent) and not self.events[command.event].done():
-                waiting.setdefault(
-                    command.stream, f"event {command.event}, after {last.get(command.stream, 'nothing')}"
-                )
-            elif command.stream:
-                last[command.stream] = msgspec.json.encode(command).decode()[:200]
-        return "; ".join(f"stream {name!r} has not reached {what}" for name, what in waiting.items())
+    def blocked(self) -> str:
+        """What the run waits for."""
+        return self.progress.blocked()
 
     def _stream(self, command: AnyCommand) -> Stream:
         return self.device.stream(command.stream)
 
     def _kernel(self, command: Kernel) -> Call:
         if command.ops:
-            calls = self._calls(command)
+            calls = self.kernel_calls(command)
         else:
             calls = [self.device.spin((command.seconds or 0.0) / command.launches)] * command.launches
 
@@ -162,7 +180,8 @@ class Runner:
 
         return self._stream(command).run(launch)
 
-    def _calls(self, command: Kernel) -> Sequence[Call]:
+    def kernel_calls(self, command: Kernel) -> Sequence[Call]:
+        """What launches the kernels of a command that says what it computes."""
         slot = next((name for name in command.reads if name in self.slots), None)
         key = id(command.ops), command.layer, slot
         if key not in self.operations:
@@ -171,51 +190,57 @@ class Runner:
         return self.operations[key]
 
     def _copy(self, command: Copy) -> Call:
-        target, source = self.memory.landing(command.buffer, command.layer, command.offset, command.bytes)
-        self.last_copy[command.buffer] = (
-            command.layer,
-            max(
-                command.offset + command.bytes,
-                self.last_copy[command.buffer][1]
-                if self.last_copy.get(command.buffer, (-1,))[0] == command.layer
-                else 0,
-            ),
-        )
-        return self._stream(command).copy(target, source)
-
-    def _collective(self, command: Collective) -> Call:
-        return self._stream(command).run(self._collective_call(command))
-
-    def _collective_call(self, command: Collective) -> Call:
-        name, ranks, group = command.writes[0], self.world_size, self.groups.get(command.stream)
-        if name in self.slots:
-            buffer = self.memory.gathering(name, command.layer, command.start, command.bytes)
+        stream, size = self._stream(command), command.bytes
+        if brings_weights(command) and command.buffer in self.memory.plan.layered:
+            target, source = self.memory.landing(command.buffer, command.layer, command.offset, size)
+            layer, landed = self.last_copy.get(command.buffer, (command.layer, 0))
+            end = command.offset + size
+            self.last_copy[command.buffer] = command.layer, max(end, landed if layer == command.layer else 0)
+            return stream.copy(target, source)
+        mine = self.memory.part(command.buffer, command.offset, size, command.layer)
+        if command.kind in ("h2d", "d2d"):
+            self.last_copy.pop(command.buffer, None)
+        start, other = command.other_start, command.other
+        if command.kind == "p2p":
+            assert isinstance(command.peer, int)
+            assert isinstance(other, str)
+            return stream.copy(self.peers.part(command.peer, other, start, size), mine)
+        if command.kind == "d2d":
+            assert isinstance(other, str)
+            return stream.copy(mine, self.memory.part(other, start, size, command.layer))
+        staged = None
+        if isinstance(other, str):
+            theirs = self.host.buffers[other][start : start + size]
+            staged = command.kind if self.program.host_memory[other].memory == "pageable" else None
+        elif brings_weights(command):
+            theirs = self.memory.host.layers[command.layer][:size]
         else:
-            buffer = self.memory.buffers[name][command.start :]
-        size = command.bytes // BF16 * BF16
-        part = command.bytes // (BF16 * ranks) * BF16
-        whole = buffer[: part * ranks].view(torch.bfloat16)
-        place = slice(self.rank * part, self.rank * part + part)
-        kind = command.kind
-        if kind == "all_to_all":
-            received = buffer[size:][: part * ranks].view(torch.bfloat16)
-            return lambda: dist.all_to_all_single(received, whole, group=group)
-        if kind == "send_recv":
-            sent, received = (buffer[at:][:size].view(torch.bfloat16) for at in (0, size))
-            return lambda: shift_to_next_rank(sent, received, self.rank, ranks, group)
-        if kind == "all_reduce":
-            values = buffer[:size].view(torch.bfloat16)
-            return lambda: dist.all_reduce(values, group=group)
-        if kind == "reduce_scatter":
-            mine = buffer[place].view(torch.bfloat16)
-            return lambda: dist.reduce_scatter_tensor(mine, whole, group=group)
-        if kind != "all_gather":
-            assert_never(kind)
+            theirs = self.host.nameless(command.kind, size)
+        return stream.copy(mine, theirs, staged) if command.kind == "h2d" else stream.copy(theirs, mine, staged)
+
+    def collective_call(self, command: Collective) -> Call:
+        """What enqueues a collective on the current stream."""
+        members, size = command.members(self.world_size), working_bytes(command.kind, command.bytes)
+        if command.writes:
+            buffer = self.memory.part(command.writes[0], command.start, size, command.layer)
+        else:
+            buffer = self.memory.nameless(command.meets_on, size)
+        own = None
         if self.stores.intersection(command.reads):  # the rank's part of the weights lies on the GPU
-            mine = self.memory.shard(command.layer, command.start + place.start, part).view(torch.bfloat16)
-        else:
-            mine = buffer[place].view(torch.bfloat16)
-        return lambda: dist.all_gather_into_tensor(whole, mine, group=group)
+            part = block_bytes(command, len(members))
+            own = self.memory.shard(command.layer, command.start + members.index(self.rank) * part, part)
+        group = self.communicators.of(command.meets_on) if len(members) > 1 or command.group is msgspec.UNSET else None
+        return collective_call(Part(command, self.rank, members, buffer, group, own))
+
+    def transfer_call(self, command: PointToPoint) -> Call:
+        """What enqueues sends and receives on the current stream."""
+        for name in command.writes:
+            self.last_copy.pop(name, None)
+        pieces = [(t, self.memory.part(t.buffer, t.offset, t.bytes, command.layer)) for t in command.transfers]
+        sends = [(memory, t.peer) for t, memory in pieces if isinstance(t, Send)]
+        receives = [(memory, t.peer) for t, memory in pieces if not isinstance(t, Send)]
+        group = self.communicators.of(command.meets_on)
+        return lambda: exchange(sends, receives, group)
 
     def _record(self, command: RecordEvent) -> Call:
         record = self._stream(command).record(self.events[command.event])
@@ -276,44 +301,6 @@ class Runner:
     def _lock(self, name: str) -> FairLock:
         return self.locks.setdefault(name, FairLock())
 
-    def _warm_up(self) -> None:
-        """Run every kernel and collective once: a lazy load while a stream waits on a flag would never end."""
-        stream = self.device.stream(self.program.step_stream())
-        warm: set[object] = set()
-        for command in self.program.commands():
-            if isinstance(command, Kernel) and command.ops:
-                keyed = list(zip(map(_shape, command.ops), self._calls(command), strict=True))
-            elif isinstance(command, Kernel):
-                keyed = [(Kernel, self.device.spin(0.0))]
-            elif isinstance(command, Collective):
-                keyed = [((command.stream, command.kind, command.bytes), self._collective_call(command))]
-            else:
-                continue
-            for key, call in keyed:
-                if key not in warm:
-                    warm.add(key)
-                    stream.run(call)()
-        self.device.synchronize()
-
-    def _digest(self) -> str:
-        activations = self.memory.buffers.get("activations")
-        content = b"" if activations is None else activations.cpu().numpy().tobytes()
-        return hashlib.sha256(content).hexdigest()
-
-    def _finite(self) -> bool:
-        activations = self.memory.buffers.get("activations")
-        if activations is None:
-            return True
-        values = activations[: activations.nbytes // BF16 * BF16].view(torch.bfloat16)
-        return bool(torch.isfinite(values).all())
-
-    def _landed(self) -> bool:
-        for buffer, (layer, size) in self.last_copy.items():
-            target, source = self.memory.landing(buffer, layer, 0, size)
-            if not torch.equal(target, source.to(target.device)):
-                return False
-        return True
-
 
 def _crossing(program: RankProgram) -> set[int]:
     """Events that one host thread records and another waits for."""
@@ -326,7 +313,9 @@ def _crossing(program: RankProgram) -> set[int]:
     }
 
 
-def _shape(op: AnyOperation) -> object:
-    """What decides which device kernel an operation runs: its kind, its matrices' shapes, what is left out."""
-    values = (getattr(op, name) for name in op.__struct_fields__)
-    return type(op), *((v.batch, v.rows, v.columns, v.stride, v.step) if isinstance(v, Matrix) else v for v in values)
+def _memory(command: WriteFlag | WaitFlag) -> FlagMemory:
+    return "host" if command.on_host else "device"
+
+
+def _test(command: WaitFlag) -> FlagTest:
+    return "at_least" if command.test == "at_least" else "equal"

@@ -6,25 +6,25 @@ import gc
 import os
 import threading
 import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
+from typing import NoReturn
 
 import msgspec
 import torch.distributed as dist
 
+from calibration.torch_machine.communicators import Communicators
+from calibration.torch_machine.cpu import CpuDevice
 from calibration.torch_machine.device import Device
 from calibration.torch_machine.group import join_group, open_device
+from calibration.torch_machine.job import Job
 from calibration.torch_machine.memory import HostWeights
 from calibration.torch_machine.rank_result import RankResult
 from calibration.torch_machine.runner import Runner
-from sim.program import RankProgram
-
-
-class Job(msgspec.Struct):
-    """A program to run, the events to time, and after how many seconds to give up."""
-
-    program: RankProgram
-    timed: list[int]
-    timeout_s: float
+from calibration.torch_machine.shared_memory import mapped
 
 
 class Failure(msgspec.Struct):
@@ -41,20 +41,24 @@ class Answer(msgspec.Struct):
     failure: Failure | None = None
 
 
-def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -> None:
-    """Run jobs from `pipe` until it closes. `store` is a file that all ranks share, `kind` "cuda" or "cpu"."""
+def serve(rank: int, world_size: int, store: str, kind: str, placement: Sequence[int], pipe: Connection) -> None:
+    """Run jobs from `pipe` until it closes, on GPU `placement[rank]` if `kind` is "cuda" (or it is "cpu").
+
+    `store` is a file that all ranks share. Where a job has shared memory, its file follows it.
+    """
     try:
-        device = open_device(kind, rank)
+        device = open_device(kind, placement[rank])
         join_group(device, rank, world_size, store, minutes=10)
-        pipe.send_bytes(msgspec.msgpack.encode(Answer()))
+        _send(pipe, Answer())
     except Exception as error:
-        pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=Failure(f"{type(error).__name__}: {error}"))))
+        _send(pipe, Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error}")))
         return
     host: HostWeights | None = None
-    groups: dict[str, dist.ProcessGroup] = {}
+    communicators = Communicators(rank)
     while True:
         try:
             job = msgspec.msgpack.decode(pipe.recv_bytes(), type=Job)
+            shared = mapped(recv_handle(pipe), job.layout.bytes) if job.layout.bytes else None
         except EOFError:
             break
         try:
@@ -63,44 +67,61 @@ def serve(rank: int, world_size: int, store: str, kind: str, pipe: Connection) -
                 host = None
                 device.release()
                 host = HostWeights(device, sizes)
-            answer = _run(device, job, host, rank, world_size, pipe, groups)
+            run = partial(Runner, device, job, host, rank, world_size, communicators, shared)
+            answer = _run(device, job, rank, pipe, run)
+            del run
         except Exception as error:  # such as pinned memory that there is not
             answer = Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error}"))
-        pipe.send_bytes(msgspec.msgpack.encode(answer))
+        del shared
+        if not _send(pipe, answer):
+            break
     dist.destroy_process_group()
     device.close()
 
 
-def _run(
-    device: Device,
-    job: Job,
-    host: HostWeights,
-    rank: int,
-    world_size: int,
-    pipe: Connection,
-    groups: dict[str, dist.ProcessGroup],
-) -> Answer:
+def _run(device: Device, job: Job, rank: int, pipe: Connection, make: Callable[[], Runner]) -> Answer:
     runner: list[Runner] = []
 
-    def give_up() -> None:
+    def end(failure: Failure) -> NoReturn:
         # whatever holds the main thread, a driver call or a full queue, will not let go: say so and end
-        where = runner[0].held() if runner else "it was still preparing"
-        failure = Failure(f"rank {rank} has not ended after {job.timeout_s:g} s: {where}", deadlock=True)
-        pipe.send_bytes(msgspec.msgpack.encode(Answer(failure=failure)))
-        os._exit(1)
+        try:
+            _send(pipe, Answer(failure=failure))
+        finally:
+            os._exit(1)
 
+    def give_up() -> None:
+        where = "it was still preparing"
+        with suppress(Exception):  # there is something to say in any case
+            where = runner[0].blocked() if runner else where
+        end(Failure(f"rank {rank} has not ended after {job.timeout_s:g} s: {where}", deadlock=True))
+
+    if isinstance(device, CpuDevice):
+        device.on_failure = lambda error: end(_failure(rank, error))
     timer = threading.Timer(job.timeout_s, give_up)
     timer.daemon = True
     timer.start()
     try:
-        runner.append(Runner(device, job.program, host, rank, world_size, set(job.timed), groups))
+        runner.append(make())
         return Answer(result=runner[0].run())
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        return Answer(failure=Failure(f"rank {rank}: {type(error).__name__}: {error} ({where.name})"))
+        end(_failure(rank, error))  # giving back what a stream still waits for would never end
     finally:
         timer.cancel()
         while runner:
             runner.pop().close()
         gc.collect()
         device.trim()
+
+
+def _failure(rank: int, error: BaseException) -> Failure:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return Failure(f"rank {rank}: {type(error).__name__}: {error} ({where.name})")
+
+
+def _send(pipe: Connection, answer: Answer) -> bool:
+    """Send an answer; whether the parent is there to hear it."""
+    try:
+        pipe.send_bytes(msgspec.msgpack.encode(answer))
+    except OSError:
+        return False
+    return True

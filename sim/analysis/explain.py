@@ -48,7 +48,7 @@ class Change(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Sentences on what binds, the way from the resident step, and the variants, best first."""
+    """Sentences on what binds, the waterfall from the resident step, and the variants, best first."""
 
     sentences: list[str]
     waterfall: Waterfall
@@ -126,9 +126,9 @@ def _verdict(facts: _Facts) -> Iterator[str]:
     shares = {name: sum(facts.by_cause[c] for c in group) for name, group in GROUPS.items()}
     gathers = facts.by_cause["exposed_gather"]
     weights = shares[WEIGHTS]
-    ways = {"copies": weights - gathers, "gathers of weights": gathers}
-    by_time = sorted(ways, key=lambda way: -ways[way])
-    what = " and ".join(way for way in by_time if ways[way] >= WORTH * step > 0) or by_time[0]
+    transfers = {"copies": weights - gathers, "gathers of weights": gathers}
+    by_time = sorted(transfers, key=lambda kind: -transfers[kind])
+    what = " and ".join(kind for kind in by_time if transfers[kind] >= WORTH * step > 0) or by_time[0]
     first, *others = sorted(shares, key=lambda name: -shares[name])
     names = {name: what if name == WEIGHTS else name for name in shares}
     if step <= 0:

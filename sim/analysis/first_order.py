@@ -133,20 +133,20 @@ def crossover(
 
 
 class LayerTime(NamedTuple):
-    """Seconds of a layer under whole-layer prefetch: `total` of it `exposed` waiting for the copy; `alone` without."""
+    """Seconds of a layer under whole-layer prefetch: `total`, `exposed` wait for the copy; `isolated`: no copies."""
 
     total: float
     exposed: float
-    alone: float
+    isolated: float
 
 
 def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> LayerTime:
     """Time of `layer` while `copied` bytes of the next are prefetched (whole_layer, async, one layer ahead), s.
 
     The copy starts with the layer. The block is walked in order. While the copy runs, it moves r B/s under kernels and
-    r' beside collectives, and a collective whose bytes take d alone takes d' = d (rate alone) / (rate beside): all
-    four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c (which slow by
-    the profile's launch delay), a copy that lasts as long as the block leaves
+    r' under collectives, and a collective whose bytes take d uncontended takes d' = d (uncontended rate) / (contended
+    rate): all four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c
+    (which slow by the profile's launch delay), a copy that lasts as long as the block leaves
 
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
@@ -164,7 +164,7 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
                 walk.through(latency, latency, free)
                 walk.through(data, beside, copying)
     exposed = walk.left / free
-    return LayerTime(walk.elapsed + exposed, exposed, walk.alone)
+    return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
 
 def step_seconds(profile: Profile, workload: Workload, world_size: int, resident_fraction: float = 0.0) -> float:
@@ -183,7 +183,7 @@ def step_seconds(profile: Profile, workload: Workload, world_size: int, resident
 
 
 def kernel_seconds(profile: Profile, item: Compute) -> float:
-    """Seconds of a compute item alone: as given, or by the profile's roofline."""
+    """Isolated seconds of a compute item: as given, or by the profile's roofline."""
     return profile.kernel_seconds(Kernel("", item.name, **item.work()))
 
 
@@ -193,18 +193,18 @@ class _Walk:
     def __init__(self, left: float) -> None:
         self.left = left
         self.elapsed = 0.0
-        self.alone = 0.0
+        self.isolated = 0.0
 
-    def through(self, alone: float, stretched: float, rate: float) -> None:
-        """Work that takes `alone` s, or `stretched` s while the copy moves at `rate` B/s."""
-        self.alone += alone
+    def through(self, isolated: float, stretched: float, rate: float) -> None:
+        """Work that takes `isolated` s, or `stretched` s while the copy moves at `rate` B/s."""
+        self.isolated += isolated
         if self.left >= rate * stretched:
             self.left -= rate * stretched
             self.elapsed += stretched
         else:
             met = self.left / rate
             self.left = 0.0
-            self.elapsed += met + alone * (1 - met / stretched)
+            self.elapsed += met + isolated * (1 - met / stretched)
 
 
 def _flops(layer: Layer) -> float:
@@ -221,9 +221,9 @@ def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
 
 
 def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
-    """A phase each: (latency, s of its bytes alone, and beside copies on all ranks, rate of a copy meanwhile)."""
+    """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    for phase in collectives.flows(profile, op.kind, int(op.bytes), world_size):
+    for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
         specs = [spec for spec, _ in phase.flows]
         beside = rates_together([*copies, *specs], profile.capacities)
         yield (

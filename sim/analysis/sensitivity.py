@@ -1,7 +1,7 @@
-"""What a figure owes to each number of its profile, and how far their uncertainties carry.
+"""Sensitivity of a figure to each number of its profile, and how far their uncertainties carry.
 
-A copy alone fills the GPU's link: a copy's cap and a capacity on its way that is equal to it are one measurement. They
-move together, as one factor, and their uncertainty counts once.
+An isolated copy fills the GPU's link: a copy's cap and a capacity on its route that is equal to it are one measurement.
+They move together, as one factor, and their uncertainty counts once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Slope(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """What a figure owes to a factor; in the figure's unit, but for the elasticity."""
+    """Sensitivity of a figure to a factor; in the figure's unit, but for the elasticity."""
 
     factor: Factor
     elasticity: float | None
@@ -72,7 +72,7 @@ class Effect(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """What a figure owes to everything in a profile."""
+    """Sensitivity of a figure to every factor of a profile."""
 
     metric: str
     figure: float
@@ -112,8 +112,8 @@ def factors(profile: Profile) -> list[Factor]:
     groups: list[list[str]] = []
     for kind in ("h2d", "d2h"):
         cap = profile.copy_class(kind).cap.value
-        way = {id(profile.graph.limits[r]) for gpu in range(profile.gpus) for r, _ in profile.graph.copy(gpu, kind)}
-        filled = [name for name, entry in known.items() if id(entry.number) in way and entry.value == cap]
+        route = {id(profile.graph.limits[r]) for gpu in range(profile.gpus) for r, _ in profile.graph.copy(gpu, kind)}
+        filled = [name for name, entry in known.items() if id(entry.number) in route and entry.value == cap]
         group = [f"{kind}.cap", *filled]
         if groups and set(groups[0]) & set(group):
             groups[0] += [name for name in group if name not in groups[0]]
@@ -209,7 +209,7 @@ def sensitivity(
     executor: Executor | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Sensitivity:
-    """What a metric of a scenario owes to every number of the profile, each changed by a share of it up and down."""
+    """Sensitivity of a metric to every number of the profile, each changed by a share of it up and down."""
     all_factors, spreads = factors(profile), uncertain(profile)
     nudges = [*((factor, change) for factor in all_factors), *spreads]
     base, found = slopes(partial(figure, scenario, metric), profile, nudges, executor, progress)

@@ -1,4 +1,4 @@
-"""Steady rates: what flows that are in flight together get, what of each resource they use, and what holds them."""
+"""Steady rates: what flows that are in flight together get, what of each resource they use, and what limits them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Moving(NamedTuple):
 
 
 class Steady(NamedTuple):
-    """Flows in flight together: the rate of each, B/s, and which resource holds it (None: its own demand cap)."""
+    """Flows in flight together: the rate of each, B/s, and which resource limits it (None: its own demand cap)."""
 
     title: str
     flows: tuple[Moving, ...]
     rates: tuple[float, ...]
-    holds: tuple[int | None, ...]
+    bottlenecks: tuple[int | None, ...]
     used: tuple[float, ...]
     """Share of each resource's capacity."""
 
@@ -69,7 +69,7 @@ def gpu_list(gpus: Iterable[int]) -> str:
     return ", ".join(f"gpu{run[0]}" if len(run) == 1 else f"gpu{run[0]}\N{EN DASH}{run[-1]}" for run in runs)
 
 
-def meetings(profile: Profile) -> list[Steady]:
+def steady_states(profile: Profile) -> list[Steady]:
     """Copies to all GPUs at once, each phase of an all-to-all among all GPUs, and both together.
 
     Without the all-to-all if there is one GPU, if there are too many, or if the profile's domains do not allow it.
@@ -79,7 +79,7 @@ def meetings(profile: Profile) -> list[Steady]:
     found = [_settle(profile, to_all, copies)]
     phases = _all_to_all(profile)
     names = [f"All-to-all, phase {i} of {len(phases)}" if len(phases) > 1 else "All-to-all" for i in _ones(phases)]
-    found += [_settle(profile, f"{name} alone", phase) for name, phase in zip(names, phases, strict=True)]
+    found += [_settle(profile, f"{name}, isolated", phase) for name, phase in zip(names, phases, strict=True)]
     found += [
         _settle(profile, f"{to_all} and {name[0].lower()}{name[1:]}", [*copies, *phase])
         for name, phase in zip(names, phases, strict=True)
@@ -95,7 +95,7 @@ def _all_to_all(profile: Profile) -> list[list[Moving]]:
     if not 2 <= profile.gpus <= MOST:
         return []
     try:
-        phases = collective_flows(profile, "all_to_all", BUFFER, profile.gpus)
+        phases = collective_flows(profile, "all_to_all", BUFFER, range(profile.gpus))
     except InputError:
         return []
     return [[Moving(part.edges[0][0], part.edges, spec) for spec, part in phase.flows] for phase in phases]
@@ -112,11 +112,11 @@ def _settle(profile: Profile, title: str, flows: Sequence[Moving]) -> Steady:
             largest[resource] = max(largest[resource], rate / spec.weight)
     used = [on / capacity for on, capacity in zip(load, profile.capacities, strict=True)]
     crossing = [sum(any(r == at for at, _ in s.route) for s in specs) if u >= _NEAR else 0 for r, u in enumerate(used)]
-    holds: list[int | None] = []
+    bottlenecks: list[int | None] = []
     for spec, rate in zip(specs, rates, strict=True):
         full = [r for r, _ in spec.route if used[r] >= _NEAR and rate / spec.weight >= largest[r] * _NEAR]
-        holds.append(None if rate >= spec.cap * _NEAR else max(full, key=lambda r: crossing[r]))
-    return Steady(title, tuple(flows), tuple(rates), tuple(holds), tuple(used))
+        bottlenecks.append(None if rate >= spec.cap * _NEAR else max(full, key=lambda r: crossing[r]))
+    return Steady(title, tuple(flows), tuple(rates), tuple(bottlenecks), tuple(used))
 
 
 def where(name: str) -> str:
@@ -130,10 +130,10 @@ def where(name: str) -> str:
 
 
 def sentences(profile: Profile, steady: Steady) -> list[str]:
-    """Which resource holds whom, in words. Resources that differ in their numbers alone share a sentence."""
+    """Which resource limits which GPUs, in words. Resources that differ only in their numbers share a sentence."""
     alike: dict[tuple[str, str], list[tuple[str, list[int]]]] = {}
-    for resource in dict.fromkeys(steady.holds):
-        for gpus, words in _held(profile, steady, resource):
+    for resource in dict.fromkeys(steady.bottlenecks):
+        for gpus, words in _limited(profile, steady, resource):
             name = "" if resource is None else where(profile.resource_names[resource])
             alike.setdefault((re.sub(r"\d+", "#", name), words), []).append((name, gpus))
     said = []
@@ -147,23 +147,23 @@ def sentences(profile: Profile, steady: Steady) -> list[str]:
     return said
 
 
-def _held(profile: Profile, steady: Steady, resource: int | None) -> Iterator[tuple[list[int], str]]:
-    """The GPUs that a resource holds, and a sentence with gaps for `who` they are and `where` it is."""
-    held = [(f, r) for f, r, h in zip(steady.flows, steady.rates, steady.holds, strict=True) if h == resource]
-    copies, pairs = ([(f, r) for f, r in held if bool(f.edges) is sent] for sent in (False, True))
+def _limited(profile: Profile, steady: Steady, resource: int | None) -> Iterator[tuple[list[int], str]]:
+    """The GPUs that a resource limits, and a sentence with gaps for `who` they are and `where` it is."""
+    limited = [(f, r) for f, r, h in zip(steady.flows, steady.rates, steady.bottlenecks, strict=True) if h == resource]
+    copies, pairs = ([(f, r) for f, r in limited if bool(f.edges) is sent] for sent in (False, True))
     capacity = "" if resource is None else gb(profile.capacities[resource])
     for rate in dict.fromkeys(gb(r) for _, r in copies):
         mine = [f for f, r in copies if gb(r) == rate]
-        alone = gb(weighted_max_min([mine[0].spec], profile.capacities)[0])
+        isolated = gb(weighted_max_min([mine[0].spec], profile.capacities)[0])
         gpus = [f.gpu for f in mine]
         each = " each" if len(gpus) > 1 else ""
         if resource is None:
             yield gpus, f"{{who}}: copies at the copy engine's own rate, {rate} GB/s{each}."
         elif len(gpus) > 1:
-            words = f"{len(gpus)} GPUs share {{where}} ({capacity} GB/s): copies get {rate} GB/s each of {alone}"
+            words = f"{len(gpus)} GPUs share {{where}} ({capacity} GB/s): copies get {rate} GB/s each of {isolated}"
             yield gpus, f"{words} ({{who}})."
         else:
-            yield gpus, f"{{who}}: {{where}} ({capacity} GB/s) is full: copies get {rate} GB/s of {alone}."
+            yield gpus, f"{{who}}: {{where}} ({capacity} GB/s) is full: copies get {rate} GB/s of {isolated}."
     for rate in dict.fromkeys(gb(r) for _, r in pairs):
         mine = [f for f, r in pairs if gb(r) == rate]
         gpus = sorted({gpu for f in mine for edge in f.edges for gpu in edge})
@@ -172,7 +172,7 @@ def _held(profile: Profile, steady: Steady, resource: int | None) -> Iterator[tu
         if resource is None:
             per_gpu = {gb(steady.sent(gpu) or 0.0) for gpu in gpus}
             total = f", {per_gpu.pop()} a GPU" if len(per_gpu) == 1 and len(mine) == len(steady.flows) else ""
-            yield gpus, f"{{who}}: {what} of the all-to-all at the rate measured alone, {rate} GB/s{each}{total}."
+            yield gpus, f"{{who}}: {what} of the all-to-all at its isolated rate, {rate} GB/s{each}{total}."
         else:
             words = f"{what} of the all-to-all on {{where}} ({capacity} GB/s, full): {rate} GB/s{each}"
             yield gpus, f"{words} of {gb(mine[0].spec.cap)} ({{who}})."

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -159,6 +159,35 @@ def load_scenario(file: Path) -> tuple[Scenario, Profile]:
     return scenario, scenario.profile(str(file))
 
 
+class PointRun(NamedTuple):
+    """How a command is to run the points of a sweep, and where to; see the options of `point_options`."""
+
+    out: Path | None
+    html: Path | None
+    workers: int | None
+    recompute: bool
+    force: bool
+
+
+def point_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that run points, which they get together as `how`, a `PointRun`."""
+
+    @wraps(command)
+    def packed(*args: Any, **given: Any) -> None:
+        how = PointRun(**{name: given.pop(name) for name in PointRun._fields})
+        command(*args, how=how, **given)
+
+    for option in (
+        force_option,
+        click.option("--recompute", is_flag=True, help=RECOMPUTE),
+        click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given."),
+        click.option("--html", type=OutputPath(), help="Write a page of plots to this file."),
+        click.option("--out", type=OutputPath(), help="Write rows to this CSV file; continues where it ends."),
+    ):
+        packed = option(packed)
+    return packed
+
+
 @contextmanager
 def resumable(out: Path | None, what: str) -> Iterator[None]:
     """Let Ctrl-C end a run with a message that says where the `what` are that have finished."""
@@ -173,11 +202,7 @@ def resumable(out: Path | None, what: str) -> Iterator[None]:
 def run_points(
     name: str,
     points: Sequence[Point],
-    out: Path | None,
-    html: Path | None,
-    workers: int | None,
-    recompute: bool,
-    force: bool,
+    how: PointRun,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
     """Run a sweep, print its table, write its page; fail, when all that is done, if a point did."""
@@ -188,6 +213,7 @@ def run_points(
     from sim.sweeps.grid import sweep as run_sweep
     from sim.sweeps.worker_pool import Workers
 
+    out, html, workers, recompute, force = how
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
     note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):

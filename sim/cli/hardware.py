@@ -55,7 +55,7 @@ def hardware(name: str | None, as_json: bool, html: Path | None, check: bool, fo
 
 
 def _check_profile(profile: Profile, as_json: bool) -> None:
-    """Print how the profile's simulated collectives alone compare with its tables; fail if they contradict."""
+    """Print how the profile's isolated collectives, simulated, compare with its tables; fail if they contradict."""
     from sim.hardware.profile_check import check_profile, summaries, to_plain
 
     checks = check_profile(profile)

@@ -32,16 +32,17 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Add where the step time lies, by the model's error and the profile's.",
 )
+@click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
 @force_option
 @with_exit_codes
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, force: bool) -> None:
+def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, shortcuts: bool, force: bool) -> None:
     """Simulate the scenario FILE and print its figures."""
     from sim.run import simulate
 
     loaded = load_scenario(file)
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
     note_borrowed_tables([loaded])
-    result = simulate(*loaded)
+    result = simulate(*loaded, shortcuts=shortcuts and trace is None)
     if trace is not None:
         from sim.timeline.perfetto import write_trace
 
@@ -55,7 +56,8 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, forc
     if as_json:
         import json
 
-        shown = {**result.metrics, "causes_s": by_cause, "waterfall": fall._asdict()}
+        layers = {"simulated_layers": result.simulated_layers, "repeated_layers": result.repeated_layers}
+        shown = {**result.metrics, **layers, "causes_s": by_cause, "waterfall": fall._asdict()}
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
             if interval is None:

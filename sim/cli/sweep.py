@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import RECOMPUTE, OutputPath, force_option, main, note, resumable, run_points, with_exit_codes
+from sim.cli.common import PointRun, main, note, point_options, resumable, run_points, with_exit_codes
 
 if TYPE_CHECKING:
     from sim.sweeps.results_file import Row
@@ -23,26 +23,14 @@ if TYPE_CHECKING:
     required=True,
     help="An axis: key.path=a,b,c or key.path=first..last:x2 (factor) or :+1 (step). Repeat for more axes.",
 )
-@click.option("--out", type=OutputPath(), help="Write rows to this CSV file; continues where it ends.")
-@click.option("--html", type=OutputPath(), help="Write a page of plots to this file.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
-@click.option("--recompute", is_flag=True, help=RECOMPUTE)
-@force_option
+@point_options
 @with_exit_codes
-def sweep(
-    file: Path,
-    settings: tuple[str, ...],
-    out: Path | None,
-    html: Path | None,
-    workers: int | None,
-    recompute: bool,
-    force: bool,
-) -> None:
+def sweep(file: Path, settings: tuple[str, ...], how: PointRun) -> None:
     """Simulate the scenario FILE at every combination of values and print one row each.
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
-    with resumable(out, "points"):
+    with resumable(how.out, "points"):
         from sim.scenario import read_plain
         from sim.sweeps.axes import parse_axes
         from sim.sweeps.grid import points
@@ -55,4 +43,4 @@ def sweep(
 
             write_page(html, str(file), chosen, rows)
 
-        run_points(file.name, chosen, out, html, workers, recompute, force, page)
+        run_points(file.name, chosen, how, page)

@@ -87,7 +87,7 @@ class MeasuredCase(Config, frozen=True):
     window: Literal["step", "layers"] = "step"
     """What the run with events timed: the last of several steps, or some layers of one step after a synchronise."""
     kernel_times: Literal["resident", "scenario"] = "resident"
-    """What shows how long kernels take alone: the baselines of the workload, or the scenario's own seconds."""
+    """What shows the isolated time of kernels: the baselines of the workload, or the scenario's own seconds."""
     error: str = ""
     """Why there are no figures."""
     step_times_s: tuple[tuple[Steps, ...], ...] = ()
@@ -131,7 +131,7 @@ class MeasuredCase(Config, frozen=True):
 
     @property
     def disturbed(self) -> bool:
-        """Whether the runs without events took longer than one with them could explain: they met a slow moment."""
+        """Whether the runs without events took longer than one with them could explain."""
         return len(self.instrumented_step_times_s) > 1 and self.event_overhead < -DISTURBED
 
     def load_scenario(self, source: str = "") -> Scenario:

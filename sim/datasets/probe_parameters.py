@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from sim.program import CollectiveKind
+from sim.program import CollectiveKind, HostCopyKind
 
 Number = Annotated[int, Meta(ge=1, le=10**9)]
 Ranks = Annotated[int, Meta(ge=1, le=1024)]
 Size = Annotated[int, Meta(ge=1, le=10**15)]
 """Bytes."""
-Direction = Literal["h2d", "d2h"]
+Direction = Literal["h2d", "d2h", "d2d"]
 Collective = CollectiveKind | Literal["reduce_scatter"]
 
 
@@ -29,6 +29,37 @@ class Copy(Parameters, frozen=True):
     directions: Annotated[list[Direction], Meta(min_length=1, max_length=2)]
     bytes: Size
     count: Number
+
+
+class Train(msgspec.Struct, frozen=True):
+    """Copies back to back on one stream."""
+
+    direction: Direction
+    bytes: Size
+    count: Number
+
+
+class Engine(Parameters, frozen=True):
+    """Trains of copies, each on a stream of its own."""
+
+    trains: Annotated[list[Train], Meta(min_length=1, max_length=8)]
+    posted: Literal["together", "in_flight", "held"]
+    between: Literal["timed", "nothing", "events", "eventwaits", "waits", "writes"]
+
+
+class Pageable(Parameters, frozen=True):
+    """Copies from and to memory that is not pinned, behind a kernel of `busy` s."""
+
+    direction: HostCopyKind
+    bytes: Size
+    busy: Annotated[float, Meta(ge=0, le=1e3)]
+
+
+class PeerCopy(Parameters, frozen=True):
+    """Copies from one GPU to another."""
+
+    ranks: Annotated[int, Meta(ge=2, le=2)]
+    bytes: Size
 
 
 class Commands(Parameters, frozen=True):
@@ -73,22 +104,30 @@ class Launch(Parameters, frozen=True):
     """Kernels while copies are in flight."""
 
     work: str
-    direction: Direction
+    direction: HostCopyKind
 
 
 class Alone(Parameters, frozen=True):
-    """Collectives alone."""
+    """Isolated collectives."""
 
     collective: Collective
     ranks: Annotated[int, Meta(ge=2, le=1024)]
     bytes: Size
 
 
+class Transfer(Parameters, frozen=True):
+    """Sends from one rank to another, and as many in reverse if `both`."""
+
+    ranks: Annotated[int, Meta(ge=2, le=2)]
+    bytes: Size
+    both: bool
+
+
 class Beside(Alone, frozen=True):
     """Collectives while copies are in flight."""
 
     chunk: Size
-    direction: Direction
+    direction: HostCopyKind
     events_every: Number
 
 
@@ -117,14 +156,20 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "depth": Call,
     "device": Parameters,
     "device_copy": Parameters,
+    "engine": Engine,
     "gemm": Gemm,
     "host": Parameters,
+    "host_flag_order": Parameters,
+    "host_flag_turns": Parameters,
     "host_wake": Parameters,
     "issue": Call,
     "launch": Launch,
+    "pageable": Pageable,
     "pair": ConcurrentCollectives,
+    "peer_copy": PeerCopy,
     "sampled": Parameters,
     "sm_copy": Parameters,
+    "transfer": Transfer,
     "wake": Wake,
 }
 """By kind."""

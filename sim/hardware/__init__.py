@@ -5,7 +5,7 @@ from sim.hardware.inheritance import Kept
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
 from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
 from sim.hardware.profile_files import profile_file, shipped
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
+from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, PageableCopies, Streams
 
 __all__ = [
     "COPY_TAG",
@@ -21,6 +21,8 @@ __all__ = [
     "Device",
     "HostIssue",
     "Kept",
+    "Pageable",
+    "PageableCopies",
     "Profile",
     "Streams",
     "is_session",

@@ -60,8 +60,8 @@ class CollectiveClass(Config, frozen=True):
 
     `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
     beyond two. The bytes then flow with the demand cap that gives the measured isolated time.
-    `weight` is the share of one rank's traffic beside copies of weight 1, `overhead` the link capacity that a byte
-    takes, relative to a copied one. `copy_start` is what a copy that starts beside it loses before its first byte.
+    `weight` is the share of one rank's traffic next to copies of weight 1, `overhead` the link capacity that a byte
+    takes, relative to a copied one. `copy_start` is what a copy that starts meanwhile loses before its first byte.
 
     Where `isolated_overhead` is given, a byte takes that while no copy is in flight on the host, and `overhead` while
     one is, or `overhead` always if that is less: buffers that stay in the processor's cache are pushed out of it by
@@ -81,6 +81,8 @@ class CollectiveClass(Config, frozen=True):
     """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
     algorithm: Algorithm | None = None
     """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
+    one_way: Sourced[Number] | None = None
+    """Rate of a send while its receiver sends nothing back, over that of one where it does; 1 if not given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
     """Rate relative to its uncontended rate while a collective of that kind, of another stream, uses the GPU."""
 
@@ -92,7 +94,7 @@ class CollectiveClass(Config, frozen=True):
             if not 0.01 <= factor.value <= 1:
                 yield Fault(f"beside.{kind}", f"is {units.plain(factor.value)}, expected 0.01 to 1")
         if self.latency.value >= self.alone.seconds[0]:
-            yield Fault("", "latency must be shorter than the shortest measured time alone")
+            yield Fault("", "latency must be shorter than the shortest isolated time measured")
         for ranks in self.contention_by_ranks:
             if ranks < 2:
                 yield Fault("contention_by_ranks", f"has {ranks}, at least 2 is needed")
@@ -100,7 +102,7 @@ class CollectiveClass(Config, frozen=True):
             if ranks < 2:
                 yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
             elif self.latency_of(ranks) >= alone.seconds[0]:
-                problem = f"the latency of {ranks} ranks must be shorter than their shortest time alone"
+                problem = f"the latency of {ranks} ranks must be shorter than their shortest isolated time"
                 yield Fault(f"alone_by_ranks.{ranks}", problem)
 
     def latency_of(self, ranks: int) -> float:

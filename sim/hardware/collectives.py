@@ -20,8 +20,8 @@ Algorithms:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, assert_never, get_args
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, assert_never, get_args
 
 from simpy.events import Event
 
@@ -143,19 +143,19 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
             assert_never(kind)
 
 
-def phases_of(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> tuple[Phase, ...]:
-    """`phases` by the algorithm and the domains of `profile`.
+def phases_of(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]) -> tuple[Phase, ...]:
+    """`phases` by the algorithm and the domains of `profile`, for ranks that sit on `gpus`.
 
     Raises:
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
     """
     algorithm = algorithm_of(profile.collective_class(kind), kind)
-    domains = domains_of(profile, world_size) if algorithm == "hierarchical" and world_size > 1 else ()
-    return phases(kind, size, world_size, algorithm, domains)
+    domains = domains_of(profile, gpus) if algorithm == "hierarchical" and len(gpus) > 1 else ()
+    return phases(kind, size, len(gpus), algorithm, domains)
 
 
-def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) -> list[PhaseFlows]:
-    """The phases of a collective on `profile`, rank r on GPU r.
+def flows(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]) -> list[PhaseFlows]:
+    """The phases of a collective on `profile` between ranks that sit on `gpus`; ranks of parts are places in `gpus`.
 
     A rank's demand cap and weight are divided between the peers it sends to at the same time. Tags tell kernels, and
     collectives of other streams, that it moves data on their GPU.
@@ -165,45 +165,67 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, world_size: int) ->
     """
     cls = profile.collective_class(kind)
     found = []
-    for phase in phases_of(profile, kind, size, world_size):
+    for phase in phases_of(profile, kind, size, gpus):
         cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
         share = cls.contention(phase.ranks)
         weight = share.weight.value / phase.peers
-        specs = [(_tagged(cls, profile.like(kind), _flow(profile, share, p, cap, weight), p), p) for p in phase.parts]
+        specs = []
+        for part in phase.parts:
+            edges = tuple((gpus[a], gpus[b]) for a, b in part.edges)
+            spec = _flow(profile, share, edges, cap, weight)
+            specs.append((_tagged(cls, profile.like(kind), spec, [gpus[rank] for rank in part.ranks]), part))
         found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
     return found
 
 
-def _flow(profile: Profile, share: Contention, part: Part, cap: float, weight: float) -> FlowSpec:
-    """The flow of `part`; with an isolated overhead in `share`, its route is another one while copies are in flight."""
-    beside = profile.peer_route(part.edges, share.overhead.value)
+def transfer(
+    profile: Profile, size: int, source: int, target: int, peers: int = 1, one_way: bool = False
+) -> tuple[float, FlowSpec]:
+    """The latency (s) of a send of `size` bytes from GPU `source` to GPU `target`, and its flow.
+
+    It is as one of a send_recv of two ranks. Demand cap and weight are divided by `peers`, the transfers that go with
+    it at the same time from or to one GPU. `one_way`: the target sends nothing back meanwhile.
+    """
+    cls = profile.collective_class("send_recv")
+    share = cls.contention(2)
+    faster = cls.one_way.value if one_way and cls.one_way is not None else 1.0
+    cap, weight = faster * cls.demand_cap(2, float(size)) / peers, share.weight.value / peers
+    spec = _flow(profile, share, ((source, target),), cap, weight)
+    return cls.latency_of(2), _tagged(cls, profile.like("send_recv"), spec, (source, target))
+
+
+def _flow(
+    profile: Profile, share: Contention, edges: tuple[tuple[int, int], ...], cap: float, weight: float
+) -> FlowSpec:
+    """A flow over `edges`; with an isolated overhead in `share`, another route while copies are in flight."""
+    beside = profile.peer_route(edges, share.overhead.value)
     if share.isolated_overhead is None:
         return FlowSpec(beside, cap, weight)
     least = min(share.isolated_overhead.value, share.overhead.value)
-    route = profile.peer_route(part.edges, least)
+    route = profile.peer_route(edges, least)
     return FlowSpec(route, cap, weight, route_beside=((COPY_TAG,), beside))
 
 
 def isolated_time(
-    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+    profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], law: RateLaw = weighted_max_min
 ) -> float:
-    """Seconds of a collective of `size` bytes per rank on an idle host, all ranks arriving together.
+    """Seconds of a collective of `size` bytes per rank on an idle host, all ranks (on `gpus`) arriving together.
 
     This is the one definition of that time. Its table of isolated times gives the demand cap of its flows; where a
     resource of the host lets them have less than that, the time is longer than the table says.
     `sim.hardware.profile_check` finds the profiles of which that is true. Raises InputError as `flows`.
     """
-    return max(isolated_times(profile, kind, size, world_size, law))
+    return max(isolated_times(profile, kind, size, gpus, law))
 
 
 def isolated_times(
-    profile: Profile, kind: CollectiveKind, size: int, world_size: int, law: RateLaw = weighted_max_min
+    profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], law: RateLaw = weighted_max_min
 ) -> tuple[float, ...]:
     """`isolated_time` on each rank: one is done with the last of its own flows. Raises InputError as `flows`."""
-    *before, last = flows(profile, kind, size, world_size) or [PhaseFlows(0.0, ())]
+    *before, last = flows(profile, kind, size, gpus) or [PhaseFlows(0.0, ())]
     begun = sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in before)
     ends = _ends(last, profile.capacities, law)
-    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(world_size))
+    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(len(gpus)))
 
 
 def phase_time(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> float:
@@ -228,11 +250,28 @@ def _ends(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw) -> dict[
     return ends
 
 
-def _tagged(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, part: Part) -> FlowSpec:
-    """`spec` with its tags, and with those of what slows it on any of its ranks."""
-    tags = tuple(CollectiveTag(name, rank) for rank in part.ranks for name in (None, kind))
+def transfers_time(
+    transfers: Sequence[tuple[float, FlowSpec, int]], capacities: Sequence[float], law: RateLaw = weighted_max_min
+) -> float:
+    """Seconds of (latency, flow, bytes) posted together, with nothing else in flight."""
+    env = Environment()
+    fabric = Fabric(env, capacities, law)
+
+    def move(latency: float, spec: FlowSpec, size: int) -> Generator[Event, Any, None]:
+        yield env.timeout(latency)
+        yield fabric.transfer(spec, size).done
+
+    for each in transfers:
+        env.process(move(*each))
+    env.run()
+    return env.now
+
+
+def _tagged(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, gpus: Sequence[int]) -> FlowSpec:
+    """`spec` with its tags, and with those of what slows it on any of its GPUs."""
+    tags = tuple(CollectiveTag(name, gpu) for gpu in gpus for name in (None, kind))
     beside = tuple(
-        (tuple(CollectiveTag(other, rank) for rank in part.ranks), factor.value) for other, factor in cls.beside.items()
+        (tuple(CollectiveTag(other, gpu) for gpu in gpus), factor.value) for other, factor in cls.beside.items()
     )
     return spec._replace(tags=tags, slowed_by=beside)
 
@@ -243,12 +282,13 @@ def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:
     return {kind for kind in kinds if algorithm_of(profile.collective_class(kind), kind) == "hierarchical"}
 
 
-def domains_of(profile: Profile, world_size: int) -> tuple[tuple[int, ...], ...]:
-    """The ranks of each domain of the topology. Raises InputError unless all have as many."""
-    domains = tuple(tuple(g for g in group if g < world_size) for group in profile.topology.domains)
+def domains_of(profile: Profile, gpus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Places in `gpus` of the ranks in each domain of the topology. Raises InputError unless all have as many."""
+    places = {gpu: place for place, gpu in enumerate(gpus)}
+    domains = tuple(tuple(places[g] for g in group if g in places) for group in profile.topology.domains)
     domains = tuple(group for group in domains if group)
-    if sum(map(len, domains)) != world_size or len(set(map(len, domains))) != 1:
+    if sum(map(len, domains)) != len(gpus) or len(set(map(len, domains))) != 1:
         shown = ", ".join(str(list(group)) for group in domains) or "none"
-        problem = f"are {shown}: a hierarchical collective needs {world_size} ranks in domains of one size"
+        problem = f"are {shown}: a hierarchical collective needs {len(gpus)} ranks in domains of one size"
         raise InputError(profile.name, "topology.domains", problem)
     return domains

@@ -40,7 +40,7 @@ def _holds_table(key: str) -> bool:
 _WHOLE = ("topology", "fingerprint", "alone", "alone_by_ranks", "contention_by_ranks")
 """Parts of a profile that are given whole or not at all; so is every number, with its source."""
 
-_OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "collectives")
+_OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "p2p", "collectives")
 """Parts that a topology decides, or that say which host it is."""
 
 

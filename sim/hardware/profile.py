@@ -11,12 +11,13 @@ from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Kept
 from sim.hardware.routes import Graph
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Streams
+from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
 from sim.hardware.topology import LEAST, Sourced, Topology
 from sim.inputs import units
-from sim.inputs.config import MOST_FAULTS, Config
+from sim.inputs.config import MOST_FAULTS, Config, InputError
 from sim.inputs.faults import Fault, FaultsError, refuse
-from sim.program import CollectiveKind, CopyKind, Kernel
+from sim.inputs.units import Bandwidth, Number
+from sim.program import CollectiveKind, CopyKind, HostCopyKind, Kernel
 
 SHORTEST_KERNEL = 1e-18
 """Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
@@ -36,6 +37,11 @@ class Profile(Config, frozen=True, dict=True):
     collectives: Collectives
     streams: Streams
     host: HostIssue
+    d2d: CopyClass | None = None
+    """Copies within a GPU's memory; `device_copies` where it is not given."""
+    p2p: CopyClass | None = None
+    """Copies from one GPU's memory to another's; None if the host has none."""
+    pageable: Pageable = Pageable()
     kept: tuple[Kept, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
@@ -50,8 +56,10 @@ class Profile(Config, frozen=True, dict=True):
         for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
             if (number := getattr(self.device, name)) is not None:
                 positive[f"device.{name}"] = number
-        for name, copies in (("h2d", self.h2d), ("d2h", self.d2h)):
-            positive |= {f"{name}.cap": copies.cap, f"{name}.weight": copies.weight}
+        for name in ("h2d", "d2h", "d2d", "p2p"):
+            if (copies := getattr(self, name)) is not None:
+                positive |= {f"{name}.{key}": getattr(copies, key) for key in ("cap", "weight", "engines")}
+        positive |= {"pageable.h2d.rate": self.pageable.h2d.rate, "pageable.d2h.rate": self.pageable.d2h.rate}
         for kind in get_args(CollectiveKind):
             cls = self.collective_class(kind)
             path = f"collectives.{self.like(kind)}"
@@ -81,7 +89,7 @@ class Profile(Config, frozen=True, dict=True):
             return
         for gpu in range(self.gpus):
             try:
-                for kind in get_args(CopyKind):
+                for kind in get_args(HostCopyKind):
                     if not graph.copy(gpu, kind):
                         problem = f"nothing limits the {kind} copies of gpu{gpu}: give its link a capacity"
                         yield Fault("topology", problem)
@@ -110,11 +118,48 @@ class Profile(Config, frozen=True, dict=True):
         return tuple(limit.value for limit in self.graph.limits)
 
     def copy_class(self, kind: CopyKind) -> CopyClass:
-        """The class of h2d or d2h copies."""
+        """The class of a kind of copies. Raises InputError for copies between GPUs that have none."""
+        match kind:
+            case "h2d":
+                return self.h2d
+            case "d2h":
+                return self.d2h
+            case "d2d":
+                return self.device_copies
+            case "p2p":
+                if self.p2p is None:
+                    raise InputError(self.name, "p2p", "is not given: there are no copies between GPUs on this host")
+                return self.p2p
+            case _:
+                assert_never(kind)
+
+    @cached_property
+    def device_copies(self) -> CopyClass:
+        """The class of copies within a GPU's memory: `d2d`, or half of the memory's bandwidth, which they use twice."""
+        if self.d2d is not None:
+            return self.d2d
+        device = self.device
+        cap = Bandwidth(device.hbm_bandwidth.value * device.hbm_efficiency.value / 2)
+        half = "not given: device.hbm_bandwidth x device.hbm_efficiency / 2, as each byte is read and written"
+        like = "not given: as h2d"
+        return CopyClass(
+            cap=Sourced(cap, half),
+            weight=Sourced(Number(1.0), "not given: taken as 1"),
+            setup=Sourced(self.h2d.setup.value, like),
+            minimum=Sourced(self.h2d.minimum.value, like),
+        )
+
+    def pageable_seconds(self, kind: HostCopyKind, size: int) -> float:
+        """How long a copy of `size` bytes of pageable memory blocks its host thread if nothing else is in the way, s.
+
+        See `PageableCopies`.
+        """
         if kind == "h2d":
-            return self.h2d
+            return self.pageable.h2d.setup.value + size / self.pageable.h2d.rate.value
         if kind == "d2h":
-            return self.d2h
+            staged = self.pageable.d2h
+            first = min(size, staged.staging.value) / self.d2h.cap.value
+            return staged.setup.value + first + size / staged.rate.value
         assert_never(kind)
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:
@@ -136,15 +181,27 @@ class Profile(Config, frozen=True, dict=True):
             case _:
                 assert_never(kind)
 
-    def copy_flow(self, kind: CopyKind, gpu: int) -> FlowSpec:
-        """The flow of a copy to or from `gpu`."""
+    def copy_flow(self, kind: CopyKind, gpu: int, peer: int | None = None) -> FlowSpec:
+        """The flow of a copy to or from `gpu`; a p2p copy goes to GPU `peer`."""
         cls = self.copy_class(kind)
-        tags = (COPY_TAG,) if self._copies_crowd else ()
-        return FlowSpec(_route(self.graph.copy(gpu, kind), 1.0), cls.cap.value, cls.weight.value, tags=tags)
+        tags = (COPY_TAG,) if self._copies_reroute and kind != "d2d" else ()
+        match kind:
+            case "h2d" | "d2h":
+                route = _route(self.graph.copy(gpu, kind), 1.0)
+            case "d2d":
+                route = ()
+            case "p2p":
+                if peer is None:
+                    raise ValueError("a p2p copy needs a peer")
+                # where NCCL goes through the host, the route of copies between GPUs is not in the topology
+                route = () if self.topology.peers == "host" else self.peer_route(((gpu, peer),), 1.0)
+            case _:
+                assert_never(kind)
+        return FlowSpec(route, cls.cap.value, cls.weight.value, tags=tags)
 
     @cached_property
-    def _copies_crowd(self) -> bool:
-        """Whether some collective crosses the host otherwise while copies are in flight."""
+    def _copies_reroute(self) -> bool:
+        """Whether some collective takes another route while copies are in flight."""
         classes = (self.collective_class(kind) for kind in get_args(CollectiveKind))
         shares = (share for cls in classes for share in (cls.contention(2), *cls.contention_by_ranks.values()))
         return any(share.isolated_overhead is not None for share in shares)
@@ -154,7 +211,7 @@ class Profile(Config, frozen=True, dict=True):
         return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
     def kernel_seconds(self, kernel: Kernel) -> float:
-        """Duration of a kernel alone: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        """Isolated duration of a kernel: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
         if kernel.seconds is not None:
             return kernel.seconds
         device = self.device
@@ -167,7 +224,7 @@ class Profile(Config, frozen=True, dict=True):
         )
 
     def kernel_flow(self, gpu: int, seconds: float, launches: int = 1) -> FlowSpec:
-        """Progress of a kernel of `seconds` alone (1 s a second) on `gpu`.
+        """Progress of a kernel of `seconds`, isolated (1 s a second), on `gpu`.
 
         Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """

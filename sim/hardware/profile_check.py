@@ -83,7 +83,7 @@ def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
 
 
 def summaries(checks: Sequence[Check]) -> list[str]:
-    """A sentence for each table with a contradiction: its worst row, and what holds the collective there."""
+    """A sentence for each table with a contradiction: its worst row, and which full resources slow the collective."""
     tables: dict[str, list[Check]] = {}
     for check in checks:
         if check.contradicts:
@@ -118,7 +118,7 @@ def _is_whole(profile: Profile, kind: CollectiveKind, ranks: int) -> bool:
     Each phase takes its demand cap from the table of as many ranks as take part in it, for the bytes that it sends.
     """
     try:
-        found = phases_of(profile, kind, 2**20, ranks)
+        found = phases_of(profile, kind, 2**20, range(ranks))
     except InputError:  # hierarchical, on domains that the ranks do not fill evenly: cannot run
         return False
     return len(found) == 1 and found[0].ranks == ranks
@@ -127,14 +127,14 @@ def _is_whole(profile: Profile, kind: CollectiveKind, ranks: int) -> bool:
 def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: AloneTime) -> Iterator[Check]:
     for sent, seconds in zip(table.bytes, table.seconds, strict=True):
         buffer = round(sent / sent_per_rank(kind, 1, ranks))
-        isolated = isolated_time(profile, kind, buffer, ranks)
+        isolated = isolated_time(profile, kind, buffer, range(ranks))
         check = Check(path, kind, ranks, buffer, float(seconds), isolated, ())
         yield check._replace(holds=_full(profile, kind, buffer, ranks)) if check.contradicts else check
 
 
 def _full(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[str, ...]:
     """Resources that a collective of one phase fills as it begins."""
-    specs = [spec for phase in flows(profile, kind, size, ranks) for spec, _ in phase.flows]
+    specs = [spec for phase in flows(profile, kind, size, range(ranks)) for spec, _ in phase.flows]
     load = [0.0] * len(profile.capacities)
     for spec, rate in zip(specs, rates_together(specs, profile.capacities), strict=True):
         for resource, multiplier in spec.route:

@@ -8,12 +8,12 @@ from typing import Any
 from sim.hardware.inheritance import merged
 from sim.inputs.config import InputError
 from sim.inputs.faults import shown
-from sim.inputs.shipped_files import Shelf, is_there
+from sim.inputs.shipped_files import ShippedFiles, is_there
 from sim.inputs.yaml_files import read_yaml
 
-_SHELF = Shelf("hardware", "hardware profile", "chunkflow-sim hardware")
-shipped = _SHELF.names
-profile_file = _SHELF.file
+_FILES = ShippedFiles("hardware", "hardware profile", "chunkflow-sim hardware")
+shipped = _FILES.names
+profile_file = _FILES.file
 
 
 def read_profile(file: Path) -> Any:

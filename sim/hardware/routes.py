@@ -10,7 +10,7 @@ from typing import NamedTuple, assert_never
 
 from sim.hardware.topology import Capacity, Link, Node, Topology, Use
 from sim.inputs.faults import Fault, FaultsError, close_to, refuse
-from sim.program import CopyKind
+from sim.program import HostCopyKind
 
 OrderedRoute = tuple[tuple[int, float], ...]
 """(resource, what a byte takes of it), in the order in which they are crossed; one may be crossed twice."""
@@ -58,7 +58,7 @@ class Graph:
         self.pinned = [self._memory_of(g, memories) for g in range(gpus)]
         refuse(self._faults)
 
-    def copy(self, gpu: int, kind: CopyKind) -> OrderedRoute:
+    def copy(self, gpu: int, kind: HostCopyKind) -> OrderedRoute:
         """Resources that a copy crosses; the last one of h2d is the link into the GPU."""
         memory, device = self.pinned[gpu], f"gpu{gpu}"
         if kind == "h2d":

@@ -49,7 +49,7 @@ class Capacity(Config, frozen=True):
 class Node(Config, frozen=True):
     """A vertex. `into`, `out_of` and `through` limit what enters it, leaves it, and both together.
 
-    What starts or ends at a node crosses `through` once, as does what passes; what goes by way of a memory is written
+    What starts or ends at a node crosses `through` once, as does what passes; what goes through a memory is written
     and read, and crosses it twice. What ends at it takes `write_cost` times its bytes of `through`: memories may take
     writes less well than reads.
     """
@@ -71,7 +71,7 @@ class Link(Config, frozen=True):
     """An edge between two `ends`, one for each of `gpus` if an end holds `{gpu}`; or a `mesh`: an edge between every
     two GPUs of different groups.
 
-    `there` limits what goes from the first end to the second, `back` the other way; `each_way` stands for both of
+    `there` limits the forward direction (first end to second), `back` the reverse one; `each_way` stands for both of
     them; `both_ways` limits their sum. A direction without a limit is never full. `hops` is its length for routes.
     """
 
@@ -109,7 +109,7 @@ class Link(Config, frozen=True):
 class Topology(Config, frozen=True):
     """How the GPUs of a host, or of several, are joined.
 
-    `peers` says how GPUs reach each other: `direct`, by the graph alone; `host`, through the pinned memory of the
+    `peers` says how GPUs reach each other: `direct`, by the graph only; `host`, through the pinned memory of the
     receiver (NCCL's shared-memory transport); or groups of GPUs that reach each other directly, all others through
     the host. `pinned` says in which memory the pinned buffers of which GPUs lie: the nearest unless given.
     `domains` are groups of GPUs that lie close to each other, for hierarchical collectives.

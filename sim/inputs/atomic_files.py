@@ -134,7 +134,7 @@ def append(out: BinaryIO, data: bytes) -> None:
 
 
 def write_atomically(file: Path, data: bytes | str) -> None:
-    """Write `file` whole or not at all: to a temporary file beside it, then renamed.
+    """Write `file` whole or not at all: to a temporary file next to it, then renamed.
 
     Missing folders are made. A link stays a link, to what is written. What is there and no regular file, such as a
     device, is written to as it is.

@@ -80,7 +80,8 @@ def find(data: Any, kind: Any, path: str = "") -> Iterator[Fault]:
     try:
         msgspec.convert(data, kind, dec_hook=units.parse)
         return
-    except (msgspec.ValidationError, ValueError, ArithmeticError) as error:
+    # SystemError: of msgspec before 0.22, for a whole number beyond a float
+    except (msgspec.ValidationError, ValueError, ArithmeticError, SystemError) as error:
         cause = error.__cause__ if isinstance(error, msgspec.ValidationError) else error
     found = list(_inside(data, kind, path))
     if found:
@@ -94,7 +95,7 @@ def find(data: Any, kind: Any, path: str = "") -> Iterator[Fault]:
 
 
 def _inside(data: Any, kind: Any, path: str) -> Iterator[Fault]:
-    """FaultsError that can be told from `data` and `kind` alone."""
+    """FaultsError that can be told from only `data` and `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         found = list(find(data, args[0], path))

@@ -20,7 +20,7 @@ def is_there(path: Path) -> bool:
         return False
 
 
-class Shelf(NamedTuple):
+class ShippedFiles(NamedTuple):
     """The YAML files of one folder of `scenarios`.
 
     `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. Names go in any case,

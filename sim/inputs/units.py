@@ -15,7 +15,7 @@ _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?
 MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
 """Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
 
-Less than the least is 0: divided by, it would give what is no number.
+A magnitude below the least is 0: dividing by it could overflow.
 """
 
 
@@ -109,21 +109,22 @@ def parse(kind: type[Q], given: object) -> Q:
     return kind(value if value >= _LEAST else 0)
 
 
-def number(given: object) -> float:
-    """`given` as a number in SI units, whatever kind of quantity it is; several kinds share no unit.
+def number(given: object) -> Decimal | None:
+    """`given` as a number in SI units, whatever kind of quantity it is; several kinds share no unit. None: it is none.
 
-    >>> number("1 MiB"), number("2 ms"), number(3)
-    (1048576.0, 0.002, 3.0)
+    Exact, so that ranges of 0.1 end where they should. A number may be negative, text with a unit may not.
 
-    Raises:
-        ValueError: it is no quantity.
+    >>> number("1 MiB"), number("2 ms"), number(-0.1), number("many")
+    (Decimal('1048576'), Decimal('0.002'), Decimal('-0.1'), None)
     """
-    for kind in QUANTITIES:
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return Decimal(repr(given)) if math.isfinite(given) else None
+    for kind in QUANTITIES if isinstance(given, str) else ():
         try:
-            return float(parse(kind, given))
+            return Decimal(repr(plain(parse(kind, given))))
         except ValueError:
             continue
-    raise ValueError(f"{given!r} is no number with a unit")
+    return None
 
 
 def plain(quantity: object) -> float | int:

@@ -1,4 +1,4 @@
-"""The one reader of YAML, for files and for values on the command line: plain data alone.
+"""The one reader of YAML, for files and for values on the command line: only plain data.
 
 Refused are tags, aliases, merges, keys that appear twice or are no word, and more nesting or values than stated here.
 Of YAML 1.1's numbers only those are read that cannot be taken for something else: `1:30` (base 60), `017` (base 8),
@@ -27,7 +27,7 @@ _PREFIX = "tag:yaml.org,2002:"
 
 
 class _NotPlainError(Exception):
-    """What the loader meets and does not take."""
+    """What the loader refuses."""
 
 
 def read_yaml(file: Path) -> Any:

@@ -1,6 +1,7 @@
 """The simulated machine: host threads and streams as processes, kernels and transfers as flows."""
 
-from sim.machine.simulated import DeadlockError, SimulatedMachine
+from sim.machine.deadlock import DeadlockError
+from sim.machine.simulated import SimulatedMachine
 
 __all__ = [
     "DeadlockError",

@@ -16,8 +16,8 @@ from typing import Any
 from simpy.events import Event
 
 from sim.fluid import Environment
-from sim.hardware import HostIssue
-from sim.machine.state import Rank, Steps, launches
+from sim.hardware import Profile
+from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
 from sim.program import (
     AnyCommand,
     Collective,
@@ -28,33 +28,45 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
+    PointToPoint,
     RecordEvent,
+    Send,
     WaitEvent,
     WaitFlag,
     WriteFlag,
 )
 from sim.timeline import HostSpan
 
+_MEETINGS = (Collective, PointToPoint)
+_ON_DEVICES = ("d2d", "p2p")
+
 
 class HostThread:
     """Host thread `number` of `rank`; `clock` is its own time, s."""
 
-    def __init__(self, env: Environment, host: HostIssue, rank: Rank, number: int, spans: list[HostSpan]) -> None:
+    def __init__(self, env: Environment, profile: Profile, rank: Rank, number: int, spans: list[HostSpan]) -> None:
+        host = profile.host
         self.env = env
+        self.pageable = profile.pageable
         self.rank = rank
         self.number = number
         self.spans = spans
         self.clock = 0.0
+        self.issued = 0
+        """Commands issued before the one at which it last waited; all of them once it has ended."""
+        self.process: Steps | None = None
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
         self.sync = float(host.sync.value)
         self.spread = float(host.wake_spread.value)
         # seeded by its place in the program: the same scenario gives the same timeline
+        self.device_copy = (host.device_copy or host.copy).value
         self.random = random.Random(f"{rank.number}/{number}")
         self.issue_cost: dict[type, float] = {
             Kernel: host.kernel.value,
             Copy: host.copy.value,
             Collective: host.collective.value,
+            PointToPoint: (host.point_to_point or host.collective).value,
             RecordEvent: host.event.value,
             WaitEvent: host.event.value,
             HostWaitEvent: host.event.value,
@@ -71,31 +83,77 @@ class HostThread:
 
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
-        collectives_issued = 0
-        for command in commands:
+        issue_cost = self.issue_cost
+        for index, command in enumerate(commands):
             if not command.stream:
                 self.clock += self.sync
+                self.issued = index
                 yield from self.on_host[type(command)](command)
                 continue
+            kind = type(command)
             size = launches(command)
-            self.clock += self.issue_cost[type(command)] * size
+            cost = issue_cost[kind]
+            if isinstance(command, Copy) and command.kind in _ON_DEVICES:
+                cost = self.device_copy
+            self.clock += cost * size
             stream = self.rank.streams[command.stream]
             if stream.shared and self.clock > self.env.now:
+                self.issued = index
                 yield self.env.at(self.clock)  # its order among the other thread's commands is decided here
             while stream.commands and stream.launches + size > self.depth:
                 since = self.clock
+                self.issued = index
                 stream.room.append(Event(self.env))
                 yield from self._block(
                     stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
                 )
                 self._held(since, stream=stream.name)
-            rendezvous = (self.number, collectives_issued) if isinstance(command, Collective) else None
-            collectives_issued += rendezvous is not None
-            stream.commands.append((self.clock, command, rendezvous))
-            stream.launches += size
-            if stream.idle is not None:
-                stream.idle.succeed()
-                stream.idle = None
+            if isinstance(command, Copy) and self.rank.is_staged(command):
+                self.issued = index
+                yield from self._copy_pageable(command, stream)
+            else:
+                self._enqueue(stream, command, self._ticket(command) if kind in _MEETINGS else None)
+        self.issued = len(commands)
+
+    def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
+        stream.commands.append((self.clock, command, ticket))
+        stream.launches += launches(command)
+        if stream.idle is not None:
+            stream.idle.succeed()
+            stream.idle = None
+
+    def _ticket(self, command: AnyCommand) -> Ticket:
+        """Which of its communicator's meetings a command is."""
+        if isinstance(command, Collective):
+            number = self.rank.calls[command.meets_on] = self.rank.calls.get(command.meets_on, 0) + 1
+            return command.meets_on, number
+        if isinstance(command, PointToPoint):
+            keys: list[TransferKey] = []
+            for t in command.transfers:
+                sends = isinstance(t, Send)
+                count = sends, t.peer, command.meets_on
+                number = self.rank.transfers[count] = self.rank.transfers.get(count, 0) + 1
+                me = self.rank.number
+                keys.append((me if sends else t.peer, t.peer if sends else me, command.meets_on, number))
+            return tuple(keys)
+        return None
+
+    def _copy_pageable(self, command: Copy, stream: Stream) -> Steps:
+        """Enqueue a copy that the driver stages: it holds the thread until it is staged, or complete if from the GPU.
+
+        The driver fills its staging buffers before the stream gets to the copy, and waits for the stream for the rest.
+        """
+        costs = self.pageable.h2d
+        staged = min(command.bytes, int(costs.staging.value)) if command.kind == "h2d" else 0
+        self.clock += staged / costs.rate.value
+        if staged == command.bytes:
+            self._enqueue(stream, command, None)
+            return
+        returned = Event(self.env)
+        since = self.clock
+        self._enqueue(stream, command, returned)
+        yield from self._block(returned, f"copy {command.name!r} of pageable memory on stream {stream.name!r}")
+        self._held(since, stream=stream.name)
 
     def _block(self, until: Event, what: str) -> Steps:
         """Block the thread until a SimPy event; its clock continues from there."""

@@ -9,13 +9,22 @@ from typing import Any
 from simpy.events import Event
 
 from sim.fluid import Environment
-from sim.program import AnyCommand, CollectiveKind, Kernel, RankProgram
+from sim.program import AnyCommand, CollectiveKind, Communicator, Kernel, RankProgram
 
 Steps = Generator[Event, Any, None]
 """A SimPy process, or a part of one."""
 
-RendezvousKey = tuple[int, int]
-"""Which collective: (host thread that issues it, number in that thread); the same on every rank."""
+Work = Generator[Event, Any, tuple[float, float]]
+"""A part of a process that does what a command is for: gives (when that began, s that it takes alone)."""
+
+MeetingKey = tuple[Communicator, int]
+"""Which collective: the n-th on its communicator; the same on every rank."""
+
+TransferKey = tuple[int, int, Communicator, int]
+"""Which transfer: the n-th from a rank to another one on a communicator."""
+
+Ticket = MeetingKey | tuple[TransferKey, ...] | Event | None
+"""What comes with a command: what it meets at, or what lets its host thread continue."""
 
 
 def launches(command: AnyCommand) -> int:
@@ -24,34 +33,44 @@ def launches(command: AnyCommand) -> int:
 
 
 class Stream:
-    """Commands pending on one stream of one rank: when issued, what, and for a collective which one.
+    """Commands pending on one stream of one rank: when issued, what, and with what ticket.
 
     `shared` streams take commands from several host threads; `room` wakes threads that wait for a place.
     """
 
-    __slots__ = ("commands", "current", "idle", "launches", "name", "room", "shared")
+    __slots__ = ("commands", "current", "ended", "idle", "launches", "name", "process", "room", "shared")
 
     def __init__(self, name: str, shared: bool) -> None:
         self.name = name
         self.shared = shared
-        self.commands: deque[tuple[float, AnyCommand, RendezvousKey | None]] = deque()
+        self.commands: deque[tuple[float, AnyCommand, Ticket]] = deque()
         self.launches = 0
         self.idle: Event | None = None
         self.room: list[Event] = []
-        self.current: tuple[AnyCommand, RendezvousKey | None] | None = None
+        self.current: tuple[AnyCommand, Ticket] | None = None
+        self.ended = 0
+        """Commands that have ended."""
+        self.process: Generator[Event, Any, Any] | None = None
 
 
 class Rank:
     """State of one rank: its streams, events that have completed, flags, and those who wait for them."""
 
-    def __init__(self, number: int, program: RankProgram) -> None:
+    def __init__(self, number: int, gpu: int, program: RankProgram) -> None:
         self.number = number
+        self.gpu = gpu
+        self.threads: list[Any] = []
+        """Its host threads."""
         feeders = [{c.stream for c in thread} for thread in program.threads]
         self.streams = {name: Stream(name, sum(name in fed for fed in feeders) > 1) for name in program.streams}
         self.events: dict[int, float] = {}
         self.event_waiters: dict[int, list[Event]] = {}
-        self.flags: dict[str, int] = {}
-        self.flag_waiters: dict[str, list[Event]] = {}
+        self.flags = Flags()
+        self.is_staged = program.is_staged
+        self.calls: dict[Communicator, int] = {}
+        """Collectives issued so far."""
+        self.transfers: dict[tuple[bool, int, Communicator], int] = {}
+        """(whether it sends, peer, communicator) -> transfers issued so far."""
         self.counters: dict[str, int] = {}
         self.counter_waiters: dict[str, list[Event]] = {}
         self.locks: dict[str, deque[Event]] = {}
@@ -63,13 +82,30 @@ class Rank:
         """When the last attention to start ends, where collectives of other streams may find it running."""
 
 
+class Flags:
+    """Words of a memory, and those who wait for one to change."""
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+        self.waiters: dict[str, list[Event]] = {}
+
+    def __getitem__(self, flag: str) -> int:
+        return self.words.get(flag, 0)
+
+
 class Rendezvous:
-    """One collective: which ranks have arrived, when all had, and what ends it for each."""
+    """A collective or transfer: which of its ranks have arrived, when all had, and what ends it for each."""
 
-    __slots__ = ("arrived", "done", "kind", "ready")
+    __slots__ = ("arrived", "done", "kind", "members", "ready")
 
-    def __init__(self, env: Environment, kind: CollectiveKind, world_size: int) -> None:
+    def __init__(self, env: Environment, kind: CollectiveKind, members: tuple[int, ...]) -> None:
         self.kind = kind
+        self.members = members
         self.arrived: list[int] = []
-        self.done = [Event(env) for _ in range(world_size)]
+        self.done = {rank: Event(env) for rank in members}
         self.ready = 0.0
+
+    @property
+    def missing(self) -> list[int]:
+        """Ranks that have not arrived."""
+        return [rank for rank in self.members if rank not in self.arrived]

@@ -2,7 +2,7 @@
 
 Each policy is one module of this folder: its parameters, as a scenario file gives them under its `kind`, its label, the
 variants that `explain` compares, how many commands it makes, and its schedule. A module is found by being here; one
-elsewhere by `register` or `load_policies` (docs/policies.md). `build` alone makes programs from policies.
+elsewhere by `register` or `load_policies` (docs/policies.md). Only `build` makes programs from policies.
 """
 
 from __future__ import annotations

@@ -44,6 +44,14 @@ class Policy(Config, frozen=True, tag_field="kind"):
     """Kinds of collectives that the policy adds to those of the workload."""
 
     @property
+    def layers_alike(self) -> bool:
+        """Whether equal layers in a row, with equal copied bytes, are scheduled alike wherever they stand.
+
+        It lets a simulation stop where such layers repeat. Each class says so for itself: it is not inherited.
+        """
+        return False
+
+    @property
     def kind(self) -> str:
         """The policy's name in scenario files."""
         return str(self.__struct_config__.tag)

@@ -44,6 +44,11 @@ class Chunked(Offload, frozen=True, kw_only=True, tag="chunked"):
         fields = {name: getattr(other, name) for name in cls.__struct_fields__ if name in other.__struct_fields__}
         return cls.read(fields | {"chunk_bytes": other.chunk_bytes or USUAL_CHUNK})
 
+    @property
+    def layers_alike(self) -> bool:
+        """Every layer is scheduled by the same rules."""
+        return True
+
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Chunks on the copy stream."""
         return Schedule(workload, self).build()

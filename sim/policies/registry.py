@@ -30,7 +30,7 @@ P = TypeVar("P", bound=Policy)
 
 
 class _Loaded(NamedTuple):
-    """What a file of one's own held when it was run: the kinds that it registered, and its content."""
+    """What a user's file contained when it was run: the kinds that it registered, and its content."""
 
     kinds: tuple[str, ...]
     content: bytes

@@ -24,6 +24,11 @@ class Resident(Policy, frozen=True, tag="resident"):
         """The block."""
         return world_size * len(workload.layers[layer].block)
 
+    @property
+    def layers_alike(self) -> bool:
+        """Every layer is scheduled by the same rules."""
+        return True
+
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
-        """Kernels and collectives alone."""
+        """Kernels and collectives without copies."""
         return Schedule(workload, self).build()

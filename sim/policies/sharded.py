@@ -88,6 +88,11 @@ class Sharded(Offload, frozen=True, tag="sharded"):
         a_piece = 1 if world_size == 1 or self.store == "device" else 4
         return world_size * (len(of.block) + 1 + (3 + count * a_piece if count else 0))
 
+    @property
+    def layers_alike(self) -> bool:
+        """Every layer is scheduled by the same rules."""
+        return True
+
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Copies and gathers on streams of their own."""
         return ShardedSchedule(workload, self, world_size, rank).build()

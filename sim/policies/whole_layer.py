@@ -37,6 +37,11 @@ class WholeLayer(Offload, frozen=True, tag="whole_layer"):
         """An event and its wait for a late copy, and for each collective that waits."""
         return (2 if self.issue == "after_compute" else 0), 0, (2 if self.quiesce else 0)
 
+    @property
+    def layers_alike(self) -> bool:
+        """Every layer is scheduled by the same rules."""
+        return True
+
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """One copy a layer on the copy stream."""
         return WholeLayerSchedule(workload, self).build()

@@ -1,6 +1,6 @@
 """Chunks that keep clear of collectives, by a flag on the GPU or by host threads.
 
-`window: device_gate` is carried out by the GPU's streams alone: the host issues everything ahead, events and flags
+`window: device_gate` is carried out by the GPU's streams only: the host issues everything ahead, events and flags
 decide.
 
 The windows `launch` and `kernel` are after the public code of a ChunkFlow author's SGLang fork (github
@@ -88,6 +88,11 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
             return 0, (3 if self.drain else 1), (4 if self.drain else 2)
         # a layer: request, slot and the model's wait; a chunk and a collective: count, lock, and an event waited for
         return 5, 5, (8 if self.window == "kernel" else 6)
+
+    @property
+    def layers_alike(self) -> bool:
+        """Counts of the host threads of other windows grow from layer to layer."""
+        return self.window == "device_gate"
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Chunks behind a gate, or issued one at a time."""

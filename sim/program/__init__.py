@@ -3,9 +3,10 @@
 A `Program` holds, for every rank, the commands its host threads issue, in issue order. Streams are FIFO; events and
 flags order them. Nothing here knows how long anything takes: a machine (simulated or real) decides that.
 
-`RankBuilder` makes one. It tracks which commands are ordered before which (a vector clock per stream,
-merged by events) and refuses, at construction, a wait that nobody can end and an access to a buffer that may still be
-in use.
+`RankBuilder` makes a rank's part. It tracks which commands are ordered before which (a vector clock per stream,
+merged by events) and refuses a wait that nobody can end and an access to a buffer that may still be in use. `Program`
+checks what ranks do together: that they meet (`sim.program.meetings`), and that they use the memory that they share
+in a certain order (`sim.program.ordering`).
 """
 
 from sim.program.builder import RankBuilder
@@ -17,25 +18,34 @@ from sim.program.commands import (
     Collective,
     CollectiveKind,
     Command,
+    Communicator,
     Copy,
     CopyKind,
+    FlagMemory,
+    FlagTest,
     HostAcquire,
     HostAdd,
+    HostBuffer,
+    HostCopyKind,
+    HostMemory,
     HostRelease,
     HostWait,
     HostWaitEvent,
-    Instrumented,
     Kernel,
     LayerWeights,
-    Program,
+    Meeting,
+    PointToPoint,
     ProgramError,
-    RankProgram,
     RecordEvent,
+    Recv,
+    Send,
     WaitEvent,
     WaitFlag,
     WriteFlag,
-    instrument,
 )
+from sim.program.instrumentation import Instrumented, instrument
+from sim.program.program import Program
+from sim.program.rank_program import RankProgram
 
 __all__ = [
     "COLLECTIVES",
@@ -45,21 +55,31 @@ __all__ = [
     "Collective",
     "CollectiveKind",
     "Command",
+    "Communicator",
     "Copy",
     "CopyKind",
+    "FlagMemory",
+    "FlagTest",
     "HostAcquire",
     "HostAdd",
+    "HostBuffer",
+    "HostCopyKind",
+    "HostMemory",
     "HostRelease",
     "HostWait",
     "HostWaitEvent",
     "Instrumented",
     "Kernel",
     "LayerWeights",
+    "Meeting",
+    "PointToPoint",
     "Program",
     "ProgramError",
     "RankBuilder",
     "RankProgram",
     "RecordEvent",
+    "Recv",
+    "Send",
     "WaitEvent",
     "WaitFlag",
     "WriteFlag",

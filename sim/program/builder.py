@@ -8,51 +8,33 @@ from typing import assert_never
 
 import msgspec
 
+from sim.program.buffer_use import WHOLE
 from sim.program.commands import (
     COLLECTIVES,
-    AnyCommand,
-    Buffer,
-    BufferKind,
+    WORD,
     Collective,
     CollectiveKind,
+    Communicator,
     Copy,
     CopyKind,
-    HostAcquire,
-    HostAdd,
-    HostRelease,
-    HostWait,
-    HostWaitEvent,
+    FlagMemory,
+    FlagTest,
     Kernel,
     LayerWeights,
+    PointToPoint,
     ProgramError,
-    RankProgram,
-    RecordEvent,
-    WaitEvent,
+    Recv,
+    Send,
     WaitFlag,
     WriteFlag,
 )
+from sim.program.memory_use import MemoryUse
 from sim.program.ops import AnyOperation
-
-_WHOLE = (0, 2**63)
-"""The byte range of an access that may touch all of a buffer."""
-
-
-class _Access(msgspec.Struct, gc=False):
-    """The latest accesses of a buffer: writes by byte range, as (stream, position, what), and reads of it all."""
-
-    writes: dict[tuple[int, int], tuple[str, int, str]] = msgspec.field(default_factory=dict)
-    writers: dict[str, int] = msgspec.field(default_factory=dict)
-    """Stream -> position of its last write."""
-    reads: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
+from sim.program.rank_program import RankProgram
+from sim.program.sequences import check_next
 
 
-def _period(poll: float) -> float:
-    if not 0.0 <= poll < math.inf:
-        raise ProgramError(f"a polling period of {poll} s is not finite and not negative")
-    return poll
-
-
-class RankBuilder:
+class RankBuilder(MemoryUse):
     """Builds a `RankProgram` command by command, checking each against all before it.
 
     Raises `ProgramError` where a command waits for an event that was not recorded, touches an unknown buffer, or
@@ -60,40 +42,26 @@ class RankBuilder:
     """
 
     def __init__(self) -> None:
-        self._threads: list[list[AnyCommand]] = [[]]
-        self._thread = 0
-        self._buffers: dict[str, Buffer] = {}
-        self._access: dict[str, _Access] = {}
-        self._position: dict[str, int] = {}
-        self._owner: dict[str, int] = {}
-        self._clock: dict[str, dict[str, int]] = {}
-        self._host_clock: list[dict[str, int]] = [{}]
-        self._held: set[tuple[str, int]] = set()
-        self._event_clock: list[dict[str, int]] = []
-        self._step_events: list[int] = []
+        super().__init__()
         self._written_flags: set[tuple[str, int]] = set()
-        self._awaited_flags: dict[tuple[str, int], str] = {}
+        self._written_on_host: set[str] = set()
+        self._awaited_flags: dict[tuple[str, int, FlagTest], str] = {}
+        self._sequences: dict[str, tuple[int, str]] = {}
+        """Flag -> the value written last, and the stream that wrote it."""
+        self._met: dict[Communicator, tuple[str, int, int]] = {}
+        """Communicator -> stream, position and host thread of the last command that met on it."""
 
-    def buffer(self, name: str, bytes: int, kind: BufferKind, static: bool = False) -> str:
-        """Declare device memory of `bytes`; returns its name."""
-        if name in self._buffers:
-            raise ProgramError(f"buffer {name!r} is declared twice")
-        if bytes < 0:
-            raise ProgramError(f"buffer {name!r} has negative size {bytes}")
-        self._buffers[name] = Buffer(name, bytes, kind, static)
-        self._access[name] = _Access()
-        return name
+    def sequence(self, flag: str) -> str:
+        """Declare that only this rank writes host flag `flag`, each value ahead of the one before; returns its name.
 
-    def thread(self) -> int:
-        """Start a further host thread; later commands are issued by it. Returns its number."""
-        self._threads.append([])
-        self._host_clock.append({})
-        return self.switch(len(self._threads) - 1)
-
-    def switch(self, thread: int) -> int:
-        """Let host thread `thread` issue the commands that follow. Returns its number."""
-        self._thread = thread
-        return thread
+        Who waits on any rank for such a flag to be at least a value is ordered after all that comes before its write.
+        """
+        if flag in self._sequences:
+            raise ProgramError(f"sequence {flag!r} is declared twice")
+        if flag in self._written_on_host:
+            raise ProgramError(f"flag {flag!r} is written before it is declared as a sequence")
+        self._sequences[flag] = 0, ""
+        return flag
 
     def kernel(
         self,
@@ -119,7 +87,8 @@ class RankBuilder:
             raise ProgramError(f"kernel {name!r} needs seconds, or flops or hbm_bytes")
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
-        self._touch(stream, name, reads, writes)
+        self._on_device(name, (*reads, *writes))
+        self._touch(stream, name, dict.fromkeys(reads, WHOLE), dict.fromkeys(writes, WHOLE))
         self._issue(
             Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention, ops)
         )
@@ -133,23 +102,70 @@ class RankBuilder:
         *,
         kind: CopyKind = "h2d",
         offset: int = 0,
+        other: str | None = None,
+        other_offset: int = 0,
+        peer: int | None = None,
         step: int = -1,
         layer: int = -1,
     ) -> None:
-        """Enqueue a DMA copy into (h2d) or out of (d2h) `buffer`."""
+        """Enqueue a DMA copy into (h2d, d2d) or out of (d2h, p2p) `buffer`; `other` is its other side (`Copy`)."""
         if bytes <= 0:
             raise ProgramError(f"copy {name!r} moves {bytes} bytes, at least 1 is needed")
-        reads: tuple[str, ...] = ()
-        writes: tuple[str, ...] = ()
-        if kind == "h2d":
-            writes = (buffer,)
-        elif kind == "d2h":
-            reads = (buffer,)
-        else:
-            assert_never(kind)
-        self._touch(stream, name, reads, writes, (offset, offset + bytes))
+        mine, theirs = (offset, offset + bytes), (other_offset, other_offset + bytes)
+        far = self._other_side(name, kind, other, peer)
+        pageable = any(b in self._host_buffers and self._host_buffers[b].memory == "pageable" for b in far)
+        if kind == "h2d" and pageable:
+            self._stage(name, far, theirs)
+            far = ()
+        if kind == "d2d" and other == buffer and mine[0] < theirs[1] and theirs[0] < mine[1]:
+            raise ProgramError(f"copy {name!r} reads and writes the same bytes of buffer {buffer!r}")
+        self._on_device(name, (buffer, *far) if kind == "d2d" else (buffer,))
+        device, other_side = {buffer: mine}, dict.fromkeys(far, theirs)
+        match kind:
+            case "h2d" | "d2d":
+                source, target = other_side, device
+            case "d2h" | "p2p":
+                source, target = device, other_side
+            case _:
+                assert_never(kind)
+        if source:
+            self._touch(stream, name, source, {})
+        if target:
+            self._touch(stream, name, {}, target)
         self._fits(f"copy {name!r}", offset, bytes, buffer)
-        self._issue(Copy(stream, name, bytes, buffer, kind, offset, step, layer))
+        if kind != "p2p" and other is not None:
+            self._fits(f"copy {name!r}", other_offset, bytes, other)
+        self._issue(
+            Copy(
+                stream,
+                name,
+                bytes,
+                buffer,
+                kind,
+                offset,
+                step,
+                layer,
+                msgspec.UNSET if other is None else other,
+                msgspec.UNSET if other is None else other_offset,
+                msgspec.UNSET if peer is None else peer,
+            )
+        )
+        if kind == "d2h" and pageable:
+            # the call returns when the copy is complete: what this thread issues later is ordered after it
+            self._returns_after({**self._clock[stream], stream: self._position[stream]})
+
+    def _other_side(self, name: str, kind: CopyKind, other: str | None, peer: int | None) -> tuple[str, ...]:
+        """The buffer that only this rank has on the other side of a copy, if it has one that may still be in use."""
+        if (kind == "p2p") != (peer is not None) or (kind in ("d2d", "p2p") and other is None):
+            needs = {"p2p": "a peer and its buffer", "d2d": "a source and no peer"}.get(kind, "no peer")
+            raise ProgramError(f"copy {name!r} is {kind}: it needs {needs}")
+        if kind == "p2p" or other is None:
+            return ()
+        if kind == "d2d":
+            return (other,)
+        if other not in self._host_buffers:
+            raise ProgramError(f"copy {name!r} is {kind}, but {other!r} is no host buffer that is declared")
+        return () if self._host_buffers[other].shared else (other,)
 
     def collective(
         self,
@@ -163,166 +179,137 @@ class RankBuilder:
         offset: int | None = None,
         step: int = -1,
         layer: int = -1,
+        group: Sequence[int] | None = None,
+        communicator: str | None = None,
     ) -> None:
-        """Enqueue this rank's part of a collective over all ranks, on the buffer it writes from byte `offset` on."""
+        """Enqueue this rank's part of a collective, on the buffer it writes from byte `offset` on.
+
+        All ranks take part, or those of `group`, on the communicator of that name or of the stream's.
+        """
         if kind not in COLLECTIVES:
             raise ProgramError(f"collective {name!r} is a {kind!r}, expected one of {', '.join(COLLECTIVES)}")
         if bytes <= 0:
             raise ProgramError(f"collective {name!r} has {bytes} bytes, at least 1 is needed")
-        self._touch(stream, name, reads, writes, _WHOLE if offset is None else (offset, offset + bytes))
+        if group is not None and (not group or len(set(group)) != len(group) or min(group) < 0):
+            raise ProgramError(f"collective {name!r} is of group {list(group)}, expected ranks, each once")
+        # all_to_all and send_recv leave their output behind their input
+        size = 2 * bytes if kind in ("all_to_all", "send_recv") else bytes
+        span = WHOLE if offset is None else (offset, offset + size)
+        self._on_device(name, (*reads, *writes))
+        self._touch(stream, name, dict.fromkeys(reads, WHOLE), dict.fromkeys(writes, span))
         if offset is not None:
             for buffer in writes:
-                self._fits(f"collective {name!r}", offset, bytes, buffer)
-        at = msgspec.UNSET if offset is None else offset
-        self._issue(Collective(stream, name, kind, bytes, reads, writes, step, layer, at))
+                self._fits(f"collective {name!r}", offset, size, buffer)
+        call = Collective(
+            stream,
+            name,
+            kind,
+            bytes,
+            reads,
+            writes,
+            step,
+            layer,
+            msgspec.UNSET if offset is None else offset,
+            msgspec.UNSET if group is None else tuple(group),
+            msgspec.UNSET if communicator is None else communicator,
+        )
+        self._meet(stream, name, call.meets_on)
+        self._issue(call)
 
-    def _fits(self, what: str, offset: int, size: int, buffer: str) -> None:
-        there = self._buffers[buffer].bytes
-        if offset < 0 or offset + size > there:
-            raise ProgramError(f"{what} reaches byte {offset + size} of buffer {buffer!r}, which has {there}")
-
-    def record(self, stream: str) -> int:
-        """Record a new event on `stream`; returns its number.
-
-        On a stream that another thread feeds, the event orders nothing that can be relied on: how much of the stream
-        was issued before it is up to the race.
-        """
-        mine = self._owner.get(stream, self._thread) == self._thread
-        clock = dict(self._clock_of(stream)) if mine else {}
-        if mine:
-            clock[stream] = self._position.get(stream, 0)
-        self._event_clock.append(clock)
-        event = len(self._event_clock) - 1
-        self._issue(RecordEvent(stream, event))
-        return event
-
-    def record_step(self, stream: str) -> int:
-        """Record an event that bounds a step."""
-        event = self.record(stream)
-        self._step_events.append(event)
-        return event
-
-    def wait(self, stream: str, event: int) -> None:
-        """Make `stream` wait for `event`, which must have been recorded before."""
-        self._merge(self._clock_of(stream), event)
-        self._issue(WaitEvent(stream, event))
-
-    def host_wait(self, event: int, poll: float = 0.0) -> None:
-        """Make the issuing host thread wait for `event`. Everything it issues later is ordered after it."""
-        mine = [clock for stream, clock in self._clock.items() if self._owner.get(stream) == self._thread]
-        for clock in (self._host_clock[self._thread], *mine):
-            self._merge(clock, event)
-        self._issue(HostWaitEvent("", event, _period(poll)))
-
-    def host_add(self, counter: str, delta: int) -> None:
-        """Add `delta` to a counter of this process."""
-        self._issue(HostAdd("", counter, delta))
-
-    def host_wait_counter(
-        self, counter: str, *, least: int | None = None, most: int | None = None, poll: float = 0.0
+    def point_to_point(
+        self,
+        stream: str,
+        name: str,
+        *transfers: Send | Recv,
+        step: int = -1,
+        layer: int = -1,
+        communicator: str | None = None,
     ) -> None:
-        """Make the issuing host thread wait until `least` <= `counter` <= `most`."""
-        if least is None and most is None:
-            raise ProgramError(f"a wait for counter {counter!r} needs a bound")
-        self._issue(HostWait("", counter, least, most, _period(poll)))
+        """Enqueue sends and receives as one group of NCCL's: they run together."""
+        if not transfers:
+            raise ProgramError(f"{name!r} has no send and no receive")
+        spans: dict[bool, list[tuple[str, tuple[int, int]]]] = {True: [], False: []}
+        for t in transfers:
+            if t.bytes <= 0:
+                raise ProgramError(f"{name!r} moves {t.bytes} bytes, at least 1 is needed")
+            spans[isinstance(t, Send)].append((t.buffer, (t.offset, t.offset + t.bytes)))
+        for number, (buffer, (start, end)) in enumerate(spans[False]):
+            for other, span in [*spans[True], *spans[False][:number]]:
+                if other == buffer and start < span[1] and span[0] < end:
+                    raise ProgramError(f"{name!r} receives into bytes of buffer {buffer!r} that it uses otherwise")
+        self._on_device(name, [t.buffer for t in transfers])
+        for buffer, span in spans[True]:
+            self._touch(stream, name, {buffer: span}, {})
+        for buffer, span in spans[False]:
+            self._touch(stream, name, {}, {buffer: span})
+        for t in transfers:
+            self._fits(repr(name), t.offset, t.bytes, t.buffer)
+        on = msgspec.UNSET if communicator is None else communicator
+        call = PointToPoint(stream, name, transfers, step, layer, on)
+        self._meet(stream, name, call.meets_on)
+        self._issue(call)
 
-    def host_acquire(self, lock: str) -> None:
-        """Make the issuing host thread take `lock`."""
-        if (lock, self._thread) in self._held:
-            raise ProgramError(f"host thread {self._thread} takes lock {lock!r} twice")
-        self._held.add((lock, self._thread))
-        self._issue(HostAcquire("", lock))
+    def _meet(self, stream: str, name: str, on: Communicator) -> None:
+        """Check that what meets on a communicator does so in a certain order."""
+        if (last := self._met.get(on)) is not None:
+            other, position, thread = last
+            if thread != self._thread or not (other == stream or self._clock_of(stream).get(other, 0) > position):
+                raise ProgramError(
+                    f"{name!r} on stream {stream!r} follows another one of communicator {on[1]!r} on stream {other!r}: "
+                    "no event orders them"
+                )
+        self._met[on] = stream, self._position.get(stream, 0), self._thread
 
-    def host_release(self, lock: str) -> None:
-        """Make the issuing host thread give `lock` back."""
-        if (lock, self._thread) not in self._held:
-            raise ProgramError(f"host thread {self._thread} gives back lock {lock!r}, which it does not hold")
-        self._held.remove((lock, self._thread))
-        self._issue(HostRelease("", lock))
+    def write_flag(self, stream: str, flag: str, value: int, memory: FlagMemory = "device") -> None:
+        """Set word `flag`, of the device or of host memory that all ranks share, when the stream gets there."""
+        self._check_word(flag, value)
+        if memory == "host":
+            self._written_on_host.add(flag)
+            if flag in self._sequences:
+                last, other = self._sequences[flag]
+                check_next(flag, value, last)
+                if other not in ("", stream):
+                    raise ProgramError(f"sequence {flag!r} is written by streams {other!r} and {stream!r}")
+                self._sequences[flag] = value, stream
+            self._issue(WriteFlag(stream, flag, value, "host"))
+        else:
+            self._written_flags.add((flag, value))
+            self._issue(WriteFlag(stream, flag, value))
 
-    def write_flag(self, stream: str, flag: str, value: int) -> None:
-        """Set device word `flag` when the stream gets there."""
-        self._written_flags.add((flag, value))
-        self._issue(WriteFlag(stream, flag, value))
+    def wait_flag(
+        self, stream: str, flag: str, value: int, memory: FlagMemory = "device", test: FlagTest = "equal"
+    ) -> None:
+        """Hold `stream` until word `flag` equals `value`, or is at least that."""
+        self._check_word(flag, value)
+        if memory == "device":
+            self._awaited_flags.setdefault((flag, value, test), stream)
+        self._issue(
+            WaitFlag(
+                stream,
+                flag,
+                value,
+                msgspec.UNSET if memory == "device" else memory,
+                msgspec.UNSET if test == "equal" else test,
+            )
+        )
 
-    def wait_flag(self, stream: str, flag: str, value: int) -> None:
-        """Hold `stream` until device word `flag` equals `value`."""
-        self._awaited_flags.setdefault((flag, value), stream)
-        self._issue(WaitFlag(stream, flag, value))
+    def _check_word(self, flag: str, value: int) -> None:
+        if not 0 <= value < WORD:
+            raise ProgramError(f"flag {flag!r} is given {value}, which is no number of 32 bits without sign")
 
     def build(self, weights: tuple[LayerWeights, ...] = ()) -> RankProgram:
         """The finished program of this rank, whose layers' weights lie where `weights` says."""
         if self._held:
             raise ProgramError(f"lock {min(self._held)[0]!r} is never given back")
-        for (flag, value), stream in self._awaited_flags.items():
-            if value != 0 and (flag, value) not in self._written_flags:
+        for (flag, value, test), stream in self._awaited_flags.items():
+            wait = WaitFlag(stream, flag, value, test=test)
+            if not wait.holds(0) and not any(f == flag and wait.holds(v) for f, v in self._written_flags):
                 raise ProgramError(f"stream {stream!r} waits for flag {flag!r} to be {value}, which nobody writes")
         return RankProgram(
-            tuple(tuple(t) for t in self._threads), tuple(self._buffers.values()), tuple(self._step_events), weights
+            tuple(tuple(t) for t in self._threads),
+            tuple(self._buffers.values()),
+            tuple(self._step_events),
+            weights,
+            tuple(self._host_buffers.values()) or msgspec.UNSET,
+            tuple(self._sequences) or msgspec.UNSET,
         )
-
-    def _issue(self, command: AnyCommand) -> None:
-        self._threads[self._thread].append(command)
-        if command.stream:
-            shared = isinstance(command, RecordEvent)
-            if not shared and self._owner.setdefault(command.stream, self._thread) != self._thread:
-                raise ProgramError(
-                    f"stream {command.stream!r} is fed by host threads {self._owner[command.stream]} and "
-                    f"{self._thread}: the order of its commands would be undefined"
-                )
-            self._position[command.stream] = self._position.get(command.stream, 0) + 1
-
-    def _clock_of(self, stream: str) -> dict[str, int]:
-        """How many commands of each stream surely end before the next one of `stream` starts."""
-        return self._clock.setdefault(stream, dict(self._host_clock[self._thread]))
-
-    def _merge(self, clock: dict[str, int], event: int) -> None:
-        if not 0 <= event < len(self._event_clock):
-            raise ProgramError(f"event {event} is waited for but nobody has recorded it")
-        for other, position in self._event_clock[event].items():
-            if position > clock.get(other, 0):
-                clock[other] = position
-
-    def _touch(
-        self, stream: str, what: str, reads: Sequence[str], writes: Sequence[str], span: tuple[int, int] = _WHOLE
-    ) -> None:
-        """Check and note accesses; writes touch only bytes `span` of their buffers."""
-        clock = self._clock_of(stream)
-        position = self._position.get(stream, 0)
-
-        def ordered(other: str, at: int) -> bool:
-            return other == stream or clock.get(other, 0) > at
-
-        def check(name: str, span: tuple[int, int]) -> None:
-            if name not in self._buffers:
-                raise ProgramError(f"{what!r} on stream {stream!r} uses buffer {name!r}, which is not declared")
-            access = self._access[name]
-            if all(ordered(other, at) for other, at in access.writers.items()):
-                return
-            for (start, end), (other, at, writer) in access.writes.items():
-                if start < span[1] and span[0] < end and not ordered(other, at):
-                    raise ProgramError(
-                        f"{what!r} on stream {stream!r} uses buffer {name!r} while {writer!r} on stream {other!r} "
-                        "may still be writing it: no event orders them"
-                    )
-
-        for name in reads:
-            check(name, _WHOLE)
-        for name in writes:
-            check(name, span)
-        for name in reads:
-            self._access[name].reads[stream] = (position, what)
-        for name in writes:
-            access = self._access[name]
-            for other, (at, reader) in access.reads.items():
-                if not ordered(other, at):
-                    raise ProgramError(
-                        f"{what!r} on stream {stream!r} overwrites buffer {name!r} while {reader!r} on stream "
-                        f"{other!r} may still be reading it: no event orders them"
-                    )
-            if span == _WHOLE:
-                access.reads.clear()
-                access.writes.clear()
-                access.writers.clear()
-            access.writes[span] = (stream, position, what)
-            access.writers[stream] = position

@@ -1,11 +1,12 @@
-"""The commands of a program and the program itself: plain data, no machine in it."""
+"""The commands of a program, and the memory that they use: plain data, no machine in it.
+
+Fields that are `UNSET` unless given are left out of the JSON that programs are hashed by: a program that does not use
+them has the hash that it had before they were there.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
-from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -13,7 +14,12 @@ from sim.program.ops import AnyOperation
 
 COLLECTIVES = ("all_to_all", "all_reduce", "all_gather", "reduce_scatter", "send_recv")
 CollectiveKind = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "send_recv"]
-CopyKind = Literal["h2d", "d2h"]
+CopyKind = Literal["h2d", "d2h", "d2d", "p2p"]
+HostCopyKind = Literal["h2d", "d2h"]
+"""Copies that cross the GPU's link to the host."""
+HostMemory = Literal["pinned", "pageable"]
+FlagMemory = Literal["device", "host"]
+FlagTest = Literal["equal", "at_least"]
 BufferKind = Literal["weights", "slot", "activations", "collective", "scratch"]
 
 
@@ -48,9 +54,12 @@ class Kernel(Command, frozen=True, gc=False):
 
 
 class Copy(Command, frozen=True, gc=False):
-    """A DMA copy of `bytes` between pinned host memory and device `buffer` (at byte `offset` of it).
+    """A DMA copy of `bytes` from or to byte `offset` of device buffer `buffer`.
 
-    An h2d copy of `layer` into a slot brings the bytes that follow the layer's resident part by `offset`.
+    `other` is the other side, at its byte `other_offset`: the host buffer that an h2d copy reads or a d2h copy writes;
+    the buffer of the same rank that a d2d copy reads into `buffer`; the buffer of rank `peer` that a p2p copy writes
+    from `buffer`. An h2d copy without it reads the weights of `layer` from pinned memory: into a slot it brings the
+    bytes that follow the layer's resident part by `offset`. A d2h copy without it writes pinned memory of its own.
     """
 
     name: str
@@ -60,6 +69,18 @@ class Copy(Command, frozen=True, gc=False):
     offset: int = 0
     step: int = -1
     layer: int = -1
+    other: str | msgspec.UnsetType = msgspec.UNSET
+    other_offset: int | msgspec.UnsetType = msgspec.UNSET
+    peer: int | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def other_start(self) -> int:
+        """Byte of the other side at which it starts."""
+        return 0 if self.other_offset is msgspec.UNSET else self.other_offset
+
+
+Communicator = tuple[tuple[int, ...] | None, str]
+"""What ranks meet on: the group (None: all ranks), and a name."""
 
 
 class Collective(Command, frozen=True, gc=False):
@@ -69,6 +90,10 @@ class Collective(Command, frozen=True, gc=False):
     An all_to_all and a send_recv read the first `bytes` of the buffer they write and leave their output in the next
     `bytes`. The others work in place: the input of an all_gather and the output of a reduce_scatter lie at the rank's
     place. All this lies from byte `offset` of the buffer on.
+
+    `group` are the ranks that take part, in the order of their places; all of them unless given. Ranks meet at the
+    collectives of a communicator in the order in which they issue them. A communicator has a group and a name; the
+    name is that of the stream unless `communicator` is given.
     """
 
     name: str
@@ -79,11 +104,76 @@ class Collective(Command, frozen=True, gc=False):
     step: int = -1
     layer: int = -1
     offset: int | msgspec.UnsetType = msgspec.UNSET
+    group: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    communicator: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def start(self) -> int:
         """Byte of the buffer at which it starts."""
         return 0 if self.offset is msgspec.UNSET else self.offset
+
+    @property
+    def meets_on(self) -> Communicator:
+        """Its communicator."""
+        group = None if self.group is msgspec.UNSET else self.group
+        return group, self.stream if self.communicator is msgspec.UNSET else self.communicator
+
+    def members(self, world_size: int) -> tuple[int, ...]:
+        """The ranks that take part, in the order of their places."""
+        return tuple(range(world_size)) if self.group is msgspec.UNSET else self.group
+
+
+class Send(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False):
+    """`bytes` from byte `offset` of `buffer` to rank `peer`, whose receive takes as many."""
+
+    peer: int
+    bytes: int
+    buffer: str
+    offset: int = 0
+
+
+class Recv(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False):
+    """`bytes` from rank `peer` into `buffer`, from byte `offset` on."""
+
+    peer: int
+    bytes: int
+    buffer: str
+    offset: int = 0
+
+
+class PointToPoint(Command, frozen=True, gc=False):
+    """Sends and receives that NCCL runs as one group: together, and ended when all of them have.
+
+    A send and its receive start when both ranks have posted them. The n-th send to a rank on a communicator meets the
+    n-th receive of that rank from this one. The communicator is of all ranks, with the name of the stream unless given.
+    """
+
+    name: str
+    transfers: tuple[Send | Recv, ...]
+    step: int = -1
+    layer: int = -1
+    communicator: str | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def meets_on(self) -> Communicator:
+        """Its communicator."""
+        return None, self.stream if self.communicator is msgspec.UNSET else self.communicator
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Buffers that it sends from."""
+        return tuple(t.buffer for t in self.transfers if isinstance(t, Send))
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Buffers that it receives into."""
+        return tuple(t.buffer for t in self.transfers if isinstance(t, Recv))
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it sends, or receives if that is more."""
+        sent = sum(t.bytes for t in self.transfers if isinstance(t, Send))
+        return max(sent, sum(t.bytes for t in self.transfers) - sent)
 
 
 class RecordEvent(Command, frozen=True, gc=False):
@@ -98,18 +188,51 @@ class WaitEvent(Command, frozen=True, gc=False):
     event: int
 
 
+WORD = 2**32
+"""Values of a flag are less than this."""
+
+
 class WriteFlag(Command, frozen=True, gc=False):
-    """cuStreamWriteValue32: set device word `flag`."""
+    """cuStreamWriteValue32: set word `flag`, of the device or of host memory that all ranks share."""
 
     flag: str
     value: int
+    memory: FlagMemory | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the word lies in host memory."""
+        return self.memory == "host"
 
 
 class WaitFlag(Command, frozen=True, gc=False):
-    """cuStreamWaitValue32 (EQ): hold the stream until device word `flag` equals `value`. Flags start at 0."""
+    """cuStreamWaitValue32: hold the stream until word `flag` is `value`, or at least that. Flags start at 0.
+
+    "At least" is cyclic, as CUDA's: the difference, taken as a signed number of 32 bits, is not negative.
+    """
 
     flag: str
     value: int
+    memory: FlagMemory | msgspec.UnsetType = msgspec.UNSET
+    test: FlagTest | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the word lies in host memory."""
+        return self.memory == "host"
+
+    def holds(self, word: int) -> bool:
+        """Whether it lets the stream continue when the flag is `word`.
+
+        >>> WaitFlag("copy", "turn", 0xFFFFFFFF, test="at_least").holds(1)
+        True
+        """
+        return at_least(word, self.value) if self.test == "at_least" else word == self.value
+
+
+def at_least(word: int, value: int) -> bool:
+    """Whether `word` is `value` or follows it by less than half of all values, cyclically."""
+    return (word - value) % WORD < WORD // 2
 
 
 class HostWaitEvent(Command, frozen=True, gc=False):
@@ -153,7 +276,9 @@ class HostRelease(Command, frozen=True, gc=False):
     lock: str
 
 
-StreamCommand = Kernel | Copy | Collective | RecordEvent | WaitEvent | WriteFlag | WaitFlag
+Meeting = Collective | PointToPoint
+"""Commands at which ranks meet."""
+StreamCommand = Kernel | Copy | Collective | PointToPoint | RecordEvent | WaitEvent | WriteFlag | WaitFlag
 HostCommand = HostWaitEvent | HostAdd | HostWait | HostAcquire | HostRelease
 AnyCommand = StreamCommand | HostCommand
 
@@ -170,153 +295,18 @@ class Buffer(msgspec.Struct, frozen=True, gc=False):
     static: bool = False
 
 
+class HostBuffer(msgspec.Struct, frozen=True, gc=False):
+    """Host memory of `bytes`. A `shared` one is the same memory for all ranks that declare its name, and is pinned."""
+
+    name: str
+    bytes: int
+    memory: HostMemory = "pinned"
+    shared: bool = False
+
+
 class LayerWeights(msgspec.Struct, frozen=True, gc=False):
     """Where a layer's `bytes` of weights lie: the first `resident` ones from byte `offset` of buffer "resident" on."""
 
     bytes: int
     resident: int
     offset: int
-
-
-class RankProgram(msgspec.Struct, frozen=True):
-    """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
-
-    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
-    an entry a layer.
-    """
-
-    threads: tuple[tuple[AnyCommand, ...], ...]
-    buffers: tuple[Buffer, ...]
-    step_events: tuple[int, ...]
-    weights: tuple[LayerWeights, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"<RankProgram: {len(self.threads)} host threads, {sum(map(len, self.threads))} commands>"
-
-    @property
-    def streams(self) -> tuple[str, ...]:
-        """Stream names in order of first use."""
-        return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
-
-    def step_stream(self) -> str:
-        """The stream whose events bound the steps: the compute stream."""
-        last = self.step_events[-1]
-        return next(c.stream for c in self.commands() if isinstance(c, RecordEvent) and c.event == last)
-
-    def feeders(self) -> dict[str, int]:
-        """Which host thread feeds each stream (further ones may record events on it)."""
-        found: dict[str, int] = {}
-        for number, thread in enumerate(self.threads):
-            for command in thread:
-                if command.stream and not isinstance(command, RecordEvent):
-                    found.setdefault(command.stream, number)
-        return found
-
-    def gather_streams(self) -> set[str]:
-        """Streams of the collectives that fill slots: they bring weights, others exchange activations."""
-        slots = {b.name for b in self.buffers if b.kind == "slot"}
-        return {c.stream for c in self.commands() if isinstance(c, Collective) and slots.intersection(c.writes)}
-
-    def commands(self) -> Iterable[AnyCommand]:
-        """All commands, thread by thread."""
-        for thread in self.threads:
-            yield from thread
-
-
-class Program(msgspec.Struct, frozen=True, dict=True):
-    """One `RankProgram` a rank. Ranks that do the same may share one object."""
-
-    ranks: tuple[RankProgram, ...]
-
-    def __post_init__(self) -> None:
-        if not self.ranks:
-            raise ProgramError("a program needs at least one rank")
-        first = _collectives(self.ranks[0])
-        checked = {id(self.ranks[0])}
-        for rank, other in enumerate(self.ranks):
-            if id(other) in checked:
-                continue
-            checked.add(id(other))
-            theirs = _collectives(other)
-            for i, (a, b) in enumerate(zip(first, theirs, strict=False)):
-                if a != b:
-                    raise ProgramError(
-                        f"collective {i} differs between ranks: rank 0 calls {a[0]} of {a[1]} bytes, "
-                        f"rank {rank} calls {b[0]} of {b[1]} bytes"
-                    )
-            if len(first) != len(theirs):
-                raise ProgramError(f"rank 0 calls {len(first)} collectives, rank {rank} calls {len(theirs)}")
-
-    def __repr__(self) -> str:
-        commands = sum(sum(1 for _ in rank.commands()) for rank in self.ranks)
-        return f"<Program: {self.world_size} ranks, {commands} commands>"
-
-    @property
-    def world_size(self) -> int:
-        return len(self.ranks)
-
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 over the canonical JSON of the program: equal on every machine and Python version."""
-        digest = hashlib.sha256()
-        encoded: dict[int, bytes] = {}
-        for rank in self.ranks:
-            if id(rank) not in encoded:
-                encoded[id(rank)] = hashlib.sha256(msgspec.json.encode(rank)).digest()
-            digest.update(encoded[id(rank)])
-        return digest.hexdigest()
-
-
-class Instrumented(NamedTuple):
-    """A program with events around commands: for each rank (command, event before, event after), in issue order."""
-
-    program: Program
-    brackets: tuple[tuple[tuple[AnyCommand, int, int], ...], ...]
-
-
-def instrument(program: Program, kinds: tuple[type[Command], ...] = (Kernel, Copy, Collective)) -> Instrumented:
-    """The program with an event recorded before and after each command of `kinds`, as a measured timeline has.
-
-    Each copy has two events of its own; on other streams the event after a command also serves as the one before the
-    next. Those events cost time on their streams; step times are therefore taken without them.
-    """
-    done: dict[int, tuple[RankProgram, tuple[tuple[AnyCommand, int, int], ...]]] = {}
-    for rank in program.ranks:
-        if id(rank) not in done:
-            done[id(rank)] = _instrument_rank(rank, kinds)
-    return Instrumented(
-        Program(tuple(done[id(rank)][0] for rank in program.ranks)),
-        tuple(done[id(rank)][1] for rank in program.ranks),
-    )
-
-
-def _instrument_rank(
-    rank: RankProgram, kinds: tuple[type[Command], ...]
-) -> tuple[RankProgram, tuple[tuple[AnyCommand, int, int], ...]]:
-    event = max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
-    brackets: list[tuple[AnyCommand, int, int]] = []
-    threads = []
-    for thread in rank.threads:
-        commands: list[AnyCommand] = []
-        fresh: dict[str, int] = {}
-        """Stream -> the event that was recorded right after its last command."""
-        for command in thread:
-            if not isinstance(command, kinds):
-                commands.append(command)
-                fresh.pop(command.stream, None)
-                continue
-            before = None if isinstance(command, Copy) else fresh.get(command.stream)
-            if before is None:
-                event += 1
-                before = event
-                commands.append(RecordEvent(command.stream, before))
-            event += 1
-            commands += (command, RecordEvent(command.stream, event))
-            brackets.append((command, before, event))
-            fresh[command.stream] = event
-        threads.append(tuple(commands))
-    return msgspec.structs.replace(rank, threads=tuple(threads)), tuple(brackets)
-
-
-def _collectives(rank: RankProgram) -> list[tuple[str, int]]:
-    return [(c.kind, c.bytes) for c in rank.commands() if isinstance(c, Collective)]

@@ -113,7 +113,7 @@ class Normalise(Operation, frozen=True, gc=False):
 
 
 class Rotate(Operation, frozen=True, gc=False):
-    """Rotary embedding in place: neighbouring columns of each head of `head` columns turn by the row's position.
+    """Rotary embedding in place: adjacent columns of each head of `head` columns turn by the row's position.
 
     The position of a sample's first row is 0, on rank r r * `per_rank`.
     """

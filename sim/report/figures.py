@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from sim.inputs.units import show_bytes
 from sim.report.accuracy import Case, Pair, error_against_step, error_histogram, error_ranges, pairs
 from sim.report.figure_base import blank, key
-from sim.report.gantt import beside, timeline
+from sim.report.gantt import stacked_timelines, timeline
 from sim.report.theme import BAD, FAINT, GOOD, NEUTRAL, chunk, ms, plain, signed, styles
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Pair",
     "Point",
     "bars_by_case",
-    "beside",
     "chunk_sweep",
     "curves",
     "error_against_step",
@@ -31,6 +30,7 @@ __all__ = [
     "heat_map",
     "memory_against_step",
     "pairs",
+    "stacked_timelines",
     "timeline",
     "waterfall",
 ]
@@ -298,7 +298,7 @@ def _levels(
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending `values` moved as little as it takes for neighbours to be nearly `gap` apart."""
+    """Ascending `values` moved as little as it takes for consecutive ones to be nearly `gap` apart."""
     places = list(values)
     for _ in range(4 * len(places)):
         for i in range(len(places) - 1):

@@ -30,7 +30,7 @@ _NUMBERED = 25  # a layer wider than this part of the window is numbered
 def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.Figure:
     """The streams of `rank` between two times (s) of the run, and its device memory.
 
-    Bars alternate in shade from layer to layer. Hatched parts are beyond what the command takes alone.
+    Bars alternate in shade from layer to layer. Hatched parts are beyond the isolated time of the command.
     """
     drawn = bars(timeline.of(rank), start_s, end_s)
     streams = timeline.program.ranks[rank].streams
@@ -68,7 +68,7 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
     return figure
 
 
-def beside(parts: Mapping[str, Sequence[Span]], length_s: float) -> go.Figure:
+def stacked_timelines(parts: Mapping[str, Sequence[Span]], length_s: float) -> go.Figure:
     """The streams of several named timelines from time 0 on, under each other on one time axis.
 
     A name is one word. Hatched parts are a wait for peers.
@@ -127,12 +127,12 @@ def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> Non
 
 
 def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
-    """The parts of work beyond its time alone, and until all ranks had arrived."""
+    """The parts of work beyond its isolated time, and until all ranks had arrived."""
     work = [b for b in drawn if b.kind in WORK]
     narrow = window / RESOLUTION
     excess = [(b, b.end - b.excess, b.end) for b in work if b.excess > narrow]
     waits = [(b, b.start, b.start + b.waiting) for b in work if b.waiting > narrow]
-    for name, shape, parts in (("beyond its time alone", "/", excess), ("wait for peers", "x", waits)):
+    for name, shape, parts in (("beyond its isolated time", "/", excess), ("wait for peers", "x", waits)):
         if parts:
             hatch = {
                 "shape": shape,
@@ -272,7 +272,7 @@ def _text(bar: Bar) -> str:
     commands = [s.command for s in bar.spans]
     count = len(commands)
     total = sum(s.end - s.start for s in bar.spans)
-    alone = sum(s.isolated_time for s in bar.spans)
+    isolated = sum(s.isolated_time for s in bar.spans)
     names = list(dict.fromkeys(str(getattr(c, "name", "")) or type(c).__name__ for c in commands))
     title = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
     lines = [f"<b>{plain(title)}</b> ({bar.kind}{f', {count} merged' if count > 1 else ''})"]
@@ -282,9 +282,9 @@ def _text(bar: Bar) -> str:
         if (value := getattr(commands[0], word, None)) is not None:
             lines += [f"{word} {plain(str(value))}"]
     lines.append(f"from {ms(bar.spans[0].start, 3)} to {ms(bar.spans[-1].end, 3)}")
-    lines.append(f"takes {ms(total, 3)}" + (f", alone {ms(alone, 3)}" if alone > 0 else ""))
-    if alone > 0 and bar.kind in WORK and total > 1.0005 * alone:
-        lines[-1] += f" ({signed(100 * (total / alone - 1), '%', 1)})"
+    lines.append(f"takes {ms(total, 3)}" + (f", isolated {ms(isolated, 3)}" if isolated > 0 else ""))
+    if isolated > 0 and bar.kind in WORK and total > 1.0005 * isolated:
+        lines[-1] += f" ({signed(100 * (total / isolated - 1), '%', 1)})"
     if (waited := sum(s.ready - s.start for s in bar.spans)) > 0:
         lines.append(f"of it {ms(waited, 3)} until all ranks arrived")
     if (size := sum(getattr(c, "bytes", 0) for c in commands)) > 0:

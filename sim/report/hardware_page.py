@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from sim.analysis.steady_state import BUFFER, MOST, Steady, gb, gpu_list, meetings, sentences
+from sim.analysis.steady_state import BUFFER, MOST, Steady, gb, gpu_list, sentences, steady_states
 from sim.hardware import Profile
 from sim.hardware.topology import Capacity
 from sim.inputs.atomic_files import write_atomically
@@ -33,7 +33,7 @@ def write_page(file: Path, profile: Profile) -> None:
 def hardware_page(profile: Profile) -> str:
     """The HTML of a profile's page."""
     planned = plan(profile.graph)
-    met = meetings(profile)
+    met = steady_states(profile)
     sections = [
         Section("Topology", "\n\n".join(_topology_words(profile)), Panels([_drawing(planned)])),
         Section(
@@ -48,7 +48,7 @@ def hardware_page(profile: Profile) -> str:
     ]
     facts = {
         "GPUs": f"{profile.gpus} {_TIMES} {profile.device.name}",
-        "H2D copy alone": f"{gb(profile.h2d.cap.value)} GB/s",
+        "isolated H2D copy": f"{gb(profile.h2d.cap.value)} GB/s",
         "peers": _peers_fact(profile),
         "chunkflow-sim": version("chunkflow-sim"),
     }
@@ -62,7 +62,7 @@ def _kept(profile: Profile) -> list[Section]:
     rows: list[list[Cell]] = [
         [kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else ""] for kept in profile.kept
     ]
-    words = "This profile is like another one. What it does not give itself is from there."
+    words = "This profile inherits from another one all that it does not give itself."
     return [Section("Kept from another profile", words, Table(["kept", "from", ""], rows))]
 
 
@@ -177,12 +177,12 @@ def _ends(ends: Sequence[str]) -> str:
 
 
 def _contention_panel(profile: Profile, planned: Plan, steady: Steady) -> Panel:
-    """The drawing of some flows in flight, and what holds them."""
+    """The drawing of some flows in flight, and what limits them."""
     graph = planned.graph
     index = {name: i for i, name in enumerate(graph.names)}
 
-    def busy(way: str, resource: int) -> Chip:
-        return Chip(f"{way} {_percent(steady.used[resource])}", _shade(steady.used[resource]))
+    def busy(direction: str, resource: int) -> Chip:
+        return Chip(f"{direction} {_percent(steady.used[resource])}", _shade(steady.used[resource]))
 
     def chips(name: str) -> list[Chip]:
         if name in planned.bundles:

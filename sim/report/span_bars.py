@@ -1,4 +1,4 @@
-"""What a figure of a timeline draws: spans by kind, neighbours too narrow to see merged."""
+"""What a figure of a timeline draws: spans by kind, adjacent ones too narrow to see merged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sim.program import (
     HostWait,
     HostWaitEvent,
     Kernel,
+    PointToPoint,
     RecordEvent,
     WaitEvent,
     WaitFlag,
@@ -30,10 +31,10 @@ RESOLUTION = 2000
 
 
 class Bar(NamedTuple):
-    """One or more neighbouring spans of one kind and layer of a stream. Times in s, clipped to the window.
+    """One or more adjacent spans of one kind and layer of a stream. Times in s, clipped to the window.
 
     `busy` is the measure of the spans, less than `end` - `start` where there are gaps; `excess` the part of it beyond
-    the time alone, at the end of the bar; `waiting` a collective's wait for its peers, at its start.
+    the isolated time, at the end of the bar; `waiting` a collective's wait for its peers, at its start.
     """
 
     stream: str
@@ -48,7 +49,7 @@ class Bar(NamedTuple):
 
 
 def bars(spans: Iterable[Span], start_s: float, end_s: float) -> list[Bar]:
-    """What is to be drawn of one rank's `spans` between two times (s), neighbours too narrow to see merged."""
+    """What is to be drawn of one rank's `spans` between two times (s), adjacent ones too narrow to see merged."""
     narrow = (end_s - start_s) / RESOLUTION
     done: list[Bar] = []
     open_: dict[tuple[str, Kind, int], Bar] = {}
@@ -75,7 +76,7 @@ def bars(spans: Iterable[Span], start_s: float, end_s: float) -> list[Bar]:
 
 def _bar(span: Span, start: float, end: float) -> Bar:
     command = span.command
-    # a machine that does not know the time alone reports none
+    # a machine that does not know the isolated time reports none
     alone_end = span.ready + span.isolated_time if span.isolated_time > 0 else end
     return Bar(
         command.stream,
@@ -96,7 +97,7 @@ def _kind(command: AnyCommand) -> Kind:
             return "kernel"
         case Copy():
             return "copy"
-        case Collective():
+        case Collective() | PointToPoint():
             return "collective"
         case WriteFlag():
             return "flag"

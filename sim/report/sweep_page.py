@@ -81,10 +81,10 @@ def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, l
     """Policy -> (x, step time s); a policy that has no such key is drawn as a level over the whole range."""
     series: dict[str, list[tuple[float, float]]] = {}
     found = [(Scenario.from_plain(p.data).policy.label(), r) for p, r in zip(points, rows, strict=True) if not r.error]
-    values = sorted({units.number(r.values[x]) for _, r in found if r.values[x] is not None})
+    values = sorted({v for _, r in found if (v := units.number(r.values[x])) is not None})
     for policy, row in found:
-        at = values if row.values[x] is None else [units.number(row.values[x])]
-        series.setdefault(policy, []).extend((v, row.figures["step_time_s"]) for v in at)
+        at = values if (value := units.number(row.values[x])) is None else [value]
+        series.setdefault(policy, []).extend((float(v), row.figures["step_time_s"]) for v in at)
     return series
 
 
@@ -94,11 +94,11 @@ def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dic
     A policy that has no such key has its step time in every case.
     """
     series: dict[str, dict[str, float]] = {}
-    alone = len(rows) == len({describe_plain(r.values[x]) for r in rows})
+    single = len(rows) == len({describe_plain(r.values[x]) for r in rows})
     cases = list(dict.fromkeys(describe_plain(r.values[x]) for r in rows if r.values[x] is not None)) or [""]
     for point, row in zip(points, rows, strict=True):
         if not row.error:
-            name = "step time" if alone else Scenario.from_plain(point.data).policy.label()
+            name = "step time" if single else Scenario.from_plain(point.data).policy.label()
             for case in cases if row.values[x] is None else [describe_plain(row.values[x])]:
                 series.setdefault(name, {})[case] = row.figures["step_time_s"]
     return series
@@ -108,7 +108,7 @@ def _drawn_points(points: Sequence[Point], rows: Sequence[Row]) -> list[figures.
     return [_drawn(p, r) for p, r in zip(points, rows, strict=True) if not r.error]
 
 
-_CHUNKS = """Small chunks pay the cost of a copy often, large ones keep the link from the collectives.
+_CHUNKS = """Small chunks pay the cost of a copy often, large chunks block the link for collectives.
 The lower bound is the smallest of the points' floors: no schedule with the copies of one of them takes less. The
 resident line is that of the first point without its copies."""
 _MEMORY = "Peak device memory and step time of each point; no point beats those on the front in both."

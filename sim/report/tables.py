@@ -202,7 +202,9 @@ def print_kept(profile: Profile) -> None:
 
 def print_check(profile: Profile, checks: Sequence[Check]) -> None:
     """Tables of isolated times against simulated ones: the worst row of each, and how many contradict."""
-    made = table("table", "rows", "largest error", title=f"{profile.name}: collectives alone, simulated against tables")
+    made = table(
+        "table", "rows", "largest error", title=f"{profile.name}: isolated collectives, simulated against tables"
+    )
     made.add_column("", style="dim")
     for name in dict.fromkeys(check.table for check in checks):
         rows = [check for check in checks if check.table == name]

@@ -31,7 +31,7 @@ class Above(Protocol):
     def labelled(self, below: str) -> bool:
         """Whether the wires to something below have labels of their own."""
 
-    def beside(self, join: Join, x: float, bottom: float) -> list[Word]:
+    def side_label(self, join: Join, x: float, bottom: float) -> list[Word]:
         """The label of a wire."""
 
     def wire(self, join: Join, points: list[tuple[float, float]], words: list[Word]) -> None:
@@ -79,7 +79,7 @@ class _Fabrics:
         for end, join in self.plan.drops:
             x, lower = self._port(end, join.lower), self.boxes[join.lower]
             start = self.boxes[end] if end in self.boxes else self.boxes[join.upper]
-            words = self.placer.beside(join, x, bottom) if self.placer.labelled(join.lower) else []
+            words = self.placer.side_label(join, x, bottom) if self.placer.labelled(join.lower) else []
             self.placer.wire(join, [(x, start.y + start.h), (x, lower.y)], words)
         for join in self.plan.deep:
             y = max(y, self._between(join))
@@ -91,7 +91,7 @@ class _Fabrics:
         join = join if join.upper == one.name else join.turned()
         if one.y != other.y:
             x = one.end - 10
-            words = self.placer.beside(join, x, one.y + one.h - 8)
+            words = self.placer.side_label(join, x, one.y + one.h - 8)
             self.placer.wire(join, [(x, one.y + one.h), (x, other.y)], words)
             return other.y
         lines = [line.translate(ACROSS) for line in self.placer.view.label(join)]

@@ -79,7 +79,7 @@ class Placer:
         return least_width(self.plan, name, self.said[name])
 
     def _between(self, one: str, other: str, least: float) -> float:
-        """Px between neighbours: room for the label of the link between them."""
+        """Px between adjacent nodes: room for the label of the link between them."""
         join = self.aside.get(frozenset((one, other)))
         return least if join is None else 12 + max([58, *(text_width(line, SMALL) for line in self.view.label(join))])
 
@@ -188,7 +188,7 @@ class Placer:
             x = upper.middle if upper.name in plan.caps.get(lower.name, ()) else lower.middle
             under = self.row[lower.name]
             y = self.top[under] - _CHANNEL * len(self.channels.get(under, ())) - ROOM
-            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], self.beside(join, x, y))
+            self.wire(join, [(x, upper.y + upper.h), (x, lower.y)], self.side_label(join, x, y))
         for join in plan.sideways:
             one, other = sorted((boxes[n] for n in join[:2]), key=lambda b: b.x)
             turned = join if one.name == join.upper else join.turned()
@@ -215,7 +215,7 @@ class Placer:
         """Add a wire and its label."""
         self.made.wires.append(Wire(join, tuple(points), tuple(word for word in words if word.text)))
 
-    def beside(self, join: Join, x: float, y: float) -> list[Word]:
+    def side_label(self, join: Join, x: float, y: float) -> list[Word]:
         """The label of a vertical wire at x, from y down."""
         lines = self.view.label(join)
         return [Word(x + 12, y + 6 + LINE * (i + 1), line, "label") for i, line in enumerate(lines)]

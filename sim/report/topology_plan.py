@@ -240,15 +240,15 @@ def _hosts(made: Plan, joins: list[Join]) -> None:
     caps = {m for over in made.caps.values() for m in over}
     roots = [n for n in made.level if n not in made.parent and n not in caps]
 
-    def beside(root: str) -> float:
-        """A root without GPUs goes beside one that has some."""
+    def without_gpus(root: str) -> float:
+        """A root without GPUs goes next to one that has some."""
         return min([order(root), *(order(n) + 0.5 for n in near[root] if n in nodes)])
 
     parts = sorted((sorted(part, key=order) for part in _connected(near)), key=lambda part: order(part[0]))
     for i, part in enumerate(parts):
         made.host |= dict.fromkeys(part, i)
     groups: dict[int, list[str]] = {}
-    for root in sorted(roots, key=lambda root: (made.host[root], beside(root), root)):
+    for root in sorted(roots, key=lambda root: (made.host[root], without_gpus(root), root)):
         groups.setdefault(made.host[root], []).append(root)
     made.roots = list(groups.values())
 

@@ -94,7 +94,7 @@ def _told(layout: Layout, name: str) -> str:
 
 
 def _limit(limit: Capacity) -> str:
-    carries = "" if limit.carries == "all" else f" of {limit.carries} alone"
+    carries = "" if limit.carries == "all" else f" of {limit.carries} only"
     return f"{gb(limit.value)} GB/s{carries} ({provenance(limit)})"
 
 

@@ -1,4 +1,4 @@
-"""What a figure owes to the numbers of its profile, and where it lies, on the terminal."""
+"""Sensitivity of a figure to the numbers of its profile, and where the figure lies, on the terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sim.report.terminal import say, show, styled, table
 def print_sensitivity(name: str, found: Sensitivity) -> None:
     """The numbers that move a figure, the largest effect first, and how many move nothing."""
     change = f"{100 * found.change:g} %"
-    title = f"what {found.metric} of {name} owes to each number"
+    title = f"sensitivity of {found.metric} of {name} to each parameter"
     made = table("number", "value", "elasticity", f"+{change} moves", "uncertain", "1 sd moves", title=title)
     for factor, elasticity, moved, deviation, remark in found.effects:
         made.add_row(
@@ -36,7 +36,10 @@ def print_sensitivity(name: str, found: Sensitivity) -> None:
     say(f"{len(found.unmoved)} more move nothing: {parts}")
     known = sum(e.deviation is not None for e in found.effects)
     at, together = (_amount(found.metric, value).lstrip("+") for value in (found.figure, found.deviation))
-    say(f"{found.metric} is {at}; 1 sd of the {known} that move it and whose uncertainty is known: ± {together}")
+    if known:
+        say(f"{found.metric} is {at}; 1 sd of the {known} parameters with a known uncertainty: ± {together}")
+    else:
+        say(f"{found.metric} is {at}; no parameter that moves it has a known uncertainty")
 
 
 def _amount(metric: str, value: float) -> str:

@@ -98,25 +98,12 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
 def _like_range(item: str) -> bool:
     """Whether text is meant as a range, of which something is missing: what begins with a number, and is no path."""
     first, dots, last = item.partition("..")
-    return bool(dots and last.strip()) and "/" not in item and number(first.strip()) is not None
+    return bool(dots and last.strip()) and "/" not in item and units.number(first.strip()) is not None
 
 
 def _number(axis: str, text: str) -> Decimal:
-    if (found := number(text)) is None:
+    if (found := units.number(text)) is None:
         raise InputError(
             "--set", axis, f"{shown_value(text.strip())} is no number with a unit, up to {units.MOST:g}: {_NEEDS}"
         )
     return found
-
-
-def number(value: object) -> Decimal | None:
-    """The number that `value` is, in SI units where it is text with a unit; None for what is none."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Decimal(repr(value)) if math.isfinite(value) else None
-    for kind in units.QUANTITIES if isinstance(value, str) else ():
-        try:
-            quantity = units.parse(kind, value)
-        except ValueError:
-            continue
-        return Decimal(repr(units.plain(quantity)))
-    return None

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
-from sim.inputs.shipped_files import Shelf
+from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
-from sim.sweeps.axes import number, parse_values
+from sim.sweeps.axes import parse_values
 from sim.sweeps.grid import Setting, points
 from sim.sweeps.results_file import Point
 
@@ -52,7 +53,7 @@ class Experiment(Config, frozen=True):
         for i, value in enumerate(values):
             if isinstance(value, Setting):
                 raise InputError(source, "plot", f"curves need numbers on x, not the names of cases: {_BARS}")
-            if number(value) is None:
+            if units.number(value) is None:
                 where = f"axes.{self.x}[{i}]" if isinstance(self.axes[self.x], list) else f"axes.{self.x}"
                 raise InputError(source, where, f"is {value!r}: plot: curves needs numbers on x; {_BARS}")
 
@@ -73,8 +74,8 @@ def _values(given: object, source: str, path: str) -> list[object]:
     return [given]
 
 
-_SHELF = Shelf("experiments", "experiment", "chunkflow-sim experiment")
-shipped = _SHELF.names
+_FILES = ShippedFiles("experiments", "experiment", "chunkflow-sim experiment")
+shipped = _FILES.names
 
 
 def is_experiment(file: Path) -> bool:
@@ -85,5 +86,5 @@ def is_experiment(file: Path) -> bool:
 
 def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
-    file = _SHELF.file(name)
+    file = _FILES.file(name)
     return convert(read_yaml(file), Experiment, str(file))

@@ -1,7 +1,7 @@
 """Sweeps: one scenario, some of its keys over ranges, one row of figures a point.
 
 Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
-`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, goes on
+`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, resumes
 with what its file does not hold.
 """
 
@@ -24,7 +24,7 @@ from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
 from sim.sweeps.axes import MOST_POINTS
 from sim.sweeps.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
-from sim.sweeps.results_file import DIED, FIGURES, Failure, Ledger, Point, Row, Rows
+from sim.sweeps.results_file import DIED, FIGURES, Failure, Point, ResultsFile, Row, Rows
 from sim.sweeps.worker_pool import NoWorkersError
 from sim.workloads.named import Model, remembered
 
@@ -183,7 +183,7 @@ _MEMORY_FULL = Outcome({}, "the memory is full", "environment")
 
 
 def run_point(job: Job) -> Outcome:
-    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points go on."""
+    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points still run."""
     try:
         metrics = cast(Mapping[str, Any], job.simulate().metrics)
     except MemoryError:
@@ -227,19 +227,19 @@ def sweep(
     """
     rows: dict[int, Row] = {}
     with ExitStack() as stack:
-        ledger = stack.enter_context(Ledger(output, chosen, recompute)) if output else None
-        if ledger:
-            rows |= ledger.done
-            if ledger.outdated:
-                note(ledger.outdated)
+        results = stack.enter_context(ResultsFile(output, chosen, recompute)) if output else None
+        if results:
+            rows |= results.done
+            if results.outdated:
+                note(results.outdated)
         progress(len(rows))
         for number, outcome in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
             rows[number] = Row(chosen[number].values, *outcome)
-            if ledger:
-                ledger.add(number, rows[number])
+            if results:
+                results.add(number, rows[number])
             progress(len(rows))
-        if ledger:
-            ledger.finish(rows)
+        if results:
+            results.finish(rows)
     return Rows(rows[i] for i in range(len(chosen)))
 
 

@@ -96,19 +96,19 @@ class Rows(list[Row]):
         return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
 
 
-class Ledger:
+class ResultsFile:
     """The rows of `points` in `file`, which is made with its folders if it is missing. A context manager.
 
     `done` holds rows by number of their point, as the file had them, but for those that failed by their environment.
     Rows are added in any order, each by one write; `finish` puts them in the order of the points. A half-written last
-    line is cut off. The file is held until the end.
+    line is cut off. The file stays locked until the end.
 
     Rows that were made with another hardware profile, model or version of this package than there is now are not
     taken: the file is refused, or, with `recompute`, they stay in it until `finish`; `outdated` says how many, and why.
 
     Raises:
         InputError: the file is not the result of a sweep over these points, or another run holds it.
-        OSError: it cannot be written, or was moved or removed while it was held.
+        OSError: it cannot be written, or was moved or removed while it was locked.
     """
 
     def __init__(self, file: Path, points: Sequence[Point], recompute: bool = False) -> None:
@@ -125,7 +125,7 @@ class Ledger:
         self.done: dict[int, Row] = {}
         self.outdated = ""
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> ResultsFile:
         self._out: BinaryIO = open_alone(self.file)
         try:
             content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""

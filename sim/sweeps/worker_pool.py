@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_FAILED_STARTS = 3
-"""Workers that end before they are ready, one after the other, until the pool gives up."""
+"""Consecutive workers that end before they are ready until the pool gives up."""
 
 _COMMAND = (
     "import sys; sys.path[:] = sys.argv[4:]; import typing; sys.path.insert(0, sys.argv[3]); import sim; "
@@ -112,7 +112,7 @@ class Workers(Executor):
                 self._ring.send_bytes(b"")
 
     def _manage(self) -> None:
-        # processes inherit this thread's mask: Ctrl-C reaches the main thread alone, which stops the workers
+        # processes inherit this thread's mask: Ctrl-C reaches only the main thread, which stops the workers
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             while not self._stopped:

@@ -1,11 +1,12 @@
 """What a machine gives back: spans of commands, and what is read off them."""
 
 from sim.timeline.intervals import Intervals, clip, measure, overlap, union
-from sim.timeline.spans import HostSpan, Span, Timeline, accesses, between_events
+from sim.timeline.spans import HostSpan, Repeat, Span, Timeline, accesses, between_events
 
 __all__ = [
     "HostSpan",
     "Intervals",
+    "Repeat",
     "Span",
     "Timeline",
     "accesses",

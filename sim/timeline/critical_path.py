@@ -13,16 +13,18 @@ from collections import defaultdict
 from typing import Generic, NamedTuple, TypeVar
 
 from sim.hardware import Profile
-from sim.program import Collective, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
+from sim.program import Copy, Kernel, Meeting, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
 
 S = TypeVar("S", Span, HostSpan)
 
 WORDS = {
     "compute": "compute",
-    "collective_alone": "collectives alone",
+    "collective_alone": "isolated collectives",
     "exposed_h2d": "H2D transfer",
     "exposed_gather": "gathers of weights",
+    "exposed_copy": "other copies",
+    "engine_wait": "copies waiting for a copy engine",
     "copy_overhead": "set-up of copies",
     "copy_contention": "copies slowed by other traffic",
     "collective_contention": "collectives slowed by other traffic",
@@ -36,31 +38,33 @@ WORDS = {
 """Causes, and the waterfall's extra part, for people."""
 
 NOTES = {
-    "exposed_h2d": "also where kernels run beside the copies",
-    "hidden": "run beside copies that are on it",
+    "exposed_h2d": "also where kernels run at the same time",
+    "hidden": "run during copies that are on it",
 }
 """What needs a word more: both together are about the time that the compute stream waits for prefetched weights."""
 
 CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 """What time on the critical path is spent on.
 
-`exposed_h2d` is the transfer of bytes at the rate of a copy alone, `exposed_gather` a collective that fills a slot, as
-long as alone. `copy_overhead` is the set-up of copies, `copy_contention` what other traffic adds. `yield_wait` is a
-stream blocked by a flag: copies at a gate, collectives that drain. `stream_overhead` is events, flag writes and
-wake-ups. `host_issue` is a stream that ran dry while the host was busy; where the host was blocked by an event, another
-thread or a full queue, the walk continues there.
+`exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies that are not H2D,
+`exposed_gather` the isolated time of a collective that fills a slot. `copy_overhead` is the set-up of copies,
+`copy_contention` what other traffic adds, `engine_wait` a copy that waits until one of another stream leaves the copy
+engine. `yield_wait` is a stream blocked by a flag of the device: copies at a gate, collectives that drain. `skew` is
+waiting for peers, also at a flag in host memory. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is
+a stream that ran dry while the host was busy; where the host was blocked by an event, another thread or a full queue,
+the walk continues there.
 """
 
 
 WEIGHTS = "copies"
 GROUPS = {
-    WEIGHTS: ("exposed_h2d", "exposed_gather", "copy_overhead", "copy_contention"),
+    WEIGHTS: ("exposed_h2d", "exposed_gather", "exposed_copy", "engine_wait", "copy_overhead", "copy_contention"),
     "compute and collectives": ("compute", "collective_alone", "kernel_slowdown", "collective_contention"),
     "host issue": ("host_issue",),
     "waits at gates and for peers": ("yield_wait", "skew"),
     "events and flags": ("stream_overhead",),
 }
-"""Causes by what one would change: the weights' way to the GPU, the work, the host, the gates, the schedule's events.
+"""Causes by what one would change: copies of weights, the work, the host, the gates, the schedule's events.
 
 Each cause is in one group. The largest group is what binds.
 """
@@ -153,15 +157,18 @@ class _Walk:
         command, extra = span.command, max(span.end - span.ready - span.isolated_time, 0.0)
         if isinstance(command, Kernel):
             return [("kernel_slowdown", extra), ("compute", span.isolated_time)]
-        if isinstance(command, Collective):
-            alone = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
-            parts = [("collective_contention", extra), (alone, span.isolated_time)]
+        if isinstance(command, Meeting):
+            cause = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
+            parts = [("collective_contention", extra), (cause, span.isolated_time)]
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
             moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
-            return [("copy_contention", extra), ("exposed_h2d", moving), ("copy_overhead", span.isolated_time - moving)]
+            cause = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
+            parts = [("copy_contention", extra), (cause, moving), ("copy_overhead", span.isolated_time - moving)]
+            return [*parts, ("engine_wait", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, WaitFlag):
-            return [("yield_wait", extra), ("stream_overhead", span.isolated_time)]
+            waited = "skew" if command.on_host else "yield_wait"
+            return [(waited, extra), ("stream_overhead", span.isolated_time)]
         return [("stream_overhead", span.end - span.start)]
 
     def _to_record(self, record: Span, cause: str) -> None:

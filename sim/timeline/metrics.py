@@ -12,12 +12,18 @@ from itertools import pairwise
 from statistics import median
 from typing import TypedDict, cast
 
+import msgspec
+
+from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
 from sim.inputs.units import show_bytes
-from sim.program import Collective, Copy, CopyKind, Kernel, Program, RecordEvent, WaitEvent
+from sim.program import Collective, Copy, CopyKind, Kernel, Meeting, Program, RecordEvent, Send, WaitEvent
 from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
 
 SCHEMA_VERSION = 1
+
+_Way = tuple[str, CopyKind, int | None]
+"""A copy's stream, kind and peer."""
 
 LEFT_OUT = "CUDA context, NCCL buffers, text encoder and VAE"
 """What takes device memory as well, and is in no peak."""
@@ -57,7 +63,7 @@ SHOWN = {
     "lower_bound_s": ("lower bound", "no schedule with these copies takes less"),
     "exposed_prefetch_s": ("wait for prefetch", "compute stream idle until prefetched weights are there"),
     "collective_time_s": ("collectives", "on all streams, peer wait included"),
-    "collective_inflation_s": ("  inflation", "beyond their time alone"),
+    "collective_inflation_s": ("  inflation", "beyond their isolated time"),
     "contention_s": ("  of it contention", "slowed by other traffic"),
     "skew_s": ("  of it skew", "waiting for peers"),
     "h2d_busy_s": ("H2D busy", "a copy in flight"),
@@ -112,8 +118,9 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.kind == "h2d"]
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
-    calls = [s for s, c in timeline.commands(rank, Collective) if c.step in shown]
-    communicating = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Collective)), start, end)
+    meetings = timeline.meetings(rank)
+    calls = [s for s, c in meetings if c.step in shown]
+    communicating = clip(union((s.start, s.end) for s, _ in meetings), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster while a copy slows another
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
@@ -159,7 +166,7 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     A host thread that is blocked by another thread (a counter, a lock) waits for the one that issues the copies.
     """
     program = timeline.program.ranks[rank]
-    prefetched = prefetch_events(timeline.program, rank)
+    prefetched = prefetch_events(timeline, rank)
     compute = program.step_stream()
     waits = [(s, c.event) for s, c in timeline.commands(rank, WaitEvent) if c.stream == compute]
     waiting = [(s.start, s.end) for s, event in waits if event in prefetched]
@@ -176,17 +183,17 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
     return union(waiting)
 
 
-def prefetch_events(program: Program, rank: int) -> set[int]:
+def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
     """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
-    commands = list(program.ranks[rank].commands())
-    streams = program.ranks[rank].gather_streams() | {c.stream for c in commands if isinstance(c, Copy)}
-    return {c.event for c in commands if isinstance(c, RecordEvent) and c.stream in streams}
+    program = timeline.program.ranks[rank]
+    streams = program.gather_streams() | {c.stream for c in program.commands() if isinstance(c, Copy)}
+    return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}
 
 
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     """A floor of the steps shown, s a step: the largest of
 
-    - the kernels and collectives of `rank` alone, one after the other on each stream;
+    - the isolated kernels and collectives of `rank`, one after the other on each stream;
     - its copied bytes at their demand cap, on each stream;
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 
@@ -204,46 +211,57 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
         for steps in timeline.steps
         for start, stop in ((begins, shown.start), (shown.start, shown.stop))
     )
-    alone: dict[str, float] = {}
+    isolated: dict[str, float] = {}
+    program = timeline.program
     calls = [
-        (s, c)
-        for s, c in timeline.commands(rank, Collective)
-        if c.step in shown and window[0] <= s.start and s.end <= window[1]
+        (s, c) for s, c in timeline.meetings(rank) if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
-        alone[command.stream] = alone.get(command.stream, 0.0) + span.isolated_time
+        isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
     for other in ranks:
-        for (stream, kind), (most, least) in _copied(timeline, profile, other, shown, window).items():
-            spec = profile.copy_flow(kind, other)
+        for (stream, kind, peer), (most, least) in _copied(timeline, profile, other, shown, window).items():
+            spec = profile.copy_flow(kind, program.gpus[other], None if peer is None else program.gpus[peer])
             if other == rank:
                 copied[stream] = copied.get(stream, 0.0) + most / spec.cap
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * most
                 surely[resource] += multiplier * least
     for _, call in calls:
-        moved = collectives.flows(profile, call.kind, call.bytes, timeline.program.world_size)
-        for spec, part in (flow for phase in moved for flow in phase.flows):
+        for spec, size in _moved(program, profile, rank, call):
             for resource, multiplier in spec.route:
-                taken[resource] += multiplier * part.size
-                surely[resource] += multiplier * part.size
+                taken[resource] += multiplier * size
+                surely[resource] += multiplier * size
     shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
     if shared > lasts and not settled:
         shared = proved
-    return max(0.0, shared, *alone.values(), *copied.values()) / len(shown)
+    return max(0.0, shared, *isolated.values(), *copied.values()) / len(shown)
+
+
+def _moved(program: Program, profile: Profile, rank: int, call: Meeting) -> Iterator[tuple[FlowSpec, float]]:
+    """The flows of a collective, or of the sends and receives of `rank`, and the bytes of each."""
+    if isinstance(call, Collective):
+        gpus = [program.gpus[member] for member in call.members(program.world_size)]
+        for phase in collectives.flows(profile, call.kind, call.bytes, gpus):
+            yield from ((spec, part.size) for spec, part in phase.flows)
+        return
+    for t in call.transfers:
+        ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
+        source, target = (program.gpus[end] for end in ends)
+        yield collectives.transfer(profile, t.bytes, source, target)[1], float(t.bytes)
 
 
 def _copied(
     timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
-) -> dict[tuple[str, CopyKind], tuple[float, float]]:
-    """Bytes copied for `steps` by stream and kind: at most what can have moved in `window`, and what surely did."""
+) -> dict[_Way, tuple[float, float]]:
+    """Bytes copied for `steps` each way: at most what can have moved in `window`, and what surely did."""
     start, end = window
-    wanted: dict[tuple[str, CopyKind], float] = {}
-    within: dict[tuple[str, CopyKind], tuple[float, float]] = {}
+    wanted: dict[_Way, float] = {}
+    within: dict[_Way, tuple[float, float]] = {}
     for span, copy in timeline.commands(rank, Copy):
-        key = copy.stream, copy.kind
+        key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
         if copy.step in steps:
             wanted[key] = wanted.get(key, 0.0) + copy.bytes
         inside = min(span.end, end) - max(span.start, start)

@@ -10,7 +10,7 @@ import msgspec
 
 from sim.inputs import units
 from sim.inputs.atomic_files import write_atomically
-from sim.program import Copy
+from sim.program import Copy, Meeting, PointToPoint
 from sim.timeline import Span, Timeline
 
 
@@ -46,12 +46,14 @@ def write_trace(timeline: Timeline, file: Path) -> None:
 
 def _event(span: Span, tid: int) -> dict[str, Any]:
     command = span.command
-    args = {"alone_s": span.isolated_time}
-    for field in ("step", "layer", "bytes", "kind", "flag", "value", "event", "launches"):
-        if (value := getattr(command, field, None)) is not None:
+    args: dict[str, Any] = {"alone_s": span.isolated_time}
+    for field in ("step", "layer", "bytes", "kind", "flag", "value", "event", "launches", "group", "peer", "other"):
+        if (value := getattr(command, field, None)) is not None and value is not msgspec.UNSET:
             args[field] = value
-    if span.kind == "Collective":
+    if isinstance(command, Meeting):
         args["peer_wait_s"] = span.ready - span.start
+    if isinstance(command, PointToPoint):
+        args["transfers"] = [msgspec.to_builtins(t) for t in command.transfers]
     name = getattr(command, "name", span.kind)
     if isinstance(command, Copy):
         name = f"layer {command.layer} {name}"

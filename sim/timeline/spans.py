@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
+import msgspec
+
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_seconds
-from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Program
+from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Meeting, PointToPoint, Program, Send
 from sim.timeline.intervals import measure, union
 
 if TYPE_CHECKING:
@@ -54,6 +57,21 @@ class HostSpan(NamedTuple):
     stream: str = ""
 
 
+class Repeat(NamedTuple):
+    """A part of a run that stands for `copies` more like it: from time `start` to `end`, s.
+
+    In it end the spans from number `spans[0]` up to before `spans[1]`, and the host's spans of numbers `host`. Each
+    rank records `events` events.
+    """
+
+    start: float
+    end: float
+    spans: tuple[int, int]
+    host: tuple[int, int]
+    copies: int
+    events: int
+
+
 class Timeline(NamedTuple):
     """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
 
@@ -66,6 +84,8 @@ class Timeline(NamedTuple):
     steps: tuple[tuple[float, ...], ...]
     host: tuple[HostSpan, ...] = ()
     period: int = 1
+    repeats: tuple[Repeat, ...] = ()
+    """Parts of the simulated run that stood for more like them, in its own times (docs/performance.md)."""
 
     def __repr__(self) -> str:
         return f"<{self._about()}>"
@@ -88,6 +108,10 @@ class Timeline(NamedTuple):
     def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
         """Spans of `rank` with their commands, for one type of command."""
         return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
+
+    def meetings(self, rank: int) -> list[tuple[Span, Meeting]]:
+        """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Meeting)]
 
     def step_times(self, rank: int = 0) -> list[float]:
         """Duration of each step, s."""
@@ -169,34 +193,59 @@ def between_events(
     """Spans of an instrumented program's commands as its events see them, in order of their ends.
 
     `brackets` holds each rank's (command, event before, event after), `times` when each of its events was recorded, s.
-    A collective is `ready` when its last rank has started it. What a command takes alone is not known: nan.
+    A collective is `ready` when the last rank of its group has started it, sends and receives when their last peer has
+    started its own. Isolated times are not known: nan.
     """
-    calls = [
-        [times[rank][start] for command, start, _ in found if isinstance(command, Collective)]
-        for rank, found in enumerate(brackets)
-    ]
-    arrivals = [max(starts) for starts in zip(*calls, strict=True)]
+    called: Counter[tuple[object, ...]] = Counter()
+    arrivals: dict[tuple[object, ...], float] = {}
+    meets: list[list[list[tuple[object, ...]]]] = []
+    """For each command of each rank: what it meets others at."""
+    for rank, found in enumerate(brackets):
+        meets.append([])
+        for command, before, _ in found:
+            keys: list[tuple[object, ...]] = []
+            for key, side in _rendezvous(rank, command):
+                called[key, side] += 1
+                keys.append((*key, called[key, side]))
+                arrivals[keys[-1]] = max(arrivals.get(keys[-1], -math.inf), times[rank][before])
+            meets[-1].append(keys)
     spans = []
     for rank, found in enumerate(brackets):
-        arrival = iter(arrivals)
-        for command, before, after in found:
+        for (command, before, after), keys in zip(found, meets[rank], strict=True):
             start, end = times[rank][before], times[rank][after]
-            ready = min(max(next(arrival), start), end) if isinstance(command, Collective) else start
+            ready = min(max((arrivals[key] for key in keys), default=start), end)
             spans.append(Span(rank, command, start, ready, end, math.nan))
     return tuple(sorted(spans, key=lambda s: s.end))
 
 
+def _rendezvous(rank: int, command: AnyCommand) -> Iterable[tuple[tuple[object, ...], object]]:
+    """(where it is, on which side) of each rendezvous of a command of `rank` with others.
+
+    The n-th commands of all sides meet.
+    """
+    if isinstance(command, Collective):
+        yield ("collective", command.meets_on), rank
+    elif isinstance(command, PointToPoint):
+        for t in command.transfers:
+            ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
+            yield (*ends, command.meets_on), isinstance(t, Send)
+
+
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
-    """(buffer name, whether it is written) for each buffer that a command uses."""
+    """(buffer name, whether it is written) for each device buffer of its own rank that a command uses."""
     if isinstance(command, Copy):
         match command.kind:
             case "h2d":
                 yield command.buffer, True
-            case "d2h":
+            case "d2h" | "p2p":
                 yield command.buffer, False
+            case "d2d":
+                yield command.buffer, True
+                if command.other is not msgspec.UNSET:
+                    yield command.other, False
             case _:
                 assert_never(command.kind)
-    elif isinstance(command, Kernel | Collective):
+    elif isinstance(command, Kernel | Meeting):
         for name in command.reads:
             yield name, False
         for name in command.writes:

@@ -30,7 +30,7 @@ BF16 = 2
 
 
 class BlockBuilder:
-    """Collects one layer in program order. Neighbouring kernels of one name become one item.
+    """Collects one layer in program order. Consecutive kernels of one name become one item.
 
     Matrices have the rows of one sample and are there for each: work, traffic and collectives are multiplied by the
     batch. What an exchange sends to a rank, or gets from one, has the samples one after the other.

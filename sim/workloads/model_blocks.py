@@ -38,7 +38,7 @@ def _cross(block: BlockBuilder, streams: Streams) -> None:
 
 
 def _streams(block: BlockBuilder, streams: Streams, modulations: Sequence[int], last: bool = False) -> None:
-    """Joint attention and FFN of streams with weights of their own; of the first alone in the `last` block."""
+    """Joint attention and FFN of streams with weights of their own; of only the first in the `last` block."""
     for vectors in modulations:
         block.modulation(vectors)
     lasting = streams[:1] if last else streams
@@ -62,7 +62,7 @@ def _attend(block: BlockBuilder, streams: Streams, lasting: Streams) -> None:
 
 
 def _single(block: BlockBuilder) -> None:
-    """Attention beside the FFN: q, k, v and the FFN's hidden layer from one projection."""
+    """Attention parallel to the FFN: q, k, v and the FFN's hidden layer from one projection."""
     x, heads = block.x, block.heads
     block.modulation(3)
     block.normalise("norm", x, block.normed)
@@ -70,7 +70,7 @@ def _single(block: BlockBuilder) -> None:
     block.linear("qkv_mlp", block.normed, wide)
     qkv = wide.part(columns=3 * heads)
     block.queries_and_keys(qkv)
-    # attention leaves its output where v was, beside the FFN's hidden layer
+    # attention leaves its output where v was, next to the FFN's hidden layer
     block.self_attention(qkv, qkv.part(column=2 * heads))
     block.gelu(wide.part(column=3 * heads))
     out = block.reduced("out_mlp", "output", wide.part(column=2 * heads), [(0, x.rows)])

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Literal
 
 from sim.inputs.config import Config, InputError, convert
-from sim.inputs.shipped_files import Shelf
+from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
@@ -18,7 +18,7 @@ BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 - joint: image and text in one sequence, one set of weights (CogVideoX)
 - double: image and text attend jointly, each with its own weights (HunyuanVideo, FLUX, Qwen-Image, SD3.5)
 - double_last: as double, but the text ends with its keys and values (the last block of SD3.5)
-- single: image and text in one sequence, attention beside the FFN (HunyuanVideo, FLUX)
+- single: image and text in one sequence, attention parallel to the FFN (HunyuanVideo, FLUX)
 """
 
 
@@ -123,8 +123,8 @@ def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
         _REMEMBERED.reset(token)
 
 
-_SHELF = Shelf("models", "known model", "chunkflow-sim models", paths=False, hub=True)
-shipped = _SHELF.names
+_FILES = ShippedFiles("models", "known model", "chunkflow-sim models", paths=False, hub=True)
+shipped = _FILES.names
 
 
 def load_model(name: str, source: str = "", path: str = "") -> Model:
@@ -144,7 +144,7 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
 
 def _read_model(name: str, source: str, path: str) -> Model:
     try:
-        file = _SHELF.file(name)
+        file = _FILES.file(name)
     except InputError as error:
         raise error.within(source or name, path) from None
     return convert(read_yaml(file), Model, str(file))

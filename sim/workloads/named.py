@@ -94,7 +94,7 @@ class Named(Config, frozen=True):
                 yield _wrong(name, f"is {size}, but {model.name} takes multiples of {unit}, such as {near}")
 
     def _indivisible(self, model: Model, world_size: int) -> Iterator[Fault]:
-        """Faults of what the model does not have, or does not have so many of."""
+        """Faults of dimensions that cannot be divided evenly, or that the model does not have."""
         shapes, over = model.transformer, f"{self.parallelism} over world_size {world_size}"
         if shapes.heads % world_size:
             heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"

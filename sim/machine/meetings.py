@@ -1,0 +1,162 @@
+"""Where ranks meet: collectives, and transfers from one rank to another."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from simpy.events import Event
+
+from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
+from sim.hardware import Profile, collectives
+from sim.machine.state import MeetingKey, Rank, Rendezvous, Steps, TransferKey, Work
+from sim.program import Collective, CollectiveKind, PointToPoint, Send
+
+Flows = list[collectives.PhaseFlows]
+
+
+class Meetings:
+    """Runs the collectives and transfers of one program."""
+
+    def __init__(
+        self,
+        env: Environment,
+        fabric: Fabric,
+        profile: Profile,
+        ranks: Sequence[Rank],
+        law: RateLaw,
+    ) -> None:
+        self._env = env
+        self._fabric = fabric
+        self._profile = profile
+        self._ranks = ranks
+        self._law = law
+        self.met: dict[MeetingKey | TransferKey, Rendezvous] = {}
+        self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
+        """Transfer -> rank -> (transfers in the same direction beside it, whether one goes in reverse)."""
+        self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
+        self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
+        self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
+
+    def collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Work:
+        """Let `rank` take part in a collective to its end. Began: when all had arrived."""
+        if key not in self.met:
+            self.met[key] = Rendezvous(self._env, command.kind, command.members(len(self._ranks)))
+        rendezvous = self.met[key]
+        rendezvous.arrived.append(rank.number)
+        if len(rendezvous.arrived) == len(rendezvous.members):
+            rendezvous.ready = self._env.now
+            self._env.process(self._move(command, rendezvous))
+        yield rendezvous.done[rank.number]
+        place = rendezvous.members.index(rank.number)
+        return rendezvous.ready, self._isolated_time(command, rendezvous)[place]
+
+    def point_to_point(self, rank: Rank, command: PointToPoint, keys: Sequence[TransferKey]) -> Work:
+        """Make the sends and receives of `rank`. Began: when all were posted on both sides."""
+        directions = [isinstance(t, Send) for t in command.transfers]
+        for key, t, sends in zip(keys, command.transfers, directions, strict=True):
+            if key not in self.met:
+                self.met[key] = Rendezvous(self._env, "send_recv", key[:2])
+            rendezvous = self.met[key]
+            rendezvous.arrived.append(rank.number)
+            reverse = any(
+                other.peer == t.peer and sent != sends
+                for other, sent in zip(command.transfers, directions, strict=True)
+            )
+            self._posted.setdefault(key, {})[rank.number] = directions.count(sends), reverse
+            if len(rendezvous.arrived) == 2:
+                rendezvous.ready = self._env.now
+                peers, returns = zip(*self._posted.pop(key).values(), strict=True)
+                self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
+        yield self._env.all_of([self.met[key].done[rank.number] for key in keys])
+        return max(self.met[key].ready for key in keys), self._transfers_isolated(rank, command)
+
+    def state(self) -> Hashable:
+        """Who has arrived where others are missing."""
+        return tuple((m.kind, tuple(m.arrived)) for m in self.met.values() if m.missing)
+
+    def _gpus(self, members: Sequence[int]) -> tuple[int, ...]:
+        return tuple(self._ranks[rank].gpu for rank in members)
+
+    def _move(self, command: Collective, rendezvous: Rendezvous) -> Steps:
+        """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
+        env, fabric, members = self._env, self._fabric, rendezvous.members
+        *before, last = self._flows_of(command, rendezvous) or [collectives.PhaseFlows(0.0, ())]
+        for phase in before:
+            yield env.timeout(phase.latency)
+            self._moves(rendezvous)
+            yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
+        yield env.timeout(last.latency)
+        self._moves(rendezvous)
+        left = dict.fromkeys(members, 0)
+        for spec, part in last.flows:
+            done = fabric.transfer(spec, part.size).done
+            ranks = tuple(members[place] for place in part.ranks)
+            for rank in ranks:
+                left[rank] += 1
+
+            def ended(_: Event, ranks: tuple[int, ...] = ranks) -> None:
+                for rank in ranks:
+                    left[rank] -= 1
+                    if left[rank] == 0:
+                        rendezvous.done[rank].succeed()
+
+            assert done.callbacks is not None
+            done.callbacks.append(ended)
+        for rank, event in rendezvous.done.items():
+            if left[rank] == 0:
+                event.succeed()
+
+    def _send(self, size: int, rendezvous: Rendezvous, peers: int, one_way: bool) -> Steps:
+        """Run a transfer that both sides have posted, beside `peers` - 1 others in the same direction."""
+        source, target = self._gpus(rendezvous.members)
+        latency, spec = collectives.transfer(self._profile, size, source, target, peers, one_way)
+        yield self._env.timeout(latency)
+        self._moves(rendezvous)
+        yield self._fabric.transfer(spec, size).done
+        for event in rendezvous.done.values():
+            event.succeed()
+
+    def _moves(self, rendezvous: Rendezvous) -> None:
+        """Let its ranks know that `rendezvous` moves data now."""
+        for number in rendezvous.members:
+            rank = self._ranks[number]
+            moving = [m for m in rank.moving if m is not rendezvous and not m.done[number].triggered]
+            rank.moving = [*moving, rendezvous]
+
+    def _flows_of(self, command: Collective, rendezvous: Rendezvous) -> Flows:
+        key = command.kind, command.bytes, self._gpus(rendezvous.members)
+        if key not in self._flows:
+            self._flows[key] = collectives.flows(self._profile, *key)
+        return self._flows[key]
+
+    def _isolated_time(self, command: Collective, rendezvous: Rendezvous) -> tuple[float, ...]:
+        """Duration on each rank on an idle host with all ranks arriving together."""
+        key = command.kind, command.bytes, self._gpus(rendezvous.members)
+        if key not in self._isolated:
+            self._isolated[key] = collectives.isolated_times(self._profile, *key, self._law)
+        return self._isolated[key]
+
+    def _transfers_isolated(self, rank: Rank, command: PointToPoint) -> float:
+        """Seconds of a rank's sends and receives on an idle host, all of them posted at once."""
+        ends = [
+            (rank.gpu, self._ranks[t.peer].gpu, t.bytes)
+            if isinstance(t, Send)
+            else (self._ranks[t.peer].gpu, rank.gpu, t.bytes)
+            for t in command.transfers
+        ]
+        key = tuple(ends)
+        if key not in self._isolated_transfers:
+            directions = [isinstance(t, Send) for t in command.transfers]
+            pairs = [(source, target) for source, target, _ in ends]
+            found: list[tuple[float, FlowSpec]] = [
+                collectives.transfer(
+                    self._profile, size, source, target, directions.count(sends), (target, source) not in pairs
+                )
+                for (source, target, size), sends in zip(ends, directions, strict=True)
+            ]
+            self._isolated_transfers[key] = collectives.transfers_time(
+                [(latency, spec, size) for (latency, spec), (_, _, size) in zip(found, ends, strict=True)],
+                self._profile.capacities,
+                self._law,
+            )
+        return self._isolated_transfers[key]

@@ -1,0 +1,108 @@
+"""What a simulated run is in the middle of, relative to the present: two equal states have the same future.
+
+A state is all that decides what comes: where each host thread and stream is in its commands and within the present one,
+what is in flight and how much of it is left, flags, engines, and when each scheduled event will happen. Times are
+relative to the moment; positions are counted, so that the same layer some layers later compares as equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from sim.fluid import Environment, Fabric
+from sim.machine.copies import Copies
+from sim.machine.meetings import Meetings
+from sim.machine.state import Flags, Rank
+from sim.timeline import HostSpan, Span
+
+RELATIVE, ABSOLUTE = 1e-9, 1e-11
+"""Seconds, rates and shares that differ by less than these are equal: rounding of times of up to an hour."""
+
+
+class Running(Protocol):
+    """A run of a program, as far as its state goes."""
+
+    env: Environment
+    fabric: Fabric
+    ranks: list[Rank]
+    host_flags: Flags
+    copies: Copies
+    meetings: Meetings
+    spans: list[Span]
+    blocked: list[HostSpan]
+
+
+class Snapshot(NamedTuple):
+    """A state. `ended` counts commands by (rank, stream), `issued` those by (rank, host thread)."""
+
+    time: float
+    spans: int
+    """Spans so far."""
+    blocked: int
+    """Host spans so far."""
+    ended: dict[tuple[int, str], int]
+    issued: dict[tuple[int, int], int]
+    discrete: Hashable
+    continuous: tuple[float, ...]
+
+    def equals(self, other: Snapshot) -> bool:
+        """Whether both have the same future, but for which commands come."""
+        return (
+            self.discrete == other.discrete
+            and len(self.continuous) == len(other.continuous)
+            and all(map(_close, self.continuous, other.continuous))
+        )
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def snapshot(run: Running) -> Snapshot:
+    """The state of `run` now."""
+    now = run.env.now
+    discrete: list[Hashable] = []
+    continuous: list[float] = []
+    ended, issued = {}, {}
+    for rank in run.ranks:
+        for number, thread in enumerate(rank.threads):
+            issued[rank.number, number] = thread.issued
+            discrete.append(tuple(_position(thread.process)))
+            continuous.append(max(thread.clock - now, 0.0))
+        for name, stream in rank.streams.items():
+            ended[rank.number, name] = stream.ended
+            ahead = [at - now for at, _, _ in stream.commands if at > now]
+            discrete.append((tuple(_position(stream.process)), stream.launches, len(stream.room), len(ahead)))
+            continuous += ahead
+        moving = tuple((m.kind, len(m.members)) for m in rank.moving if not m.done[rank.number].triggered)
+        blocked = rank.attention_end is not None and not rank.attention_end.triggered
+        flags, counters = sorted(rank.flags.words.items()), sorted(rank.counters.items())
+        discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
+    discrete.append(tuple(sorted(run.host_flags.words.items())))
+    discrete.append(run.copies.state())
+    discrete.append(run.meetings.state())
+    for flow in run.fabric.active:
+        discrete.append(flow.number)
+        continuous += [run.fabric.left(flow) / flow.size, flow.rate]
+    for at, priority, event in sorted(_scheduled(run), key=lambda entry: entry[:2]):
+        discrete.append((priority, type(event).__name__))
+        continuous.append(at - now)
+    return Snapshot(now, len(run.spans), len(run.blocked), ended, issued, tuple(discrete), tuple(continuous))
+
+
+def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
+    """What is to happen: (time, priority, event). Ends of flows that were foreseen and are no more are left out."""
+    for at, priority, event in run.env.entries():
+        if not run.fabric.is_stale(event):
+            yield at, int(priority), event
+
+
+def _position(process: Any) -> Iterator[tuple[str, int]]:
+    """Where a process is: each function that it is in, and where there."""
+    generator = process
+    while generator is not None and hasattr(generator, "gi_frame"):
+        frame = generator.gi_frame
+        yield generator.gi_code.co_name, -1 if frame is None else frame.f_lasti
+        generator = generator.gi_yieldfrom

@@ -1,0 +1,74 @@
+"""What one rank's process does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from sim.program.commands import AnyCommand, Buffer, Collective, Copy, HostBuffer, LayerWeights, RecordEvent
+
+
+class RankProgram(msgspec.Struct, frozen=True):
+    """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
+
+    `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
+    an entry a layer. `host_buffers` is the host memory that copies name. `sequences` are flags in host memory that
+    only this rank writes, each value ahead of the one before: who waits for such a value, on any rank, waits for what
+    comes before its write.
+    """
+
+    threads: tuple[tuple[AnyCommand, ...], ...]
+    buffers: tuple[Buffer, ...]
+    step_events: tuple[int, ...]
+    weights: tuple[LayerWeights, ...] = ()
+    host_buffers: tuple[HostBuffer, ...] | msgspec.UnsetType = msgspec.UNSET
+    sequences: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    def __repr__(self) -> str:
+        return f"<RankProgram: {len(self.threads)} host threads, {sum(map(len, self.threads))} commands>"
+
+    @property
+    def host_memory(self) -> dict[str, HostBuffer]:
+        """Host buffers by name."""
+        return {} if self.host_buffers is msgspec.UNSET else {b.name: b for b in self.host_buffers}
+
+    def is_staged(self, copy: Copy) -> bool:
+        """Whether the driver stages `copy`: its host side is pageable.
+
+        One from the GPU holds its host thread until it is complete; one to the GPU until all bytes are staged, for
+        which the driver may have to wait until the stream gets to it.
+        """
+        if copy.other is msgspec.UNSET or copy.kind not in ("h2d", "d2h"):
+            return False
+        buffer = self.host_memory.get(copy.other)
+        return buffer is not None and buffer.memory == "pageable"
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Stream names in order of first use."""
+        return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
+
+    def step_stream(self) -> str:
+        """The stream whose events bound the steps: the compute stream."""
+        last = self.step_events[-1]
+        return next(c.stream for c in self.commands() if isinstance(c, RecordEvent) and c.event == last)
+
+    def feeders(self) -> dict[str, int]:
+        """Which host thread feeds each stream (further ones may record events on it)."""
+        found: dict[str, int] = {}
+        for number, thread in enumerate(self.threads):
+            for command in thread:
+                if command.stream and not isinstance(command, RecordEvent):
+                    found.setdefault(command.stream, number)
+        return found
+
+    def gather_streams(self) -> set[str]:
+        """Streams of the collectives that fill slots: they bring weights, others exchange activations."""
+        slots = {b.name for b in self.buffers if b.kind == "slot"}
+        return {c.stream for c in self.commands() if isinstance(c, Collective) and slots.intersection(c.writes)}
+
+    def commands(self) -> Iterable[AnyCommand]:
+        """All commands, thread by thread."""
+        for thread in self.threads:
+            yield from thread

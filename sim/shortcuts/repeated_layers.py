@@ -1,0 +1,104 @@
+"""Runs of equal layers simulated as far as they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+import msgspec
+
+from sim import policies
+from sim.machine import SimulatedMachine
+from sim.policies import Policy
+from sim.program import AnyCommand, Collective, Kernel, PointToPoint, Program
+from sim.shortcuts.expand import lengthened
+from sim.shortcuts.repeats import Region, find
+from sim.timeline import Timeline
+from sim.workloads.explicit import Layer, Workload
+
+LEAST_KEPT = 6
+"""Equal layers that are simulated at first; twice as many where nothing repeats among them."""
+LARGEST_SHARE = 1 / 2
+"""Of a pass's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
+WORTH = 50_000
+"""Commands from which on a run is long enough for a try."""
+
+
+class Shortened(NamedTuple):
+    """A run, and the layers of each rank that were simulated and that others stand for."""
+
+    timeline: Timeline
+    simulated_layers: int
+    repeated_layers: int
+
+
+def run_layers(
+    machine: SimulatedMachine,
+    workload: Workload,
+    policy: Policy,
+    world_size: int,
+    shortcuts: bool = True,
+    worth: int = WORTH,
+) -> Shortened:
+    """Run `workload` under `policy`; with `shortcuts`, leave out layers that are found to repeat.
+
+    Runs of fewer than `worth` commands are simulated as they are.
+    """
+    shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
+    passes, kept = workload.steps * workload.passes_per_step, LEAST_KEPT + 2 * policy.prefetch_layers
+    layers = len(workload.layers)
+    while shortcuts and (regions := _regions(workload, policy, kept)):
+        program, marks = _program(workload, policy, world_size, regions)
+        left = sum(region.kept for region in regions)
+        if len(marks) == passes * left:
+            timeline, states = machine.run_marked(program, marks)
+            jitter = machine.profile.host.wake_spread.value > 0
+            if (repeats := find(program, states, regions, left, jitter)) is not None:
+                return Shortened(lengthened(timeline, tuple(repeats)), passes * left, passes * (layers - left))
+        kept *= 2
+    program = policies.build(workload, policy, world_size)
+    return Shortened(machine.run(program), passes * layers, 0)
+
+
+def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
+    """The pass as regions of equal layers, of which `kept` stay; none where that leaves out nothing much."""
+    if "layers_alike" not in vars(type(policy)) or not policy.layers_alike or policy.resident_layers:
+        return []
+    regions, first = [], 0
+    for _, equal in groupby(workload.layers):
+        count = len(list(equal))
+        stay = min(kept, count)
+        regions.append(Region(first, stay, count - stay))
+        first += stay
+    return regions if first <= LARGEST_SHARE * len(workload.layers) else []
+
+
+def _program(
+    workload: Workload, policy: Policy, world_size: int, regions: list[Region]
+) -> tuple[Program, list[AnyCommand]]:
+    """The program without the removed layers but with all their memory, and the ends of its layers on rank 0."""
+    layers: list[Layer] = []
+    at = 0
+    for region in regions:
+        layers += workload.layers[at : at + region.kept]
+        at += region.kept + region.removed
+    program = policies.build(workload._replace(layers=tuple(layers)), policy, world_size)
+    whole = policies.build(workload._replace(steps=0), policy, world_size)
+    with_memory = {
+        id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
+        for rank, full in zip(program.ranks, whole.ranks, strict=True)
+    }
+    program = Program(tuple(with_memory[id(rank)] for rank in program.ranks), program.placement)
+    return program, list(_first_of_layers(program))
+
+
+def _first_of_layers(program: Program) -> Iterator[AnyCommand]:
+    """The first kernel or collective of each layer on the compute stream of rank 0."""
+    rank = program.ranks[0]
+    stream, layer = rank.step_stream(), None
+    for command in rank.commands():
+        if isinstance(command, Kernel | Collective | PointToPoint) and command.stream == stream:
+            if command.layer != layer:
+                yield command
+            layer = command.layer
