@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -75,15 +73,6 @@ def test_the_page_of_residuals_is_golden(chunkflow: Command, tmp_path: Path, gol
     golden("residuals", readable(page.read_text()))
 
 
-@pytest.mark.slow
-def test_the_page_of_a_validation_is_golden(chunkflow: Command, tmp_path: Path, golden: Golden) -> None:
-    page = tmp_path / "page.html"
-    args = ("--data", "h100x1-20261121e", "--workers", "1", "--intervals", "--html", page)
-    done = chunkflow("validate", *args, env=chunkflow.environment | {"COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr
-    golden("validation", done.stdout + readable(page.read_text()))
-
-
 @pytest.mark.parametrize("name", ["yielding_kernel", "sharded"])
 def test_timelines_are_drawn_as_golden(name: str, golden: Golden) -> None:
     timeline = simulate(Scenario.load(GOLDEN / f"{name}.yaml")).timeline
@@ -118,8 +107,3 @@ def test_tables_of_cases_profiles_and_checks_are_golden(
     tables.print_check(slow, check_profile(slow))
     tables.print_kept(like)
     golden("tables", capsys.readouterr().out)
-
-
-@pytest.mark.slow
-def test_the_fit_of_the_first_data_set_prints_golden_numbers(golden: Golden) -> None:
-    golden("fit", subprocess.run([sys.executable, "-m", "calibration.fit"], capture_output=True, text=True, check=True).stdout)  # fmt: skip
