@@ -73,13 +73,6 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", measurements_doc.SEEN)
-def test_measured_tables_in_the_docs_are_current(name: str) -> None:
-    [stands] = [content for text in PAGES.values() for named, content in standing(text) if named == name]
-    assert measurements_doc.SEEN[name]() == stands
-
-
-@pytest.mark.slow
 def test_errors_of_a_session_are_drawn_above_its_name(made: list[Detailed]) -> None:
     drawn = ElementTree.fromstring(plots(made)["errors"])
     names = [t for t in drawn.findall(".//{*}text") if t.get("text-anchor") == "middle" and t.text]
