@@ -15,7 +15,7 @@ import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from typing import Any, NamedTuple, Protocol, Self, cast
 
 import msgspec
@@ -64,7 +64,9 @@ class Evaluated(NamedTuple):
     """What became of one point: its figures, or the exception that it ended with."""
 
     found: Figures | None
-    raised: BaseException | None = None
+    raised: Exception | None = None
+    of_executor: bool = False
+    """Whether that was the executor's exception, as of a process that died, and not the run's."""
 
     def figures(self) -> Figures:
         """The figures. Raises what its run raised."""
@@ -243,14 +245,9 @@ def _outcome(future: Future[Evaluated]) -> Evaluated:
     except MemoryError:
         return _MEMORY_FULL
     except Exception as error:  # of the executor: `evaluate` raises none
-        return Evaluated(None, error)
+        return Evaluated(None, error, of_executor=True)
 
 
-def died(evaluated: Evaluated) -> bool:
-    """Whether the point took its worker process with it."""
-    return isinstance(evaluated.raised, BrokenExecutor)
-
-
-def metric(evaluated: Evaluated, name: str) -> float:
+def metric_of(evaluated: Evaluated, name: str) -> float:
     """One of the figures. Raises what its run raised."""
     return float(cast(dict[str, Any], evaluated.figures().metrics)[name])

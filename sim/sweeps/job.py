@@ -31,11 +31,11 @@ class Job(NamedTuple):
     code: str
     causes: bool = False
     """Whether the causes of the critical path are wanted, too."""
-    shortcuts: bool = False
-    """Whether layers that are found to repeat may be left out."""
+    shortcuts: bool | None = None
+    """Whether layers that are found to repeat may be left out; None: as `sim.run.simulate` does by itself."""
 
     @classmethod
-    def of(cls, scenario: Scenario, profile: Profile | None = None, **options: bool) -> Job:
+    def of(cls, scenario: Scenario, profile: Profile | None = None, causes: bool = False) -> Job:
         """What is run for a scenario, on its own profile unless another is given. Reads its model and profile.
 
         Raises:
@@ -43,7 +43,7 @@ class Job(NamedTuple):
         """
         with remembered({}) as models:
             scenario.workload.resolve(scenario.world_size)
-        return cls(scenario, profile or scenario.profile(), models, code_digest(), **options)
+        return cls(scenario, profile or scenario.profile(), models, code_digest(), causes)
 
     def with_policy(self, policy: Policy) -> Job:
         """The same workload on the same host under another policy."""
@@ -69,6 +69,8 @@ class Job(NamedTuple):
         if self.code != code_digest():
             raise StaleCodeError("the code of chunkflow-sim was changed while this ran")
         with remembered(self.models):
+            if self.shortcuts is None:
+                return simulate(self.scenario, self.profile)
             return simulate(self.scenario, self.profile, shortcuts=self.shortcuts)
 
 
