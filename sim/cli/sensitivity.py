@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import main, note_borrowed_tables, with_exit_codes
+from sim.cli.common import (
+    evaluating,
+    main,
+    no_cache_option,
+    note_borrowed_tables,
+    with_exit_codes,
+    workers_option,
+)
 
 
 @main.command()
@@ -14,17 +21,16 @@ from sim.cli.common import main, note_borrowed_tables, with_exit_codes
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--change", default="5%", show_default=True, help="By how much each number is changed, up and down.")
 @click.option("--metric", default="step_time_s", show_default=True, help="The figure that is looked at.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
+@workers_option
+@no_cache_option
 @with_exit_codes
-def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: int | None) -> None:
+def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: int | None, no_cache: bool) -> None:
     """Rank the numbers of the hardware profile by how much they move a figure of the scenario FILE."""
     from sim.analysis.sensitivity import most_runs, to_plain
     from sim.analysis.sensitivity import sensitivity as find
     from sim.inputs.config import InputError
-    from sim.report.terminal import progress
     from sim.scenario import Scenario
     from sim.sweeps.results_file import FIGURES
-    from sim.sweeps.worker_pool import Workers
 
     varied = [name for name in FIGURES if name not in ("device_memory_bytes", "fits_memory")]
     if metric not in varied:
@@ -33,8 +39,8 @@ def sensitivity(file: Path, as_json: bool, change: str, metric: str, workers: in
     scenario = Scenario.load(file)
     profile = scenario.profile(str(file))
     note_borrowed_tables([(scenario, profile)])
-    with Workers(workers) as pool, progress(most_runs(profile, True), "simulations") as advance:
-        found = find(scenario, profile, metric, share, pool, advance)
+    with evaluating(workers, no_cache, most_runs(profile, True)) as evaluator:
+        found = find(scenario, profile, metric, share, evaluator)
     if as_json:
         import json
 
