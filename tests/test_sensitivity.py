@@ -38,6 +38,7 @@ from sim.hardware.profile_parameters import changed, numbers
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
 from sim.program import Program
+from sim.sweeps.evaluation import Evaluator
 
 GOLDEN = sorted(f for f in (Path(__file__).parent / "golden").glob("*.yaml") if f.name != "host.yaml")
 FLOPS = [{"compute": {"name": "k", "flops": 4.0, "bytes": 1.0}}]
