@@ -43,7 +43,7 @@ def scenario(folder: Path, layer_mib: int = 4) -> None:
 
 
 def start(chunkflow: Command, folder: Path, *args: str, **options: Any) -> subprocess.Popen[str]:
-    command = [*chunkflow.line, "sweep", "s.yaml", *args, "--out", "rows.csv"]
+    command = [*chunkflow.line, "sweep", "s.yaml", *args, "--no-cache", "--out", "rows.csv"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=chunkflow.environment, start_new_session=True, **pipes | options)
 
