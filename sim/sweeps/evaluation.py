@@ -15,7 +15,8 @@ import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sized
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
+from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol, Self, cast
 
 import msgspec
@@ -182,6 +183,7 @@ class Evaluator:
         assert self.executor is not None
         waiting: dict[str, list[int]] = {}
         running: dict[Future[Evaluated], str] = {}
+        finished: SimpleQueue[Future[Evaluated]] = SimpleQueue()  # which Ctrl-C leaves whole, unlike futures' locks
         try:
             for number, job in enumerate(jobs):
                 key = job.key()
@@ -191,25 +193,26 @@ class Evaluator:
                     yield number, Evaluated(found)
                 else:
                     waiting[key] = [number]
-                    running[self.executor.submit(evaluate, job)] = key
-                while len(running) >= MOST_IN_FLIGHT:
-                    yield from self._finished(running, waiting)
+                    future = self.executor.submit(evaluate, job)
+                    running[future] = key
+                    future.add_done_callback(finished.put)
+                while len(running) >= MOST_IN_FLIGHT or (running and not finished.empty()):
+                    yield from self._finished(finished.get(), running, waiting)
             while running:
-                yield from self._finished(running, waiting)
+                yield from self._finished(finished.get(), running, waiting)
         finally:
             for future in running:
                 future.cancel()
 
     def _finished(
-        self, running: dict[Future[Evaluated], str], waiting: dict[str, list[int]]
+        self, future: Future[Evaluated], running: dict[Future[Evaluated], str], waiting: dict[str, list[int]]
     ) -> Iterator[tuple[int, Evaluated]]:
-        """Wait for some of `running`, and take them out."""
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            key = running.pop(future)
-            evaluated = _outcome(future)
-            self._keep(key, evaluated)
-            for number in waiting.pop(key):
-                yield number, evaluated
+        """Take a point out of `running`, and give it to all that wait for it."""
+        key = running.pop(future)
+        evaluated = _outcome(future)
+        self._keep(key, evaluated)
+        for number in waiting.pop(key):
+            yield number, evaluated
 
     def _look_up(self, key: str) -> Figures | None:
         if (found := self._known.get(key)) is not None:
