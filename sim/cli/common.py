@@ -151,14 +151,6 @@ def needs(*packages: str) -> None:
         raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
 
-def load_scenario(file: Path) -> tuple[Scenario, Profile]:
-    """A scenario file and its profile."""
-    from sim.scenario import Scenario
-
-    scenario = Scenario.load(file)
-    return scenario, scenario.profile(str(file))
-
-
 class PointRun(NamedTuple):
     """How a command is to run the points of a sweep, and where to; see the options of `point_options`."""
 

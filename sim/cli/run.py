@@ -7,15 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.cli.common import (
-    OutputPath,
-    check_outputs_shared,
-    force_option,
-    load_scenario,
-    main,
-    note_borrowed_tables,
-    with_exit_codes,
-)
+from sim.cli.common import OutputPath, check_outputs_shared, force_option, main, with_exit_codes
+from sim.cli.scenario_input import Given, scenario_options
 
 if TYPE_CHECKING:
     from sim.analysis.sensitivity import Interval
@@ -23,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@scenario_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
@@ -35,13 +28,12 @@ if TYPE_CHECKING:
 @click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
 @force_option
 @with_exit_codes
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, shortcuts: bool, force: bool) -> None:
-    """Simulate the scenario FILE and print its figures."""
+def run(given: Given, as_json: bool, trace: Path | None, with_interval: bool, shortcuts: bool, force: bool) -> None:
+    """Simulate the scenario FILE (- for standard input) and print its figures."""
     from sim.run import simulate
 
-    loaded = load_scenario(file)
+    loaded = given.load()
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
-    note_borrowed_tables([loaded])
     result = simulate(*loaded, shortcuts=shortcuts and trace is None)
     if trace is not None:
         from sim.timeline.perfetto import write_trace
@@ -69,7 +61,7 @@ def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, shor
         return
     from sim.report.tables import print_run, print_waterfall
 
-    print_run(file.name, result)
+    print_run(given.name, result)
     print_waterfall(fall)
     if with_interval:
         from sim.report.uncertainty import print_interval
