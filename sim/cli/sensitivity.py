@@ -16,7 +16,7 @@ from sim.cli.scenario_input import Given, scenario_options
 @click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given.")
 @with_exit_codes
 def sensitivity(given: Given, as_json: bool, change: str, metric: str, workers: int | None) -> None:
-    """Rank the hardware profile's numbers by how much they move a figure of the scenario FILE (- for standard input)."""
+    """Rank the hardware profile's numbers by how much they move a figure of FILE (- for standard input)."""
     from sim.analysis.sensitivity import most_runs, to_plain
     from sim.analysis.sensitivity import sensitivity as find
     from sim.inputs.config import InputError
