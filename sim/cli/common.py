@@ -152,14 +152,6 @@ def needs(*packages: str) -> None:
         raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
 
-def load_scenario(file: Path) -> tuple[Scenario, Profile]:
-    """A scenario file and its profile."""
-    from sim.scenario import Scenario
-
-    scenario = Scenario.load(file)
-    return scenario, scenario.profile(str(file))
-
-
 no_cache_option = click.option(
     "--no-cache", is_flag=True, help="Simulate all, also what the cache in ~/.cache/chunkflow-sim holds."
 )

@@ -12,12 +12,11 @@ from sim.cli.common import (
     check_outputs_shared,
     evaluating,
     force_option,
-    load_scenario,
     main,
     no_cache_option,
-    note_borrowed_tables,
     with_exit_codes,
 )
+from sim.cli.scenario_input import Given, scenario_options
 
 if TYPE_CHECKING:
     from sim.analysis.sensitivity import Interval
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@scenario_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 @force_option
 @with_exit_codes
 def run(
-    file: Path,
+    given: Given,
     as_json: bool,
     trace: Path | None,
     with_interval: bool,
@@ -47,16 +46,15 @@ def run(
     no_cache: bool,
     force: bool,
 ) -> None:
-    """Simulate the scenario FILE and print its figures."""
+    """Simulate the scenario FILE (- for standard input) and print its figures."""
     from sim.analysis.explain import resident
     from sim.sweeps.evaluation import Evaluator, Figures
     from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.job import Job
     from sim.timeline.critical_path import waterfall
 
-    loaded = load_scenario(file)
+    loaded = given.load()
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
-    note_borrowed_tables([loaded])
     scenario, profile = loaded
     evaluator, job = Evaluator(cache=user_cache(not no_cache)), Job.of(*loaded, causes=True)
     if trace is None:
@@ -86,7 +84,7 @@ def run(
         return
     from sim.report.tables import print_figures, print_waterfall
 
-    print_figures(file.name, scenario, profile, figures)
+    print_figures(given.name, scenario, profile, figures)
     print_waterfall(fall)
     if with_interval:
         from sim.report.uncertainty import print_interval
