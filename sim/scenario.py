@@ -16,10 +16,11 @@ from sim.hardware.collectives import domains_of, hierarchical_kinds
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
+from sim.inputs.input_files import read_bytes, text_of
 from sim.inputs.notebook_html import html_text
 from sim.inputs.other_formats import foreign_json, foreign_text, other_file
 from sim.inputs.shipped_files import is_there
-from sim.inputs.yaml_files import read_yaml
+from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Policy
 from sim.program import Program
 from sim.workloads.explicit import CollectiveOp, Explicit, too_few
@@ -38,7 +39,9 @@ def read_plain(file: Path) -> Any:
     Raises:
         InputError: it cannot be read, or is of a format that is none of a scenario; it names the format.
     """
-    data = _read_mapping(file)
+    if (problem := foreign_json(file)) is not None:  # a trace may be longer than any input that is read whole
+        raise InputError(str(file), "", problem)
+    data = plain_of(read_bytes(file), str(file))
     if isinstance(data, dict) and isinstance(data.get("hardware"), str):
         beside = file.parent / data["hardware"]
         if is_there(beside) and beside.is_file():
@@ -46,17 +49,17 @@ def read_plain(file: Path) -> Any:
     return data
 
 
-def _read_mapping(file: Path) -> Any:
-    source = str(file)
-    if (problem := foreign_json(file)) is not None:
+def plain_of(content: bytes, source: str) -> Any:
+    """The plain data of a scenario's text. Raises `InputError` of `source`, as `read_plain`."""
+    if (problem := foreign_json(content)) is not None:
         raise InputError(source, "", problem)
     try:
-        data = read_yaml(file)
+        data = parse_yaml(text_of(content, source), source)
     except InputError:
-        if (problem := foreign_text(file)) is None:
+        if (problem := foreign_text(content)) is None:
             raise
         raise InputError(source, "", problem) from None
-    problem = other_file(data) if isinstance(data, Mapping) else foreign_text(file)
+    problem = other_file(data) if isinstance(data, Mapping) else foreign_text(content)
     if problem is not None:
         raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
     return data

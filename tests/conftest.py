@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +20,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import sim
+
+# No test reads or fills the cache of whoever runs it; what checks the simulation runs without one (`--no-cache`), or
+# with one that is empty at first.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="chunkflow-sim-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]

@@ -13,6 +13,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import LONG
 from strategies import Plain, tiny_profile
 
 from sim import hardware, simulate
@@ -249,9 +250,12 @@ def test_every_policy_on_every_profile(
 def test_every_model_under_every_policy_on_every_profile(
     host: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # all pairs of a model and a policy, and of a host and a policy; all of three in a long run
+    first = hardware.shipped().index(host) + named.shipped().index(name)
+    tried = [policy for i, policy in enumerate(POLICIES.values()) if LONG or (first - i) % 4 == 0]
     profile = hardware.load_profile(host)
-    for policy in POLICIES.values():
+    for policy in tried:
         result = simulate(Scenario.from_plain(scenario(policy, host, of_model(name))), profile)
         print_run("s.yaml", result)
         json.dumps(result.metrics, allow_nan=False)
-    assert capsys.readouterr().out.count("memory: ") == len(POLICIES)
+    assert capsys.readouterr().out.count("memory: ") == len(tried) >= len(POLICIES) // 4

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import msgspec
@@ -61,16 +60,6 @@ def test_what_is_printed_and_drawn_is_golden(name: str, chunkflow: Command, tmp_
     done = chunkflow(*args, cwd=GOLDEN, env=chunkflow.environment | {"COLUMNS": "120"})
     assert done.returncode == 0, done.stderr
     golden(name, readable(page.read_text()) if page.exists() else done.stdout)
-
-
-def test_the_page_of_residuals_is_golden(chunkflow: Command, tmp_path: Path, golden: Golden) -> None:
-    name = "h200x2-hostpath-20261128k"
-    for file in ("raw.jsonl", "host.json"):
-        shutil.copy(GOLDEN.parents[1] / "validation" / "data" / name / file, tmp_path)
-    done = chunkflow("calibrate", "--fit-only", "--name", name, "--out", tmp_path)
-    assert done.returncode == 0, done.stderr
-    [page] = tmp_path.glob("*.html")
-    golden("residuals", readable(page.read_text()))
 
 
 @pytest.mark.parametrize("name", ["yielding_kernel", "sharded"])

@@ -59,6 +59,12 @@ def test_closed_standard_output_is_code_1(args: list[str], folder: Path, chunkfl
         done = chunkflow(*args, cwd=folder, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "cannot be written: No space left on device" in done.stderr
+    bare = {name: text for name, text in chunkflow.environment.items() if name in ("PATH", "PYTHONPATH")}
+    with Path("/dev/full").open("w") as full:  # Python's own buffering keeps what could not be written
+        done = subprocess.run(
+            [*chunkflow.line, *args], stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder, env=bare
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *chunkflow.line, *args]
     done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, cwd=folder, env=chunkflow.environment)
     assert (done.returncode, done.stderr) == (1, "Error: standard output is closed\n")

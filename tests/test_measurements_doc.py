@@ -7,31 +7,24 @@ import pickle
 import re
 import subprocess
 import sys
-from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
 from xml.etree import ElementTree
 
 import pytest
 from conftest import shared_folder
 
 from sim.datasets.cases import Operation
-from validation import measurements_doc, other_profile_tables, svg
-from validation.compare import jobs
-from validation.datasets import load_set, probed_sets
+from validation import measurements_doc, svg
+from validation.datasets import probed_sets
 from validation.markdown import differences, placed, span, standing, table
 from validation.plots import plots
-from validation.step_statistics import Detailed, account, detailed, entries, late_chunks, short, yields
+from validation.step_statistics import Detailed, account, entries, late_chunks
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = measurements_doc.documents([DOCS / "measurements.md", DOCS / "measurements"])
-SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-hostpath-20261128k", "h200x2-nvlink-20261121c")
-BY_SESSION = ("clocks", "waits", "memory", "errors", "off", "steps", "neighbours", "contended_copies", "all errors")
-"""Tables whose rows each follow from the cases of one session."""
-MARK = r'<circle|<polygon|<rect [^>]*width="6.6"'
-"""What charts draw at a point."""
+SETS = ("h100x1-20261121e", "h200x2-hostpath-20261121c", "h200x2-nvlink-20261121c")
 
 
 @pytest.fixture(scope="module")
@@ -96,120 +89,6 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for page in pages:
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", measurements_doc.SEEN)
-def test_measured_tables_in_the_docs_are_current(name: str) -> None:
-    assert measurements_doc.SEEN[name]() == stands(name)
-
-
-def stands(name: str) -> str:
-    """The table `name` of the documents."""
-    [content] = [content for text in PAGES.values() for named, content in standing(text) if named == name]
-    return content
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BY_SESSION)
-def test_rows_of_sessions_are_those_of_the_documents(name: str, made: list[Detailed]) -> None:
-    rows, documented = measurements_doc.PREDICTED[name](made).splitlines(), stands(name).splitlines()
-    assert rows[:2] == documented[:2]
-    names = {*SETS, *map(short, SETS)}
-    assert rows[2:] == [row for row in documented[2:] if row.split("|")[1].strip() in names]
-    assert len(rows) > 3
-
-
-def parts(row: str) -> list[str]:
-    return [cell.strip() for cell in row.strip("| ").split("|")]
-
-
-@pytest.mark.slow
-def test_the_summary_is_of_all_offloaded_cases_and_of_parts_of_them(made: list[Detailed]) -> None:
-    rows = {row[0]: row[1:] for row in map(parts, measurements_doc.PREDICTED["summary"](made).splitlines()[2:])}
-    assert list(rows) == [parts(row)[0] for row in stands("summary").splitlines()[2:5]]
-    found = sorted(
-        abs(float(parts(row)[-1])) for row in measurements_doc.PREDICTED["all errors"](made).splitlines()[2:]
-    )
-    assert rows["all offloaded cases"] == rows["those of 1 and 2 GPUs, without neighbours"]
-    number, *figures = map(float, rows["all offloaded cases"])
-    assert number == len(found)
-    assert figures == pytest.approx([median(found), mean(found), found[int(0.95 * len(found))], found[-1]], abs=0.011)
-    unseen = [abs(100 * e.compared.error) for e in made if e.compared.group == "unseen"]
-    assert 0 < len(unseen) < len(found)
-    assert (float(rows["those of unseen sets and cases"][0]), float(rows["those of unseen sets and cases"][-1])) == (
-        len(unseen), pytest.approx(max(unseen), abs=0.006)
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_memory_is_compared_in_percent_of_what_was_allocated(made: list[Detailed]) -> None:
-    mine = [e for e in made if e.compared.set == SETS[1]]
-    triple = [e.compared.predicted._replace(memory_bytes=3 * e.case.memory_bytes[0]) for e in mine]
-    changed = [e._replace(compared=e.compared._replace(predicted=p)) for e, p in zip(mine, triple, strict=True)]
-    [row] = map(parts, measurements_doc.PREDICTED["memory"](changed).splitlines()[2:])
-    missing = [-2 * e.case.memory_bytes[0] / 1e6 for e in mine]
-    assert row[1:5] == [str(len(mine)), "+200.00", "+200.00", "+200.00"]
-    assert [float(v) for v in row[5:7]] == pytest.approx([median(missing), max(missing)], abs=0.051)
-
-
-@pytest.mark.slow
-def test_the_shares_of_windows_are_those_of_their_cases(made: list[Detailed]) -> None:
-    rows = [parts(row) for row in measurements_doc.PREDICTED["windows"](made).splitlines()[2:]]
-    paths = {"h200x2-hostpath-20261121c": "host memory", "h200x2-hostpath-20261128k": "host memory", "h200x2-nvlink-20261121c": "NVLink"}  # fmt: skip
-    mine = [e for e in made if e.measured.share is not None and e.predicted.share is not None]
-    assert {(row[0], row[1]) for row in rows} == {(paths[e.compared.set], yields(e.case)) for e in mine if yields(e.case) != "resident" and yields(e.case) != "sharded"}  # fmt: skip
-    for path, window, cases, measured, measured_span, predicted, predicted_span, largest in rows:
-        here = [e for e in mine if (paths[e.compared.set], yields(e.case)) == (path, window)]
-        assert int(cases) == len(here)
-        both = [[e.measured.share or 0.0 for e in here], [e.predicted.share or 0.0 for e in here]]
-        assert [float(measured), float(predicted)] == pytest.approx([median(v) for v in both], abs=0.0051)
-        ends = [[float(w) for w in words.split(" to ")] for words in (measured_span, predicted_span)]
-        for shown, values in zip(ends, both, strict=True):
-            assert (shown[0], shown[-1]) == pytest.approx((min(values), max(values)), abs=0.0051)
-        off = max((p - m for m, p in zip(*both, strict=True)), key=abs)
-        assert float(largest) == pytest.approx(off, abs=0.0051)
-
-
-@pytest.mark.slow
-def test_rows_of_other_profiles_are_those_of_the_documents() -> None:
-    name, other = "h200x2-nvlink-20261121a", "h200x2-nvlink-20261121c"
-    assert (name, (other,)) in other_profile_tables.CROSS
-    with ProcessPoolExecutor(2) as pool:
-        rows = other_profile_tables.cross(pool, [(name, [other])]).splitlines()
-    documented = stands("other hosts").splitlines()
-    assert rows[:2] == documented[:2] and set(rows) <= set(documented) and len(rows) == 3
-    told = [(parts(row)[0], parts(row)[1]) for row in documented[2:]]
-    assert told == [(short(name), profile) for name, profiles in other_profile_tables.CROSS for profile in profiles]
-
-
-@pytest.mark.slow
-def test_predictions_with_longer_flag_waits_are_those_of_the_documents() -> None:
-    [(name, numbers)] = other_profile_tables.FLAG_WAITS
-    with ProcessPoolExecutor(2) as pool:
-        asked = [j for j in jobs(load_set(name), steps_only=True) if j.case.number in numbers]
-        found = list(pool.map(detailed, asked))
-    assert other_profile_tables.flag_waits(found) == stands("flag waits")
-
-
-@pytest.mark.slow
-def test_plots_are_those_of_the_documents(made: list[Detailed]) -> None:
-    """Plots of predictions have the marks of the chosen sessions, and all that is not a mark; others are the same."""
-    with ProcessPoolExecutor(2) as pool:
-        others = [name for name in probed_sets() if name not in SETS]
-        baselines = [j for name in others for j in jobs(load_set(name), steps_only=True) if j.group == "resident"]
-        found = [*made, *pool.map(detailed, baselines)]
-    for name, content in plots(found).items():
-        shipped = (DOCS / "plots" / f"{name}.svg").read_text()
-        if name in ("windows", "errors"):
-            assert not elements(content) - elements(shipped), name
-            assert not [e for e in elements(shipped) - elements(content) if not re.match(MARK, e)], name
-        else:
-            assert content == shipped, name
-
-
-def elements(svg: str) -> Counter[str]:
-    return Counter(re.findall(r"<[^/][^>]+>[^<]*", svg))
 
 
 @pytest.mark.slow

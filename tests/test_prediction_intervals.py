@@ -181,6 +181,7 @@ def test_a_measurement_far_off_lies_outside(covered: list[Covered]) -> None:
     assert [c.inside for c in (*far, *near)] == [False] * len(far) + [True] * len(near)
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_is_todays() -> None:
     name = "h100x1-20261121e"
     asked = jobs(load_set(name), steps_only=True)

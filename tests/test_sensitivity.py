@@ -40,6 +40,7 @@ from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
 from sim.program import Program
 from sim.report.uncertainty import print_interval
+from sim.sweeps.evaluation import Evaluator
 
 GOLDEN = sorted(f for f in (Path(__file__).parent / "golden").glob("*.yaml") if f.name != "host.yaml")
 FLOPS = [{"compute": {"name": "k", "flops": 4.0, "bytes": 1.0}}]
@@ -388,7 +389,8 @@ def test_a_wrong_scenario_is_told_in_one_line(tmp_path: Path, chunkflow: Command
 
 def test_progress_counts_every_simulation() -> None:
     seen: list[int] = []
-    sensitivity(COPY_BOUND, uncertain_host(), progress=seen.append)
+    evaluator = Evaluator(progress=lambda now: seen.append(now.done))
+    sensitivity(COPY_BOUND, uncertain_host(), evaluator=evaluator)
     # what is 0, and what cannot be less than it is, is changed one way
     one_way = sum(f.value == 0 or f.name == "device.beside_collective" for f in factors(uncertain_host()))
     assert seen == list(range(1, len(seen) + 1)) and len(seen) == most_runs(uncertain_host(), True) - one_way

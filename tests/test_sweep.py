@@ -30,8 +30,9 @@ from sim.inputs.config import InputError, convert
 from sim.report.sweep_page import write_experiment, write_page
 from sim.scenario import Scenario
 from sim.sweeps.axes import parse_axis
+from sim.sweeps.evaluation import Evaluated, Figures, evaluate
 from sim.sweeps.experiments import Experiment
-from sim.sweeps.grid import Outcome, Setting, points, run_point, sweep
+from sim.sweeps.grid import Setting, points, sweep
 from sim.sweeps.results_file import FIGURES, Point, Row
 
 # ---- axes ----------------------------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def whole(chosen: list[Point], tmp_path_factory: pytest.TempPathFactory) -> tupl
 class Counting(Executor):
     """Runs in this thread, and counts what it runs. What has `failing` ranks does not run, but fails with `failure`."""
 
-    def __init__(self, failing: int = 0, failure: Exception | Outcome | None = None) -> None:
+    def __init__(self, failing: int = 0, failure: Exception | Evaluated | None = None) -> None:
         self.runs = 0
         self.failing = failing
         self.failure = failure
@@ -251,7 +252,7 @@ class Counting(Executor):
         return future
 
 
-WRONG = Outcome({}, "deadlock at 3 s", "scenario")
+WRONG = Evaluated(None, RuntimeError("deadlock at 3 s"))
 """What a point gives that fails in its simulation."""
 
 
@@ -450,9 +451,9 @@ def test_a_changed_profile_makes_another_sweep_and_a_comment_does_not(change: st
 # ---- what rows are kept -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failure", [MemoryError(), OSError(5, "gone"), Outcome({}, "full", "environment"), BrokenExecutor()])  # fmt: skip
+@pytest.mark.parametrize("failure", [MemoryError(), OSError(5, "gone"), Evaluated(None, OSError("full")), BrokenExecutor()])  # fmt: skip
 def test_failures_of_the_environment_are_tried_again(
-    failure: Exception | Outcome, chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path
+    failure: Exception | Evaluated, chosen: list[Point], whole: tuple[list[Row], bytes], tmp_path: Path
 ) -> None:
     file, again = tmp_path / "rows.csv", Counting()
     rows = sweep(chosen, Counting(1, failure), file)
@@ -487,7 +488,7 @@ ODD = ["a\rb", "a\nb", "a\r\nb", "\n", "a\x1b[1m", "a\u2028b", '"', "'", ",", "=
 def test_any_value_is_resumed_with_the_same_bytes(name: str | None, failing: int, tmp_path: Path) -> None:
     made = points(BASE, {"workload.block[0].compute.name": ODD if name is None else [name]})
     file, again = tmp_path / "rows.csv", Counting()
-    wrong = Outcome({}, "=no\x1b", "scenario")
+    wrong = Evaluated(None, RuntimeError("=no\x1b"))
     rows = sweep(made, Counting(failing, wrong), file)
     before = file.read_bytes()
     assert before.count(b"\n") == 1 + len(made)
@@ -511,7 +512,8 @@ def test_an_axis_of_any_name_is_resumed(tmp_path: Path) -> None:
 
 def test_a_figure_can_be_yes_or_no(chosen: list[Point], tmp_path: Path) -> None:
     file, again = tmp_path / "rows.csv", Counting()
-    yes = Outcome(dict.fromkeys(FIGURES, 1.5) | {FIGURES[0]: True, FIGURES[1]: False})
+    figures: Any = dict.fromkeys(FIGURES, 1.5) | {FIGURES[0]: True, FIGURES[1]: False}
+    yes = Evaluated(Figures(figures, 0, 0, ""))
     rows = sweep(chosen[:1], Counting(1, yes), file)
     found = sweep(chosen[:1], again, file)
     assert found == rows and [found[0].figures[name] for name in FIGURES[:3]] == [True, False, 1.5]
@@ -607,8 +609,9 @@ def test_a_point_runs_with_the_model_that_was_read_with_it() -> None:
     [[name, model]] = point.job.models.items()
     assert name == model.name == MODEL["model"]
     small = msgspec.structs.replace(model, transformer=msgspec.structs.replace(model.transformer, ffn=512))
-    figures = [run_point(point.job._replace(models={name: shapes})).figures for shapes in (model, small)]
-    assert figures[0] == dict(sweep([point])[0].figures)
+    jobs = [point.job._replace(models={name: shapes}) for shapes in (model, small)]
+    figures: list[Any] = [evaluate(job).figures().metrics for job in jobs]
+    assert {name: figures[0][name] for name in FIGURES} == dict(sweep([point])[0].figures)
     assert figures[1]["h2d_bytes_per_step"] < figures[0]["h2d_bytes_per_step"]
 
 

@@ -125,6 +125,7 @@ def test_every_policy_computed_the_same_bits_on_gpus(name: str) -> None:
     assert outputs.keys() == data.baselines().keys()
 
 
+@pytest.mark.slow
 def test_all_to_alls_last_as_long_as_measured(old: list[Compared]) -> None:
     found = {
         (c.name, name): c.predicted.operations[what, name] / seconds - 1
@@ -497,6 +498,7 @@ def test_straight_lines_are_found() -> None:
 # ---- the report ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_is_todays(old: list[Compared]) -> None:
     text = (ROOT / "docs" / "modelling.md").read_text()
     [table] = re.findall(r"<!-- validation table -->\n(.*)\n<!-- end of validation table -->", text, re.DOTALL)
@@ -599,6 +601,7 @@ def test_the_largest_difference_is_described() -> None:
     assert "Ranks wait for each other on the host" in comparison_tables.seen(waits)
 
 
+@pytest.mark.slow
 def test_chunk_sizes_are_drawn_where_enough_were_measured(old: list[Compared], tmp_path: Path) -> None:
     found = validate(plan([]))
     file = tmp_path / "page.html"

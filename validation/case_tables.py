@@ -31,16 +31,10 @@ LATE = 50e-6
 """Waits for peers from here on are looked at, s."""
 
 
-def _sets(found: Sequence[Detailed]) -> list[str]:
-    """Names of the sets that have cases in `found`, in the order of the documents."""
-    having = {e.compared.set for e in found}
-    return [name for name in probed_sets() if name in having]
-
-
 def clocks(found: Sequence[Detailed]) -> str:
     """One row a workload: baseline repeats, their kernels next to those of offloaded cases, clocks."""
     rows = []
-    for name in _sets(found):
+    for name in probed_sets():
         mine = [e for e in found if e.compared.set == name]
         for key, baselines in references([e.case for e in mine]).items():
             offloaded = [e for e in mine if workload_key(e.case) == key and e.compared.group != "resident"]
@@ -86,7 +80,7 @@ def waits(found: Sequence[Detailed]) -> str:
 def memory(found: Sequence[Detailed]) -> str:
     """The simulated peak against what the GPU's allocators held at most, by set."""
     rows = []
-    for name in _sets(found):
+    for name in probed_sets():
         cases = [e for e in found if e.compared.set == name]
         off = {e.compared.name: e.compared.predicted.memory_bytes / e.case.memory_bytes[0] - 1 for e in cases}
         worst = min(off, key=lambda n: off[n])
@@ -138,7 +132,7 @@ def windows(found: Sequence[Detailed]) -> str:
 
 
 def summary(found: Sequence[Detailed]) -> str:
-    """Errors of all offloaded cases, and of those parts of them that have any."""
+    """Errors of all offloaded cases, and of parts of them."""
     offloaded = [e for e in found if e.compared.group != "resident"]
     chosen = {
         "all offloaded cases": offloaded,
@@ -151,8 +145,6 @@ def summary(found: Sequence[Detailed]) -> str:
     }
     rows = []
     for what, cases in chosen.items():
-        if not cases:
-            continue
         of = _errors(cases)
         rows.append((what, str(of.cases), *(f"{100 * v:.2f}" for v in (of.median, of.mean, of.p95, of.max))))
     return table(("cases", "number", "median %", "mean %", "95th %", "max %"), rows)
@@ -165,7 +157,7 @@ def _errors(cases: Sequence[Detailed]) -> Errors:
 def group_errors(found: Sequence[Detailed]) -> str:
     """Errors by set and group."""
     rows = []
-    for name in _sets(found):
+    for name in probed_sets():
         for group in ("resident", "fitted", "unseen"):
             if cases := [e for e in found if (e.compared.set, e.compared.group) == (name, group)]:
                 of = _errors(cases)
@@ -242,7 +234,7 @@ def off(found: Sequence[Detailed]) -> str:
 def neighbours(found: Sequence[Detailed]) -> str:
     """What disturbed each session's copies and steps, seen only in measurements."""
     rows = []
-    for name in _sets(found):
+    for name in probed_sets():
         mine = [e for e in found if e.compared.set == name and e.compared.group != "resident"]
         cases = [e.case for e in mine]
         late = [lost for case in cases if (lost := lateness(case, crosses_nvlink(name))) is not None]

@@ -6,7 +6,7 @@ Every sentence follows from figures: of the critical path's causes, of the resid
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -19,9 +19,11 @@ from sim.inputs.units import Number, show_bytes, show_seconds
 from sim.machine import DeadlockError
 from sim.policies import Policy, Resident, describe, difference
 from sim.program import ProgramError
-from sim.run import Result, simulate
+from sim.run import Result
 from sim.scenario import Scenario
-from sim.timeline.critical_path import GROUPS, WEIGHTS, WORDS, Waterfall, causes, waterfall
+from sim.sweeps.evaluation import Evaluated, Evaluator, Figures, evaluate
+from sim.sweeps.job import Job
+from sim.timeline.critical_path import GROUPS, WEIGHTS, WORDS, Waterfall, waterfall
 from sim.timeline.metrics import LEFT_OUT, is_mean
 
 WORTH = 0.005
@@ -55,6 +57,17 @@ class Explanation(NamedTuple):
     changes: list[Change]
 
 
+class _Run(NamedTuple):
+    """What was simulated, and what came of it."""
+
+    job: Job
+    figures: Figures
+
+    @property
+    def policy(self) -> Policy:
+        return self.job.scenario.policy
+
+
 class _Facts(NamedTuple):
     """What the sentences are made of (s, B)."""
 
@@ -71,32 +84,59 @@ class _Facts(NamedTuple):
 
 def resident_causes(scenario: Scenario, profile: Profile | None = None) -> dict[str, float]:
     """Causes of the step (s) with all weights on the GPU, on the scenario's own profile unless another is given."""
-    result = simulate(scenario.with_policy(Resident()), profile)
-    return causes(result.timeline, result.profile)
+    return evaluate(resident(Job.of(scenario, profile))).figures().causes_s
 
 
-def explain(result: Result) -> Explanation:
-    """Explain a simulated scenario. Simulates the resident step and variants of its policy."""
-    by_cause = causes(result.timeline, result.profile)
-    fall = waterfall(by_cause, resident_causes(result.scenario, result.profile))
+def resident(job: Job) -> Job:
+    """The scenario of `job` with all weights on the GPU, whose causes are wanted. Raises InputError."""
+    return job._replace(scenario=job.scenario.with_policy(Resident()), causes=True)
+
+
+def explain(result: Result, evaluator: Evaluator | None = None) -> Explanation:
+    """Explain a simulated scenario. The resident step and variants of its policy are simulated by `evaluator`."""
+    job = Job.of(result.scenario, result.profile)
+    return _explained(job, Figures.of(result, with_causes=True), evaluator or Evaluator())
+
+
+def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
+    """Explain a scenario: it, the resident step and variants of its policy are simulated by `evaluator`."""
+    return _explained(job, None, evaluator)
+
+
+def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanation:
+    """Of a job, with its figures and causes where they are known."""
+    job = job._replace(causes=True)
+    others = list(policies.variants(job.scenario.policy, job.scenario.world_size))
+    jobs = [variant for policy in others if (variant := _variant(job, policy)) is not None]
+    first = [resident(job)] if own is not None else [job, resident(job)]
+    found: dict[int, Evaluated] = {}
+    for number, evaluated in evaluator.as_completed([*first, *jobs]):
+        if number < len(first):
+            evaluated.figures()  # nothing can be said without them
+        found[number] = evaluated
+    figures = [found[number] for number in range(len(found))]
+    run = _Run(job, own or figures[0].figures())
+    by_cause, metrics = run.figures.causes_s, run.figures.metrics
+    fall = waterfall(by_cause, figures[len(first) - 1].figures().causes_s)
     facts = _Facts(
         by_cause,
         fall,
-        bool(result.metrics["h2d_bytes_per_step"] or result.timeline.program.ranks[0].gather_streams()),
-        result.metrics["peak_memory_bytes"],
-        result.profile.device.memory.value,
-        result.metrics["step_time_s"],
+        bool(metrics["h2d_bytes_per_step"] or run.figures.gathers),
+        metrics["peak_memory_bytes"],
+        job.profile.device.memory.value,
+        metrics["step_time_s"],
     )
-    changes = sorted(_changes(result), key=lambda c: c.step_s)
-    return Explanation([*_what_binds(result, facts), *_what_helps(facts, changes)], fall, changes)
+    tried = [_tried(variant, evaluated) for variant, evaluated in zip(jobs, figures[len(first) :], strict=True)]
+    changes = sorted(_changes(run, [one for one in tried if one is not None], evaluator), key=lambda c: c.step_s)
+    return Explanation([*_what_binds(run, facts), *_what_helps(facts, changes)], fall, changes)
 
 
-def _what_binds(result: Result, facts: _Facts) -> Iterator[str]:
-    figures, fall, by_cause = result.metrics, facts.fall, facts.by_cause
+def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
+    figures, fall, by_cause = run.figures.metrics, facts.fall, facts.by_cause
     step = fall.step_s
     mean = " in the mean" if is_mean(figures) else ""
     yield (
-        f"A step takes {show_seconds(step)}{mean} under {describe(result.scenario.policy)}; with all weights resident "
+        f"A step takes {show_seconds(step)}{mean} under {describe(run.policy)}; with all weights resident "
         f"it would take {show_seconds(fall.resident_s)}, and no schedule with these copies takes less than "
         f"{show_seconds(figures['lower_bound_s'])}{mean}."
     )
@@ -191,47 +231,53 @@ def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _changes(result: Result) -> Iterator[Change]:
-    """Simulate each variant of the scenario's policy; those that make a program that was seen before are left out.
+def _changes(run: _Run, tried: Sequence[_Run], evaluator: Evaluator) -> Iterator[Change]:
+    """What each variant of the policy changes; those that make a program that was seen before are left out.
 
     Of a scenario that does not fit its GPU, also the largest resident fraction that does: of its own policy, or, where
     that copies nothing, of the other kinds.
     """
-    own = result.scenario.policy
-    seen = {result.timeline.program.hash}
-    others = list(policies.variants(own, result.scenario.world_size))
-    for policy in others:
-        if (found := _tried(result, policy)) and found.timeline.program.hash not in seen:
-            seen.add(found.timeline.program.hash)
-            yield _change_to(result, found)
-    if result.metrics["peak_memory_bytes"] <= result.profile.device.memory.value:
+    seen = {run.figures.program}
+    for found in tried:
+        if found.figures.program not in seen:
+            seen.add(found.figures.program)
+            yield _change_to(run, found)
+    if run.figures.metrics["peak_memory_bytes"] <= run.job.profile.device.memory.value:
         return
-    for policy in [own] if _has_fraction(own) else filter(_has_fraction, others):
-        for found in _largest_fit(result, policy):
-            if found.timeline.program.hash not in seen:
-                seen.add(found.timeline.program.hash)
-                yield _change_to(result, found)
+    others = policies.variants(run.policy, run.job.scenario.world_size)
+    for policy in [run.policy] if _has_fraction(run.policy) else filter(_has_fraction, others):
+        for found in _largest_fit(run, policy, evaluator):
+            if found.figures.program not in seen:
+                seen.add(found.figures.program)
+                yield _change_to(run, found)
 
 
-def _tried(result: Result, policy: Policy) -> Result | None:
-    """The scenario under `policy`; None if it is too large to simulate or cannot run: nobody could choose it."""
+def _variant(job: Job, policy: Policy) -> Job | None:
+    """The scenario under `policy`; None if it is too large to simulate: nobody could choose it."""
     try:
-        return simulate(result.scenario.with_policy(policy), result.profile)
-    except (InputError, ProgramError, DeadlockError):
+        return job._replace(scenario=job.scenario.with_policy(policy))
+    except InputError:
         return None
 
 
-def _change_to(result: Result, found: Result) -> Change:
-    """What the run `found` changes of `result`."""
-    before, after = result.metrics, found.metrics
+def _tried(job: Job, evaluated: Evaluated) -> _Run | None:
+    """A run, or None of a scenario that cannot run."""
+    if isinstance(evaluated.raised, (InputError, ProgramError, DeadlockError)):
+        return None
+    return _Run(job, evaluated.figures())
+
+
+def _change_to(run: _Run, found: _Run) -> Change:
+    """What the run `found` changes of `run`."""
+    before, after = run.figures.metrics, found.figures.metrics
     return Change(
-        difference(result.scenario.policy, found.scenario.policy),
+        difference(run.policy, found.policy),
         after["step_time_s"],
         before["step_time_s"] - after["step_time_s"],
         after["peak_memory_bytes"] - before["peak_memory_bytes"],
         after["peak_memory_bytes"],
-        after["peak_memory_bytes"] <= result.profile.device.memory.value,
-        describe(found.scenario.policy),
+        after["peak_memory_bytes"] <= run.job.profile.device.memory.value,
+        describe(found.policy),
     )
 
 
@@ -239,22 +285,22 @@ def _has_fraction(policy: Policy) -> bool:
     return "resident_fraction" in policy.__struct_fields__
 
 
-def _largest_fit(result: Result, policy: Policy) -> Iterator[Result]:
+def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_Run]:
     """Runs of `policy` with the largest resident fraction whose peak memory fits the GPU, the last one the surest.
 
     Found by bisection over the sizes of the buffers. Of those that are not live throughout, the same share is taken to
     be live at the peak as in the last run. Where that was wrong, the next run sets it right.
     """
-    known, tried = result, set[int]()
-    capacity = result.profile.device.memory.value
+    known, tried = run, set[int]()
+    capacity = run.job.profile.device.memory.value
     count = round(1 / FRACTION_STEP)
     while len(tried) < _FIT_TRIES:
-        always, sometimes = _buffer_bytes(known.scenario)
-        live = (known.metrics["peak_memory_bytes"] - always) / sometimes if sometimes else 1.0
+        always, sometimes = _buffer_bytes(known.job.scenario)
+        live = (known.figures.metrics["peak_memory_bytes"] - always) / sometimes if sometimes else 1.0
 
         def too_large(part: int, live: float = live) -> bool:
             try:
-                scenario = result.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
+                scenario = run.job.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
                 always, sometimes = _buffer_bytes(scenario)
                 return always + live * sometimes >= capacity + 1  # whole bytes, but for the product's rounding
             except (InputError, ProgramError):
@@ -265,7 +311,8 @@ def _largest_fit(result: Result, policy: Policy) -> Iterator[Result]:
         if part < 0 or part in tried:
             return
         tried.add(part)
-        found = _tried(result, _with_fraction(policy, part / count))
+        variant = _variant(run.job, _with_fraction(policy, part / count))
+        found = None if variant is None else _tried(variant, evaluator.one(variant))
         if found is None:
             return
         yield found

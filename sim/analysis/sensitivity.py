@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
-from functools import partial
 from statistics import NormalDist
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from sim.hardware import Profile
 from sim.hardware.profile_parameters import Entry, changed, numbers
-from sim.run import simulate
 from sim.scenario import Scenario
+from sim.sweeps.evaluation import Evaluator, metric_of
+from sim.sweeps.job import Job
 
 Run = Callable[[Profile], float]
-"""A figure of something that runs on a profile; one that can be pickled, where an executor has processes."""
+"""A figure of something that runs on a profile."""
 
 NUDGE_S = 1e-6
 """What a number that is 0 is raised by: only times can be 0."""
@@ -103,7 +102,29 @@ class Interval(NamedTuple):
 
 def figure(scenario: Scenario, metric: str, profile: Profile) -> float:
     """A metric of a scenario on a profile; with the first two given, a `Run`."""
-    return float(cast(Mapping[str, float], simulate(scenario, profile).metrics)[metric])
+    return FigureOf(scenario, metric)(profile)
+
+
+class FigureOf:
+    """A metric of a scenario, by an evaluator: a `Run` of which many profiles can be asked at once."""
+
+    def __init__(self, scenario: Scenario, metric: str, evaluator: Evaluator | None = None) -> None:
+        self.scenario = scenario
+        self.metric = metric
+        self.evaluator = evaluator or Evaluator()
+
+    def __call__(self, profile: Profile) -> float:
+        """The metric on a profile. Raises what the simulation raises."""
+        return metric_of(self.evaluator.one(Job.of(self.scenario, profile)), self.metric)
+
+    def over(self, profiles: Sequence[Profile]) -> list[float]:
+        """The metric on each of some profiles. Raises what the first simulation raises that does."""
+        job = Job.of(self.scenario, profiles[0])
+        jobs = (job._replace(profile=profile) for profile in profiles)
+        found = dict.fromkeys(range(len(profiles)), 0.0)
+        for number, evaluated in self.evaluator.as_completed(jobs, len(profiles)):
+            found[number] = metric_of(evaluated, self.metric)
+        return list(found.values())
 
 
 def factors(profile: Profile) -> list[Factor]:
@@ -138,13 +159,11 @@ def slopes(
     run: Run,
     profile: Profile,
     nudges: Sequence[tuple[Factor, float]],
-    executor: Executor | None = None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[float, list[Slope]]:
     """The figure, and its slope by each factor: between a relative change up and the same down, at most to 0.
 
-    Where one of the two makes no valid profile, the slope is to the unchanged one. `progress` is called with the
-    number of finished simulations.
+    Where one of the two makes no valid profile, the slope is to the unchanged one. The runs of a `FigureOf` are all
+    asked for at once.
     """
     jobs: list[tuple[int, float, Profile]] = []
     remarks = [""] * len(nudges)
@@ -154,10 +173,8 @@ def slopes(
                 jobs.append((i, by, factor.nudged(profile, by)))
             except ValueError as error:
                 remarks[i] = f"skipped {100 * by:+g} %: {error}"
-    found: list[float] = []
-    for value in (executor.map if executor else map)(run, [profile, *(job for _, _, job in jobs)]):
-        found.append(value)
-        progress(len(found))
+    profiles = [profile, *(job for _, _, job in jobs)]
+    found = run.over(profiles) if isinstance(run, FigureOf) else [run(profile) for profile in profiles]
     ends: list[list[tuple[float, float]]] = [[] for _ in nudges]
     for (i, by, _), value in zip(jobs, found[1:], strict=True):
         ends[i].append((by, value))
@@ -206,13 +223,15 @@ def sensitivity(
     profile: Profile,
     metric: str = "step_time_s",
     change: float = 0.05,
-    executor: Executor | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    evaluator: Evaluator | None = None,
 ) -> Sensitivity:
-    """Sensitivity of a metric to every number of the profile, each changed by a share of it up and down."""
+    """Sensitivity of a metric to every number of the profile, each changed by a share of it up and down.
+
+    The scenarios are simulated by `evaluator`, or here, one by one.
+    """
     all_factors, spreads = factors(profile), uncertain(profile)
     nudges = [*((factor, change) for factor in all_factors), *spreads]
-    base, found = slopes(partial(figure, scenario, metric), profile, nudges, executor, progress)
+    base, found = slopes(FigureOf(scenario, metric, evaluator), profile, nudges)
     deviations = {
         factor.paths: slope.value * spread
         for (factor, spread), slope in zip(spreads, found[len(all_factors) :], strict=True)
@@ -236,15 +255,13 @@ def interval(
     profile: Profile,
     level: float = 0.9,
     model: float = 0.0,
-    executor: Executor | None = None,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> Interval:
     """Where the figure lies, to first order: uncertainties taken as independent, and the figure as straight in each.
 
     `model` is the model's own error, one standard deviation relative to the figure (`sim.analysis.model_error`).
     """
     spreads = uncertain(profile)
-    base, found = slopes(run, profile, spreads, executor, progress)
+    base, found = slopes(run, profile, spreads)
     deviations = [s.value * spread for (_, spread), s in zip(spreads, found, strict=True) if s.value is not None]
     low, high = around(base, [*deviations, model * base], level)
     return Interval(base, low, high, level, len(spreads), len(factors(profile)) - len(spreads))

@@ -19,6 +19,7 @@ from sim.cli.group import CommandGroup
 if TYPE_CHECKING:
     from sim.hardware import Profile
     from sim.scenario import Scenario
+    from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.results_file import Point, Row
 
 
@@ -151,12 +152,24 @@ def needs(*packages: str) -> None:
         raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
 
-def load_scenario(file: Path) -> tuple[Scenario, Profile]:
-    """A scenario file and its profile."""
-    from sim.scenario import Scenario
+no_cache_option = click.option(
+    "--no-cache", is_flag=True, help="Simulate all, also what the cache in ~/.cache/chunkflow-sim holds."
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given."
+)
 
-    scenario = Scenario.load(file)
-    return scenario, scenario.profile(str(file))
+
+@contextmanager
+def evaluating(workers: int | None, no_cache: bool, count: int | None = None) -> Iterator[Evaluator]:
+    """What simulates for a command, on `workers` processes, with the user's cache, and a bar for `count` points."""
+    from sim.report.terminal import progress
+    from sim.sweeps.evaluation import Evaluator
+    from sim.sweeps.figures_cache import user_cache
+    from sim.sweeps.worker_pool import Workers
+
+    with Workers(workers) as pool, progress(count, "simulations") as advance:
+        yield Evaluator(pool, user_cache(not no_cache), lambda now: advance(now.done))
 
 
 class PointRun(NamedTuple):
@@ -167,6 +180,7 @@ class PointRun(NamedTuple):
     workers: int | None
     recompute: bool
     force: bool
+    no_cache: bool
 
 
 def point_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -180,7 +194,8 @@ def point_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         force_option,
         click.option("--recompute", is_flag=True, help=RECOMPUTE),
-        click.option("--workers", type=click.IntRange(1), help="Processes; as many as there are cores unless given."),
+        workers_option,
+        no_cache_option,
         click.option("--html", type=OutputPath(), help="Write a page of plots to this file."),
         click.option("--out", type=OutputPath(), help="Write rows to this CSV file; continues where it ends."),
     ):
@@ -210,16 +225,17 @@ def run_points(
     from sim.inputs.overwriting import Kind, Output, is_earlier
     from sim.report.tables import print_sweep
     from sim.report.terminal import progress
+    from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.grid import sweep as run_sweep
     from sim.sweeps.worker_pool import Workers
 
-    out, html, workers, recompute, force = how
+    out, html, workers, recompute, force, no_cache = how
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
     note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with Workers(workers) as pool, progress(len(points), "points") as advance:
-        rows = run_sweep(points, pool, out, advance, recompute, note)
+        rows = run_sweep(points, pool, out, advance, recompute, note, user_cache(not no_cache))
     print_sweep(name, rows)
     if html is not None:
         write_page(html, rows)

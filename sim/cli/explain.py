@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from sim.cli.common import load_scenario, main, note_borrowed_tables, with_exit_codes
+from sim.cli.common import (
+    evaluating,
+    main,
+    no_cache_option,
+    with_exit_codes,
+    workers_option,
+)
+from sim.cli.scenario_input import Given, scenario_options
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@scenario_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@workers_option
+@no_cache_option
 @with_exit_codes
-def explain(file: Path, as_json: bool) -> None:
-    """Say what binds the scenario FILE, and what would help."""
-    from sim.analysis.explain import explain as explain_result
-    from sim.analysis.explain import to_plain
-    from sim.run import simulate
+def explain(given: Given, as_json: bool, workers: int | None, no_cache: bool) -> None:
+    """Say what binds the scenario FILE (- for standard input), and what would help."""
+    from sim.analysis.explain import explain_job, to_plain
+    from sim.sweeps.job import Job
 
-    loaded = load_scenario(file)
-    note_borrowed_tables([loaded])
-    explanation = explain_result(simulate(*loaded))
+    loaded = given.load()
+    with evaluating(workers, no_cache) as evaluator:
+        explanation = explain_job(Job.of(*loaded), evaluator)
     if as_json:
         import json
 
@@ -29,4 +35,4 @@ def explain(file: Path, as_json: bool) -> None:
         return
     from sim.report.tables import print_explanation
 
-    print_explanation(file.name, explanation)
+    print_explanation(given.name, explanation)

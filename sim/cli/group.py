@@ -53,14 +53,16 @@ def _exit_code(run: Callable[[], Any]) -> int:
     for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
+    code = 0
     try:
         code = _command(run)
         sys.stdout.flush()
     except OSError as error:
         _give_up_output()
-        if error.errno != errno.EPIPE:  # a reader that went away wants no message
+        # a reader that went away wants no message, and a command that failed has said why
+        if error.errno != errno.EPIPE and code == 0:
             _complain(f"standard output cannot be written: {error.strerror}")
-        return FAILED
+        return code or FAILED
     return code
 
 

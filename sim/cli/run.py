@@ -10,20 +10,21 @@ import click
 from sim.cli.common import (
     OutputPath,
     check_outputs_shared,
+    evaluating,
     force_option,
-    load_scenario,
     main,
-    note_borrowed_tables,
+    no_cache_option,
     with_exit_codes,
 )
+from sim.cli.scenario_input import Given, scenario_options
 
 if TYPE_CHECKING:
     from sim.analysis.sensitivity import Interval
-    from sim.run import Result
+    from sim.sweeps.job import Job
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@scenario_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
 @click.option(
@@ -33,62 +34,72 @@ if TYPE_CHECKING:
     help="Add where the step time lies, by the model's error and the profile's.",
 )
 @click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
+@no_cache_option
 @force_option
 @with_exit_codes
-def run(file: Path, as_json: bool, trace: Path | None, with_interval: bool, shortcuts: bool, force: bool) -> None:
-    """Simulate the scenario FILE and print its figures."""
-    from sim.run import simulate
+def run(
+    given: Given,
+    as_json: bool,
+    trace: Path | None,
+    with_interval: bool,
+    shortcuts: bool,
+    no_cache: bool,
+    force: bool,
+) -> None:
+    """Simulate the scenario FILE (- for standard input) and print its figures."""
+    from sim.analysis.explain import resident
+    from sim.sweeps.evaluation import Evaluator, Figures
+    from sim.sweeps.figures_cache import user_cache
+    from sim.sweeps.job import Job
+    from sim.timeline.critical_path import waterfall
 
-    loaded = load_scenario(file)
+    loaded = given.load()
     check_outputs_shared(force, ("--trace", trace, "TRACE"))
-    note_borrowed_tables([loaded])
-    result = simulate(*loaded, shortcuts=shortcuts and trace is None)
-    if trace is not None:
+    scenario, profile = loaded
+    evaluator, job = Evaluator(cache=user_cache(not no_cache)), Job.of(*loaded, causes=True)
+    if trace is None:
+        figures = evaluator.one(job._replace(shortcuts=shortcuts or None)).figures()
+    else:
         from sim.timeline.perfetto import write_trace
 
+        result = job.simulate()
         write_trace(result.timeline, trace)
-    from sim.analysis.explain import resident_causes
-    from sim.timeline.critical_path import causes, waterfall
-
-    by_cause = causes(result.timeline, result.profile)
-    fall = waterfall(by_cause, resident_causes(result.scenario, result.profile))
-    interval = _interval(result) if with_interval else None
+        figures = Figures.of(result, with_causes=True)
+    by_cause = figures.causes_s
+    fall = waterfall(by_cause, evaluator.one(resident(job)).figures().causes_s)
+    interval = _interval(job, no_cache) if with_interval else None
     if as_json:
         import json
 
-        layers = {"simulated_layers": result.simulated_layers, "repeated_layers": result.repeated_layers}
-        shown = {**result.metrics, **layers, "causes_s": by_cause, "waterfall": fall._asdict()}
+        layers = {"simulated_layers": figures.simulated_layers, "repeated_layers": figures.repeated_layers}
+        shown = {**figures.metrics, **layers, "causes_s": by_cause, "waterfall": fall._asdict()}
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
             if interval is None:
                 from sim.report.uncertainty import unknown_error
 
-                reason = unknown_error(result.profile, result.scenario.world_size)
+                reason = unknown_error(profile, scenario.world_size)
                 shown["step_time_interval_reason"] = reason
         click.echo(json.dumps(shown, indent=2))
         return
-    from sim.report.tables import print_run, print_waterfall
+    from sim.report.tables import print_figures, print_waterfall
 
-    print_run(file.name, result)
+    print_figures(given.name, scenario, profile, figures)
     print_waterfall(fall)
     if with_interval:
         from sim.report.uncertainty import print_interval
 
-        print_interval(interval, result.profile, result.scenario.world_size)
+        print_interval(interval, profile, scenario.world_size)
 
 
-def _interval(result: Result) -> Interval | None:
+def _interval(job: Job, no_cache: bool) -> Interval | None:
     """Where the step time lies; None where the model's error on such a host is not known."""
-    from functools import partial
-
     from sim.analysis.model_error import model_error
-    from sim.analysis.sensitivity import figure, interval, most_runs
-    from sim.report.terminal import progress
-    from sim.sweeps.worker_pool import Workers
+    from sim.analysis.sensitivity import FigureOf, interval, most_runs
 
-    known = model_error(result.profile, result.scenario.world_size)
+    known = model_error(job.profile, job.scenario.world_size)
     if known is None:
         return None
-    with Workers() as pool, progress(most_runs(result.profile, False), "simulations") as advance:
-        run = partial(figure, result.scenario, "step_time_s")
-        return interval(run, result.profile, model=known.deviation, executor=pool, progress=advance)
+    with evaluating(None, no_cache, most_runs(job.profile, False)) as evaluator:
+        run = FigureOf(job.scenario, "step_time_s", evaluator)
+        return interval(run, job.profile, model=known.deviation)

@@ -9,38 +9,37 @@ from typing import TYPE_CHECKING
 import click
 
 from sim.cli.common import PointRun, main, note, point_options, resumable, run_points, with_exit_codes
+from sim.cli.scenario_input import Given, scenario_options
 
 if TYPE_CHECKING:
     from sim.sweeps.results_file import Row
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@scenario_options(settings=False)
 @click.option(
     "--set",
-    "settings",
+    "axes",
     multiple=True,
     required=True,
     help="An axis: key.path=a,b,c or key.path=first..last:x2 (factor) or :+1 (step). Repeat for more axes.",
 )
 @point_options
 @with_exit_codes
-def sweep(file: Path, settings: tuple[str, ...], how: PointRun) -> None:
-    """Simulate the scenario FILE at every combination of values and print one row each.
+def sweep(given: Given, axes: tuple[str, ...], how: PointRun) -> None:
+    """Simulate the scenario FILE (- for standard input) at every combination of values and print one row each.
 
     Example: --set policy.kind=chunked,yielding --set policy.chunk_bytes=1MiB..256MiB:x2
     """
     with resumable(how.out, "points"):
-        from sim.scenario import read_plain
         from sim.sweeps.axes import parse_axes
         from sim.sweeps.grid import points
 
-        axes = parse_axes(settings)
-        chosen = points(read_plain(file), axes, str(file), note)
+        chosen = points(given.plain(), parse_axes(axes), given.source, note)
 
         def page(html: Path, rows: Sequence[Row]) -> None:
             from sim.report.sweep_page import write_page
 
-            write_page(html, str(file), chosen, rows)
+            write_page(html, given.source, chosen, rows)
 
-        run_points(file.name, chosen, how, page)
+        run_points(given.name, chosen, how, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 from pathlib import Path
 
 from sim.inputs import files_read
@@ -42,9 +43,30 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
+def read_standard_input(most: int = MOST_BYTES) -> bytes:
+    """All of standard input, at most `most` bytes. Raises InputError where it is closed, unreadable, or holds more."""
+    source = "standard input"
+    if sys.stdin is None:
+        raise InputError(source, "", "is closed")
+    try:
+        content = bytearray()
+        while len(content) <= most and (more := sys.stdin.buffer.read(_BLOCK)):
+            content += more
+    except OSError as error:
+        raise InputError(source, "", f"cannot be read: {error.strerror}") from None
+    if len(content) > most:
+        raise InputError(source, "", f"has more than {most} bytes, which are the most that are read")
+    return bytes(content)
+
+
+def text_of(content: bytes, source: str) -> str:
+    """`content` as text in UTF-8. Raises InputError of `source`."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise InputError(source, "", "is not a text file (UTF-8 expected)") from None
+
+
 def read_text(file: Path, most: int = MOST_BYTES) -> str:
     """The text of `file`, which is in UTF-8. Raises InputError, as `read_bytes`."""
-    try:
-        return read_bytes(file, most).decode()
-    except UnicodeDecodeError:
-        raise InputError(str(file), "", "is not a text file (UTF-8 expected)") from None
+    return text_of(read_bytes(file, most), str(file))

@@ -42,15 +42,18 @@ _TEXT = (
 """May stand in comments of a scenario: looked for only in what is no mapping."""
 
 
-def foreign_json(file: Path) -> str | None:
-    """What is wrong with giving `file` as a scenario, if it is JSON of another tool, also compressed; else None."""
-    head = _head(file)
+def foreign_json(given: Path | bytes) -> str | None:
+    """What is wrong with giving a file, or content, as a scenario, if it is JSON of another tool, also compressed.
+
+    None if it is not.
+    """
+    head = _head(given)
     return _said(_JSON, head) if head.lstrip()[:1] in ("{", "[") else None
 
 
-def foreign_text(file: Path) -> str | None:
+def foreign_text(given: Path | bytes) -> str | None:
     """The same for text of other tools; for what holds no mapping of keys."""
-    return _said(_TEXT, _head(file))
+    return _said(_TEXT, _head(given))
 
 
 def other_file(data: Any) -> str | None:
@@ -71,13 +74,16 @@ def _said(formats: tuple[_Format, ...], head: str) -> str | None:
     return None if found is None else f"is {found}, no scenario: it {_LATER}"
 
 
-def _head(file: Path) -> str:
-    """The text that a regular file begins with; nothing for what cannot be read."""
+def _head(given: Path | bytes) -> str:
+    """The text that content or a regular file begins with; nothing for what cannot be read."""
     try:
-        if not file.is_file():  # opening a pipe waits for who writes to it
+        if isinstance(given, bytes):
+            content = given[:_HEAD]
+        elif not given.is_file():  # opening a pipe waits for who writes to it
             return ""
-        with file.open("rb") as opened:
-            content = opened.read(_HEAD)
+        else:
+            with given.open("rb") as opened:
+                content = opened.read(_HEAD)
         if content.startswith(_GZIP):
             content = zlib.decompressobj(wbits=31).decompress(content, _HEAD)
     except (OSError, ValueError, zlib.error):

@@ -22,6 +22,7 @@ from sim.policies.registry import (
 )
 from sim.policies.resident import Resident
 from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.policies.shared_programs import Programs, programs_shared, shared
 from sim.policies.text import describe, describe_plain, difference
 from sim.program import Program
 from sim.workloads.explicit import Workload
@@ -31,6 +32,7 @@ __all__ = [
     "COPY",
     "Offload",
     "Policy",
+    "Programs",
     "Resident",
     "Schedule",
     "all_fields",
@@ -44,6 +46,7 @@ __all__ = [
     "kinds",
     "load_policies",
     "loaded_contents",
+    "programs_shared",
     "register",
     "union",
     "unregister",
@@ -52,10 +55,17 @@ __all__ = [
 
 
 def build(workload: Workload, policy: Policy, world_size: int) -> Program:
-    """The program of `workload` under `policy`; ranks that do the same share one."""
-    if policy.ranks_alike:
-        return Program((policy.schedule(workload, world_size, 0),) * world_size)
-    return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)))
+    """The program of `workload` under `policy`; ranks that do the same share one.
+
+    Inside of `programs_shared` it is one that was built before, if there is one.
+    """
+
+    def make() -> Program:
+        if policy.ranks_alike:
+            return Program((policy.schedule(workload, world_size, 0),) * world_size)
+        return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)))
+
+    return shared((workload, policy, world_size), make)
 
 
 def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:

@@ -15,7 +15,8 @@ from sim.policies import describe, describe_plain
 from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers
 from sim.report.terminal import say, show, styled, table
 from sim.run import Result
-from sim.timeline import settling
+from sim.scenario import Scenario
+from sim.sweeps.evaluation import Figures
 from sim.timeline.critical_path import NOTES, WORDS, Waterfall
 from sim.timeline.metrics import fit, shown
 from sim.workloads.named import Model, block_bytes, parameters
@@ -29,20 +30,26 @@ if TYPE_CHECKING:
 
 def print_run(name: str, result: Result) -> None:
     """Whether the peak memory fits the card, then the figures of one simulation."""
-    fits, sentence = fit(result.metrics)
+    print_figures(name, result.scenario, result.profile, Figures.of(result))
+
+
+def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figures) -> None:
+    """What `print_run` does, of a run whose timeline is not there."""
+    metrics = figures.metrics
+    fits, sentence = fit(metrics)
     say(styled(sentence, "" if fits else "bold red"))
-    title = f"{name} on {result.profile.name}: {describe(result.scenario.policy)}"
+    title = f"{name} on {profile.name}: {describe(scenario.policy)}"
     made = table("rank 0", "", "of a step", title=title)
     made.add_column("of the last step, unless said", style="dim")
-    step = result.metrics["step_time_s"]
-    for key, label, value, remark in shown(result.metrics):
+    step = metrics["step_time_s"]
+    for key, label, value, remark in shown(metrics):
         if key.endswith("_s"):
             made.add_row(label, show_seconds(value), _share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
-    if unsettled := settling.words(result.timeline):
-        say(unsettled)
+    if figures.steps:
+        say(figures.steps)
 
 
 def _share(part: float, whole: float, sign: str = "") -> str:

@@ -56,7 +56,7 @@ def say(text: str | Text) -> None:
 
 
 @contextmanager
-def progress(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar with the remaining time on standard error, where that is a terminal; yields its setter."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -11,8 +11,8 @@ import copy
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -23,9 +23,9 @@ from sim.inputs.faults import unreadable
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
 from sim.sweeps.axes import MOST_POINTS
+from sim.sweeps.evaluation import Evaluated, Evaluator, Store
 from sim.sweeps.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
 from sim.sweeps.results_file import DIED, FIGURES, Failure, Point, ResultsFile, Row, Rows
-from sim.sweeps.worker_pool import NoWorkersError
 from sim.workloads.named import Model, remembered
 
 Axes = Mapping[str, Sequence[object]]
@@ -179,26 +179,21 @@ class Outcome(NamedTuple):
     failure: Failure = ""
 
 
-_MEMORY_FULL = Outcome({}, "the memory is full", "environment")
-
-
-def run_point(job: Job) -> Outcome:
-    """Simulate one point. What goes wrong, foreseen or not, is its outcome: the other points still run."""
-    try:
-        metrics = cast(Mapping[str, Any], job.simulate().metrics)
-    except MemoryError:
-        return _MEMORY_FULL  # made before: there is nothing left to make it of
-    except (OSError, StaleCodeError) as error:
-        return _environment(error)
-    except (InputError, ValueError, RuntimeError) as error:
+def outcome(evaluated: Evaluated) -> Outcome:
+    """The figures of a row, or its error: what went wrong, foreseen or not, is one point's, the others still run."""
+    error = evaluated.raised
+    if error is None:
+        metrics = cast(Mapping[str, Any], evaluated.figures().metrics)
+        return Outcome({name: metrics[name] for name in FIGURES})
+    if isinstance(error, MemoryError):
+        return Outcome({}, "the memory is full", "environment")
+    if isinstance(error, BrokenExecutor):
+        return Outcome({}, DIED, "environment")
+    if evaluated.of_executor or isinstance(error, (OSError, StaleCodeError)):
+        return Outcome({}, _line(str(error)) or type(error).__name__, "environment")
+    if isinstance(error, (InputError, ValueError, RuntimeError)):
         return Outcome({}, _line(str(error)), "scenario")
-    except Exception as error:
-        return Outcome({}, _line(f"{type(error).__name__}: {error}"), "scenario")
-    return Outcome({name: metrics[name] for name in FIGURES})
-
-
-def _environment(error: Exception) -> Outcome:
-    return Outcome({}, _line(str(error)) or type(error).__name__, "environment")
+    return Outcome({}, _line(f"{type(error).__name__}: {error}"), "scenario")
 
 
 def _line(text: str) -> str:
@@ -212,8 +207,9 @@ def sweep(
     progress: Callable[[int], None] = lambda done: None,
     recompute: bool = False,
     note: Callable[[str], None] = lambda text: None,
+    cache: Store | None = None,
 ) -> Rows:
-    """Run all points, on `executor` if given; rows in the order of the points.
+    """Run all points, on `executor` if given; rows in the order of the points. Figures in `cache` are taken from it.
 
     With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
     but for those that failed by their environment. With `recompute` those are run again, too, that were made with
@@ -233,32 +229,14 @@ def sweep(
             if results.outdated:
                 note(results.outdated)
         progress(len(rows))
-        for number, outcome in _results(chosen, [i for i in range(len(chosen)) if i not in rows], executor):
-            rows[number] = Row(chosen[number].values, *outcome)
+        todo = [number for number in range(len(chosen)) if number not in rows]
+        evaluator = Evaluator(executor, cache)
+        for i, evaluated in evaluator.as_completed((chosen[number].job for number in todo), len(todo)):
+            number = todo[i]
+            rows[number] = Row(chosen[number].values, *outcome(evaluated))
             if results:
                 results.add(number, rows[number])
             progress(len(rows))
         if results:
             results.finish(rows)
     return Rows(rows[i] for i in range(len(chosen)))
-
-
-def _results(chosen: Sequence[Point], todo: Sequence[int], executor: Executor | None) -> Iterator[tuple[int, Outcome]]:
-    """(number of the point, what `run_point` gives), as they come."""
-    if executor is None:
-        for number in todo:
-            yield number, run_point(chosen[number].job)
-        return
-    running = {executor.submit(run_point, chosen[number].job): number for number in todo}
-    for future in as_completed(running):
-        try:
-            outcome = future.result()
-        except NoWorkersError:
-            raise
-        except BrokenExecutor:
-            outcome = Outcome({}, DIED, "environment")
-        except MemoryError:
-            outcome = _MEMORY_FULL
-        except Exception as error:  # of the executor: `run_point` raises none
-            outcome = _environment(error)
-        yield running[future], outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import msgspec
 
 import sim
 from sim.hardware import Profile, to_plain
+from sim.inputs import units
 from sim.policies import Policy, loaded_contents
 from sim.run import Result, simulate
 from sim.scenario import Scenario
@@ -27,10 +29,35 @@ class Job(NamedTuple):
     profile: Profile
     models: dict[str, Model]
     code: str
+    causes: bool = False
+    """Whether the causes of the critical path are wanted, too."""
+    shortcuts: bool | None = None
+    """Whether layers that are found to repeat may be left out; None: as `sim.run.simulate` does by itself."""
+
+    @classmethod
+    def of(cls, scenario: Scenario, profile: Profile | None = None, causes: bool = False) -> Job:
+        """What is run for a scenario, on its own profile unless another is given. Reads its model and profile.
+
+        Raises:
+            InputError: one of them cannot be read, or does not fit the scenario.
+        """
+        with remembered({}) as models:
+            scenario.workload.resolve(scenario.world_size)
+        return cls(scenario, profile or scenario.profile(), models, code_digest(), causes)
 
     def with_policy(self, policy: Policy) -> Job:
         """The same workload on the same host under another policy."""
         return self._replace(scenario=msgspec.structs.replace(self.scenario, policy=policy))
+
+    def key(self) -> str:
+        """Of the content that its figures follow from: equal for scenarios that say the same in other words.
+
+        The name by which a scenario calls its profile does not count, the profile's content does.
+        """
+        plain = msgspec.to_builtins(self.scenario, enc_hook=units.plain)
+        del plain["hardware"]
+        content = [plain, to_plain(self.profile), self.models, self.code, self.causes, self.shortcuts, sys.version]
+        return hashlib.sha256(canonical(content)).hexdigest()
 
     def simulate(self) -> Result:
         """Run it on the simulated machine; no file is read.
@@ -42,7 +69,9 @@ class Job(NamedTuple):
         if self.code != code_digest():
             raise StaleCodeError("the code of chunkflow-sim was changed while this ran")
         with remembered(self.models):
-            return simulate(self.scenario, self.profile)
+            if self.shortcuts is None:
+                return simulate(self.scenario, self.profile)
+            return simulate(self.scenario, self.profile, shortcuts=self.shortcuts)
 
 
 class StaleCodeError(Exception):

@@ -108,8 +108,8 @@ class Workers(Executor):
     def _wake(self) -> None:
         with self._lock:
             if not self._rung:
-                self._rung = True
                 self._ring.send_bytes(b"")
+                self._rung = True  # after it: Ctrl-C between the two costs a second ring, not the only one
 
     def _manage(self) -> None:
         # processes inherit this thread's mask: Ctrl-C reaches only the main thread, which stops the workers

@@ -1,0 +1,69 @@
+"""Programs that are built once for all runs of the same schedule, as when only hardware numbers change."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from threading import Lock
+
+from sim.policies.base import Policy
+from sim.program import Program
+from sim.workloads.explicit import Workload
+
+MOST_COMMANDS = 500_000
+"""Of all programs that are kept: some 60 MB."""
+
+_Key = tuple[Workload, Policy, int]
+
+
+class Programs:
+    """The programs built last, at most `MOST_COMMANDS` commands in all; a larger one is not kept. Threads may share it.
+
+    A program is plain data that no run changes, so that runs may share one.
+    """
+
+    def __init__(self, most_commands: int = MOST_COMMANDS) -> None:
+        self.most_commands = most_commands
+        self.built = 0
+        """How many had to be built."""
+        self._kept: OrderedDict[_Key, tuple[Program, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: _Key, make: Callable[[], Program]) -> Program:
+        """The program of (workload, policy, ranks): one that is kept, or what `make` gives. Raises what that does."""
+        try:
+            with self._lock:
+                if (known := self._kept.get(key)) is not None:
+                    self._kept.move_to_end(key)
+                    return known[0]
+        except TypeError:  # a policy of one's own whose fields cannot be hashed
+            return make()
+        program = make()
+        commands = sum(len(thread) for rank in {id(r): r for r in program.ranks}.values() for thread in rank.threads)
+        with self._lock:
+            self.built += 1
+            self._kept[key] = program, commands
+            while sum(count for _, count in self._kept.values()) > self.most_commands:
+                self._kept.popitem(last=False)
+        return program
+
+
+_SHARED: ContextVar[Programs | None] = ContextVar("programs", default=None)
+
+
+@contextmanager
+def programs_shared(programs: Programs) -> Iterator[None]:
+    """Let `sim.policies.build` take from `programs` what is there, and keep there what it builds."""
+    token = _SHARED.set(programs)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def shared(key: _Key, make: Callable[[], Program]) -> Program:
+    """What `make` gives, or what it gave for this key before, inside of `programs_shared`."""
+    known = _SHARED.get()
+    return make() if known is None else known.get(key, make)
