@@ -140,34 +140,43 @@ class LayerTime(NamedTuple):
     isolated: float
 
 
-def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> LayerTime:
+def layer_time(
+    profile: Profile, layer: Layer, world_size: int, copied: int, placement: Sequence[int] = ()
+) -> LayerTime:
     """Time of `layer` while `copied` bytes of the next are prefetched (whole_layer, async, one layer ahead), s.
 
     The copy starts with the layer. The block is walked in order. While the copy runs, it moves r B/s under kernels and
     r' under collectives, and a collective whose bytes take d uncontended takes d' = d (uncontended rate) / (contended
-    rate): all four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c
+    rate): all four are max-min fair rates of the profile's flows on all ranks (rank r is on GPU `placement[r]`, or r). So with latencies l and kernels c
     (which slow by the profile's launch delay), a copy that lasts as long as the block leaves
 
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
     and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step.
     """
-    copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
+    gpus = placement or range(world_size)
+    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
     free = min(rates_together(copies, profile.capacities))
     walk = _Walk(copied + profile.h2d.setup.value * free if copied else 0.0)
     for item in layer.block:
         if isinstance(item, Compute):
             seconds = kernel_seconds(profile, item)
-            walk.through(seconds, seconds + _launch_delay(profile, item, free), free)
+            walk.through(seconds, seconds + _launch_delay(profile, item, free, gpus[0]), free)
         else:
-            for latency, data, beside, copying in _collective(profile, item, world_size):
+            for latency, data, beside, copying in _collective(profile, item, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, beside, copying)
     exposed = walk.left / free
     return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
 
-def step_seconds(profile: Profile, workload: Workload, world_size: int, resident_fraction: float = 0.0) -> float:
+def step_seconds(
+    profile: Profile,
+    workload: Workload,
+    world_size: int,
+    resident_fraction: float = 0.0,
+    placement: Sequence[int] = (),
+) -> float:
     """Predicted seconds of a step under whole-layer prefetch, one layer ahead: `layer_time` of every layer."""
     layers = workload.layers
     following: Sequence[Layer] = (*layers[1:], layers[0])
@@ -177,7 +186,7 @@ def step_seconds(profile: Profile, workload: Workload, world_size: int, resident
         key = (id(layer), ahead.bytes)
         if key not in times:
             copied = copied_bytes(ahead.bytes, resident_fraction)
-            times[key] = layer_time(profile, layer, world_size, copied).total
+            times[key] = layer_time(profile, layer, world_size, copied, placement).total
         total += times[key]
     return total * workload.passes_per_step
 
@@ -211,24 +220,24 @@ def _flops(layer: Layer) -> float:
     return sum(float(item.flops or 0) for item in layer.block if isinstance(item, Compute))
 
 
-def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
+def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> float:
     """What copies at `rate` B/s add to the launches of `item`, s: in proportion to the load of the GPU's link."""
-    flow = profile.kernel_flow(0, 1.0)
+    flow = profile.kernel_flow(gpu, 1.0)
     assert flow.drag is not None
     link = flow.drag[0]
-    load = sum(m * rate for resource, m in profile.copy_flow("h2d", 0).route if resource == link)
+    load = sum(m * rate for resource, m in profile.copy_flow("h2d", gpu).route if resource == link)
     return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
 
 
-def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
+def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
-    copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
+    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
+    for phase in collectives.flows(profile, op.kind, int(op.bytes), gpus):
         specs = [spec for spec, _ in phase.flows]
         beside = rates_together([*copies, *specs], profile.capacities)
         yield (
             phase.latency,
             collectives.phase_time(phase, profile.capacities),
-            max(part.size / rate for rate, (_, part) in zip(beside[world_size:], phase.flows, strict=True)),
-            min(beside[:world_size]),
+            max(part.size / rate for rate, (_, part) in zip(beside[len(gpus) :], phase.flows, strict=True)),
+            min(beside[: len(gpus)]),
         )

@@ -7,7 +7,7 @@ elsewhere by `register` or `load_policies` (docs/policies.md). Only `build` make
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sim.policies.base import Offload, Policy, copied_bytes
 from sim.policies.registry import (
@@ -54,18 +54,19 @@ __all__ = [
 ]
 
 
-def build(workload: Workload, policy: Policy, world_size: int) -> Program:
+def build(workload: Workload, policy: Policy, world_size: int, placement: Sequence[int] = ()) -> Program:
     """The program of `workload` under `policy`; ranks that do the same share one.
 
-    Inside of `programs_shared` it is one that was built before, if there is one.
+    `placement` is the GPU of each rank; rank r sits on GPU r without it. Inside of `programs_shared` it is one that was built before, if there is one.
     """
 
     def make() -> Program:
         if policy.ranks_alike:
-            return Program((policy.schedule(workload, world_size, 0),) * world_size)
-        return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)))
+            return Program((policy.schedule(workload, world_size, 0),) * world_size, placed)
+        return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)), placed)
 
-    return shared((workload, policy, world_size), make)
+    placed = tuple(placement)
+    return shared((workload, policy, world_size, placed), make)
 
 
 def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
