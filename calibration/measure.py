@@ -71,7 +71,7 @@ def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
         return {**data, "policy": {"kind": "resident"}}
 
     def workload(data: dict[str, Any]) -> tuple[Any, Any]:
-        return data["workload"], data["world_size"]
+        return data["workload"], (data["world_size"], data.get("placement"))
 
     since = 0
     for i, data in enumerate(cases):

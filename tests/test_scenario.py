@@ -124,7 +124,7 @@ def changed(path: str, value: object) -> Plain:
     [
         # keys
         ("world_sise", 2, "world_sise", "unknown key; did you mean 'world_size'? expected one of hardware, placement, policy, w"),
-        ("zzz", 2, "zzz", "unknown key; expected one of hardware, policy, workload, world_size"),
+        ("zzz", 2, "zzz", "unknown key; expected one of hardware, placement, policy, workload, world_size"),
         ("world_size", REMOVED, "world_size", "is missing"),
         ("policy", REMOVED, "policy", "is missing"),
         ("workload.layer", 1, "workload.layer", "unknown key; did you mean 'layers'?"),

@@ -147,12 +147,13 @@ def layer_time(
 
     The copy starts with the layer. The block is walked in order. While the copy runs, it moves r B/s under kernels and
     r' under collectives, and a collective whose bytes take d uncontended takes d' = d (uncontended rate) / (contended
-    rate): all four are max-min fair rates of the profile's flows on all ranks (rank r is on GPU `placement[r]`, or r). So with latencies l and kernels c
+    rate): all four are max-min fair rates of the profile's flows on all ranks. So with latencies l and kernels c
     (which slow by the profile's launch delay), a copy that lasts as long as the block leaves
 
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
-    and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step.
+    and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step; rank
+    r is on GPU `placement[r]`, or r without it.
     """
     gpus = placement or range(world_size)
     copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]

@@ -57,7 +57,8 @@ __all__ = [
 def build(workload: Workload, policy: Policy, world_size: int, placement: Sequence[int] = ()) -> Program:
     """The program of `workload` under `policy`; ranks that do the same share one.
 
-    `placement` is the GPU of each rank; rank r sits on GPU r without it. Inside of `programs_shared` it is one that was built before, if there is one.
+    `placement` is the GPU of each rank; rank r sits on GPU r without it. Inside of `programs_shared` it is one that was
+    built before, if there is one.
     """
 
     def make() -> Program:

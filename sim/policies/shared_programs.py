@@ -32,7 +32,10 @@ class Programs:
         self._lock = Lock()
 
     def get(self, key: _Key, make: Callable[[], Program]) -> Program:
-        """The program of (workload, policy, ranks, placement): one that is kept, or what `make` gives. Raises what that does."""
+        """The program of a workload, policy, ranks and placement: one that is kept, or what `make` gives.
+
+        Raises what that does.
+        """
         try:
             with self._lock:
                 if (known := self._kept.get(key)) is not None:
