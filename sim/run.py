@@ -75,4 +75,4 @@ def simulate(
     if settle:
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
-    return Result(scenario, profile, timeline, metrics(timeline, profile), *counts)
+    return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)

@@ -23,7 +23,8 @@ from sim.inputs.shipped_files import is_there
 from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Policy
 from sim.program import Program
-from sim.workloads.explicit import CollectiveOp, Explicit, too_few
+from sim.workloads.block_items import CollectiveOp, too_few
+from sim.workloads.explicit import Explicit
 from sim.workloads.named import Named
 
 MOST_LAYERS = 10_000
@@ -158,10 +159,17 @@ class Scenario(Config, frozen=True):
                 problem = f"is {gpu}, but the GPUs of {self.hardware} are 0 to {profile.gpus - 1}"
                 raise InputError(source, f"placement[{number}]", problem)
         if self.world_size > 1 and (hierarchical := hierarchical_kinds(profile)):
-            layers = self.workload.resolve(self.world_size).layers
-            used = {op.kind for layer in layers for op in layer.block if isinstance(op, CollectiveOp)}
-            if hierarchical & (used | self.policy.own_collectives):
-                domains_of(profile, self.gpus)
+            layers = self.workload.resolve(self.world_size).all_layers
+            used = {
+                (op.kind, op.groups)
+                for layer in layers
+                for op in layer.block
+                if isinstance(op, CollectiveOp) and op.kind in hierarchical
+            }
+            used |= {(kind, ()) for kind in hierarchical & self.policy.own_collectives}
+            for groups in {groups or (tuple(range(self.world_size)),) for _, groups in used}:
+                for group in groups:
+                    domains_of(profile, [self.gpus[rank] for rank in group])
 
     def with_policy(self, policy: Policy) -> Scenario:
         """The scenario under another policy. Raises `InputError` if it would be too large to simulate."""

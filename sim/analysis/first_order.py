@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -23,8 +24,9 @@ from sim.fluid import rates_together
 from sim.hardware import Profile, collectives
 from sim.policies import copied_bytes
 from sim.program import Kernel
-from sim.workloads.explicit import CollectiveOp, Compute, Layer, Workload
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp
 from sim.workloads.named import Named
+from sim.workloads.workload import Layer, Workload
 
 H100_PCIE_PEAK = 756e12
 """FLOP/s, dense bf16, of an H100 PCIe: the vendor's datasheet, as ChunkFlow uses it."""
@@ -153,7 +155,8 @@ def layer_time(
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
     and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step; rank
-    r is on GPU `placement[r]`, or r without it.
+    r is on GPU `placement[r]`, or r without it. What has a stream of its own is walked where it starts, and copies that
+    the block names take their isolated time. Sends are left out.
     """
     gpus = placement or range(world_size)
     copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
@@ -163,7 +166,12 @@ def layer_time(
         if isinstance(item, Compute):
             seconds = kernel_seconds(profile, item)
             walk.through(seconds, seconds + _launch_delay(profile, item, free, gpus[0]), free)
-        else:
+        elif isinstance(item, CopyOp):
+            seconds = profile.h2d.setup.value + int(item.bytes) / profile.copy_class(item.kind).cap.value
+            if item.memory == "pageable":
+                seconds = profile.pageable_seconds(item.kind, int(item.bytes))
+            walk.through(seconds, seconds, free)
+        elif isinstance(item, CollectiveOp):
             for latency, data, beside, copying in _collective(profile, item, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, beside, copying)
@@ -233,7 +241,11 @@ def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> flo
 def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
-    for phase in collectives.flows(profile, op.kind, int(op.bytes), gpus):
+    groups = [[gpus[rank] for rank in group] for group in op.groups] or [list(gpus)]
+    found = [collectives.flows(profile, op.kind, int(op.bytes), group) for group in groups]
+    for together in zip_longest(*found):
+        flows = [flow for phase in together if phase is not None for flow in phase.flows]
+        phase = collectives.PhaseFlows(max(p.latency for p in together if p is not None), tuple(flows))
         specs = [spec for spec, _ in phase.flows]
         beside = rates_together([*copies, *specs], profile.capacities)
         yield (

@@ -10,7 +10,7 @@ from threading import Lock
 
 from sim.policies.base import Policy
 from sim.program import Program
-from sim.workloads.explicit import Workload
+from sim.workloads.workload import Workload
 
 MOST_COMMANDS = 500_000
 """Of all programs that are kept: some 60 MB."""

@@ -15,7 +15,8 @@ from sim.program import AnyCommand, Collective, Kernel, PointToPoint, Program
 from sim.shortcuts.expand import lengthened
 from sim.shortcuts.repeats import Region, find
 from sim.timeline import Timeline
-from sim.workloads.explicit import Layer, Workload
+from sim.workloads.block_items import CopyOp
+from sim.workloads.workload import Layer, Workload
 
 LEAST_KEPT = 6
 """Equal layers that are simulated at first; twice as many where nothing repeats among them."""
@@ -46,6 +47,9 @@ def run_layers(
 
     Runs of fewer than `worth` commands are simulated as they are.
     """
+    # what is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next
+    shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
+    shortcuts = shortcuts and not any(isinstance(op, CopyOp) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
     passes, kept = workload.steps * workload.passes_per_step, LEAST_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)

@@ -21,9 +21,10 @@ from sim.program.ops import (
     Rotate,
 )
 from sim.workloads.activation_memory import Registers, batched
+from sim.workloads.block_items import CollectiveOp, Compute, collective_buffer
 from sim.workloads.block_setup import Block, Setup
-from sim.workloads.explicit import CollectiveOp, Compute, Layer, collective_buffer
 from sim.workloads.model_shapes import BlockShape
+from sim.workloads.workload import Layer
 
 BF16 = 2
 """Bytes of a bf16 number."""

@@ -9,10 +9,10 @@ from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
 from sim.workloads.block_builder import BF16
 from sim.workloads.block_setup import Parallelism, Setup
-from sim.workloads.explicit import Layer, Workload
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
+from sim.workloads.workload import Layer, Workload
 
 __all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "remembered", "shipped"]
 
