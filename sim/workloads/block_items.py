@@ -151,7 +151,8 @@ class CopyOp(Config, frozen=True):
     """A copy between the GPU and host memory, of what is not a layer's weights.
 
     It runs on the compute stream unless `stream` names another. Copies that name the same `buffer` use the same device
-    memory, which lives from the first of them to the last; another copy's lives until its block ends.
+    memory, which lives from the first of them to the last. What an h2d copy of its own buffer brings lives until its
+    block ends, and what only d2h copies read from the first of them to the last.
     """
 
     kind: HostCopyKind
