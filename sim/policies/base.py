@@ -18,7 +18,8 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
-from sim.workloads.explicit import CollectiveOp, Workload
+from sim.workloads.block_items import CollectiveOp, Shift, Transfers, command_count
+from sim.workloads.workload import Workload
 
 RESIDENT_STEP = 0.25
 """How far variants change `resident_fraction`."""
@@ -162,7 +163,7 @@ class Offload(Policy, frozen=True):
 
     def copies_of_layer(self, layer: int, workload: Workload) -> int:
         """Copies in which layer number `layer` comes: chunks, or one."""
-        copied = self.copied_of_layer(layer, workload.layers[layer].bytes)
+        copied = self.copied_of_layer(layer, workload.all_layers[layer].bytes)
         return -(-copied // (self.chunk_bytes or max(copied, 1)))
 
     def variants(self, world_size: int) -> Iterator[Policy]:
@@ -174,13 +175,13 @@ class Offload(Policy, frozen=True):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block; if anything is copied, the copies, two events and their waits, and what `commands_around` adds."""
-        block = workload.layers[layer].block
+        block = workload.all_layers[layer].block
         if self.resident_fraction == 1.0:
-            return world_size * len(block)
+            return world_size * command_count(block)
         copies = self.copies_of_layer(layer, workload)
-        collectives = sum(isinstance(op, CollectiveOp) for op in block)
+        collectives = sum(isinstance(op, CollectiveOp | Transfers | Shift) for op in block)
         layer_adds, copy_adds, collective_adds = self.commands_around()
-        per_rank = len(block) + 1 + layer_adds + collectives * collective_adds
+        per_rank = command_count(block) + 1 + layer_adds + collectives * collective_adds
         if copies:
             per_rank += 3 + copies * (1 + copy_adds)
         return world_size * per_rank

@@ -21,9 +21,10 @@ from sim.program.ops import (
     Rotate,
 )
 from sim.workloads.activation_memory import Registers, batched
+from sim.workloads.block_items import CollectiveOp, Compute, collective_buffer
 from sim.workloads.block_setup import Block, Setup
-from sim.workloads.explicit import CollectiveOp, Compute, Layer, collective_buffer
 from sim.workloads.model_shapes import BlockShape
+from sim.workloads.workload import Layer
 
 BF16 = 2
 """Bytes of a bf16 number."""
@@ -59,6 +60,8 @@ class BlockBuilder:
         self.normed = self.registers.new("normed", rows, self.hidden)
         width = self.hidden if shape.small_parameters >= self.hidden else self.head
         self.weights = shape.small_parameters
+        """Parameters so far: where in the layer the next matrix lies, if it is stored as it is computed with."""
+        self.weight_bytes = self.weights * BF16
         self.vectors = [Matrix(WEIGHTS, i * width, 1, width, width) for i in range(self.weights // width)]
         self.vectors_used = 0
         self.scratch = 0
@@ -72,9 +75,11 @@ class BlockBuilder:
         def placed(item: Compute | CollectiveOp) -> Compute | CollectiveOp:
             if isinstance(item, CollectiveOp):
                 return item
+            if not self.setup.weights.computable and any(isinstance(op, Linear) for op in item.ops):
+                return replace(item, ops=())  # what they read is not stored as matrices of bf16
             return replace(item, ops=tuple(map(self.registers.place, item.ops)))
 
-        return Block(Layer(self.weights * BF16, tuple(map(placed, self.items))), elements, self.scratch)
+        return Block(Layer(self.weight_bytes, tuple(map(placed, self.items))), elements, self.scratch)
 
     def add(self, name: str, op: AnyOperation, moved: int, flops: int = 0) -> None:
         """One kernel that moves `moved` B through device memory."""
@@ -106,7 +111,9 @@ class BlockBuilder:
         weight = Matrix(WEIGHTS, self.weights, outputs, inputs, inputs)
         bias = Matrix(WEIGHTS, self.weights + outputs * inputs, 1, outputs, outputs)
         self.weights += outputs * inputs + outputs
-        moved = BF16 * (batch * x.rows * (inputs + outputs) + inputs * outputs)
+        stored = self.setup.weights.matrix_bytes(outputs, inputs)
+        self.weight_bytes += stored + outputs * BF16
+        moved = BF16 * batch * x.rows * (inputs + outputs) + stored
         self.add(name, Linear(x, weight, bias, y), moved, 2 * batch * x.rows * inputs * outputs)
 
     def vector(self, columns: int) -> Matrix | None:

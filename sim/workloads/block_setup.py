@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, assert_never
 
-from sim.workloads.explicit import Layer
 from sim.workloads.model_shapes import Model
+from sim.workloads.weight_formats import AS_COMPUTED, Weights
+from sim.workloads.workload import Layer
 
 Parallelism = Literal["ulysses", "tensor"]
 
@@ -20,6 +21,7 @@ class Setup(NamedTuple):
     tokens: int
     text: int
     cross_attention: int
+    weights: Weights = AS_COMPUTED
 
     @property
     def ulysses(self) -> bool:

@@ -9,9 +9,10 @@ from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
 from sim.workloads.block_builder import BF16
 from sim.workloads.block_setup import Parallelism, Setup
-from sim.workloads.explicit import Layer, Workload
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
+from sim.workloads.weight_formats import AS_COMPUTED, Weights
+from sim.workloads.workload import Layer, Workload
 
 __all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "remembered", "shipped"]
 
@@ -25,7 +26,7 @@ class Named(Config, frozen=True):
     `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
     `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
     that many of the model's blocks are simulated, evenly spread over them. `synchronous`: the host waits for the GPU
-    after each step, as profilers make it do.
+    after each step, as profilers make it do. `weights` says how they are stored (`Weights`).
     """
 
     model: str
@@ -40,6 +41,7 @@ class Named(Config, frozen=True):
     text_tokens: int | None = None
     cross_attention_collectives: Literal[0, 4] | None = None
     synchronous: bool = False
+    weights: Weights = AS_COMPUTED
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -69,7 +71,7 @@ class Named(Config, frozen=True):
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
-        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
+        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross, self.weights)
 
     def _out_of_range(self) -> Iterator[Fault]:
         for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
