@@ -19,7 +19,7 @@ from sim.inputs.faults import Fault, refuse
 from sim.inputs.input_files import read_bytes, text_of
 from sim.inputs.notebook_html import html_text
 from sim.inputs.other_formats import foreign_json, foreign_text, other_file
-from sim.inputs.shipped_files import is_there
+from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Policy
 from sim.program import Program
@@ -35,18 +35,22 @@ COMMAND_BYTES = 600
 
 
 def read_plain(file: Path) -> Any:
-    """The plain data of a scenario file, a hardware path in it made absolute.
+    """The plain data of a scenario file, paths in it (of its hardware and its model) made absolute.
 
     Raises:
         InputError: it cannot be read, or is of a format that is none of a scenario; it names the format.
     """
     if (problem := foreign_json(file)) is not None:  # a trace may be longer than any input that is read whole
         raise InputError(str(file), "", problem)
-    data = plain_of(read_bytes(file), str(file))
-    if isinstance(data, dict) and isinstance(data.get("hardware"), str):
-        beside = file.parent / data["hardware"]
-        if is_there(beside) and beside.is_file():
-            data["hardware"] = str(beside.resolve())
+    return with_files_of(file.parent, plain_of(read_bytes(file), str(file)))
+
+
+def with_files_of(folder: Path, data: Any) -> Any:
+    """Plain data of a scenario that was read in `folder`: what it names by a path from there has an absolute one."""
+    workload = data.get("workload") if isinstance(data, dict) else None
+    for holder, key in ((data, "hardware"), (workload, "model")):
+        if isinstance(holder, dict) and isinstance(holder.get(key), str) and is_file(folder / holder[key]):
+            holder[key] = str((folder / holder[key]).resolve())
     return data
 
 

@@ -31,6 +31,7 @@ MODELS = {
     "double and single": "flux.1-dev",
     "packed": "hunyuanvideo",
     "last": "sd3.5-large",
+    "gated, without bias": "flux.2-dev",
 }
 
 

@@ -13,13 +13,12 @@ from pathlib import Path
 from statistics import quantiles
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
+from sim.analysis.fit_step import factor_of, fit_step
 from sim.hardware import Profile
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.units import Number
 from sim.inputs.yaml_files import read_yaml
-from sim.program import Copy, Kernel
+from sim.program import Copy
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 from validation.markdown import table
@@ -201,8 +200,9 @@ def predict(case: Case, change: Callable[[Profile], Profile] | None = None) -> O
         profile = change(profile)
     outside, fitted = 0.0, "nothing fitted"
     if case.fit == "kernels":
-        profile, factor = _scale_kernels(profile, scenarios[0], case.runs[0].published("step_s") or 0.0)
-        fitted = f"kernel times x {factor:.3f}"
+        step_s = case.runs[0].published("step_s") or 0.0
+        profile = fit_step(scenarios[0], profile, step_s, as_written=True, source=f"{case.name}, step_s")
+        fitted = f"kernel times x {factor_of(profile):.3f}"
     results = [simulate(scenario, profile) for scenario in scenarios]
     if case.fit == "outside":
         inside = case.request_steps * results[0].metrics["step_time_s"]
@@ -220,22 +220,6 @@ def predict(case: Case, change: Callable[[Profile], Profile] | None = None) -> O
 def predict_all(cases: Iterable[Case], executor: Executor | None = None) -> Iterable[Outcome]:
     """Predict cases in order, on `executor` if given."""
     return executor.map(predict, cases) if executor else map(predict, cases)
-
-
-def _scale_kernels(profile: Profile, resident: Scenario, step_s: float) -> tuple[Profile, float]:
-    """The profile on which the step of `resident` lasts `step_s`, and the factor on the time of its kernels."""
-    result = simulate(resident, profile)
-    last = len(result.metrics["step_times_s"]) - 1
-    kernels = sum(s.end - s.start for s, c in result.timeline.commands(0, Kernel) if c.step == last)
-    factor = 1 + (step_s - result.metrics["step_time_s"]) / kernels
-    if factor <= 0:
-        raise InputError(resident.hardware, "", f"a step without offload cannot be as short as {step_s} s")
-    replace = msgspec.structs.replace
-    scaled = {}
-    for name in ("compute_efficiency", "attention_efficiency", "hbm_efficiency"):
-        if (number := getattr(profile.device, name)) is not None:
-            scaled[name] = replace(number, value=Number(number.value / factor))
-    return replace(profile, device=replace(profile.device, **scaled)), factor
 
 
 def _figures(case: Case, results: Sequence[Result], outside: float) -> list[dict[FigureName, float]]:

@@ -142,6 +142,27 @@ def gelu(x: torch.Tensor) -> None:
 
 
 @triton.jit
+def _gate(x, by, x_step, x_stride, by_step, by_stride, columns, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    sample = tl.program_id(2).to(tl.int64)
+    x += sample * x_step + row * x_stride
+    by += sample * by_step + row * by_stride
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = column < columns
+    value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
+    value = value * tl.sigmoid(value) * tl.load(by + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(x + column, value.to(tl.bfloat16), mask=inside)
+
+
+def gate(x: torch.Tensor, by: torch.Tensor) -> None:
+    """x = silu(x) * by, for x and by [(samples,) rows, columns]."""
+    batch, rows, columns = samples(x).shape
+    _gate[(rows, triton.cdiv(columns, BLOCK), batch)](
+        x, by, _step(samples(x)), x.stride(-2), _step(samples(by)), by.stride(-2), columns, WIDTH=BLOCK, num_warps=8
+    )
+
+
+@triton.jit
 def _spin(out, nanoseconds):  # type: ignore[no-untyped-def]
     start = globaltimer()
     now = start

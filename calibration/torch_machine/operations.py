@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from calibration.torch_machine.device import Call
-from sim.program.ops import AnyOperation, Attention, Gelu, Linear, Matrix, Normalise, Permute, Rotate
+from sim.program.ops import AnyOperation, Attention, Gate, Gelu, Linear, Matrix, Normalise, Permute, Rotate
 
 EPSILON = 1e-6
 """Of norms."""
@@ -42,16 +42,20 @@ def build(op: AnyOperation, views: Views, on_gpu: bool) -> Call:
         return _normalise(op, views, on_gpu)
     if isinstance(op, Gelu):
         return _gelu(views.of(op.x), on_gpu)
+    if isinstance(op, Gate):
+        return _gate(views.of(op.x), views.of(op.by), on_gpu)
     return _rotate(op, views, on_gpu)
 
 
 def _linear(op: Linear, views: Views, on_gpu: bool) -> Call:
-    bias, weight = views.of(op.bias)[0], views.of(op.weight).t()
+    bias, weight = None if op.bias is None else views.of(op.bias)[0], views.of(op.weight).t()
     pairs = list(zip(*(_products(views.of(m), op) for m in (op.x, op.y)), strict=True))
 
     def call() -> None:
         for x, y in pairs:
-            if on_gpu:
+            if bias is None:
+                torch.mm(x, weight, out=y) if on_gpu else y.copy_(x.double() @ weight.double())
+            elif on_gpu:
                 torch.addmm(bias, x, weight, out=y)
             else:
                 y.copy_(torch.addmm(bias.double(), x.double(), weight.double()))
@@ -144,6 +148,14 @@ def _gelu(x: torch.Tensor, on_gpu: bool) -> Call:
 
         return partial(gelu, _samples(x))
     return lambda: x.copy_(F.gelu(x.float(), approximate="tanh"))
+
+
+def _gate(x: torch.Tensor, by: torch.Tensor, on_gpu: bool) -> Call:
+    if on_gpu:
+        from calibration.torch_machine.kernels import gate
+
+        return partial(gate, _samples(x), _samples(by))
+    return lambda: x.copy_(F.silu(x.float()) * by.float())
 
 
 def _rotate(op: Rotate, views: Views, on_gpu: bool) -> Call:

@@ -31,8 +31,9 @@ def explain(given: Given, as_json: bool, workers: int | None, no_cache: bool) ->
     if as_json:
         import json
 
-        click.echo(json.dumps(to_plain(explanation), indent=2))
+        click.echo(json.dumps({**to_plain(explanation), **given.fits.shown(loaded[1])}, indent=2))
         return
     from sim.report.tables import print_explanation
 
     print_explanation(given.name, explanation)
+    given.fits.say(loaded[1])

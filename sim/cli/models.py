@@ -12,7 +12,7 @@ from sim.cli.common import main, with_exit_codes
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @with_exit_codes
 def models(name: str | None, as_json: bool) -> None:
-    """List the models that a scenario can name, or show the shapes of the model NAME with their sources."""
+    """List the models that a scenario can name, or check and show the shapes of the model NAME, which may be a file."""
     from sim.report.tables import print_model, print_models
     from sim.workloads.named import load_model, shipped
 

@@ -73,6 +73,7 @@ def run(
 
         layers = {"simulated_layers": figures.simulated_layers, "repeated_layers": figures.repeated_layers}
         shown = {**figures.metrics, **layers, "causes_s": by_cause, "waterfall": fall._asdict()}
+        shown |= given.fits.shown(profile)
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
             if interval is None:
@@ -86,6 +87,7 @@ def run(
 
     print_figures(given.name, scenario, profile, figures)
     print_waterfall(fall)
+    given.fits.say(profile)
     if with_interval:
         from sim.report.uncertainty import print_interval
 

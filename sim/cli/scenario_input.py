@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from sim.cli.common import note, note_borrowed_tables
+from sim.cli.fits import FIT_OPTIONS, Fits
 
 if TYPE_CHECKING:
     from sim.hardware import Profile
@@ -24,6 +25,7 @@ class Given(NamedTuple):
     file: Path
     hardware: str | None
     settings: tuple[str, ...] = ()
+    fits: Fits = Fits()
 
     @property
     def source(self) -> str:
@@ -66,7 +68,7 @@ class Given(NamedTuple):
             scenario = Scenario.from_plain(self.plain(), self.source)
             loaded = scenario, scenario.profile(self.source)
         note_borrowed_tables([loaded])
-        return loaded
+        return loaded[0], self.fits.fitted(*loaded)
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
         """The one point of a sweep whose axes have one value each: keys are set, and left out, as a sweep does."""
@@ -92,8 +94,12 @@ def scenario_options(settings: bool = True) -> Callable[[Callable[..., None]], C
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def packed(*args: Any, **options: Any) -> None:
-            given = Given(**{name: options.pop(name) for name in Given._fields if name in options})
+            fits = Fits(**{name: options.pop(name) for name in Fits._fields})
+            given = Given(**{name: options.pop(name) for name in Given._fields if name in options}, fits=fits)
             command(*args, given=given, **options)
+
+        for option in reversed(FIT_OPTIONS):
+            packed = option(packed)
 
         if settings:
             packed = click.option(

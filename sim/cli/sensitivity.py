@@ -39,11 +39,12 @@ def sensitivity(given: Given, as_json: bool, change: str, metric: str, workers: 
     if as_json:
         import json
 
-        click.echo(json.dumps(to_plain(found), indent=2))
+        click.echo(json.dumps({**to_plain(found), **given.fits.shown(profile)}, indent=2))
         return
     from sim.report.uncertainty import print_sensitivity
 
     print_sensitivity(given.name, found)
+    given.fits.say(profile)
 
 
 def _share(text: str) -> float:

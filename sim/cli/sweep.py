@@ -35,7 +35,7 @@ def sweep(given: Given, axes: tuple[str, ...], how: PointRun) -> None:
         from sim.sweeps.axes import parse_axes
         from sim.sweeps.grid import points
 
-        chosen = points(given.plain(), parse_axes(axes), given.source, note)
+        chosen = given.fits.fitted_points(points(given.plain(), parse_axes(axes), given.source, note))
 
         def page(html: Path, rows: Sequence[Row]) -> None:
             from sim.report.sweep_page import write_page

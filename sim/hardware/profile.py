@@ -7,6 +7,8 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple, assert_never, get_args
 
+import msgspec
+
 from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Kept
@@ -42,6 +44,9 @@ class Profile(Config, frozen=True, dict=True):
     p2p: CopyClass | None = None
     """Copies from one GPU's memory to another's; None if the host has none."""
     pageable: Pageable = Pageable()
+    compute_factor: Sourced[Number] | msgspec.UnsetType = msgspec.UNSET
+    """On every kernel's isolated time, as given or by the roofline: what one measured step says of a device whose
+    efficiencies are another one's (`sim.analysis.fit_step`). Not given is 1, and no part of a profile's digest."""
     kept: tuple[Kept, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
@@ -72,6 +77,8 @@ class Profile(Config, frozen=True, dict=True):
             if kind in cls.beside:
                 yield Fault(f"{path}.beside", f"has {kind}: two of a kind share as their weights say")
         positive["host.queue_depth"] = self.host.queue_depth
+        if self.compute_factor is not msgspec.UNSET:
+            positive["compute_factor"] = self.compute_factor
         if self.device.beside_collective.value < 1:
             yield Fault("device.beside_collective", f"is {self.device.beside_collective.value}, expected at least 1")
         if not 0 <= self.host.wake_spread.value <= 1:
@@ -211,7 +218,12 @@ class Profile(Config, frozen=True, dict=True):
         return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
     def kernel_seconds(self, kernel: Kernel) -> float:
-        """Isolated duration of a kernel: as given, or max(flops / rate, bytes / bandwidth) (roofline), s."""
+        """Isolated duration of a kernel, s: as given, or by the roofline; times `compute_factor`, if there is one."""
+        seconds = self._kernel_seconds(kernel)
+        return seconds if self.compute_factor is msgspec.UNSET else seconds * self.compute_factor.value
+
+    def _kernel_seconds(self, kernel: Kernel) -> float:
+        """As given, or max(flops / rate, bytes / bandwidth) (roofline)."""
         if kernel.seconds is not None:
             return kernel.seconds
         device = self.device

@@ -64,7 +64,7 @@ def leaves(data: object, path: _Path = ()) -> Iterator[tuple[_Path, object]]:
     elif isinstance(data, tuple) and any(isinstance(item, msgspec.Struct) for item in data):
         for i, item in enumerate(data):
             yield from leaves(item, (*path, i))
-    elif data is not None and data != ():
+    elif data is not None and data is not msgspec.UNSET and data != ():
         yield path, data
 
 

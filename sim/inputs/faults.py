@@ -25,6 +25,8 @@ DEEPEST = 50
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
 _FORM_FIELDS = 6
+_NOT_GIVEN = (type(None), msgspec.UnsetType)
+"""Types of fields that may be left out: nothing that a file would hold."""
 
 
 class Fault(NamedTuple):
@@ -101,7 +103,7 @@ def _inside(data: Any, kind: Any, path: str) -> Iterator[Fault]:
         found = list(find(data, args[0], path))
         yield from found or (fault for meta in args[1:] for fault in _beyond(data, meta, path))
     elif origin in (typing.Union, types.UnionType):
-        yield from _of_union(data, [m for m in args if m is not type(None)], path)
+        yield from _of_union(data, [m for m in args if m not in _NOT_GIVEN], path)
     elif origin is Literal:
         yield from _of_choices(data, args, path)
     elif kind in units.QUANTITIES:
@@ -247,7 +249,7 @@ def _name(kind: Any) -> str:
     if origin is typing.Annotated:
         return _name(args[0])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_name(m) for m in args if m is not type(None))
+        return " or ".join(_name(m) for m in args if m not in _NOT_GIVEN)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     if kind in units.QUANTITIES:

@@ -63,9 +63,22 @@ def other_file(data: Any) -> str | None:
     if "scenario" in data and data.keys() & {"axes", "cases", "x", "plot"}:
         return "is an experiment, no scenario: run it with `chunkflow-sim experiment FILE`"
     if "transformer" in data:
-        return "is a model's shapes, no scenario: `chunkflow-sim models` lists what workload.model can name"
+        return "is a model's shapes, no scenario: give its path as workload.model, or see `chunkflow-sim models FILE`"
     if data.keys() & {"topology", "like", "gpus"}:
         return "is a hardware profile, no scenario: give it as `hardware` in a scenario"
+    return None
+
+
+def other_than_model(data: Any) -> str | None:
+    """What is wrong with giving plain data as a model's shapes, if they are another known kind of file; else None."""
+    if not isinstance(data, Mapping) or "transformer" in data:
+        return None
+    if "workload" in data:
+        return "is a scenario, no model's shapes"
+    if data.keys() & {"topology", "like", "gpus"}:
+        return "is a hardware profile, no model's shapes"
+    if data.keys() & {"_class_name", "num_attention_heads", "architectures"}:
+        return "is the configuration of a published model: write its shapes as docs/models.md shows"
     return None
 
 

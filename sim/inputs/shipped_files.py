@@ -12,6 +12,11 @@ SHIPPED = Path(__file__).resolve().parents[2] / "scenarios"
 """Data that come with the package. By path: another module called `scenarios` may stand before it on `sys.path`."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, and no folder; no for what is no path at all."""
+    return is_there(path) and path.is_file()
+
+
 def is_there(path: Path) -> bool:
     """Whether there is such a file or folder; no for what is no path at all."""
     try:
@@ -23,14 +28,13 @@ def is_there(path: Path) -> bool:
 class ShippedFiles(NamedTuple):
     """The YAML files of one folder of `scenarios`.
 
-    `what` one of them is called, `command`: what lists them all, `paths`: whether a path will do. Names go in any case,
-    unless there is a file of that path. With `hub` a name may have that of its owner in front, as model hubs have it.
+    `what` one of them is called, `command`: what lists them all. Names go in any case, unless there is a file of that
+    path. With `hub` a name may have that of its owner in front, as model hubs have it.
     """
 
     folder: str
     what: str
     command: str
-    paths: bool = True
     hub: bool = False
 
     def names(self) -> tuple[str, ...]:
@@ -48,12 +52,14 @@ class ShippedFiles(NamedTuple):
         wanted = name.rsplit("/", 1)[-1] if self.hub else name
         if wanted in known:
             return SHIPPED / self.folder / f"{wanted}.yaml"
-        if self.paths and name and is_there(Path(name)):
+        # a folder may well be called as a model on a hub: as its copy on disk is
+        if name and (is_file(Path(name)) if self.hub else is_there(Path(name))):
             return Path(name)
         if (lower := wanted.lower()) in known:
             return SHIPPED / self.folder / f"{lower}.yaml"
         shown = name if len(name) <= 60 else f"{name[:57]}..."
         close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
-        more = ", or give a YAML file" if self.paths else ""
-        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all{more}")
+        absent = ": there is none of that path" if name.lower().endswith((".yaml", ".yml")) else ""
+        problem = f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all, or give a YAML file{absent}"
+        raise InputError(shown, "", problem)

@@ -70,14 +70,14 @@ class Operation(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False)
 
 
 class Linear(Operation, frozen=True, gc=False):
-    """y = x weight^T + bias, with weight [outputs, inputs] and bias [1, outputs].
+    """y = x weight^T + bias, with weight [outputs, inputs] and bias [1, outputs], if there is one.
 
     One matrix product where the samples of x and of y are `joined`, else one a sample.
     """
 
     x: Matrix
     weight: Matrix
-    bias: Matrix
+    bias: Matrix | None
     y: Matrix
 
     @property
@@ -129,6 +129,13 @@ class Gelu(Operation, frozen=True, gc=False):
     x: Matrix
 
 
+class Gate(Operation, frozen=True, gc=False):
+    """x = silu(x) * by, element by element: the activation of a gated FFN (SwiGLU)."""
+
+    x: Matrix
+    by: Matrix
+
+
 class Permute(Operation, frozen=True, gc=False):
     """y = x, read as an array of `shape`, its axes in `order`; samples are an axis of both."""
 
@@ -138,4 +145,4 @@ class Permute(Operation, frozen=True, gc=False):
     order: tuple[int, ...]
 
 
-AnyOperation = Linear | Attention | Normalise | Rotate | Gelu | Permute
+AnyOperation = Linear | Attention | Normalise | Rotate | Gelu | Gate | Permute

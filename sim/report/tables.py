@@ -251,3 +251,8 @@ def print_model(model: Model) -> None:
                 for j, (key, value) in enumerate((k, v) for k, v in part.items() if k != "source"):
                     made.add_row(f"{path}.{key}", _as_yaml(value), "" if j else part["source"])
     show(made)
+    sizes = zip(model.blocks, block_bytes(model), strict=True)
+    blocks = ", ".join(f"{shape.repeat} {shape.kind} of {size / 1e6:.1f} MB" for shape, size in sizes)
+    published = model.parameters.published
+    said = "none published" if published is None else f"{published:,} published"
+    say(f"Counted from these shapes: {parameters(model):,} parameters ({said}); blocks in bf16: {blocks}.")

@@ -11,6 +11,7 @@ from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
+from sim.scenario import with_files_of
 from sim.sweeps.axes import parse_values
 from sim.sweeps.grid import Setting, points
 from sim.sweeps.results_file import Point
@@ -87,4 +88,7 @@ def is_experiment(file: Path) -> bool:
 def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
     file = _FILES.file(name)
-    return convert(read_yaml(file), Experiment, str(file))
+    data = read_yaml(file)
+    if isinstance(data, dict):
+        data["scenario"] = with_files_of(file.parent, data.get("scenario"))
+    return convert(data, Experiment, str(file))

@@ -24,7 +24,16 @@ from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
 from sim.sweeps.axes import MOST_POINTS
 from sim.sweeps.evaluation import Evaluated, Evaluator, Store
-from sim.sweeps.job import Identity, Job, StaleCodeError, canonical, code_digest, digest, models_digest, profile_digest
+from sim.sweeps.job import (
+    Identity,
+    Job,
+    StaleCodeError,
+    canonical,
+    code_digest,
+    models_digest,
+    profile_digest,
+    scenario_digest,
+)
 from sim.sweeps.results_file import DIED, FIGURES, Failure, Point, ResultsFile, Row, Rows
 from sim.workloads.named import Model, remembered
 
@@ -85,7 +94,8 @@ def points(
             continue
         seen.add(key)
         identity, job = read.job(point, where, fitting)
-        made.append(Point({k: chosen.get(k) for k in axes}, point, identity._replace(scenario=digest(key)), job))
+        identity = identity._replace(scenario=scenario_digest(point))
+        made.append(Point({k: chosen.get(k) for k in axes}, point, identity, job))
     for path, kinds in dropped.items():
         note(f"{path} is left out where policy.kind is {' or '.join(kinds)}, which has no such key")
     return made

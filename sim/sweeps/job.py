@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -52,11 +53,13 @@ class Job(NamedTuple):
     def key(self) -> str:
         """Of the content that its figures follow from: equal for scenarios that say the same in other words.
 
-        The name by which a scenario calls its profile does not count, the profile's content does.
+        The names by which a scenario calls its profile and its model do not count, their content does.
         """
         plain = msgspec.to_builtins(self.scenario, enc_hook=units.plain)
         del plain["hardware"]
-        content = [plain, to_plain(self.profile), self.models, self.code, self.causes, self.shortcuts, sys.version]
+        plain["workload"].pop("model", None)
+        models = list(self.models.values())
+        content = [plain, to_plain(self.profile), models, self.code, self.causes, self.shortcuts, sys.version]
         return hashlib.sha256(canonical(content)).hexdigest()
 
     def simulate(self) -> Result:
@@ -117,8 +120,21 @@ def profile_digest(profile: Profile) -> str:
 
 
 def models_digest(models: dict[str, Model]) -> str:
-    """Of the shapes of `models`."""
-    return digest(canonical(models))
+    """Of the shapes of `models`, by name; a file's path does not count, so that it can be moved."""
+    return digest(canonical({as_named(name): model for name, model in models.items()}))
+
+
+def as_named(model: str) -> str:
+    """The name by which a digest knows a model: without the folder of a path, which says where a file lies today."""
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def scenario_digest(plain: Mapping[str, Any]) -> str:
+    """Of a scenario's plain data, wherever the file of its model lies."""
+    workload = plain.get("workload")
+    if isinstance(workload, Mapping) and isinstance(model := workload.get("model"), str):
+        plain = {**plain, "workload": {**workload, "model": as_named(model)}}
+    return digest(canonical(plain))
 
 
 def _package_digest() -> str:

@@ -13,6 +13,7 @@ from sim.program.ops import (
     WEIGHTS,
     AnyOperation,
     Attention,
+    Gate,
     Gelu,
     Linear,
     Matrix,
@@ -44,6 +45,10 @@ class BlockBuilder:
         self.heads = self.hidden // setup.shards
         """Features of a rank's heads before an exchange."""
         self.inner = shapes.ffn // setup.shards
+        """Features of a rank's part of the FFN, after the gate."""
+        self.gated = shapes.gated_ffn is True
+        self.up = 2 * self.inner if self.gated else self.inner
+        """Features that the FFN's first projection makes."""
         self.head = self.hidden // shapes.heads
         self.items: list[Compute | CollectiveOp] = []
         cross = any(b.kind == "cross" for b in setup.model.blocks)
@@ -106,13 +111,17 @@ class BlockBuilder:
         self.add(name, op, elements * self.setup.batch * BF16)
 
     def linear(self, name: str, x: Matrix, y: Matrix) -> None:
-        """A projection with bias: the next weights of the layer."""
+        """A projection, with bias if the model's have one: the next weights of the layer."""
         batch, inputs, outputs = self.setup.batch, x.columns, y.columns
         weight = Matrix(WEIGHTS, self.weights, outputs, inputs, inputs)
-        bias = Matrix(WEIGHTS, self.weights + outputs * inputs, 1, outputs, outputs)
-        self.weights += outputs * inputs + outputs
+        self.weights += outputs * inputs
         stored = self.setup.weights.matrix_bytes(outputs, inputs)
-        self.weight_bytes += stored + outputs * BF16
+        self.weight_bytes += stored
+        bias = None
+        if self.setup.model.transformer.bias is not False:
+            bias = Matrix(WEIGHTS, self.weights, 1, outputs, outputs)
+            self.weights += outputs
+            self.weight_bytes += outputs * BF16
         moved = BF16 * batch * x.rows * (inputs + outputs) + stored
         self.add(name, Linear(x, weight, bias, y), moved, 2 * batch * x.rows * inputs * outputs)
 
@@ -303,18 +312,22 @@ class BlockBuilder:
 
     def ffn(self, streams: Streams) -> None:
         """Two projections with an activation between them, for each stream of rows; its own weights each."""
-        x = self.registers.new("ffn", sum(n for _, n in streams), self.inner)
+        x = self.registers.new("ffn", sum(n for _, n in streams), self.up)
         for row, rows in streams:
             self.linear("ffn_up", self.normed.part(row, rows), x.part(row, rows))
         for row, rows in streams:
-            self.gelu(x.part(row, rows))
-        out = self.reduced("ffn_down", "ffn", x, streams)
+            self.activation(x.part(row, rows))
+        out = self.reduced("ffn_down", "ffn", x.part(columns=self.inner), streams)
         for row, rows in streams:
             self.normalise("residual", self.x.part(row, rows), None, out.part(row, rows))
 
-    def gelu(self, x: Matrix) -> None:
-        """The FFN's activation."""
-        self.small("activation", Gelu(x), 2 * x.rows * x.columns)
+    def activation(self, x: Matrix) -> None:
+        """The FFN's activation, in place; of a gated one, the second half of x gates the first."""
+        if self.gated:
+            value, by = x.part(columns=self.inner), x.part(column=self.inner)
+            self.small("activation", Gate(value, by), 3 * value.rows * value.columns)
+        else:
+            self.small("activation", Gelu(x), 2 * x.rows * x.columns)
 
 
 Streams = Sequence[tuple[int, int]]

@@ -66,12 +66,12 @@ def _single(block: BlockBuilder) -> None:
     x, heads = block.x, block.heads
     block.modulation(3)
     block.normalise("norm", x, block.normed)
-    wide = block.registers.new("qkv_mlp", x.rows, 3 * heads + block.inner)
+    wide = block.registers.new("qkv_mlp", x.rows, 3 * heads + block.up)
     block.linear("qkv_mlp", block.normed, wide)
     qkv = wide.part(columns=3 * heads)
     block.queries_and_keys(qkv)
     # attention leaves its output where v was, next to the FFN's hidden layer
     block.self_attention(qkv, qkv.part(column=2 * heads))
-    block.gelu(wide.part(column=3 * heads))
-    out = block.reduced("out_mlp", "output", wide.part(column=2 * heads), [(0, x.rows)])
+    block.activation(wide.part(column=3 * heads))
+    out = block.reduced("out_mlp", "output", wide.part(column=2 * heads, columns=heads + block.inner), [(0, x.rows)])
     block.normalise("residual", x, None, out)

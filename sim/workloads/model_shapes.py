@@ -1,4 +1,4 @@
-"""Shapes of published diffusion transformers, read from the data files in scenarios/models."""
+"""Shapes of diffusion transformers, read from the data files in scenarios/models or from a file of one's own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
+import msgspec
+
 from sim.inputs.config import Config, InputError, convert
+from sim.inputs.faults import Fault, refuse
+from sim.inputs.other_formats import other_than_model
 from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 
@@ -22,19 +26,33 @@ BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 """
 
 
+NO_SOURCE = "not given"
+"""Source of the shapes of a file that does not say where they come from; files that are shipped all do."""
+MOST_SIZE = 10**6
+"""Of widths, heads, tokens and strides."""
+MOST_BLOCKS = 10_000
+MOST_PARAMETERS = 10**13
+
+
 class Transformer(Config, frozen=True, kw_only=True):
-    """The sizes that all blocks share."""
+    """The sizes that all blocks share. Fields that are `UNSET` unless given are no part of a model's digest then."""
 
     hidden: int
     heads: int
     ffn: int
+    """Width of the FFN between its two projections, after the gate if it is gated."""
     patch: tuple[int, int, int]
     """Latent frames, rows and columns that make one token."""
     modulation: int = 0
-    """Width of the vector that each block projects to its shifts, scales and gates; 0: the block holds a table."""
+    """Width of the vector that each block projects to its shifts, scales and gates; 0: the block holds a table, or has
+    them from a projection that all blocks share."""
     qk_norm: bool
     rope: bool
-    source: str
+    bias: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether projections have a bias; they do unless given."""
+    gated_ffn: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether the FFN is gated (SwiGLU): its first projection makes twice `ffn`; not so unless given."""
+    source: str = NO_SOURCE
 
 
 class BlockShape(Config, frozen=True):
@@ -42,8 +60,8 @@ class BlockShape(Config, frozen=True):
 
     kind: BlockKind
     repeat: int
-    small_parameters: int
-    source: str
+    small_parameters: int = 0
+    source: str = NO_SOURCE
 
 
 class Vae(Config, frozen=True):
@@ -51,14 +69,14 @@ class Vae(Config, frozen=True):
 
     temporal: int
     spatial: int
-    source: str
+    source: str = NO_SOURCE
 
 
 class Text(Config, frozen=True):
     """Text tokens that the transformer sees."""
 
     tokens: int
-    source: str
+    source: str = NO_SOURCE
 
 
 class Ulysses(Config, frozen=True, kw_only=True):
@@ -69,40 +87,77 @@ class Ulysses(Config, frozen=True, kw_only=True):
     `cross_attention` is the number of all-to-alls of a cross-attention.
     """
 
-    attention: Literal["separate", "packed"]
+    attention: Literal["separate", "packed"] = "separate"
     cross_attention: Literal[0, 4] = 0
-    source: str
+    source: str = NO_SOURCE
 
 
 class Guidance(Config, frozen=True):
     """Passes through the transformer a step: 2 where classifier-free guidance runs a second one."""
 
-    passes: int
-    source: str
+    passes: int = 1
+    source: str = NO_SOURCE
 
 
 class Parameters(Config, frozen=True):
-    """Parameters of the whole transformer as published, and ours outside of the blocks (embeddings and head)."""
+    """Parameters of the whole transformer as published, if they are; ours outside of the blocks (embeddings, head)."""
 
-    published: int
-    outside: int
-    source: str
+    published: int | None = None
+    outside: int = 0
+    source: str = NO_SOURCE
 
 
 class Model(Config, frozen=True, kw_only=True):
-    """A published model."""
+    """A model: what a file in scenarios/models holds."""
 
     name: str
-    description: str
+    description: str = ""
     experts: int = 1
     """Transformers of this shape, of which a step runs one."""
     transformer: Transformer
     blocks: tuple[BlockShape, ...]
     vae: Vae
     text: Text
-    ulysses: Ulysses
-    guidance: Guidance
-    parameters: Parameters
+    ulysses: Ulysses = Ulysses()
+    guidance: Guidance = Guidance()
+    parameters: Parameters = Parameters()
+
+    def __post_init__(self) -> None:
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
+        shapes, vae = self.transformer, self.vae
+        least_one = {f"transformer.{name}": getattr(shapes, name) for name in ("hidden", "heads", "ffn")}
+        least_one |= {f"transformer.patch[{i}]": size for i, size in enumerate(shapes.patch)}
+        least_one |= {"vae.temporal": vae.temporal, "vae.spatial": vae.spatial, "text.tokens": self.text.tokens}
+        least_one |= {"guidance.passes": self.guidance.passes, "experts": self.experts}
+        least_one |= {f"blocks[{i}].repeat": shape.repeat for i, shape in enumerate(self.blocks)}
+        least_none = {"transformer.modulation": shapes.modulation}
+        least_none |= {f"blocks[{i}].small_parameters": b.small_parameters for i, b in enumerate(self.blocks)}
+        counts = {"parameters.outside": self.parameters.outside, "parameters.published": self.parameters.published or 0}
+        for least, most, values in (
+            (1, MOST_SIZE, least_one),
+            (0, MOST_SIZE, least_none),
+            (0, MOST_PARAMETERS, counts),
+        ):
+            for path, value in values.items():
+                if not least <= value <= most:
+                    yield Fault(path, f"is {value}, expected {least} to {most}")
+        if shapes.heads >= 1 and (shapes.hidden % shapes.heads or (shapes.rope and shapes.hidden // shapes.heads % 2)):
+            wanted = "an even number of features a head" if shapes.rope else "a whole number of features a head"
+            yield Fault("transformer.heads", f"is {shapes.heads}, but hidden is {shapes.hidden}: expected {wanted}")
+        if not self.blocks:
+            yield Fault("blocks", "is empty: give at least one kind of block")
+        elif self.layers > MOST_BLOCKS:
+            yield Fault("blocks", f"are {self.layers} in all, at most {MOST_BLOCKS} are simulated")
+        kinds = {shape.kind for shape in self.blocks}
+        if "cross" in kinds and len(kinds) > 1:
+            others = ", ".join(sorted(kinds - {"cross"}))
+            yield Fault("blocks", f"have cross and {others}: the text is in none of them or in all")
+        if "cross" in kinds and self.ulysses.attention == "packed":
+            yield Fault("ulysses.attention", "is packed, which is for joint attention: expected separate")
+        if vae.temporal == 1 and shapes.patch[0] != 1:
+            yield Fault("transformer.patch[0]", f"is {shapes.patch[0]}, but vae.temporal 1 makes images: expected 1")
 
     @property
     def layers(self) -> int:
@@ -123,15 +178,15 @@ def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
         _REMEMBERED.reset(token)
 
 
-_FILES = ShippedFiles("models", "known model", "chunkflow-sim models", paths=False, hub=True)
+_FILES = ShippedFiles("models", "known model", "chunkflow-sim models", hub=True)
 shipped = _FILES.names
 
 
 def load_model(name: str, source: str = "", path: str = "") -> Model:
-    """Load a shipped model.
+    """Load a shipped model by name, or a YAML file by path.
 
     Raises:
-        InputError: there is none of that name; it names `source` and key `path`, and close names.
+        InputError: there is neither; it names `source` and key `path`, and close names. Or the file's content is wrong.
     """
     known = _REMEMBERED.get()
     if known is not None and name in known:
@@ -147,4 +202,13 @@ def _read_model(name: str, source: str, path: str) -> Model:
         file = _FILES.file(name)
     except InputError as error:
         raise error.within(source or name, path) from None
-    return convert(read_yaml(file), Model, str(file))
+    try:
+        data = read_yaml(file)
+        if (problem := other_than_model(data)) is not None:
+            raise InputError(str(file), "", problem)
+        return convert(data, Model, str(file))
+    except InputError as error:
+        if not source:
+            raise
+        said = [": ".join(part for part in (error.source, *fault) if part) for fault in error.faults]
+        raise InputError.of(source, [(path, problem) for problem in said]) from None

@@ -1,0 +1,105 @@
+"""Compute fitted to one measured step.
+
+The roofline takes a device's efficiencies from the host that a profile was fitted on, and what runs there may fuse its
+kernels better or worse than what is asked about. One measured step without offload says by how much together: one
+factor on the isolated time of every kernel, with which the simulated step takes as long as the measured one. Copies,
+collectives and what commands cost stay as the profile says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from sim.hardware import Profile
+from sim.hardware.topology import LEAST, Sourced
+from sim.inputs.config import InputError
+from sim.inputs.units import Number, show_seconds
+from sim.policies.resident import Resident
+from sim.run import simulate
+from sim.scenario import Scenario
+from sim.workloads.named import Named
+
+TOLERANCE = 1e-9
+"""Relative, of the fitted step."""
+_MOST_FACTOR = 1e12
+_MOST_RUNS = 100
+
+
+def on_one_gpu(scenario: Scenario) -> Scenario:
+    """The workload of `scenario` on one GPU with all weights on it: all tokens, heads, samples and CFG passes.
+
+    Blocks that are written out say what a rank does. They stay as they are, without their collectives.
+    """
+    workload = scenario.workload
+    if isinstance(workload, Named):
+        workload = msgspec.structs.replace(workload, parallelism="ulysses")
+    return Scenario(hardware=scenario.hardware, world_size=1, workload=workload, policy=Resident())
+
+
+def fit_step(
+    scenario: Scenario,
+    profile: Profile,
+    seconds: float,
+    as_written: bool = False,
+    source: str = "--fit-step",
+) -> Profile:
+    """`profile` with the `compute_factor` by which a step of `scenario`'s workload takes `seconds`.
+
+    The step is that of `on_one_gpu`, or with `as_written` that of the scenario on its ranks with all weights on the
+    GPUs. A factor that the profile has already is replaced.
+
+    Raises:
+        InputError: of `source`: the step is longer without any compute, or cannot be made so long.
+    """
+    subject = scenario.with_policy(Resident()) if as_written else on_one_gpu(scenario)
+    where = f"on {scenario.world_size} ranks as written" if as_written else "on one GPU"
+    said = f"{source} {show_seconds(seconds)}: a step {where} with all weights on the GPU"
+
+    def with_factor(factor: float) -> Profile:
+        return msgspec.structs.replace(profile, compute_factor=Sourced(Number(factor), said))
+
+    def step(factor: float) -> float:
+        return simulate(subject, with_factor(factor), shortcuts=True).metrics["step_time_s"]
+
+    low, floor = LEAST, step(LEAST)
+    if seconds <= floor * (1 + TOLERANCE):
+        problem = f"is {show_seconds(seconds)}, but a step {where} takes {show_seconds(floor)} without any compute: "
+        raise InputError(source, "", problem + "launches and collectives alone take that long")
+    high, ceiling = 1.0, step(1.0)
+    while ceiling < seconds * (1 - TOLERANCE):
+        if high > _MOST_FACTOR:
+            raise InputError(source, "", f"is {show_seconds(seconds)}, but compute cannot make a step {where} so long")
+        low, floor = high, ceiling
+        high *= max(2.0, 1.01 * seconds / ceiling)
+        ceiling = step(high)
+    return with_factor(_root(step, seconds, (low, floor), (high, ceiling), source))
+
+
+def factor_of(profile: Profile) -> float:
+    """The factor on every kernel's isolated time; 1 where none is given."""
+    return 1.0 if profile.compute_factor is msgspec.UNSET else float(profile.compute_factor.value)
+
+
+def _root(
+    step: Callable[[float], float], seconds: float, low: tuple[float, float], high: tuple[float, float], source: str
+) -> float:
+    """The factor between `low` and `high` (factor, s) with which `step` gives `seconds`.
+
+    Steps are piecewise linear: where kernels hide launches, they cost nothing. The secant is exact in one piece;
+    where it does not halve what is left, a bisection does.
+    """
+    for _ in range(_MOST_RUNS):
+        for factor, found in (low, high):
+            if abs(found - seconds) <= TOLERANCE * seconds:
+                return factor
+        width = high[0] - low[0]
+        factor = low[0] + width * (seconds - low[1]) / (high[1] - low[1])
+        found = step(factor)
+        low, high = ((factor, found), high) if found < seconds else (low, (factor, found))
+        if high[0] - low[0] > width / 2 and abs(found - seconds) > TOLERANCE * seconds:
+            factor = (low[0] + high[0]) / 2
+            found = step(factor)
+            low, high = ((factor, found), high) if found < seconds else (low, (factor, found))
+    raise InputError(source, "", f"is {show_seconds(seconds)}: no factor on compute gives exactly that step")
