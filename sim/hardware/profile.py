@@ -81,7 +81,7 @@ class Profile(Config, frozen=True, dict=True):
                 yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
     def _wrong_routes(self) -> Iterator[Fault]:
-        """FaultsError of the topology's routes; those of one GPU end at its first."""
+        """Faults of the topology's routes; those of one GPU end at its first."""
         try:
             graph = self.graph
         except FaultsError as faults:
