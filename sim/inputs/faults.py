@@ -50,7 +50,7 @@ def refuse(faults: Iterable[Fault]) -> None:
 
 
 def unreadable(data: object, path: str = "", depth: int = 0) -> Iterator[Fault]:
-    """Values that no file of ours holds, whatever type is expected: nested too deeply, not finite, or not Unicode text."""
+    """Values that no file may hold, whatever type is expected: nested too deeply, not finite, or not Unicode text."""
     if depth > DEEPEST:
         yield Fault(path, "is nested too deeply")
     elif isinstance(data, Mapping):

@@ -123,7 +123,7 @@ class GatedSchedule(Schedule):
         if self.gated:
             self.rank.write_flag(COMPUTE, GATE, 1)
         if self.drains:
-            # a chunk that just passed the gate sets BUSY one flag write later; this second write delays the check as long
+            # a chunk that just passed the gate sets BUSY one flag write later: a second write delays the check as long
             self.rank.write_flag(COMPUTE, GATE, 1)
             self.rank.wait_flag(COMPUTE, BUSY, 0)
 

@@ -42,8 +42,8 @@ def find(
 ) -> list[Repeat] | None:
     """A repeat for every region with removed layers in every pass; None where one has none.
 
-    `states` are those after each layer's first command on rank 0, `layers` how many a pass has. With `jitter` host threads that
-    wait take different times.
+    `states` are those after each layer's first command on rank 0, `layers` how many a pass has. With `jitter` host
+    threads that wait take different times.
     """
     lists = _Lists(program)
     found = []
