@@ -17,7 +17,7 @@ from calibration.fitting.collectives import LARGE
 from calibration.fitting.estimators import Fitted, affine, latency, over, share
 from calibration.probes.plan import LONG
 from sim.datasets.cases import MeasuredCase, Operation, load_cases
-from sim.hardware import AloneTime, Profile, load_profile
+from sim.hardware import IsolatedTimes, Profile, load_profile
 from sim.hardware.profile_parameters import changed, numbers
 from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
@@ -84,10 +84,10 @@ def _fit_copies(rows: Sequence[Row]) -> dict[str, Fitted]:
 SHORT = {"all_to_all": "a2a", "all_reduce": "ar", "all_gather": "ag"}
 
 
-def alone_times(rows: Sequence[Row], kind: str) -> AloneTime:
+def alone_times(rows: Sequence[Row], kind: str) -> IsolatedTimes:
     """Isolated time by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
     alone = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
-    return AloneTime(
+    return IsolatedTimes(
         bytes=tuple(Bytes(_sent(kind, r)) for r in alone),
         seconds=tuple(Seconds(r["us"] * 1e-6) for r in alone),
         source=f"links, {SHORT[kind]} rows alone",
@@ -200,7 +200,7 @@ def main() -> None:
     shipped = numbers(profile)
     for path, found in fit(profile, load_links(), load_cases(FOLDER)).items():
         shown = f"± {100 * found.spread:.1f} %" if found.spread is not None else ""
-        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.rows}")
+        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.source}")
 
 
 if __name__ == "__main__":

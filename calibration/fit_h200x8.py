@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from calibration.fitting.estimators import Fitted, over
 from calibration.fitting.profile import number, to_yaml
 from sim.fluid import rates_together
-from sim.hardware import AloneTime, CollectiveClass, Profile, load_profile
+from sim.hardware import IsolatedTimes, CollectiveClass, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder
@@ -113,7 +113,7 @@ def fit() -> Plain:
         "topology": _topology(host),
         "h2d": {"cap": number(cap, "B/s")},
         "d2h": {
-            "cap": number(cap._replace(rows="taken as h2d"), "B/s"),
+            "cap": number(cap._replace(source="taken as h2d"), "B/s"),
             "weight": number(Fitted(weight, None, "bidir, k = 1, 2, 4, 8: median of d2h over h2d"), ""),
         },
         "collectives": collectives | {"reduce_scatter": None},
@@ -203,7 +203,7 @@ def _contention(
         )
     full = "a root domain" if k <= DOMAIN else "the memory"
     where = f"{short}, k = {k}, bg = 1, large ones"
-    alone = AloneTime(tuple(table["bytes"]), tuple(table["seconds"]), "")
+    alone = IsolatedTimes(tuple(table["bytes"]), tuple(table["seconds"]), "")
     isolated = min(1.0, over(overheads)[0], 0.999 * _room(alone, k, late, host))
     return {
         "weight": number(Fitted(*over(weights), where), ""),
@@ -214,7 +214,7 @@ def _contention(
     }
 
 
-def _room(alone: AloneTime, ranks: int, late: float, host: Host) -> float:
+def _room(alone: IsolatedTimes, ranks: int, late: float, host: Host) -> float:
     """The largest overhead with which `ranks` that move as `alone` says fill no resource."""
     rate = max(b / (s - late) for b, s in zip(alone.bytes, alone.seconds, strict=True))
     domain = min(ranks, DOMAIN) * 2 * rate

@@ -14,7 +14,7 @@ from conftest import Command
 from calibration import fit_h200x8
 from calibration.fitting import to_yaml
 from sim.fluid import weighted_max_min
-from sim.hardware import Kept, Profile, load_profile, profile_file, shipped, to_plain
+from sim.hardware import Inherited, Profile, load_profile, profile_file, shipped, to_plain
 from sim.hardware.inheritance import provenance
 from sim.hardware.profile_parameters import numbers
 from sim.inputs.config import InputError
@@ -180,7 +180,7 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     assert {"fingerprint", "description", "topology", "collectives.all_to_all", "streams.event"} <= set(kept)
     assert not {"name", "streams", "streams.wake"} & set(kept)
     assert {(entry.profile, entry.another_topology) for entry in mine.kept} == {("h200x2-hostpath", False)}
-    assert {*again.kept} == {*mine.kept, Kept("streams.wake", "mine")}
+    assert {*again.kept} == {*mine.kept, Inherited("streams.wake", "mine")}
     ignored = {"name": "mine", "streams": 0, "kept": 0}
     assert to_plain(again) | ignored == to_plain(mine) | ignored
 

@@ -106,7 +106,7 @@ def fit_resources(rows: Rows, copies: dict[str, Fitted]) -> dict[str, Fitted]:
     found = {}
     caps = {"down": copies["h2d.cap"], "up": copies["d2h.cap"]}
     for name, cap in caps.items():
-        found[f"gpu{{gpu}}.{name}"] = Fitted(cap.value, cap.spread, f"{cap.rows}: a copy alone fills the link")
+        found[f"gpu{{gpu}}.{name}"] = Fitted(cap.value, cap.spread, f"{cap.source}: a copy alone fills the link")
     total = caps["down"].value + caps["up"].value
     both = _both(rows, 1)
     if both is None:

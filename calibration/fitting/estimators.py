@@ -16,11 +16,14 @@ class FitError(RuntimeError):
 
 
 class Fitted(NamedTuple):
-    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it), its rows."""
+    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it).
+
+    `source` says in words which rows gave it.
+    """
 
     value: float
     spread: float | None
-    rows: str
+    source: str
     inherited_from: str = ""
     """The profile that gave it, where it was not measured on this host."""
 

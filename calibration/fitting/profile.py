@@ -27,12 +27,12 @@ UNITS = {
 
 
 def fit_plain(
-    rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], usual: Profile
+    rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], fallback: Profile
 ) -> dict[str, Any]:
-    """The profile's plain data. What was not measured is as in `usual`. Raises FitError."""
+    """The profile's plain data. What was not measured is as in `fallback`. Raises FitError."""
     copies = fit_copies(rows) | fit_copy_engines(rows)
     pageable = fit_pageable(rows, copies)
-    streams = fit_streams(rows, copies, usual)
+    streams = fit_streams(rows, copies, fallback)
     shared = fit_resources(rows, copies)
     event = streams["streams.event"].value
     measured = bool(rows.find("collective"))
@@ -86,7 +86,7 @@ def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     plain = _Line(value=_quantity(fitted.value, unit))
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
-    plain["source"] = fitted.rows
+    plain["source"] = fitted.source
     if fitted.inherited_from:
         plain["inherited_from"] = fitted.inherited_from
     return plain

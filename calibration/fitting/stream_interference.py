@@ -35,10 +35,10 @@ def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> 
     What was not measured is as on a shipped host like this one. Raises FitError.
     """
     like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
-    usual = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
+    fallback = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
     found = _pairs(rows, kinds)
     beside = {kind: kept | found.get(kind, {}) for kind, kept in _pairs_of(like).items()}
-    return Together(beside, *(_crowd(rows) or usual))
+    return Together(beside, *(_crowd(rows) or fallback))
 
 
 def _pairs(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, Fitted]]:

@@ -1,7 +1,7 @@
 """Hardware profiles: what a host is made of, and the flows that copies, kernels and collectives are there."""
 
-from sim.hardware.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
-from sim.hardware.inheritance import Kept
+from sim.hardware.collective_classes import IsolatedTimes, CollectiveClass, Collectives, Contention
+from sim.hardware.inheritance import Inherited
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
 from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
 from sim.hardware.profile_files import profile_file, shipped
@@ -12,7 +12,7 @@ __all__ = [
     "MOST_GPUS",
     "SESSION",
     "SHORTEST_KERNEL",
-    "AloneTime",
+    "IsolatedTimes",
     "CollectiveClass",
     "CollectiveTag",
     "Collectives",
@@ -20,7 +20,7 @@ __all__ = [
     "CopyClass",
     "Device",
     "HostIssue",
-    "Kept",
+    "Inherited",
     "Pageable",
     "PageableCopies",
     "Profile",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, assert_never, get_args
 
 from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
-from sim.hardware.inheritance import Kept
+from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
 from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
 from sim.hardware.topology import LEAST, Sourced, Topology
@@ -42,7 +42,7 @@ class Profile(Config, frozen=True, dict=True):
     p2p: CopyClass | None = None
     """Copies from one GPU's memory to another's; None if the host has none."""
     pageable: Pageable = Pageable()
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[Inherited, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
     def __post_init__(self) -> None:

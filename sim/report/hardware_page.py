@@ -63,7 +63,7 @@ def _kept(profile: Profile) -> list[Section]:
         [kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else ""] for kept in profile.kept
     ]
     words = "This profile inherits from another one all that it does not give itself."
-    return [Section("Kept from another profile", words, Table(["kept", "from", ""], rows))]
+    return [Section("Inherited from another profile", words, Table(["inherited", "from", ""], rows))]
 
 
 # ---- words ----

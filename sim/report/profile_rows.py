@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sim.analysis.steady_state import gb
-from sim.hardware import AloneTime, Profile
+from sim.hardware import IsolatedTimes, Profile
 from sim.hardware.inheritance import provenance
 from sim.hardware.profile_parameters import key_path, leaves
 from sim.hardware.topology import Capacity, Sourced
@@ -29,7 +29,7 @@ def numbers(profile: Profile) -> Iterator[Listed]:
     """All that a profile holds, but for its name and description, in its order."""
     for path, value in leaves(profile):
         name = key_path(path)
-        if isinstance(value, AloneTime):
+        if isinstance(value, IsolatedTimes):
             yield Listed(name, value, provenance(value))
         elif isinstance(value, Sourced | Capacity):
             yield Listed(name, value.value, provenance(value), value.uncertainty)
@@ -41,7 +41,7 @@ def numbers(profile: Profile) -> Iterator[Listed]:
 
 def shown(value: object) -> str:
     """A value for people, with its unit."""
-    if isinstance(value, AloneTime):
+    if isinstance(value, IsolatedTimes):
         ends = (f"{show_bytes(value.bytes[i])} in {show_seconds(value.seconds[i])}" for i in (0, -1))
         return " to ".join(dict.fromkeys(ends))
     if isinstance(value, Seconds):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sim.hardware import AloneTime, Profile, is_session
+from sim.hardware import IsolatedTimes, Profile, is_session
 from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import describe, describe_plain
 from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers
@@ -186,7 +186,7 @@ def print_profile(profile: Profile) -> None:
     made = table("number", "value", title=f"{profile.name}: {profile.description}")
     made.add_column("source", style="dim")
     for path, value, source, _ in numbers(profile):
-        if isinstance(value, AloneTime):
+        if isinstance(value, IsolatedTimes):
             shown = f"{len(value.bytes)} rows"
         elif isinstance(value, tuple):
             shown = ", ".join(map(_as_yaml, value))
@@ -199,8 +199,8 @@ def print_profile(profile: Profile) -> None:
 
 
 def print_kept(profile: Profile) -> None:
-    """What a profile has from the one that it is like."""
-    made = table("kept", "from", title="as in another profile")
+    """What a profile inherits from the one that it is like."""
+    made = table("inherited", "from", title="inherited from another profile")
     made.add_column("", style="dim")
     for kept in profile.kept:
         made.add_row(kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else "")
