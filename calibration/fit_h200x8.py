@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from calibration.fitting.estimators import Fitted, over
 from calibration.fitting.profile import number, to_yaml
 from sim.fluid import rates_together
-from sim.hardware import IsolatedTimes, CollectiveClass, Profile, load_profile
+from sim.hardware import CollectiveClass, IsolatedTimes, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder

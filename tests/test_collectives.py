@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, program, tiny_profile
 
-from sim.hardware import IsolatedTimes, CollectiveTag, Profile, collectives, load_profile
+from sim.hardware import CollectiveTag, IsolatedTimes, Profile, collectives, load_profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes, Seconds

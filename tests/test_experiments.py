@@ -118,7 +118,7 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
     with pytest.raises(
-        InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? `chunkflow-sim experiment` lists all"
+        InputError, match="is not an experiment; did you mean 'chunk-size-wan'\\? `chunkflow-sim experiment` lists all"
     ):
         load_experiment("chunks")
 
@@ -163,7 +163,7 @@ KINDS = {"policy.kind": ["resident", "chunked"]}
         ({"axes": {"policy.chunk_bytes": None}}, "axes.policy.chunk_bytes: expected a list of values, or text such as"),
         ({"axes": {"policy.chunk_bytes": {"a": 1}}}, "policy.chunk_bytes: expected a size, such as 16777216"),
         ({"axes": {"policy.chunk_bytes": "4..1:x2"}}, "axes.policy.chunk_bytes: expected a range that ascends"),
-        ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is no number with a unit"),
+        ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is not a number with a unit"),
         ({"axes": {"world_size": [1]}}, "x: is 'policy.chunk_bytes', which is none of the axes: world_size"),
         ({"axes": {}}, "x: is 'policy.chunk_bytes', which is none of the axes: there are neither axes"),
         ({"x": "policy.kind", "axes": KINDS}, "axes.policy.kind[0]: is 'resident': plot: curves needs numbers on x"),

@@ -329,7 +329,7 @@ def test_the_command_writes_the_page(chunkflow: Command, tmp_path: Path) -> None
     ("args", "code", "words"),
     [
         (["h200x2-hostpath", "--html", "file/page.html"], 1, "cannot be written"),
-        (["nowhere", "--html", "page.html"], 2, "is no hardware profile"),
+        (["nowhere", "--html", "page.html"], 2, "is not a hardware profile"),
         (["--html", "page.html"], 2, "give its NAME"),
     ],
 )

@@ -243,7 +243,7 @@ def test_what_was_measured_on_another_topology_says_so(tmp_path: Path, chunkflow
 @pytest.mark.parametrize(
     ("like", "problem"),
     [
-        ("h200x2-hostpth", "is no hardware profile; did you mean 'h200x2-hostpath'"),
+        ("h200x2-hostpth", "is not a hardware profile; did you mean 'h200x2-hostpath'"),
         ("mine.yaml", "mine.yaml: like: is a cycle: mine.yaml -> mine.yaml"),
         (3, "like: expected the name of a hardware profile"),
     ],

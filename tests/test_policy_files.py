@@ -133,8 +133,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("absent.py", None, "is no Python file (.py) with policies"),
-        ("policy.txt", "x = 1", "is no Python file (.py) with policies"),
+        ("absent.py", None, "is not a Python file (.py) with policies"),
+        ("policy.txt", "x = 1", "is not a Python file (.py) with policies"),
         ("broken.py", "def f(:", "fails: SyntaxError"),
         ("raises.py", "raise ValueError('no')", "fails: ValueError: no"),
         ("empty.py", "x = 1", "registers no policy"),
@@ -169,7 +169,7 @@ def test_register_refuses_classes_that_are_no_policies() -> None:
 
     with pytest.raises(TypeError, match="Nameless has no kind of its own"):
         register(Nameless)
-    with pytest.raises(TypeError, match="int is no policy"):
+    with pytest.raises(TypeError, match="int is not a policy"):
         register(int)  # type: ignore[type-var]
 
 

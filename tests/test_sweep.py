@@ -63,7 +63,7 @@ from sim.sweeps.results_file import FIGURES, Point, Row
 def test_axes_are_read(text: str, path: str, values: list[object]) -> None:
     found = parse_axis(text)
     assert found == (path, values)
-    assert [type(v) for v in found[1]] == [type(v) for v in values], "true is no 1, 1.0 no 1"
+    assert [type(v) for v in found[1]] == [type(v) for v in values], "true is not 1, 1.0 is not 1"
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_axes_are_read(text: str, path: str, values: list[object]) -> None:
         ("a=1..3:+0", "expected a range that ascends"),
         ("a=0..3:x2", "expected a range that ascends"),
         ("a=1 MiB..1 KiB:x2", "expected a range that ascends"),
-        ("a=1..many:x2", "'many' is no number with a unit"),
-        ("a=1..3:+-1", "'-1' is no number with a unit"),
-        ("a=1 MiX..3 MiB:x2", "'1 MiX' is no number with a unit"),
+        ("a=1..many:x2", "'many' is not a number with a unit"),
+        ("a=1..3:+-1", "'-1' is not a number with a unit"),
+        ("a=1 MiX..3 MiB:x2", "'1 MiX' is not a number with a unit"),
         ("a=0..1:+1e-9", "more than 1000000 values"),
     ],
 )
@@ -193,7 +193,7 @@ def test_without_a_sweep_over_kinds_a_key_that_the_policy_has_not_is_wrong() -> 
         ("workload.block[x].compute", 1, "s.yaml: workload.block[x].compute: there is no '[x]' in the scenario"),
         ("workload[0].block", 1, "s.yaml: workload[0].block: there is no '[0]' in the scenario"),
         ("workload.layers.x", 1, "s.yaml: workload.layers.x: leads into something that has no keys"),
-        ("hardware", "nowhere", "s.yaml, hardware=nowhere: hardware: 'nowhere' is no hardware profile"),
+        ("hardware", "nowhere", "s.yaml, hardware=nowhere: hardware: 'nowhere' is not a hardware profile"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_axis(path: str, value: object, told: str) -> None:

@@ -188,7 +188,7 @@ def case(
 
 
 def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where() -> None:
-    """A stall that meets another piece in the simulation is no error of that piece's."""
+    """A stall that meets another piece in the simulation is not an error of that piece's."""
     measured = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 2 else 1) for i in range(5)}
     predicted = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 3 else 1) for i in range(5)}
 

@@ -1,6 +1,6 @@
 """Hardware profiles: what a host is made of, and the flows that copies, kernels and collectives are there."""
 
-from sim.hardware.collective_classes import IsolatedTimes, CollectiveClass, Collectives, Contention
+from sim.hardware.collective_classes import CollectiveClass, Collectives, Contention, IsolatedTimes
 from sim.hardware.inheritance import Inherited
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
 from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
@@ -12,7 +12,6 @@ __all__ = [
     "MOST_GPUS",
     "SESSION",
     "SHORTEST_KERNEL",
-    "IsolatedTimes",
     "CollectiveClass",
     "CollectiveTag",
     "Collectives",
@@ -21,6 +20,7 @@ __all__ = [
     "Device",
     "HostIssue",
     "Inherited",
+    "IsolatedTimes",
     "Pageable",
     "PageableCopies",
     "Profile",

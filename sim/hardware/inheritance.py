@@ -27,7 +27,7 @@ class Inherited(Config, frozen=True):
 
 
 def tables_of_another_topology(inherited: Iterable[Inherited]) -> tuple[str, ...]:
-    """Profiles whose tables of collectives' isolated times are inherited, although their hosts have another topology."""
+    """Profiles whose tables of isolated times are inherited, although their hosts have another topology."""
     found = (part for part in inherited if part.another_topology and _holds_table(part.key))
     return tuple(dict.fromkeys(part.profile for part in found))
 
@@ -45,7 +45,10 @@ _OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "p2p", "coll
 
 
 def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
-    """Plain data of a profile: `data` over that of `base`, the profile `name`, with what is inherited marked and listed in `kept`."""
+    """Plain data of a profile: `data` over that of `base`, the profile `name`.
+
+    Inherited numbers name their profile, and `kept` lists the inherited parts.
+    """
     if not isinstance(base, dict):
         return data
     replaced = "topology" in data
@@ -100,7 +103,7 @@ def _over(base: Any, data: Any) -> Any:
 def _inherited(data: Any, name: str, replaced: bool) -> Any:
     """Data of the profile `name`, its numbers naming it unless it inherits them itself.
 
-    With `replaced`, the inheriting profile has a topology of its own: tables of isolated times are marked as of another.
+    With `replaced`, the inheriting profile has a topology of its own: tables of isolated times say that theirs differs.
     """
     if isinstance(data, list):
         return [_inherited(item, name, replaced) for item in data]

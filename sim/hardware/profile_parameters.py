@@ -37,7 +37,9 @@ class Entry(NamedTuple):
 
 def numbers(data: object) -> dict[str, Entry]:
     """Every number of a profile (or a part of one) by its key path, such as `topology.links[0].there`."""
-    return {key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | IsolatedTimes)}
+    return {
+        key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | IsolatedTimes)
+    }
 
 
 def changed(data: T, changes: Mapping[str, Change]) -> T:
@@ -45,7 +47,7 @@ def changed(data: T, changes: Mapping[str, Change]) -> T:
 
     Raises:
         KeyError: there is no number at a path.
-        ValueError: what it makes is no valid profile.
+        ValueError: what it makes is not a valid profile.
     """
     known = numbers(data)
     return cast(T, _replaced(data, {known[name].path: change for name, change in changes.items()}))

@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).resolve().parents[2] / "scenarios"
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; no for what is no path at all."""
+    """Whether there is such a file or folder; no for what is not a path at all."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a null byte
@@ -56,4 +56,4 @@ class ShippedFiles(NamedTuple):
         close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         more = ", or give a YAML file" if self.paths else ""
-        raise InputError(shown, "", f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all{more}")
+        raise InputError(shown, "", f"{shown!r} is not {self.what}; {hint}`{self.command}` lists all{more}")

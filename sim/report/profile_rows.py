@@ -17,7 +17,7 @@ ANOTHER_TOPOLOGY = "of another topology than this profile has"
 
 
 class Listed(NamedTuple):
-    """A value of a profile at its key path; `source` is empty for what is no number."""
+    """A value of a profile at its key path; `source` is empty for what is not a number."""
 
     path: str
     value: object
