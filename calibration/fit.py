@@ -18,7 +18,7 @@ from calibration.fitting.estimators import Fitted, affine, latency, over, share
 from calibration.probes.plan import LONG
 from sim.datasets.cases import MeasuredCase, Operation, load_cases
 from sim.hardware import IsolatedTimes, Profile, load_profile
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
 
@@ -197,7 +197,7 @@ def _wait_flag(profile: Profile, case: MeasuredCase) -> float:
 def main() -> None:
     """Print every fitted number next to the shipped one."""
     profile = load_profile(DATASET)
-    shipped = numbers(profile)
+    shipped = numbers_by_path(profile)
     for path, found in fit(profile, load_links(), load_cases(FOLDER)).items():
         shown = f"± {100 * found.spread:.1f} %" if found.spread is not None else ""
         print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.source}")

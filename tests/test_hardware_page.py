@@ -22,7 +22,7 @@ from sim.hardware.routes import Graph
 from sim.inputs.config import InputError
 from sim.inputs.units import plain
 from sim.report.hardware_page import hardware_page
-from sim.report.profile_rows import numbers
+from sim.report.profile_rows import rows_of
 from sim.report.text_layout import SMALL, TITLE, text_width
 
 Plain = dict[str, Any]
@@ -207,7 +207,7 @@ def test_a_page_draws_all_there_is_and_lists_every_number(make: Any) -> None:
     for name in profile.resource_names:
         base = name.removesuffix(".in").removesuffix(".out")
         assert base in told, f"{name} is not drawn"
-    for number in numbers(profile):
+    for number in rows_of(profile):
         assert f"<td>{number.path}</td>" in source
     assert source.count("<script") == 0 and "://" not in re.sub(r"<td.*?</td>", "", source)
 

@@ -16,11 +16,11 @@ from calibration.fitting import to_yaml
 from sim.fluid import weighted_max_min
 from sim.hardware import Inherited, Profile, load_profile, profile_file, shipped, to_plain
 from sim.hardware.inheritance import provenance
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import InputError
 from sim.report.hardware_page import hardware_page
 from sim.report.profile_rows import ANOTHER_TOPOLOGY
-from sim.report.profile_rows import numbers as profile_rows
+from sim.report.profile_rows import rows_of as profile_rows
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -80,7 +80,7 @@ def test_a_plain_name_is_a_session_and_says_which(plain: str, session: str) -> N
     assert session.rpartition("-")[2] in mine.description
     assert mine.fingerprint == base.fingerprint
     assert mine.capacities == base.capacities
-    values = [{path: entry.value for path, entry in numbers(of).items()} for of in (mine, base)]
+    values = [{path: entry.value for path, entry in numbers_by_path(of).items()} for of in (mine, base)]
     assert values[0] == values[1]
 
 
@@ -210,7 +210,7 @@ def test_nodes_and_facts_of_a_host_may_be_called_as_a_number_is(tmp_path: Path) 
     write(tmp_path, "base.yaml", plain)
     heir = load_profile(write(tmp_path, "heir.yaml", {"like": "base.yaml", "name": "heir"}))
     assert heir.topology.nodes["value"].kind == "network"
-    assert {entry.number.inherited_from for entry in numbers(heir.topology).values()} == {"base"}
+    assert {entry.number.inherited_from for entry in numbers_by_path(heir.topology).values()} == {"base"}
     assert heir.fingerprint == plain["fingerprint"]
 
 

@@ -298,6 +298,6 @@ def test_a_sweep_streams_its_rows_to_standard_output(folder: Path, chunkflow: An
     assert sorted((row["world_size"], row["policy.chunk_bytes"]) for row in found) == [
         (ranks, size) for ranks in ("1", "2") for size in ("1 MiB", "512 KiB")
     ]
-    expected = {tuple(map(str, row.values.values())): row.figures["step_time_s"] for row in sweep(points(SMALL, AXES))}
+    expected = {tuple(map(str, row.values.values())): row.metrics["step_time_s"] for row in sweep(points(SMALL, AXES))}
     assert {(row["world_size"], row["policy.chunk_bytes"]): float(row["step_time_s"]) for row in found} == expected
     assert table.count(" yes ") == 4

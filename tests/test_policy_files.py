@@ -103,15 +103,15 @@ import sys
 from pathlib import Path
 from sim import Scenario
 from sim.policies import load_policies
-from sim.analysis.sensitivity import figure
+from sim.analysis.sensitivity import metric_value
 from sim.sweeps.worker_pool import Workers
 
 if __name__ == "__main__":
     assert load_policies(sys.argv[1]) == ("halves",) == load_policies(sys.argv[1])
     scenario = Scenario.load(sys.argv[2])
     with Workers(1) as pool:
-        there = pool.submit(figure, scenario, "step_time_s", scenario.profile()).result()
-    assert there == figure(scenario, "step_time_s", scenario.profile())
+        there = pool.submit(metric_value, scenario, "step_time_s", scenario.profile()).result()
+    assert there == metric_value(scenario, "step_time_s", scenario.profile())
     print(there)
 """
     (toy / "elsewhere").mkdir()

@@ -18,7 +18,7 @@ from sim.analysis.first_order import layer_time
 from sim.hardware import IsolatedTimes, Profile, load_profile, shipped, to_plain
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile, contradictions, summaries
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, RankBuilder
@@ -111,7 +111,7 @@ def test_a_byte_never_takes_more_alone_than_beside_copies() -> None:
 @pytest.mark.parametrize("factor", [0.5, 1.05])
 def test_every_share_of_a_profile_may_change_by_itself(factor: float) -> None:
     profile = load_profile("h200x8-hostpath")
-    paths = [path for path in numbers(profile) if path.startswith("collectives.") and "overhead" in path]
+    paths = [path for path in numbers_by_path(profile) if path.startswith("collectives.") and "overhead" in path]
     assert "collectives.all_reduce.contention_by_ranks[8].isolated_overhead" in paths
     for path in paths:
         other = changed(profile, {path: lambda value: factor * value})

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
         return None if isinstance(self.number, IsolatedTimes) else self.number.uncertainty
 
 
-def numbers(data: object) -> dict[str, Entry]:
+def numbers_by_path(data: object) -> dict[str, Entry]:
     """Every number of a profile (or a part of one) by its key path, such as `topology.links[0].there`."""
     return {
         key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | IsolatedTimes)
@@ -49,7 +49,7 @@ def changed(data: T, changes: Mapping[str, Change]) -> T:
         KeyError: there is no number at a path.
         ValueError: what it makes is not a valid profile.
     """
-    known = numbers(data)
+    known = numbers_by_path(data)
     return cast(T, _replaced(data, {known[name].path: change for name, change in changes.items()}))
 
 

@@ -16,7 +16,7 @@ ANOTHER_TOPOLOGY = "of another topology than this profile has"
 """Said of what a profile keeps of another one though it gives a topology of its own."""
 
 
-class Listed(NamedTuple):
+class ProfileRow(NamedTuple):
     """A value of a profile at its key path; `source` is empty for what is not a number."""
 
     path: str
@@ -25,18 +25,18 @@ class Listed(NamedTuple):
     uncertainty: float | None = None
 
 
-def numbers(profile: Profile) -> Iterator[Listed]:
+def rows_of(profile: Profile) -> Iterator[ProfileRow]:
     """All that a profile holds, but for its name and description, in its order."""
     for path, value in leaves(profile):
         name = key_path(path)
         if isinstance(value, IsolatedTimes):
-            yield Listed(name, value, provenance(value))
+            yield ProfileRow(name, value, provenance(value))
         elif isinstance(value, Sourced | Capacity):
-            yield Listed(name, value.value, provenance(value), value.uncertainty)
+            yield ProfileRow(name, value.value, provenance(value), value.uncertainty)
             if isinstance(value, Capacity) and value.carries != "all":
-                yield Listed(f"{name}.carries", value.carries)
+                yield ProfileRow(f"{name}.carries", value.carries)
         elif path[0] not in ("name", "description", "kept"):
-            yield Listed(name, value)
+            yield ProfileRow(name, value)
 
 
 def shown(value: object) -> str:
