@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from calibration.fitting.collectives import LARGE
-from calibration.fitting.estimators import Fitted, affine, latency, over, share
+from calibration.fitting.collectives import RATE_SIZE
+from calibration.fitting.estimators import Fitted, affine, latency, median_and_spread, share
 from calibration.probes.plan import LONG
 from sim.datasets.cases import MeasuredCase, Operation, load_cases
 from sim.hardware import IsolatedTimes, Profile, load_profile
@@ -106,7 +106,7 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     path = f"collectives.{kind}"
     found = {f"{path}.latency": Fitted(late, None, "links alone")}
     beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
-    long = [r for r in beside if r["chunk"] >= LONG and r["bytes"] > LARGE]
+    long = [r for r in beside if r["chunk"] >= LONG and r["bytes"] > RATE_SIZE]
     if not long:
         return found
     rates = [_sent(kind, r) / (r["us"] * 1e-6 - late) for r in long]
@@ -115,9 +115,9 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
     found[f"{path}.weight"] = Fitted(*weight, named)
     found[f"{path}.overhead"] = Fitted(*overhead, named)
-    chunked = [r for r in beside if r["chunk"] < LONG and r["bytes"] > LARGE]
+    chunked = [r for r in beside if r["chunk"] < LONG and r["bytes"] > RATE_SIZE]
     gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copies) - per_copy for r in chunked]
-    found[f"{path}.copy_start"] = Fitted(*over(gaps), "links with_h2d, 4 MiB chunks")
+    found[f"{path}.copy_start"] = Fitted(*median_and_spread(gaps), "links with_h2d, 4 MiB chunks")
     return found
 
 

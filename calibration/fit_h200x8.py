@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from calibration.fitting.estimators import Fitted, over
+from calibration.fitting.estimators import Fitted, median_and_spread
 from calibration.fitting.profile import number, to_yaml
 from sim.fluid import rates_together
 from sim.hardware import CollectiveClass, IsolatedTimes, Profile, load_profile
@@ -204,10 +204,10 @@ def _contention(
     full = "a root domain" if k <= DOMAIN else "the memory"
     where = f"{short}, k = {k}, bg = 1, large ones"
     alone = IsolatedTimes(tuple(table["bytes"]), tuple(table["seconds"]), "")
-    isolated = min(1.0, over(overheads)[0], 0.999 * _room(alone, k, late, host))
+    isolated = min(1.0, median_and_spread(overheads)[0], 0.999 * _room(alone, k, late, host))
     return {
-        "weight": number(Fitted(*over(weights), where), ""),
-        "overhead": number(Fitted(*over(overheads), f"{where}: {full} is full"), ""),
+        "weight": number(Fitted(*median_and_spread(weights), where), ""),
+        "overhead": number(Fitted(*median_and_spread(overheads), f"{where}: {full} is full"), ""),
         "isolated_overhead": number(
             Fitted(isolated, None, f"the most with which {short}, k = {k}, bg = 0 is as fast"), ""
         ),

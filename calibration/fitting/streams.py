@@ -1,10 +1,10 @@
-"""What commands cost on streams, what host threads pay for them, and how copies slow kernels."""
+"""Costs of commands on streams and host threads, and how copies slow kernels."""
 
 from __future__ import annotations
 
 from statistics import median
 
-from calibration.fitting.estimators import FitError, Fitted, borrowed, over
+from calibration.fitting.estimators import FitError, Fitted, borrowed, median_and_spread
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile
@@ -13,11 +13,11 @@ HOST_WRITE, HOST_WAIT = "host_write+copy+host_write", "host_wait+copy"
 """Patterns with flags in host memory."""
 
 NOISE_S = 1e-6
-"""A cost may come out this much below nothing."""
+"""A fitted cost may be negative down to this; more is an error."""
 
 
 def fit_streams(rows: Rows, copies: dict[str, Fitted], fallback: Profile) -> dict[str, Fitted]:
-    """`streams` and `host` by key path; what was not measured is as in `fallback`."""
+    """`streams` and `host` by key path; what was not measured has the value of `fallback`."""
     costs = {"event": "copy+event", "wait_flag": "wait+copy", "write_flag": "write+copy+write"}
     found = {f"streams.{name}": _extra(rows, f"streams.{name}", pattern, fallback) for name, pattern in costs.items()}
     found["streams.wake"] = _wake(rows, found["streams.event"].value, fallback)
@@ -74,7 +74,7 @@ def _extra(rows: Rows, path: str, pattern: str, fallback: Profile) -> Fitted:
             values.append((rows.value(row, "seconds") - rows.value(plain, "seconds")) / more)
     if not values:
         return _from_fallback(fallback, path)
-    seconds, spread = over(values)
+    seconds, spread = median_and_spread(values)
     where = f"{'host_flag' if pattern.startswith('host_') else 'commands'}/{pattern} less commands/copy"
     if pattern == "copy+event" and not (timed := _extra(rows, path, "copy+timed", fallback)).inherited_from:
         where += f"; {timed.value * 1e6:.2f} us with timing"
