@@ -61,7 +61,7 @@ def calibrate(
 
     Raises:
         MachineError, ProbeError: the probes cannot be run.
-        InputError: `out` holds raw rows that cannot be read, another run is writing to them, or `name` is no name of a
+        InputError: `out` holds raw rows that cannot be read, another run is writing to them, or `name` cannot name a
             file.
         FitError: the rows make no sense; they stay where they are.
         OSError: a file cannot be written.
@@ -78,7 +78,7 @@ def refit(out: Path, name: str, fingerprint: Mapping[str, str] | None = None) ->
     `fingerprint` says what the host is; as the rows say, unless given.
 
     Raises:
-        InputError: the rows cannot be read or make no sense, or `name` is no name of a file.
+        InputError: the rows cannot be read or make no sense, or `name` cannot name a file.
         OSError: a file cannot be written.
     """
     check_name(name)

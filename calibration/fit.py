@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from calibration.fitting.collectives import LARGE
-from calibration.fitting.estimators import Fitted, affine, latency, over, share
+from calibration.fitting.collectives import RATE_SIZE
+from calibration.fitting.estimators import Fitted, affine, latency, median_and_spread, share
 from calibration.probes.plan import LONG
 from sim.datasets.cases import MeasuredCase, Operation, load_cases
-from sim.hardware import AloneTime, Profile, load_profile
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware import IsolatedTimes, Profile, load_profile
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
 
@@ -84,10 +84,10 @@ def _fit_copies(rows: Sequence[Row]) -> dict[str, Fitted]:
 SHORT = {"all_to_all": "a2a", "all_reduce": "ar", "all_gather": "ag"}
 
 
-def alone_times(rows: Sequence[Row], kind: str) -> AloneTime:
+def alone_times(rows: Sequence[Row], kind: str) -> IsolatedTimes:
     """Isolated time by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
     alone = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
-    return AloneTime(
+    return IsolatedTimes(
         bytes=tuple(Bytes(_sent(kind, r)) for r in alone),
         seconds=tuple(Seconds(r["us"] * 1e-6) for r in alone),
         source=f"links, {SHORT[kind]} rows alone",
@@ -106,7 +106,7 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     path = f"collectives.{kind}"
     found = {f"{path}.latency": Fitted(late, None, "links alone")}
     beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
-    long = [r for r in beside if r["chunk"] >= LONG and r["bytes"] > LARGE]
+    long = [r for r in beside if r["chunk"] >= LONG and r["bytes"] > RATE_SIZE]
     if not long:
         return found
     rates = [_sent(kind, r) / (r["us"] * 1e-6 - late) for r in long]
@@ -115,9 +115,9 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
     found[f"{path}.weight"] = Fitted(*weight, named)
     found[f"{path}.overhead"] = Fitted(*overhead, named)
-    chunked = [r for r in beside if r["chunk"] < LONG and r["bytes"] > LARGE]
+    chunked = [r for r in beside if r["chunk"] < LONG and r["bytes"] > RATE_SIZE]
     gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copies) - per_copy for r in chunked]
-    found[f"{path}.copy_start"] = Fitted(*over(gaps), "links with_h2d, 4 MiB chunks")
+    found[f"{path}.copy_start"] = Fitted(*median_and_spread(gaps), "links with_h2d, 4 MiB chunks")
     return found
 
 
@@ -197,10 +197,10 @@ def _wait_flag(profile: Profile, case: MeasuredCase) -> float:
 def main() -> None:
     """Print every fitted number next to the shipped one."""
     profile = load_profile(DATASET)
-    shipped = numbers(profile)
+    shipped = numbers_by_path(profile)
     for path, found in fit(profile, load_links(), load_cases(FOLDER)).items():
         shown = f"± {100 * found.spread:.1f} %" if found.spread is not None else ""
-        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.rows}")
+        print(f"{path:38s} {found.value:.4g} {shown:10s} shipped {shipped[path].value:.4g}  {found.source}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from calibration.fitting.estimators import Fitted, over
+from calibration.fitting.estimators import Fitted, median_and_spread
 from calibration.fitting.profile import number, to_yaml
 from sim.fluid import rates_together
-from sim.hardware import AloneTime, CollectiveClass, Profile, load_profile
+from sim.hardware import CollectiveClass, IsolatedTimes, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder
@@ -113,7 +113,7 @@ def fit() -> Plain:
         "topology": _topology(host),
         "h2d": {"cap": number(cap, "B/s")},
         "d2h": {
-            "cap": number(cap._replace(rows="taken as h2d"), "B/s"),
+            "cap": number(cap._replace(source="taken as h2d"), "B/s"),
             "weight": number(Fitted(weight, None, "bidir, k = 1, 2, 4, 8: median of d2h over h2d"), ""),
         },
         "collectives": collectives | {"reduce_scatter": None},
@@ -203,18 +203,18 @@ def _contention(
         )
     full = "a root domain" if k <= DOMAIN else "the memory"
     where = f"{short}, k = {k}, bg = 1, large ones"
-    alone = AloneTime(tuple(table["bytes"]), tuple(table["seconds"]), "")
-    isolated = min(1.0, over(overheads)[0], 0.999 * _room(alone, k, late, host))
+    alone = IsolatedTimes(tuple(table["bytes"]), tuple(table["seconds"]), "")
+    isolated = min(1.0, median_and_spread(overheads)[0], 0.999 * _room(alone, k, late, host))
     return {
-        "weight": number(Fitted(*over(weights), where), ""),
-        "overhead": number(Fitted(*over(overheads), f"{where}: {full} is full"), ""),
+        "weight": number(Fitted(*median_and_spread(weights), where), ""),
+        "overhead": number(Fitted(*median_and_spread(overheads), f"{where}: {full} is full"), ""),
         "isolated_overhead": number(
             Fitted(isolated, None, f"the most with which {short}, k = {k}, bg = 0 is as fast"), ""
         ),
     }
 
 
-def _room(alone: AloneTime, ranks: int, late: float, host: Host) -> float:
+def _room(alone: IsolatedTimes, ranks: int, late: float, host: Host) -> float:
     """The largest overhead with which `ranks` that move as `alone` says fill no resource."""
     rate = max(b / (s - late) for b, s in zip(alone.bytes, alone.seconds, strict=True))
     domain = min(ranks, DOMAIN) * 2 * rate

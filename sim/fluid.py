@@ -82,7 +82,7 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
             if flows[i].cap / flows[i].weight <= level * _TIGHT or any(r in full for r, _ in flows[i].route)
         ]
         if not frozen:  # comparisons with NaN are false: without this the loop would never end
-            raise RuntimeError(f"there are no fair rates: a capacity or a demand is no number: {flows}")
+            raise RuntimeError(f"there are no fair rates: a capacity or a demand is not a number: {flows}")
         for i in frozen:
             rates[i] = min(flows[i].cap, flows[i].weight * level)
             for resource, multiplier in flows[i].route:

@@ -100,8 +100,8 @@ LINES: dict[str, tuple[bytes | str, str]] = {
     "two on a line": ("{} {}\n", "line 2: is not JSON"),
     "YAML": ("schema: 1\n", "line 2: is not JSON"),
     "a comment": ("// x\n", "line 2: is not JSON"),
-    "not a number": ('{"schema": 1, "number": NaN}\n', "NaN is no number"),
-    "without end": ('{"schema": 1, "number": -Infinity}\n', "-Infinity is no number"),
+    "not a number": ('{"schema": 1, "number": NaN}\n', "NaN is not a number"),
+    "without end": ('{"schema": 1, "number": -Infinity}\n', "-Infinity is not a number"),
     "a key that is there twice": ('{"schema": 1, "schema": 1}\n', "the key 'schema' appears twice"),
     "a key that is there twice in depth": (
         '{"schema": 1, "scenario": {"a": 1, "a": 2}}\n',
@@ -148,7 +148,7 @@ def test_unreadable_jsonl_files_are_refused(kind: str, args: list[str]) -> None:
         Path("set").rmdir()
         if kind == "folder a file":
             Path("set").write_text("")
-    answered(args, 2, "set: is no data set" if args is VALIDATE and "folder " in kind else f"{file}: cannot be read")
+    answered(args, 2, "set: is not a data set" if args is VALIDATE and "folder " in kind else f"{file}: cannot be read")
 
 
 @pytest.mark.usefixtures("_scipy")
@@ -243,18 +243,18 @@ def test_unpredictable_sets_are_refused(change: Callable[[Plain], Plain], number
 
 @pytest.mark.parametrize("name", ["nowhere", "", "a\0b", "x" * 5000, "set/cases.jsonl", "h200", "/proc/self/mem"])
 def test_unknown_data_sets_are_refused(name: str) -> None:
-    answered(["validate", "--data", name], 2, "cannot be read" if name == "" else "is no data set; shipped are")
+    answered(["validate", "--data", name], 2, "cannot be read" if name == "" else "is not a data set; shipped are")
 
 
 def test_profiles_for_sets() -> None:
     write_set()
     answered(["validate", "--data", "set"], 2, "set: has no profile of its own: give one with --hardware")
-    answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is no hardware profile")
-    answered([*VALIDATE[:3], "--hardware", ""], 2, "'' is no hardware profile")
+    answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is not a hardware profile")
+    answered([*VALIDATE[:3], "--hardware", ""], 2, "'' is not a hardware profile")
     words = "set: measured case 0: world_size: is 2, but h100x1-20261121e has 1 GPUs"
     answered([*VALIDATE[:3], "--hardware", "h100x1-20261121e", "--workers", "1"], 2, words)
     Path("set", CASES).write_text("no case\n")  # of which nothing is said: sets are read for seconds, profiles at once
-    answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is no hardware profile")
+    answered([*VALIDATE[:3], "--hardware", "nowhere"], 2, "'nowhere' is not a hardware profile")
 
 
 def test_a_profile_of_the_host_that_was_measured_need_not_be_here() -> None:
@@ -463,7 +463,7 @@ MEASURE = ["measure", "s.yaml", "--device", "cpu", "--out", "new"]
         ("policy.kind", "x", "s.yaml: policy.kind: is 'x'"),
         ("workload.layers", 0, "s.yaml: workload"),
         ("workload.layers", 10**9, "s.yaml: workload"),
-        ("hardware", "nowhere", "s.yaml: hardware: 'nowhere' is no hardware profile"),
+        ("hardware", "nowhere", "s.yaml: hardware: 'nowhere' is not a hardware profile"),
         ("world_size", -1, "s.yaml: world_size"),
         ("workload", [], "s.yaml: workload: expected a mapping"),
         ("scenario", {}, "s.yaml"),
@@ -525,7 +525,7 @@ def test_results_of_another_sweep_are_refused(content: bytes, command: str) -> N
     Path("new").mkdir()
     Path("new", file).write_bytes(content + b"half a li")
     ours = content.startswith(b'{"schema":')
-    answered(args, 2, f"new/{file}: " + ("line 1: " if ours else "--out would overwrite a file that is no earlier"))
+    answered(args, 2, f"new/{file}: " + ("line 1: " if ours else "--out would overwrite a file that is not an earlier"))
 
 
 @pytest.mark.usefixtures("_torch")

@@ -164,10 +164,10 @@ def test_values_of_another_type_are_refused(path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("hardware", "nowhere.yaml", "'nowhere.yaml' is no hardware profile"),
-        ("hardware", "", "hardware: '' is no hardware profile"),
-        ("hardware", "x" * 10**5, "is no hardware profile"),
-        ("hardware", "a\0b", "is no hardware profile"),
+        ("hardware", "nowhere.yaml", "'nowhere.yaml' is not a hardware profile"),
+        ("hardware", "", "hardware: '' is not a hardware profile"),
+        ("hardware", "x" * 10**5, "is not a hardware profile"),
+        ("hardware", "a\0b", "is not a hardware profile"),
         ("hardware", "../../../../../../..", "Is a directory"),
         ("hardware", 3, "hardware: expected text"),
         ("hardware", ["h200x2-hostpath"], "hardware: expected text"),
@@ -370,8 +370,8 @@ def test_wrong_numbers_beside_collectives(beside: object, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "h200", "h200x2-hostpath.yaml", "H200x2_hostpath", "x" * 10**5, "../hardware"])
 def test_unknown_profiles_are_refused(name: str) -> None:
-    answered(["hardware", name], 2, name[:57], "is no hardware profile", "`chunkflow-sim hardware` lists all")
-    answered(["models", name], 2, "is no known model", "`chunkflow-sim models` lists all")
+    answered(["hardware", name], 2, name[:57], "is not a hardware profile", "`chunkflow-sim hardware` lists all")
+    answered(["models", name], 2, "is not a known model", "`chunkflow-sim models` lists all")
 
 
 # ---- sweeps and experiments ----------------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def test_unknown_profiles_are_refused(name: str) -> None:
         ("workload.block[0]=1", "workload.block[0]: expected a mapping"),
         ("workload.nothing.x=1", "there is no 'nothing'"),
         ("workload.layers.x=1", "leads into something that has no keys"),
-        ("hardware=nowhere", "'nowhere' is no hardware profile"),
+        ("hardware=nowhere", "'nowhere' is not a hardware profile"),
         ("hardware=[a]", "hardware: expected text"),
         ("world_size=2000-01-01", "world_size: expected a whole number"),
         ("world_size=.nan", "world_size: expected a whole number"),
@@ -432,7 +432,7 @@ def test_results_of_another_sweep_are_refused(content: bytes) -> None:
     write("s.yaml", SCENARIO)
     Path("rows.csv").write_bytes(content)
     ours = content.startswith(b"scenario_v")
-    words = "is not the result" if ours else "--out would overwrite a file that is no earlier"
+    words = "is not the result" if ours else "--out would overwrite a file that is not an earlier"
     answered(["sweep", "s.yaml", "--set", "world_size=1", "--out", "rows.csv"], 2, f"rows.csv: {words}")
 
 
@@ -464,7 +464,7 @@ def test_wrong_experiments(path: str, value: object, words: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "nothing", "chunk-size", "x" * 10**5, "a\0b"])
 def test_unknown_experiments_are_refused(name: str) -> None:
-    answered(["experiment", name or "."], 2, "is no experiment" if name else "Is a directory")
+    answered(["experiment", name or "."], 2, "is not an experiment" if name else "Is a directory")
 
 
 # ---- output --------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def strict(text: str) -> Any:
     """JSON as the standard has it: no NaN, no Infinity."""
 
     def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     return json.loads(text, parse_constant=refuse)
 
@@ -263,12 +263,12 @@ SCENARIOS = {
     "missing key": (changed("world_size: 2\n", ""), "world_size: is missing"),
     "unknown profile": (
         changed("h200x2-hostpath", "h200x2-hostpth"),
-        "hardware: 'h200x2-hostpth' is no hardware profile; did you mean 'h200x2-hostpath'",
+        "hardware: 'h200x2-hostpth' is not a hardware profile; did you mean 'h200x2-hostpath'",
     ),
     "unknown model": (
         "hardware: h200x2-hostpath\nworld_size: 2\n"
         "workload: {model: wan2.2-14, frames: 81, height: 480, width: 832}\npolicy: {kind: resident}\n",
-        "workload.model: 'wan2.2-14' is no known model; did you mean 'wan2.2-14b'",
+        "workload.model: 'wan2.2-14' is not a known model; did you mean 'wan2.2-14b'",
     ),
     "a list": ("[]", "expected a mapping of keys to values"),
     "nothing": ("", "expected a mapping of keys to values"),
@@ -319,10 +319,10 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
 @pytest.mark.parametrize(
     ("args", "problem"),
     [
-        (["hardware", "gb300"], "'gb300' is no hardware profile; "),
+        (["hardware", "gb300"], "'gb300' is not a hardware profile; "),
         (["hardware", "junk"], "Error: junk: is not a text file"),
         (["hardware", "s.yaml"], "Error: s.yaml: hardware: unknown key"),
-        (["models", "flux"], "'flux' is no known model"),
+        (["models", "flux"], "'flux' is not a known model"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["run"], "Missing argument 'FILE'"),
         (["run", "s.yaml", "--frobnicate"], "--frobnicate"),
@@ -444,5 +444,5 @@ def test_a_profile_is_looked_for_beside_the_scenario(folder: Path, chunkflow: Co
     assert "s.yaml on mine: yielding" in chunkflow("run", "folder/s.yaml", cwd=folder).stdout
     shutil.move(folder / "folder" / "s.yaml", folder / "moved.yaml")
     assert_one_message(
-        chunkflow("run", "moved.yaml", cwd=folder), 2, "moved.yaml: hardware: 'mine.yaml' is no hardware profile"
+        chunkflow("run", "moved.yaml", cwd=folder), 2, "moved.yaml: hardware: 'mine.yaml' is not a hardware profile"
     )

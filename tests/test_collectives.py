@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import KINDS, program, tiny_profile
 
-from sim.hardware import AloneTime, CollectiveTag, Profile, collectives, load_profile
+from sim.hardware import CollectiveTag, IsolatedTimes, Profile, collectives, load_profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes, Seconds
@@ -197,9 +197,9 @@ def test_latency_grows_with_ranks_beyond_two(ranks: int, latency: float) -> None
     ("size", "seconds"), [(1, 2), (10, 2), (15, 3), (20, 4), (25, 7), (30, 10), (40, 16)], ids=lambda value: str(value)
 )
 def test_isolated_times_are_interpolated_and_extrapolated_with_the_last_slope(size: float, seconds: float) -> None:
-    table = AloneTime(bytes=(10, 20, 30), seconds=(2, 4, 10), source="test")  # type: ignore[arg-type]
+    table = IsolatedTimes(bytes=(10, 20, 30), seconds=(2, 4, 10), source="test")  # type: ignore[arg-type]
     assert table.at(size) == pytest.approx(seconds)
-    assert AloneTime(bytes=(10,), seconds=(2,), source="test").at(size) == pytest.approx(max(2, size / 5))  # type: ignore[arg-type]
+    assert IsolatedTimes(bytes=(10,), seconds=(2,), source="test").at(size) == pytest.approx(max(2, size / 5))  # type: ignore[arg-type]
 
 
 def test_one_rank_has_nothing_to_move() -> None:
@@ -208,7 +208,7 @@ def test_one_rank_has_nothing_to_move() -> None:
 
 
 def test_more_ranks_have_times_of_their_own() -> None:
-    table = AloneTime(bytes=(Bytes(1), Bytes(2)), seconds=(Seconds(0.5), Seconds(0.75)), source="test")
+    table = IsolatedTimes(bytes=(Bytes(1), Bytes(2)), seconds=(Seconds(0.5), Seconds(0.75)), source="test")
     profile = tiny_profile(4, {"all_to_all.latency": 0.125, "all_to_all.latency_per_rank": 0.0625})
     cls = msgspec.structs.replace(profile.collectives.all_to_all, alone_by_ranks={4: table})
     assert cls.demand_cap(4, 2.0) == 2 / (0.75 - 0.25)

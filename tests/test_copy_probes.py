@@ -16,7 +16,7 @@ from calibration.probes.plan import LONG, QUEUE, plan
 from sim.datasets.probe_parameters import PARAMETERS, Train
 from sim.datasets.probe_rows import RAW, SCHEMA, Row, Stat, load_rows
 from sim.hardware import load_profile
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import InputError, convert
 
 MIB = 2**20
@@ -232,7 +232,7 @@ TRUTHS = st.fixed_dictionaries(
 def test_the_numbers_of_a_gpu_come_back(truth: dict[str, float], base: list[Row]) -> None:
     fixed = {"h2d.cap": 55e9, "d2h.cap": fit_rows(base, "base").profile.d2h.cap.value}
     calibrated = fit_rows([*base, *answered({**truth, **fixed})], "found")
-    found = {path: entry.value for path, entry in numbers(calibrated.profile).items()}
+    found = {path: entry.value for path, entry in numbers_by_path(calibrated.profile).items()}
     staging = truth.pop("staging")
     assert found["pageable.h2d.staging"] == found["pageable.d2h.staging"] == staging
     off = {path: (found[path], value) for path, value in truth.items() if found[path] != pytest.approx(value, rel=0.01)}
@@ -299,8 +299,10 @@ def test_a_stream_keeps_the_engine_until_it_waits_for_a_flag(direction: str, row
 def test_the_shipped_profile_is_the_fit_of_its_rows(rows: dict[str, Row]) -> None:
     shipped = load_profile(MEASURED.name)
     fitted = fit_rows(list(rows.values()), MEASURED.name).profile
-    assert numbers(shipped).keys() == numbers(fitted).keys()
-    assert [entry.number for entry in numbers(fitted).values()] == [entry.number for entry in numbers(shipped).values()]
+    assert numbers_by_path(shipped).keys() == numbers_by_path(fitted).keys()
+    assert [entry.number for entry in numbers_by_path(fitted).values()] == [
+        entry.number for entry in numbers_by_path(shipped).values()
+    ]
 
 
 def test_the_measured_set_is_that_of_the_plan(rows: dict[str, Row]) -> None:

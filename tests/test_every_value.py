@@ -72,7 +72,7 @@ def test_every_odd_value_at_every_key_is_read_or_told(kind: str) -> None:
 
 
 def test_every_odd_value_at_every_key_of_a_raw_row_is_read_or_told(tmp_path: Path) -> None:
-    """Of one row of each kind; what a row holds that JSON cannot (not a number, keys that are no text) is left out."""
+    """Of one row of each kind; what a row holds that JSON cannot (not a number, keys that are not text) is left out."""
     file = Path(validation).with_name("data") / "h200x2-hostpath-20261121c" / "raw.jsonl"
     rows = {row["kind"]: row for row in map(json.loads, file.read_text().splitlines())}
     odd = tmp_path / "raw.jsonl"

@@ -35,7 +35,7 @@ def run(name: str, pool: Executor) -> list[Row]:
 def curve(rows: list[Row], kind: str, x: str) -> dict[float, float]:
     """Step time, s, over the axis `x` for one kind of policy."""
     return {
-        float(str(r.values[x])): r.figures["step_time_s"]
+        float(str(r.values[x])): r.metrics["step_time_s"]
         for r in rows
         if r.values["policy.kind"] == kind and r.values[x] is not None
     }
@@ -57,7 +57,7 @@ def test_the_chunk_size_curve_is_a_u(pool: Executor) -> None:
 @pytest.mark.slow
 def test_the_step_falls_in_a_line_with_residency_until_it_meets_the_resident_one(pool: Executor) -> None:
     rows = run("residency-wan-small", pool)
-    resident = next(r.figures["step_time_s"] for r in rows if r.values["policy.kind"] == "resident")
+    resident = next(r.metrics["step_time_s"] for r in rows if r.values["policy.kind"] == "resident")
     for kind in ("whole_layer", "yielding"):
         steps = curve(rows, kind, "policy.resident_fraction")
         fractions = sorted(steps)
@@ -82,7 +82,7 @@ def test_overhead_vanishes_past_the_crossover(pool: Executor) -> None:
 @pytest.mark.slow
 def test_three_models_keep_the_published_order(pool: Executor) -> None:
     rows = run("models-policies", pool)
-    steps = {(r.values["case"], r.values["policy.kind"]): r.figures["step_time_s"] for r in rows}
+    steps = {(r.values["case"], r.values["policy.kind"]): r.metrics["step_time_s"] for r in rows}
     published = {
         "Wan2.2-TI2V-5B, 81 frames": 1.302,
         "HunyuanVideo, 21 frames": 1.340,
@@ -95,7 +95,7 @@ def test_three_models_keep_the_published_order(pool: Executor) -> None:
 
 @pytest.mark.slow
 def test_yield_windows_leak_as_published(pool: Executor) -> None:
-    rows = {str(r.values["case"]): r.figures for r in run("yield-windows-wan", pool)}
+    rows = {str(r.values["case"]): r.metrics for r in run("yield-windows-wan", pool)}
     leak = {name: f["h2d_collective_overlap_s"] / f["collective_time_s"] for name, f in rows.items()}
     assert 1 / 3 <= leak["launch window"] <= 2 / 3
     assert leak["kernel window"] == 0
@@ -118,7 +118,7 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
     with pytest.raises(
-        InputError, match="is no experiment; did you mean 'chunk-size-wan'\\? `chunkflow-sim experiment` lists all"
+        InputError, match="is not an experiment; did you mean 'chunk-size-wan'\\? `chunkflow-sim experiment` lists all"
     ):
         load_experiment("chunks")
 
@@ -126,8 +126,8 @@ def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
 @pytest.mark.slow
 def test_one_uplink_slows_collectives_and_nvswitch_does_not(pool: Executor) -> None:
     rows = run("aces", pool)
-    step = {(str(r.values["case"]), str(r.values["policy.kind"])): r.figures["step_time_s"] for r in rows}
-    called = {(str(r.values["case"]), str(r.values["policy.kind"])): r.figures["collective_time_s"] for r in rows}
+    step = {(str(r.values["case"]), str(r.values["policy.kind"])): r.metrics["step_time_s"] for r in rows}
+    called = {(str(r.values["case"]), str(r.values["policy.kind"])): r.metrics["collective_time_s"] for r in rows}
     one, switched = "one uplink", "NVSwitch"
     assert step[one, "whole_layer"] / step[one, "resident"] == pytest.approx(1.12, abs=0.04)
     assert called[one, "whole_layer"] / called[one, "resident"] == pytest.approx(1.32, abs=0.08)
@@ -163,7 +163,7 @@ KINDS = {"policy.kind": ["resident", "chunked"]}
         ({"axes": {"policy.chunk_bytes": None}}, "axes.policy.chunk_bytes: expected a list of values, or text such as"),
         ({"axes": {"policy.chunk_bytes": {"a": 1}}}, "policy.chunk_bytes: expected a size, such as 16777216"),
         ({"axes": {"policy.chunk_bytes": "4..1:x2"}}, "axes.policy.chunk_bytes: expected a range that ascends"),
-        ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is no number with a unit"),
+        ({"axes": {"policy.chunk_bytes": "1..z:x2"}}, "axes.policy.chunk_bytes: 'z' is not a number with a unit"),
         ({"axes": {"world_size": [1]}}, "x: is 'policy.chunk_bytes', which is none of the axes: world_size"),
         ({"axes": {}}, "x: is 'policy.chunk_bytes', which is none of the axes: there are neither axes"),
         ({"x": "policy.kind", "axes": KINDS}, "axes.policy.kind[0]: is 'resident': plot: curves needs numbers on x"),

@@ -25,7 +25,7 @@ from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import CopyClass, Profile, load_profile, to_plain
 from sim.hardware.collectives import flows, sent_per_rank, transfer
 from sim.hardware.profile_check import contradictions
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import convert
 from sim.program import Collective, Copy, Program, RankBuilder
 
@@ -295,7 +295,7 @@ EXACT = (
 
 def assert_found(calibrated: Calibrated, truth: Profile, close: Numbers) -> None:
     paths = dict.fromkeys(EXACT, 0.01) | dict(close)
-    found, true = numbers(calibrated.profile), numbers(truth)
+    found, true = numbers_by_path(calibrated.profile), numbers_by_path(truth)
     off = {p: found[p].number.value / true[p].number.value - 1 for p in paths}
     assert {p: e for p, e in off.items() if abs(e) > paths[p]} == {}
 
@@ -475,9 +475,11 @@ def beside_collectives(rows: list[Row], like: str, *missing: str) -> tuple[Numbe
     """
     kept = [r for r in rows if not {r.kind, r.case} & set(missing)]
     found = {
-        p: e.number for p, e in numbers(fit_rows(kept, "found").profile).items() if ".beside." in p or p in KERNELS
+        p: e.number
+        for p, e in numbers_by_path(fit_rows(kept, "found").profile).items()
+        if ".beside." in p or p in KERNELS
     }
-    sources = {p: e.number.source for p, e in numbers(load_profile(like)).items()}
+    sources = {p: e.number.source for p, e in numbers_by_path(load_profile(like)).items()}
     for path, number in found.items():
         assert number.inherited_from in ("", like)
         assert number.source == sources[path] or not number.inherited_from
@@ -487,7 +489,7 @@ def beside_collectives(rows: list[Row], like: str, *missing: str) -> tuple[Numbe
 
 def on(name: str, *paths: str) -> Numbers:
     """Numbers of a shipped profile."""
-    found = numbers(load_profile(name))
+    found = numbers_by_path(load_profile(name))
     return {path: found[path].value for path in paths}
 
 
@@ -531,14 +533,14 @@ def test_rate_factors_leave_latencies_out(measured: list[Row]) -> None:
             times |= {f"{name}alone_seconds": latency + 20e-6, f"{name}seconds": latency + 40e-6}
         return msgspec.structs.replace(r, ranks=[{q: Stat(s, 0.0, 5) for q, s in times.items()}] * len(r.ranks))
 
-    found = numbers(fit_rows([small(r) if r.kind == "pair" else r for r in measured], "found").profile)
+    found = numbers_by_path(fit_rows([small(r) if r.kind == "pair" else r for r in measured], "found").profile)
     assert {path: found[path].value for path in KEPT} == pytest.approx(dict.fromkeys(KEPT, 0.5), rel=0.05)
 
 
 @pytest.mark.parametrize(("factor", "kept"), [(1e3, 0.01), (0.05, 1.0)])
 def test_rate_factors_are_clamped_to_0_01_and_1(factor: float, kept: float, measured: list[Row]) -> None:
     rows = [late(r, factor, "seconds", "other_seconds") if r.kind == "pair" else r for r in measured]
-    found = numbers(fit_rows(rows, "found").profile)
+    found = numbers_by_path(fit_rows(rows, "found").profile)
     assert {path: found[path].value for path in KEPT} == dict.fromkeys(KEPT, kept)
 
 

@@ -48,7 +48,7 @@ GOOD = '{"step_time_s": 2, "lower_bound_s": 1, "collective_inflation_s": 0}'
     [
         (GOOD, ""),
         ("{", "no JSON"),
-        ('{"x": NaN}', "NaN is no number"),
+        ('{"x": NaN}', "NaN is not a number"),
         (GOOD.replace("2", "0.5"), "lower bound 1 > step 0.5"),
         (GOOD.replace(": 0}", ": -1e-9}"), "collective_inflation_s is negative"),
     ],

@@ -22,7 +22,7 @@ from sim.hardware.routes import Graph
 from sim.inputs.config import InputError
 from sim.inputs.units import plain
 from sim.report.hardware_page import hardware_page
-from sim.report.profile_rows import numbers
+from sim.report.profile_rows import rows_of
 from sim.report.text_layout import SMALL, TITLE, text_width
 
 Plain = dict[str, Any]
@@ -217,7 +217,7 @@ def test_a_page_draws_all_there_is_and_lists_every_number(make: Any) -> None:
     for name in profile.resource_names:
         base = name.removesuffix(".in").removesuffix(".out")
         assert base in told, f"{name} is not drawn"
-    for number in numbers(profile):
+    for number in rows_of(profile):
         assert f"<td>{number.path}</td>" in source
     assert source.count("<script") == 0 and "://" not in re.sub(r"<td.*?</td>", "", source)
 
@@ -372,7 +372,7 @@ def test_the_command_writes_the_page(chunkflow: Command, tmp_path: Path) -> None
     ("args", "code", "words"),
     [
         (["h200x2-hostpath", "--html", "file/page.html"], 1, "cannot be written"),
-        (["nowhere", "--html", "page.html"], 2, "is no hardware profile"),
+        (["nowhere", "--html", "page.html"], 2, "is not a hardware profile"),
         (["--html", "page.html"], 2, "give its NAME"),
     ],
 )

@@ -14,13 +14,13 @@ from conftest import Command
 from calibration import fit_h200x8
 from calibration.fitting import to_yaml
 from sim.fluid import weighted_max_min
-from sim.hardware import Kept, Profile, load_profile, profile_file, shipped, to_plain
+from sim.hardware import Inherited, Profile, load_profile, profile_file, shipped, to_plain
 from sim.hardware.inheritance import provenance
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import InputError
 from sim.report.hardware_page import hardware_page
 from sim.report.profile_rows import ANOTHER_TOPOLOGY
-from sim.report.profile_rows import numbers as profile_rows
+from sim.report.profile_rows import rows_of as profile_rows
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -80,7 +80,7 @@ def test_a_plain_name_is_a_session_and_says_which(plain: str, session: str) -> N
     assert session.rpartition("-")[2] in mine.description
     assert mine.fingerprint == base.fingerprint
     assert mine.capacities == base.capacities
-    values = [{path: entry.value for path, entry in numbers(of).items()} for of in (mine, base)]
+    values = [{path: entry.value for path, entry in numbers_by_path(of).items()} for of in (mine, base)]
     assert values[0] == values[1]
 
 
@@ -180,7 +180,7 @@ def test_a_profile_may_be_like_another(tmp_path: Path) -> None:
     assert {"fingerprint", "description", "topology", "collectives.all_to_all", "streams.event"} <= set(kept)
     assert not {"name", "streams", "streams.wake"} & set(kept)
     assert {(entry.profile, entry.another_topology) for entry in mine.kept} == {("h200x2-hostpath", False)}
-    assert {*again.kept} == {*mine.kept, Kept("streams.wake", "mine")}
+    assert {*again.kept} == {*mine.kept, Inherited("streams.wake", "mine")}
     ignored = {"name": "mine", "streams": 0, "kept": 0}
     assert to_plain(again) | ignored == to_plain(mine) | ignored
 
@@ -210,7 +210,7 @@ def test_nodes_and_facts_of_a_host_may_be_called_as_a_number_is(tmp_path: Path) 
     write(tmp_path, "base.yaml", plain)
     heir = load_profile(write(tmp_path, "heir.yaml", {"like": "base.yaml", "name": "heir"}))
     assert heir.topology.nodes["value"].kind == "network"
-    assert {entry.number.inherited_from for entry in numbers(heir.topology).values()} == {"base"}
+    assert {entry.number.inherited_from for entry in numbers_by_path(heir.topology).values()} == {"base"}
     assert heir.fingerprint == plain["fingerprint"]
 
 
@@ -243,7 +243,7 @@ def test_what_was_measured_on_another_topology_says_so(tmp_path: Path, chunkflow
 @pytest.mark.parametrize(
     ("like", "problem"),
     [
-        ("h200x2-hostpth", "is no hardware profile; did you mean 'h200x2-hostpath'"),
+        ("h200x2-hostpth", "is not a hardware profile; did you mean 'h200x2-hostpath'"),
         ("mine.yaml", "mine.yaml: like: is a cycle: mine.yaml -> mine.yaml"),
         (3, "like: expected the name of a hardware profile"),
     ],

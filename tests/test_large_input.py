@@ -110,7 +110,7 @@ def test_devices_and_pipes_are_refused_without_opening_them(command: str, kind: 
         pytest.skip("standard input is a file here")
     done = CliRunner().invoke(main, [command, kind])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert f"Error: {kind}: is no regular file" in done.stderr
+    assert f"Error: {kind}: is not a regular file" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "hardware", "experiment"])

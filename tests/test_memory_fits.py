@@ -112,7 +112,7 @@ FITS = [True, True, False, False]
 def test_sweeps_have_the_column_in_rows_table_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = points(SWEPT, AXES)
     rows = sweep(made, output=tmp_path / "rows.csv")
-    assert [row.figures["fits_memory"] for row in rows] == FITS
+    assert [row.metrics["fits_memory"] for row in rows] == FITS
     lines = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert [line["fits_memory"] for line in lines] == ["true", "true", "false", "false"]
     assert {line["device_memory_bytes"] for line in lines} == {

@@ -36,7 +36,7 @@ NAMED: Plain = {
     "workload": {"model": "flux.1-dev", "height": 512, "width": 512, "parallelism": "ulysses", "steps": 1, "layers": 2},
 }
 WRONG: list[tuple[tuple[str | int, ...], object, str, str]] = [
-    (("hardware",), "h200x2-hostpth", "hardware", "is no hardware profile; did you mean 'h200x2-hostpath'"),
+    (("hardware",), "h200x2-hostpth", "hardware", "is not a hardware profile; did you mean 'h200x2-hostpath'"),
     (("world_size",), 1.5, "world_size", "expected a whole number, got the number 1.5"),
     (("workload", "layers"), 0, "workload.layers", ""),
     (("workload", "steps"), "two", "workload.steps", "expected a whole number, got text 'two'"),
@@ -159,7 +159,7 @@ def test_a_model_goes_by_its_name_on_a_hub_and_in_any_case(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["flux/", "flux.1-dev/", "/", "", "FLUX.1-dev/x"])
 def test_an_unknown_model_is_told_how_to_list_models(name: str) -> None:
-    with pytest.raises(InputError, match="is no known model; .*`chunkflow-sim models` lists all"):
+    with pytest.raises(InputError, match="is not a known model; .*`chunkflow-sim models` lists all"):
         load_model(name)
 
 
@@ -237,12 +237,12 @@ VALUES = ["!!bool x", "!!timestamp x", "!!python/name:os.system", "&a {x: *a}", 
             "expected a range that ascends, with a factor or step, such as 1MiB..256MiB:x2 or 0..1:+0.25; this one begins above",
         ),
         ("world_size=1..inf", "'1..inf' has no factor or step"),
-        ("world_size=1..inf:x2", "'inf' is no number with a unit, up to 1e+"),
+        ("world_size=1..inf:x2", "'inf' is not a number with a unit, up to 1e+"),
         ("world_size=1..8:2", "'1..8:2' has no factor or step"),
         ("world_size=1..8:x1", "has the factor 1, which must be above 1"),
         ("world_size=1..8:+0", "has the step 0, which must be above 0"),
         ("world_size=0..8:x2", "multiplies from 0, which must be above 0"),
-        ("world_size=1..1e300:x1.0000001", "'1e300' is no number with a unit, up to 1e+"),
+        ("world_size=1..1e300:x1.0000001", "'1e300' is not a number with a unit, up to 1e+"),
         ("world_size=1..1e12:x1.0000001", "has more than 1000000 values: take a larger factor"),
         ("world_size=0..1000000:+1", "has more than 1000000 values: take a larger step"),
         ("world_size=null", "world_size: expected a whole number, got nothing"),
@@ -301,7 +301,7 @@ def test_json_says_why_there_is_no_interval(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", VALUES)
 @pytest.mark.parametrize("path", ["policy", "policy.chunk_bytes", "hardware[0]", "workload.block[0]", "policy.kind", "x"])  # fmt: skip
 def test_values_of_set_are_read_as_files_are(text: str, path: str) -> None:
-    """What a file cannot hold is no value of --set either, and neither leaves anything but a message."""
+    """What a file cannot hold is not a value of --set either, and neither leaves anything but a message."""
     with pytest.raises(InputError, match=r"^--set|^s\.yaml"):
         axis, values = parse_axis(f"{path}={text}")
         points(SCENARIO, {axis: values}, "s.yaml")

@@ -107,7 +107,7 @@ RACES = [
     pytest.param([[put(), get()], [get()]], "'put' of rank 0 on stream 's' may still be writing it", id="read since"),
     pytest.param([[put()], [put()]], "'put' of rank 0 on stream 's' may still be writing it", id="two writes"),
     pytest.param([[put("s"), put("t")], []], "'put' of rank 0 on stream 't' writes buffer 'shared'", id="one rank"),
-    pytest.param([[put(), write()], [wait(), get()]], "may still be writing it", id="a flag that is no sequence"),
+    pytest.param([[put(), write()], [wait(), get()]], "may still be writing it", id="a flag that is not a sequence"),
     pytest.param(
         [[sequence(), put(), write()], [wait(test="equal"), get()]], "may still be writing it", id="a wait for one value"
     ),
@@ -365,8 +365,8 @@ def test_at_least_does_not_depend_on_where_the_count_begins(word: int, value: in
         ([sequence(), write(2**32 - 1)], "sequence 'f' becomes 4294967295 after 0, which is not ahead of it"),
         ([sequence(), write(1), write(2, "t")], "sequence 'f' is written by streams 's' and 't'"),
         ([write(5), sequence()], "flag 'f' is written before it is declared as a sequence"),
-        ([write(2**32)], "flag 'f' is given 4294967296, which is no number of 32 bits without sign"),
-        ([wait(-1)], "flag 'f' is given -1, which is no number of 32 bits without sign"),
+        ([write(2**32)], "flag 'f' is given 4294967296, which is not an unsigned 32-bit number"),
+        ([wait(-1)], "flag 'f' is given -1, which is not an unsigned 32-bit number"),
         ([wait(1)], "rank 0 stream 's' waits for host flag 'f' to be at least 1, which nobody writes"),
         ([write(3), wait(2, test="equal")], "rank 0 stream 's' waits for host flag 'f' to be 2, which nobody writes"),
         ([write(), wait(2)], "rank 0 stream 's' waits for host flag 'f' to be at least 2, which nobody writes"),

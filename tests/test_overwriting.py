@@ -106,7 +106,7 @@ def test_an_input_is_refused_as_output(command: str, folder: Path) -> None:
 def test_a_foreign_file_is_refused_as_output(command: str, folder: Path) -> None:
     args = COMMANDS[command]
     for name in FOREIGN:
-        assert f"{name}: {args[-1]} would overwrite a file that is no earlier" in refused(folder, *args, name)
+        assert f"{name}: {args[-1]} would overwrite a file that is not an earlier" in refused(folder, *args, name)
 
 
 @pytest.mark.parametrize("second", ["r", "sub/../r", "link"])
@@ -156,7 +156,7 @@ def test_results_of_one_kind_are_no_output_of_another(command: str, folder: Path
 def test_a_calibration_overwrites_no_profile_that_it_did_not_write(name: str, folder: Path) -> None:
     (folder / RESIDUALS).write_text("mine")
     said = refused(folder, "calibrate", "--fit-only", "--name", "host" if name == "host.yaml" else "new", "--out", ".")
-    assert f"{name}: --out would overwrite a file that is no earlier --out" in said
+    assert f"{name}: --out would overwrite a file that is not an earlier --out" in said
 
 
 def test_the_shipped_files_are_no_outputs(folder: Path) -> None:
@@ -298,6 +298,6 @@ def test_a_sweep_streams_its_rows_to_standard_output(folder: Path, chunkflow: An
     assert sorted((row["world_size"], row["policy.chunk_bytes"]) for row in found) == [
         (ranks, size) for ranks in ("1", "2") for size in ("1 MiB", "512 KiB")
     ]
-    expected = {tuple(map(str, row.values.values())): row.figures["step_time_s"] for row in sweep(points(SMALL, AXES))}
+    expected = {tuple(map(str, row.values.values())): row.metrics["step_time_s"] for row in sweep(points(SMALL, AXES))}
     assert {(row["world_size"], row["policy.chunk_bytes"]): float(row["step_time_s"]) for row in found} == expected
     assert table.count(" yes ") == 4

@@ -103,15 +103,15 @@ import sys
 from pathlib import Path
 from sim import Scenario
 from sim.policies import load_policies
-from sim.analysis.sensitivity import figure
+from sim.analysis.sensitivity import metric_value
 from sim.sweeps.worker_pool import Workers
 
 if __name__ == "__main__":
     assert load_policies(sys.argv[1]) == ("halves",) == load_policies(sys.argv[1])
     scenario = Scenario.load(sys.argv[2])
     with Workers(1) as pool:
-        there = pool.submit(figure, scenario, "step_time_s", scenario.profile()).result()
-    assert there == figure(scenario, "step_time_s", scenario.profile())
+        there = pool.submit(metric_value, scenario, "step_time_s", scenario.profile()).result()
+    assert there == metric_value(scenario, "step_time_s", scenario.profile())
     print(there)
 """
     (toy / "elsewhere").mkdir()
@@ -133,8 +133,8 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("absent.py", None, "is no Python file (.py) with policies"),
-        ("policy.txt", "x = 1", "is no Python file (.py) with policies"),
+        ("absent.py", None, "is not a Python file (.py) with policies"),
+        ("policy.txt", "x = 1", "is not a Python file (.py) with policies"),
         ("broken.py", "def f(:", "fails: SyntaxError"),
         ("raises.py", "raise ValueError('no')", "fails: ValueError: no"),
         ("empty.py", "x = 1", "registers no policy"),
@@ -169,7 +169,7 @@ def test_register_refuses_classes_that_are_no_policies() -> None:
 
     with pytest.raises(TypeError, match="Nameless has no kind of its own"):
         register(Nameless)
-    with pytest.raises(TypeError, match="int is no policy"):
+    with pytest.raises(TypeError, match="int is not a policy"):
         register(int)  # type: ignore[type-var]
 
 

@@ -125,8 +125,8 @@ def test_representative_runs_estimate_every_interval(todo: Estimate, covered: li
             assert job in todo.representatives.values()
             program = with_kernel_times(job.case.load_scenario().program(), kernel_times(job.baselines, job.profile))
             whole = interval(partial(module.step_seconds, program), job.profile, 0.6826895)
-            assert whole.figure == found.compared.predicted.step_s
-            assert found.deviations.profile == pytest.approx(whole.high - whole.figure, rel=0.2)
+            assert whole.value == found.compared.predicted.step_s
+            assert found.deviations.profile == pytest.approx(whole.high - whole.value, rel=0.2)
 
 
 @pytest.mark.slow

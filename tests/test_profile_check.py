@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from strategies import KINDS, changes, program, tiny_profile, trees
 
 from sim.analysis.first_order import layer_time
-from sim.hardware import AloneTime, Profile, load_profile, shipped, to_plain
+from sim.hardware import IsolatedTimes, Profile, load_profile, shipped, to_plain
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile, contradictions, summaries
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.units import Bytes, Seconds
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, RankBuilder
@@ -111,7 +111,7 @@ def test_a_byte_never_takes_more_alone_than_beside_copies() -> None:
 @pytest.mark.parametrize("factor", [0.5, 1.05])
 def test_every_share_of_a_profile_may_change_by_itself(factor: float) -> None:
     profile = load_profile("h200x8-hostpath")
-    paths = [path for path in numbers(profile) if path.startswith("collectives.") and "overhead" in path]
+    paths = [path for path in numbers_by_path(profile) if path.startswith("collectives.") and "overhead" in path]
     assert "collectives.all_reduce.contention_by_ranks[8].isolated_overhead" in paths
     for path in paths:
         other = changed(profile, {path: lambda value: factor * value})
@@ -130,8 +130,8 @@ def test_no_shipped_profile_contradicts_itself(name: str) -> None:
 def with_rows(rows: dict[int, float], overhead: float = 1.0) -> Profile:
     """Two GPUs at links of 1e9 B/s each way, and a table of bytes sent -> seconds for all-to-alls."""
     profile = tiny_profile(2, {"down": 1e9, "up": 1e9, "all_to_all.overhead": overhead})
-    times = AloneTime(tuple(map(Bytes, rows)), tuple(map(Seconds, rows.values())), "test")
-    far = AloneTime((Bytes(1), Bytes(2)), (Seconds(1.0), Seconds(2.0)), "test")
+    times = IsolatedTimes(tuple(map(Bytes, rows)), tuple(map(Seconds, rows.values())), "test")
+    far = IsolatedTimes((Bytes(1), Bytes(2)), (Seconds(1.0), Seconds(2.0)), "test")
     cls = msgspec.structs.replace(profile.collectives.all_to_all, alone=times)
     slow = {k: msgspec.structs.replace(getattr(profile.collectives, k), alone=far) for k in KINDS if k != "all_to_all"}
     return msgspec.structs.replace(
@@ -171,7 +171,7 @@ def test_a_contradiction_is_said_with_both_times_and_what_is_full() -> None:
 
 def test_tables_of_more_ranks_are_checked_and_those_of_more_than_there_are_not() -> None:
     profile = tiny_profile(3)
-    table = AloneTime((Bytes(2**20), Bytes(2**21)), (Seconds(2**17), Seconds(2**18)), "test")
+    table = IsolatedTimes((Bytes(2**20), Bytes(2**21)), (Seconds(2**17), Seconds(2**18)), "test")
     quick = msgspec.structs.replace(table, seconds=(Seconds(2**15), Seconds(2**16)))
     cls = msgspec.structs.replace(profile.collectives.all_gather, alone_by_ranks={3: quick, 4: quick})
     profile = msgspec.structs.replace(profile, collectives=msgspec.structs.replace(profile.collectives, all_gather=cls))
@@ -189,7 +189,7 @@ def hierarchical(quick: float) -> Profile:
         for ranks in (2, 4):
             took = [isolated_time(profile, kind, size * 2**22, range(ranks)) / quick for size in (1, 2)]
             sent = [Bytes(round(sent_per_rank(kind, size * 2**22, ranks))) for size in (1, 2)]
-            tables.append(AloneTime(tuple(sent), tuple(map(Seconds, took)), "test"))
+            tables.append(IsolatedTimes(tuple(sent), tuple(map(Seconds, took)), "test"))
         classes[kind] = msgspec.structs.replace(
             given, alone=tables[0], alone_by_ranks={3: tables[1], 4: tables[1]}, algorithm="hierarchical"
         )

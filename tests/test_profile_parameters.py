@@ -10,7 +10,7 @@ import pytest
 from strategies import tiny_profile
 
 from sim.hardware import Profile, load_profile, shipped, to_plain
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.hardware.schema import Device, HostIssue, Streams
 from sim.hardware.topology import Sourced
 from sim.inputs.config import convert
@@ -39,7 +39,7 @@ def sources(plain: Any) -> int:
 @pytest.mark.parametrize("name", shipped())
 def test_every_number_with_a_source_is_found(name: str) -> None:
     profile = load_profile(name)
-    assert len(numbers(profile)) == sources(to_plain(profile)) > 40
+    assert len(numbers_by_path(profile)) == sources(to_plain(profile)) > 40
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_every_number_with_a_source_is_found(name: str) -> None:
     ],
 )
 def test_a_number_is_found_by_its_key_path(path: str, value: float | None, uncertainty: float | None) -> None:
-    entry = numbers(FOUR)[path]
+    entry = numbers_by_path(FOUR)[path]
     assert (entry.value, entry.uncertainty) == (value, uncertainty)
 
 
-@pytest.mark.parametrize("path", numbers(FOUR))
+@pytest.mark.parametrize("path", numbers_by_path(FOUR))
 def test_a_changed_number_changes_nothing_else(path: str) -> None:
     def more(value: float) -> float:
         return value * 1.01 + 1e-7
@@ -142,7 +142,7 @@ def test_what_is_assumed_of_pageable_memory_is_what_its_source_measured() -> Non
 def test_copies_within_a_gpu_are_as_given() -> None:
     given = msgspec.structs.replace(FOUR, d2d=FOUR.h2d)
     assert given.device_copies is FOUR.h2d
-    assert "d2d.cap" in numbers(given) and "d2d.cap" not in numbers(FOUR)
+    assert "d2d.cap" in numbers_by_path(given) and "d2d.cap" not in numbers_by_path(FOUR)
 
 
 @pytest.mark.parametrize(("engines", "at_once"), [(0.2, 1), (1.0, 1), (1.05, 1), (2.0, 2), (2.6, 3)])

@@ -206,7 +206,7 @@ def written(tmp_path: Path, data: Plain) -> Path:
         ({"fitt": "kernels"}, "cases[0].fitt: unknown key; did you mean 'fit'?"),
         ({"fit": "outside"}, "cases[0]: fit outside needs a first run of kind resident with a published request_s"),
         ({"request_steps": 0}, "cases[0]: request_steps is 0"),
-        ({"hardware": "h200x2"}, "cases[0].runs[0].hardware: 'h200x2' is no hardware profile"),
+        ({"hardware": "h200x2"}, "cases[0].runs[0].hardware: 'h200x2' is not a hardware profile"),
         ({"world_size": 3}, "cases[0].runs[0].world_size: is 3, but h200x2-hostpath has 2 GPUs"),
         ({"workload": {"model": "wan"}}, "cases[0].runs[0].workload.height: is missing"),
     ],

@@ -129,13 +129,13 @@ FIRST, LAST, ALL = (0, 1), (1, 2), None
             "'p2p' of rank 0 sends 8 bytes to rank 1, 'p2p' there is to receive 4",
             id="sizes in another order",
         ),
-        pytest.param([[move(Send(0, 8, "b"))]], "'p2p' of rank 0 sends to or from rank 0, which is no peer", id="itself"),
+        pytest.param([[move(Send(0, 8, "b"))]], "'p2p' of rank 0 sends to or from rank 0, which is not a peer", id="itself"),
         pytest.param(
             [[move(Recv(2, 8, "b"))], []],
-            "'p2p' of rank 0 receives to or from rank 2, which is no peer",
+            "'p2p' of rank 0 receives to or from rank 2, which is not a peer",
             id="a peer that is not there",
         ),
-        pytest.param([[move(Send(-1, 8, "b"))], []], "rank -1, which is no peer", id="a peer below 0"),
+        pytest.param([[move(Send(-1, 8, "b"))], []], "rank -1, which is not a peer", id="a peer below 0"),
         pytest.param(
             [[move(Send(1, 8, "b"))], [move(Recv(2, 8, "b"))], [move(Recv(0, 8, "b"))]],
             "rank 0 sends 1 times to rank 1 on communicator 's', which has 0 calls to receive",

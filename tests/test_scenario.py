@@ -339,13 +339,13 @@ def test_a_file_that_cannot_be_read_is_named(name: str, problem: str, tmp_path: 
 def test_an_unknown_profile_is_told_close_ones_and_how_to_list_all() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain(changed("hardware", "h200x3")).profile()
-    assert str(caught.value).startswith("scenario: hardware: 'h200x3' is no hardware profile; did you mean ")
+    assert str(caught.value).startswith("scenario: hardware: 'h200x3' is not a hardware profile; did you mean ")
     assert "`chunkflow-sim hardware` lists all" in str(caught.value)
     assert sum(name in str(caught.value) for name in shipped()) <= 3
 
 
 def test_a_profile_file_that_is_missing_is_named() -> None:
-    with pytest.raises(InputError, match=r"^scenario: hardware: '/nowhere/host\.yaml' is no hardware profile"):
+    with pytest.raises(InputError, match=r"^scenario: hardware: '/nowhere/host\.yaml' is not a hardware profile"):
         Scenario.from_plain(changed("hardware", "/nowhere/host.yaml")).profile()
 
 

@@ -96,9 +96,9 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "unknown key": (["s.yaml", "--set", "policy.chunk_byte=3"], "policy.chunk_byte: unknown key; did you mean"),
     "no such list": (["s.yaml", "--set", "workload.blocks[0].repeat=3"], "there is no 'blocks' in the scenario"),
     "wrong value": (["s.yaml", "--set", "world_size=two"], "world_size: expected a whole number"),
-    "unknown hardware": (["s.yaml", "--hardware", "h200x2"], "--hardware: 'h200x2' is no hardware profile; did you"),
+    "unknown hardware": (["s.yaml", "--hardware", "h200x2"], "--hardware: 'h200x2' is not a hardware profile; did you"),
     "too few GPUs": (["s.yaml", "--hardware", "h200x1"], "s.yaml: world_size: is 2, but h200x1 has 1 GPUs"),
-    "empty hardware": (["s.yaml", "--hardware", ""], "--hardware: '' is no hardware profile"),
+    "empty hardware": (["s.yaml", "--hardware", ""], "--hardware: '' is not a hardware profile"),
 }
 
 

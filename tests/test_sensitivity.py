@@ -27,15 +27,15 @@ from sim.analysis.sensitivity import (
     Sensitivity,
     around,
     factors,
-    figure,
     interval,
+    metric_value,
     most_runs,
     sensitivity,
     slopes,
     uncertain,
 )
 from sim.hardware import Profile, load_profile, to_plain
-from sim.hardware.profile_parameters import changed, numbers
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
 from sim.program import Program
@@ -69,7 +69,7 @@ def test_a_cap_and_the_link_that_it_fills_are_one_measurement() -> None:
 def test_a_link_of_another_capacity_is_a_measurement_of_its_own() -> None:
     names = {f.name for f in factors(tiny_profile(changes={"h2d.cap": 7.0}))}
     assert {"h2d.cap", "topology.links[1].there", "d2h.cap + topology.links[1].back"} <= names
-    assert {p for f in factors(tiny_profile()) for p in f.paths} == set(numbers(tiny_profile()))
+    assert {p for f in factors(tiny_profile()) for p in f.paths} == set(numbers_by_path(tiny_profile()))
 
 
 def test_one_capacity_of_both_ways_joins_both_caps() -> None:
@@ -100,7 +100,7 @@ def test_a_step_of_one_kind_of_kernel_goes_with_their_efficiency(change: float) 
     for path in ("device.compute_efficiency", "device.peak_flops"):
         assert effect_of(found, path).elasticity == pytest.approx(expected, rel=1e-9)
     assert {"device.hbm_efficiency", "device.hbm_bandwidth", "h2d.cap + topology.links[1].there"} <= set(found.unmoved)
-    assert found.figure == pytest.approx(12.0)
+    assert found.value == pytest.approx(12.0)
     assert effect_of(found, "device.peak_flops").moved == pytest.approx(12 * expected * change, rel=1e-9)
 
 
@@ -129,25 +129,25 @@ def test_changes_that_are_not_valid_are_skipped_and_said() -> None:
     assert table.remark.startswith("skipped -50 %: latency must be shorter")
     assert table.elasticity == pytest.approx(1.0), "by the other way alone"
     narrow = Factor(("collectives.all_to_all.latency", "h2d.cap"), 5.0, None)
-    _, [slope] = slopes(partial(figure, waiting, "step_time_s"), changed(profile, {"h2d.cap": lambda v: 1e-30}), [(narrow, 0.5)])  # fmt: skip
+    _, [slope] = slopes(partial(metric_value, waiting, "step_time_s"), changed(profile, {"h2d.cap": lambda v: 1e-30}), [(narrow, 0.5)])  # fmt: skip
     assert slope.value is None and slope.remark.startswith("skipped")
 
 
-def program_figure(program: Program, profile: Profile) -> float:
+def program_metric(program: Program, profile: Profile) -> float:
     return sum(SimulatedMachine(profile).run(program).step_times())
 
 
 def euler(program: Program, profile: Profile, change: float = 1e-5) -> float:
     """Elasticities of all times less those of all rates: 1, as a run takes t times as long when all of them do."""
     chosen = [f for f in factors(profile) if f.value != 0]
-    base, found = slopes(partial(program_figure, program), profile, [(f, change) for f in chosen])
+    base, found = slopes(partial(program_metric, program), profile, [(f, change) for f in chosen])
     total = 0.0
     for factor, slope in zip(chosen, found, strict=True):
-        number = numbers(profile)[factor.paths[0]].number
+        number = numbers_by_path(profile)[factor.paths[0]].number
         kind = type(getattr(number, "value", Seconds()))
         assert slope.value is not None
         total += slope.value * (issubclass(kind, Seconds) - issubclass(kind, Bandwidth | FlopRate))
-    longer, shorter = (program_figure(scaled(program, 1 + by), profile) for by in (change, -change))
+    longer, shorter = (program_metric(scaled(program, 1 + by), profile) for by in (change, -change))
     return (total + (longer - shorter) / (2 * change)) / base
 
 
@@ -173,7 +173,7 @@ def _times(by: float, value: float) -> float:
 @settings(max_examples=settings().max_examples // 6)
 @given(cases(policy=offloading), st.integers(0, 10**6))
 def test_elasticities_of_anything_sum_to_one(case: Case, seed: int) -> None:
-    assume(program_figure(case.scenario.program(), case.profile) > 0)
+    assume(program_metric(case.scenario.program(), case.profile) > 0)
     assert euler(case.scenario.program(), generic(case, seed), 1e-7) == pytest.approx(1, abs=1e-3)
 
 
@@ -219,7 +219,7 @@ MIXED = scenario(
 @pytest.mark.slow
 def test_an_interval_is_where_draws_of_all_numbers_lie() -> None:
     profile, draw = uncertain_host(), random.Random(0)
-    run = partial(figure, MIXED, "step_time_s")
+    run = partial(metric_value, MIXED, "step_time_s")
     found = interval(run, profile, 0.9)
     drawn = []
     for _ in range(200):
@@ -227,7 +227,7 @@ def test_an_interval_is_where_draws_of_all_numbers_lie() -> None:
         drawn.append(run(changed(profile, {p: partial(_times, share) for f, share in by.items() for p in f.paths})))
     low, *_, high = quantiles(drawn, n=20)
     width = found.high - found.low
-    assert 0.02 < width / found.figure < 0.2, "something is uncertain, and little enough for a first order"
+    assert 0.02 < width / found.value < 0.2, "something is uncertain, and little enough for a first order"
     assert (high - low) / width == pytest.approx(1, abs=0.2)
     assert (low - found.low, high - found.high) == pytest.approx((0, 0), abs=0.15 * width)
     inside = sum(found.low <= value <= found.high for value in drawn)
@@ -235,30 +235,30 @@ def test_an_interval_is_where_draws_of_all_numbers_lie() -> None:
 
 
 def test_only_what_is_uncertain_makes_an_interval() -> None:
-    run = partial(figure, MIXED, "step_time_s")
+    run = partial(metric_value, MIXED, "step_time_s")
     sure = interval(run, tiny_profile())
-    assert sure.low == sure.figure == sure.high and (sure.known, sure.unknown) == (0, len(factors(tiny_profile())))
+    assert sure.low == sure.value == sure.high and (sure.known, sure.unknown) == (0, len(factors(tiny_profile())))
     found = interval(run, uncertain_host())
     assert found.known == len(SPREADS) - 1, "the cap and its link are one"
     assert found.known + found.unknown == len(factors(uncertain_host()))
     more = interval(run, uncertain_host(), model=0.05)
-    reach = 1.6448536 * 0.05 * found.figure
+    reach = 1.6448536 * 0.05 * found.value
     assert (more.high - more.low) / 2 == pytest.approx((reach**2 + ((found.high - found.low) / 2) ** 2) ** 0.5)
 
 
 def test_one_uncertain_number_carries_as_far_as_it_moves() -> None:
     one = spread(tiny_profile(), {"h2d.cap": 0.02, "topology.links[1].there": 0.01})
-    found = interval(partial(figure, COPY_BOUND, "step_time_s"), one, 0.6827)
-    assert (found.high - found.figure) / found.figure == pytest.approx(0.02, rel=2e-3)
+    found = interval(partial(metric_value, COPY_BOUND, "step_time_s"), one, 0.6827)
+    assert (found.high - found.value) / found.value == pytest.approx(0.02, rel=2e-3)
     ranked = sensitivity(COPY_BOUND, one)
-    assert effect_of(ranked, "h2d.cap").deviation == pytest.approx(-0.02 * found.figure, rel=2e-3)
-    assert ranked.deviation == pytest.approx(0.02 * found.figure, rel=2e-3)
+    assert effect_of(ranked, "h2d.cap").deviation == pytest.approx(-0.02 * found.value, rel=2e-3)
+    assert ranked.deviation == pytest.approx(0.02 * found.value, rel=2e-3)
 
 
 def test_a_number_that_may_be_twice_itself_stays_positive() -> None:
     wild = spread(tiny_profile(changes={"streams.event": 0.25}), {"streams.event": 3.0})
-    found = interval(partial(figure, RESIDENT, "step_time_s"), wild, 0.6827)
-    assert found.high - found.figure == pytest.approx(0.75, rel=1e-3)
+    found = interval(partial(metric_value, RESIDENT, "step_time_s"), wild, 0.6827)
+    assert found.high - found.value == pytest.approx(0.75, rel=1e-3)
 
 
 def test_nothing_is_uncertain_of_what_is_zero() -> None:
@@ -292,7 +292,7 @@ def test_the_command_gives_what_the_function_gives(file: Path, chunkflow: Comman
     assert [(tuple(n["paths"]), n["elasticity"], n["moved"], n["deviation"], n["remark"]) for n in plain["numbers"]] == [
         (e.factor.paths, *e[1:]) for e in expected.effects
     ]  # fmt: skip
-    assert (plain["step_time_s"], plain["deviation"], plain["unmoved"]) == (expected.figure, expected.deviation, expected.unmoved)  # fmt: skip
+    assert (plain["step_time_s"], plain["deviation"], plain["unmoved"]) == (expected.value, expected.deviation, expected.unmoved)  # fmt: skip
 
 
 def test_the_table_ranks_numbers_and_sums_up_the_rest(file: Path, chunkflow: Command) -> None:
@@ -302,7 +302,7 @@ def test_the_table_ranks_numbers_and_sums_up_the_rest(file: Path, chunkflow: Com
     assert [row for row in rows if row in {e.factor.paths[0] for e in found.effects}] == [e.factor.paths[0] for e in found.effects]  # fmt: skip
     zero = next(i for i, line in enumerate(lines) if "streams.beside_kernel" in line)
     assert lines[zero + 1].strip() == "is 0: raised by 1 us"
-    assert any(line.startswith(f"{len(found.unmoved)} more move nothing: ") for line in lines)
+    assert any(line.startswith(f"{len(found.unmoved)} parameters have no effect: ") for line in lines)
 
 
 MEASURED = {
@@ -318,13 +318,13 @@ def test_an_interval_includes_the_models_error(tmp_path: Path, chunkflow: Comman
     scenario, profile = Scenario.from_plain(MEASURED), load_profile("h200x2-hostpath")
     known = model_error(profile, 2)
     assert known is not None
-    without = interval(partial(figure, scenario, "step_time_s"), profile)
-    expected = hypot(1.6448536 * known.deviation * without.figure, (without.high - without.low) / 2)
+    without = interval(partial(metric_value, scenario, "step_time_s"), profile)
+    expected = hypot(1.6448536 * known.deviation * without.value, (without.high - without.low) / 2)
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(MEASURED))
     plain = json.loads(chunkflow("run", tmp_path / "s.yaml", "--json", "--interval").stdout)
     low, high = plain["step_time_interval_s"]
-    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((without.figure, expected))
-    assert plain["step_time_s"] == without.figure
+    assert ((low + high) / 2, (high - low) / 2) == pytest.approx((without.value, expected))
+    assert plain["step_time_s"] == without.value
     said = chunkflow("run", tmp_path / "s.yaml", "--interval").stdout.splitlines()[-1]
     assert (
         f"by the model's error on 2 GPUs through host memory (one standard deviation {100 * known.deviation:.2g} %"

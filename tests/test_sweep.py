@@ -33,7 +33,7 @@ from sim.sweeps.axes import parse_axis
 from sim.sweeps.evaluation import Evaluated, Figures, evaluate
 from sim.sweeps.experiments import Experiment
 from sim.sweeps.grid import Setting, points, sweep
-from sim.sweeps.results_file import FIGURES, Point, Row
+from sim.sweeps.results_file import METRICS, Point, Row
 
 # ---- axes ----------------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ from sim.sweeps.results_file import FIGURES, Point, Row
 def test_axes_are_read(text: str, path: str, values: list[object]) -> None:
     found = parse_axis(text)
     assert found == (path, values)
-    assert [type(v) for v in found[1]] == [type(v) for v in values], "true is no 1, 1.0 no 1"
+    assert [type(v) for v in found[1]] == [type(v) for v in values], "true is not 1, 1.0 is not 1"
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_axes_are_read(text: str, path: str, values: list[object]) -> None:
         ("a=1..3:+0", "expected a range that ascends"),
         ("a=0..3:x2", "expected a range that ascends"),
         ("a=1 MiB..1 KiB:x2", "expected a range that ascends"),
-        ("a=1..many:x2", "'many' is no number with a unit"),
-        ("a=1..3:+-1", "'-1' is no number with a unit"),
-        ("a=1 MiX..3 MiB:x2", "'1 MiX' is no number with a unit"),
+        ("a=1..many:x2", "'many' is not a number with a unit"),
+        ("a=1..3:+-1", "'-1' is not a number with a unit"),
+        ("a=1 MiX..3 MiB:x2", "'1 MiX' is not a number with a unit"),
         ("a=0..1:+1e-9", "more than 1000000 values"),
     ],
 )
@@ -194,7 +194,7 @@ def test_without_a_sweep_over_kinds_a_key_that_the_policy_has_not_is_wrong() -> 
         ("workload.block[x].compute", 1, "s.yaml: workload.block[x].compute: there is no '[x]' in the scenario"),
         ("workload[0].block", 1, "s.yaml: workload[0].block: there is no '[0]' in the scenario"),
         ("workload.layers.x", 1, "s.yaml: workload.layers.x: leads into something that has no keys"),
-        ("hardware", "nowhere", "s.yaml, hardware=nowhere: hardware: 'nowhere' is no hardware profile"),
+        ("hardware", "nowhere", "s.yaml, hardware=nowhere: hardware: 'nowhere' is not a hardware profile"),
     ],
 )
 def test_a_wrong_key_is_named_with_its_axis(path: str, value: object, told: str) -> None:
@@ -265,7 +265,7 @@ def test_rows_are_what_single_runs_give(chosen: list[Point], whole: tuple[list[R
         assert [line[axis] for axis in AXES] == ["" if v is None else str(v) for v in row.values.values()]
         metrics: Any = simulate(Scenario.from_plain(point.data)).metrics
         assert row.error == line["error"] == row.failure == line["failure"] == ""
-        assert row.figures == {name: metrics[name] for name in FIGURES} == {n: json.loads(line[n]) for n in FIGURES}
+        assert row.metrics == {name: metrics[name] for name in METRICS} == {n: json.loads(line[n]) for n in METRICS}
     assert len({line["scenario_v1"] for line in lines}) == len(lines)
 
 
@@ -492,7 +492,7 @@ def test_any_value_is_resumed_with_the_same_bytes(name: str | None, failing: int
     rows = sweep(made, Counting(failing, wrong), file)
     before = file.read_bytes()
     assert before.count(b"\n") == 1 + len(made)
-    assert [r.figures for r in sweep(made, again, file)] == [r.figures for r in rows]
+    assert [r.metrics for r in sweep(made, again, file)] == [r.metrics for r in rows]
     assert (again.runs, file.read_bytes()) == (0, before)
     if name is not None and len(name) < 100_000:  # else longer than csv usually reads
         cells = [cell for line in csv.reader(before.decode().splitlines()) for cell in line]
@@ -510,14 +510,14 @@ def test_an_axis_of_any_name_is_resumed(tmp_path: Path) -> None:
     assert sweep(made, again, file) == rows and again.runs == 0
 
 
-def test_a_figure_can_be_yes_or_no(chosen: list[Point], tmp_path: Path) -> None:
+def test_a_metric_can_be_true_or_false(chosen: list[Point], tmp_path: Path) -> None:
     file, again = tmp_path / "rows.csv", Counting()
-    figures: Any = dict.fromkeys(FIGURES, 1.5) | {FIGURES[0]: True, FIGURES[1]: False}
+    figures: Any = dict.fromkeys(METRICS, 1.5) | {METRICS[0]: True, METRICS[1]: False}
     yes = Evaluated(Figures(figures, 0, 0, ""))
     rows = sweep(chosen[:1], Counting(1, yes), file)
     found = sweep(chosen[:1], again, file)
-    assert found == rows and [found[0].figures[name] for name in FIGURES[:3]] == [True, False, 1.5]
-    assert [type(found[0].figures[name]) for name in FIGURES[:3]] == [bool, bool, float]
+    assert found == rows and [found[0].metrics[name] for name in METRICS[:3]] == [True, False, 1.5]
+    assert [type(found[0].metrics[name]) for name in METRICS[:3]] == [bool, bool, float]
     assert b",true,false,1.5," in file.read_bytes() and again.runs == 0
 
 
@@ -611,7 +611,7 @@ def test_a_point_runs_with_the_model_that_was_read_with_it() -> None:
     small = msgspec.structs.replace(model, transformer=msgspec.structs.replace(model.transformer, ffn=512))
     jobs = [point.job._replace(models={name: shapes}) for shapes in (model, small)]
     figures: list[Any] = [evaluate(job).figures().metrics for job in jobs]
-    assert {name: figures[0][name] for name in FIGURES} == dict(sweep([point])[0].figures)
+    assert {name: figures[0][name] for name in METRICS} == dict(sweep([point])[0].metrics)
     assert figures[1]["h2d_bytes_per_step"] < figures[0]["h2d_bytes_per_step"]
 
 

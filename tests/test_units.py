@@ -133,7 +133,7 @@ def test_a_number_of_any_kind_of_quantity_is_exact_and_all_else_is_none(given: o
 
 def test_plain_gives_encoders_plain_numbers() -> None:
     assert [type(plain(q)) for q in (Bytes(3), Seconds(0.5))] == [int, float]
-    with pytest.raises(NotImplementedError, match="complex is no quantity"):
+    with pytest.raises(NotImplementedError, match="complex is not a quantity"):
         plain(1j)
 
 

@@ -27,7 +27,7 @@ from sim.cli import main
 from sim.datasets.cases import CASES, HOST, Operation, load_cases, workload_key
 from sim.fluid import FlowSpec, weighted_max_min
 from sim.hardware import load_profile
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs import units
 from sim.inputs.config import InputError
 from sim.timeline.metrics import lower_bound
@@ -188,7 +188,7 @@ def case(
 
 
 def test_the_pieces_of_an_operation_are_one_row_and_what_is_far_off_says_where() -> None:
-    """A stall that meets another piece in the simulation is no error of that piece's."""
+    """A stall that meets another piece in the simulation is not an error of that piece's."""
     measured = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 2 else 1) for i in range(5)}
     predicted = {("Collective", f"gather {i}"): 1e-3 * (20 if i == 3 else 1) for i in range(5)}
 
@@ -455,7 +455,7 @@ def test_data_that_is_not_there_or_not_whole_exits_with_2(part: Path) -> None:
 def test_the_shipped_profile_is_the_fit() -> None:
     profile = load_profile(DATASET)
     found = fit.fit(profile, fit.load_links(), load_cases(fit.FOLDER))
-    shipped = {path: entry.value for path, entry in numbers(profile).items()}
+    shipped = {path: entry.value for path, entry in numbers_by_path(profile).items()}
     off = {path: f.value / (shipped[path] or 0.0) - 1 for path, f in found.items()}
     loose = {"streams.wait_flag": 0.03}  # found by whole simulated steps, to 0.05 us
     assert {path: error for path, error in off.items() if not abs(error) <= loose.get(path, 0.01)} == {}
@@ -476,7 +476,7 @@ def test_the_fit_does_not_depend_on_how_streams_are_interleaved() -> None:
 
 def claimed() -> set[str]:
     """Key paths of the shipped profile whose source is a fit to the data set."""
-    known = numbers(load_profile(DATASET)).items()
+    known = numbers_by_path(load_profile(DATASET)).items()
     return {
         path for path, entry in known if entry.value is not None and re.match(r"links, |1950 ", entry.number.source)
     }

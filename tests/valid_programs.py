@@ -244,7 +244,7 @@ class _Emitter:
                 self.rings[pair].empty(f"{name}.in", *piece)
 
     def host_gate(self, act: Act, name: str) -> None:
-        """A flag in host memory that is no sequence holds a peer."""
+        """A flag in host memory that is not a sequence holds a peer."""
         for a, _ in self.peers(act):
             self.on(a, act.stream).write_flag(act.stream, f"{name} {a}", 1, "host")
         for a, b in self.peers(act):

@@ -93,7 +93,7 @@ def load_set(name: str) -> DataSet:
     if not (is_there(folder) and folder.is_dir()):
         names = shipped_sets()
         listed = f"shipped are {', '.join(names)}" if names else NOT_INSTALLED
-        raise InputError(name, "", f"is no data set; {listed} (or give a folder)")
+        raise InputError(name, "", f"is not a data set; {listed} (or give a folder)")
     cases = [c for c in load_cases(folder) if not c.error]
     if not cases:
         raise InputError(str(folder / CASES), "", "holds no case that ran")

@@ -57,4 +57,4 @@ def _converted(plain: dict[str, Any], name: str) -> Profile:
     try:
         return convert(plain, Profile, name)
     except InputError as error:
-        raise FitError(f"the fitted profile is no profile: {error}") from None
+        raise FitError(f"the fitted profile is not a valid profile: {error}") from None

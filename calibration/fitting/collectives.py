@@ -7,25 +7,25 @@ from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
 
-from calibration.fitting.copies import LEAST
-from calibration.fitting.estimators import Fitted, affine, latency, over, share
+from calibration.fitting.copies import MIN_LINE_SIZE
+from calibration.fitting.estimators import Fitted, affine, latency, median_and_spread, share
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
 from sim.datasets.probe_rows import Row
 from sim.hardware import Collectives
 from sim.hardware.collectives import sent_per_rank
 
-LARGE = 16 * 2**20
-"""Collectives over this size (B) show them: their latency is a small part of their time."""
+RATE_SIZE = 16 * 2**20
+"""Collectives above this size (B) show their rate: the latency is a small part of their time."""
 
-QUIET = 0.05
-"""Collectives and copies that slow each other by less than this share use different resources."""
+MIN_CONTENTION = 0.05
+"""Collectives and copies that slow each other by less than this share are taken to use different resources."""
 
 KINDS: tuple[str, ...] = Collectives.__struct_fields__
 """Kinds of collective that a profile holds."""
 
 OPTIONAL = ("reduce_scatter", "send_recv")
-"""Kinds that are as another one where they were not measured."""
+"""Kinds that a profile may leave out: another kind's values are used then."""
 
 
 class Kind(NamedTuple):
@@ -35,12 +35,15 @@ class Kind(NamedTuple):
     bytes: list[int]
     seconds: list[float]
     source: str
-    more: Mapping[int, tuple[list[int], list[float]]]
-    """(bytes, s) of more ranks than the fewest."""
+    by_ranks: Mapping[int, tuple[list[int], list[float]]]
+    """Number of ranks -> (bytes, s), for more ranks than the fewest that were measured."""
 
 
-class Links(NamedTuple):
-    """What collectives cross: NVLink if `nvlink` is its capacity, otherwise the links of copies. `why` says so."""
+class CollectivePath(NamedTuple):
+    """What collectives cross: NVLink of capacity `nvlink` (B/s), or host memory by the links of copies if that is None.
+
+    `why` is the evidence, in words.
+    """
 
     nvlink: float | None
     why: str
@@ -56,46 +59,46 @@ def contended_rows(rows: Rows, kind: str) -> list[Row]:
     return rows.find("beside", collective=kind, direction="h2d")
 
 
-def _long(found: list[Row]) -> list[Row]:
-    """Those that show rates: long chunks, large collectives; the largest there are if none is so large."""
+def _rows_of_rates(found: list[Row]) -> list[Row]:
+    """Rows that show rates: long chunks and large collectives; the largest ones if none is so large."""
     if not found:
         return []
     chunk = min(max(int(r.params["chunk"]) for r in found), LONG)
-    size = min(max(int(r.params["bytes"]) for r in found), LARGE + 1)
+    size = min(max(int(r.params["bytes"]) for r in found), RATE_SIZE + 1)
     return [r for r in found if r.params["chunk"] >= chunk and r.params["bytes"] >= size]
 
 
-def _free(row: Row, copies: dict[str, Fitted], event: float) -> float:
-    """Rate of the copies of a beside row without collectives, each with its share of an event, B/s."""
+def _uncontended_copy_rate(row: Row, copies: dict[str, Fitted], event: float) -> float:
+    """Rate of the copies of a `beside` row without collectives, each with its share of an event, B/s."""
     chunk = int(row.params["chunk"])
     per_copy = copies["h2d.setup"].value + event / int(row.params["events_every"])
     return chunk / (chunk / copies["h2d.cap"].value + per_copy)
 
 
-def choose_links(rows: Rows, copies: dict[str, Fitted], event: float) -> Links:
-    """Whether collectives and copies do not slow each other."""
+def collective_path(rows: Rows, copies: dict[str, Fitted], event: float) -> CollectivePath:
+    """NVLink if collectives and copies do not slow each other, host memory otherwise."""
     slower, lost, number = [], [], 0
     for kind in KINDS:
-        found = _long(contended_rows(rows, kind))
+        found = _rows_of_rates(contended_rows(rows, kind))
         number += len(found)
         if found:
             slower.append(median(rows.value(r, "seconds") / rows.value(r, "alone_seconds") - 1 for r in found))
-            lost.append(median(1 - rows.value(r, "rate") / _free(r, copies, event) for r in found))
+            lost.append(median(1 - rows.value(r, "rate") / _uncontended_copy_rate(r, copies, event) for r in found))
     if number:
-        said = f"collectives take {100 * max(slower):+.1f} %, copies move {-100 * max(lost):+.1f} %, at worst"
-        quiet = max(slower) < QUIET and max(lost) < QUIET
-        return Links(_fastest(rows) if quiet else None, f"{said} ({number} rows beside copies)")
+        effect = f"collectives take {100 * max(slower):+.1f} %, copies move {-100 * max(lost):+.1f} %, at worst"
+        quiet = max(slower) < MIN_CONTENTION and max(lost) < MIN_CONTENTION
+        return CollectivePath(_fastest(rows) if quiet else None, f"{effect} ({number} rows beside copies)")
     fastest = _fastest(rows)
     if fastest > 1.2 * copies["h2d.cap"].value:
-        return Links(fastest, "not measured beside copies; faster than the link of copies")
-    return Links(None, "not measured beside copies; not faster than the link of copies")
+        return CollectivePath(fastest, "not measured beside copies; faster than the link of copies")
+    return CollectivePath(None, "not measured beside copies; not faster than the link of copies")
 
 
 def _fastest(rows: Rows) -> float:
-    """The most that a rank sends, B/s, without latency, over all kinds and sizes."""
+    """Largest rate at which a rank sends, B/s, without latency, over all kinds and sizes."""
     best = 0.0
     for kind in KINDS:
-        found = _alone(rows, kind)
+        found = _isolated_rows(rows, kind)
         if found:
             sizes, seconds = _curve(rows, found, kind)
             late = latency(sizes, seconds)
@@ -104,22 +107,22 @@ def _fastest(rows: Rows) -> float:
     return best * 1.001
 
 
-def _alone(rows: Rows, kind: str) -> list[Row]:
+def _isolated_rows(rows: Rows, kind: str) -> list[Row]:
     """Rows of isolated collectives, of the fewest ranks."""
     found = rows.find("collective", collective=kind)
     fewest = min((int(r.params["ranks"]) for r in found), default=0)
     return [r for r in found if r.params["ranks"] == fewest]
 
 
-def _more(rows: Rows, kind: str, fewest: int) -> dict[int, tuple[list[int], list[float]]]:
-    """Ranks -> (bytes sent by a rank, isolated s), of more ranks: several peers use a host otherwise than one does."""
+def _curves_by_ranks(rows: Rows, kind: str, fewest: int) -> dict[int, tuple[list[int], list[float]]]:
+    """Number of ranks -> (bytes sent by a rank, isolated s), for more ranks than `fewest`."""
     found = rows.find("collective", collective=kind)
     counts = sorted({int(r.params["ranks"]) for r in found} - {fewest})
     return {n: _curve(rows, [r for r in found if r.params["ranks"] == n], kind) for n in counts}
 
 
-def crossed(rows: Rows, gpus: int) -> float:
-    """The most that isolated collectives of all `gpus` move into host memory, B/s; an equal rate leaves."""
+def peak_host_traffic(rows: Rows, gpus: int) -> float:
+    """Largest rate at which isolated collectives of all `gpus` write host memory, B/s; they read as fast."""
     found = [r for kind in KINDS for r in rows.find("collective", collective=kind) if r.params["ranks"] == gpus]
     return max((gpus * sent(r) / rows.value(r, "seconds") for r in found), default=0.0)
 
@@ -132,7 +135,7 @@ def _curve(rows: Rows, found: list[Row], kind: str) -> tuple[list[int], list[flo
 
 def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: float, nvlink: bool) -> Kind | None:
     """The class of `kind`; None if it was not measured."""
-    found = _alone(rows, kind)
+    found = _isolated_rows(rows, kind)
     if not found:
         return None
     sizes, seconds = _curve(rows, found, kind)
@@ -146,15 +149,15 @@ def fit_collective(rows: Rows, kind: str, copies: dict[str, Fitted], event: floa
     numbers |= _contention(rows, kind, copies, event, nvlink, late)
     if kind == "all_to_all":
         numbers |= _one_way(rows)
-    more = _more(rows, kind, ranks)
-    shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in more.items()) if more else math.inf
+    curves = _curves_by_ranks(rows, kind, ranks)
+    shortest = min((times[0] - late) / (n - ranks) for n, (_, times) in curves.items()) if curves else math.inf
     per_rank = numbers["latency_per_rank"]
     numbers["latency_per_rank"] = per_rank._replace(value=min(per_rank.value, max(0.95 * shortest, 0.0)))
-    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", more)
+    return Kind(numbers, sizes, seconds, f"{named}, by bytes that a rank sends", curves)
 
 
 def _one_way(rows: Rows) -> dict[str, Fitted]:
-    """How much faster a send is with none in reverse: sends are as an all_to_all of two ranks."""
+    """How much faster a send is with none in reverse; sends have the values of an all_to_all of two ranks."""
     slopes, where = [], []
     for both in (True, False):
         found = sorted(rows.find("transfer", both=both), key=lambda r: int(r.params["bytes"]))
@@ -167,18 +170,18 @@ def _one_way(rows: Rows) -> dict[str, Fitted]:
 
 
 def _per_rank(rows: Rows, kind: str, sizes: list[int], seconds: list[float], fewest: int) -> Fitted:
-    """From small collectives of more ranks."""
+    """`latency_per_rank`, from small collectives of more than `fewest` ranks."""
     from numpy import interp
 
     more = [r for r in rows.find("collective", collective=kind) if r.params["ranks"] > fewest]
-    small = [r for r in more if r.params["bytes"] <= 4 * LEAST]
+    small = [r for r in more if r.params["bytes"] <= 4 * MIN_LINE_SIZE]
     if not small:
         return Fitted(0.0, None, f"not measured: all rows have {fewest} ranks")
     values = [
         (rows.value(r, "seconds") - float(interp(sent(r), sizes, seconds))) / (int(r.params["ranks"]) - fewest)
         for r in small
     ]
-    value, spread = over(values)
+    value, spread = median_and_spread(values)
     return Fitted(max(value, 0.0), spread, f"collective/{kind}, small ones of more than {fewest} ranks")
 
 
@@ -187,7 +190,7 @@ def _contention(
 ) -> dict[str, Fitted]:
     found = contended_rows(rows, kind)
     cap = copies["h2d.cap"].value
-    long = _long(found)
+    long = _rows_of_rates(found)
     if not long:
         source = "not measured beside copies: as a copy"
         return {k: Fitted(v, None, source) for k, v in (("weight", 1.0), ("overhead", 1.0), ("copy_start", 0.0))}
@@ -195,7 +198,7 @@ def _contention(
     size = min(int(r.params["bytes"]) for r in long)
     chunked = [r for r in found if int(r.params["bytes"]) >= size]
     chunks = [int(r.params["chunk"]) for r in chunked]
-    # what a copy takes besides its bytes shows in short chunks, its rate in long ones
+    # short chunks show the fixed time of a copy, long ones its rate
     times = [
         int(r.params["chunk"]) / rows.value(r, "rate") - event / int(r.params["events_every"]) for r in chunked
     ]  # fmt: skip

@@ -9,17 +9,17 @@ from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
 from sim.datasets.probe_rows import Row
 
-LEAST = 2**18
-"""Copies of at least this size (B) lie on a line; smaller ones all take the least time."""
+MIN_LINE_SIZE = 2**18
+"""Copies of at least this size (B) lie on a line; smaller ones all take the minimum time."""
 
 FLOOR = 1.03
-"""Copies that take less than this times the least time take the least time: they say nothing of the line."""
+"""Copies that take less than this times the minimum are at the minimum, and no evidence for the line."""
 
 SHARED = 0.99
 """Copies that get less than this share of their isolated rate contend for something."""
 
 NEGATIVE_S = 2e-6
-"""A line may miss the origin by this much below it; more is nonsense."""
+"""A fitted line may have a negative set-up down to this, s; more is an error."""
 
 
 def fit_copies(rows: Rows) -> dict[str, Fitted]:
@@ -51,14 +51,16 @@ def _direction(rows: Rows, direction: str) -> dict[str, Fitted]:
 def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared: bool = True) -> dict[str, Fitted]:
     """`cap`, `setup` and `minimum` of copies, from `quantity`, s, of rows of several sizes.
 
-    `shared`: they cross a link that others may use meanwhile, so that rows can be late.
+    `shared`: they cross a link that others may use meanwhile, so that rows can be disturbed.
 
     Raises:
         FitError: there are too few rows, or they make no sense.
     """
     sizes, seconds = rows.curve(trains, quantity, 3, named)
     floor = FLOOR * seconds[0]
-    line = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= LEAST and (t > floor or not rows.strict)]
+    line = [
+        (s, t) for s, t in zip(sizes, seconds, strict=True) if s >= MIN_LINE_SIZE and (t > floor or not rows.strict)
+    ]
     if len(line) < 3:
         raise FitError(f"{named}: {len(line)} usable rows of 256 KiB and more, at least 3 are needed")
     good = undisturbed([s for s, _ in line], [t for _, t in line]) if shared else [True] * len(line)
@@ -68,7 +70,7 @@ def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared
     setup, cap = affine([s for s, _ in kept], [t for _, t in kept])
     if cap <= 0 or (rows.strict and setup < -NEGATIVE_S):
         raise FitError(f"{named}: a line through the times gives {setup:.3g} s + size / {cap:.4g} B/s")
-    # rows can be late together, but a link lets pass what it has
+    # rows can be disturbed together, but no link moves more than its capacity
     cap = max([cap, *(s / (t - setup) for s, t in line if shared and s >= LONG)])
     late = f" ({len(line) - len(kept)} of {len(line)} rows late)" if len(kept) < len(line) else ""
     where = f"{named}, {sizes[sizes.index(line[0][0])] // 2**10} KiB and more{late}: setup + size / rate"
@@ -83,7 +85,7 @@ def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared
 def _most(rows: Rows, directions: list[str], ranks: int) -> tuple[list[float], Row] | None:
     """Rates of one GPU in each of `directions` with `ranks` GPUs at once, B/s, and their row: the one that moved most.
 
-    What shares a resource can be late together (a neighbour's traffic), but never moves more than it lets pass.
+    All flows of a resource can be slow together (a neighbour's traffic), but never move more than its capacity.
     """
     found = [r for r in rows.find("copy", directions=directions, ranks=ranks) if r.params["count"] > 1]
     long = min(max((int(r.params["bytes"]) for r in found), default=0), LONG)
@@ -106,7 +108,7 @@ def fit_resources(rows: Rows, copies: dict[str, Fitted]) -> dict[str, Fitted]:
     found = {}
     caps = {"down": copies["h2d.cap"], "up": copies["d2h.cap"]}
     for name, cap in caps.items():
-        found[f"gpu{{gpu}}.{name}"] = Fitted(cap.value, cap.spread, f"{cap.rows}: a copy alone fills the link")
+        found[f"gpu{{gpu}}.{name}"] = Fitted(cap.value, cap.spread, f"{cap.source}: a copy alone fills the link")
     total = caps["down"].value + caps["up"].value
     both = _both(rows, 1)
     if both is None:

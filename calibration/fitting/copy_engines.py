@@ -1,4 +1,4 @@
-"""How many copies of a direction move at once, and copies that cross no link to the host: within a GPU, between two."""
+"""Copy engines: how many copies of a direction move at once; copies within a GPU and between two."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from calibration.fitting.estimators import Fitted
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 
-SHORT = 2**22
-"""Copies of at most this size (B) show what turning to another stream takes: their times vary by less than that."""
+MAX_SWITCH_SIZE = 2**22
+"""Copies of at most this size (B) show what switching streams costs: their times scatter by less than that."""
 
-CLEAR = 2**20
-"""Copies of at least this size (B) show how many move at once: posting them takes a small part of their time."""
+MIN_ENGINE_SIZE = 2**20
+"""Copies of at least this size (B) show how many move at once: issuing them takes a small part of their time."""
 
 
 def fit_copy_engines(rows: Rows) -> dict[str, Fitted]:
@@ -49,7 +49,7 @@ def equal_trains(rows: Rows, direction: str) -> list[Row]:
 def _switch(rows: Rows, direction: str) -> Fitted | None:
     """What the second of two equal copies takes beyond its isolated time once the first has ended."""
     pairs = [r for r in equal_trains(rows, direction) if len(r.params["trains"]) == 2]
-    short = [r for r in pairs if r.params["trains"][0]["bytes"] <= SHORT]
+    short = [r for r in pairs if r.params["trains"][0]["bytes"] <= MAX_SWITCH_SIZE]
     if not short:
         return None
     taken = [rows.value(r, "end_1") - rows.value(r, "end_0") - rows.value(r, "alone_0") for r in short]
@@ -58,7 +58,7 @@ def _switch(rows: Rows, direction: str) -> Fitted | None:
 
 
 def _engines(rows: Rows, direction: str) -> Fitted | None:
-    """Engines that share a link let each of n copies take n times as long; one engine lets the first take its time.
+    """Number of engines: if n share a link, each of n copies takes n times as long; with one, the first takes its time.
 
     From the row of most streams, of those the largest copies; the others stand in the source.
     """
@@ -69,7 +69,7 @@ def _engines(rows: Rows, direction: str) -> Fitted | None:
     chosen = max(found, key=lambda row: (len(row.params["trains"]), row.params["trains"][0]["bytes"]))
     streams, ratio = len(chosen.params["trains"]), ratios[chosen.case]
     where = f"{chosen.case}: the first of {streams} copies ended after {ratio:.3g} of its time alone"
-    clear = [ratios[row.case] for row in found if row.params["trains"][0]["bytes"] >= CLEAR]
+    clear = [ratios[row.case] for row in found if row.params["trains"][0]["bytes"] >= MIN_ENGINE_SIZE]
     if len(clear) > 1:
         where += f"; {min(clear):.3g} to {max(clear):.3g} in {len(clear)} rows of 1 MiB and more"
     return Fitted(float(min(max(round(ratio), 1), streams)), None, where)

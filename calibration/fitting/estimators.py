@@ -16,17 +16,20 @@ class FitError(RuntimeError):
 
 
 class Fitted(NamedTuple):
-    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it), its rows."""
+    """A fitted number (SI units), its spread (one standard deviation, relative; None if one row gave it).
+
+    `source` says in words which rows gave it.
+    """
 
     value: float
     spread: float | None
-    rows: str
+    source: str
     inherited_from: str = ""
     """The profile that gave it, where it was not measured on this host."""
 
 
 def borrowed(number: Sourced[Any], profile: str) -> Fitted:
-    """A number that was not measured on this host: that of `profile`, with its source."""
+    """A number that was not measured on this host: the number of `profile`, with its source."""
     return Fitted(float(number.value), number.uncertainty, number.source, number.inherited_from or profile)
 
 
@@ -49,10 +52,10 @@ SLOW = 0.015
 
 
 def undisturbed(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
-    """Which rows a line of setup + size / rate holds for that no row is faster than.
+    """Which rows lie on the fastest line setup + size / rate (lower envelope).
 
-    Links are slow at times (docs/measurements/commands.md): rows are late together, never early. Of all lines
-    through two rows that no row lies below, the one that is nearest to all; rows above it were late.
+    Links are slow at times (docs/measurements/commands.md): rows are disturbed together, and never too fast. Of all
+    lines through two rows that no row lies below, the nearest to all rows is taken; rows above it were disturbed.
     """
     rows = list(zip(sizes, seconds, strict=True))
     best: tuple[float, list[bool]] = (inf, [True] * len(rows))
@@ -69,7 +72,7 @@ def undisturbed(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
     return best[1]
 
 
-def over(values: Sequence[float]) -> tuple[float, float | None]:
+def median_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
     """Median and relative spread."""
     centre = median(values)
     return centre, stdev(values) / abs(centre) if len(values) > 1 and centre else None
@@ -89,7 +92,7 @@ def latency(sizes: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 class Share(NamedTuple):
-    """What a collective gets and takes while a copy is in flight: see `sim.hardware.CollectiveClass`."""
+    """Weight and overhead of a collective while a copy is in flight: see `sim.hardware.CollectiveClass`."""
 
     weight: tuple[float, float | None]
     overhead: tuple[float, float | None]
@@ -98,4 +101,4 @@ class Share(NamedTuple):
 def share(rates: Sequence[float], copies: Sequence[float], cap: float) -> Share:
     """From rates of collectives and of the concurrent copies, B/s; isolated copies move at `cap`."""
     pairs = list(zip(rates, copies, strict=True))
-    return Share(over([r / c for r, c in pairs]), over([(cap - c) / r for r, c in pairs]))
+    return Share(median_and_spread([r / c for r, c in pairs]), median_and_spread([(cap - c) / r for r, c in pairs]))

@@ -1,4 +1,4 @@
-"""What collectives take of the host while nothing is copied, where that is less than with copies in flight."""
+"""Overhead of isolated collectives, where it is smaller than with copies in flight."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sim.hardware.collectives import flows
 from sim.hardware.profile_check import Check, contradictions
 from sim.program import CollectiveKind
 
-COPIED = 1.0
-"""What a copied byte takes: the least that is assumed unless tables need less."""
+COPIED_BYTE = 1.0
+"""Overhead of a copied byte: the smallest that is assumed unless the tables need less."""
 
 
 def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
@@ -26,14 +26,15 @@ def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
 
 
 def _isolated(profile: Profile, kind: CollectiveKind, checks: list[Check]) -> Fitted:
-    room = min(_room(profile, check) for check in checks)
+    limit = min(_max_overhead(profile, check) for check in checks)
     overhead = profile.collective_class(kind).overhead.value
-    said = f"times alone allow {room:.3g}: {len(checks)} rows are faster than an overhead of {overhead:.4g} lets them"
-    value = float(min(COPIED, room * (1 - 1e-3), overhead))
-    return Fitted(value, None, f"taken as a copied byte; {said}" if value == COPIED else said)
+    rows = f"{len(checks)} rows" if len(checks) > 1 else "1 row"
+    source = f"isolated times need an overhead of at most {limit:.3g}; {overhead:.4g} contradicts {rows}"
+    value = float(min(COPIED_BYTE, limit * (1 - 1e-3), overhead))
+    return Fitted(value, None, f"taken as a copied byte; {source}" if value == COPIED_BYTE else source)
 
 
-def _room(profile: Profile, check: Check) -> float:
+def _max_overhead(profile: Profile, check: Check) -> float:
     """The largest overhead with which the row of `check` is no slower than measured."""
     load = [0.0] * len(profile.capacities)
     for phase in flows(profile, check.kind, check.buffer, range(check.ranks)):

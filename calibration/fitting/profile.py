@@ -6,14 +6,22 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from calibration.fitting.collectives import KINDS, OPTIONAL, Kind, Links, choose_links, crossed, fit_collective
+from calibration.fitting.collectives import (
+    KINDS,
+    OPTIONAL,
+    CollectivePath,
+    Kind,
+    collective_path,
+    fit_collective,
+    peak_host_traffic,
+)
 from calibration.fitting.compute import fit_device
 from calibration.fitting.copies import fit_copies, fit_resources
 from calibration.fitting.copy_engines import fit_copy_engines
 from calibration.fitting.estimators import Fitted
 from calibration.fitting.pageable import fit_pageable
 from calibration.fitting.selection import Rows
-from calibration.fitting.stream_interference import fit_together
+from calibration.fitting.stream_interference import fit_stream_interference
 from calibration.fitting.streams import fit_streams
 from sim.hardware import Profile
 
@@ -27,23 +35,25 @@ UNITS = {
 
 
 def fit_plain(
-    rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], usual: Profile
+    rows: Rows, name: str, description: str, fingerprint: Mapping[str, str], fallback: Profile
 ) -> dict[str, Any]:
-    """The profile's plain data. What was not measured is as in `usual`. Raises FitError."""
+    """The profile's plain data. What was not measured has the value of `fallback`. Raises FitError."""
     copies = fit_copies(rows) | fit_copy_engines(rows)
     pageable = fit_pageable(rows, copies)
-    streams = fit_streams(rows, copies, usual)
+    streams = fit_streams(rows, copies, fallback)
     shared = fit_resources(rows, copies)
     event = streams["streams.event"].value
     measured = bool(rows.find("collective"))
-    links = choose_links(rows, copies, event) if measured else Links(None, "not measured: no collectives were")
-    kinds = {kind: fit_collective(rows, kind, copies, event, links.nvlink is not None) for kind in KINDS}
+    path = (
+        collective_path(rows, copies, event) if measured else CollectivePath(None, "not measured: no collectives were")
+    )
+    kinds = {kind: fit_collective(rows, kind, copies, event, path.nvlink is not None) for kind in KINDS}
     device = fit_device(rows)
-    together = fit_together(rows, kinds, links.nvlink is not None) if measured else None
-    if together:
-        device["beside_collective"] = together.beside_collective
-        streams["streams.crowd_delay"] = together.crowd_delay
-    beside = together.beside if together else {}
+    interference = fit_stream_interference(rows, kinds, path.nvlink is not None) if measured else None
+    if interference:
+        device["beside_collective"] = interference.beside_collective
+        streams["streams.crowd_delay"] = interference.crowd_delay
+    factors = interference.rate_factors if interference else {}
     shown = {k: number(v, _DEVICE.get(k, "")) for k, v in device.items()}
     if re.fullmatch(r"\d+ MiB", reported := fingerprint.get("memory", "")):  # CUDA's own count is less
         shown["memory"] = _Line(value=reported, source="nvidia-smi, memory.total")
@@ -53,11 +63,11 @@ def fit_plain(
         "fingerprint": dict(fingerprint),
         "gpus": rows.gpus,
         "device": {"name": rows.gpu} | shown,
-        "topology": _topology(shared, links, crossed(rows, rows.gpus)),
+        "topology": _topology(shared, path, peak_host_traffic(rows, rows.gpus)),
         "h2d": _class(copies, "h2d"),
         "d2h": _class(copies, "d2h"),
         "collectives": {
-            kind: _collective(found, kind, kinds, copies, links) | _beside(beside.get(kind, {}))
+            kind: _collective(found, kind, kinds, copies, path) | _plain_factors(factors.get(kind, {}))
             for kind, found in kinds.items()
             if found is not None or kind not in OPTIONAL
         },
@@ -86,7 +96,7 @@ def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     plain = _Line(value=_quantity(fitted.value, unit))
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
-    plain["source"] = fitted.rows
+    plain["source"] = fitted.source
     if fitted.inherited_from:
         plain["inherited_from"] = fitted.inherited_from
     return plain
@@ -120,11 +130,11 @@ _MEMORY = ("out_of", "into", "through")
 """What copies share at the memory."""
 
 
-def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> dict[str, Any]:
+def _topology(resources: Mapping[str, Fitted], path: CollectivePath, peers: float) -> dict[str, Any]:
     """GPUs at one memory, and at NVLink if collectives use it.
 
-    `peers` is what isolated collectives move into host memory and out of it, B/s. Where that is more than copies can,
-    peers find each other's bytes in the processor's cache and do not cross what limits copies.
+    `peers` is what isolated collectives move into host memory and out of it, B/s. Where that is more than copies can
+    move, collectives are taken to go through the processor's cache, and not to use what limits copies.
     """
     memory: dict[str, Any] = {"kind": "memory"}
     cost = resources.get("write_cost")
@@ -132,31 +142,31 @@ def _topology(resources: Mapping[str, Fitted], links: Links, peers: float) -> di
         if (limit := resources.get(key)) is not None:
             memory[key] = number(limit, "B/s")
             taken = (1 + (cost.value if cost else 1.0)) if key == "through" else 1
-            if links.nvlink is None and peers * taken > limit.value:
+            if path.nvlink is None and peers * taken > limit.value:
                 memory[key]["carries"] = "copies"
     if cost is not None:
         memory["write_cost"] = number(cost, "")
-    ways = {"there": "down", "back": "up", "both_ways": "duplex"}
-    pcie = {key: number(resources[f"gpu{{gpu}}.{way}"], "B/s") for key, way in ways.items()}
+    resource_of = {"there": "down", "back": "up", "both_ways": "duplex"}
+    pcie = {key: number(resources[f"gpu{{gpu}}.{name}"], "B/s") for key, name in resource_of.items()}
     plain: dict[str, Any] = {
         "nodes": {"memory": memory},
         "links": [{"ends": ["memory", "gpu{gpu}"], "kind": "PCIe", **pcie}],
         "peers": "host",
     }
-    if links.nvlink is not None:
+    if path.nvlink is not None:
         plain["nodes"]["nvlink"] = {"kind": "nvswitch"}
-        nvlink = number(Fitted(links.nvlink, None, links.why), "B/s")
+        nvlink = number(Fitted(path.nvlink, None, path.why), "B/s")
         plain["links"].append({"ends": ["gpu{gpu}", "nvlink"], "kind": "NVLink", "each_way": nvlink})
         plain["peers"] = "direct"
     return plain
 
 
 def _collective(
-    found: Kind | None, kind: str, kinds: Mapping[str, Kind | None], copies: Mapping[str, Fitted], links: Links
+    found: Kind | None, kind: str, kinds: Mapping[str, Kind | None], copies: Mapping[str, Fitted], path: CollectivePath
 ) -> dict[str, Any]:
-    """A kind's plain data; one that was not measured is as another that was, or as a copy."""
+    """A kind's plain data; one that was not measured has the values of another that was, or of a copy."""
     if found is not None:
-        numbers, source = found.numbers, f"{found.source}; peers: {links.why}"
+        numbers, source = found.numbers, f"{found.source}; peers: {path.why}"
         sizes, seconds = found.bytes, found.seconds
     elif (other := next((k for k, f in kinds.items() if f is not None), None)) is not None:
         like = kinds[other]
@@ -170,8 +180,8 @@ def _collective(
         numbers = {k: Fitted(v, None, source) for k, v in values.items()}
         sizes = [2**20, 2**28]
         seconds = [20e-6 + size / copies["h2d.cap"].value for size in sizes]
-    more = found.more if found is not None else {}
-    tables = {n: _table(*curve, f"collective/{kind}/{n}") for n, curve in more.items()}
+    curves = found.by_ranks if found is not None else {}
+    tables = {n: _table(*curve, f"collective/{kind}/{n}") for n, curve in curves.items()}
     return {
         "alone": _table(sizes, seconds, source),
         **{k: number(v, _COLLECTIVES.get(k, "")) for k, v in numbers.items()},
@@ -179,8 +189,8 @@ def _collective(
     }
 
 
-def _beside(kept: Mapping[str, Fitted]) -> dict[str, Any]:
-    return {"beside": {other: number(value, "") for other, value in kept.items()}} if kept else {}
+def _plain_factors(factors: Mapping[str, Fitted]) -> dict[str, Any]:
+    return {"beside": {other: number(value, "") for other, value in factors.items()}} if factors else {}
 
 
 def _table(sizes: list[int], seconds: list[float], source: str) -> dict[str, Any]:

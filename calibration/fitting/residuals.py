@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from calibration.fitting.collectives import KINDS, sent
 from calibration.fitting.compute import flops
-from calibration.fitting.copy_engines import CLEAR, equal_trains
+from calibration.fitting.copy_engines import MIN_ENGINE_SIZE, equal_trains
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.fluid import FlowSpec, rates_together
@@ -76,7 +76,7 @@ def _other_copies(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for direction, cls in (("h2d", profile.h2d), ("d2h", profile.d2h), ("d2d", profile.device_copies)):
         for row in equal_trains(rows, direction):
             streams, size = len(row.params["trains"]), int(row.params["trains"][0]["bytes"])
-            if size < CLEAR:  # the events between them take their time too
+            if size < MIN_ENGINE_SIZE:  # the events between them take their time too
                 continue
             # those that move at once share the link: all are done when it has moved their bytes
             fitted = streams * _class_seconds(cls, size)

@@ -9,15 +9,15 @@ from statistics import median
 from calibration.fitting.estimators import FitError
 from sim.datasets.probe_rows import ABOUT, Row
 
-RANKS = 2.0
-"""Ranks whose times differ by more than this factor did not do the same."""
+MAX_RANK_RATIO = 2.0
+"""Ranks whose times differ by more than this factor did not do the same work."""
 
-DIP = 0.1
-"""A larger size may be quicker than a smaller one by this share, as measurements vary; more is nonsense."""
+MAX_DECREASE = 0.1
+"""A larger size may take less time than a smaller one by this share (measurements scatter); more is an error."""
 
 
 class Rows:
-    """Usable rows of one host. On a CPU, whose times mean nothing, only what cannot be worked with is refused."""
+    """Usable rows of one host. On a CPU, whose times mean nothing, only rows that cannot be used are refused."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rejected = [row for row in rows if row.rejected is not None]
@@ -38,7 +38,7 @@ class Rows:
         return [r for r in self.all if r.kind == kind and all(r.params.get(k) == v for k, v in params.items())]
 
     def has(self, row: Row, quantity: str) -> bool:
-        """Whether every rank of `row` found `quantity`."""
+        """Whether every rank of `row` measured `quantity`."""
         return bool(row.ranks) and all(quantity in found for found in row.ranks)
 
     def value(self, row: Row, quantity: str) -> float:
@@ -52,7 +52,7 @@ class Rows:
         values = [found[quantity].median for found in row.ranks]
         if min(values) <= 0:
             raise FitError(f"{row.case}: {quantity} is {min(values):.4g}, expected more than 0")
-        if self.strict and max(values) > RANKS * min(values):
+        if self.strict and max(values) > MAX_RANK_RATIO * min(values):
             ranks = ", ".join(f"{v:.4g}" for v in values)
             raise FitError(f"{row.case}: ranks disagree more than twofold on {quantity}: {ranks}")
         return median(values)
@@ -76,7 +76,7 @@ class Rows:
         sizes = [int(row.params["bytes"]) for row in ordered]
         times = [self.value(row, quantity) for row in ordered]
         for (a, s), (b, t) in pairwise(zip(sizes, times, strict=True)):
-            if self.strict and t < s * (1 - DIP):
+            if self.strict and t < s * (1 - MAX_DECREASE):
                 raise FitError(f"{what}: {b} B take {t:.4g} s, less than the {s:.4g} s of {a} B")
         level = [float(t) for t in isotonic_regression(times).x]
         return sizes, [t * (1 + 1e-6 * i) for i, t in enumerate(level)]

@@ -1,4 +1,4 @@
-"""What collectives of one stream do to collectives and kernels of another, as a sharded schedule has them."""
+"""How collectives of one stream slow collectives and kernels of another, as in a sharded schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from calibration.fitting.collectives import KINDS, Kind
-from calibration.fitting.estimators import Fitted, borrowed, over
+from calibration.fitting.estimators import Fitted, borrowed, median_and_spread
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import BLOCK_KERNELS
 from sim.datasets.probe_rows import Row
@@ -16,53 +16,55 @@ LIKE_TWO, LIKE_MORE = "h200x2-hostpath-20261121i", "h200x4-hostpath-20261121j"
 LIKE_NVLINK = "h200x2-nvlink-20261121i"
 """Shipped hosts where it was measured: of two GPUs and of more over host memory, and over NVLink."""
 
-LEAST = 0.01
-"""Collectives keep at least this share of their rate."""
+MIN_RATE = 0.01
+"""Collectives keep at least this share of their isolated rate."""
 
 
-class Together(NamedTuple):
-    """`beside`: kind -> kind of the other stream -> its rate beside one of those, relative to its
-    isolated rate. Costs of kernels."""
+class StreamInterference(NamedTuple):
+    """`rate_factors`: kind -> kind of the concurrent collective -> rate relative to the isolated rate.
 
-    beside: Mapping[str, Mapping[str, Fitted]]
+    The others are costs of kernels under a collective, by their keys in a profile.
+    """
+
+    rate_factors: Mapping[str, Mapping[str, Fitted]]
     beside_collective: Fitted
     crowd_delay: Fitted
 
 
-def fit_together(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> Together:
+def fit_stream_interference(rows: Rows, kinds: Mapping[str, Kind | None], nvlink: bool) -> StreamInterference:
     """From rows of concurrent collectives (`pair`) and of kernels under collectives (`crowd`).
 
-    What was not measured is as on a shipped host like this one. Raises FitError.
+    What was not measured has the value of a similar shipped host. Raises FitError.
     """
     like = load_profile(LIKE_NVLINK if nvlink else LIKE_MORE if rows.gpus > 2 else LIKE_TWO)
-    usual = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
-    found = _pairs(rows, kinds)
-    beside = {kind: kept | found.get(kind, {}) for kind, kept in _pairs_of(like).items()}
-    return Together(beside, *(_crowd(rows) or usual))
+    fallback = borrowed(like.device.beside_collective, like.name), borrowed(like.streams.crowd_delay, like.name)
+    found = _rate_factors(rows, kinds)
+    factors = {kind: shipped | found.get(kind, {}) for kind, shipped in _rate_factors_of(like).items()}
+    return StreamInterference(factors, *(_kernel_costs(rows) or fallback))
 
 
-def _pairs(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, Fitted]]:
-    kept: dict[tuple[str, str], list[tuple[float, Row]]] = {}
+def _rate_factors(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dict[str, Fitted]]:
+    factors: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for row in rows.find("pair"):
         p = row.params
         for kind, other, of in ((p["collective"], p["other"], ""), (p["other"], p["collective"], "other_")):
             if (measured := kinds.get(kind)) is not None:
                 late = measured.numbers["latency"].value
                 alone, beside = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
-                kept.setdefault((kind, other), []).append(((alone - late) / (beside - late), row))
+                factors.setdefault((kind, other), []).append(((alone - late) / (beside - late), row))
     found: dict[str, dict[str, Fitted]] = {}
-    for (kind, other), values in kept.items():
-        value, spread = over([v for v, _ in values])
+    for (kind, other), values in factors.items():
+        value, spread = median_and_spread([v for v, _ in values])
         where = f"{', '.join(row.case for _, row in values)}: rates beside {other} over alone"
-        found.setdefault(kind, {})[other] = Fitted(min(max(value, LEAST), 1.0), spread, where)
+        found.setdefault(kind, {})[other] = Fitted(min(max(value, MIN_RATE), 1.0), spread, where)
     return found
 
 
-def _crowd(rows: Rows) -> tuple[Fitted, Fitted] | None:
+def _kernel_costs(rows: Rows) -> tuple[Fitted, Fitted] | None:
     """(`device.beside_collective`, `streams.crowd_delay`).
 
-    A kernel beside a collective takes its isolated time x beside_collective + crowd_delay: a part of its blocks finds
-    no SM and runs after the rest. Short and long kernels tell the two apart.
+    A kernel beside a collective takes its isolated time x beside_collective + crowd_delay: some of its blocks
+    find no SM and run after the rest. Short and long kernels tell the two apart.
     """
     found = sorted((r for r in rows.find("crowd") if rows.has(r, "beside")), key=lambda r: rows.value(r, "alone"))
     if not found:
@@ -85,9 +87,9 @@ def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
     return alone / kernels, (rows.value(row, "beside") - alone) / kernels
 
 
-def _pairs_of(like: Profile) -> dict[str, dict[str, Fitted]]:
+def _rate_factors_of(like: Profile) -> dict[str, dict[str, Fitted]]:
     return {
-        kind: {other: borrowed(kept, like.name) for other, kept in cls.beside.items()}
+        kind: {other: borrowed(factor, like.name) for other, factor in cls.beside.items()}
         for kind in KINDS
         if (cls := getattr(like.collectives, kind)) is not None
     }

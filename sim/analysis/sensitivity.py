@@ -1,4 +1,4 @@
-"""Sensitivity of a figure to each number of its profile, and how far their uncertainties carry.
+"""Sensitivity of a metric to each number of its profile, and propagation of their uncertainties.
 
 An isolated copy fills the GPU's link: a copy's cap and a capacity on its route that is equal to it are one measurement.
 They move together, as one factor, and their uncertainty counts once.
@@ -12,18 +12,18 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from sim.hardware import Profile
-from sim.hardware.profile_parameters import Entry, changed, numbers
+from sim.hardware.profile_parameters import Entry, changed, numbers_by_path
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator, metric_of
 from sim.sweeps.job import Job
 
 Run = Callable[[Profile], float]
-"""A figure of something that runs on a profile."""
+"""A metric of something that runs on a profile."""
 
 NUDGE_S = 1e-6
 """What a number that is 0 is raised by: only times can be 0."""
-NOTHING = 1e-12
-"""A share of the figure that is rounding."""
+ROUNDING = 1e-12
+"""Changes of a metric below this share of it are rounding."""
 
 
 class Factor(NamedTuple):
@@ -50,7 +50,7 @@ class Factor(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """Change of a figure by the relative change of a factor, or by its amount where that is 0."""
+    """Change of a metric by the relative change of a factor, or by its amount where that is 0."""
 
     value: float | None
     """None where no changed profile is valid."""
@@ -58,11 +58,11 @@ class Slope(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Sensitivity of a figure to a factor; in the figure's unit, but for the elasticity."""
+    """Sensitivity of a metric to a factor; in the metric's unit, but for the elasticity."""
 
     factor: Factor
     elasticity: float | None
-    """Relative change of the figure by that of the factor; None where either is 0."""
+    """Relative change of the metric by that of the factor; None where either is 0."""
     moved: float | None
     """By the relative change that was asked for, or by `NUDGE_S`; None where neither way gave a valid profile."""
     deviation: float | None
@@ -71,26 +71,26 @@ class Effect(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """Sensitivity of a figure to every factor of a profile."""
+    """Sensitivity of a metric to every factor of a profile."""
 
     metric: str
-    figure: float
+    value: float
     change: float
     effects: list[Effect]
     """The largest first; last, factors that could not be changed."""
     unmoved: list[str]
-    """Factors that move nothing."""
+    """Factors without effect."""
 
     @property
     def deviation(self) -> float:
-        """One standard deviation of the figure by all uncertainties."""
+        """One standard deviation of the metric by all uncertainties."""
         return math.hypot(*(e.deviation for e in self.effects if e.deviation is not None))
 
 
 class Interval(NamedTuple):
-    """Where a figure lies with probability `level`, by the model's error and what is known to be uncertain."""
+    """Where a metric lies with probability `level`, by the model's error and what is known to be uncertain."""
 
-    figure: float
+    value: float
     low: float
     high: float
     level: float
@@ -100,12 +100,12 @@ class Interval(NamedTuple):
     """All others: they contribute nothing."""
 
 
-def figure(scenario: Scenario, metric: str, profile: Profile) -> float:
+def metric_value(scenario: Scenario, metric: str, profile: Profile) -> float:
     """A metric of a scenario on a profile; with the first two given, a `Run`."""
-    return FigureOf(scenario, metric)(profile)
+    return MetricOf(scenario, metric)(profile)
 
 
-class FigureOf:
+class MetricOf:
     """A metric of a scenario, by an evaluator: a `Run` of which many profiles can be asked at once."""
 
     def __init__(self, scenario: Scenario, metric: str, evaluator: Evaluator | None = None) -> None:
@@ -129,7 +129,7 @@ class FigureOf:
 
 def factors(profile: Profile) -> list[Factor]:
     """All numbers of a profile, those of one measurement together."""
-    known = numbers(profile)
+    known = numbers_by_path(profile)
     groups: list[list[str]] = []
     for kind in ("h2d", "d2h"):
         cap = profile.copy_class(kind).cap.value
@@ -160,9 +160,9 @@ def slopes(
     profile: Profile,
     nudges: Sequence[tuple[Factor, float]],
 ) -> tuple[float, list[Slope]]:
-    """The figure, and its slope by each factor: between a relative change up and the same down, at most to 0.
+    """The metric, and its slope by each factor: between a relative change up and the same down, at most to 0.
 
-    Where one of the two makes no valid profile, the slope is to the unchanged one. The runs of a `FigureOf` are all
+    Where one of the two makes no valid profile, the slope is to the unchanged one. The runs of a `MetricOf` are all
     asked for at once.
     """
     jobs: list[tuple[int, float, Profile]] = []
@@ -174,7 +174,7 @@ def slopes(
             except ValueError as error:
                 remarks[i] = f"skipped {100 * by:+g} %: {error}"
     profiles = [profile, *(job for _, _, job in jobs)]
-    found = run.over(profiles) if isinstance(run, FigureOf) else [run(profile) for profile in profiles]
+    found = run.over(profiles) if isinstance(run, MetricOf) else [run(profile) for profile in profiles]
     ends: list[list[tuple[float, float]]] = [[] for _ in nudges]
     for (i, by, _), value in zip(jobs, found[1:], strict=True):
         ends[i].append((by, value))
@@ -182,7 +182,7 @@ def slopes(
 
 
 def _slope(ends: Sequence[tuple[float, float]]) -> float | None:
-    """Between the first two of (change, figure)."""
+    """Between the first two of (change, metric)."""
     if len(ends) < 2:
         return None
     (a, high), (b, low) = ends[:2]
@@ -193,7 +193,7 @@ def to_plain(found: Sensitivity) -> dict[str, object]:
     """As plain data for JSON (s, B)."""
     return {
         "metric": found.metric,
-        found.metric: found.figure,
+        found.metric: found.value,
         "change": found.change,
         "zero_raised_by": NUDGE_S,
         "deviation": found.deviation,
@@ -231,7 +231,7 @@ def sensitivity(
     """
     all_factors, spreads = factors(profile), uncertain(profile)
     nudges = [*((factor, change) for factor in all_factors), *spreads]
-    base, found = slopes(FigureOf(scenario, metric, evaluator), profile, nudges)
+    base, found = slopes(MetricOf(scenario, metric, evaluator), profile, nudges)
     deviations = {
         factor.paths: slope.value * spread
         for (factor, spread), slope in zip(spreads, found[len(all_factors) :], strict=True)
@@ -241,7 +241,7 @@ def sensitivity(
     for factor, (slope, remark) in zip(all_factors, found, strict=False):
         deviation = deviations.get(factor.paths)
         moved = None if slope is None else slope * (NUDGE_S if factor.value == 0 else change)
-        if moved is not None and max(abs(moved), abs(deviation or 0.0)) <= NOTHING * abs(base):
+        if moved is not None and max(abs(moved), abs(deviation or 0.0)) <= ROUNDING * abs(base):
             unmoved.append(factor.name)
             continue
         elasticity = None if slope is None or factor.value == 0 or not base else slope / base
@@ -256,9 +256,9 @@ def interval(
     level: float = 0.9,
     model: float = 0.0,
 ) -> Interval:
-    """Where the figure lies, to first order: uncertainties taken as independent, and the figure as straight in each.
+    """Where the metric lies, to first order: uncertainties taken as independent, and the metric as straight in each.
 
-    `model` is the model's own error, one standard deviation relative to the figure (`sim.analysis.model_error`).
+    `model` is the model's own error, one standard deviation relative to the metric (`sim.analysis.model_error`).
     """
     spreads = uncertain(profile)
     base, found = slopes(run, profile, spreads)

@@ -132,7 +132,7 @@ def check_outputs_shared(force: bool, *outputs: tuple[str, Path | None, str]) ->
 
 
 force_option = click.option(
-    "--force", is_flag=True, help="Overwrite files also where they were read, or are no earlier results."
+    "--force", is_flag=True, help="Overwrite files also where they were read, or are not earlier results."
 )
 
 

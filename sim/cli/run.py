@@ -97,11 +97,11 @@ def run(
 def _interval(job: Job, no_cache: bool) -> Interval | None:
     """Where the step time lies; None where the model's error on such a host is not known."""
     from sim.analysis.model_error import model_error
-    from sim.analysis.sensitivity import FigureOf, interval, most_runs
+    from sim.analysis.sensitivity import MetricOf, interval, most_runs
 
     known = model_error(job.profile, job.scenario.world_size)
     if known is None:
         return None
     with evaluating(None, no_cache, most_runs(job.profile, False)) as evaluator:
-        run = FigureOf(job.scenario, "step_time_s", evaluator)
+        run = MetricOf(job.scenario, "step_time_s", evaluator)
         return interval(run, job.profile, model=known.deviation)

@@ -27,9 +27,9 @@ def sensitivity(given: Given, as_json: bool, change: str, metric: str, workers: 
     from sim.analysis.sensitivity import most_runs, to_plain
     from sim.analysis.sensitivity import sensitivity as find
     from sim.inputs.config import InputError
-    from sim.sweeps.results_file import FIGURES
+    from sim.sweeps.results_file import METRICS
 
-    varied = [name for name in FIGURES if name not in ("device_memory_bytes", "fits_memory")]
+    varied = [name for name in METRICS if name not in ("device_memory_bytes", "fits_memory")]
     if metric not in varied:
         raise InputError("--metric", metric, f"expected one of {', '.join(varied)}")
     share = _share(change)

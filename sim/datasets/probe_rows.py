@@ -82,7 +82,7 @@ def load_rows(file: Path) -> list[Row]:
     """The last row of every case in `file`, in the order of their first; a half-written last line is left out.
 
     Raises:
-        RowError: the file cannot be read, or a line is no row of this schema.
+        RowError: the file cannot be read, or a line is not a row of this schema.
     """
     found: dict[str, Row] = {}
     try:
@@ -112,7 +112,7 @@ class Journal:
     """The file of raw rows, open for appending and locked: each row is on the disk when `append` returns.
 
     Raises:
-        RowError: a line is no row of this schema.
+        RowError: a line is not a row of this schema.
         InputError: another run holds it.
         OSError: it cannot be opened or read.
     """

@@ -1,7 +1,7 @@
 """Hardware profiles: what a host is made of, and the flows that copies, kernels and collectives are there."""
 
-from sim.hardware.collective_classes import AloneTime, CollectiveClass, Collectives, Contention
-from sim.hardware.inheritance import Kept
+from sim.hardware.collective_classes import CollectiveClass, Collectives, Contention, IsolatedTimes
+from sim.hardware.inheritance import Inherited
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
 from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
 from sim.hardware.profile_files import profile_file, shipped
@@ -12,7 +12,6 @@ __all__ = [
     "MOST_GPUS",
     "SESSION",
     "SHORTEST_KERNEL",
-    "AloneTime",
     "CollectiveClass",
     "CollectiveTag",
     "Collectives",
@@ -20,7 +19,8 @@ __all__ = [
     "CopyClass",
     "Device",
     "HostIssue",
-    "Kept",
+    "Inherited",
+    "IsolatedTimes",
     "Pageable",
     "PageableCopies",
     "Profile",

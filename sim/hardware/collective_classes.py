@@ -19,7 +19,7 @@ Algorithm = Literal["direct", "ring", "hierarchical"]
 """How a collective moves its bytes; `sim.hardware.collectives` says what each does."""
 
 
-class AloneTime(Config, frozen=True):
+class IsolatedTimes(Config, frozen=True):
     """Measured isolated times of a collective, s, by `bytes` that each rank sends, ascending."""
 
     bytes: tuple[Bytes, ...]
@@ -68,7 +68,7 @@ class CollectiveClass(Config, frozen=True):
     what is copied past them.
     """
 
-    alone: AloneTime
+    alone: IsolatedTimes
     """Of two ranks; where `alone_by_ranks` has no table of its own, of any number."""
     latency: Sourced[Seconds]
     latency_per_rank: Sourced[Seconds]
@@ -76,7 +76,7 @@ class CollectiveClass(Config, frozen=True):
     overhead: Sourced[Number]
     copy_start: Sourced[Seconds]
     isolated_overhead: Sourced[Number] | None = None
-    alone_by_ranks: dict[int, AloneTime] = msgspec.field(default_factory=dict)
+    alone_by_ranks: dict[int, IsolatedTimes] = msgspec.field(default_factory=dict)
     contention_by_ranks: dict[int, Contention] = msgspec.field(default_factory=dict)
     """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
     algorithm: Algorithm | None = None

@@ -1,4 +1,4 @@
-"""Profiles that are like others: what they give, over what they inherit, and a list of the latter.
+"""Inheritance between profiles (`like`): what one gives replaces what it inherits; the inherited parts are listed.
 
 What was measured is true of the host that it was measured on. A profile that gives a topology of its own describes
 another host, so what it inherits of the other's description, fingerprint and measurements is marked. Every inherited
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sim.hardware.collective_classes import AloneTime
+from sim.hardware.collective_classes import IsolatedTimes
 from sim.hardware.topology import Capacity, Sourced
 from sim.inputs.config import Config
 
 
-class Kept(Config, frozen=True):
-    """A part of a profile that is as in another one."""
+class Inherited(Config, frozen=True):
+    """A part of a profile that it inherits from another one."""
 
     key: str
     """Its key path."""
@@ -26,9 +26,9 @@ class Kept(Config, frozen=True):
     """Whether it describes or was measured on a topology that this profile does not have."""
 
 
-def tables_of_another_topology(kept: Iterable[Kept]) -> tuple[str, ...]:
-    """Profiles whose tables of collectives' isolated times are kept, although their hosts have another topology."""
-    found = (part for part in kept if part.another_topology and _holds_table(part.key))
+def tables_of_another_topology(inherited: Iterable[Inherited]) -> tuple[str, ...]:
+    """Profiles whose tables of isolated times are inherited, although their hosts have another topology."""
+    found = (part for part in inherited if part.another_topology and _holds_table(part.key))
     return tuple(dict.fromkeys(part.profile for part in found))
 
 
@@ -45,7 +45,10 @@ _OF_THE_HOST = ("name", "description", "fingerprint", "h2d", "d2h", "p2p", "coll
 
 
 def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
-    """Plain data of a profile: `data` over that of `base`, the profile `name`, its numbers and `kept` saying so."""
+    """Plain data of a profile: `data` over that of `base`, the profile `name`.
+
+    Inherited numbers name their profile, and `kept` lists the inherited parts.
+    """
     if not isinstance(base, dict):
         return data
     replaced = "topology" in data
@@ -55,13 +58,13 @@ def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
     before = {entry["key"]: entry["profile"] for entry in known}
     marked = {entry["key"] for entry in known if entry.get("another_topology")}
     base = {key: value for key, value in base.items() if key != "kept"}
-    kept = []
+    inherited = []
     for key in _left_out(base, data, "", tuple(before)):
         another = key in marked or (replaced and key.split(".")[0] in _OF_THE_HOST)
         of = next((before[k] for k in _above(key) if k in before), name)
-        kept.append({"key": key, "profile": of, "another_topology": another})
+        inherited.append({"key": key, "profile": of, "another_topology": another})
     over: dict[str, Any] = _over(_inherited(base, name, replaced), data)
-    return over | {"kept": kept}
+    return over | {"kept": inherited}
 
 
 def _above(key: str) -> Iterator[str]:
@@ -100,7 +103,7 @@ def _over(base: Any, data: Any) -> Any:
 def _inherited(data: Any, name: str, replaced: bool) -> Any:
     """Data of the profile `name`, its numbers naming it unless it inherits them itself.
 
-    With `replaced`, the heir has a topology of its own, so tables of isolated times say that they are of another one.
+    With `replaced`, the inheriting profile has a topology of its own: tables of isolated times say that theirs differs.
     """
     if isinstance(data, list):
         return [_inherited(item, name, replaced) for item in data]
@@ -118,8 +121,8 @@ def _is_number(data: dict[str, Any]) -> bool:
     return not isinstance(value, dict | list) or {"bytes", "seconds"} <= data.keys()
 
 
-def provenance(number: Sourced[Any] | Capacity | AloneTime) -> str:
+def provenance(number: Sourced[Any] | Capacity | IsolatedTimes) -> str:
     """Where a number comes from, in words: its source, and the profile that it is inherited from."""
-    if isinstance(number, AloneTime) and number.another_topology:
+    if isinstance(number, IsolatedTimes) and number.another_topology:
         return f"measured on {number.inherited_from}, another topology: {number.source}"
     return f"as {number.inherited_from}: {number.source}" if number.inherited_from else number.source

@@ -11,7 +11,7 @@ import msgspec
 
 from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
-from sim.hardware.inheritance import Kept
+from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
 from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
 from sim.hardware.topology import LEAST, Sourced, Topology
@@ -47,7 +47,7 @@ class Profile(Config, frozen=True, dict=True):
     compute_factor: Sourced[Number] | msgspec.UnsetType = msgspec.UNSET
     """On every kernel's isolated time, as given or by the roofline: what one measured step says of a device whose
     efficiencies are another one's (`sim.analysis.fit_step`). Not given is 1, and no part of a profile's digest."""
-    kept: tuple[Kept, ...] = ()
+    kept: tuple[Inherited, ...] = ()
     """What it left out and has from the profile that it is `like`."""
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Profile(Config, frozen=True, dict=True):
                 yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
 
     def _wrong_routes(self) -> Iterator[Fault]:
-        """FaultsError of the topology's routes; those of one GPU end at its first."""
+        """Faults of the topology's routes; those of one GPU end at its first."""
         try:
             graph = self.graph
         except FaultsError as faults:

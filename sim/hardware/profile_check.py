@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 import msgspec
 
 from sim.fluid import rates_together
-from sim.hardware import AloneTime, Profile
+from sim.hardware import IsolatedTimes, Profile
 from sim.hardware import to_plain as plain_profile
 from sim.hardware.collectives import flows, isolated_time, phases_of, sent_per_rank
 from sim.inputs.config import InputError
@@ -105,7 +105,7 @@ def _checks(profile: Profile) -> Iterator[Check]:
         cls = getattr(profile.collectives, kind)
         if cls is None:
             continue  # as another kind
-        by_ranks: dict[int, tuple[str, AloneTime]] = {2: (f"collectives.{kind}.alone", cls.alone)}
+        by_ranks: dict[int, tuple[str, IsolatedTimes]] = {2: (f"collectives.{kind}.alone", cls.alone)}
         by_ranks |= {n: (f"collectives.{kind}.alone_by_ranks[{n}]", t) for n, t in cls.alone_by_ranks.items()}
         for ranks, (path, table) in sorted(by_ranks.items()):
             if ranks <= profile.gpus and _is_whole(profile, kind, ranks):
@@ -124,7 +124,7 @@ def _is_whole(profile: Profile, kind: CollectiveKind, ranks: int) -> bool:
     return len(found) == 1 and found[0].ranks == ranks
 
 
-def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: AloneTime) -> Iterator[Check]:
+def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: IsolatedTimes) -> Iterator[Check]:
     for sent, seconds in zip(table.bytes, table.seconds, strict=True):
         buffer = round(sent / sent_per_rank(kind, 1, ranks))
         isolated = isolated_time(profile, kind, buffer, range(ranks))

@@ -11,7 +11,7 @@ from sim.inputs.faults import shown
 from sim.inputs.shipped_files import ShippedFiles, is_there
 from sim.inputs.yaml_files import read_yaml
 
-_FILES = ShippedFiles("hardware", "hardware profile", "chunkflow-sim hardware")
+_FILES = ShippedFiles("hardware", "a hardware profile", "chunkflow-sim hardware")
 shipped = _FILES.names
 profile_file = _FILES.file
 

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from sim.hardware import AloneTime
+from sim.hardware import IsolatedTimes
 from sim.hardware.topology import Capacity, Sourced
 
 T = TypeVar("T")
 Change = Callable[[float], float]
-Number = Sourced[Any] | Capacity | AloneTime
+Number = Sourced[Any] | Capacity | IsolatedTimes
 """A table of isolated times is one number: all its seconds change together."""
 
 _Path = tuple[str | int, ...]
@@ -27,17 +27,19 @@ class Entry(NamedTuple):
     @property
     def value(self) -> float | None:
         """In SI units; None of a table."""
-        return None if isinstance(self.number, AloneTime) else float(self.number.value)
+        return None if isinstance(self.number, IsolatedTimes) else float(self.number.value)
 
     @property
     def uncertainty(self) -> float | None:
         """Relative, one standard deviation; None where the profile does not say."""
-        return None if isinstance(self.number, AloneTime) else self.number.uncertainty
+        return None if isinstance(self.number, IsolatedTimes) else self.number.uncertainty
 
 
-def numbers(data: object) -> dict[str, Entry]:
+def numbers_by_path(data: object) -> dict[str, Entry]:
     """Every number of a profile (or a part of one) by its key path, such as `topology.links[0].there`."""
-    return {key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | AloneTime)}
+    return {
+        key_path(path): Entry(path, v) for path, v in leaves(data) if isinstance(v, Sourced | Capacity | IsolatedTimes)
+    }
 
 
 def changed(data: T, changes: Mapping[str, Change]) -> T:
@@ -45,15 +47,15 @@ def changed(data: T, changes: Mapping[str, Change]) -> T:
 
     Raises:
         KeyError: there is no number at a path.
-        ValueError: what it makes is no valid profile.
+        ValueError: what it makes is not a valid profile.
     """
-    known = numbers(data)
+    known = numbers_by_path(data)
     return cast(T, _replaced(data, {known[name].path: change for name, change in changes.items()}))
 
 
 def leaves(data: object, path: _Path = ()) -> Iterator[tuple[_Path, object]]:
     """(path, value) of all that a profile (or a part of one) holds, in its order; a number with its source is one."""
-    if isinstance(data, Sourced | Capacity | AloneTime):
+    if isinstance(data, Sourced | Capacity | IsolatedTimes):
         yield path, data
     elif isinstance(data, msgspec.Struct):
         for name in data.__struct_fields__:
@@ -91,6 +93,6 @@ def _replaced(data: Any, changes: Mapping[_Path, Change]) -> Any:
 
 
 def _changed_number(number: Number, change: Change) -> Number:
-    if isinstance(number, AloneTime):
+    if isinstance(number, IsolatedTimes):
         return msgspec.structs.replace(number, seconds=tuple(type(s)(change(s)) for s in number.seconds))
     return msgspec.structs.replace(number, value=type(number.value)(change(number.value)))

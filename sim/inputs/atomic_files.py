@@ -58,7 +58,7 @@ def naming(file: Path) -> Iterator[None]:
     """Turn every OSError inside into an `UnwritableError` that names `file`: that of a write names none."""
     try:
         yield
-    except BrokenPipeError:  # whoever read has had enough, which is no failure to tell of
+    except BrokenPipeError:  # whoever read has had enough, which is not a failure to report
         raise
     except OSError as error:
         raise UnwritableError(error.errno, error.strerror, str(file)) from None
@@ -144,7 +144,7 @@ def write_atomically(file: Path, data: bytes | str) -> None:
         UnwritableError: naming `file`.
     """
     refuse_pipe(file)
-    # names of files may hold bytes that are no text
+    # names of files may hold bytes that are not text
     content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
     with naming(file):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def refuse(faults: Iterable[Fault]) -> None:
 
 
 def unreadable(data: object, path: str = "", depth: int = 0) -> Iterator[Fault]:
-    """Values that no file of ours holds, whatever type they are to be of: endless, not finite, or no Unicode text."""
+    """Values that no file may hold, whatever type is expected: nested too deeply, not finite, or not Unicode text."""
     if depth > DEEPEST:
         yield Fault(path, "is nested too deeply")
     elif isinstance(data, Mapping):
@@ -97,11 +97,11 @@ def find(data: Any, kind: Any, path: str = "") -> Iterator[Fault]:
 
 
 def _inside(data: Any, kind: Any, path: str) -> Iterator[Fault]:
-    """FaultsError that can be told from only `data` and `kind`."""
+    """Faults that follow from `data` and `kind` alone, without a check of the struct's own."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         found = list(find(data, args[0], path))
-        yield from found or (fault for meta in args[1:] for fault in _beyond(data, meta, path))
+        yield from found or (fault for meta in args[1:] for fault in _out_of_limits(data, meta, path))
     elif origin in (typing.Union, types.UnionType):
         yield from _of_union(data, [m for m in args if m not in _NOT_GIVEN], path)
     elif origin is Literal:
@@ -176,7 +176,7 @@ def _unknown(key: object, known: Sequence[str], path: str) -> Fault:
 
 
 def _of_union(data: Any, members: list[Any], path: str) -> Iterator[Fault]:
-    """FaultsError of the member that `data` means: by its tag, its shape, or as the only one."""
+    """Faults of the member that `data` means: by its tag, its shape, or as the only one."""
     tagged = {_config(m).tag: m for m in members if is_struct(m) and _config(m).tag_field}
     if tagged and isinstance(data, Mapping):
         field = next(_config(m).tag_field for m in tagged.values())
@@ -222,8 +222,8 @@ def _of_choices(data: Any, choices: tuple[Any, ...], path: str) -> Iterator[Faul
     yield Fault(path, f"is {shown_value(data)}; {close}expected {'one of ' if len(choices) > 1 else ''}{known}")
 
 
-def _beyond(data: Any, meta: Any, path: str) -> Iterator[Fault]:
-    """FaultsError of a value of the right type against the limits that a `msgspec.Meta` states."""
+def _out_of_limits(data: Any, meta: Any, path: str) -> Iterator[Fault]:
+    """Faults of a value of the right type against the limits that a `msgspec.Meta` states."""
     if not isinstance(meta, msgspec.Meta):
         return
     for limit, holds, words in (

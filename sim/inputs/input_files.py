@@ -1,4 +1,4 @@
-"""Reading input files, bounded: what is no regular file, or too large to be input of ours, is refused at once."""
+"""Reading input files, bounded: what is not a regular file, or too large to be input of ours, is refused at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
         if stat.S_ISDIR(about.st_mode):
             raise InputError(source, "", "cannot be read: Is a directory")
         if not stat.S_ISREG(about.st_mode):  # opening a pipe waits for who writes to it; a device may be endless
-            raise InputError(source, "", "is no regular file but a pipe, a socket or a device: give a file")
+            raise InputError(source, "", "is not a regular file but a pipe, a socket or a device: give a file")
         if about.st_size > most:
             raise InputError(source, "", f"has {about.st_size} bytes, at most {most} are read")
         with file.open("rb") as opened:
@@ -37,7 +37,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     except OSError as error:
         raise InputError(source, "", f"cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise InputError(source, "", f"is no path: {error}") from None
+        raise InputError(source, "", f"is not a path: {error}") from None
     if len(content) > most:  # it grew, or says that it has no size, as files of /proc do
         raise InputError(source, "", f"has more than {most} bytes, which are the most that are read")
     return content

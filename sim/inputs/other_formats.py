@@ -39,7 +39,7 @@ _TEXT = (
         re.compile(r"^(?:nvbandwidth Version:|memcpy .*bandwidth \(GB/s\))", re.MULTILINE),
     ),
 )
-"""May stand in comments of a scenario: looked for only in what is no mapping."""
+"""May stand in comments of a scenario: looked for only in what is not a mapping."""
 
 
 def foreign_json(given: Path | bytes) -> str | None:

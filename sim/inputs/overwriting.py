@@ -54,8 +54,8 @@ def check_outputs(outputs: Sequence[Output], force: bool = False) -> None:
     With `force` an output may be a file that was read or that others wrote; two outputs are never one file.
 
     Raises:
-        InputError: an output is another output or standard output, was read, is no earlier result of its kind, or is a
-            named pipe.
+        InputError: an output is another output or standard output, was read, is not an earlier result of its kind, or
+            is a named pipe.
         UnwritableError: an output is a folder, or no path that a file can have.
     """
     for number, output in enumerate(outputs):
@@ -75,7 +75,9 @@ def check_outputs(outputs: Sequence[Output], force: bool = False) -> None:
         if any(_same(output.file, read) for read in files_read.noted()):
             raise _refused(output, "would overwrite a file that this command reads: give another file, or --force")
         if not _ours(output):
-            problem = f"would overwrite a file that is no earlier {output.option} of chunkflow-sim: give another file"
+            problem = (
+                f"would overwrite a file that is not an earlier {output.option} of chunkflow-sim: give another file"
+            )
             raise _refused(output, f"{problem}, or --force")
 
 

@@ -14,7 +14,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(inf|nan)", re.ASCII)
 
 _UNSHOWN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories of what is no letter: controls, formats (which also reverse text), surrogates, separators."""
+"""Unicode categories of what is not a letter: controls, formats (which also reverse text), surrogates, separators."""
 
 
 def printable(text: str) -> str:

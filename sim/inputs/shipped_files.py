@@ -18,7 +18,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; no for what is no path at all."""
+    """Whether there is such a file or folder; no for what is not a path at all."""
     try:
         return path.exists()
     except (OSError, ValueError):  # too long, or with a null byte
@@ -61,5 +61,5 @@ class ShippedFiles(NamedTuple):
         close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)
         hint = f"did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
         absent = ": there is none of that path" if name.lower().endswith((".yaml", ".yml")) else ""
-        problem = f"{shown!r} is no {self.what}; {hint}`{self.command}` lists all, or give a YAML file{absent}"
+        problem = f"{shown!r} is not {self.what}; {hint}`{self.command}` lists all, or give a YAML file{absent}"
         raise InputError(shown, "", problem)

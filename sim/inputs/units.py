@@ -133,7 +133,7 @@ def plain(quantity: object) -> float | int:
         return float(quantity)
     if isinstance(quantity, int):
         return int(quantity)
-    raise NotImplementedError(f"{type(quantity).__name__} is no quantity")
+    raise NotImplementedError(f"{type(quantity).__name__} is not a quantity")
 
 
 def show_bytes(size: float) -> str:

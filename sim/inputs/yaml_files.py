@@ -1,6 +1,6 @@
 """The one reader of YAML, for files and for values on the command line: only plain data.
 
-Refused are tags, aliases, merges, keys that appear twice or are no word, and more nesting or values than stated here.
+Refused are tags, aliases, merges, keys that appear twice or are not words, more nesting or values than stated here.
 Of YAML 1.1's numbers only those are read that cannot be taken for something else: `1:30` (base 60), `017` (base 8),
 `.nan` and `.inf` stay text, as dates do.
 """

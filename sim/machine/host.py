@@ -59,8 +59,8 @@ class HostThread:
         self.wake = float(host.wake.value)
         self.sync = float(host.sync.value)
         self.spread = float(host.wake_spread.value)
-        # seeded by its place in the program: the same scenario gives the same timeline
         self.device_copy = (host.device_copy or host.copy).value
+        # seeded by its place in the program: the same scenario gives the same timeline
         self.random = random.Random(f"{rank.number}/{number}")
         self.issue_cost: dict[type, float] = {
             Kernel: host.kernel.value,

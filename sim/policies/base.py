@@ -99,7 +99,7 @@ class Policy(Config, frozen=True, tag_field="kind"):
 
     @classmethod
     def from_policy(cls, other: Policy, world_size: int) -> Self | None:
-        """This kind of policy with the values of all fields that `other` has too; None if that is no valid policy."""
+        """This kind of policy with the values of all fields that `other` has too; None if that is invalid."""
         shared = {name: getattr(other, name) for name in cls.__struct_fields__ if name in other.__struct_fields__}
         return cls.read(shared)
 

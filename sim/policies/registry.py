@@ -44,12 +44,12 @@ def register(policy: type[P]) -> type[P]:
     """Make a kind of policy known under its tag; to be used as a decorator.
 
     Raises:
-        TypeError: it is no policy, is not frozen, or has no tag of its own.
+        TypeError: it is not a policy, is not frozen, or has no tag of its own.
         ValueError: another class is known under its tag.
     """
     config = getattr(policy, "__struct_config__", None)
     if not issubclass(policy, Policy) or config is None or not config.frozen or not isinstance(config.tag, str):
-        raise TypeError(f"{policy.__name__} is no policy: expected class X(Policy, frozen=True, tag='x')")
+        raise TypeError(f"{policy.__name__} is not a policy: expected class X(Policy, frozen=True, tag='x')")
     if config.tag == policy.__name__:
         raise TypeError(f"{policy.__name__} has no kind of its own: give the class tag='...'")
     known = _KINDS.get(config.tag)
@@ -80,7 +80,7 @@ def load_policies(file: str | Path) -> tuple[str, ...]:
     name = f"chunkflow_sim_policies_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:
-        raise InputError(str(file), "", "is no Python file (.py) with policies")
+        raise InputError(str(file), "", "is not a Python file (.py) with policies")
     content = read_bytes(path)
     sys.modules[name] = module_from_spec(spec)  # annotations of structs are looked up there
     try:

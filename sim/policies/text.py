@@ -39,7 +39,7 @@ def describe(policy: Policy, short: bool = False) -> str:
 
 
 def describe_plain(data: object) -> str:
-    """`describe` of a policy in plain data, as an axis of a sweep holds it; what is no policy is shown as it is."""
+    """`describe` of a policy in plain data, as an axis of a sweep holds it; what is not a policy is shown as it is."""
     if not isinstance(data, Mapping):
         return str(data)
     try:

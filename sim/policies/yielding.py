@@ -3,7 +3,7 @@
 `window: device_gate` is carried out by the GPU's streams only: the host issues everything ahead, events and flags
 decide.
 
-The windows `launch` and `kernel` are after the public code of a ChunkFlow author's SGLang fork (github
+The windows `launch` and `kernel` reproduce the public code of a ChunkFlow author's SGLang fork (github
 EthanMeng324/sglang, branch v0.5.9-shard, layerwise_offload_chunkwise.py). One thread runs the model. A second one
 issues a chunk, waits until it has landed, and issues the next; before each it waits until the count of active
 collectives is zero. The model's thread, to launch a collective, raises the count, takes the copies' lock, and makes the
@@ -40,7 +40,7 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     - `device_gate`: the compute stream sets a flag right before each collective and clears it right after; the copy
       stream waits for 0 before each chunk. With `drain` the collective also waits until the chunk in flight has ended.
     - `launch`: a host thread issues one chunk at a time and waits for it; it issues none while another host thread is
-      launching a collective. What the GPU does then is not known to either.
+      launching a collective. Neither thread knows whether the GPU has run the collective yet.
     - `kernel`: as `launch`, but the window lasts until the collective has ended on the GPU, which a third host thread
       sees by polling every `poll`.
 
@@ -59,7 +59,7 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     label_fields: ClassVar[tuple[str, ...]] = ("window", "drain")
 
     def wrong_parameters(self) -> Iterator[Fault]:
-        """As of `Chunked`; what the window does not have."""
+        """Faults of `Chunked`, and parameters that this window does not support."""
         yield from super().wrong_parameters()
         if self.lock != "issued" and self.window == "device_gate":
             yield Fault("lock", "is for windows launch and kernel")
@@ -141,17 +141,17 @@ class GatedSchedule(Schedule):
             self.rank.write_flag(COPY, BUSY, 0)
 
     def before_collective(self) -> None:
-        """Close the gate, and wait for the copy in flight where the policy says so."""
+        """Begin the yield window: close the gate, and with `drain` wait for the chunk in flight."""
         stream = self.meeting_stream
         if self.gated:
             self.rank.write_flag(stream, gate(stream), 1)
         if self.drains:
-            # a chunk that passed as the gate closed says so one flag write later: look no sooner
+            # a chunk that just passed the gate sets BUSY one flag write later: a second write delays the check as long
             self.rank.write_flag(stream, gate(stream), 1)
             self.rank.wait_flag(stream, BUSY, 0)
 
     def after_collective(self) -> None:
-        """Open the gate."""
+        """End the yield window: open the gate."""
         if self.gated:
             self.rank.write_flag(self.meeting_stream, gate(self.meeting_stream), 0)
 
@@ -192,12 +192,12 @@ class HostSchedule(Schedule):
         rank.switch(self.model)
 
     def before_layer(self, n: int) -> None:
-        """Hold the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
+        """Block the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
         if self.offloads:
             self.rank.host_wait_counter(PREFETCHED, least=n + 1)
 
     def before_collective(self) -> None:
-        """Open the window in which no chunk is issued."""
+        """Begin the yield window: from now on no chunk is issued."""
         if self.offloads:
             self.rank.host_add(ACTIVE, 1)
             self.rank.host_acquire(LOCK)
@@ -206,7 +206,7 @@ class HostSchedule(Schedule):
                 self.rank.host_release(LOCK)
 
     def after_collective(self) -> None:
-        """End the window: now, or when the poller sees that the collective has ended."""
+        """End the yield window: now, or when the poller sees that the collective has ended."""
         rank = self.rank
         if not self.offloads:
             return

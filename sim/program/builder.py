@@ -164,7 +164,7 @@ class RankBuilder(MemoryUse):
         if kind == "d2d":
             return (other,)
         if other not in self._host_buffers:
-            raise ProgramError(f"copy {name!r} is {kind}, but {other!r} is no host buffer that is declared")
+            raise ProgramError(f"copy {name!r} is {kind}, but {other!r} is not a declared host buffer")
         return () if self._host_buffers[other].shared else (other,)
 
     def collective(
@@ -295,7 +295,7 @@ class RankBuilder(MemoryUse):
 
     def _check_word(self, flag: str, value: int) -> None:
         if not 0 <= value < WORD:
-            raise ProgramError(f"flag {flag!r} is given {value}, which is no number of 32 bits without sign")
+            raise ProgramError(f"flag {flag!r} is given {value}, which is not an unsigned 32-bit number")
 
     def build(self, weights: tuple[LayerWeights, ...] = ()) -> RankProgram:
         """The finished program of this rank, whose layers' weights lie where `weights` says."""

@@ -91,7 +91,7 @@ def _check_transfers(ranks: Sequence[_Rank]) -> None:
             verb, other = ("sends", "receive") if sends else ("receives", "send")
             if not 0 <= peer < len(ranks) or peer == rank:
                 raise ProgramError(
-                    f"{transfers[0][0]!r} of rank {rank} {verb} to or from rank {peer}, which is no peer"
+                    f"{transfers[0][0]!r} of rank {rank} {verb} to or from rank {peer}, which is not a peer"
                 )
             theirs = ranks[peer].transfers.get((not sends, rank, on), [])
             to = "to" if sends else "from"

@@ -65,7 +65,7 @@ def _target(rank: int, command: Copy, ranks: Sequence[RankProgram]) -> Memory:
     """The (rank, buffer) that a p2p copy of `rank` writes."""
     peer, name = command.peer, command.other
     if peer is msgspec.UNSET or name is msgspec.UNSET or not 0 <= peer < len(ranks) or peer == rank:
-        raise ProgramError(f"copy {command.name!r} of rank {rank} goes to rank {peer}, which is no peer")
+        raise ProgramError(f"copy {command.name!r} of rank {rank} goes to rank {peer}, which is not a peer")
     sizes = {b.name: b.bytes for b in ranks[peer].buffers}
     if name not in sizes:
         raise ProgramError(f"copy {command.name!r} of rank {rank} writes buffer {name!r}, which rank {peer} has not")

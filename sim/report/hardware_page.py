@@ -12,7 +12,7 @@ from sim.hardware.topology import Capacity
 from sim.inputs.atomic_files import write_atomically
 from sim.inputs.units import show_bytes
 from sim.report.html import Cell, Panel, Panels, Section, Table, page
-from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers, shown
+from sim.report.profile_rows import ANOTHER_TOPOLOGY, rows_of, shown
 from sim.report.text_layout import Chip, View
 from sim.report.topology_place import Placer
 from sim.report.topology_plan import Join, Plan, plan
@@ -63,7 +63,7 @@ def _kept(profile: Profile) -> list[Section]:
         [kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else ""] for kept in profile.kept
     ]
     words = "This profile inherits from another one all that it does not give itself."
-    return [Section("Kept from another profile", words, Table(["kept", "from", ""], rows))]
+    return [Section("Inherited from another profile", words, Table(["inherited", "from", ""], rows))]
 
 
 # ---- words ----
@@ -247,7 +247,7 @@ def _routes(profile: Profile) -> Table:
 
 def _numbers(profile: Profile) -> Table:
     rows: list[Sequence[Cell]] = []
-    for path, value, source, uncertainty in numbers(profile):
+    for path, value, source, uncertainty in rows_of(profile):
         spread = "" if uncertainty is None else f"\u00b1 {100 * uncertainty:.2g} %"
         rows.append((path, shown(value), spread, source))
     return Table(["number", "value", "uncertainty", "source"], rows)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sim.analysis.steady_state import gb
-from sim.hardware import AloneTime, Profile
+from sim.hardware import IsolatedTimes, Profile
 from sim.hardware.inheritance import provenance
 from sim.hardware.profile_parameters import key_path, leaves
 from sim.hardware.topology import Capacity, Sourced
@@ -16,8 +16,8 @@ ANOTHER_TOPOLOGY = "of another topology than this profile has"
 """Said of what a profile keeps of another one though it gives a topology of its own."""
 
 
-class Listed(NamedTuple):
-    """A value of a profile at its key path; `source` is empty for what is no number."""
+class ProfileRow(NamedTuple):
+    """A value of a profile at its key path; `source` is empty for what is not a number."""
 
     path: str
     value: object
@@ -25,23 +25,23 @@ class Listed(NamedTuple):
     uncertainty: float | None = None
 
 
-def numbers(profile: Profile) -> Iterator[Listed]:
+def rows_of(profile: Profile) -> Iterator[ProfileRow]:
     """All that a profile holds, but for its name and description, in its order."""
     for path, value in leaves(profile):
         name = key_path(path)
-        if isinstance(value, AloneTime):
-            yield Listed(name, value, provenance(value))
+        if isinstance(value, IsolatedTimes):
+            yield ProfileRow(name, value, provenance(value))
         elif isinstance(value, Sourced | Capacity):
-            yield Listed(name, value.value, provenance(value), value.uncertainty)
+            yield ProfileRow(name, value.value, provenance(value), value.uncertainty)
             if isinstance(value, Capacity) and value.carries != "all":
-                yield Listed(f"{name}.carries", value.carries)
+                yield ProfileRow(f"{name}.carries", value.carries)
         elif path[0] not in ("name", "description", "kept"):
-            yield Listed(name, value)
+            yield ProfileRow(name, value)
 
 
 def shown(value: object) -> str:
     """A value for people, with its unit."""
-    if isinstance(value, AloneTime):
+    if isinstance(value, IsolatedTimes):
         ends = (f"{show_bytes(value.bytes[i])} in {show_seconds(value.seconds[i])}" for i in (0, -1))
         return " to ".join(dict.fromkeys(ends))
     if isinstance(value, Seconds):

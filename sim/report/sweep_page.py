@@ -84,7 +84,7 @@ def _curves(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, l
     values = sorted({v for _, r in found if (v := units.number(r.values[x])) is not None})
     for policy, row in found:
         at = values if (value := units.number(row.values[x])) is None else [value]
-        series.setdefault(policy, []).extend((float(v), row.figures["step_time_s"]) for v in at)
+        series.setdefault(policy, []).extend((float(v), row.metrics["step_time_s"]) for v in at)
     return series
 
 
@@ -100,7 +100,7 @@ def _bars(x: str, points: Sequence[Point], rows: Sequence[Row]) -> dict[str, dic
         if not row.error:
             name = "step time" if single else Scenario.from_plain(point.data).policy.label()
             for case in cases if row.values[x] is None else [describe_plain(row.values[x])]:
-                series.setdefault(name, {})[case] = row.figures["step_time_s"]
+                series.setdefault(name, {})[case] = row.metrics["step_time_s"]
     return series
 
 
@@ -121,8 +121,8 @@ def _drawn(point: Point, row: Row) -> figures.Point:
         policy.label(),
         policy.chunk_bytes,
         policy.resident_fraction,
-        row.figures["step_time_s"],
-        row.figures["peak_memory_bytes"],
+        row.metrics["step_time_s"],
+        row.metrics["peak_memory_bytes"],
     )
 
 
@@ -130,7 +130,7 @@ def _chunks(drawn: Sequence[figures.Point], rows: Sequence[Row], resident: Resul
     """Chunk sizes at the smallest resident fraction: one line a policy."""
     least = min((p.resident_fraction for p in drawn if p.chunk_bytes), default=0.0)
     shown = [p for p in drawn if p.policy != "resident" and p.resident_fraction == least]
-    floor = min((r.figures["lower_bound_s"] for r in rows if not r.error), default=None)
+    floor = min((r.metrics["lower_bound_s"] for r in rows if not r.error), default=None)
     return figures.chunk_sweep(shown, floor, resident.metrics["step_time_s"] if resident else None)
 
 
@@ -149,7 +149,7 @@ def _table(rows: Sequence[Row]) -> Table:
         if row.error:
             cells.append((*values, row.error, *[""] * (len(_TIMES) + 1)))
             continue
-        memory = show_bytes(row.figures["peak_memory_bytes"])
-        fits = Badge("yes", "plain") if row.figures["fits_memory"] else Badge("no", "bad")
-        cells.append((*values, *(ms(row.figures[t]) for t in _TIMES), memory, fits))
+        memory = show_bytes(row.metrics["peak_memory_bytes"])
+        fits = Badge("yes", "plain") if row.metrics["fits_memory"] else Badge("no", "bad")
+        cells.append((*values, *(ms(row.metrics[t]) for t in _TIMES), memory, fits))
     return Table((*rows[0].values, *_TIMES.values(), "peak memory", "fits"), cells)

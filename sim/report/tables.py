@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sim.hardware import AloneTime, Profile, is_session
+from sim.hardware import IsolatedTimes, Profile, is_session
 from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import describe, describe_plain
-from sim.report.profile_rows import ANOTHER_TOPOLOGY, numbers
+from sim.report.profile_rows import ANOTHER_TOPOLOGY, rows_of
 from sim.report.terminal import say, show, styled, table
 from sim.run import Result
 from sim.scenario import Scenario
@@ -100,19 +100,19 @@ def print_sweep(name: str, rows: Sequence[Row]) -> None:
     made = table(
         *axes, "step time", "lower bound", "wait for prefetch", "peak memory", "fits", title=f"sweep of {name}"
     )
-    fastest = min((r.figures["step_time_s"] for r in rows if not r.error), default=None)
+    fastest = min((r.metrics["step_time_s"] for r in rows if not r.error), default=None)
     for row in rows:
         cells = [_value(axis, row.values[axis]) for axis in axes]
         if row.error:
             made.add_row(*cells, styled("failed", "red"))
             continue
-        step, floor, exposed = (row.figures[k] for k in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
+        step, floor, exposed = (row.metrics[k] for k in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
         shown = [show_seconds(step), show_seconds(floor), show_seconds(exposed)]
-        shown.append(show_bytes(row.figures["peak_memory_bytes"]))
-        fits = styled("yes", "") if row.figures["fits_memory"] else styled("NO", "bold red")
+        shown.append(show_bytes(row.metrics["peak_memory_bytes"]))
+        fits = styled("yes", "") if row.metrics["fits_memory"] else styled("NO", "bold red")
         made.add_row(*cells, *shown, fits, style="bold" if step == fastest else None)
     show(made)
-    if unsettled := sum(row.figures.get("period_steps", 1) != 1 for row in rows if not row.error):
+    if unsettled := sum(row.metrics.get("period_steps", 1) != 1 for row in rows if not row.error):
         said = (
             f"{unsettled} of {len(rows)} points have steps that do not settle to one length: their figures are means."
         )
@@ -185,8 +185,8 @@ def print_profile(profile: Profile) -> None:
     """Every number of a profile with its source."""
     made = table("number", "value", title=f"{profile.name}: {profile.description}")
     made.add_column("source", style="dim")
-    for path, value, source, _ in numbers(profile):
-        if isinstance(value, AloneTime):
+    for path, value, source, _ in rows_of(profile):
+        if isinstance(value, IsolatedTimes):
             shown = f"{len(value.bytes)} rows"
         elif isinstance(value, tuple):
             shown = ", ".join(map(_as_yaml, value))
@@ -199,8 +199,8 @@ def print_profile(profile: Profile) -> None:
 
 
 def print_kept(profile: Profile) -> None:
-    """What a profile has from the one that it is like."""
-    made = table("kept", "from", title="as in another profile")
+    """What a profile inherits from the one that it is like."""
+    made = table("inherited", "from", title="inherited from another profile")
     made.add_column("", style="dim")
     for kept in profile.kept:
         made.add_row(kept.key, kept.profile, ANOTHER_TOPOLOGY if kept.another_topology else "")

@@ -1,4 +1,4 @@
-"""Sensitivity of a figure to the numbers of its profile, and where the figure lies, on the terminal."""
+"""Sensitivity of a metric to the numbers of its profile, and the metric's interval, on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.report.terminal import say, show, styled, table
 
 
 def print_sensitivity(name: str, found: Sensitivity) -> None:
-    """The numbers that move a figure, the largest effect first, and how many move nothing."""
+    """The parameters that move a metric, the largest effect first, and how many have no effect."""
     change = f"{100 * found.change:g} %"
     title = f"sensitivity of {found.metric} of {name} to each parameter"
     made = table("number", "value", "elasticity", f"+{change} moves", "uncertain", "1 sd moves", title=title)
@@ -32,10 +32,10 @@ def print_sensitivity(name: str, found: Sensitivity) -> None:
     if found.effects:
         show(made)
     sections = Counter(name.split(".")[0] for name in found.unmoved)
-    parts = ", ".join(f"{count} of {section}" for section, count in sections.items())
-    say(f"{len(found.unmoved)} more move nothing: {parts}")
+    parts = ", ".join(f"{count} in {section}" for section, count in sections.items())
+    say(f"{len(found.unmoved)} parameters have no effect: {parts}")
     known = sum(e.deviation is not None for e in found.effects)
-    at, together = (_amount(found.metric, value).lstrip("+") for value in (found.figure, found.deviation))
+    at, together = (_amount(found.metric, value).lstrip("+") for value in (found.value, found.deviation))
     if known:
         say(f"{found.metric} is {at}; 1 sd of the {known} parameters with a known uncertainty: ± {together}")
     else:
@@ -61,7 +61,7 @@ def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None
     if found is None or known is None:
         say(f"no interval: {unknown_error(profile, ranks)}")
         return
-    unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.figure >= f), ("us", 1e-6))
+    unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.value >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
     errors = f"one standard deviation {100 * known.deviation:.2g} %, largest {100 * known.largest:.2g} %"
     say(

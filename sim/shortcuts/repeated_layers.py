@@ -82,7 +82,7 @@ def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
 def _program(
     workload: Workload, policy: Policy, world_size: int, regions: list[Region], placement: Sequence[int]
 ) -> tuple[Program, list[AnyCommand]]:
-    """The program without the removed layers but with all their memory, and the ends of its layers on rank 0."""
+    """The program without the removed layers but with all their memory, and its layers' first commands on rank 0."""
     layers: list[Layer] = []
     at = 0
     for region in regions:

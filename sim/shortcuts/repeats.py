@@ -1,4 +1,4 @@
-"""Finding what repeats in a run, by the machine's states at the ends of layers."""
+"""Finding what repeats in a run, by the machine's states after each layer's first kernel or collective."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def find(
 ) -> list[Repeat] | None:
     """A repeat for every region with removed layers in every pass; None where one has none.
 
-    `states` are those at the ends of layers on rank 0, `layers` how many a pass has. With `jitter` host threads that
-    wait take different times.
+    `states` are those after each layer's first command on rank 0, `layers` how many a pass has. With `jitter` host
+    threads that wait take different times.
     """
     lists = _Lists(program)
     found = []

@@ -70,7 +70,7 @@ def _scalar(axis: str, text: str) -> object:
     try:
         return parse_yaml(text, "--set")
     except InputError as error:
-        problem = f"{shown_value(text)} is no value as YAML has them: {error.problem}"
+        problem = f"{shown_value(text)} is not a YAML value: {error.problem}"
         raise InputError("--set", axis, problem) from None
 
 
@@ -96,7 +96,7 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
 
 
 def _like_range(item: str) -> bool:
-    """Whether text is meant as a range, of which something is missing: what begins with a number, and is no path."""
+    """Whether text is meant as a range, of which something is missing: what begins with a number, and is not a path."""
     first, dots, last = item.partition("..")
     return bool(dots and last.strip()) and "/" not in item and units.number(first.strip()) is not None
 
@@ -104,6 +104,6 @@ def _like_range(item: str) -> bool:
 def _number(axis: str, text: str) -> Decimal:
     if (found := units.number(text)) is None:
         raise InputError(
-            "--set", axis, f"{shown_value(text.strip())} is no number with a unit, up to {units.MOST:g}: {_NEEDS}"
+            "--set", axis, f"{shown_value(text.strip())} is not a number with a unit, up to {units.MOST:g}: {_NEEDS}"
         )
     return found

@@ -75,7 +75,7 @@ def _values(given: object, source: str, path: str) -> list[object]:
     return [given]
 
 
-_FILES = ShippedFiles("experiments", "experiment", "chunkflow-sim experiment")
+_FILES = ShippedFiles("experiments", "an experiment", "chunkflow-sim experiment")
 shipped = _FILES.names
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: one scenario, some of its keys over ranges, one row of figures a point.
+"""Sweeps: one scenario, some of its keys over ranges, one row of metrics a point.
 
 Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
 `concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, resumes
@@ -30,11 +30,12 @@ from sim.sweeps.job import (
     StaleCodeError,
     canonical,
     code_digest,
+    digest,
     models_digest,
     profile_digest,
     scenario_digest,
 )
-from sim.sweeps.results_file import DIED, FIGURES, Failure, Point, ResultsFile, Row, Rows
+from sim.sweeps.results_file import DIED, METRICS, Failure, Point, ResultsFile, Row, Rows
 from sim.workloads.named import Model, remembered
 
 Axes = Mapping[str, Sequence[object]]
@@ -182,19 +183,19 @@ def _inapplicable(data: dict[str, Any], source: str) -> list[str]:
 
 
 class Outcome(NamedTuple):
-    """What became of one point: its figures, or its error and what made it."""
+    """What became of one point: its metrics, or its error and what made it."""
 
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     error: str = ""
     failure: Failure = ""
 
 
 def outcome(evaluated: Evaluated) -> Outcome:
-    """The figures of a row, or its error: what went wrong, foreseen or not, is one point's, the others still run."""
+    """The metrics of a row, or its error: any error, expected or not, concerns one point; the others still run."""
     error = evaluated.raised
     if error is None:
         metrics = cast(Mapping[str, Any], evaluated.figures().metrics)
-        return Outcome({name: metrics[name] for name in FIGURES})
+        return Outcome({name: metrics[name] for name in METRICS})
     if isinstance(error, MemoryError):
         return Outcome({}, "the memory is full", "environment")
     if isinstance(error, BrokenExecutor):
@@ -219,7 +220,7 @@ def sweep(
     note: Callable[[str], None] = lambda text: None,
     cache: Store | None = None,
 ) -> Rows:
-    """Run all points, on `executor` if given; rows in the order of the points. Figures in `cache` are taken from it.
+    """Run all points, on `executor` if given; rows in the order of the points. Results in `cache` are taken from it.
 
     With `output`, a CSV file, each row is written as it comes, and rows that the file already holds are not run again,
     but for those that failed by their environment. With `recompute` those are run again, too, that were made with

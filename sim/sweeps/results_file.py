@@ -33,7 +33,7 @@ from sim.timeline.metrics import SCHEMA_VERSION
 
 MOST_BYTES = 2**30
 """Size of a file of rows that is gone on with: two million rows have less."""
-FIGURES = (
+METRICS = (
     "step_time_s",
     "lower_bound_s",
     "peak_memory_bytes",
@@ -62,7 +62,7 @@ class Point(NamedTuple):
     """One scenario of a sweep: the values on its axes (None where its policy has no such key) and its plain data.
 
     `job` is what is run: the scenario with the content of all files that it names. `identity` says of which content
-    its figures are.
+    its metrics are.
     """
 
     values: dict[str, object]
@@ -72,10 +72,10 @@ class Point(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The figures of one point (SI units); `error` says why there are none, `failure` whether that may pass."""
+    """The metrics of one point (SI units); `error` says why there are none, `failure` whether that may pass."""
 
     values: dict[str, object]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     error: str = ""
     failure: Failure = ""
 
@@ -88,9 +88,9 @@ class Rows(list[Row]):
             values = ["" if value is None else value for value in row.values.values()]
             if row.error:
                 return [*values, row.error]
-            times = (row.figures[name] for name in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
-            fits = "yes" if row.figures["fits_memory"] else "NO"
-            return [*values, *map(show_seconds, times), show_bytes(row.figures["peak_memory_bytes"]), fits]
+            times = (row.metrics[name] for name in ("step_time_s", "lower_bound_s", "exposed_prefetch_s"))
+            fits = "yes" if row.metrics["fits_memory"] else "NO"
+            return [*values, *map(show_seconds, times), show_bytes(row.metrics["peak_memory_bytes"]), fits]
 
         headers = ("step time", "lower bound", "wait for prefetch", "peak memory", "fits")
         return html_table(f"{len(self)} points", [*(self[0].values if self else ()), *headers], map(cells, self))
@@ -118,7 +118,7 @@ class ResultsFile:
         self.header = [
             f"scenario_v{SCHEMA_VERSION}",
             *map(str, map(_one_line, points[0].values)),
-            *FIGURES,
+            *METRICS,
             "failure",
             "error",
         ]
@@ -172,9 +172,9 @@ class ResultsFile:
 
     def _cells(self, number: int, row: Row) -> list[object]:
         point = self.points[number]
-        figures = [row.figures.get(name, "") for name in FIGURES]
+        metrics = [row.metrics.get(name, "") for name in METRICS]
         values = ["" if v is None else v for v in point.values.values()]
-        return [str(point.identity), *values, *figures, row.failure, row.error]
+        return [str(point.identity), *values, *metrics, row.failure, row.error]
 
     def _read(self, content: bytes) -> None:
         whole = whole_lines(content)
@@ -207,13 +207,13 @@ class ResultsFile:
         """Take `line` for the row of the point `number`."""
         if number in self.done:
             raise self._other("it holds two rows of one point")
-        cells = zip(FIGURES, line[-2 - len(FIGURES) : -2], strict=True)
+        cells = zip(METRICS, line[-2 - len(METRICS) : -2], strict=True)
         try:
-            figures = {name: msgspec.json.decode(cell, type=bool | int | float) for name, cell in cells if cell}
+            metrics = {name: msgspec.json.decode(cell, type=bool | int | float) for name, cell in cells if cell}
             failure = msgspec.convert(line[-2], Failure)
         except (msgspec.DecodeError, msgspec.ValidationError):
             raise self._other("it holds a row that no sweep writes") from None
-        self.done[number] = Row(self.points[number].values, figures, line[-1], failure)
+        self.done[number] = Row(self.points[number].values, metrics, line[-1], failure)
 
     def _judge(self, outdated: Sequence[Sequence[str]], count: int) -> None:
         """Refuse rows made with what has changed since, or say that they are made again."""

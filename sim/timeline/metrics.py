@@ -30,7 +30,7 @@ LEFT_OUT = "CUDA context, NCCL buffers, text encoder and VAE"
 
 
 class Metrics(TypedDict):
-    """The figures of a run, s and bytes; the same keys as `run --json` prints."""
+    """The metrics of a run, s and bytes; the same keys as `run --json` prints."""
 
     schema_version: int
     step_time_s: float

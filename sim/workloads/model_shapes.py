@@ -178,7 +178,7 @@ def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
         _REMEMBERED.reset(token)
 
 
-_FILES = ShippedFiles("models", "known model", "chunkflow-sim models", hub=True)
+_FILES = ShippedFiles("models", "a known model", "chunkflow-sim models", hub=True)
 shipped = _FILES.names
 
 

@@ -71,7 +71,7 @@ def of_options(random: Random) -> Found:
     word = word.replace("\0", "")  # which no process can be given
     if line == ["?"] or line[-2:] == [FILE, "?"]:
         word = f"--{word}"
-    names = [FILE, "--", "set", "is no ", "cannot be read", "no path", "NAME", repr(word)]
+    names = [FILE, "--", "set", "is not a", "cannot be read", "not a path", "NAME", repr(word)]
     if word.strip():
         names.append(word[:30])
     return command([word if part == "?" else part for part in line], names)

@@ -160,7 +160,7 @@ def of_run(plain: dict[str, Any]) -> Iterator[str]:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def reading(load: Callable[[], object], names: Sequence[str]) -> Found:

@@ -28,7 +28,7 @@ from sim.scenario import Scenario, read_plain
 from sim.sweeps.axes import parse_axes
 from sim.sweeps.experiments import Experiment, load_experiment
 from sim.sweeps.grid import points, sweep
-from sim.sweeps.results_file import FIGURES, Point, Row
+from sim.sweeps.results_file import METRICS, Point, Row
 
 
 def sweep_checked(made: list[Point], page: Callable[[Path, list[Row]], None], random: Random) -> Found:
@@ -69,7 +69,7 @@ def of_row(point: Point, row: Row) -> Iterator[str]:
         return
     metrics: Any = simulate(Scenario.from_plain(point.data, FILE)).metrics
     yield from of_run(metrics)
-    yield from (f"a wrong row: {name} {row.figures[name]} is {metrics[name]}" for name in FIGURES if row.figures[name] != metrics[name])  # fmt: skip
+    yield from (f"a wrong row: {name} {row.metrics[name]} is {metrics[name]}" for name in METRICS if row.metrics[name] != metrics[name])  # fmt: skip
 
 
 def of_experiments(random: Random) -> Found:
