@@ -12,12 +12,12 @@ memoised by the list of active flow specifications, of which a periodic program 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from heapq import heappush
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
-import simpy
 from simpy.events import Event
+
+from sim.environment import Environment
 
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
@@ -26,8 +26,6 @@ Tag = Hashable
 """What a flow is called by the flows that it slows: any value that is equal to itself."""
 
 _TIGHT = 1.0 + 1e-12
-_SETTLE_PRIORITY = 2
-"""After all events of the same time: SimPy uses 0 (urgent) and 1 (normal)."""
 
 
 class FlowSpec(NamedTuple):
@@ -112,26 +110,6 @@ def rates_together(
     return law(caps_now(flows), capacities)
 
 
-class Environment(simpy.Environment):
-    """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
-
-    def entries(self) -> Iterator[tuple[float, int, Event]]:
-        """What is scheduled, in no order: (time, priority, event)."""
-        return ((at, int(priority), event) for at, priority, _, event in self._queue)
-
-    def schedule_at(self, event: Event, time: float, priority: int) -> None:
-        """Trigger `event` at absolute `time` (seconds, not before now)."""
-        event._ok = True
-        event._value = None
-        heappush(self._queue, (time, priority, next(self._eid), event))  # type: ignore[misc]
-
-    def at(self, time: float) -> Event:
-        """An event that happens at absolute `time` (seconds, not before now)."""
-        event = Event(self)
-        self.schedule_at(event, time, 1)
-        return event
-
-
 class Flow:
     """A transfer in flight. `done` succeeds when the last unit has arrived."""
 
@@ -210,9 +188,9 @@ class Fabric:
                 load[resource] += multiplier * flow.rate
         return load
 
-    def is_stale(self, event: Event) -> bool:
-        """Whether `event` is the end of a flow as it was foreseen before rates changed."""
-        return event is not self._wake and event.callbacks == [self._finish]
+    def is_stale(self, what: object) -> bool:
+        """Whether `what` is the end of a flow as it was foreseen before rates changed."""
+        return isinstance(what, Event) and what is not self._wake and what.callbacks == [self._finish]
 
     def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
@@ -227,11 +205,9 @@ class Fabric:
     def _touch(self) -> None:
         if not self._dirty:
             self._dirty = True
-            event = Event(self.env)
-            event.callbacks = [self._settle]
-            self.env.schedule_at(event, self.env.now, _SETTLE_PRIORITY)
+            self.env.at_end_of_instant(self._settle)
 
-    def _settle(self, _: Event) -> None:
+    def _settle(self) -> None:
         """Give every flow its new rate and schedule the next end of one."""
         self._dirty = False
         flows = self._flows
@@ -252,11 +228,10 @@ class Fabric:
                 flow.finish = now + max(flow.remaining, 0.0) / rate if rate > 0 else float("inf")
             if flow.finish < first:
                 first = flow.finish
-        wake = self._wake = Event(self.env)
         if first == float("inf"):
             raise RuntimeError("no flow can make progress: a resource or a cap on every route is 0")
+        wake = self._wake = self.env.at(max(first, now))
         wake.callbacks = [self._finish]
-        self.env.schedule_at(wake, max(first, now), 1)
 
     def _rates(self) -> tuple[list[float], list[Route]]:
         key = tuple([f.number for f in self._flows])  # specifications are long to hash

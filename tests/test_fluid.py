@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sim.fluid import Environment, Fabric, Flow, FlowSpec, caps_now, weighted_max_min
+from sim.environment import Environment
+from sim.fluid import Fabric, Flow, FlowSpec, caps_now, weighted_max_min
 
 
 class Net:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from max_min import SLACK, check_max_min
 from strategies import Network, companies, networks
 
-from sim.fluid import Environment, Fabric, Flow, weighted_max_min
+from sim.environment import Environment
+from sim.fluid import Fabric, Flow, weighted_max_min
 
 
 @given(networks(simultaneous=True))

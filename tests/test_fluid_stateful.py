@@ -13,7 +13,8 @@ from max_min import check_max_min
 from strategies import Company, companies, rates
 from strategies import positive as weights
 
-from sim.fluid import Environment, Fabric, Flow, FlowSpec
+from sim.environment import Environment
+from sim.fluid import Fabric, Flow, FlowSpec
 
 RESOURCES = 3
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sim.fluid import Environment, Fabric, FlowSpec
+from sim.environment import Environment
+from sim.fluid import Fabric, FlowSpec
 
 PYTHON = "/usr/bin/python3"
 PROBLEMS = 300

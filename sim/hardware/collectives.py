@@ -25,7 +25,8 @@ from typing import Any, Literal, NamedTuple, assert_never, get_args
 
 from simpy.events import Event
 
-from sim.fluid import Environment, Fabric, FlowSpec, RateLaw, weighted_max_min
+from sim.environment import Environment
+from sim.fluid import Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import COPY_TAG, CollectiveClass, CollectiveTag, Contention, Profile
 from sim.hardware.collective_classes import Algorithm
 from sim.inputs.config import InputError

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 from simpy.events import Event
 
-from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
+from sim.environment import Environment
+from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
 from sim.machine.state import Rank, Steps, Stream
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent

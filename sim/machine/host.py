@@ -15,7 +15,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.fluid import Environment
+from sim.environment import Environment
 from sim.hardware import Profile
 from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
 from sim.program import (

@@ -6,7 +6,8 @@ from collections.abc import Hashable, Sequence
 
 from simpy.events import Event
 
-from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
+from sim.environment import Environment
+from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile, collectives
 from sim.machine.state import CollectiveKey, Rank, Rendezvous, Steps, TransferKey, Work
 from sim.program import Collective, CollectiveKind, PointToPoint, Send

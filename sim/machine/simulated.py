@@ -12,7 +12,8 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.fluid import Environment, Fabric, RateLaw, weighted_max_min
+from sim.environment import Environment
+from sim.fluid import Fabric, RateLaw, weighted_max_min
 from sim.hardware import Profile
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished

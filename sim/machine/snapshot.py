@@ -11,7 +11,8 @@ import math
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from sim.fluid import Environment, Fabric
+from sim.environment import Environment
+from sim.fluid import Fabric
 from sim.machine.copies import Copies
 from sim.machine.rendezvous import Communications
 from sim.machine.state import Flags, Rank

@@ -8,7 +8,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.fluid import Environment
+from sim.environment import Environment
 from sim.program import AnyCommand, CollectiveKind, Communicator, Kernel, RankProgram
 
 Steps = Generator[Event, Any, None]

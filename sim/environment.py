@@ -1,0 +1,139 @@
+"""Simulated time: SimPy's environment, in which what happens at the present instant costs no place in the heap.
+
+The order of all that happens is SimPy's: by time, by priority, and at equal ones by when it was scheduled. What is
+scheduled for the present instant waits in a queue beside the heap, a process that waits for a time needs no event, and
+what is to be done when all else of an instant is done (`at_end_of_instant`) is called from `step`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from heapq import heappop, heappush
+from typing import Any
+
+import simpy
+from simpy.core import EmptySchedule, StopSimulation
+from simpy.events import NORMAL, URGENT, Event, EventPriority
+
+Action = Callable[[], object]
+
+Wait = Event | float | None
+"""What a process waits for: an event; a time in s, not before now; None for whoever calls its `resume`."""
+
+_FIRST = EventPriority(-1)
+
+
+class Process:
+    """A generator that waits for what it yields (`Wait`). It starts as SimPy's processes do, once `env` gets to it.
+
+    An exception in it ends the run: nobody waits for a process, so that none is there to handle it.
+
+    >>> env = Environment()
+    >>> def wake(seconds):
+    ...     yield env.now + seconds
+    ...     print("woken at", env.now)
+    >>> started = [Process(env, wake(seconds)) for seconds in (2.0, 1.0)]
+    >>> env.run()
+    woken at 1.0
+    woken at 2.0
+    """
+
+    __slots__ = ("_env", "_send", "generator")
+
+    def __init__(self, env: Environment, generator: Generator[Wait, Any, Any]) -> None:
+        self._env = env
+        self._send = generator.send
+        self.generator = generator
+        env.call_at(env.now, self.resume, URGENT)
+
+    def resume(self, _: object = None) -> None:
+        """Go on to what the generator waits for next. To be called by what it waits for, and once."""
+        try:
+            wanted = self._send(None)
+            while isinstance(wanted, Event):
+                if wanted.callbacks is not None:
+                    wanted.callbacks.append(self.resume)
+                    return
+                wanted = self._send(None)  # it has happened
+        except StopIteration:
+            return
+        if wanted is not None:
+            self._env.call_at(wanted, self.resume)
+
+
+class Environment(simpy.Environment):
+    """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self._queue: list[Any] = []
+        """Heap of (time, priority, number, event or action)."""
+        self._present: deque[tuple[float, int, int, Event | Action]] = deque()
+        """As `_queue`, what is scheduled for now with normal priority, in order."""
+        self._end_of_instant: deque[Action] = deque()
+
+    def entries(self) -> Iterator[tuple[float, int, Event | Action]]:
+        """What is scheduled, in no order: (time, priority, event or action)."""
+        return ((at, int(priority), what) for at, priority, _, what in (*self._queue, *self._present))
+
+    def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
+        """Schedule `event` in `delay` seconds."""
+        if delay == 0 and priority == NORMAL:
+            self._present.append((self._now, 1, next(self._eid), event))
+        else:
+            heappush(self._queue, (self._now + delay, priority, next(self._eid), event))
+
+    def call_at(self, time: float, action: Action, priority: int = NORMAL) -> None:
+        """Call `action` at absolute `time` (seconds, not before now)."""
+        heappush(self._queue, (time, priority, next(self._eid), action))
+
+    def call_soon(self, action: Action) -> None:
+        """Call `action` now, after all that is scheduled for now already."""
+        self._present.append((self._now, 1, next(self._eid), action))
+
+    def at_end_of_instant(self, action: Action) -> None:
+        """Call `action` now, after all that is and will be scheduled for now."""
+        self._end_of_instant.append(action)
+
+    def at(self, time: float) -> Event:
+        """An event that happens at absolute `time` (seconds, not before now)."""
+        event = Event(self)
+        event._ok = True
+        event._value = None
+        heappush(self._queue, (time, 1, next(self._eid), event))
+        return event
+
+    def peek(self) -> float:
+        """When something is to be done next, s; infinity where nothing is."""
+        return self._now if self._present or self._end_of_instant else super().peek()
+
+    def step(self) -> None:
+        """Do what is to be done next. Raises `simpy.core.EmptySchedule` where nothing is."""
+        queue, present = self._queue, self._present
+        what: Any
+        if present and not (queue and queue[0] < present[0]):
+            what = present.popleft()[3]
+        elif queue and not (self._end_of_instant and queue[0][0] > self._now):
+            self._now, _, _, what = heappop(queue)
+        elif self._end_of_instant:
+            what = self._end_of_instant.popleft()
+        else:
+            raise EmptySchedule
+        if isinstance(what, Event):
+            self._happen(what)
+        else:
+            what()
+
+    def _happen(self, event: Event) -> None:
+        """Call those who wait for `event`, as SimPy does."""
+        callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+        for number, callback in enumerate(callbacks, 1):
+            try:
+                callback(event)
+            except StopSimulation:  # `run` ends here; those left are called when it goes on
+                event.callbacks = callbacks[number:]
+                self.schedule(event, _FIRST)
+                raise
+        if not event.ok and not event.defused:
+            raise event.value  # type: ignore[misc]
