@@ -30,7 +30,6 @@ from sim.sweeps.job import (
     StaleCodeError,
     canonical,
     code_digest,
-    digest,
     models_digest,
     profile_digest,
     scenario_digest,
