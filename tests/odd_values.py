@@ -70,6 +70,32 @@ NAMED: Plain = {
         "synchronous": False,
     },
 }
+FORMS: Plain = {
+    "hardware": "h200x4-hostpath",
+    "world_size": 4,
+    "placement": [0, 1, 3, 2],
+    "workload": {
+        "layers": 2,
+        "steps": 2,
+        "layer_bytes": "1 MB",
+        "parallelism": {"tensor": 2, "ulysses": 2},
+        "block": [
+            {"collective": {"kind": "all_to_all", "bytes": "1 MB", "group": "ulysses"}},
+            {"copy": {"kind": "d2h", "bytes": "1 MB", "memory": "pageable", "buffer": "kept"}},
+            {"collective": {"kind": "all_reduce", "bytes": 10**5, "group": [[0, 1], [2, 3]], "stream": "comm"}},
+            {"copy": {"kind": "h2d", "bytes": "1 MB", "memory": "pinned", "stream": "swap"}},
+            {"compute": {"name": "a", "seconds": "1 ms"}},
+            {"collective": {"kind": "all_gather", "bytes": 10**5, "group": [0, 2]}},
+            {"wait": "comm"},
+        ],
+    },
+    "policy": {"kind": "chunked", "chunk_bytes": 500000},
+}
+QUANTISED: Plain = {
+    **NAMED,
+    "placement": [1, 0],
+    "workload": NAMED["workload"] | {"weights": {"dtype": "int4"}},
+}
 EXPERIMENT: Plain = {
     "title": "t",
     "about": "a",

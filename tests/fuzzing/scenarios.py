@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import yaml
-from odd_values import EXPERIMENT, NAMED, SCENARIO, keys, put, shipped_yaml
+from odd_values import EXPERIMENT, FORMS, NAMED, QUANTISED, SCENARIO, keys, put, shipped_yaml
 from strategies import Plain, changes, collective, compute, policies, tiny_profile, trees, workloads
 
 import sim
@@ -48,7 +48,7 @@ def size(scenario: Scenario) -> int:
 @cache
 def good_scenarios() -> list[Plain]:
     """Scenarios of all policies with blocks as given, drawn ones among them, and of all models."""
-    made = [SCENARIO, NAMED]
+    made = [SCENARIO, NAMED, *[FORMS, QUANTISED] * 40]
     drawn = zip(pool(workloads(), 300, 2), pool(policies, 300, 3), strict=False)
     made += [scenario(workload, policy) for workload, policy in drawn]
     policy = {"kind": "yielding", "chunk_bytes": "64 MiB"}
