@@ -17,6 +17,8 @@ MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
 
 A magnitude below the least is 0: dividing by it could overflow.
 """
+MOST_BYTES = 2**60
+"""Sums of a few sizes must fit into 64 bits: hashes and files hold them so."""
 
 
 def _scaled(unit: str, prefixes: dict[str, int]) -> dict[str, Decimal]:
@@ -104,6 +106,8 @@ def parse(kind: type[Q], given: object) -> Q:
         raise wrong from None
     if value < 0 or not math.isfinite(float(value)):
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
+    if kind is Bytes and value > MOST_BYTES:
+        raise ValueError(f"expected {kind.expected}, at most 2**60 bytes, got {given!r}")
     if value > MOST:
         raise ValueError(f"expected {kind.expected}, at most {MOST:g}, got {given!r}")
     return kind(value if value >= _LEAST else 0)
