@@ -249,7 +249,7 @@ def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
         elif not row["bg"]:
             yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], range(k)))
         else:
-            seconds, rate = _beside(profile, row)
+            seconds, rate = _contended(profile, row)
             yield Compared(row, "time", row["us"] * 1e-6, seconds)
             yield Compared(row, "h2d rate", row["h2d_during"] * 1e9, rate)
 
@@ -258,7 +258,7 @@ CALLS = 6
 """Collectives that are simulated one behind the other; the first is not counted."""
 
 
-def _beside(profile: Profile, row: Row) -> tuple[float, float]:
+def _contended(profile: Profile, row: Row) -> tuple[float, float]:
     """(s of a collective, B/s of the copies) of a train of collectives beside a train of copies on every rank."""
     copies = round(2 * CALLS * row["us"] * 1e-6 * row["h2d_during"] * 1e9 / CHUNK) + 4
     program = _trains(row, copies)

@@ -29,7 +29,7 @@ SEEN: dict[str, Callable[[], str]] = {
     "commands": probe_tables.commands,
     "released": probe_tables.released,
     "collectives": probe_tables.collectives,
-    "together": probe_tables.together,
+    "stream interference": probe_tables.stream_interference,
     "events": probe_tables.events,
     "slow copies": probe_tables.slow_copies,
     "copy engines": copy_tables.engines,

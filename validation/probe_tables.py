@@ -150,7 +150,7 @@ def _plain(case: str, quantity: str = "seconds") -> Callable[[dict[str, Row]], f
     return lambda rows: value(rows[case], quantity) if case in rows else None
 
 
-def _beside(case: str) -> Callable[[dict[str, Row]], float | None]:
+def _slowdown(case: str) -> Callable[[dict[str, Row]], float | None]:
     return lambda rows: value(rows[case], "beside") - value(rows[case], "alone")
 
 
@@ -168,8 +168,8 @@ COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
     ("record to copy behind the event", _plain("wake/event/copy")),
     ("flag write to the kernel that it blocked, with the write", _plain("wake/flag/kernel")),
     ("flag write to the copy that it blocked, with the write", _plain("wake/flag/copy")),
-    ("400 elementwise launches, longer by concurrent H2D", _beside("launch/elementwise/h2d")),
-    ("40 launches of a block, 2048 tokens, longer by H2D", _beside("launch/block/2048")),
+    ("400 elementwise launches, longer by concurrent H2D", _slowdown("launch/elementwise/h2d")),
+    ("40 launches of a block, 2048 tokens, longer by H2D", _slowdown("launch/block/2048")),
     ("issue of a GEMM, host", _plain("issue/gemm")),
     ("issue of an elementwise kernel, host", _plain("issue/elementwise")),
     ("issue of a copy, host", _plain("issue/copy")),
@@ -247,7 +247,7 @@ def slow_copies() -> str:
     return table(("session", "UTC", "row of raw.jsonl", "us", "fastest us"), sorted(slow), 3)
 
 
-def together() -> str:
+def stream_interference() -> str:
     """How many times as long collectives and kernels take beside collectives of another communicator."""
     rows = []
     for name in probed_sets():

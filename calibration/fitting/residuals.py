@@ -42,7 +42,7 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
         *_other_copies(rows, profile),
         *_commands(rows, profile),
         *_collectives(rows, profile),
-        *_beside(rows, profile),
+        *_contended(rows, profile),
         *_launches(rows, profile),
         *_compute(rows, profile),
     ]
@@ -137,7 +137,7 @@ def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
 
 
-def _beside(rows: Rows, profile: Profile) -> Iterator[Residual]:
+def _contended(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("beside"):
         kind, chunk, direction = row.params["collective"], int(row.params["chunk"]), row.params["direction"]
         if kind in KINDS and sent(row):

@@ -120,7 +120,7 @@ def _wires(layout: Layout, shade: dict[int, str]) -> Iterator[str]:
         offset = (sum(wide) / 2 + 2.4) / 2
         for direction, rate, lane, line in zip((join.down, join.up), rates, wide, (points, points[::-1]), strict=True):
             style = _shade(direction, shade) if rate is not None else "free"
-            yield from _lane(_beside(line, -offset), lane, style)
+            yield from _lane(_parallel_line(line, -offset), lane, style)
         yield from map(_text, words)
         yield "</g>"
 
@@ -146,7 +146,7 @@ def _path(points: Points) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _beside(points: Points, offset: float) -> Points:
+def _parallel_line(points: Points, offset: float) -> Points:
     """A line beside one of upright and level parts."""
     normals = []
     for (x0, y0), (x1, y1) in pairwise(points):
