@@ -49,7 +49,7 @@ PREDICTED: dict[str, Callable[[Sequence[Detailed]], str]] = {
     "waits": case_tables.waits,
     "memory": case_tables.memory,
     "errors": case_tables.group_errors,
-    "off": case_tables.off,
+    "large errors": case_tables.large_errors,
     "steps": case_tables.steps,
     "neighbours": case_tables.neighbours,
     "contended_copies": case_tables.contended_copies,

@@ -20,9 +20,9 @@ from validation.step_statistics import (
     NVLINK,
     TWO,
     folder,
+    kernel_to_collective_gaps,
     probes,
     rates,
-    releases,
     short,
     value,
     yields,
@@ -196,7 +196,7 @@ def released() -> str:
     for what, window_ in (("flag write, event", "device_gate"), ("event", "launch")):
         for name in probed_sets():
             cases = [c for c in load_set(name).cases if yields(c) == window_]
-            seen = [pair for case in cases for pair in releases(case)]
+            seen = [pair for case in cases for pair in kernel_to_collective_gaps(case)]
             cells: list[str] = []
             for flying in (False, True):
                 times = sorted(1e6 * s for f, s in seen if f == flying)
