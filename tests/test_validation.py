@@ -32,7 +32,7 @@ from sim.inputs import units
 from sim.inputs.config import InputError
 from sim.timeline.metrics import lower_bound
 from validation import comparison_tables, report
-from validation.bounds import Bound, Known, Limits, judge, load_bounds
+from validation.bounds import Bound, Fallback, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
 from validation.datasets import DATA, case_name, kind, load_set, session, shipped_sets
 from validation.error_statistics import choices, errors, errors_by, memory_errors, resident_spread, step_errors
@@ -322,7 +322,7 @@ def verdicts(bound: Bound, rows: Sequence[Compared]) -> dict[str, str]:
 def test_bounds_are_held_missed_broken_or_not_judged() -> None:
     rows = [case(1.0, 1.0 + e / 100, number=i) for i, e in enumerate((1, 2, 3))]
     limits = Limits(median=2.5, p95=2, max=1)
-    bound = Bound(name="b", sets=("here",), target=limits, known=Known(p95=3.5))
+    bound = Bound(name="b", sets=("here",), target=limits, known=Fallback(p95=3.5))
     assert verdicts(bound, rows) == {"median": "held", "p95": "target missed", "max": "broken"}
     parts = msgspec.structs.replace(bound, sets=("here", "there"))
     assert verdicts(parts, rows) == {"median": "not judged", "p95": "not judged", "max": "broken"}

@@ -39,8 +39,8 @@ def hosts() -> str:
         everything, chosen = load_cases(folder(name)), load_set(name)
         described = load_origin(folder(name))
         host, environment = described.fingerprint, described.environment
-        alone = host["peers"] == "none"
-        path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
+        single = host["peers"] == "none"
+        path = "none" if single else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
         baselines = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
         spreads = [100 * c.spread for c in chosen.cases]
         rows.append(
@@ -87,8 +87,8 @@ def contention() -> str:
     rows = []
     for name in (TWO, NVLINK, FOUR):
         ranks = 4 if name == FOUR else 2
-        alone = [rates(probes(name)[f"copy/h2d/{ranks}/train/{chunk}"], "h2d") for chunk in CHUNKS]
-        rows.append((short(name), "isolated copies", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in alone)))
+        isolated = [rates(probes(name)[f"copy/h2d/{ranks}/train/{chunk}"], "h2d") for chunk in CHUNKS]
+        rows.append((short(name), "isolated copies", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in isolated)))
         for kind in ("all_to_all", "all_reduce"):
             for direction in ("h2d", "d2h"):
                 beside = [probes(name).get(f"beside/{kind}/{LARGE}/{direction}/{chunk}") for chunk in CHUNKS]

@@ -168,16 +168,16 @@ def yields(case: MeasuredCase) -> str:
 
 def long_kernels(case: MeasuredCase, baselines: Sequence[MeasuredCase], least_us: float = 500.0) -> float | None:
     """Time of a case's kernels of `least_us` and more, in which events hardly count, over that of its baselines'."""
-    alone: dict[tuple[int, str], list[float]] = defaultdict(list)
+    isolated: dict[tuple[int, str], list[float]] = defaultdict(list)
     for resident in baselines:
         for op in resident.operations:
             if op.kind == "Kernel" and op.end - op.start >= least_us:
-                alone[op.layer, op.name].append(op.end - op.start)
-    own = [op for op in case.operations if op.kind == "Kernel" and (op.layer, op.name) in alone]
+                isolated[op.layer, op.name].append(op.end - op.start)
+    own = [op for op in case.operations if op.kind == "Kernel" and (op.layer, op.name) in isolated]
     own = [op for op in own if op.end - op.start >= least_us / 2]
     if not own:
         return None
-    return sum(op.end - op.start for op in own) / sum(median(alone[op.layer, op.name]) for op in own)
+    return sum(op.end - op.start for op in own) / sum(median(isolated[op.layer, op.name]) for op in own)
 
 
 def lateness(case: MeasuredCase, nvlink: bool) -> float | None:

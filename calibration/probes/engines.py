@@ -41,17 +41,17 @@ def engine(context: Context, params: Params, background_scale: int) -> Measured:
         samples.setdefault(name, []).append(value)
 
     for repeat in range(params["repeats"] + 1):
-        alone = {}
+        isolated = {}
         for i, train in enumerate(trains):
             if train not in trains[:i]:
                 [seen], _ = _posted(context, [train], params | {"posted": "together"})
-                alone[i] = seen.ends[-1] - seen.start
+                isolated[i] = seen.ends[-1] - seen.start
         found, released = _posted(context, trains, params)
         if repeat == 0:
             continue  # first touch of the memory
         if posted == "together" and all(train == trains[0] for train in trains):
             found = sorted(found, key=lambda seen: seen.ends[-1])
-        for i, seconds in alone.items():
+        for i, seconds in isolated.items():
             note(f"alone_{i}", seconds)
         origin = min(seen.start for seen in found)
         for i, seen in enumerate(found):

@@ -95,9 +95,9 @@ def _copies(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
             sizes = scale.copies if directions != ["h2d", "d2h"] and ranks in (1, gpus) else scale.copies[-2:]
             for size in sizes:
                 # traffic before and after the measured train covers what the streams start and end apart
-                alone = ranks == 1 and len(directions) == 1
+                single = ranks == 1 and len(directions) == 1
                 count = min(max(round(scale.window_s * scale.rate / size), 2), scale.train)
-                around = 0 if alone else min(max(round(1.5e-3 * scale.rate / size), 1), scale.train)
+                around = 0 if single else min(max(round(1.5e-3 * scale.rate / size), 1), scale.train)
                 params = {"directions": directions, "ranks": ranks, "bytes": size, "count": count}
                 params |= {"lead": max(around, 1), "tail": around, "repeats": repeats(scale, count * size)}
                 name = f"copy/{'+'.join(directions)}/{ranks}/train/{size}"

@@ -98,10 +98,10 @@ class CollectiveClass(Config, frozen=True):
         for ranks in self.contention_by_ranks:
             if ranks < 2:
                 yield Fault("contention_by_ranks", f"has {ranks}, at least 2 is needed")
-        for ranks, alone in self.alone_by_ranks.items():
+        for ranks, table in self.alone_by_ranks.items():
             if ranks < 2:
                 yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
-            elif self.latency_of(ranks) >= alone.seconds[0]:
+            elif self.latency_of(ranks) >= table.seconds[0]:
                 problem = f"the latency of {ranks} ranks must be shorter than their shortest isolated time"
                 yield Fault(f"alone_by_ranks.{ranks}", problem)
 

@@ -84,13 +84,13 @@ class FiguresCache:
                 with contextlib.suppress(OSError):  # another process has just removed it
                     about = entry.stat(follow_symlinks=False)
                     found.append((about.st_mtime, about.st_size, entry.path))
-        left = sum(held for _, held, _ in found) + size - self.most_bytes // _FOLDERS
-        for _, held, path in sorted(found):
+        left = sum(size_of_file for _, size_of_file, _ in found) + size - self.most_bytes // _FOLDERS
+        for _, size_of_file, path in sorted(found):
             if left <= 0:
                 return
             with contextlib.suppress(OSError):
                 Path(path).unlink()
-            left -= held
+            left -= size_of_file
 
 
 def user_cache(wanted: bool = True) -> FiguresCache | None:
