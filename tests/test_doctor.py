@@ -403,7 +403,7 @@ def test_no_gpu() -> None:
         ("rtx4090x4", "persistence", "note", "off on GPU0, GPU1, GPU2, GPU3"),
         ("rtx4090x4", "NUMA", "warning", "GPUs at several nodes (GPU0 at 0, GPU1 at 0, GPU2 at 1, GPU3 at 1)"),
         ("a100x2-busy", "other processes", "error", "GPU0 is used by 41213, 41877"),
-        ("vm-a10", "PCIe link", "note", "GPU0: not said"),
+        ("vm-a10", "PCIe link", "note", "GPU0: link not reported"),
         ("dgx-h100", "NUMA", "warning", "GPU7 at 1"),
         ("dgx-h100", "NCCL's path", "note", "all-reduces may be summed in the NVSwitch (NVLS)"),
     ],

@@ -52,7 +52,7 @@ LOADERS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         lambda plain: convert(plain, dict[str, Literal["all"] | list[int]], "odd.yaml"),
     ),
 }  # fmt: skip
-MOST = 800
+MAX_TRIED = 800
 """Of a file of many keys, values are spread evenly over them."""
 
 
@@ -62,7 +62,7 @@ def test_every_odd_value_at_every_key_is_read_or_told(kind: str) -> None:
     good = make()
     load(good)
     tried = [(path, value) for path in keys(good) for value in ODD]
-    stride = -(-len(tried) // MOST)
+    stride = -(-len(tried) // MAX_TRIED)
     for path, value in tried[:: stride + (stride > 1 and stride % len(ODD) == 0)]:
         try:
             load(put(good, path, value))
@@ -78,7 +78,7 @@ def test_every_odd_value_at_every_key_of_a_raw_row_is_read_or_told(tmp_path: Pat
     odd = tmp_path / "raw.jsonl"
     values = [v for v in ODD if not isinstance(v, float) and v != 16**5000 and v != {None: 1}]
     tried = [(row, path, value) for row in rows.values() for path in keys(row) for value in values]
-    for row, path, value in tried[:: -(-len(tried) // MOST) | 1]:
+    for row, path, value in tried[:: -(-len(tried) // MAX_TRIED) | 1]:
         odd.write_text(json.dumps(put(row, path, value)) + "\n")
         try:
             load_rows(odd)

@@ -22,7 +22,7 @@ from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.timeline.critical_path import causes, critical_path
 from sim.timeline.metrics import metrics
-from sim.timeline.settling import LONGEST_PERIOD, MOST_STEPS, TOLERANCE, period, words
+from sim.timeline.settling import MAX_PERIOD, MAX_STEPS, TOLERANCE, period, words
 
 ALTERNATING: Plain = {
     "hardware": "h200x2-hostpath",
@@ -60,7 +60,7 @@ def result() -> Result:
         pytest.param([9, 1, 2, 1], 0, id="a period must be seen twice"),
         pytest.param([9, 1, 1, 2, 1, 1, 2], 3, id="two alike in a period of three"),
         pytest.param([9, 1, 2, 1, 1], 0, id="two alike at the end are not enough"),
-        pytest.param([9, 7, *[1, 2, 3, 4, 5, 6, 7, 8] * 2], LONGEST_PERIOD, id="the longest period"),
+        pytest.param([9, 7, *[1, 2, 3, 4, 5, 6, 7, 8] * 2], MAX_PERIOD, id="the longest period"),
         pytest.param([9, *[1, 2, 3, 4, 5, 6, 7, 8, 9] * 2], 0, id="beyond the longest period"),
     ],
 )
@@ -151,9 +151,9 @@ def test_a_run_that_never_settles_ends_at_the_limit() -> None:
     )
     found = simulate(case.scenario, case.profile)
     assert (found.metrics["settled"], found.metrics["period_steps"]) == (False, 0)
-    assert found.metrics["simulated_steps"] == MOST_STEPS
-    assert found.metrics["step_time_s"] == pytest.approx(mean(found.metrics["step_times_s"][MOST_STEPS // 2 :]))
-    assert f"have not settled in {MOST_STEPS} simulated steps" in words(found.timeline)
+    assert found.metrics["simulated_steps"] == MAX_STEPS
+    assert found.metrics["step_time_s"] == pytest.approx(mean(found.metrics["step_times_s"][MAX_STEPS // 2 :]))
+    assert f"have not settled in {MAX_STEPS} simulated steps" in words(found.timeline)
 
 
 def test_one_step_is_asked_for_to_see_the_first() -> None:

@@ -15,7 +15,7 @@ from sim.report.topology_plan import Join
 
 Points = Sequence[tuple[float, float]]
 
-SMALLEST = 0.8
+MIN_SCALE = 0.8
 """Scale at which words can still be read; narrower pages scroll."""
 _THIN, _THICK = 1.5, 8.0
 
@@ -31,7 +31,7 @@ def svg(layout: Layout, label: str, shade: dict[int, str]) -> str:
     body = [*_frames(layout), *_boxes(layout), *_wires(layout, shade)]
     return (
         f'<svg class="topology" role="img" aria-label="{escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'style="min-width:{SMALLEST * width:.0f}px;max-width:{1.3 * width:.0f}px">{"".join(body)}</svg>'
+        f'style="min-width:{MIN_SCALE * width:.0f}px;max-width:{1.3 * width:.0f}px">{"".join(body)}</svg>'
     )
 
 

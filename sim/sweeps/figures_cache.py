@@ -16,7 +16,7 @@ import os
 import tempfile
 from pathlib import Path
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Of all entries together."""
 _FOLDERS = 256
 _MARK = b"chunkflow-sim cache 1\n"
@@ -35,7 +35,7 @@ def cache_folder() -> Path | None:
 class FiguresCache:
     """Content by key, in `folder`, at most `most_bytes`; keys are hexadecimal digits. Nothing here raises."""
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, most_bytes: int = MAX_BYTES) -> None:
         self.folder = folder
         self.most_bytes = most_bytes
 
