@@ -57,7 +57,7 @@ MAX_TRIED = 800
 
 
 @pytest.mark.parametrize("kind", LOADERS)
-def test_every_odd_value_at_every_key_is_read_or_told(kind: str) -> None:
+def test_every_odd_value_at_every_key_is_accepted_or_reported(kind: str) -> None:
     make, load = LOADERS[kind]
     good = make()
     load(good)
@@ -71,7 +71,7 @@ def test_every_odd_value_at_every_key_is_read_or_told(kind: str) -> None:
             assert all(line.isprintable() and "`" not in line.replace("`peers: host`", "").replace("`chunkflow-sim", "").replace("` lists", "") for line in str(error).splitlines()), (path, value)  # fmt: skip
 
 
-def test_every_odd_value_at_every_key_of_a_raw_row_is_read_or_told(tmp_path: Path) -> None:
+def test_every_odd_value_at_every_key_of_a_raw_row_is_accepted_or_reported(tmp_path: Path) -> None:
     """Of one row of each kind; what a row holds that JSON cannot (not a number, keys that are not text) is left out."""
     file = Path(validation).with_name("data") / "h200x2-hostpath-20261121c" / "raw.jsonl"
     rows = {row["kind"]: row for row in map(json.loads, file.read_text().splitlines())}

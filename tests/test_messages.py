@@ -325,7 +325,7 @@ def test_values_of_set_are_read_as_files_are(text: str, path: str) -> None:
         ["policy=null", "policy.kind=resident"],
     ],
 )
-def test_odd_axes_are_told(axes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_axes_are_reported(axes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("s.yaml").write_text(json.dumps(SCENARIO))
     done = CliRunner().invoke(main, ["sweep", "s.yaml", *(part for axis in axes for part in ("--set", axis))])
