@@ -86,10 +86,10 @@ SHORT = {"all_to_all": "a2a", "all_reduce": "ar", "all_gather": "ag"}
 
 def alone_times(rows: Sequence[Row], kind: str) -> IsolatedTimes:
     """Isolated time by bytes sent per rank, two ranks (an all-reduce sends its buffer, the others half of it)."""
-    alone = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
+    isolated = [r for r in rows if r["kind"] == SHORT[kind] and r.get("mode") == "alone"]
     return IsolatedTimes(
-        bytes=tuple(Bytes(_sent(kind, r)) for r in alone),
-        seconds=tuple(Seconds(r["us"] * 1e-6) for r in alone),
+        bytes=tuple(Bytes(_sent(kind, r)) for r in isolated),
+        seconds=tuple(Seconds(r["us"] * 1e-6) for r in isolated),
         source=f"links, {SHORT[kind]} rows alone",
     )
 
@@ -101,8 +101,8 @@ def _sent(kind: str, row: Row) -> int:
 def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float) -> dict[str, Fitted]:
     """`per_copy` is what a copy and its event cost (s) without contention."""
     rows = [r for r in rows if r["kind"] == SHORT[kind]]
-    alone = [r for r in rows if r.get("mode") == "alone"]
-    late = latency([_sent(kind, r) for r in alone], [r["us"] * 1e-6 for r in alone])
+    isolated = [r for r in rows if r.get("mode") == "alone"]
+    late = latency([_sent(kind, r) for r in isolated], [r["us"] * 1e-6 for r in isolated])
     path = f"collectives.{kind}"
     found = {f"{path}.latency": Fitted(late, None, "links alone")}
     beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]

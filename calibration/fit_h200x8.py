@@ -203,8 +203,8 @@ def _contention(
         )
     full = "a root domain" if k <= DOMAIN else "the memory"
     where = f"{short}, k = {k}, bg = 1, large ones"
-    alone = IsolatedTimes(tuple(table["bytes"]), tuple(table["seconds"]), "")
-    isolated = min(1.0, median_and_spread(overheads)[0], 0.999 * _room(alone, k, late, host))
+    isolated_times = IsolatedTimes(tuple(table["bytes"]), tuple(table["seconds"]), "")
+    isolated = min(1.0, median_and_spread(overheads)[0], 0.999 * _room(isolated_times, k, late, host))
     return {
         "weight": number(Fitted(*median_and_spread(weights), where), ""),
         "overhead": number(Fitted(*median_and_spread(overheads), f"{where}: {full} is full"), ""),
@@ -214,9 +214,9 @@ def _contention(
     }
 
 
-def _room(alone: IsolatedTimes, ranks: int, late: float, host: Host) -> float:
-    """The largest overhead with which `ranks` that move as `alone` says fill no resource."""
-    rate = max(b / (s - late) for b, s in zip(alone.bytes, alone.seconds, strict=True))
+def _room(isolated_times: IsolatedTimes, ranks: int, late: float, host: Host) -> float:
+    """The largest overhead with which `ranks` that move as `isolated_times` says fill no resource."""
+    rate = max(b / (s - late) for b, s in zip(isolated_times.bytes, isolated_times.seconds, strict=True))
     domain = min(ranks, DOMAIN) * 2 * rate
     memory = ranks * (1 + host.write_cost) * rate
     return min(host.domain_pair / domain, host.domain / (domain / 2), host.memory / memory, host.pair / (2 * rate))
@@ -249,7 +249,7 @@ def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
         elif not row["bg"]:
             yield Compared(row, "time", row["us"] * 1e-6, isolated_time(profile, KINDS[kind], row["bytes"], range(k)))
         else:
-            seconds, rate = _beside(profile, row)
+            seconds, rate = _contended(profile, row)
             yield Compared(row, "time", row["us"] * 1e-6, seconds)
             yield Compared(row, "h2d rate", row["h2d_during"] * 1e9, rate)
 
@@ -258,7 +258,7 @@ CALLS = 6
 """Collectives that are simulated one behind the other; the first is not counted."""
 
 
-def _beside(profile: Profile, row: Row) -> tuple[float, float]:
+def _contended(profile: Profile, row: Row) -> tuple[float, float]:
     """(s of a collective, B/s of the copies) of a train of collectives beside a train of copies on every rank."""
     copies = round(2 * CALLS * row["us"] * 1e-6 * row["h2d_during"] * 1e9 / CHUNK) + 4
     program = _trains(row, copies)

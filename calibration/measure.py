@@ -50,9 +50,9 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
     if is_experiment(file):
         if settings:
             raise InputError("--set", settings[0], f"{file} is an experiment, which has axes of its own")
-        found = [p.data for p in load_experiment(str(file)).points(str(file), fitting=False)]
+        found = [p.data for p in load_experiment(str(file)).points(str(file), check_gpu_count=False)]
     else:
-        found = [p.data for p in points(read_plain(file), parse_axes(settings), str(file), fitting=False)]
+        found = [p.data for p in points(read_plain(file), parse_axes(settings), str(file), check_gpu_count=False)]
     for scenario in found:
         program = Scenario.from_plain(scenario, str(file)).program()
         if (why := unsupported(program)) is not None:

@@ -153,7 +153,7 @@ def test_rows_that_are_no_gpus_are_left_out() -> None:
     assert parse_gpus(", ".join(["?"] * len(GPU_FIELDS)), "") == ()
 
 
-def test_peers() -> None:
+def test_peers_are_read_from_a_topology_matrix() -> None:
     assert host("rtx4090x4").peers[1] == ("CNS", "X", "CNS", "CNS")
 
 
@@ -187,7 +187,7 @@ def test_sockets_and_cores() -> None:
     assert parse_cpuinfo("processor\t: 0\nmodel name\t: x\n") == (None, None)
 
 
-def test_lists() -> None:
+def test_lists_of_processors_are_parsed() -> None:
     assert parse_list("0-2,8,10-11\n") == {0, 1, 2, 8, 10, 11}
     assert parse_list("") == set()
 
@@ -403,7 +403,7 @@ def test_no_gpu() -> None:
         ("rtx4090x4", "persistence", "note", "off on GPU0, GPU1, GPU2, GPU3"),
         ("rtx4090x4", "NUMA", "warning", "GPUs at several nodes (GPU0 at 0, GPU1 at 0, GPU2 at 1, GPU3 at 1)"),
         ("a100x2-busy", "other processes", "error", "GPU0 is used by 41213, 41877"),
-        ("vm-a10", "PCIe link", "note", "GPU0: not said"),
+        ("vm-a10", "PCIe link", "note", "GPU0: link not reported"),
         ("dgx-h100", "NUMA", "warning", "GPU7 at 1"),
         ("dgx-h100", "NCCL's path", "note", "all-reduces may be summed in the NVSwitch (NVLS)"),
     ],
@@ -570,7 +570,7 @@ def test_translated_transfers() -> None:
         assert [f.severity for f in found(host("h200x2-nvlink", gpus=changed, iommu=True), "IOMMU")] == severities
 
 
-def test_worst() -> None:
+def test_the_worst_severity_is_that_of_the_worst_finding() -> None:
     order = [Finding(s, "t", "s") for s in ("ok", "note", "warning", "error")]
     assert worst([]) == "ok"
     assert [worst(order[: n + 1][::-1]) for n in range(4)] == ["ok", "note", "warning", "error"]

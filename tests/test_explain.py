@@ -228,7 +228,7 @@ GROUPS_OF_CAUSES = {
 
 
 def test_every_cause_is_in_one_group() -> None:
-    assert sorted(c for group in critical_path.GROUPS.values() for c in group) == sorted(CAUSES)
+    assert sorted(c for group in critical_path.CAUSE_GROUPS.values() for c in group) == sorted(CAUSES)
 
 
 @given(cases())

@@ -95,7 +95,7 @@ def test_padding_does_not_bend_the_work() -> None:
 
 
 @given(st.builds(Quadratic, *[st.floats(0, 1e12)] * 3).filter(lambda q: q.linear + q.square > 1e-3), st.floats(0, 1e6))
-def test_reaching_the_work_at_n_takes_n(work: Quadratic, n: float) -> None:
+def test_reaches_inverts_the_work_function(work: Quadratic, n: float) -> None:
     found = work.reaches(work.at(n))
     assert work.at(found) == pytest.approx(work.at(n), rel=1e-9)
     assert found >= 0

@@ -115,7 +115,7 @@ def test_no_two_commands_use_the_same_bytes_at_once(program: Program, drawn: Any
 
 
 @given(programs(), hosts)
-def test_ranks_meet(program: Program, drawn: Any) -> None:
+def test_every_collective_waits_for_its_last_rank(program: Program, drawn: Any) -> None:
     """A collective starts to move when its last rank is there, and both sides of a transfer end together."""
     calls: dict[Any, list[Span]] = {}
     count: dict[Any, int] = {}

@@ -21,12 +21,12 @@ from sim.cli import main
 from sim.hardware import load_profile, to_plain
 from sim.inputs.atomic_files import cut_torn_line, open_alone
 from sim.inputs.config import InputError
-from sim.inputs.input_files import MOST_BYTES, read_bytes
-from sim.inputs.yaml_files import MOST_VALUES, parse_yaml
+from sim.inputs.input_files import MAX_BYTES, read_bytes
+from sim.inputs.yaml_files import MAX_VALUES, parse_yaml
 from sim.policies import count_commands, load_policies
 from sim.report.hardware_page import hardware_page
 from sim.scenario import COMMAND_BYTES, MOST_COMMANDS, Scenario
-from sim.sweeps.results_file import MOST_BYTES as MOST_ROWS_BYTES
+from sim.sweeps.results_file import MAX_BYTES as MAX_ROWS_BYTES
 
 SCENARIO: Plain = {
     "hardware": "h200x2-hostpath",
@@ -116,10 +116,10 @@ def test_devices_and_pipes_are_refused_without_opening_them(command: str, kind: 
 @pytest.mark.parametrize("command", ["run", "hardware", "experiment"])
 def test_files_that_are_too_large_are_refused_with_their_size(command: str) -> None:
     with Path("large.yaml").open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
+        file.truncate(MAX_BYTES + 1)
     done = CliRunner().invoke(main, [command, "large.yaml"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == f"Error: large.yaml: has {MOST_BYTES + 1} bytes, at most {MOST_BYTES} are read\n"
+    assert done.stderr == f"Error: large.yaml: has {MAX_BYTES + 1} bytes, at most {MAX_BYTES} are read\n"
 
 
 def test_files_without_a_true_size_are_read_up_to_the_limit() -> None:
@@ -149,16 +149,16 @@ def test_rows_and_policies_that_are_too_large_are_refused(kind: str) -> None:
     write("s.yaml", SCENARIO)
     if kind == "policies":
         with Path("own.py").open("wb") as file:
-            file.truncate(MOST_BYTES + 1)
+            file.truncate(MAX_BYTES + 1)
         with pytest.raises(InputError, match=r"own\.py: has \d+ bytes, at most"):
             load_policies("own.py")
         return
     with Path("rows.csv").open("wb") as file:
         file.write(b"scenario_v")
-        file.truncate(MOST_ROWS_BYTES + 1)
+        file.truncate(MAX_ROWS_BYTES + 1)
     done = CliRunner().invoke(main, ["sweep", "s.yaml", "--set", "world_size=1", "--out", "rows.csv", "--workers", "1"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert done.stderr == f"Error: rows.csv: has {MOST_ROWS_BYTES + 1} bytes, at most {MOST_ROWS_BYTES} are read\n"
+    assert done.stderr == f"Error: rows.csv: has {MAX_ROWS_BYTES + 1} bytes, at most {MAX_ROWS_BYTES} are read\n"
 
 
 @pytest.mark.parametrize("before", [0, 1, 2**16 - 2, 2**16 - 1, 2**16, 2**17])
@@ -173,8 +173,8 @@ def test_a_torn_line_is_cut_off_however_long_it_is(before: int, torn: int) -> No
 
 def test_text_of_too_many_values_is_refused() -> None:
     assert len(parse_yaml("[" + "1," * 1000 + "]", "x")) == 1000
-    with pytest.raises(InputError, match=f"holds more than {MOST_VALUES} keys and values"):
-        parse_yaml("[" + "1," * MOST_VALUES + "]", "x")
+    with pytest.raises(InputError, match=f"holds more than {MAX_VALUES} keys and values"):
+        parse_yaml("[" + "1," * MAX_VALUES + "]", "x")
 
 
 def test_too_many_commands_are_refused_with_their_memory() -> None:

@@ -20,7 +20,7 @@ from sim.cli import main
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.hardware.collectives import phases
 from sim.hardware.topology import Capacity, Node, Sourced
-from sim.inputs.config import MOST_FAULTS, Config, InputError, convert
+from sim.inputs.config import MAX_FAULTS, Config, InputError, convert
 from sim.inputs.faults import find
 from sim.inputs.units import Bandwidth
 from sim.inputs.yaml_files import parse_yaml
@@ -100,7 +100,7 @@ def test_of_very_many_faults_some_are_told() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain({**SCENARIO, **{f"key{i}": 1 for i in range(10_000)}}, "s.yaml")
     lines = str(caught.value).splitlines()
-    assert (len(lines), lines[-1]) == (MOST_FAULTS + 1, "s.yaml: has more faults")
+    assert (len(lines), lines[-1]) == (MAX_FAULTS + 1, "s.yaml: has more faults")
 
 
 # ---- what is allowed, and what to write ----------------------------------------------------------------------------
@@ -325,7 +325,7 @@ def test_values_of_set_are_read_as_files_are(text: str, path: str) -> None:
         ["policy=null", "policy.kind=resident"],
     ],
 )
-def test_odd_axes_are_told(axes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_axes_are_reported(axes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("s.yaml").write_text(json.dumps(SCENARIO))
     done = CliRunner().invoke(main, ["sweep", "s.yaml", *(part for axis in axes for part in ("--set", axis))])

@@ -268,7 +268,7 @@ def test_collective_spans_of_a_step_lie_in_it() -> None:
 
 
 def test_only_the_blocked_feeder_of_the_compute_stream_is_exposed_prefetch() -> None:
-    """The compute stream is dry because issuing is slow, while a thread that feeds it nothing is held."""
+    """The compute stream is idle because issuing is slow, while a thread that feeds it nothing is blocked."""
     result = simulate(scenario(GATED, {"kind": "chunked", "chunk_bytes": 4}), tiny_profile(2, {"host.kernel": 4.0}))
     timeline = result.timeline
     thread = timeline.program.ranks[0].feeders()[timeline.program.ranks[0].step_stream()]

@@ -15,7 +15,7 @@ from strategies import Case, Plain, cases
 
 import sim
 from sim import Result, Scenario, simulate
-from sim.inputs.notebook_html import MOST_ROWS, html_table, html_text
+from sim.inputs.notebook_html import MAX_ROWS, html_table, html_text
 from sim.inputs.units import show_seconds
 from sim.sweeps.grid import points, sweep
 from sim.sweeps.results_file import Rows
@@ -121,12 +121,12 @@ def test_the_rows_of_a_sweep_are_a_table() -> None:
     assert "deadlock at 3 s" in Parsed(failed._repr_html_()).text
 
 
-@given(st.text(max_size=20), st.integers(0, MOST_ROWS + 20))
+@given(st.text(max_size=20), st.integers(0, MAX_ROWS + 20))
 def test_tables_are_escaped_and_bounded(text: str, count: int) -> None:
     read = Parsed(html_table(text, [text], [[text]] * count))
-    assert read.tags.count("tr") == 1 + min(count, MOST_ROWS)
+    assert read.tags.count("tr") == 1 + min(count, MAX_ROWS)
     assert set(read.tags) <= {"table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
-    assert ("p" in read.tags) == (count > MOST_ROWS)
+    assert ("p" in read.tags) == (count > MAX_ROWS)
     assert set(Parsed(html_text(text, text)).tags) == {"p", "pre"}
 
 

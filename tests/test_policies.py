@@ -209,7 +209,7 @@ def test_parameters_that_do_not_fit_are_refused(more: Plain, told: str) -> None:
         scenario(LAYERS, {"kind": "yielding", "chunk_bytes": 8} | more)
 
 
-def test_no_kind_no_fields() -> None:
+def test_fields_of_an_unknown_kind_are_none() -> None:
     assert fields_of("nothing") is None and fields_of(None) is None
 
 
@@ -321,8 +321,8 @@ def test_waking_varies_within_its_spread_and_from_rank_to_rank() -> None:
 
 
 @pytest.mark.parametrize("spread", [-0.1, 1.1])
-def test_a_spread_is_a_share(spread: float) -> None:
-    with pytest.raises(InputError, match="host.wake_spread" if spread > 0 else ""):
+def test_wake_spread_must_be_0_to_1(spread: float) -> None:
+    with pytest.raises(InputError, match="wake_spread"):
         tiny_profile(2, {"host.wake_spread": spread})
 
 

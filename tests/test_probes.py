@@ -17,7 +17,7 @@ import pytest
 
 from calibration.probes.case import ProbeCase
 from calibration.probes.plan import LONG, QUEUE, plan, rank_counts
-from calibration.probes.runner import late
+from calibration.probes.runner import disturbed
 from calibration.probes.scales import Kind
 from sim.datasets.probe_rows import ABOUT, RAW, SCHEMA, Journal, Row, RowError, Stat, load_rows, stat
 from sim.hardware import load_profile
@@ -135,9 +135,9 @@ def test_long_copies_slower_than_others_on_their_way_are_late() -> None:
         copied("rejected", "d2h", 0.1, rejected="not covered"),
         a_row("something else"),
     ]
-    assert late(rows) == {"near", "slow", "large and slow", "two, one slow"}
-    assert late(rows[:3]) == {"slow"}
-    assert late([]) == set()
+    assert disturbed(rows) == {"near", "slow", "large and slow", "two, one slow"}
+    assert disturbed(rows[:3]) == {"slow"}
+    assert disturbed([]) == set()
 
 
 WRONG = {
@@ -256,11 +256,14 @@ def test_the_plan_is_listed_and_may_be_narrowed() -> None:
 @pytest.mark.slow
 def test_cases_that_fail_are_rejected_and_too_many_end_the_run(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
-    from calibration.probes.runner import FAILURES, ProbeError, run
+    from calibration.probes.runner import MAX_CONSECUTIVE_FAILURES, ProbeError, run
 
     good = ProbeCase("gemm/good", "gemm", {"m": 16, "n": 16, "k": 16, "count": 1, "repeats": 2}, 0.1)
-    bad = [ProbeCase(f"gemm/bad{i}", "gemm", {"repeats": 2}, 0.1) for i in range(FAILURES + 1)]
-    with pytest.raises(ProbeError, match=f"{FAILURES} consecutive cases failed, the last is gemm/bad{FAILURES}"):
+    bad = [ProbeCase(f"gemm/bad{i}", "gemm", {"repeats": 2}, 0.1) for i in range(MAX_CONSECUTIVE_FAILURES + 1)]
+    with pytest.raises(
+        ProbeError,
+        match=f"{MAX_CONSECUTIVE_FAILURES} consecutive cases failed, the last is gemm/bad{MAX_CONSECUTIVE_FAILURES}",
+    ):
         run([bad[0], good, *bad[1:]], tmp_path, device="cpu")
     rows = load_rows(tmp_path / RAW)
     assert [r.case for r in rows if r.rejected is None] == ["host", "gemm/good"]
@@ -326,7 +329,7 @@ def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("stretch", "alone", "once", "expected"),
+    ("background_scale", "alone", "once", "expected"),
     [
         (1, 1e-3, 2e-3, (10, 40)),
         (3, 1e-3, 2e-3, (10, 120)),
@@ -336,12 +339,12 @@ def test_the_faster_of_two_rows_counts_unless_it_is_rejected(tmp_path: Path) -> 
     ],
 )
 def test_trains_of_collectives_beside_others(
-    stretch: int, alone: float, once: float, expected: tuple[int, int]
+    background_scale: int, alone: float, once: float, expected: tuple[int, int]
 ) -> None:
     pytest.importorskip("torch", reason="the torch extra is not installed")
     from calibration.probes.collectives import trains
 
-    assert trains({"window": 10e-3, "cover": 8}, stretch, alone, once) == expected
+    assert trains({"window": 10e-3, "cover": 8}, background_scale, alone, once) == expected
 
 
 def test_gpus_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def with_rows(rows: dict[int, float], overhead: float = 1.0) -> Profile:
         pytest.param(10_000, 10e-6, 0.50, id="or 5 us"),
     ],
 )
-def test_what_a_row_may_be_off(sent: int, seconds: float, allowed: float) -> None:
+def test_tolerance_by_buffer_size(sent: int, seconds: float, allowed: float) -> None:
     for off, wrong in ((0.99 * allowed, False), (1.01 * allowed, True)):
         found = contradictions(with_rows({sent: seconds}, 1 + off))
         assert bool(found) is wrong
@@ -156,7 +156,7 @@ def test_what_a_row_may_be_off(sent: int, seconds: float, allowed: float) -> Non
                 "collectives.all_to_all.alone", "all_to_all", 2, 2 * sent
             )  # fmt: skip
             assert check.error == pytest.approx(off)
-            assert set(check.holds) == {"gpu0>host", "host>gpu1", "gpu1>host", "host>gpu0"}
+            assert set(check.bottlenecks) == {"gpu0>host", "host>gpu1", "gpu1>host", "host>gpu0"}
 
 
 def test_a_contradiction_is_said_with_both_times_and_what_is_full() -> None:
@@ -203,7 +203,7 @@ def test_tables_of_one_phase_of_several_are_not_of_the_whole() -> None:
     assert {(c.table, c.ranks) for c in found} == {
         (f"collectives.{kind}.alone", 2) for kind in KINDS if kind != "all_reduce" and kind != "send_recv"
     } | {("collectives.send_recv." + table, n) for table, n in (("alone", 2), ("alone_by_ranks[4]", 4))}
-    assert all(c.holds for c in found)
+    assert all(c.bottlenecks for c in found)
 
 
 def test_profiles_of_one_content_are_checked_once() -> None:

@@ -211,7 +211,7 @@ def written(tmp_path: Path, data: Plain) -> Path:
         ({"workload": {"model": "wan"}}, "cases[0].runs[0].workload.height: is missing"),
     ],
 )
-def test_a_wrong_file_is_told(changes: Plain, expected: str, tmp_path: Path) -> None:
+def test_a_wrong_file_is_reported(changes: Plain, expected: str, tmp_path: Path) -> None:
     file = written(tmp_path, suite(**changes))
     with pytest.raises(InputError, match=re.escape(f"{file}: {expected}")):
         load_suite(file)

@@ -118,7 +118,7 @@ waiting_only_for_events = chunked | whole_layer
 
 
 @given(cases(policy=waiting_only_for_events, **PLAIN_STREAMS, **FREE_LINKS), st.data())
-def test_on_free_links_longer_kernels_end_nothing_sooner(case: Case, data: st.DataObject) -> None:
+def test_without_contention_longer_kernels_never_finish_earlier(case: Case, data: st.DataObject) -> None:
     def longer(item: Plain) -> list[Plain]:
         if "seconds" not in item.get("compute", {}):
             return [item]
@@ -134,7 +134,7 @@ def test_on_free_links_longer_kernels_end_nothing_sooner(case: Case, data: st.Da
 
 
 @given(cases(policy=waiting_only_for_events, **PLAIN_STREAMS, **FREE_LINKS), st.sampled_from(["h2d.setup", "streams.event", "host.kernel", "host.copy", "host.event", "collective.latency"]), positive)  # fmt: skip
-def test_on_free_links_dearer_commands_end_nothing_sooner(case: Case, cost: str, more: float) -> None:
+def test_without_contention_higher_command_costs_never_finish_earlier(case: Case, cost: str, more: float) -> None:
     if cost == "collective.latency":
         # the time alone is given as latency plus bytes at the cap, so a longer latency is a longer collective
         more = min(more, 0.5)
@@ -142,13 +142,13 @@ def test_on_free_links_dearer_commands_end_nothing_sooner(case: Case, cost: str,
 
 
 @given(cases(policy=waiting_only_for_events, **PLAIN_STREAMS, **FREE_LINKS), st.integers(1, 5))
-def test_on_free_links_a_shorter_queue_ends_nothing_sooner(case: Case, depth: int) -> None:
+def test_without_contention_a_shorter_queue_never_finishes_earlier(case: Case, depth: int) -> None:
     deep = case._replace(changes={**case.changes, "host.queue_depth": 1000.0})
     never_sooner(deep, case._replace(changes={**case.changes, "host.queue_depth": float(depth)}))
 
 
 @given(cases(policy=waiting_only_for_events, **PLAIN_STREAMS, **FREE_LINKS, **FREE_HOST, host__queue_depth=1000.0, streams__event=0.0))  # fmt: skip
-def test_on_free_links_less_prefetch_ends_no_layer_sooner(case: Case) -> None:
+def test_without_contention_less_prefetch_never_finishes_a_layer_earlier(case: Case) -> None:
     # with a slot less, copies wait for a later layer's end; commands are issued all at once, and events cost nothing:
     # `after_compute` records one on the compute stream for each layer ahead
     assume(case.policy["prefetch_layers"] > 0)

@@ -22,7 +22,7 @@ from sim.run import Result, simulate
 from sim.scenario import Scenario
 from sim.timeline.critical_path import causes, critical_path
 from sim.timeline.metrics import metrics
-from sim.timeline.settling import LONGEST_PERIOD, MOST_STEPS, TOLERANCE, period, words
+from sim.timeline.settling import MAX_PERIOD, MAX_STEPS, TOLERANCE, period, words
 
 ALTERNATING: Plain = {
     "hardware": "h200x2-hostpath",
@@ -60,7 +60,7 @@ def result() -> Result:
         pytest.param([9, 1, 2, 1], 0, id="a period must be seen twice"),
         pytest.param([9, 1, 1, 2, 1, 1, 2], 3, id="two alike in a period of three"),
         pytest.param([9, 1, 2, 1, 1], 0, id="two alike at the end are not enough"),
-        pytest.param([9, 7, *[1, 2, 3, 4, 5, 6, 7, 8] * 2], LONGEST_PERIOD, id="the longest period"),
+        pytest.param([9, 7, *[1, 2, 3, 4, 5, 6, 7, 8] * 2], MAX_PERIOD, id="the longest period"),
         pytest.param([9, *[1, 2, 3, 4, 5, 6, 7, 8, 9] * 2], 0, id="beyond the longest period"),
     ],
 )
@@ -85,7 +85,7 @@ def test_an_alternating_run_is_a_mean_over_its_period(result: Result) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 3, 5, 8, 13])
-def test_its_figures_do_not_depend_on_the_steps_asked_for(steps: int, result: Result) -> None:
+def test_metrics_of_an_unsettled_run_do_not_depend_on_the_requested_steps(steps: int, result: Result) -> None:
     figures: Any = result.metrics
     found: Any = alternating(steps).metrics
     for name in figures:
@@ -93,13 +93,13 @@ def test_its_figures_do_not_depend_on_the_steps_asked_for(steps: int, result: Re
             assert found[name] == pytest.approx(figures[name], rel=1e-6), name
 
 
-def test_its_lower_bound_is_said_to_be_of_the_mean(result: Result) -> None:
+def test_the_lower_bound_of_an_unsettled_run_is_called_one_of_the_mean(result: Result) -> None:
     first, *_ = explain(result).sentences
     assert re.match(r"A step takes [0-9.]+ m?s in the mean under .* takes less than [0-9.]+ m?s in the mean\.$", first)
     assert "takes less in the mean" in result._repr_html_()
 
 
-def test_its_causes_sum_to_the_mean_step(result: Result) -> None:
+def test_causes_of_an_unsettled_run_sum_to_the_mean_step(result: Result) -> None:
     step = result.metrics["step_time_s"]
     assert sum(causes(result.timeline, result.profile).values()) == pytest.approx(step)
     path = critical_path(result.timeline, result.profile)
@@ -107,7 +107,7 @@ def test_its_causes_sum_to_the_mean_step(result: Result) -> None:
     assert explain(result).waterfall.step_s == pytest.approx(step)
 
 
-def test_its_bytes_and_times_are_those_of_a_step(result: Result) -> None:
+def test_bytes_and_times_of_an_unsettled_run_are_means_of_a_step(result: Result) -> None:
     start, end = result.timeline.window()
     copies = result.timeline.commands(0, Copy)
     assert result.metrics["h2d_bytes_per_step"] == sum(c.bytes for _, c in copies if c.step == 3)
@@ -118,7 +118,7 @@ def test_its_bytes_and_times_are_those_of_a_step(result: Result) -> None:
 
 
 @pytest.mark.parametrize("steps", [3, 4])
-def test_run_says_so(steps: int, tmp_path: Path, chunkflow: Command) -> None:
+def test_run_reports_that_steps_have_not_settled(steps: int, tmp_path: Path, chunkflow: Command) -> None:
     data = {**ALTERNATING, "workload": {**ALTERNATING["workload"], "steps": steps}}
     file = tmp_path / "s.yaml"
     file.write_text(yaml.safe_dump(data))
@@ -151,9 +151,9 @@ def test_a_run_that_never_settles_ends_at_the_limit() -> None:
     )
     found = simulate(case.scenario, case.profile)
     assert (found.metrics["settled"], found.metrics["period_steps"]) == (False, 0)
-    assert found.metrics["simulated_steps"] == MOST_STEPS
-    assert found.metrics["step_time_s"] == pytest.approx(mean(found.metrics["step_times_s"][MOST_STEPS // 2 :]))
-    assert f"have not settled in {MOST_STEPS} simulated steps" in words(found.timeline)
+    assert found.metrics["simulated_steps"] == MAX_STEPS
+    assert found.metrics["step_time_s"] == pytest.approx(mean(found.metrics["step_times_s"][MAX_STEPS // 2 :]))
+    assert f"have not settled in {MAX_STEPS} simulated steps" in words(found.timeline)
 
 
 def test_one_step_is_asked_for_to_see_the_first() -> None:

@@ -162,7 +162,7 @@ def test_more_ranks_than_gpus_are_refused_before_anything_runs(chunkflow: Comman
     swept = chunkflow("sweep", "s.yaml", "--set", "world_size=1,2,3", "--out", "rows.csv", cwd=tmp_path)
     assert (swept.returncode, swept.stdout, swept.stderr) == (2, "", f"Error: s.yaml, world_size=3: {told}")
     assert not (tmp_path / "rows.csv").exists()
-    assert len(points(BASE, {"world_size": [3]}, fitting=False)) == 1
+    assert len(points(BASE, {"world_size": [3]}, check_gpu_count=False)) == 1
 
 
 def test_ranks_that_domains_do_not_hold_evenly_are_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ from sim.inputs import units
 from sim.inputs.config import InputError
 from sim.timeline.metrics import lower_bound
 from validation import comparison_tables, report
-from validation.bounds import Bound, Known, Limits, judge, load_bounds
+from validation.bounds import Bound, Fallback, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
 from validation.datasets import DATA, case_name, kind, load_set, session, shipped_sets
-from validation.error_statistics import by, choices, errors, memory_errors, resident_spread, step_errors
+from validation.error_statistics import choices, errors, errors_by, memory_errors, resident_spread, step_errors
 from validation.predict import predict
 from validation.run import plan, validate
 
@@ -270,7 +270,7 @@ def test_errors_are_summarised() -> None:
     assert found == (3, 0.01, pytest.approx(0.01), 0.02, 0.02, "a")
     with pytest.raises(ValueError, match="no cases"):
         errors({})
-    assert by([case(1, 1.1), case(1, 1.2, "fitted")], lambda c: c.group)["fitted"].max == pytest.approx(0.2)
+    assert errors_by([case(1, 1.1), case(1, 1.2, "fitted")], lambda c: c.group)["fitted"].max == pytest.approx(0.2)
 
 
 def test_regret_is_the_loss_against_the_best_measured_case() -> None:
@@ -282,7 +282,7 @@ def test_regret_is_the_loss_against_the_best_measured_case() -> None:
     ]
     [found] = choices(rows)
     assert (found.candidates, found.chosen.number, found.best.number) == (2, 2, 1)
-    assert found.cost == pytest.approx(0.1)
+    assert found.regret == pytest.approx(0.1)
 
 
 @pytest.mark.slow
@@ -294,7 +294,7 @@ def test_disturbed_cases_are_shown_and_not_judged() -> None:
         "h200x2-nvlink-20261121h": 7,
     }
     rows = [case(1.0, 1.0, number=1), case(1.1, 1.1, number=2), case(1.2, 0.9, number=3, disturbed=True)]
-    assert choices(rows)[0].cost == 0
+    assert choices(rows)[0].regret == 0
     bound = Bound(name="b", sets=("here",), target=Limits(max=1))
     assert verdicts(bound, rows) == {"max": "held"}
 
@@ -322,7 +322,7 @@ def verdicts(bound: Bound, rows: Sequence[Compared]) -> dict[str, str]:
 def test_bounds_are_held_missed_broken_or_not_judged() -> None:
     rows = [case(1.0, 1.0 + e / 100, number=i) for i, e in enumerate((1, 2, 3))]
     limits = Limits(median=2.5, p95=2, max=1)
-    bound = Bound(name="b", sets=("here",), target=limits, known=Known(p95=3.5))
+    bound = Bound(name="b", sets=("here",), target=limits, known=Fallback(p95=3.5))
     assert verdicts(bound, rows) == {"median": "held", "p95": "target missed", "max": "broken"}
     parts = msgspec.structs.replace(bound, sets=("here", "there"))
     assert verdicts(parts, rows) == {"median": "not judged", "p95": "not judged", "max": "broken"}
@@ -595,10 +595,10 @@ def test_the_page_says_why_targets_are_missed(tmp_path: Path) -> None:
 def test_the_largest_difference_is_described() -> None:
     slow = case(1.0, 0.9, spread=0.02)
     slow = slow._replace(predicted=side(1.0)._replace(copies_s=0.1))
-    text = comparison_tables.seen(slow)
+    text = comparison_tables.diagnosis(slow)
     assert "Copies are slower on the host" in text and "more than one state" in text
     waits = case(1.0, 1.0)._replace(measured=side(1.0)._replace(waits_s=0.5))
-    assert "Ranks wait for each other on the host" in comparison_tables.seen(waits)
+    assert "Ranks wait for each other on the host" in comparison_tables.diagnosis(waits)
 
 
 @pytest.mark.slow

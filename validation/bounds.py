@@ -10,7 +10,7 @@ from sim.inputs.config import Config, convert
 from sim.inputs.yaml_files import read_yaml
 from validation.compare import Compared
 from validation.datasets import DATA
-from validation.error_statistics import choice_costs, errors, memory_errors, resident_spread, step_errors
+from validation.error_statistics import errors, memory_errors, regrets, resident_spread, step_errors
 
 BOUNDS = DATA / "bounds.yaml"
 
@@ -18,15 +18,15 @@ Verdict = Literal["held", "target missed", "broken", "not judged"]
 
 
 class Limits(Config, frozen=True):
-    """The most that absolute errors may be, %."""
+    """Largest allowed absolute errors, %."""
 
     median: float | None = None
     p95: float | None = None
     max: float | None = None
 
 
-class Known(Limits, frozen=True):
-    """What holds where a target is missed, and why it is missed."""
+class Fallback(Limits, frozen=True):
+    """Limits that hold where a target is missed, and why it is missed."""
 
     why: str = ""
 
@@ -39,11 +39,12 @@ class Bound(Config, frozen=True, kw_only=True):
     sets: tuple[str, ...]
     cases: Literal["unseen", "offloaded", "all"] = "offloaded"
     at_least: int = 1
-    """How many cases must be there."""
+    """Smallest number of cases for a judgement."""
     target: Limits
     resident_spreads: float = 0.0
     """The median's target is at least this many times the baselines' own spread."""
-    known: Known = Known()
+    known: Fallback = Fallback()
+    """Limits that hold where the target is missed."""
 
 
 class Judged(NamedTuple):
@@ -62,7 +63,7 @@ class Judged(NamedTuple):
 _ERRORS: dict[str, Callable[[Sequence[Compared]], dict[str, float]]] = {
     "step time": step_errors,
     "peak memory": memory_errors,
-    "choice": choice_costs,
+    "choice": regrets,
 }
 
 

@@ -189,7 +189,7 @@ def _wrong(found: Sequence[Detailed]) -> list[Detailed]:
     return sorted(wrong, key=lambda e: -abs(e.compared.error))
 
 
-def off(found: Sequence[Detailed]) -> str:
+def large_errors(found: Sequence[Detailed]) -> str:
     """Cases off by more than `OFF`: measured / predicted parts of the step."""
     rows = []
     for e in _wrong(found):

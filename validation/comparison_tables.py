@@ -13,7 +13,7 @@ from sim.report.html import Badge, Table
 from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
 from validation.datasets import kind, session
-from validation.error_statistics import Errors, by, choices, errors
+from validation.error_statistics import Errors, choices, errors, errors_by
 from validation.markdown import table
 from validation.prediction_intervals import LEVEL, Covered, by_group
 
@@ -77,7 +77,8 @@ def shortfalls(judged: Sequence[Judged]) -> list[tuple[str, str]]:
 def errors_table(what: str, compared: Iterable[Compared], key: Callable[[Compared], str]) -> Table:
     """Absolute errors of the step times of the cases that share a key."""
     return Table(
-        (what, "cases", "median", "mean", "95th", "max", "largest"), [_row(k, e) for k, e in by(compared, key).items()]
+        (what, "cases", "median", "mean", "95th", "max", "largest"),
+        [_row(k, e) for k, e in errors_by(compared, key).items()],
     )
 
 
@@ -168,11 +169,11 @@ def choices_table(compared: Sequence[Compared]) -> Table:
             c.candidates,
             c.chosen.schedule,
             c.best.schedule,
-            f"{100 * c.cost:.2f} %",
+            f"{100 * c.regret:.2f} %",
         )
-        for c in sorted(choices(compared), key=lambda c: -c.cost)
+        for c in sorted(choices(compared), key=lambda c: -c.regret)
     ]
-    return Table(("set and workload", "memory", "candidates", "chosen", "best measured", "cost"), rows)
+    return Table(("set and workload", "memory", "candidates", "chosen", "best measured", "regret"), rows)
 
 
 def coverage_table(covered: Sequence[Covered]) -> Table:
@@ -207,7 +208,7 @@ def cases_table(compared: Sequence[Compared], covered: Sequence[Covered] = (), s
             c.schedule,
             c.group,
             f"{1e3 * c.measured.step_s:.2f} ms",
-            f"{100 * c.spread:.2f} %{', slow' if c.disturbed else ''}",
+            f"{100 * c.spread:.2f} %{', disturbed' if c.disturbed else ''}",
             f"{1e3 * c.predicted.step_s:.2f} ms",
             *((ranges.get((c.set, c.number), ""),) if covered else ()),
             f"{100 * c.error:+.2f} %",
@@ -261,7 +262,7 @@ _MECHANISMS = {
 }
 
 
-def seen(case: Compared) -> str:
+def diagnosis(case: Compared) -> str:
     """What differs most between a case and its simulation, in words, and which mechanism that points to."""
     m, p = case.measured, case.predicted
     parts = {

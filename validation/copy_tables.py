@@ -45,10 +45,10 @@ def engines() -> str:
     for name, row in _found("engine"):
         trains = row.params["trains"]
         if row.params["posted"] == "together" and trains == [trains[0]] * len(trains) and trains[0]["count"] == 1:
-            alone = value(row, "alone_0")
-            ends = [f"x{value(row, f'end_{i}') / alone:.2f}" for i in range(len(trains))]
+            isolated = value(row, "alone_0")
+            ends = [f"x{value(row, f'end_{i}') / isolated:.2f}" for i in range(len(trains))]
             shown = f"{len(trains)} x {_words(trains[0])}"
-            rows.append((short(name), shown, f"{1e6 * alone:.1f}", *ends, *[""] * (3 - len(ends))))
+            rows.append((short(name), shown, f"{1e6 * isolated:.1f}", *ends, *[""] * (3 - len(ends))))
     return table(("session", "copies", "isolated us", "first ends", "second", "third"), rows, 2)
 
 
@@ -61,9 +61,9 @@ def engine_turns() -> str:
             if row.params["between"] == between and row.params["posted"] == "together" and trains[0]["count"] > 1:
                 if trains[0] != trains[1]:
                     continue
-                alone = value(row, "alone_0")
-                ends = [f"x{value(row, f'end_{i}') / alone:.2f}" for i in (0, 1)]
-                rows.append((short(name), f"2 x {_words(trains[0])}", words, f"{1e6 * alone:.0f}", *ends))
+                isolated = value(row, "alone_0")
+                ends = [f"x{value(row, f'end_{i}') / isolated:.2f}" for i in (0, 1)]
+                rows.append((short(name), f"2 x {_words(trains[0])}", words, f"{1e6 * isolated:.0f}", *ends))
     return table(("session", "trains", "between copies", "isolated us", "first ends", "second"), rows, 3)
 
 

@@ -48,7 +48,7 @@ def case_id(case: Compared) -> str:
     return f"{case.session} #{case.number}: {case.name}"
 
 
-def by(compared: Iterable[Compared], key: Callable[[Compared], K]) -> dict[K, Errors]:
+def errors_by(compared: Iterable[Compared], key: Callable[[Compared], K]) -> dict[K, Errors]:
     """Errors of the step times of the cases that share a key, in order of their first case."""
     found: dict[K, list[Compared]] = defaultdict(list)
     for case in compared:
@@ -67,7 +67,7 @@ class Choice(NamedTuple):
     best: Compared
 
     @property
-    def cost(self) -> float:
+    def regret(self) -> float:
         """How much longer the chosen schedule's measured step is than that of the best one, relative."""
         return self.chosen.measured.step_s / self.best.measured.step_s - 1
 
@@ -92,9 +92,9 @@ def choices(compared: Sequence[Compared]) -> list[Choice]:
     ]
 
 
-def choice_costs(compared: Sequence[Compared]) -> dict[str, float]:
-    """What each choice costs."""
-    return {f"{c.session}: {c.workload}, {c.memory}": c.cost for c in choices(compared)}
+def regrets(compared: Sequence[Compared]) -> dict[str, float]:
+    """The regret of each choice, relative."""
+    return {f"{c.session}: {c.workload}, {c.memory}": c.regret for c in choices(compared)}
 
 
 def resident_spread(compared: Iterable[Compared]) -> float:

@@ -61,8 +61,8 @@ def contention() -> str:
     copies, slower = [], []
     for name, ranks, words, colour in PLACES:
         if name != NVLINK:
-            alone = [probes(name)[f"copy/h2d/{ranks}/train/{c}"] for c in CHUNKS]
-            points = [(c, sum(rates(r, "h2d")) / ranks / 1e9) for c, r in zip(CHUNKS, alone, strict=True)]
+            isolated = [probes(name)[f"copy/h2d/{ranks}/train/{c}"] for c in CHUNKS]
+            points = [(c, sum(rates(r, "h2d")) / ranks / 1e9) for c, r in zip(CHUNKS, isolated, strict=True)]
             copies.append(Series(f"{ranks} GPUs, isolated copies", points, colour, "none", dashed=True))
         for kind, marker in zip(("all_to_all", "all_reduce"), MARKERS, strict=False):
             rows = [probes(name)[f"beside/{kind}/{LARGE}/h2d/{c}"] for c in CHUNKS]

@@ -32,8 +32,8 @@ EVENT_S = 2.8e-6
 class KernelTimes(NamedTuple):
     """(layer, name, how many of that name came before in the layer) -> s, for rank 0 and for the other ranks."""
 
-    first: dict[tuple[int, str, int], float]
-    others: dict[tuple[int, str, int], float]
+    rank0: dict[tuple[int, str, int], float]
+    other_ranks: dict[tuple[int, str, int], float]
 
 
 class Prediction(NamedTuple):
@@ -61,9 +61,9 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
     Raises:
         InputError: a case's operations leave no time to its kernels.
     """
-    alone = _alone(baselines[0].load_scenario().program(), profile)
-    first: dict[tuple[int, str, int], list[float]] = defaultdict(list)
-    others: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    isolated = _isolated_times(baselines[0].load_scenario().program(), profile)
+    rank0: dict[tuple[int, str, int], list[float]] = defaultdict(list)
+    other_ranks: dict[tuple[int, str, int], list[float]] = defaultdict(list)
     for case in baselines:
         operations = [op for op in case.operations if op.kind in ("Kernel", "Collective")]
         longer = case.instrumented_step_times_s[-1] - case.step_time_s
@@ -81,30 +81,30 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
             if op.kind == "Kernel":
                 since.append(((op.layer, op.name, next(numbers)), taken * scale))
                 continue
-            beyond = taken - alone.get(op.name, 0.0)
-            _add(first, others, since, max(min((op.ready - op.start) * 1e-6, beyond), 0.0))
+            beyond = taken - isolated.get(op.name, 0.0)
+            _add(rank0, other_ranks, since, max(min((op.ready - op.start) * 1e-6, beyond), 0.0))
             since = []
-        _add(first, others, since, 0.0)
-    return KernelTimes({k: mean(v) for k, v in first.items()}, {k: mean(v) for k, v in others.items()})
+        _add(rank0, other_ranks, since, 0.0)
+    return KernelTimes({k: mean(v) for k, v in rank0.items()}, {k: mean(v) for k, v in other_ranks.items()})
 
 
-def _alone(program: Program, profile: Profile) -> dict[str, float]:
+def _isolated_times(program: Program, profile: Profile) -> dict[str, float]:
     """Isolated seconds of each collective, by its name."""
     calls = {c.name: c for c in program.ranks[0].commands() if isinstance(c, Collective)}
     return {name: isolated_time(profile, call.kind, call.bytes, program.gpus) for name, call in calls.items()}
 
 
 def _add(
-    first: dict[tuple[int, str, int], list[float]],
-    others: dict[tuple[int, str, int], list[float]],
+    rank0: dict[tuple[int, str, int], list[float]],
+    other_ranks: dict[tuple[int, str, int], list[float]],
     kernels: Sequence[tuple[tuple[int, str, int], float]],
     waited: float,
 ) -> None:
     """Take the kernels before a collective at which rank 0 `waited`, s."""
     whole = sum(seconds for _, seconds in kernels)
     for key, seconds in kernels:
-        first[key].append(seconds)
-        others[key].append(seconds * (1 + waited / whole) if whole else seconds)
+        rank0[key].append(seconds)
+        other_ranks[key].append(seconds * (1 + waited / whole) if whole else seconds)
 
 
 def with_kernel_times(program: Program, times: KernelTimes) -> Program:
@@ -114,7 +114,7 @@ def with_kernel_times(program: Program, times: KernelTimes) -> Program:
     for number, rank in enumerate(program.ranks):
         key = id(rank), number == 0
         if key not in done:
-            chosen = times.others if number else times.first
+            chosen = times.other_ranks if number else times.rank0
             done[key] = msgspec.structs.replace(rank, threads=tuple(_timed(t, chosen) for t in rank.threads))
         ranks.append(done[key])
     return Program(tuple(ranks), program.placement)

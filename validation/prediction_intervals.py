@@ -2,8 +2,8 @@
 
 An interval has four parts, taken as independent. What the profile's uncertainties make of the step, and what the
 spread of the kernels' times between baseline repeats makes of it, both to first order; the spread of the case's own
-steps; and the model's error, a share of the step (`model_errors`). Errors of fitted cases hold some of the other parts
-as well, so that intervals are rather too wide.
+steps; and the model's error, a share of the step (`model_errors`). Errors of fitted cases already contain some
+of the other parts, so that intervals are conservative (too wide).
 
 The profile's part is an approximation. One case of each kind is simulated with every uncertain number changed, and all
 cases of the kind take its relative deviation: a kind is a set, a kind of policy and of collectives, and whether compute
@@ -37,11 +37,11 @@ from validation.datasets import kind
 from validation.predict import kernel_times, with_kernel_times
 
 LEVEL = 0.9
-"""How likely an interval is to hold the measurement, were all its parts right."""
+"""Nominal coverage of an interval."""
 STEPS = 2
 """Of the short runs: the first step warms up."""
-BOUND = 1.1
-"""Compute binds where a step is at most so many times the resident one."""
+COMPUTE_BOUND_RATIO = 1.1
+"""Compute binds where a step is at most this many times the resident step."""
 NORMAL = 1.4826
 """Standard deviation of a normal variable by the median of its absolute deviations, or half its middle half."""
 
@@ -126,7 +126,7 @@ def estimate(jobs: Sequence[Job], compared: Sequence[Compared]) -> Estimate:
     kinds: list[tuple[object, ...]] = []
     members: dict[tuple[object, ...], list[Job]] = defaultdict(list)
     for job, case in zip(jobs, compared, strict=True):
-        computes = case.predicted.step_s <= BOUND * resident.get((case.set, case.workload), 0.0)
+        computes = case.predicted.step_s <= COMPUTE_BOUND_RATIO * resident.get((case.set, case.workload), 0.0)
         kinds.append((job.set, job.case.scenario["policy"]["kind"], *_collectives(job.case), computes))
         members[kinds[-1]].append(job)
     middle = {key: sorted(of, key=lambda j: len(j.case.operations))[(len(of) - 1) // 2] for key, of in members.items()}

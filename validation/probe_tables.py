@@ -20,9 +20,9 @@ from validation.step_statistics import (
     NVLINK,
     TWO,
     folder,
+    kernel_to_collective_gaps,
     probes,
     rates,
-    releases,
     short,
     value,
     yields,
@@ -39,8 +39,8 @@ def hosts() -> str:
         everything, chosen = load_cases(folder(name)), load_set(name)
         described = load_origin(folder(name))
         host, environment = described.fingerprint, described.environment
-        alone = host["peers"] == "none"
-        path = "none" if alone else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
+        single = host["peers"] == "none"
+        path = "none" if single else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
         baselines = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
         spreads = [100 * c.spread for c in chosen.cases]
         rows.append(
@@ -87,8 +87,8 @@ def contention() -> str:
     rows = []
     for name in (TWO, NVLINK, FOUR):
         ranks = 4 if name == FOUR else 2
-        alone = [rates(probes(name)[f"copy/h2d/{ranks}/train/{chunk}"], "h2d") for chunk in CHUNKS]
-        rows.append((short(name), "isolated copies", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in alone)))
+        isolated = [rates(probes(name)[f"copy/h2d/{ranks}/train/{chunk}"], "h2d") for chunk in CHUNKS]
+        rows.append((short(name), "isolated copies", "", "", *(f"{sum(r) / len(r) / 1e9:.1f}" for r in isolated)))
         for kind in ("all_to_all", "all_reduce"):
             for direction in ("h2d", "d2h"):
                 beside = [probes(name).get(f"beside/{kind}/{LARGE}/{direction}/{chunk}") for chunk in CHUNKS]
@@ -150,7 +150,7 @@ def _plain(case: str, quantity: str = "seconds") -> Callable[[dict[str, Row]], f
     return lambda rows: value(rows[case], quantity) if case in rows else None
 
 
-def _beside(case: str) -> Callable[[dict[str, Row]], float | None]:
+def _slowdown(case: str) -> Callable[[dict[str, Row]], float | None]:
     return lambda rows: value(rows[case], "beside") - value(rows[case], "alone")
 
 
@@ -168,8 +168,8 @@ COMMANDS: tuple[tuple[str, Callable[[dict[str, Row]], float | None]], ...] = (
     ("record to copy behind the event", _plain("wake/event/copy")),
     ("flag write to the kernel that it blocked, with the write", _plain("wake/flag/kernel")),
     ("flag write to the copy that it blocked, with the write", _plain("wake/flag/copy")),
-    ("400 elementwise launches, longer by concurrent H2D", _beside("launch/elementwise/h2d")),
-    ("40 launches of a block, 2048 tokens, longer by H2D", _beside("launch/block/2048")),
+    ("400 elementwise launches, longer by concurrent H2D", _slowdown("launch/elementwise/h2d")),
+    ("40 launches of a block, 2048 tokens, longer by H2D", _slowdown("launch/block/2048")),
     ("issue of a GEMM, host", _plain("issue/gemm")),
     ("issue of an elementwise kernel, host", _plain("issue/elementwise")),
     ("issue of a copy, host", _plain("issue/copy")),
@@ -196,7 +196,7 @@ def released() -> str:
     for what, window_ in (("flag write, event", "device_gate"), ("event", "launch")):
         for name in probed_sets():
             cases = [c for c in load_set(name).cases if yields(c) == window_]
-            seen = [pair for case in cases for pair in releases(case)]
+            seen = [pair for case in cases for pair in kernel_to_collective_gaps(case)]
             cells: list[str] = []
             for flying in (False, True):
                 times = sorted(1e6 * s for f, s in seen if f == flying)
@@ -247,7 +247,7 @@ def slow_copies() -> str:
     return table(("session", "UTC", "row of raw.jsonl", "us", "fastest us"), sorted(slow), 3)
 
 
-def together() -> str:
+def stream_interference() -> str:
     """How many times as long collectives and kernels take beside collectives of another communicator."""
     rows = []
     for name in probed_sets():

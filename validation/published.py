@@ -226,9 +226,9 @@ def _figures(case: Case, results: Sequence[Result], outside: float) -> list[dict
     """All figures of every run; those that compare runs are NaN where there is nothing to compare with."""
     nan = float("nan")
     steps = {run.name: r.metrics["step_time_s"] for run, r in zip(case.runs, results, strict=True)}
-    alone = nan
+    isolated = nan
     if not results[0].metrics["h2d_bytes_per_step"]:  # its collectives share the host with no copies
-        alone = results[0].metrics["collective_time_s"]
+        isolated = results[0].metrics["collective_time_s"]
     made: list[dict[FigureName, float]] = []
     for result in results:
         m = result.metrics
@@ -243,7 +243,7 @@ def _figures(case: Case, results: Sequence[Result], outside: float) -> list[dict
                 "uncovered_s": max(m["h2d_uncovered_s"] - overlap, 0.0),
                 "collective_s": m["collective_time_s"],
                 "overlap_s": overlap,
-                "inflation_per_overlap": (m["collective_time_s"] - alone) / overlap if overlap else nan,
+                "inflation_per_overlap": (m["collective_time_s"] - isolated) / overlap if overlap else nan,
                 "h2d_bytes": copied,
                 "h2d_rate": copied / m["step_time_s"],
                 "copying_rate": copied / m["h2d_busy_s"] if m["h2d_busy_s"] else 0.0,

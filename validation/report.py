@@ -255,11 +255,13 @@ def _worst(worst: Sequence[Worst]) -> list[Section]:
     text = f"""For each kind of host the offloaded case that is predicted worst: {DRAWN_LAYERS} layers of the run with
     events, rank 0, measured above and simulated below, both from the first operation of the first of these layers.
     Hatched: waiting for peers."""
-    cases = [Section(w.compared.name, comparison_tables.seen(w.compared), _beside(w), under=True) for w in worst]
+    cases = [
+        Section(w.compared.name, comparison_tables.diagnosis(w.compared), _timelines(w), under=True) for w in worst
+    ]
     return [Section("Worst cases", text), *cases]
 
 
-def _beside(case: Worst) -> Figure:
+def _timelines(case: Worst) -> Figure:
     from sim.report import figures
 
     timed = sorted(layers(case.measured))

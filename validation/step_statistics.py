@@ -19,11 +19,10 @@ from validation.compare import Compared, Job, compared_sides, jobs
 from validation.datasets import DATA, load_set
 from validation.predict import predict
 
-TWO, FOUR, NVLINK, ALONE = (
+TWO, FOUR, NVLINK = (
     "h200x2-hostpath-20261121a",
     "h200x4-hostpath-20261121d",
     "h200x2-nvlink-20261121a",
-    "h100x1-20261121e",
 )
 """The sets that stand for their kind of host where one is enough."""
 
@@ -72,7 +71,7 @@ def rates(row: Row, quantity: str) -> list[float]:
 
 
 class Account(NamedTuple):
-    """The last step of rank 0 in sums. Times in s, rates in B/s; None where there is nothing to tell it from."""
+    """The last step of rank 0 in sums. Times in s, rates in B/s; None where the step does not show it."""
 
     kernels: float
     collectives: float
@@ -81,9 +80,9 @@ class Account(NamedTuple):
     share: float | None
     """Part of the collectives' time that copies ran in."""
     uncontended: float | None
-    """Rate of copies that meet no collective."""
+    """Rate of copies without a concurrent collective."""
     contended: float | None
-    """Rate of copies that meet one."""
+    """Rate of copies during a collective."""
     gap: float | None
     """Mean time between two chunks that follow each other, no collective between them, s."""
     resume: float | None
@@ -99,7 +98,7 @@ def account(operations: Sequence[Operation]) -> Account:
     collectives = [op for op in operations if op.kind == "Collective"]
     copies = sorted((op for op in operations if op.kind == "Copy"), key=lambda op: op.start)
     busy, moving = (union((op.start, op.end) for op in ops) for ops in (copies, collectives))
-    meets = [overlap([(op.start, op.end)], moving) > 0 for op in copies]
+    contended = [overlap([(op.start, op.end)], moving) > 0 for op in copies]
     kernels = [op for op in operations if op.kind == "Kernel"]
     whole = [op.start >= 0 for op in copies]
     gaps = [
@@ -120,8 +119,8 @@ def account(operations: Sequence[Operation]) -> Account:
         measure(moving) * 1e-6,
         sum(op.ready - op.start for op in collectives) * 1e-6,
         overlap(moving, busy) / measure(moving) if moving else None,
-        _rate([op for op, m, w in zip(copies, meets, whole, strict=True) if w and not m]),
-        _rate([op for op, m, w in zip(copies, meets, whole, strict=True) if w and m]),
+        _rate([op for op, m, w in zip(copies, contended, whole, strict=True) if w and not m]),
+        _rate([op for op, m, w in zip(copies, contended, whole, strict=True) if w and m]),
         mean(gaps) * 1e-6 if gaps else None,
         mean(resumes) * 1e-6 if resumes else None,
         median(op.end - op.start for op in largest) * 1e-6 if largest else None,
@@ -169,16 +168,16 @@ def yields(case: MeasuredCase) -> str:
 
 def long_kernels(case: MeasuredCase, baselines: Sequence[MeasuredCase], least_us: float = 500.0) -> float | None:
     """Time of a case's kernels of `least_us` and more, in which events hardly count, over that of its baselines'."""
-    alone: dict[tuple[int, str], list[float]] = defaultdict(list)
+    isolated: dict[tuple[int, str], list[float]] = defaultdict(list)
     for resident in baselines:
         for op in resident.operations:
             if op.kind == "Kernel" and op.end - op.start >= least_us:
-                alone[op.layer, op.name].append(op.end - op.start)
-    own = [op for op in case.operations if op.kind == "Kernel" and (op.layer, op.name) in alone]
+                isolated[op.layer, op.name].append(op.end - op.start)
+    own = [op for op in case.operations if op.kind == "Kernel" and (op.layer, op.name) in isolated]
     own = [op for op in own if op.end - op.start >= least_us / 2]
     if not own:
         return None
-    return sum(op.end - op.start for op in own) / sum(median(alone[op.layer, op.name]) for op in own)
+    return sum(op.end - op.start for op in own) / sum(median(isolated[op.layer, op.name]) for op in own)
 
 
 def lateness(case: MeasuredCase, nvlink: bool) -> float | None:
@@ -199,10 +198,10 @@ def unsteadiness(case: MeasuredCase) -> float:
     return case.step_time_s / min(case.steps_s) - 1
 
 
-def releases(case: MeasuredCase) -> list[tuple[bool, float]]:
-    """(whether a copy was in flight, s from a kernel's end to the collective behind it): what stands between them.
+def kernel_to_collective_gaps(case: MeasuredCase) -> list[tuple[bool, float]]:
+    """(whether a copy was in flight, s): delay from each kernel's end to the next collective.
 
-    That is a flag write and a timed event with a device gate, and an event with a launch window.
+    Between them is a flag write and a timed event with a device gate, and an event with a launch window.
     """
     compute = [op for op in case.operations if op.kind != "Copy"]
     copies = [op for op in case.operations if op.kind == "Copy"]

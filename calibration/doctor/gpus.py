@@ -56,7 +56,7 @@ def check_gpus(host: Host) -> Iterator[Finding]:
         yield Finding("error", "GPUs", f"{names(split)} split into instances (MIG)", "measure on whole GPUs")
     if (chosen := host.environment.get("CUDA_VISIBLE_DEVICES")) is not None:
         seen = f"CUDA_VISIBLE_DEVICES={chosen}"
-        yield Finding("note", "GPUs", seen, "measuring uses only these; what is said here is about all")
+        yield Finding("note", "GPUs", seen, "measurements use only these GPUs; this report covers all")
 
 
 def check_processes(host: Host) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ def check_links(host: Host) -> Iterator[Finding]:
         said = [link + (f" ({names(gpus)})" if len(kinds) > 1 else "") for link, gpus in kinds.items()]
         yield Finding("ok", "PCIe link", f"{', '.join(said)}, as it should be")
     if silent := [g for g in host.gpus if g.link_width is None or g.link_generation is None]:
-        yield Finding("note", "PCIe link", f"{names(silent)}: not said", "only measuring copies can tell")
+        yield Finding("note", "PCIe link", f"{names(silent)}: link not reported", "measure copies to find out")
 
 
 SHARED: tuple[tuple[str, str, str, str], ...] = (

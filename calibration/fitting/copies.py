@@ -131,12 +131,12 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     A capacity each way, or, where both ways together get less than that, one through the memory of which a byte
     written takes `write_cost` times what a byte read does: only reads may then be more than both ways together.
     """
-    found, alone = {}, {}
+    found, isolated = {}, {}
     for key, name, direction in (("out_of", "down", "h2d"), ("into", "up", "d2h")):
         at_once = _most(rows, [direction], rows.gpus)
         if at_once:
             [rate], row = at_once
-            alone[name] = rate * rows.gpus
+            isolated[name] = rate * rows.gpus
             if rate < SHARED * caps[name].value:
                 found[key] = _of_all(rows, row, direction, rate)
     both = _both(rows, rows.gpus)
@@ -145,10 +145,10 @@ def _memory(rows: Rows, caps: dict[str, Fitted], pair: float) -> dict[str, Fitte
     down, up, row = both
     if "into" not in found:
         return found | {"through": _of_all(rows, row, "h2d", down + up)}
-    # down / through + write_cost up / through = 1, and writes alone reach `into`
+    # down / through + write_cost up / through = 1, and writes by themselves reach `into`
     into = found.pop("into")
     left = 1 - up * rows.gpus / into.value
-    through = max(down * rows.gpus / left, alone["down"]) if left > 0 else alone["down"]
+    through = max(down * rows.gpus / left, isolated["down"]) if left > 0 else isolated["down"]
     ways = f"{rows.gpus} x ({down / 1e9:.1f} down + {up / 1e9:.1f} up)"
     said = f"{row.case}: {ways}; up alone {into.value / 1e9:.0f} GB/s"
     return found | {

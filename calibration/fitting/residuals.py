@@ -42,7 +42,7 @@ def residuals(rows: Rows, profile: Profile) -> list[Residual]:
         *_other_copies(rows, profile),
         *_commands(rows, profile),
         *_collectives(rows, profile),
-        *_beside(rows, profile),
+        *_contended(rows, profile),
         *_launches(rows, profile),
         *_compute(rows, profile),
     ]
@@ -137,16 +137,16 @@ def _collectives(rows: Rows, profile: Profile) -> Iterator[Residual]:
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
 
 
-def _beside(rows: Rows, profile: Profile) -> Iterator[Residual]:
+def _contended(rows: Rows, profile: Profile) -> Iterator[Residual]:
     for row in rows.find("beside"):
         kind, chunk, direction = row.params["collective"], int(row.params["chunk"]), row.params["direction"]
         if kind in KINDS and sent(row):
-            alone, found = _moving(profile, row, None), _moving(profile, row, direction)
+            isolated, found = _moving(profile, row, None), _moving(profile, row, direction)
             start = profile.copy_class(direction).setup.value + profile.collective_class(kind).copy_start.value
             start += profile.streams.event.value / int(row.params["events_every"])
             moving = chunk / found.copy
             # while a copy starts the collective has the link to itself
-            rate = (found.rate * moving + alone.rate * start) / (moving + start)
+            rate = (found.rate * moving + isolated.rate * start) / (moving + start)
             fitted = found.latency + found.size / rate
             yield Residual(row.case, "seconds", rows.value(row, "seconds"), fitted, "s")
             yield Residual(row.case, "rate", rows.value(row, "rate"), chunk / (moving + start), "B/s")

@@ -50,8 +50,8 @@ def _rate_factors(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dic
         for kind, other, of in ((p["collective"], p["other"], ""), (p["other"], p["collective"], "other_")):
             if (measured := kinds.get(kind)) is not None:
                 late = measured.numbers["latency"].value
-                alone, beside = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
-                factors.setdefault((kind, other), []).append(((alone - late) / (beside - late), row))
+                isolated, beside = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
+                factors.setdefault((kind, other), []).append(((isolated - late) / (beside - late), row))
     found: dict[str, dict[str, Fitted]] = {}
     for (kind, other), values in factors.items():
         value, spread = median_and_spread([v for v, _ in values])
@@ -69,22 +69,22 @@ def _kernel_costs(rows: Rows) -> tuple[Fitted, Fitted] | None:
     found = sorted((r for r in rows.find("crowd") if rows.has(r, "beside")), key=lambda r: rows.value(r, "alone"))
     if not found:
         return None
-    (alone, extra), (longer, more) = (_a_kernel(rows, row) for row in (found[0], found[-1]))
-    slope = (more - extra) / (longer - alone) if longer > alone else 0.0
-    slope = max(min(slope, extra / alone), 0.0)
+    (isolated, extra), (longer, more) = (_a_kernel(rows, row) for row in (found[0], found[-1]))
+    slope = (more - extra) / (longer - isolated) if longer > isolated else 0.0
+    slope = max(min(slope, extra / isolated), 0.0)
     where = f"{', '.join(row.case for row in found)}: beside less alone"
     spread = rows.spread(found, "beside")
     return (
         Fitted(1 + slope, spread, f"{where}, in proportion to alone"),
-        Fitted(max(extra - slope * alone, 0.0), spread, f"{where}, of a launch"),
+        Fitted(max(extra - slope * isolated, 0.0), spread, f"{where}, of a launch"),
     )
 
 
 def _a_kernel(rows: Rows, row: Row) -> tuple[float, float]:
     """Isolated seconds of a kernel of a `crowd` row, on average, and how much longer it takes with the collectives."""
     kernels = BLOCK_KERNELS * int(row.params["count"])
-    alone = rows.value(row, "alone")
-    return alone / kernels, (rows.value(row, "beside") - alone) / kernels
+    isolated = rows.value(row, "alone")
+    return isolated / kernels, (rows.value(row, "beside") - isolated) / kernels
 
 
 def _rate_factors_of(like: Profile) -> dict[str, dict[str, Fitted]]:

@@ -127,9 +127,9 @@ def _beside_kernel(rows: Rows, fallback: Profile) -> Fitted:
     values = []
     for row in rows.find("commands", beside="kernel"):
         pattern, size = row.params["pattern"], int(row.params["bytes"])
-        alone = turn(rows, pattern, size, None)
-        if alone and size:
-            values.append((rows.value(row, "seconds") - rows.value(alone, "seconds")) / (pattern.count("+") + 1))
+        isolated = turn(rows, pattern, size, None)
+        if isolated and size:
+            values.append((rows.value(row, "seconds") - rows.value(isolated, "seconds")) / (pattern.count("+") + 1))
     if not values:
         return _from_fallback(fallback, "streams.beside_kernel")
     where = "commands beside a kernel less alone, a command"

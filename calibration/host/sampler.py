@@ -17,7 +17,7 @@ IDLE = 1
 
 
 class Sampler:
-    """Samples clocks, power and temperature of all GPUs while it is entered; `summary` says what they were."""
+    """Samples clocks, power and temperature of all GPUs while its context is active; `summary` gives them."""
 
     QUERY = ("index", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
     REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")

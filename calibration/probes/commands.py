@@ -10,7 +10,7 @@ from calibration.probes.host_words import host_words
 from calibration.torch_machine.device import Call, Stream
 
 
-def commands(context: Context, params: Params, stretch: int) -> Measured:
+def commands(context: Context, params: Params, background_scale: int) -> Measured:
     """A train of `count` turns of `pattern`, each of its commands once a turn. "seconds" of a turn.
 
     Copies have `bytes` bytes; kernels are small. With `beside` a kernel runs on another stream throughout.
@@ -18,7 +18,7 @@ def commands(context: Context, params: Params, stretch: int) -> Measured:
     name = "compute" if params["pattern"].startswith("kernel") else "h2d"
     stream, other = context.device.stream(name), context.device.stream("other")
     samples = []
-    uncovered = ""
+    too_short = ""
     turn_s = 1e-4
     for repeat in range(params["repeats"] + 1):
         start, end, before, after = (context.event() for _ in range(4))
@@ -26,7 +26,7 @@ def commands(context: Context, params: Params, stretch: int) -> Measured:
         work = {name: calls}
         if params["beside"]:
             # full milliseconds: a number that 16 does not divide would make the kernel compile anew
-            length = 1e-3 * stretch * max(round(2e3 * turn_s * params["count"]), 2)
+            length = 1e-3 * background_scale * max(round(2e3 * turn_s * params["count"]), 2)
             spin = other.run(context.device.spin(length))
             if repeat <= 1:
                 spin()
@@ -37,11 +37,11 @@ def commands(context: Context, params: Params, stretch: int) -> Measured:
             context.device.synchronize()
             turn_s = (end.time() - start.time()) / params["count"] if context.cuda else 1e-4
             continue
-        context.parked(work)
+        context.run_behind_gate(work)
         if params["beside"] and after.time() < end.time():
-            uncovered = "the kernel beside them ended before the last command"
+            too_short = "the kernel beside them ended before the last command"
         samples.append((end.time() - start.time()) / params["count"])
-    return Measured({"seconds": samples}, uncovered)
+    return Measured({"seconds": samples}, too_short)
 
 
 def _turns(context: Context, stream: Stream, params: Params) -> list[Call]:
@@ -71,7 +71,7 @@ def _turns(context: Context, stream: Stream, params: Params) -> list[Call]:
     return calls
 
 
-def wake(context: Context, params: Params, stretch: int) -> Measured:
+def wake(context: Context, params: Params, background_scale: int) -> Measured:
     """Stream B waits for an event or a flag of stream A, in device or host memory; A works first.
 
     "seconds" from the event on A behind its work, after which it writes the flag, to the next event on B.
@@ -101,6 +101,6 @@ def wake(context: Context, params: Params, stretch: int) -> Measured:
                 call()
             device.synchronize()
             continue
-        context.parked({"other": [*work, *tell], "compute": [*hear, second.record(woken)]})
+        context.run_behind_gate({"other": [*work, *tell], "compute": [*hear, second.record(woken)]})
         samples.append(woken.time() - signal.time())
     return Measured({"seconds": samples})

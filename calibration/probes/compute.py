@@ -14,7 +14,7 @@ from calibration.torch_machine.device import Call, Event
 Params = dict[str, Any]
 
 
-def device(context: Context, params: Params, stretch: int) -> Measured:
+def device(context: Context, params: Params, background_scale: int) -> Measured:
     """ "memory" of the device, B."""
     memory = 2**30
     if context.cuda:
@@ -40,27 +40,31 @@ def _chain(context: Context, calls: Sequence[Call]) -> tuple[list[Call], tuple[E
 def _alone(context: Context, calls: Sequence[Call], ranks: int = 1) -> float:
     """Seconds of `calls`."""
     train, (start, end) = _chain(context, calls)
-    context.parked({"compute": train}, ranks)
+    context.run_behind_gate({"compute": train}, ranks)
     return end.time() - start.time()
 
 
-class _Beside(NamedTuple):
-    """Seconds of a chain and of what ran beside it from its first call's end on, and whether that covered the chain."""
+class _Background(NamedTuple):
+    """Seconds of a chain and of its background; `long_enough`: the background outlasted the chain."""
 
     seconds: float
     others: float
-    covered: bool
+    long_enough: bool
 
 
-def _beside(context: Context, calls: Sequence[Call], name: str, others: Sequence[Call], ranks: int = 1) -> _Beside:
+def _with_background(
+    context: Context, calls: Sequence[Call], name: str, others: Sequence[Call], ranks: int = 1
+) -> _Background:
     """Run `calls` from when the first of `others`, on the stream `name`, has ended."""
     stream = context.device.stream(name)
     first, last = context.event(), context.event()
     background = [others[0], stream.record(first), *others[1:], stream.record(last)]
     train, (start, end) = _chain(context, calls)
     # the other stream's first event comes before the compute stream waits for it
-    context.parked({name: background, "compute": [context.device.stream("compute").wait(first), *train]}, ranks)
-    return _Beside(end.time() - start.time(), last.time() - first.time(), last.time() >= end.time())
+    context.run_behind_gate(
+        {name: background, "compute": [context.device.stream("compute").wait(first), *train]}, ranks
+    )
+    return _Background(end.time() - start.time(), last.time() - first.time(), last.time() >= end.time())
 
 
 def _matrix(context: Context, name: str, rows: int, columns: int) -> torch.Tensor:
@@ -68,7 +72,7 @@ def _matrix(context: Context, name: str, rows: int, columns: int) -> torch.Tenso
     return memory.view(torch.bfloat16).view(rows, columns)
 
 
-def gemm(context: Context, params: Params, stretch: int) -> Measured:
+def gemm(context: Context, params: Params, background_scale: int) -> Measured:
     """Products of random bf16 matrices m x k and k x n. "seconds" of one."""
     m, n, k = params["m"], params["n"], params["k"]
     a, b, out = _matrix(context, "a", m, k), _matrix(context, "b", n, k), _matrix(context, "out", m, n)
@@ -76,7 +80,7 @@ def gemm(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"seconds": [t / params["count"] for t in times]})
 
 
-def attention(context: Context, params: Params, stretch: int) -> Measured:
+def attention(context: Context, params: Params, background_scale: int) -> Measured:
     """Attention of `heads` heads over `tokens` tokens, by one backend. "seconds" of one."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -97,7 +101,7 @@ def attention(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"seconds": [t / params["count"] for t in times]})
 
 
-def device_copy(context: Context, params: Params, stretch: int) -> Measured:
+def device_copy(context: Context, params: Params, background_scale: int) -> Measured:
     """Copies within the device's memory. "rate": B/s read and written."""
     size = params["bytes"]
     source, target = context.random("h2d device", size), context.random("d2h device", size)
@@ -105,7 +109,7 @@ def device_copy(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"rate": [2 * size * params["count"] / t for t in times]})
 
 
-def launch(context: Context, params: Params, stretch: int) -> Measured:
+def launch(context: Context, params: Params, background_scale: int) -> Measured:
     """A chain of kernels, isolated and beside copies of `chunk` bytes in turn.
 
     Quantities: "alone" and "beside", s of the chain; "launches" in it; "rate" of the copies beside it, B/s.
@@ -114,27 +118,27 @@ def launch(context: Context, params: Params, stretch: int) -> Measured:
     calls = _WORK[params["work"]](context, params)
     device, compute = context.device, context.device.stream("compute")
     samples: dict[str, list[float]] = {"alone": [], "beside": [], "rate": []}
-    uncovered = ""
+    too_short = ""
     for call in [*(compute.run(c) for c in calls), *context.copies(device.stream(direction), direction, chunk, 1)]:
         call()
     device.synchronize()
-    [usual] = _timed(context, calls, 1)
-    count = min(max(round(stretch * 2 * usual * params["rate"] / chunk), 4), 700)
+    [chain_s] = _timed(context, calls, 1)
+    count = min(max(round(background_scale * 2 * chain_s * params["rate"] / chunk), 4), 700)
     for _ in range(params["repeats"]):
         samples["alone"].append(_alone(context, calls))
         copies = context.copies(device.stream(direction), direction, chunk, count + 1)
-        found = _beside(context, calls, direction, copies)
-        if not found.covered:
-            uncovered = "the copies ended before the last kernel"
+        found = _with_background(context, calls, direction, copies)
+        if not found.long_enough:
+            too_short = "the copies ended before the last kernel"
             continue
         samples["beside"].append(found.seconds)
         samples["rate"].append(count * chunk / found.others)
     samples["launches"] = [float(len(calls))]
     enough = len(samples["beside"]) >= 3
-    return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
+    return Measured({k: v for k, v in samples.items() if v}, "" if enough else too_short)
 
 
-def kernel_under_collective(context: Context, params: Params, stretch: int) -> Measured:
+def kernel_under_collective(context: Context, params: Params, background_scale: int) -> Measured:
     """A chain of kernels, isolated and beside collectives of another communicator in turn: these take SMs.
 
     Quantities: "alone" and "beside", s of the chain.
@@ -147,20 +151,20 @@ def kernel_under_collective(context: Context, params: Params, stretch: int) -> M
     for call in [*(compute.run(c) for c in calls), gather, stream.record(begun), gather, stream.record(ended)]:
         call()
     device.synchronize()
-    once = context.agree(ended.time() - begun.time(), ranks)
-    usual = context.agree(_timed(context, calls, 1)[0], ranks)
-    total = min(max(round(stretch * 2 * usual / once), 3), 150)
+    once = context.all_reduce_max(ended.time() - begun.time(), ranks)
+    chain_s = context.all_reduce_max(_timed(context, calls, 1)[0], ranks)
+    total = min(max(round(background_scale * 2 * chain_s / once), 3), 150)
     samples: dict[str, list[float]] = {"alone": [], "beside": []}
-    uncovered = ""
+    too_short = ""
     for _ in range(params["repeats"]):
         samples["alone"].append(_alone(context, calls, ranks))
-        found = _beside(context, calls, "other", [gather] * (total + 1), ranks)
-        if found.covered:
+        found = _with_background(context, calls, "other", [gather] * (total + 1), ranks)
+        if found.long_enough:
             samples["beside"].append(found.seconds)
         else:
-            uncovered = "the collectives ended before the last kernel"
+            too_short = "the collectives ended before the last kernel"
     enough = len(samples["beside"]) >= 3
-    return Measured({k: v for k, v in samples.items() if v}, "" if enough else uncovered)
+    return Measured({k: v for k, v in samples.items() if v}, "" if enough else too_short)
 
 
 def _elementwise(context: Context, params: Params) -> list[Callable[[], object]]:

@@ -30,7 +30,7 @@ RENDEZVOUS_S = 100.0
 
 
 class Barrier(Protocol):
-    """Where ranks meet on the host."""
+    """A barrier of ranks on the host."""
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for all ranks."""
@@ -44,15 +44,15 @@ class Pools(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a probe found on its rank.
+    """What a probe measured on its rank.
 
-    `samples` are the repeats of each quantity, SI units. `uncovered` says why the background did not cover what was
-    measured. `window` is (end of what was measured, end of all traffic), s since the gate opened: where ranks or
+    `samples` are the repeats of each quantity, SI units. `too_short` says why the background did not last through the
+    measurement. `window` is (end of what was measured, end of all traffic), s since the gate opened: where ranks or
     directions run at once, no one's traffic may end before another's measurement.
     """
 
     samples: Mapping[str, Sequence[float]]
-    uncovered: str = ""
+    too_short: str = ""
     window: tuple[float, float] | None = None
 
 
@@ -132,12 +132,12 @@ class Context:
         """Whether the device is a GPU."""
         return self.device.kind == "cuda"
 
-    def meet(self, ranks: int) -> None:
-        """Wait until the first `ranks` ranks are here."""
+    def barrier(self, ranks: int) -> None:
+        """Wait until the first `ranks` ranks have come here."""
         if ranks > 1:
             self._barriers[ranks].wait(timeout=RENDEZVOUS_S)
 
-    def agree(self, value: float, ranks: int) -> float:
+    def all_reduce_max(self, value: float, ranks: int) -> float:
         """The largest `value` of the first `ranks` ranks."""
         found = torch.tensor([value], dtype=torch.float64, device=self.device.torch_device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.groups[ranks])
@@ -167,8 +167,8 @@ class Context:
             self._memory["pageable"] = torch.empty(size, dtype=torch.uint8).copy_(self.random("scratch", size))
         return self._memory["pageable"]
 
-    def tell(self, values: Sequence[int], ranks: int, owner: int = 0) -> list[int]:
-        """The whole numbers that rank `owner` of the first `ranks` ranks gives; all of them give as many."""
+    def broadcast(self, values: Sequence[int], ranks: int, owner: int = 0) -> list[int]:
+        """`values` of rank `owner` on the first `ranks` ranks; every rank gives as many."""
         told = torch.tensor(list(values), dtype=torch.int64, device=self.device.torch_device)
         dist.broadcast(told, src=owner, group=self.groups[ranks])
         return [int(value) for value in told.tolist()]
@@ -233,15 +233,15 @@ class Context:
         """A timed event."""
         return self.device.event(True)
 
-    def parked(
+    def run_behind_gate(
         self,
         work: Mapping[str, Sequence[Call]],
         ranks: int = 1,
-        opened: Callable[[Callable[[], None]], None] | None = None,
+        on_enqueued: Callable[[Callable[[], None]], None] | None = None,
     ) -> None:
         """Enqueue the calls on each stream of `work` behind the gate, open it and wait until all is done.
 
-        The first `ranks` ranks open their gates together. `opened`, called with what opens the gate, runs once
+        The first `ranks` ranks open their gates together. `on_enqueued`, called with what opens the gate, runs once
         everything is enqueued and decides when to open it. Times of events count from before the gate.
 
         Raises:
@@ -252,16 +252,16 @@ class Context:
         for name in work:
             device.stream(name)
         device.start(next(iter(work)))
-        self.meet(ranks)
+        self.barrier(ranks)
         self.gate.close()
         try:
             for name, calls in work.items():
                 self.gate.park(device.stream(name))
                 for call in calls:
                     call()
-            self.meet(ranks)
-            if opened:
-                opened(self.gate.open)
+            self.barrier(ranks)
+            if on_enqueued:
+                on_enqueued(self.gate.open)
         finally:
             self.gate.open()
         device.synchronize()

@@ -10,14 +10,14 @@ from calibration.probes.context import Context, Measured
 Params = dict[str, Any]
 
 
-def copy(context: Context, params: Params, stretch: int) -> Measured:
+def copy(context: Context, params: Params, background_scale: int) -> Measured:
     """`count` copies back to back between others that are not measured.
 
     Quantities: "h2d" and "d2h", s a copy. A lone copy has nothing before or after it but the two events.
     """
     size, count, ranks = params["bytes"], params["count"], params["ranks"]
     directions = params["directions"]
-    tail = min(params["tail"] * stretch, 300)
+    tail = min(params["tail"] * background_scale, 300)
     samples: dict[str, list[float]] = {direction: [] for direction in directions}
     ends, lasts = [], []
     for repeat in range(params["repeats"] + 1):
@@ -35,7 +35,7 @@ def copy(context: Context, params: Params, stretch: int) -> Measured:
                 *context.copies(stream, direction, size, tail),
                 stream.record(last),
             ]
-        context.parked(work, ranks)
+        context.run_behind_gate(work, ranks)
         if repeat == 0:
             continue  # first touch of the memory
         for direction, (start, end, _) in bounds.items():

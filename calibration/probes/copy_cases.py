@@ -101,7 +101,7 @@ def _within(scale: Scale) -> Iterator[ProbeCase]:
 def _pageable(scale: Scale) -> Iterator[ProbeCase]:
     for direction in ("h2d", "d2h"):
         for busy in (0.0, BUSY_S) if direction == "h2d" else (0.0,):
-            for size in scale.behind if busy else scale.pageable:
+            for size in scale.pageable_behind_kernel if busy else scale.pageable:
                 params: Params = {"direction": direction, "bytes": size, "busy": busy, "pool": scale.pageable[-1]}
                 params["repeats"] = repeats(scale, size * scale.rate / PAGEABLE_RATE)
                 name = f"pageable/{direction}/{'behind' if busy else 'idle'}/{size}"

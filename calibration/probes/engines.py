@@ -19,7 +19,7 @@ class _Seen(NamedTuple):
     ends: list[float]
 
 
-def engine(context: Context, params: Params, stretch: int) -> Measured:
+def engine(context: Context, params: Params, background_scale: int) -> Measured:
     """Trains of copies, each on a stream of its own.
 
     `trains`: direction, bytes and count of each. `between` the copies of a train: see `_around`; the last copy always
@@ -32,7 +32,7 @@ def engine(context: Context, params: Params, stretch: int) -> Measured:
     """
     trains, posted = list(params["trains"]), params["posted"]
     if posted == "in_flight":
-        trains[0] = trains[0] | {"count": trains[0]["count"] * stretch}
+        trains[0] = trains[0] | {"count": trains[0]["count"] * background_scale}
     if posted != "together":
         context.device.stream("compute").run(context.device.spin(params["delay"]))()
     samples: dict[str, list[float]] = {}
@@ -41,17 +41,17 @@ def engine(context: Context, params: Params, stretch: int) -> Measured:
         samples.setdefault(name, []).append(value)
 
     for repeat in range(params["repeats"] + 1):
-        alone = {}
+        isolated = {}
         for i, train in enumerate(trains):
             if train not in trains[:i]:
                 [seen], _ = _posted(context, [train], params | {"posted": "together"})
-                alone[i] = seen.ends[-1] - seen.start
+                isolated[i] = seen.ends[-1] - seen.start
         found, released = _posted(context, trains, params)
         if repeat == 0:
             continue  # first touch of the memory
         if posted == "together" and all(train == trains[0] for train in trains):
             found = sorted(found, key=lambda seen: seen.ends[-1])
-        for i, seconds in alone.items():
+        for i, seconds in isolated.items():
             note(f"alone_{i}", seconds)
         origin = min(seen.start for seen in found)
         for i, seen in enumerate(found):
@@ -61,10 +61,10 @@ def engine(context: Context, params: Params, stretch: int) -> Measured:
         if posted == "in_flight":
             note("posted", released - origin)
         note("switches", switches([seen.ends for seen in found]))
-    uncovered = ""
+    too_short = ""
     if posted == "in_flight" and not 0 < median(samples["posted"]) < median(samples["end_0"]):
-        uncovered = "the first train was not in flight when the others were posted"
-    return Measured(samples, uncovered)
+        too_short = "the first train was not in flight when the others were posted"
+    return Measured(samples, too_short)
 
 
 def switches(ends: Sequence[Sequence[float]]) -> float:
@@ -115,6 +115,6 @@ def _posted(context: Context, trains: Sequence[Params], params: Params) -> tuple
                 calls.append(stream.record(ends[-1]))
         work[f"copies {i}"] = calls
         events.append((start, ends))
-    context.parked(work)
+    context.run_behind_gate(work)
     seen = [_Seen(start.time(), [end.time() for end in ends]) for start, ends in events]
     return seen, release.time() if posted != "together" else 0.0

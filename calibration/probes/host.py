@@ -13,12 +13,12 @@ from calibration.torch_machine.device import Call
 Params = dict[str, Any]
 
 
-def issue(context: Context, params: Params, stretch: int) -> Measured:
+def issue(context: Context, params: Params, background_scale: int) -> Measured:
     """Wall time of a call, over `count` calls on an idle stream whose queue stays short. "seconds" of one."""
     call = _call(context, params["call"], params["bytes"], params["ranks"])
     samples = []
     for repeat in range(params["repeats"] + 1):
-        context.meet(params["ranks"])
+        context.barrier(params["ranks"])
         began = time.perf_counter()
         for _ in range(params["count"]):
             call()
@@ -29,7 +29,7 @@ def issue(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"seconds": samples})
 
 
-def depth(context: Context, params: Params, stretch: int) -> Measured:
+def depth(context: Context, params: Params, background_scale: int) -> Measured:
     """How many commands the driver takes on a parked stream before it blocks the host.
 
     The gate opens by itself after `hold_s`; calls that have returned by then were accepted. "commands" counts them
@@ -62,7 +62,7 @@ def depth(context: Context, params: Params, stretch: int) -> Measured:
     return Measured({"commands": accepted, "full": full})
 
 
-def host_wake(context: Context, params: Params, stretch: int) -> Measured:
+def host_wake(context: Context, params: Params, background_scale: int) -> Measured:
     """Wall time of a kernel of known length until the host continues: "blocked" on its event, and "polling" it, s."""
     stream = context.device.stream("compute")
     spin = stream.run(context.device.spin(params["seconds"]))

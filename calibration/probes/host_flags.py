@@ -29,7 +29,7 @@ LIMIT_S = 30.0
 """A released wait that has not ended after so long never will."""
 
 
-def order(context: Context, params: Params, stretch: int) -> Measured:
+def order(context: Context, params: Params, background_scale: int) -> Measured:
     """Which waits for "at least" a value are satisfied: 1 or 0 for each of `ORDER`, and whether all are "as_stated".
 
     Raises:
@@ -55,7 +55,7 @@ def order(context: Context, params: Params, stretch: int) -> Measured:
     return Measured(found | {"as_stated": [float(stated)]})
 
 
-def turns(context: Context, params: Params, stretch: int) -> Measured:
+def turns(context: Context, params: Params, background_scale: int) -> Measured:
     """Two streams that hand over to each other `count` times and back, by words. "seconds" from one to the other.
 
     Both are on one GPU, or on one each of two. Each write follows a wait, so it includes them.
@@ -79,7 +79,7 @@ def turns(context: Context, params: Params, stretch: int) -> Measured:
         work["compute"] = [first.record(start), *work["compute"], first.record(end)]
         if context.rank == 0:
             words[0] = words[1] = base
-        context.parked(work, ranks)
+        context.run_behind_gate(work, ranks)
         if repeat:
             samples.append((end.time() - start.time()) / (2 * count))
     return Measured({"seconds": samples})

@@ -38,12 +38,12 @@ def shared_memory(context: Context, size: int, ranks: int, owner: int = 0) -> mm
     file = os.memfd_create("probes") if mine else -1
     if mine:
         os.ftruncate(file, size)
-    process, number = context.tell([os.getpid(), file] if mine else [0, 0], ranks, owner)
+    process, number = context.broadcast([os.getpid(), file] if mine else [0, 0], ranks, owner)
     if not mine:
         file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR)
     try:
         memory = mmap.mmap(file, size)
-        context.meet(ranks)  # the owner's file must be there until all have opened it
+        context.barrier(ranks)  # the owner's file must be there until all have opened it
     finally:
         os.close(file)
     return memory

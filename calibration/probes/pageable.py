@@ -9,7 +9,7 @@ from calibration.probes.case import Params
 from calibration.probes.context import Context, Measured
 
 
-def pageable(context: Context, params: Params, stretch: int) -> Measured:
+def pageable(context: Context, params: Params, background_scale: int) -> Measured:
     """A copy of `bytes` bytes between the device and memory that is not pinned.
 
     Quantities: "call", wall time until the call returns; "seconds", wall time until the copy is complete.

@@ -20,7 +20,7 @@ HANDLE_WORDS = 8
 """A handle of memory for other processes has 64 bytes."""
 
 
-def peer_copy(context: Context, params: Params, stretch: int) -> Measured:
+def peer_copy(context: Context, params: Params, background_scale: int) -> Measured:
     """`count` copies of `bytes` bytes from a rank's memory to the other's, back to back.
 
     Quantities: "seconds" of a copy while the other rank copies nothing, "both_seconds" while it does.
@@ -36,7 +36,7 @@ def peer_copy(context: Context, params: Params, stretch: int) -> Measured:
         for name, active in (("seconds", (0,)), ("seconds", (1,)), ("both_seconds", (0, 1))):
             start, end = context.event(), context.event()
             mine = [call] * (count + 1) if context.rank in active else []
-            context.parked({"peer": [*mine[:1], stream.record(start), *mine[1:], stream.record(end)]}, PAIR)
+            context.run_behind_gate({"peer": [*mine[:1], stream.record(start), *mine[1:], stream.record(end)]}, PAIR)
             if repeat and mine:
                 samples[name].append((end.time() - start.time()) / count)
     return Measured(samples)
@@ -68,7 +68,7 @@ def _given(context: Context, size: int, owner: int) -> Any:
         address = int(driver.call("cuMemAlloc", size))
         handle = driver.call("cuIpcGetMemHandle", driver.pointer(address))
     words: Any = (ctypes.c_int64 * HANDLE_WORDS).from_address(int(handle.getPtr()))
-    words[:] = context.tell(list(words), PAIR, owner)
+    words[:] = context.broadcast(list(words), PAIR, owner)
     if not mine:
         flags = cuda.CUipcMem_flags.CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
         address = int(driver.call("cuIpcOpenMemHandle", handle, flags.value))

@@ -60,7 +60,12 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
         *_interference(scale),
     ]
     if gpus > 1:
-        cases += [*_collectives(scale, gpus), *_beside(scale, gpus), *_together(scale, gpus), *_transfers(scale)]
+        cases += [
+            *_collectives(scale, gpus),
+            *_contended_collectives(scale, gpus),
+            *_stream_interference(scale, gpus),
+            *_transfers(scale),
+        ]
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
     # last: more streams change how fast a stream of the process hears of another
@@ -90,9 +95,9 @@ def _copies(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
             sizes = scale.copies if directions != ["h2d", "d2h"] and ranks in (1, gpus) else scale.copies[-2:]
             for size in sizes:
                 # traffic before and after the measured train covers what the streams start and end apart
-                alone = ranks == 1 and len(directions) == 1
+                single = ranks == 1 and len(directions) == 1
                 count = min(max(round(scale.window_s * scale.rate / size), 2), scale.train)
-                around = 0 if alone else min(max(round(1.5e-3 * scale.rate / size), 1), scale.train)
+                around = 0 if single else min(max(round(1.5e-3 * scale.rate / size), 1), scale.train)
                 params = {"directions": directions, "ranks": ranks, "bytes": size, "count": count}
                 params |= {"lead": max(around, 1), "tail": around, "repeats": repeats(scale, count * size)}
                 name = f"copy/{'+'.join(directions)}/{ranks}/train/{size}"
@@ -220,23 +225,23 @@ def _transfers(scale: Scale) -> Iterator[ProbeCase]:
             yield timed_case(name, "transfer", params, count * size / 20e9 + 2e-3)
 
 
-def _beside(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
+def _contended_collectives(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
     for kind in COLLECTIVES:
         main = kind in ("all_to_all", "all_reduce")
-        for size in scale.beside if main else scale.beside[:1]:
+        for size in scale.contended_collectives if main else scale.contended_collectives[:1]:
             few = dict.fromkeys((scale.chunks[len(scale.chunks) > 1], _longest(scale)))
             for chunk in scale.chunks if main else few:
                 for direction in ("h2d", "d2h") if kind == "all_to_all" and chunk == _longest(scale) else ("h2d",):
                     yield _beside_case(scale, gpus, kind, size, chunk, direction)
 
 
-def _together(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
-    """What a sharded schedule's all_gathers meet: collectives and kernels of the compute stream."""
+def _stream_interference(scale: Scale, gpus: int) -> Iterator[ProbeCase]:
+    """The all_gathers of a sharded schedule with collectives, and with kernels, of the compute stream."""
     params: Params
-    other: Params = {"other": "all_gather", "other_bytes": scale.beside[-1], "ranks": gpus}
+    other: Params = {"other": "all_gather", "other_bytes": scale.contended_collectives[-1], "ranks": gpus}
     window, cover = 2 * scale.window_s, 8
     for kind in ("all_to_all", "all_reduce"):
-        for size in scale.beside:
+        for size in scale.contended_collectives:
             params = {"collective": kind, "bytes": size, "window": window, "cover": cover, **other}
             params["repeats"] = scale.long_repeats
             yield timed_case(f"pair/{kind}/{size}/all_gather", "pair", params, 1.5 * cover * window)
@@ -273,5 +278,5 @@ def _sm_copies(scale: Scale, gpus: int, quick: bool) -> Iterator[ProbeCase]:
     params: Params
     for ctas in (1, 4, 8) if quick else (1, 2, 3, 4, 6, 8):
         params = {"ctas": ctas, "ranks": gpus, "bytes": scale.copies[-1], "collective": "all_to_all"}
-        params |= {"size": scale.beside[0], "count": 3, "repeats": scale.long_repeats}
+        params |= {"size": scale.contended_collectives[0], "count": 3, "repeats": scale.long_repeats}
         yield timed_case(f"sm_copy/{ctas}", "sm_copy", params, 2 * scale.copies[-1] / (min(ctas, 3) * 15e9))

@@ -1,4 +1,4 @@
-"""Runs a plan: one process a GPU, every finished case on the disk at once, what is there already not run again."""
+"""Runs a plan: one process a GPU, every finished case is written at once; finished cases are skipped."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from sim.datasets.probe_rows import RAW, SCHEMA, Journal, Row, stats
 if TYPE_CHECKING:
     from calibration.probes.worker import Answer
 
-FAILURES = 3
+MAX_CONSECUTIVE_FAILURES = 3
 """Consecutive failures before the run aborts."""
 
-STRETCH = 3
-"""How much longer the background is when a case is tried again."""
+RETRY_SCALE = 3
+"""Factor by which the background is longer when a case is tried again."""
 
-LATE = 0.99
-"""Long copies that get less than this share of what others on the same route got were disturbed; retry."""
+MIN_RELATIVE_RATE = 0.99
+"""Long copies slower than this share of the fastest on the same route were disturbed and are retried."""
 
 Progress = Callable[[ProbeCase, Row | None], None]
 """Called before a case with None, and after it with its row."""
@@ -73,17 +73,17 @@ def run(
                 journal.append(_about("host", "host", pool, 0.0, fingerprint(inspect())))
                 for group, cases in groupby(missing, key=lambda case: case.group):
                     _run_group(group, list(cases), pool, journal, progress)
-                again = late(journal.rows)
+                again = disturbed(journal.rows)
                 for case in missing:
                     if case.name in again:
                         run_again(case, pool, journal, progress)
         return journal.rows
 
 
-def late(rows: Sequence[Row]) -> set[str]:
+def disturbed(rows: Sequence[Row]) -> set[str]:
     """Names of long copies that took longer, byte by byte, than others in the same directions on as many GPUs.
 
-    What else uses the host can slow a row, nothing can hasten it: such rows are worth another try some time later.
+    Other users of the host can slow a row, nothing can make it faster: such rows are measured again some time later.
     """
     rates: dict[tuple[str, ...], dict[str, float]] = {}
     for row in rows:
@@ -92,9 +92,7 @@ def late(rows: Sequence[Row]) -> set[str]:
         if row.rejected is None and row.params["count"] > 1 and row.params["bytes"] >= LONG:
             way = (*row.params["directions"], str(len(row.ranks)))
             rates.setdefault(way, {})[row.case] = _rate(row)
-    return {
-        name for found in rates.values() for name, rate in found.items() if rate < LATE * max(found.values())
-    }  # fmt: skip
+    return {name for r in rates.values() for name, rate in r.items() if rate < MIN_RELATIVE_RATE * max(r.values())}
 
 
 def _rate(row: Row) -> float:
@@ -103,7 +101,7 @@ def _rate(row: Row) -> float:
 
 
 def run_again(case: ProbeCase, pool: Pool, journal: Journal, progress: Progress) -> None:
-    """Measure a late case once more; the faster row counts."""
+    """Measure a disturbed case once more; the faster row counts."""
     before = next(row for row in journal.rows if row.case == case.name)
     progress(case, None)
     row = _run_case(case, pool)
@@ -149,10 +147,12 @@ def _run_case(case: ProbeCase, pool: Pool) -> Row:
     found = pool.measure(case, 1)
     if found.rejected and not found.failed:
         attempts = 2
-        found = pool.measure(case, STRETCH)
+        found = pool.measure(case, RETRY_SCALE)
     pool.failures = pool.failures + 1 if found.failed else 0
-    if pool.failures >= FAILURES:
-        raise ProbeError(f"{FAILURES} consecutive cases failed, the last is {case.name}: {found.rejected}")
+    if pool.failures >= MAX_CONSECUTIVE_FAILURES:
+        raise ProbeError(
+            f"{MAX_CONSECUTIVE_FAILURES} consecutive cases failed, the last is {case.name}: {found.rejected}"
+        )
     return Row(
         schema=SCHEMA,
         case=case.name,
@@ -193,19 +193,19 @@ class Pool:
         if self._ranks:
             self._ranks.close(10 if kind is None else 0)
 
-    def measure(self, case: ProbeCase, stretch: int) -> _Found:
+    def measure(self, case: ProbeCase, background_scale: int) -> _Found:
         """Run `case` on all ranks that it needs."""
         from calibration.probes.worker import GRACE_S, Job
 
         ranks = self._started()
         try:
-            answers = ranks.ask([Job(case, stretch)] * case.ranks, 3 * case.seconds + GRACE_S + 5)
+            answers = ranks.ask([Job(case, background_scale)] * case.ranks, 3 * case.seconds + GRACE_S + 5)
         except MachineError as error:
             ranks.close(0)  # a rank may be blocked for ever by one that has failed
             self._ranks = None
             return _Found([], f"failed: {error}", failed=True)
-        uncovered = next((answer.uncovered for answer in answers if answer.uncovered), None)
-        return _Found(answers, uncovered or _outlasted(answers))
+        too_short = next((answer.too_short for answer in answers if answer.too_short), None)
+        return _Found(answers, too_short or _outlasted(answers))
 
     def _started(self) -> Ranks[Answer]:
         from calibration.probes.worker import Answer, serve

@@ -14,8 +14,8 @@ class Scale(NamedTuple):
 
     copies: tuple[int, ...]
     collectives: tuple[int, ...]
-    beside: tuple[int, ...]
-    """Collectives beside copies."""
+    contended_collectives: tuple[int, ...]
+    """Collectives that contend with copies."""
     chunks: tuple[int, ...]
     commands: tuple[int, ...]
     """Copies in trains of commands."""
@@ -36,8 +36,8 @@ class Scale(NamedTuple):
     """Copies in trains on several streams."""
     pageable: tuple[int, ...]
     """Copies from and to pageable memory."""
-    behind: tuple[int, ...]
-    """Such copies behind a kernel, which must not end before so much is staged."""
+    pageable_behind_kernel: tuple[int, ...]
+    """Pageable copies behind a kernel that must not end before they are staged."""
     rate: float = 40e9
     """Expected rate of copies, B/s."""
 
@@ -45,7 +45,7 @@ class Scale(NamedTuple):
 FULL = Scale(
     copies=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, 512 * MIB),
     collectives=tuple(k * MIB for k in (1, 4, 16, 40, 80, 160, 320)),
-    beside=(40 * MIB, 160 * MIB),
+    contended_collectives=(40 * MIB, 160 * MIB),
     chunks=tuple(k * MIB for k in (1, 4, 16, 64, 256)),
     commands=(256 * KIB, MIB, 4 * MIB),
     train=200,
@@ -58,13 +58,13 @@ FULL = Scale(
     engines=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
     chunk=4 * MIB,
     pageable=(4 * KIB, 16 * KIB, 64 * KIB, 128 * KIB, 256 * KIB, *(k * MIB for k in (1, 4, 16, 64, 256))),
-    behind=(64 * KIB, *(k * MIB // 4 for k in (1, 4, 5, 6, 7, 8, 10, 12, 16, 32, 64))),
+    pageable_behind_kernel=(64 * KIB, *(k * MIB // 4 for k in (1, 4, 5, 6, 7, 8, 10, 12, 16, 32, 64))),
 )
 FULL = FULL._replace(collectives=(64 * KIB, 256 * KIB, *FULL.collectives))
 QUICK = FULL._replace(
     copies=(64 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB),
     collectives=(64 * KIB, MIB, 4 * MIB, 16 * MIB, 40 * MIB, 160 * MIB),
-    beside=(40 * MIB,),
+    contended_collectives=(40 * MIB,),
     chunks=(4 * MIB, 16 * MIB, 64 * MIB),
     commands=(MIB,),
     train=100,
@@ -75,12 +75,12 @@ QUICK = FULL._replace(
     long_repeats=3,
     engines=(64 * KIB, 4 * MIB, 256 * MIB),
     pageable=(4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB),
-    behind=(64 * KIB, MIB, 3 * MIB // 2, 2 * MIB, 4 * MIB, 16 * MIB),
+    pageable_behind_kernel=(64 * KIB, MIB, 3 * MIB // 2, 2 * MIB, 4 * MIB, 16 * MIB),
 )
 CPU = Scale(
     copies=(16 * KIB, 256 * KIB, MIB, 8 * MIB),
     collectives=(64 * KIB, 512 * KIB, 4 * MIB),
-    beside=(512 * KIB,),
+    contended_collectives=(512 * KIB,),
     chunks=(64 * KIB,),
     commands=(256 * KIB,),
     train=6,
@@ -93,6 +93,6 @@ CPU = Scale(
     engines=(16 * KIB, MIB, 8 * MIB),
     chunk=256 * KIB,
     pageable=(4 * KIB, 256 * KIB, MIB),
-    behind=(4 * KIB, MIB),
+    pageable_behind_kernel=(4 * KIB, MIB),
     rate=2e9,
 )

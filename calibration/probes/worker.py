@@ -41,24 +41,24 @@ PROBES = {
     "crowd": compute.kernel_under_collective,
     "sm_copy": collectives.sm_copy,
 }
-"""Probe of a case's kind: (context, parameters, stretch of the background) -> what it found."""
+"""Probe of a case's kind: (context, parameters, background scale) -> what it measured."""
 
 GRACE_S = 120.0
 """A case may take this much longer than expected before its process ends itself, s: more than a gate is closed."""
 
 
 class Job(msgspec.Struct):
-    """A case to run; `stretch` makes its background longer."""
+    """A case to run; its background is `background_scale` times as long as planned."""
 
     case: ProbeCase
-    stretch: int = 1
+    background_scale: int = 1
 
 
 class Answer(msgspec.Struct):
     """What a rank found, or why it found nothing. The first answer of a process says what its device is."""
 
     samples: dict[str, list[float]] = {}
-    uncovered: str = ""
+    too_short: str = ""
     window: tuple[float, float] | None = None
     failure: str = ""
     gpu: str = ""
@@ -99,10 +99,10 @@ def serve(
 def _run(context: Context, job: Job) -> Answer:
     case = job.case
     try:
-        context.meet(case.ranks)
-        found = PROBES[case.kind](context, case.params, job.stretch)
+        context.barrier(case.ranks)
+        found = PROBES[case.kind](context, case.params, job.background_scale)
         samples = {name: list(values) for name, values in found.samples.items()}
-        return Answer(samples, found.uncovered, found.window)
+        return Answer(samples, found.too_short, found.window)
     except Exception as error:
         frames = [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-3:]]
         return Answer(failure=f"rank {context.rank}: {type(error).__name__}: {error} ({' '.join(frames)})")

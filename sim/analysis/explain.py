@@ -23,15 +23,15 @@ from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluated, Evaluator, Figures, evaluate
 from sim.sweeps.job import Job
-from sim.timeline.critical_path import GROUPS, WEIGHTS, WORDS, Waterfall, waterfall
+from sim.timeline.critical_path import CAUSE_GROUPS, CAUSE_LABELS, WEIGHT_COPIES, Waterfall, waterfall
 from sim.timeline.metrics import LEFT_OUT, is_mean
 
-WORTH = 0.005
-"""Causes and gains below this share of the step are not worth a sentence."""
-HIDDEN = 0.02
+MIN_SHARE = 0.005
+"""Causes and gains below this share of the step are not mentioned."""
+MAX_HIDDEN_SHARE = 0.02
 """Copies hide if they are at most this share of the critical path and lengthen the step by no more than it."""
-FRACTION_STEP = 0.01
-"""How finely the largest resident fraction that fits is looked for."""
+FIT_STEP = 0.01
+"""Step of the search for the largest resident fraction that fits."""
 _FIT_TRIES = 3
 """Fractions simulated at most: memory that is not live throughout can make the first one a little wrong."""
 
@@ -58,7 +58,7 @@ class Explanation(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What was simulated, and what came of it."""
+    """A simulated job and its result."""
 
     job: Job
     figures: Figures
@@ -69,12 +69,12 @@ class _Run(NamedTuple):
 
 
 class _Facts(NamedTuple):
-    """What the sentences are made of (s, B)."""
+    """What the sentences follow from (s, B)."""
 
     by_cause: dict[str, float]
-    fall: Waterfall
-    brings: bool
-    """Whether weights are copied or gathered at all."""
+    waterfall: Waterfall
+    offloads: bool
+    """Whether weights are copied or gathered."""
     copies_else: bool
     """Whether blocks copy anything else."""
     peak: int
@@ -135,7 +135,7 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
 
 
 def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
-    figures, fall, by_cause = run.figures.metrics, facts.fall, facts.by_cause
+    figures, fall, by_cause = run.figures.metrics, facts.waterfall, facts.by_cause
     step = fall.step_s
     mean = " in the mean" if is_mean(figures) else ""
     yield (
@@ -148,52 +148,53 @@ def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
             f"It does not fit: its peak memory is {show_bytes(facts.peak)}, the GPU has {show_bytes(facts.capacity)}."
         )
     ranked = sorted(by_cause.items(), key=lambda item: -item[1])
-    parts = [f"{WORDS[c]} ({100 * s / step:.0f} %)" for c, s in ranked if s and s >= WORTH * step]
+    parts = [f"{CAUSE_LABELS[c]} ({100 * s / step:.0f} %)" for c, s in ranked if s and s >= MIN_SHARE * step]
     if parts:
         yield f"Its critical path is {_listed(parts)}."
     yield from _verdict(facts)
     delta = dict(fall.parts)
     slowed = [(c, delta.get(c, 0.0)) for c in ("copy_contention", "collective_contention")]
-    if facts.brings and sum(max(s, 0.0) for _, s in slowed) >= WORTH * step > 0:
-        costs = _listed([f"{WORDS[c]} {show_seconds(s)}" for c, s in slowed if s >= WORTH * step / 2])
+    if facts.offloads and sum(max(s, 0.0) for _, s in slowed) >= MIN_SHARE * step > 0:
+        costs = _listed([f"{CAUSE_LABELS[c]} {show_seconds(s)}" for c, s in slowed if s >= MIN_SHARE * step / 2])
         overlap = figures["h2d_collective_overlap_s"]
         beside = f"; copies and collectives overlap for {show_seconds(overlap)}" if overlap else ""
         yield f"Transfers share links, which costs this path: {costs}{beside}."
-    if by_cause["yield_wait"] >= WORTH * step > 0:
+    if by_cause["yield_wait"] >= MIN_SHARE * step > 0:
         yield f"Waiting at gates takes {show_seconds(by_cause['yield_wait'])} of this path."
 
 
 def _verdict(facts: _Facts) -> Iterator[str]:
     """What binds, the largest group of causes, and whether the weights hide behind it."""
-    step, resident = facts.fall.step_s, facts.fall.resident_s
-    shares = {name: sum(facts.by_cause[c] for c in group) for name, group in GROUPS.items()}
+    step, resident = facts.waterfall.step_s, facts.waterfall.resident_s
+    shares = {name: sum(facts.by_cause[c] for c in group) for name, group in CAUSE_GROUPS.items()}
     gathers = facts.by_cause["exposed_gather"]
-    weights = shares[WEIGHTS]
+    weights = shares[WEIGHT_COPIES]
     transfers = {"copies": weights - gathers, "gathers of weights": gathers}
     by_time = sorted(transfers, key=lambda kind: -transfers[kind])
-    what = " and ".join(kind for kind in by_time if transfers[kind] >= WORTH * step > 0) or by_time[0]
+    what = " and ".join(kind for kind in by_time if transfers[kind] >= MIN_SHARE * step > 0) or by_time[0]
     first, *others = sorted(shares, key=lambda name: -shares[name])
-    names = {name: what if name == WEIGHTS else name for name in shares}
+    names = {name: what if name == WEIGHT_COPIES else name for name in shares}
     if step <= 0:
         yield "The step takes no time: nothing binds."
         return
-    rest = [f"{names[n]} {100 * shares[n] / step:.0f} %" for n in others if shares[n] >= WORTH * step]
+    rest = [f"{names[n]} {100 * shares[n] / step:.0f} %" for n in others if shares[n] >= MIN_SHARE * step]
     binds = "binds: it is" if first == "host issue" else "bind: they are"
     also = f" ({', '.join(rest)})" if rest else ""
     named = names[first][0].upper() + names[first][1:]
     yield f"{named} {binds} {100 * shares[first] / step:.0f} % of the critical path{also}."
-    if not facts.brings:
+    if not facts.offloads:
         yield "No weights are copied." if facts.copies_else else "Nothing is copied."
         return
     longer = step - resident
     than = f"{100 * longer / resident:.1f} % longer" if resident and longer >= 0.0005 * resident else "no longer"
-    if weights + facts.by_cause["yield_wait"] <= HIDDEN * step and longer <= HIDDEN * resident:
+    if weights + facts.by_cause["yield_wait"] <= MAX_HIDDEN_SHARE * step and longer <= MAX_HIDDEN_SHARE * resident:
         yield f"The {what} hide behind {names[first]}: the step takes {than} than with all weights resident."
         return
-    if first == WEIGHTS:
+    if first == WEIGHT_COPIES:
         return
-    parts = [(WORDS[c], s) for c, s in facts.fall.parts if c != "hidden"]
-    added = [f"{words} {show_seconds(s)}" for words, s in sorted(parts, key=lambda p: -p[1])[:3] if s >= WORTH * step]
+    parts = [(CAUSE_LABELS[c], s) for c, s in facts.waterfall.parts if c != "hidden"]
+    largest = sorted(parts, key=lambda p: -p[1])[:3]
+    added = [f"{words} {show_seconds(s)}" for words, s in largest if s >= MIN_SHARE * step]
     because = f"; on its critical path, but not on the resident one, is {_listed(added)}" if added else ""
     yield f"Bringing the weights is not hidden: the step takes {than} than with all weights resident{because}."
 
@@ -210,7 +211,7 @@ def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
         elif changes:
             yield f"None of the variants tried fits into {capacity} either."
         return
-    faster = [c for c in changes if c.gain_s >= WORTH * step]
+    faster = [c for c in changes if c.gain_s >= MIN_SHARE * step]
     helps = [c for c in faster if c.fits_memory]
     free = [c for c in helps if c.memory_bytes <= 0]
     for best in dict.fromkeys([*helps[:1], *free[:1]]):
@@ -222,7 +223,7 @@ def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
             f"{show_bytes(faster[0].peak_memory_bytes)}."
         )
     if changes and not faster:
-        yield f"Of the variants tried, none is faster by more than {100 * WORTH:g} %."
+        yield f"Of the variants tried, none is faster by more than {100 * MIN_SHARE:g} %."
 
 
 def _change(gain: float, step: float) -> str:
@@ -296,7 +297,7 @@ def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_R
     """
     known, tried = run, set[int]()
     capacity = run.job.profile.device.memory.value
-    count = round(1 / FRACTION_STEP)
+    count = round(1 / FIT_STEP)
     while len(tried) < _FIT_TRIES:
         always, sometimes = _buffer_bytes(known.job.scenario)
         live = (known.figures.metrics["peak_memory_bytes"] - always) / sometimes if sometimes else 1.0

@@ -13,8 +13,8 @@ from sim.inputs.config import InputError
 
 BUFFER = 256 * 2**20
 """Bytes on each GPU of the all-to-all that is looked at: large, so that bandwidth counts."""
-MOST = 64
-"""GPUs of an all-to-all: it has a flow for every pair."""
+MAX_GPUS = 64
+"""Largest number of GPUs with an all-to-all, which has a flow for every pair."""
 _ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 _NEAR = 1 - 1e-9
 
@@ -92,7 +92,7 @@ def _ones(items: Sequence[object]) -> range:
 
 
 def _all_to_all(profile: Profile) -> list[list[Moving]]:
-    if not 2 <= profile.gpus <= MOST:
+    if not 2 <= profile.gpus <= MAX_GPUS:
         return []
     try:
         phases = collective_flows(profile, "all_to_all", BUFFER, range(profile.gpus))

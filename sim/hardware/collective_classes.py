@@ -60,8 +60,8 @@ class CollectiveClass(Config, frozen=True):
 
     `latency` passes between the arrival of the last rank and the first byte, `latency_per_rank` more for each rank
     beyond two. The bytes then flow with the demand cap that gives the measured isolated time.
-    `weight` is the share of one rank's traffic next to copies of weight 1, `overhead` the link capacity that a byte
-    takes, relative to a copied one. `copy_start` is what a copy that starts meanwhile loses before its first byte.
+    `weight` is the max-min weight of one rank's traffic (a copy has weight 1), `overhead` the link capacity that a byte
+    takes, relative to a copied byte. `copy_start` is the extra start-up time of a copy that starts during it.
 
     Where `isolated_overhead` is given, a byte takes that while no copy is in flight on the host, and `overhead` while
     one is, or `overhead` always if that is less: buffers that stay in the processor's cache are pushed out of it by
@@ -82,7 +82,7 @@ class CollectiveClass(Config, frozen=True):
     algorithm: Algorithm | None = None
     """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
     one_way: Sourced[Number] | None = None
-    """Rate of a send while its receiver sends nothing back, over that of one where it does; 1 if not given."""
+    """Rate of a send to a receiver that sends nothing back, relative to one that does; 1 if not given."""
     beside: dict[CollectiveKind, Sourced[Number]] = msgspec.field(default_factory=dict)
     """Rate relative to its uncontended rate while a collective of that kind, of another stream, uses the GPU."""
 
@@ -98,10 +98,10 @@ class CollectiveClass(Config, frozen=True):
         for ranks in self.contention_by_ranks:
             if ranks < 2:
                 yield Fault("contention_by_ranks", f"has {ranks}, at least 2 is needed")
-        for ranks, alone in self.alone_by_ranks.items():
+        for ranks, table in self.alone_by_ranks.items():
             if ranks < 2:
                 yield Fault("alone_by_ranks", f"has {ranks}, at least 2 is needed")
-            elif self.latency_of(ranks) >= alone.seconds[0]:
+            elif self.latency_of(ranks) >= table.seconds[0]:
                 problem = f"the latency of {ranks} ranks must be shorter than their shortest isolated time"
                 yield Fault(f"alone_by_ranks.{ranks}", problem)
 
@@ -122,7 +122,7 @@ class CollectiveClass(Config, frozen=True):
 
 
 class Collectives(Config, frozen=True):
-    """Collectives by kind. A reduce_scatter that is not given is as an all_gather, a send_recv as an all_to_all."""
+    """Collectives by kind. If reduce_scatter is missing, all_gather's values are used; for send_recv, all_to_all's."""
 
     all_to_all: CollectiveClass
     all_reduce: CollectiveClass

@@ -14,9 +14,9 @@ from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
 from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
-from sim.hardware.topology import LEAST, Sourced, Topology
+from sim.hardware.topology import MIN_CAPACITY, Sourced, Topology
 from sim.inputs import units
-from sim.inputs.config import MOST_FAULTS, Config, InputError
+from sim.inputs.config import MAX_FAULTS, Config, InputError
 from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bandwidth, Number
 from sim.program import CollectiveKind, CopyKind, HostCopyKind, Kernel
@@ -54,7 +54,7 @@ class Profile(Config, frozen=True, dict=True):
         if not 1 <= self.gpus <= MOST_GPUS:
             problem = f"is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated"
             raise FaultsError([Fault("gpus", problem)])
-        refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MOST_FAULTS + 1))
+        refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MAX_FAULTS + 1))
 
     def _wrong_numbers(self) -> Iterator[Fault]:
         positive: dict[str, Sourced[Any]] = {}
@@ -84,8 +84,8 @@ class Profile(Config, frozen=True, dict=True):
         if not 0 <= self.host.wake_spread.value <= 1:
             yield Fault("host.wake_spread", f"is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
-            if number.value < LEAST:
-                yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {LEAST:g}")
+            if number.value < MIN_CAPACITY:
+                yield Fault(name, f"is {units.plain(number.value)}, expected more than 0, at least {MIN_CAPACITY:g}")
 
     def _wrong_routes(self) -> Iterator[Fault]:
         """Faults of the topology's routes; those of one GPU end at its first."""

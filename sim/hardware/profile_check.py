@@ -1,7 +1,7 @@
-"""Whether a profile contradicts itself: its own measured times of collectives against what its flows make of them.
+"""Whether a profile contradicts itself: its measured times of collectives against its simulated ones.
 
-A table of isolated times gives the demand caps of a collective's flows. They move so fast only if every resource on
-their route lets them: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
+A table of isolated times gives the demand caps of a collective's flows. They reach these only if every resource on
+their route has room: a link that is too narrow, or an overhead that is too large, makes the simulated time longer than
 the table. Then one of the two numbers is wrong.
 """
 
@@ -20,7 +20,7 @@ from sim.inputs.config import InputError
 from sim.program import CollectiveKind
 
 LARGE = 2**20
-"""From this buffer on (bytes on each rank), `TOLERANCE` holds."""
+"""Smallest buffer (bytes on each rank) that `TOLERANCE` is for."""
 TOLERANCE = 0.02
 """Relative."""
 SMALL_TOLERANCE = 0.10
@@ -38,8 +38,8 @@ class Check(NamedTuple):
     buffer: int
     table_s: float
     isolated_s: float
-    holds: tuple[str, ...]
-    """Resources that are full while it runs."""
+    bottlenecks: tuple[str, ...]
+    """Resources that are full while it runs; `holds` in JSON."""
 
     @property
     def error(self) -> float:
@@ -48,7 +48,7 @@ class Check(NamedTuple):
 
     @property
     def allowed_s(self) -> float:
-        """How far the two may lie from each other, s."""
+        """Largest allowed difference of the two, s."""
         if self.buffer >= LARGE:
             return TOLERANCE * self.table_s
         return max(SMALL_TOLERANCE * self.table_s, SMALL_SECONDS)
@@ -78,7 +78,11 @@ def contradictions(profile: Profile) -> tuple[Check, ...]:
 
 def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
     """For JSON: every row, and what contradicts in words."""
-    rows = [{**check._asdict(), "error": check.error, "contradicts": check.contradicts} for check in checks]
+    rows = []
+    for check in checks:
+        row = check._asdict()
+        row["holds"] = row.pop("bottlenecks")
+        rows.append({**row, "error": check.error, "contradicts": check.contradicts})
     return {"profile": profile.name, "contradictions": summaries(checks), "rows": rows}
 
 
@@ -88,16 +92,16 @@ def summaries(checks: Sequence[Check]) -> list[str]:
     for check in checks:
         if check.contradicts:
             tables.setdefault(check.table, []).append(check)
-    said = []
-    for table, found in tables.items():
-        worst = max(found, key=lambda c: abs(c.error))
-        full = f"; full there: {', '.join(worst.holds)}" if worst.holds else ""
-        said.append(
-            f"{table}: {len(found)} of its rows; {worst.kind} of {worst.buffer} B on {worst.ranks} ranks takes "
-            f"{worst.table_s * 1e6:,.0f} us there, {worst.isolated_s * 1e6:,.0f} us by the resources "
-            f"({100 * worst.error:+.1f} %){full}"
+    sentences = []
+    for table, rows in tables.items():
+        worst = max(rows, key=lambda c: abs(c.error))
+        bottleneck = f"; bottleneck: {', '.join(worst.bottlenecks)}" if worst.bottlenecks else ""
+        sentences.append(
+            f"{table}: {len(rows)} {'row contradicts' if len(rows) == 1 else 'rows contradict'} the resources; worst: "
+            f"{worst.kind} of {worst.buffer} B on {worst.ranks} ranks, table: {worst.table_s * 1e6:,.0f} us, "
+            f"from resources: {worst.isolated_s * 1e6:,.0f} us ({100 * worst.error:+.1f} %){bottleneck}"
         )
-    return said
+    return sentences
 
 
 def _checks(profile: Profile) -> Iterator[Check]:
@@ -129,7 +133,7 @@ def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: 
         buffer = round(sent / sent_per_rank(kind, 1, ranks))
         isolated = isolated_time(profile, kind, buffer, range(ranks))
         check = Check(path, kind, ranks, buffer, float(seconds), isolated, ())
-        yield check._replace(holds=_full(profile, kind, buffer, ranks)) if check.contradicts else check
+        yield check._replace(bottlenecks=_full(profile, kind, buffer, ranks)) if check.contradicts else check
 
 
 def _full(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[str, ...]:

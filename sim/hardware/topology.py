@@ -17,7 +17,7 @@ V = TypeVar("V")
 Use = Literal["copies", "peers"]
 """What crosses a resource: copies between host and GPU, or what GPUs send each other."""
 
-LEAST = 1e-30
+MIN_CAPACITY = 1e-30
 """The smallest allowed divisor: a smaller one could leave the range of a float."""
 
 
@@ -42,16 +42,16 @@ class Capacity(Config, frozen=True):
     inherited_from: str = ""
 
     def __post_init__(self) -> None:
-        if self.value < LEAST:
-            raise ValueError(f"is {units.plain(self.value)}, expected more than 0, at least {LEAST:g}")
+        if self.value < MIN_CAPACITY:
+            raise ValueError(f"is {units.plain(self.value)}, expected more than 0, at least {MIN_CAPACITY:g}")
 
 
 class Node(Config, frozen=True):
     """A vertex. `into`, `out_of` and `through` limit what enters it, leaves it, and both together.
 
     What starts or ends at a node crosses `through` once, as does what passes; what goes through a memory is written
-    and read, and crosses it twice. What ends at it takes `write_cost` times its bytes of `through`: memories may take
-    writes less well than reads.
+    and read, and crosses it twice. What ends at it takes `write_cost` times its bytes of `through`: writes may cost
+    more memory bandwidth than reads.
     """
 
     kind: Literal["memory", "root_complex", "switch", "socket", "nvswitch", "fabric", "nic", "network"]
@@ -63,7 +63,7 @@ class Node(Config, frozen=True):
     def __post_init__(self) -> None:
         if self.write_cost is not None and (self.kind != "memory" or self.through is None):
             raise ValueError("write_cost is for a memory with a limit through it")
-        if self.write_cost is not None and self.write_cost.value < LEAST:
+        if self.write_cost is not None and self.write_cost.value < MIN_CAPACITY:
             raise ValueError(f"write_cost is {units.plain(self.write_cost.value)}, expected more than 0")
 
 
@@ -72,7 +72,8 @@ class Link(Config, frozen=True):
     two GPUs of different groups.
 
     `there` limits the forward direction (first end to second), `back` the reverse one; `each_way` stands for both of
-    them; `both_ways` limits their sum. A direction without a limit is never full. `hops` is its length for routes.
+    them; `both_ways` limits their sum. A direction without a limit has unlimited capacity. `hops` is the link's length
+    for routes.
     """
 
     ends: tuple[str, str] | None = None

@@ -13,7 +13,7 @@ from sim.inputs.faults import Fault, find, join, unreadable
 
 T = TypeVar("T")
 
-MOST_FAULTS = 20
+MAX_FAULTS = 20
 """Faults of one file that are told; of further ones only that there are more."""
 
 
@@ -27,8 +27,8 @@ class InputError(Exception):
         self.source = _line(source)
         self.faults = tuple(Fault(_line(p), _line(said)) for p, said in ((path, problem), *more))
         self.path, self.problem = self.faults[0]
-        lines = [": ".join(part for part in (self.source, *fault) if part) for fault in self.faults[:MOST_FAULTS]]
-        if len(self.faults) > MOST_FAULTS:
+        lines = [": ".join(part for part in (self.source, *fault) if part) for fault in self.faults[:MAX_FAULTS]]
+        if len(self.faults) > MAX_FAULTS:
             lines.append(": ".join(part for part in (self.source, "has more faults") if part))
         super().__init__("\n".join(lines))
 
@@ -38,7 +38,7 @@ class InputError(Exception):
     @classmethod
     def of(cls, source: str, faults: Iterable[tuple[str, str]]) -> Self:
         """The error of one or several (path, problem); no more are kept than told."""
-        first, *more = islice(dict.fromkeys(faults), MOST_FAULTS + 1)
+        first, *more = islice(dict.fromkeys(faults), MAX_FAULTS + 1)
         return cls(source, *first, more)
 
     def within(self, source: str, path: str = "") -> Self:
@@ -63,18 +63,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 def faults_of(data: object, kind: Any) -> list[Fault]:
     """What keeps plain data from being of `kind`, with paths; not more faults than are told."""
-    first = list(islice(unreadable(data), MOST_FAULTS + 1))
+    first = list(islice(unreadable(data), MAX_FAULTS + 1))
     if any(fault.problem == "is nested too deeply" for fault in first):  # it may be endless
         return first
     paths = {fault.path for fault in first}
-    typed = list(islice(find(data, kind), MOST_FAULTS + 1))
+    typed = list(islice(find(data, kind), MAX_FAULTS + 1))
     told = {fault.path for fault in typed}
     # what is not finite is told with what was expected there, if anything is
     first = [fault for fault in first if fault.path not in told or "finite" not in fault.problem]
     known = {fault.path for fault in first}
     # a check of a whole struct says little where one of its values is unreadable
     typed = [f for f in typed if f.path not in known and not any(_around(f.path, path) for path in paths)]
-    return [*first, *typed][: MOST_FAULTS + 1]
+    return [*first, *typed][: MAX_FAULTS + 1]
 
 
 def _around(path: str, inner: str) -> bool:

@@ -18,9 +18,9 @@ import msgspec
 
 from sim.inputs import units
 
-MOST_WHOLE = 10**30
+MAX_WHOLE = 10**30
 """The largest whole number that is read."""
-DEEPEST = 50
+MAX_DEPTH = 50
 """Levels of nesting that are read: deeper ones could overflow the stack."""
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
@@ -53,7 +53,7 @@ def refuse(faults: Iterable[Fault]) -> None:
 
 def unreadable(data: object, path: str = "", depth: int = 0) -> Iterator[Fault]:
     """Values that no file may hold, whatever type is expected: nested too deeply, not finite, or not Unicode text."""
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         yield Fault(path, "is nested too deeply")
     elif isinstance(data, Mapping):
         for key, item in data.items():
@@ -61,12 +61,12 @@ def unreadable(data: object, path: str = "", depth: int = 0) -> Iterator[Fault]:
                 yield Fault(path, f"has the key {key!r}: a key must be a word or a whole number")
                 continue
             where = join(path, shown_key(key))
-            yield from unreadable(key, where, DEEPEST)
+            yield from unreadable(key, where, MAX_DEPTH)
             yield from unreadable(item, where, depth + 1)
     elif isinstance(data, list | tuple):
         for i, item in enumerate(data):
             yield from unreadable(item, f"{path}[{i}]", depth + 1)
-    elif isinstance(data, int) and abs(data) > MOST_WHOLE:
+    elif isinstance(data, int) and abs(data) > MAX_WHOLE:
         yield Fault(path, f"has {len(hex(data)) - 2} hexadecimal digits: expected a number below 1e30")
     elif isinstance(data, float) and not math.isfinite(data):
         yield Fault(path, f"expected a finite number, got {data}")
@@ -313,7 +313,7 @@ def shown(data: object) -> str:
 
 def shown_value(data: object) -> str:
     """A short `repr` of what was given."""
-    if isinstance(data, int) and abs(data) > MOST_WHOLE:
+    if isinstance(data, int) and abs(data) > MAX_WHOLE:
         return f"a number of {len(hex(data)) - 2} hexadecimal digits"
     text = "nothing" if data is None else repr(data)
     return text if len(text) <= 80 else f"{text[:60]} ... {text[-15:]}"
@@ -321,7 +321,7 @@ def shown_value(data: object) -> str:
 
 def shown_key(key: object) -> str:
     """A key as it stands in a path."""
-    return shown_value(key) if isinstance(key, int) and abs(key) > MOST_WHOLE else str(key)
+    return shown_value(key) if isinstance(key, int) and abs(key) > MAX_WHOLE else str(key)
 
 
 def join(path: str, key: object) -> str:

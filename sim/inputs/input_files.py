@@ -9,12 +9,12 @@ from pathlib import Path
 from sim.inputs import files_read
 from sim.inputs.config import InputError
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Size of an input file; recorded traces, which are larger, have a limit of their own."""
 _BLOCK = 2**20
 
 
-def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(file: Path, most: int = MAX_BYTES) -> bytes:
     """The content of `file`, at most `most` bytes.
 
     Raises:
@@ -43,7 +43,7 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def read_standard_input(most: int = MOST_BYTES) -> bytes:
+def read_standard_input(most: int = MAX_BYTES) -> bytes:
     """All of standard input, at most `most` bytes. Raises InputError where it is closed, unreadable, or holds more."""
     source = "standard input"
     if sys.stdin is None:
@@ -67,6 +67,6 @@ def text_of(content: bytes, source: str) -> str:
         raise InputError(source, "", "is not a text file (UTF-8 expected)") from None
 
 
-def read_text(file: Path, most: int = MOST_BYTES) -> str:
+def read_text(file: Path, most: int = MAX_BYTES) -> str:
     """The text of `file`, which is in UTF-8. Raises InputError, as `read_bytes`."""
     return text_of(read_bytes(file, most), str(file))

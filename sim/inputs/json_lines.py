@@ -11,7 +11,7 @@ from sim.inputs.input_files import read_bytes
 
 T = TypeVar("T")
 
-MOST_LINES_BYTES = 2**30
+MAX_LINES_BYTES = 2**30
 """Size of a file of lines: a data set of thousands of cases, each with its operations."""
 
 
@@ -27,7 +27,7 @@ def load_lines(file: Path, kind: type[T], schema: int) -> list[tuple[str, T]]:
         InputError: it cannot be read, or a line is none of `schema`; names the line and the key.
     """
     found = []
-    for number, line in enumerate(read_bytes(file, MOST_LINES_BYTES).split(b"\n")[:-1], 1):
+    for number, line in enumerate(read_bytes(file, MAX_LINES_BYTES).split(b"\n")[:-1], 1):
         where = f"{file}: line {number}"
         plain = _parse(line, where)
         if not isinstance(plain, dict):

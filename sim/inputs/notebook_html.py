@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-MOST_ROWS = 200
+MAX_ROWS = 200
 """Rows of a table that a notebook is given; a line below says how many more there are."""
 
 
@@ -14,9 +14,9 @@ def html_table(caption: str, headers: Sequence[str], rows: Iterable[Sequence[obj
     all_rows = list(rows)
     head = "".join(f"<th>{escape(header)}</th>" for header in headers)
     body = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in all_rows[:MOST_ROWS]
+        f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in all_rows[:MAX_ROWS]
     )
-    more = f"<p>{len(all_rows) - MOST_ROWS} more rows</p>" if len(all_rows) > MOST_ROWS else ""
+    more = f"<p>{len(all_rows) - MAX_ROWS} more rows</p>" if len(all_rows) > MAX_ROWS else ""
     top = f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
     return f"<table>{top}<tbody>{body}</tbody></table>{more}"
 

@@ -12,12 +12,12 @@ _IEC = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S.*?)?\s*", re.ASCII)
 
 
-MOST, _LEAST = Decimal("1e30"), Decimal("1e-60")
+MAX_VALUE, _MIN_VALUE = Decimal("1e30"), Decimal("1e-60")
 """Far beyond any host, and so far from a float's limits that no figure made of a few quantities leaves them.
 
 A magnitude below the least is 0: dividing by it could overflow.
 """
-MOST_BYTES = 2**60
+MAX_BYTES = 2**60
 """Sums of a few sizes must fit into 64 bits: hashes and files hold them so."""
 
 
@@ -106,11 +106,11 @@ def parse(kind: type[Q], given: object) -> Q:
         raise wrong from None
     if value < 0 or not math.isfinite(float(value)):
         raise ValueError(f"expected {kind.expected}, not negative and finite, got {given!r}")
-    if kind is Bytes and value > MOST_BYTES:
+    if kind is Bytes and value > MAX_BYTES:
         raise ValueError(f"expected {kind.expected}, at most 2**60 bytes, got {given!r}")
-    if value > MOST:
-        raise ValueError(f"expected {kind.expected}, at most {MOST:g}, got {given!r}")
-    return kind(value if value >= _LEAST else 0)
+    if value > MAX_VALUE:
+        raise ValueError(f"expected {kind.expected}, at most {MAX_VALUE:g}, got {given!r}")
+    return kind(value if value >= _MIN_VALUE else 0)
 
 
 def number(given: object) -> Decimal | None:

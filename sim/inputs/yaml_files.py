@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sim.inputs.config import InputError
-from sim.inputs.faults import DEEPEST
+from sim.inputs.faults import MAX_DEPTH
 from sim.inputs.input_files import read_text
 
-MOST_VALUES = 2_000_000
+MAX_VALUES = 2_000_000
 """Keys and values in one text."""
 
 _NESTING = re.compile(r"""\"(?:\\.|[^"\\])*\"|'[^']*'|\#[^\n]*|[\[\]{}]""", re.DOTALL)
@@ -71,10 +71,10 @@ def _check(events: Any, source: str) -> None:
         elif getattr(event, "tag", None) is not None:
             problem = "YAML tags are not supported"
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             problem = "is nested too deeply"
-        elif count > MOST_VALUES:
-            problem = f"holds more than {MOST_VALUES} keys and values"
+        elif count > MAX_VALUES:
+            problem = f"holds more than {MAX_VALUES} keys and values"
         if problem:
             raise InputError(source, "", f"line {line}: {problem}")
 
@@ -117,10 +117,10 @@ def _loader() -> Any:
 
 
 def _nested_too_deeply(text: str) -> int:
-    """The line at which more than `DEEPEST` brackets are open; 0 if there is none."""
+    """The line at which more than `MAX_DEPTH` brackets are open; 0 if there is none."""
     depth = 0
     for match in _NESTING.finditer(text):
         depth += (match[0] in "[{") - (match[0] in "]}")
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             return text.count("\n", 0, match.start()) + 1
     return 0

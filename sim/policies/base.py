@@ -133,7 +133,7 @@ class Policy(Config, frozen=True, tag_field="kind"):
 
 
 class Offload(Policy, frozen=True):
-    """Base of policies that bring weights. `resident_fraction` of a layer's bytes stays on the GPU.
+    """Base of policies that copy weights to the GPU. `resident_fraction` of a layer's bytes stays on the GPU.
 
     Of `resident_layers`, counted from 0 through all blocks, all bytes do.
     """
@@ -162,7 +162,7 @@ class Offload(Policy, frozen=True):
         return 0 if layer in self.resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
 
     def copies_of_layer(self, layer: int, workload: Workload) -> int:
-        """Copies in which layer number `layer` comes: chunks, or one."""
+        """Number of copies for layer `layer`: its chunks, or one."""
         copied = self.copied_of_layer(layer, workload.all_layers[layer].bytes)
         return -(-copied // (self.chunk_bytes or max(copied, 1)))
 

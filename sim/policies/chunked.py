@@ -15,7 +15,7 @@ from sim.workloads.workload import Workload
 
 USUAL_CHUNK = Bytes(16 * 2**20)
 """What variants of policies without chunks take: the published code's default."""
-SMALLEST_CHUNK = 2**16
+MIN_CHUNK = 2**16
 """Variants have no smaller chunks: such copies cost their set-up."""
 
 
@@ -35,7 +35,7 @@ class Chunked(Offload, frozen=True, kw_only=True, tag="chunked"):
         """Other depth and residency; chunks four times as large, and a quarter of it."""
         yield from super().variants(world_size)
         for size in (self.chunk_bytes * 4, self.chunk_bytes // 4):
-            if size >= SMALLEST_CHUNK:
+            if size >= MIN_CHUNK:
                 yield from self.changed(chunk_bytes=Bytes(size))
 
     @classmethod

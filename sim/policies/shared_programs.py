@@ -12,19 +12,19 @@ from sim.policies.base import Policy
 from sim.program import Program
 from sim.workloads.workload import Workload
 
-MOST_COMMANDS = 500_000
+MAX_COMMANDS = 500_000
 """Of all programs that are kept: some 60 MB."""
 
 _Key = tuple[Workload, Policy, int, tuple[int, ...]]
 
 
 class Programs:
-    """The programs built last, at most `MOST_COMMANDS` commands in all; a larger one is not kept. Threads may share it.
+    """The programs built last, at most `MAX_COMMANDS` commands in all; a larger one is not kept. Threads may share it.
 
     A program is plain data that no run changes, so that runs may share one.
     """
 
-    def __init__(self, most_commands: int = MOST_COMMANDS) -> None:
+    def __init__(self, most_commands: int = MAX_COMMANDS) -> None:
         self.most_commands = most_commands
         self.built = 0
         """How many had to be built."""

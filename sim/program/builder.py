@@ -48,13 +48,13 @@ class RankBuilder(MemoryUse):
         self._awaited_flags: dict[tuple[str, int, FlagTest], str] = {}
         self._sequences: dict[str, tuple[int, str]] = {}
         """Flag -> the value written last, and the stream that wrote it."""
-        self._met: dict[Communicator, tuple[str, int, int]] = {}
+        self._last_on: dict[Communicator, tuple[str, int, int]] = {}
         """Communicator -> stream, position and host thread of the last command that communicates on it."""
 
     def sequence(self, flag: str) -> str:
         """Declare that only this rank writes host flag `flag`, each value ahead of the one before; returns its name.
 
-        Who waits on any rank for such a flag to be at least a value is ordered after all that comes before its write.
+        A wait for flag >= v, on any rank, is ordered after everything before the write of v.
         """
         if flag in self._sequences:
             raise ProgramError(f"sequence {flag!r} is declared twice")
@@ -251,14 +251,14 @@ class RankBuilder(MemoryUse):
 
     def _rendezvous(self, stream: str, name: str, on: Communicator) -> None:
         """Check that what meets on a communicator does so in a certain order."""
-        if (last := self._met.get(on)) is not None:
+        if (last := self._last_on.get(on)) is not None:
             other, position, thread = last
             if thread != self._thread or not (other == stream or self._clock_of(stream).get(other, 0) > position):
                 raise ProgramError(
                     f"{name!r} on stream {stream!r} follows another one of communicator {on[1]!r} on stream {other!r}: "
                     "no event orders them"
                 )
-        self._met[on] = stream, self._position.get(stream, 0), self._thread
+        self._last_on[on] = stream, self._position.get(stream, 0), self._thread
 
     def write_flag(self, stream: str, flag: str, value: int, memory: FlagMemory = "device") -> None:
         """Set word `flag`, of the device or of host memory that all ranks share, when the stream gets there."""
@@ -299,8 +299,8 @@ class RankBuilder(MemoryUse):
 
     def build(self, weights: tuple[LayerWeights, ...] = ()) -> RankProgram:
         """The finished program of this rank, whose layers' weights lie where `weights` says."""
-        if self._held:
-            raise ProgramError(f"lock {min(self._held)[0]!r} is never given back")
+        if self._locks_taken:
+            raise ProgramError(f"lock {min(self._locks_taken)[0]!r} is never given back")
         for (flag, value, test), stream in self._awaited_flags.items():
             wait = WaitFlag(stream, flag, value, test=test)
             if not wait.holds(0) and not any(f == flag and wait.holds(v) for f, v in self._written_flags):

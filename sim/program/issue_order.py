@@ -36,7 +36,7 @@ class IssueOrder:
         self._owner: dict[str, int] = {}
         self._clock: dict[str, dict[str, int]] = {}
         self._host_clock: list[dict[str, int]] = [{}]
-        self._held: set[tuple[str, int]] = set()
+        self._locks_taken: set[tuple[str, int]] = set()
         self._event_clock: list[dict[str, int]] = []
         self._step_events: list[int] = []
         self._request_events: list[int] = []
@@ -105,16 +105,16 @@ class IssueOrder:
 
     def host_acquire(self, lock: str) -> None:
         """Make the issuing host thread take `lock`."""
-        if (lock, self._thread) in self._held:
+        if (lock, self._thread) in self._locks_taken:
             raise ProgramError(f"host thread {self._thread} takes lock {lock!r} twice")
-        self._held.add((lock, self._thread))
+        self._locks_taken.add((lock, self._thread))
         self._issue(HostAcquire("", lock))
 
     def host_release(self, lock: str) -> None:
         """Make the issuing host thread give `lock` back."""
-        if (lock, self._thread) not in self._held:
+        if (lock, self._thread) not in self._locks_taken:
             raise ProgramError(f"host thread {self._thread} gives back lock {lock!r}, which it does not hold")
-        self._held.remove((lock, self._thread))
+        self._locks_taken.remove((lock, self._thread))
         self._issue(HostRelease("", lock))
 
     def _issue(self, command: AnyCommand) -> None:

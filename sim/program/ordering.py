@@ -84,7 +84,7 @@ class _Proof:
         self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
         self.uses = {memory: Uses(memory) for memory in shared}
         self.blocked: dict[tuple[int, int], tuple[Copy, int]] = {}
-        """Host thread -> the staged copy that holds it, and how many commands of its stream end with that."""
+        """Host thread -> the staged copy that blocks it, and how many commands of its stream end with that."""
 
     def run(self) -> None:
         """Run to the end. Raises ProgramError if that is not reached, or for two accesses in no certain order."""
@@ -96,7 +96,7 @@ class _Proof:
             for stream in self.streams.values():
                 while stream.pending and self._ends(stream):
                     moved = True
-            # at the worst, what another thread records on a stream comes behind all that its own thread can give it
+            # worst case: an event recorded by another thread comes after all that the stream's own thread can issue
             moved = moved or any(self._issue(*key, anywhere=True) for key in self.issued)
         stuck = [s for s in self.streams.values() if s.pending]
         blocked = [key for key, issued in self.issued.items() if issued < len(self._commands(key))]
@@ -169,13 +169,13 @@ class _Proof:
         return True
 
     def _continues(self, rank: int, command: AnyCommand, stream: _Stream) -> bool:
-        """Whether what `command` waits for has come."""
+        """Whether what `command` waits for has happened."""
         if isinstance(command, WaitEvent):
             if (rank, command.event) not in self.events:
                 return False
             _merge(stream.clock, self.events[rank, command.event])
         elif isinstance(command, Collective):
-            return self._meets(rank, command, stream)
+            return self._all_arrived(rank, command, stream)
         elif isinstance(command, PointToPoint):
             return self._transferred(rank, stream)
         elif isinstance(command, WaitFlag):
@@ -183,7 +183,7 @@ class _Proof:
         return True
 
     def _arrives(self, rank: int, command: AnyCommand, stream: _Stream) -> None:
-        """Note that `stream` has got to a command at which ranks meet."""
+        """Note that `stream` has reached a collective or transfers."""
         if isinstance(command, Collective):
             on = command.communicates_on
             number = self.calls.get((rank, on), 0)
@@ -200,16 +200,16 @@ class _Proof:
                 self.posted.setdefault(keys[-1], {})[rank] = dict(stream.clock)
             self.transfer_keys[stream.at] = keys
 
-    def _meets(self, rank: int, command: Collective, stream: _Stream) -> bool:
+    def _all_arrived(self, rank: int, command: Collective, stream: _Stream) -> bool:
         members = command.members(len(self.ranks))
         number = self.calls[rank, command.communicates_on] - 1
         arrived = self.arrived[command.communicates_on, number]
         if len(arrived) < len(members):
             return False
-        # who only gets something from the rank before it knows nothing of the others
+        # a rank that only receives from the one before it is not ordered after the others
         place = members.index(rank)
-        heard = members if command.kind != "send_recv" else (members[place - 1],)
-        for member in heard:
+        senders = members if command.kind != "send_recv" else (members[place - 1],)
+        for member in senders:
             _merge(stream.clock, arrived[member])
         return True
 

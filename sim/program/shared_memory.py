@@ -1,4 +1,4 @@
-"""Memory that several ranks use: which it is, and what each command does with it."""
+"""Memory that several ranks use, and how each command accesses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sim.program.commands import AnyCommand, Collective, Copy, Kernel, PointToPo
 from sim.program.rank_program import RankProgram
 
 HOST = -1
-"""Whose memory it is that all ranks share."""
+"""Owner id of host memory that all ranks share."""
 
 Memory = tuple[int, str]
 """(rank whose device buffer it is, or HOST; name of the buffer)."""
@@ -104,8 +104,8 @@ def accesses(command: AnyCommand, at: tuple[int, str], number: int) -> Iterator[
             yield (rank, t.buffer), Access(t.offset, t.offset + t.bytes, writes, at, number, command.name)
 
 
-_FEW = 16
-"""Blocks that an access may lie in; one that lies in more is looked at by all."""
+_MAX_BLOCKS = 16
+"""Largest number of blocks that an access is listed under; a larger access is compared with all others."""
 
 
 class Uses:
@@ -144,7 +144,7 @@ class Uses:
     def _range(self, access: Access) -> range:
         """The blocks in which it lies; none if those are not few."""
         first, last = access.start // self._block, (access.end - 1) // self._block
-        return range(first, last + 1) if last - first < _FEW else range(0)
+        return range(first, last + 1) if last - first < _MAX_BLOCKS else range(0)
 
     def _near(self, access: Access) -> list[Access]:
         """All that `access` may overlap."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from sim.analysis.steady_state import BUFFER, MOST, Steady, gb, gpu_list, sentences, steady_states
+from sim.analysis.steady_state import BUFFER, MAX_GPUS, Steady, gb, gpu_list, sentences, steady_states
 from sim.hardware import Profile
 from sim.hardware.topology import Capacity
 from sim.inputs.atomic_files import write_atomically
@@ -16,7 +16,7 @@ from sim.report.profile_rows import ANOTHER_TOPOLOGY, rows_of, shown
 from sim.report.text_layout import Chip, View
 from sim.report.topology_place import Placer
 from sim.report.topology_plan import Join, Plan, plan
-from sim.report.topology_svg import SMALLEST, STYLE, legend, svg
+from sim.report.topology_svg import MIN_SCALE, STYLE, legend, svg
 
 _DOWN, _UP, _BOTH, _SUM = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}", "\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\u03a3"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -108,7 +108,7 @@ def _nearest(profile: Profile, gpu: int) -> set[str]:
 def _contention_words(profile: Profile, states: Sequence[Steady]) -> str:
     text = _MEET
     if profile.gpus > 1 and len(states) == 1:
-        why = f"with more than {MOST} GPUs" if profile.gpus > MOST else "for which the profile gives no domains"
+        why = f"with more than {MAX_GPUS} GPUs" if profile.gpus > MAX_GPUS else "for which the profile gives no domains"
         return f"{text}\n\nLeft out: the all-to-all, {why}."
     if len(states) > 1:
         text += f" The all-to-all is of {show_bytes(BUFFER)} on each GPU."
@@ -164,7 +164,7 @@ def _drawing(planned: Plan) -> Panel:
         return [Chip(text + (" each" if len(joins) > 2 else ""), "limit") for text in texts[:3] if text]
 
     made = Placer(planned, View(chips, label, summary)).place()
-    return Panel("", svg(made, f"Topology of {graph.gpus} GPUs", {}), _CAPTION, SMALLEST * made.width)
+    return Panel("", svg(made, f"Topology of {graph.gpus} GPUs", {}), _CAPTION, MIN_SCALE * made.width)
 
 
 def _limit(limit: Capacity) -> str:
@@ -208,7 +208,7 @@ def _contention_panel(profile: Profile, planned: Plan, steady: Steady) -> Panel:
     made = Placer(planned, View(chips, label, summary)).place()
     shades = {r: _shade(share) for r, share in enumerate(steady.used)}
     drawing = svg(made, steady.title, shades)
-    return Panel(steady.title, drawing, sentences(profile, steady), SMALLEST * made.width)
+    return Panel(steady.title, drawing, sentences(profile, steady), MIN_SCALE * made.width)
 
 
 def _percent(share: float) -> str:

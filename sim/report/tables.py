@@ -17,7 +17,7 @@ from sim.report.terminal import say, show, styled, table
 from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Figures
-from sim.timeline.critical_path import NOTES, WORDS, Waterfall
+from sim.timeline.critical_path import CAUSE_LABELS, LABEL_FOOTNOTES, Waterfall
 from sim.timeline.metrics import fit, shown
 from sim.workloads.named import Model, block_bytes, parameters
 
@@ -67,7 +67,7 @@ def print_waterfall(fall: Waterfall) -> None:
         if abs(seconds) >= 0.0005 * fall.step_s:
             sign = "-" if seconds < 0 else "+"
             cells = f"{sign} {show_seconds(abs(seconds))}", _share(seconds, fall.step_s, "+")
-            made.add_row(f"  {WORDS[cause]}", *cells, NOTES.get(cause, ""))
+            made.add_row(f"  {CAUSE_LABELS[cause]}", *cells, LABEL_FOOTNOTES.get(cause, ""))
     made.add_row("this step", show_seconds(fall.step_s), _share(fall.step_s, fall.step_s), style="bold")
     show(made)
 

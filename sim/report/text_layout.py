@@ -16,7 +16,7 @@ LINE = 13.0
 ACROSS = str.maketrans("\N{DOWNWARDS ARROW}\N{UPWARDS ARROW}", "\N{RIGHTWARDS ARROW}\N{LEFTWARDS ARROW}")
 """Of labels on wires from left to right."""
 _ROW = 18.0
-_LONGEST = 26
+_MAX_CHARACTERS = 26
 
 
 class Chip(NamedTuple):
@@ -107,7 +107,7 @@ def text_width(text: str, size: float) -> float:
 
 def short(text: str) -> str:
     """A name that fits a box."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def kind_of(plan: Plan, name: str) -> str:

@@ -15,7 +15,7 @@ from sim.report.topology_plan import Join
 
 Points = Sequence[tuple[float, float]]
 
-SMALLEST = 0.8
+MIN_SCALE = 0.8
 """Scale at which words can still be read; narrower pages scroll."""
 _THIN, _THICK = 1.5, 8.0
 
@@ -31,7 +31,7 @@ def svg(layout: Layout, label: str, shade: dict[int, str]) -> str:
     body = [*_frames(layout), *_boxes(layout), *_wires(layout, shade)]
     return (
         f'<svg class="topology" role="img" aria-label="{escape(label)}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'style="min-width:{SMALLEST * width:.0f}px;max-width:{1.3 * width:.0f}px">{"".join(body)}</svg>'
+        f'style="min-width:{MIN_SCALE * width:.0f}px;max-width:{1.3 * width:.0f}px">{"".join(body)}</svg>'
     )
 
 
@@ -120,7 +120,7 @@ def _wires(layout: Layout, shade: dict[int, str]) -> Iterator[str]:
         offset = (sum(wide) / 2 + 2.4) / 2
         for direction, rate, lane, line in zip((join.down, join.up), rates, wide, (points, points[::-1]), strict=True):
             style = _shade(direction, shade) if rate is not None else "free"
-            yield from _lane(_beside(line, -offset), lane, style)
+            yield from _lane(_parallel_line(line, -offset), lane, style)
         yield from map(_text, words)
         yield "</g>"
 
@@ -146,7 +146,7 @@ def _path(points: Points) -> str:
     return "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _beside(points: Points, offset: float) -> Points:
+def _parallel_line(points: Points, offset: float) -> Points:
     """A line beside one of upright and level parts."""
     normals = []
     for (x0, y0), (x1, y1) in pairwise(points):

@@ -1,4 +1,4 @@
-"""Runs of equal layers simulated as far as they differ."""
+"""Simulates only some of consecutive equal layers."""
 
 from __future__ import annotations
 

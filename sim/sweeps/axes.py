@@ -14,7 +14,7 @@ from sim.inputs.yaml_files import parse_yaml
 
 _RANGE = re.compile(r"(.+?)\.\.(.+?):([x+])(.+)")
 _NEEDS = "expected a range that ascends, with a factor or step, such as 1MiB..256MiB:x2 or 0..1:+0.25"
-MOST_POINTS = 1_000_000
+MAX_POINTS = 1_000_000
 
 
 def parse_axis(text: str) -> tuple[str, list[object]]:
@@ -84,8 +84,8 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
         problem = f"{_NEEDS}; this one has the {name} {by.strip()}, which must be above {least}"
     elif how == "x" and low <= 0:
         problem = f"{_NEEDS}; this one multiplies from {first.strip()}, which must be above 0"
-    elif (math.log(high / low) / math.log(step) if how == "x" else (high - low) / step) >= MOST_POINTS:
-        problem = f"has more than {MOST_POINTS} values: take a larger {name}"
+    elif (math.log(high / low) / math.log(step) if how == "x" else (high - low) / step) >= MAX_POINTS:
+        problem = f"has more than {MAX_POINTS} values: take a larger {name}"
     if problem:
         raise InputError("--set", axis, problem)
     values: list[object] = []
@@ -103,7 +103,6 @@ def _like_range(item: str) -> bool:
 
 def _number(axis: str, text: str) -> Decimal:
     if (found := units.number(text)) is None:
-        raise InputError(
-            "--set", axis, f"{shown_value(text.strip())} is not a number with a unit, up to {units.MOST:g}: {_NEEDS}"
-        )
+        problem = f"{shown_value(text.strip())} is not a number with a unit, up to {units.MAX_VALUE:g}: {_NEEDS}"
+        raise InputError("--set", axis, problem)
     return found

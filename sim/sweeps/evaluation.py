@@ -29,9 +29,9 @@ from sim.timeline import settling
 from sim.timeline.critical_path import causes
 from sim.timeline.metrics import Metrics
 
-MOST_IN_FLIGHT = 1_000
+MAX_IN_FLIGHT = 1_000
 """Points that an executor is given ahead: more than any has cores, and few enough for their memory not to count."""
-MOST_KNOWN = 4_096
+MAX_REMEMBERED = 4_096
 """Figures that an evaluator remembers, to give them again where a point is equal."""
 
 
@@ -154,7 +154,7 @@ class Evaluator:
     def as_completed(self, jobs: Iterable[Job], total: int | None = None) -> Iterator[tuple[int, Evaluated]]:
         """(number of the point, what became of it), as they come.
 
-        `jobs` is read no further than `MOST_IN_FLIGHT` points ahead of what has finished; `total` is how many there
+        `jobs` is read no further than `MAX_IN_FLIGHT` points ahead of what has finished; `total` is how many there
         are, for the progress, where they cannot be counted.
 
         Raises:
@@ -196,7 +196,7 @@ class Evaluator:
                     future = self.executor.submit(evaluate, job)
                     running[future] = key
                     future.add_done_callback(finished.put)
-                while len(running) >= MOST_IN_FLIGHT or (running and not finished.empty()):
+                while len(running) >= MAX_IN_FLIGHT or (running and not finished.empty()):
                     yield from self._finished(finished.get(), running, waiting)
             while running:
                 yield from self._finished(finished.get(), running, waiting)
@@ -235,7 +235,7 @@ class Evaluator:
 
     def _remember(self, key: str, found: Figures) -> None:
         self._known[key] = found
-        if len(self._known) > MOST_KNOWN:
+        if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)
 
 

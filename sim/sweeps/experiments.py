@@ -32,7 +32,7 @@ class Experiment(Config, frozen=True):
     axes: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: tuple[Setting, ...] = ()
 
-    def points(self, source: str, fitting: bool = True) -> list[Point]:
+    def points(self, source: str, check_gpu_count: bool = True) -> list[Point]:
         """All points, checked as `sim.sweeps.grid.points` does. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
@@ -44,7 +44,7 @@ class Experiment(Config, frozen=True):
         if self.x not in axes:
             known = ", ".join(axes) or "there are neither axes nor cases"
             raise InputError(source, "x", f"is {self.x!r}, which is none of the axes: {known}")
-        made = points(self.scenario, axes, source, fitting=fitting)
+        made = points(self.scenario, axes, source, check_gpu_count=check_gpu_count)
         if self.plot == "curves":
             self._check_numbers(axes[self.x], source)
         return made

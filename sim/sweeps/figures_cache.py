@@ -16,7 +16,7 @@ import os
 import tempfile
 from pathlib import Path
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Of all entries together."""
 _FOLDERS = 256
 _MARK = b"chunkflow-sim cache 1\n"
@@ -35,7 +35,7 @@ def cache_folder() -> Path | None:
 class FiguresCache:
     """Content by key, in `folder`, at most `most_bytes`; keys are hexadecimal digits. Nothing here raises."""
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, most_bytes: int = MAX_BYTES) -> None:
         self.folder = folder
         self.most_bytes = most_bytes
 
@@ -84,13 +84,13 @@ class FiguresCache:
                 with contextlib.suppress(OSError):  # another process has just removed it
                     about = entry.stat(follow_symlinks=False)
                     found.append((about.st_mtime, about.st_size, entry.path))
-        left = sum(held for _, held, _ in found) + size - self.most_bytes // _FOLDERS
-        for _, held, path in sorted(found):
+        left = sum(size_of_file for _, size_of_file, _ in found) + size - self.most_bytes // _FOLDERS
+        for _, size_of_file, path in sorted(found):
             if left <= 0:
                 return
             with contextlib.suppress(OSError):
                 Path(path).unlink()
-            left -= held
+            left -= size_of_file
 
 
 def user_cache(wanted: bool = True) -> FiguresCache | None:

@@ -1,8 +1,8 @@
 """Sweeps: one scenario, some of its keys over ranges, one row of metrics a point.
 
-Points are the product of all axes, the first axis slowest, without those that say the same twice. They run on any
-`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped, however it was, resumes
-with what its file does not hold.
+Points are the product of all axes, the first axis slowest, without duplicates. They run on any
+`concurrent.futures.Executor`; rows are written as they come, so that a sweep that was stopped in any way resumes
+with the points that its file lacks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sim.inputs.config import Config, InputError
 from sim.inputs.faults import unreadable
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
-from sim.sweeps.axes import MOST_POINTS
+from sim.sweeps.axes import MAX_POINTS
 from sim.sweeps.evaluation import Evaluated, Evaluator, Store
 from sim.sweeps.job import (
     Identity,
@@ -53,14 +53,14 @@ def points(
     axes: Axes,
     source: str = "scenario",
     note: Callable[[str], None] = lambda text: None,
-    fitting: bool = True,
+    check_gpu_count: bool = True,
 ) -> list[Point]:
     """All points of a sweep over plain scenario data, each checked. Raises `InputError` for a wrong one.
 
     A value of any axis may be a `Setting`: several keys that change together, shown by its name. Where kinds of policy
     are swept, a key that only others of them have is left out of a point, and `note` is told so once a key. Hardware
-    profiles and models are read here, once each, and go with the points. Unless `fitting`, ranks may be more than the
-    profile has GPUs: such points are not for this simulator.
+    profiles and models are read here, once each, and go with the points. Without `check_gpu_count`, a point may have
+    more ranks than the profile has GPUs: such points are measured, not simulated.
     """
     if not isinstance(data, Mapping):
         raise InputError(source, "", "holds no scenario: expected a mapping of keys to values")
@@ -73,8 +73,8 @@ def points(
         if not values:
             raise InputError(source, path, "has no values")
         count *= len(values)
-    if count > MOST_POINTS:
-        raise InputError(source, "", f"the sweep has {count} points, at most {MOST_POINTS} are run")
+    if count > MAX_POINTS:
+        raise InputError(source, "", f"the sweep has {count} points, at most {MAX_POINTS} are run")
     for values in itertools.product(*axes.values()):
         point = copy.deepcopy(dict(data))
         chosen = dict(zip(axes, values, strict=True))
@@ -93,7 +93,7 @@ def points(
         if key in seen:
             continue
         seen.add(key)
-        identity, job = read.job(point, where, fitting)
+        identity, job = read.job(point, where, check_gpu_count)
         identity = identity._replace(scenario=scenario_digest(point))
         made.append(Point({k: chosen.get(k) for k in axes}, point, identity, job))
     for path, kinds in dropped.items():
@@ -113,7 +113,7 @@ class _Read(NamedTuple):
     digests: dict[str, str]
     models: dict[str, dict[str, Model]]
 
-    def job(self, data: dict[str, Any], source: str, fitting: bool) -> tuple[Identity, Job]:
+    def job(self, data: dict[str, Any], source: str, check_gpu_count: bool) -> tuple[Identity, Job]:
         """What is run for plain scenario data, and of which content it is. Raises `InputError`."""
         workload = data.get("workload")
         model = repr(workload.get("model")) if isinstance(workload, Mapping) else ""
@@ -123,7 +123,7 @@ class _Read(NamedTuple):
         if name not in self.profiles:
             self.profiles[name] = load_profile(name)
             self.digests[name] = profile_digest(self.profiles[name])
-        if fitting:
+        if check_gpu_count:
             scenario.check(self.profiles[name], source)
         job = Job(scenario, self.profiles[name], used, code_digest())
         return Identity("", self.digests[name], models_digest(used), code_digest()), job

@@ -31,8 +31,8 @@ from sim.inputs.units import show_bytes, show_seconds
 from sim.sweeps.job import Identity, Job
 from sim.timeline.metrics import SCHEMA_VERSION
 
-MOST_BYTES = 2**30
-"""Size of a file of rows that is gone on with: two million rows have less."""
+MAX_BYTES = 2**30
+"""Largest results file that can be resumed: two million rows have less."""
 METRICS = (
     "step_time_s",
     "lower_bound_s",
@@ -128,7 +128,7 @@ class ResultsFile:
     def __enter__(self) -> ResultsFile:
         self._out: BinaryIO = open_alone(self.file)
         try:
-            content = read_bytes(self.file, MOST_BYTES) if self.file.is_file() else b""
+            content = read_bytes(self.file, MAX_BYTES) if self.file.is_file() else b""
             self._read(content)
             cut_torn_line(self._out, self.file)
             if not whole_lines(content):

@@ -23,7 +23,7 @@ import sim
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MOST_FAILED_STARTS = 3
+MAX_FAILED_STARTS = 3
 """Consecutive workers that end before they are ready until the pool gives up."""
 
 _COMMAND = (
@@ -61,8 +61,8 @@ class Workers(Executor):
         self._calls: deque[_Call] = deque()
         self._alive: list[_Worker] = []
         self._failed_starts = 0
-        self._closing = self._stopped = self._rung = False
-        self._bell, self._ring = Pipe(duplex=False)
+        self._closing = self._stopped = self._wake_pending = False
+        self._wake_read, self._wake_write = Pipe(duplex=False)
         self._thread: threading.Thread | None = None
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -107,9 +107,9 @@ class Workers(Executor):
 
     def _wake(self) -> None:
         with self._lock:
-            if not self._rung:
-                self._ring.send_bytes(b"")
-                self._rung = True  # after it: Ctrl-C between the two costs a second ring, not the only one
+            if not self._wake_pending:
+                self._wake_write.send_bytes(b"")
+                self._wake_pending = True  # after it: Ctrl-C between the two costs a second wake-up, not the only one
 
     def _manage(self) -> None:
         # processes inherit this thread's mask: Ctrl-C reaches only the main thread, which stops the workers
@@ -120,13 +120,13 @@ class Workers(Executor):
                 self._dispatch()
                 if self._closing and not self._calls and all(worker.call is None for worker in self._alive):
                     break
-                ready = wait([self._bell, *(worker.pipe for worker in self._alive)])
-                if self._bell in ready:
+                ready = wait([self._wake_read, *(worker.pipe for worker in self._alive)])
+                if self._wake_read in ready:
                     with self._lock:
-                        self._bell.recv_bytes()
-                        self._rung = False
+                        self._wake_read.recv_bytes()
+                        self._wake_pending = False
                 for worker in [worker for worker in self._alive if worker.pipe in ready]:
-                    self._hear(worker)
+                    self._receive(worker)
             self._end(BrokenProcessPool("stopped"))
         except BaseException as error:  # above all a lack of memory: a call that waits for ever would be worse
             self._end(error)
@@ -158,7 +158,7 @@ class Workers(Executor):
                 except OSError:
                     self._died(worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _receive(self, worker: _Worker) -> None:
         try:
             content = worker.pipe.recv_bytes()
         except (EOFError, OSError):
@@ -189,7 +189,7 @@ class Workers(Executor):
 
     def _failed_start(self, why: str) -> None:
         self._failed_starts += 1
-        if self._failed_starts >= MOST_FAILED_STARTS:
+        if self._failed_starts >= MAX_FAILED_STARTS:
             raise NoWorkersError(_no_workers(why))
 
     def _end(self, error: BaseException) -> None:

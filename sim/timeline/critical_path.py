@@ -2,7 +2,7 @@
 
 The walk starts at the end of the last step on the compute stream and goes back to its start, or to that of the first
 step of the last period where steps differ (`Timeline.shown`); causes are then means a step. At each moment it is on
-one stream; where that stream was blocked by an event of another one, or dry because its host thread was blocked, the
+one stream; where that stream was blocked by an event of another one, or idle because its host thread was blocked, the
 walk continues there. Every piece of time gets one cause, so the causes sum to the step time.
 """
 
@@ -18,7 +18,7 @@ from sim.timeline import HostSpan, Span, Timeline
 
 S = TypeVar("S", Span, HostSpan)
 
-WORDS = {
+CAUSE_LABELS = {
     "compute": "compute",
     "collective_alone": "isolated collectives",
     "exposed_h2d": "H2D transfer",
@@ -35,15 +35,15 @@ WORDS = {
     "host_issue": "host issue",
     "hidden": "compute and collectives off the path",
 }
-"""Causes, and the waterfall's extra part, for people."""
+"""Labels of causes, and of the waterfall's extra part."""
 
-NOTES = {
+LABEL_FOOTNOTES = {
     "exposed_h2d": "also where kernels run at the same time",
     "hidden": "run during copies that are on it",
 }
-"""What needs a word more: both together are about the time that the compute stream waits for prefetched weights."""
+"""Footnotes of labels. The two together are about the time that the compute stream waits for prefetched weights."""
 
-CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
+CAUSES = tuple(cause for cause in CAUSE_LABELS if cause != "hidden")
 """What time on the critical path is spent on.
 
 `exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies of
@@ -52,20 +52,20 @@ anything but layers' weights,
 `copy_contention` what other traffic adds, `engine_wait` a copy that waits until one of another stream leaves the copy
 engine. `yield_wait` is a stream blocked by a flag of the device: copies at a gate, collectives that drain. `skew` is
 waiting for peers, also at a flag in host memory. `stream_overhead` is events, flag writes and wake-ups. `host_issue` is
-a stream that ran dry while the host was busy; where the host was blocked by an event, another thread or a full queue,
+a stream that was idle while the host was busy; where the host was blocked by an event, another thread or a full queue,
 the walk continues there.
 """
 
 
-WEIGHTS = "copies"
-GROUPS = {
-    WEIGHTS: ("exposed_h2d", "exposed_gather", "exposed_copy", "engine_wait", "copy_overhead", "copy_contention"),
+WEIGHT_COPIES = "copies"
+CAUSE_GROUPS = {
+    WEIGHT_COPIES: ("exposed_h2d", "exposed_gather", "exposed_copy", "engine_wait", "copy_overhead", "copy_contention"),
     "compute and collectives": ("compute", "collective_alone", "kernel_slowdown", "collective_contention"),
     "host issue": ("host_issue",),
     "waits at gates and for peers": ("yield_wait", "skew"),
     "events and flags": ("stream_overhead",),
 }
-"""Causes by what one would change: copies of weights, the work, the host, the gates, the schedule's events.
+"""Causes grouped by what a user can change: copies of weights, the work, the host, gates, the schedule's events.
 
 Each cause is in one group. The largest group is what binds.
 """

@@ -1,4 +1,4 @@
-"""What a timeline means: step time, traffic, overlap, inflation, memory, and a floor of schedules with the same copies.
+"""What a timeline means: step time, traffic, overlap, inflation, memory, and a lower bound for the same copies.
 
 Figures are of the last step and rank 0, or means over the last period of steps that differ (`sim.timeline.settling`);
 definitions are in docs/modelling.md. All seconds and bytes.

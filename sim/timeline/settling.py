@@ -1,8 +1,8 @@
 """Whether the steps of a run have settled, and more steps where they have not.
 
 The first steps of a run warm up, and some schedules never settle to one length: their steps come in a period, say a
-short one and a long one in turn. A figure of the last step is then a matter of how many steps were asked for. So a run
-is simulated on until its steps repeat, or to a stated limit, and its figures are means over the last period.
+short one and a long one in turn. A metric of the last step then depends on how many steps were requested. So a run
+is simulated on until its steps repeat, or to a stated limit, and its metrics are means over the last period.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from sim.inputs.units import show_seconds
 from sim.timeline import Timeline
 
 TOLERANCE = 0.005
-"""Steps that differ by this share are alike: measured steps of one schedule spread by that."""
-LEAST_ALIKE = 3
-"""So many steps at the end must be alike, each with the one a period before, before they are said to repeat."""
-LONGEST_PERIOD = 8
-"""In steps."""
-MOST_STEPS = 64
-MOST_COMMANDS = 2_000_000
+"""Steps whose lengths differ by less than this share match: measured steps of one schedule spread by that."""
+MIN_ALIKE = 3
+"""Minimum number of last steps that must match the step one period earlier."""
+MAX_PERIOD = 8
+"""Longest period that is looked for, in steps."""
+MAX_STEPS = 64
+MAX_COMMANDS = 2_000_000
 """Of all ranks: a run is not simulated beyond these two limits to see it settle."""
 
 
@@ -31,7 +31,7 @@ def period(ranks: Sequence[Sequence[float]]) -> int:
     It is 1 only where the median of all steps but the first is also what the last one takes, so that steps from before
     the run settled do not decide the step time.
     """
-    for steps in range(1, LONGEST_PERIOD + 1):
+    for steps in range(1, MAX_PERIOD + 1):
         if all(_repeats(times[1:], steps) for times in ranks):
             if steps == 1 and not all(_alike(median(times[1:]), times[-1]) for times in ranks):
                 return 0
@@ -40,7 +40,7 @@ def period(ranks: Sequence[Sequence[float]]) -> int:
 
 
 def _repeats(times: Sequence[float], steps: int) -> bool:
-    needed = max(2 * steps, LEAST_ALIKE)
+    needed = max(2 * steps, MIN_ALIKE)
     last = times[-needed:]
     return len(last) == needed and all(map(_alike, last, last[steps:]))
 
@@ -62,8 +62,8 @@ def settle(first: Timeline, longer: Callable[[int], Timeline]) -> Timeline:
     commands = sum(len(thread) for rank in first.program.ranks for thread in rank.threads)
     timeline, found = first, period(_durations(first))
     while not found:
-        more = max(2 * steps if steps > LEAST_ALIKE else 0, LEAST_ALIKE + 1)  # no more than needed at first
-        if more > MOST_STEPS or commands * (more / count) > MOST_COMMANDS:
+        more = max(2 * steps if steps > MIN_ALIKE else 0, MIN_ALIKE + 1)  # no more than needed at first
+        if more > MAX_STEPS or commands * (more / count) > MAX_COMMANDS:
             break
         steps = more
         timeline = longer(steps)
