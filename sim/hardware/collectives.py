@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple, assert_never, get_args
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Environment, Process, Wait
 from sim.fluid import Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import COPY_TAG, CollectiveClass, CollectiveTag, Contention, Profile
 from sim.hardware.collective_classes import Algorithm
@@ -258,12 +258,12 @@ def transfers_time(
     env = Environment()
     fabric = Fabric(env, capacities, law)
 
-    def move(latency: float, spec: FlowSpec, size: int) -> Generator[Event, Any, None]:
-        yield env.timeout(latency)
+    def move(latency: float, spec: FlowSpec, size: int) -> Generator[Wait, Any, None]:
+        yield env.now + latency
         yield fabric.transfer(spec, size).done
 
     for each in transfers:
-        env.process(move(*each))
+        Process(env, move(*each))
     env.run()
     return env.now
 

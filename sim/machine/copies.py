@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from simpy.events import Event
@@ -13,7 +13,7 @@ from simpy.events import Event
 from sim.environment import Environment
 from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
-from sim.machine.state import Rank, Steps, Stream
+from sim.machine.state import Rank, Steps, Stream, Work
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
@@ -86,7 +86,7 @@ class Copies:
                 yield turn
                 began, setup = self._env.now, setup + costs.switch
             engine.holders.add(stream.name)
-        yield self._env.timeout(setup + busy)
+        yield self._env.now + (setup + busy)
         rest = 0.0
         if rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
@@ -99,7 +99,7 @@ class Copies:
             else:
                 engine.free += 1
         if rest:
-            yield self._env.timeout(rest)
+            yield self._env.now + rest
         if returned is not None and not returned.triggered:
             returned.succeed()
         self._span(rank, command, start, began, setup + moving + rest)
@@ -117,9 +117,7 @@ class Copies:
                 return False
         return False
 
-    def _staged(
-        self, command: Copy, costs: _Costs, returned: Event | None
-    ) -> Generator[Event, Any, tuple[float, float]]:
+    def _staged(self, command: Copy, costs: _Costs, returned: Event | None) -> Work:
         """Move what the driver stages: (isolated time, s; s that follow on the host).
 
         From the host, the first bytes are staged before the stream gets there, so that the last ones move at the rate
@@ -131,7 +129,7 @@ class Copies:
         rate = min(costs.rate, pageable.rate.value)
         slow = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
         isolated = pageable.setup.value + (command.bytes - staged) / rate + staged / costs.rate
-        yield self._env.timeout(pageable.setup.value)
+        yield self._env.now + pageable.setup.value
         if command.kind == "h2d":
             yield self._fabric.transfer(slow, command.bytes - staged).done
             if returned is not None:

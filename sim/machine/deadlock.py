@@ -39,6 +39,8 @@ def check_finished(
     lines = []
     for rank in ranks:
         for number, what in rank.hosts_waiting.items():
+            if isinstance(what, Stream):
+                what = f"room on stream {what.name!r} ({what.launches} commands pending)"
             lines.append(f"rank {rank.number} host thread {number} waits for {what}")
         lines += [
             f"rank {rank.number} stream {stream.name!r} waits for {state.awaited(rank, *stream.current)}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Environment, Process
 from sim.hardware import Profile
 from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
 from sim.program import (
@@ -44,6 +44,8 @@ _ON_DEVICES = ("d2d", "p2p")
 class HostThread:
     """Host thread `number` of `rank`; `clock` is its own time, s."""
 
+    process: Process
+
     def __init__(self, env: Environment, profile: Profile, rank: Rank, number: int, spans: list[HostSpan]) -> None:
         host = profile.host
         self.env = env
@@ -54,7 +56,6 @@ class HostThread:
         self.clock = 0.0
         self.issued = 0
         """Commands issued before the one at which it last waited; all of them once it has ended."""
-        self.process: Steps | None = None
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
         self.sync = float(host.sync.value)
@@ -99,14 +100,12 @@ class HostThread:
             stream = self.rank.streams[command.stream]
             if stream.shared and self.clock > self.env.now:
                 self.issued = index
-                yield self.env.at(self.clock)  # its order among the other thread's commands is decided here
+                yield self.clock  # its order among the other thread's commands is decided here
             while stream.commands and stream.launches + size > self.depth:
                 since = self.clock
                 self.issued = index
-                stream.room.append(Event(self.env))
-                yield from self._block(
-                    stream.room[-1], f"room on stream {stream.name!r} ({stream.launches} commands pending)"
-                )
+                stream.room.append(self.process)
+                yield from self._block(None, stream)
                 self._held(since, stream=stream.name)
             if isinstance(command, Copy) and self.rank.is_staged(command):
                 self.issued = index
@@ -118,9 +117,9 @@ class HostThread:
     def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
         stream.commands.append((self.clock, command, ticket))
         stream.launches += launches(command)
-        if stream.idle is not None:
-            stream.idle.succeed()
-            stream.idle = None
+        if stream.idle:
+            stream.idle = False
+            self.env.call_soon(stream.process.resume)
 
     def _ticket(self, command: AnyCommand) -> Ticket:
         """Which of its communicator's rendezvous a command is."""
@@ -155,8 +154,8 @@ class HostThread:
         yield from self._block(returned, f"copy {command.name!r} of pageable memory on stream {stream.name!r}")
         self._held(since, stream=stream.name)
 
-    def _block(self, until: Event, what: str) -> Steps:
-        """Block the thread until a SimPy event; its clock continues from there."""
+    def _block(self, until: Event | None, what: str | Stream) -> Steps:
+        """Block the thread until an event, or until it is resumed; its clock continues from there."""
         self.rank.hosts_waiting[self.number] = what
         yield until
         del self.rank.hosts_waiting[self.number]
@@ -169,7 +168,7 @@ class HostThread:
     def _catch_up(self) -> Steps:
         """Let simulated time reach a thread's clock: what it does next is seen by other threads, or depends on them."""
         if self.clock > self.env.now:
-            yield self.env.at(self.clock)
+            yield self.clock
         self.clock = self.env.now
 
     def _next_look(self, since: float, poll: float) -> Steps:

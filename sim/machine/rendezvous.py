@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Environment, Process
 from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile, collectives
 from sim.machine.state import CollectiveKey, Rank, Rendezvous, Steps, TransferKey, Work
@@ -46,7 +46,7 @@ class Communications:
         rendezvous.arrived.append(rank.number)
         if len(rendezvous.arrived) == len(rendezvous.members):
             rendezvous.ready = self._env.now
-            self._env.process(self._move(command, rendezvous))
+            Process(self._env, self._move(command, rendezvous))
         yield rendezvous.done[rank.number]
         place = rendezvous.members.index(rank.number)
         return rendezvous.ready, self._isolated_time(command, rendezvous)[place]
@@ -67,7 +67,7 @@ class Communications:
             if len(rendezvous.arrived) == 2:
                 rendezvous.ready = self._env.now
                 peers, returns = zip(*self._posted.pop(key).values(), strict=True)
-                self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
+                Process(self._env, self._send(t.bytes, rendezvous, max(peers), not any(returns)))
         yield self._env.all_of([self.rendezvous[key].done[rank.number] for key in keys])
         return max(self.rendezvous[key].ready for key in keys), self._transfers_isolated(rank, command)
 
@@ -83,10 +83,10 @@ class Communications:
         env, fabric, members = self._env, self._fabric, rendezvous.members
         *before, last = self._flows_of(command, rendezvous) or [collectives.PhaseFlows(0.0, ())]
         for phase in before:
-            yield env.timeout(phase.latency)
+            yield env.now + phase.latency
             self._moves(rendezvous)
             yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
-        yield env.timeout(last.latency)
+        yield env.now + last.latency
         self._moves(rendezvous)
         left = dict.fromkeys(members, 0)
         for spec, part in last.flows:
@@ -111,7 +111,7 @@ class Communications:
         """Run a transfer that both sides have posted, beside `peers` - 1 others in the same direction."""
         source, target = self._gpus(rendezvous.members)
         latency, spec = collectives.transfer(self._profile, size, source, target, peers, one_way)
-        yield self._env.timeout(latency)
+        yield self._env.now + latency
         self._moves(rendezvous)
         yield self._fabric.transfer(spec, size).done
         for event in rendezvous.done.values():

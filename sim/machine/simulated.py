@@ -1,8 +1,8 @@
 """The simulated machine: runs a `Program` on a hardware `Profile` and returns its `Timeline`.
 
-Host threads and streams are SimPy processes. A host thread runs ahead of the simulated time on a clock of its own
-(issuing needs no knowledge of the GPU's state) and blocks, like CUDA's, when a stream has `queue_depth` commands
-pending. Streams take commands in FIFO order; transfers and kernels become flows of the fabric.
+Host threads and streams are processes (`sim.environment`). A host thread runs ahead of the simulated time on a clock of
+its own (issuing needs no knowledge of the GPU's state) and blocks, like CUDA's, when a stream has `queue_depth`
+commands pending. Streams take commands in FIFO order; transfers and kernels become flows of the fabric.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Environment, Process
 from sim.fluid import Fabric, RateLaw, weighted_max_min
 from sim.hardware import Profile
 from sim.machine.copies import Copies
@@ -99,12 +99,10 @@ class Run:
         for rank, program in zip(self.ranks, self.program.ranks, strict=True):
             for number, commands in enumerate(program.threads):
                 thread = HostThread(self.env, self.profile, rank, number, self.blocked)
-                thread.process = thread.run(commands)
+                thread.process = Process(self.env, thread.run(commands))
                 rank.threads.append(thread)
-                self.env.process(thread.process)
             for stream in rank.streams.values():
-                stream.process = self._stream(rank, stream)
-                self.env.process(stream.process)
+                stream.process = Process(self.env, self._stream(rank, stream))
         self.env.run()
         check_finished(self.program, self.ranks, self.host_flags, self.communications, self.spans, self.env.now)
         steps = tuple(
@@ -118,19 +116,19 @@ class Run:
         env, commands, execute, marks = self.env, stream.commands, self.execute, self.marks
         while True:
             if not commands:
-                stream.idle = Event(env)
-                yield stream.idle
+                stream.idle = True
+                yield None
             issued, command, ticket = commands[0]
             if issued > env.now:
-                yield env.at(issued)
+                yield issued
             stream.current = command, ticket
             yield from execute[type(command)](rank, command, ticket)
             stream.current = None
             stream.ended += 1
             commands.popleft()
             stream.launches -= launches(command)
-            for waiter in stream.room:
-                waiter.succeed()
+            for thread in stream.room:
+                env.call_soon(thread.resume)
             stream.room.clear()
             if marks and rank.number == 0 and id(command) in marks:
                 self.states.append(snapshot(self))
@@ -167,9 +165,9 @@ class Run:
         """What a stream's front end loses on a command while a kernel runs, s."""
         return float(self.profile.streams.beside_kernel.value) if rank.kernels_running else 0.0
 
-    def _busy(self, rank: Rank, seconds: float) -> Event:
-        """The end of what a stream's front end does for a command: `seconds` and more while a kernel runs."""
-        return self.env.timeout(seconds + self._lost(rank))
+    def _busy(self, rank: Rank, seconds: float) -> float:
+        """When a stream's front end has done for a command what takes `seconds`, and more while a kernel runs."""
+        return self.env.now + (seconds + self._lost(rank))
 
     def _start_delay(self, rank: Rank) -> float:
         """What a copy that starts now loses because a collective is moving data on its rank."""
@@ -195,7 +193,7 @@ class Run:
         start = self.env.now
         yield from self._until_event(rank, command.event)
         if self.env.now > start:
-            yield self.env.timeout(self.profile.streams.wake.value)
+            yield self.env.now + self.profile.streams.wake.value
             self._span(rank, command, start, start, 0.0)
 
     def _write_flag(self, rank: Rank, command: WriteFlag, _: Ticket) -> Steps:
@@ -220,7 +218,7 @@ class Run:
                 flags.waiters.setdefault(command.flag, []).append(waiter)
                 yield waiter
             if self.env.now > ready:  # it polls: a gate that has closed again by then was never seen open
-                yield self.env.timeout(self.profile.streams.wake_cost(command.on_host))
+                yield self.env.now + self.profile.streams.wake_cost(command.on_host)
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:

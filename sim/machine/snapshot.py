@@ -70,12 +70,12 @@ def snapshot(run: Running) -> Snapshot:
     for rank in run.ranks:
         for number, thread in enumerate(rank.threads):
             issued[rank.number, number] = thread.issued
-            discrete.append(tuple(_position(thread.process)))
+            discrete.append(tuple(_position(thread.process.generator)))
             continuous.append(max(thread.clock - now, 0.0))
         for name, stream in rank.streams.items():
             ended[rank.number, name] = stream.ended
             ahead = [at - now for at, _, _ in stream.commands if at > now]
-            discrete.append((tuple(_position(stream.process)), stream.launches, len(stream.room), len(ahead)))
+            discrete.append((tuple(_position(stream.process.generator)), stream.launches, len(stream.room), len(ahead)))
             continuous += ahead
         moving = tuple((m.kind, len(m.members)) for m in rank.moving if not m.done[rank.number].triggered)
         blocked = rank.attention_end is not None and not rank.attention_end.triggered
@@ -87,22 +87,21 @@ def snapshot(run: Running) -> Snapshot:
     for flow in run.fabric.active:
         discrete.append(flow.number)
         continuous += [run.fabric.left(flow) / flow.size, flow.rate]
-    for at, priority, event in sorted(_scheduled(run), key=lambda entry: entry[:2]):
-        discrete.append((priority, type(event).__name__))
+    for at, priority, what in sorted(_scheduled(run), key=lambda entry: entry[:2]):
+        discrete.append((priority, type(what).__name__))
         continuous.append(at - now)
     return Snapshot(now, len(run.spans), len(run.blocked), ended, issued, tuple(discrete), tuple(continuous))
 
 
 def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
-    """What is to happen: (time, priority, event). Ends of flows that were foreseen and are no more are left out."""
-    for at, priority, event in run.env.entries():
-        if not run.fabric.is_stale(event):
-            yield at, int(priority), event
+    """What is to happen: (time, priority, what). Ends of flows that were foreseen and are no more are left out."""
+    for at, priority, what in run.env.entries():
+        if not run.fabric.is_stale(what):
+            yield at, priority, what
 
 
-def _position(process: Any) -> Iterator[tuple[str, int]]:
+def _position(generator: Any) -> Iterator[tuple[str, int]]:
     """Where a process is: each function that it is in, and where there."""
-    generator = process
     while generator is not None and hasattr(generator, "gi_frame"):
         frame = generator.gi_frame
         yield generator.gi_code.co_name, -1 if frame is None else frame.f_lasti

@@ -8,13 +8,13 @@ from typing import Any
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Environment, Process, Wait
 from sim.program import AnyCommand, CollectiveKind, Communicator, Kernel, RankProgram
 
-Steps = Generator[Event, Any, None]
-"""A SimPy process, or a part of one."""
+Steps = Generator[Wait, Any, None]
+"""A process, or a part of one."""
 
-Work = Generator[Event, Any, tuple[float, float]]
+Work = Generator[Wait, Any, tuple[float, float]]
 """A part of a process that does what a command is for: gives (when that began, s that it takes alone)."""
 
 CollectiveKey = tuple[Communicator, int]
@@ -35,22 +35,24 @@ def launches(command: AnyCommand) -> int:
 class Stream:
     """Commands pending on one stream of one rank: when issued, what, and with what ticket.
 
-    `shared` streams take commands from several host threads; `room` wakes threads that wait for a place.
+    `shared` streams take commands from several host threads; `room` are threads that wait for a place, `idle` says
+    that the stream waits for a command.
     """
 
     __slots__ = ("commands", "current", "ended", "idle", "launches", "name", "process", "room", "shared")
+
+    process: Process
 
     def __init__(self, name: str, shared: bool) -> None:
         self.name = name
         self.shared = shared
         self.commands: deque[tuple[float, AnyCommand, Ticket]] = deque()
         self.launches = 0
-        self.idle: Event | None = None
-        self.room: list[Event] = []
+        self.idle = False
+        self.room: list[Process] = []
         self.current: tuple[AnyCommand, Ticket] | None = None
         self.ended = 0
         """Commands that have ended."""
-        self.process: Generator[Event, Any, Any] | None = None
 
 
 class Rank:
@@ -75,7 +77,8 @@ class Rank:
         self.counter_waiters: dict[str, list[Event]] = {}
         self.locks: dict[str, deque[Event]] = {}
         self.last_user: dict[str, int] = {}
-        self.hosts_waiting: dict[int, str] = {}
+        self.hosts_waiting: dict[int, str | Stream] = {}
+        """Host thread -> what it waits for: a place on a stream, or what a message says."""
         self.moving: list[Rendezvous] = []
         self.kernels_running = 0
         self.attention_end: Event | None = None
