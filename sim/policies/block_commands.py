@@ -103,6 +103,8 @@ class BlockCommands:
             layer=layer,
         )
         if op.kind == "h2d":
+            if op.device_buffer in self._copied:  # what was there before is gone
+                self._copied.remove(op.device_buffer)
             there = self._copied if stream == COMPUTE else self._forked[stream]
             if op.device_buffer not in there:
                 there.append(op.device_buffer)
