@@ -52,6 +52,8 @@ class Vae(Config, frozen=True):
     temporal: int
     spatial: int
     source: str
+    channels: int = 16
+    """Numbers of a latent."""
 
 
 class Text(Config, frozen=True):
