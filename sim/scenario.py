@@ -202,9 +202,12 @@ def _check_size(scenario: Scenario) -> None:
     """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
     if scenario.world_size > MOST_GPUS:
         raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MOST_GPUS} ranks are simulated")
-    if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
+    if (layers := scenario.workload.layer_count()) > MOST_LAYERS:
         raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
+    if workload.ranks and policy.own_collectives:
+        problem = "gathers weights over all ranks, but the stages of a pipeline have layers of their own"
+        raise InputError("scenario", "policy.kind", f"is {policy.kind}, which {problem}")
     for number in policy.resident_layers:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"

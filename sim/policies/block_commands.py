@@ -26,8 +26,8 @@ class BlockCommands:
         self._copied: list[str] = []
         """Buffers that kernels read, as they have been copied into."""
 
-    def declare(self, ops: Iterable[Op]) -> None:
-        """Declare the memory of collectives, sends and copies."""
+    def declare(self, ops: Iterable[Op], known: str) -> None:
+        """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
         collectives: dict[str, int] = {}
         device: dict[str, int] = {}
         host: dict[str, CopyOp] = {}
@@ -35,12 +35,12 @@ class BlockCommands:
             if isinstance(op, CollectiveOp):
                 collectives[op.buffer] = op.buffer_bytes
             elif isinstance(op, Transfers):
-                for t in op.transfers:
+                for t in (t for t in op.transfers if t.buffer != known):
                     collectives[t.buffer] = max(collectives.get(t.buffer, 0), t.offset + t.bytes)
             elif isinstance(op, CopyOp):
                 size = int(op.bytes)
                 device[op.device_buffer] = max(device.get(op.device_buffer, 0), size)
-                if (known := host.get(op.host_buffer)) is None or known.bytes < size:
+                if (largest := host.get(op.host_buffer)) is None or largest.bytes < size:
                     host[op.host_buffer] = op
         for name, size in collectives.items():
             self.rank.buffer(name, size, "collective")
@@ -103,6 +103,8 @@ class BlockCommands:
             layer=layer,
         )
         if op.kind == "h2d":
+            if op.device_buffer in self._copied:  # what was there before is gone
+                self._copied.remove(op.device_buffer)
             there = self._copied if stream == COMPUTE else self._forked[stream]
             if op.device_buffer not in there:
                 there.append(op.device_buffer)

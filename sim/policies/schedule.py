@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from sim.policies.base import Policy
 from sim.policies.block_commands import COMPUTE, BlockCommands
 from sim.program import LayerWeights, RankBuilder, RankProgram
+from sim.workloads.activation_memory import ACTIVATIONS
 from sim.workloads.workload import Workload
 
 COPY = "copy"
@@ -128,10 +129,11 @@ class Schedule:
             for slot in range(self.slots):
                 self.rank.buffer(f"slot{slot}", self.slot_bytes(), "slot", static=static)
         if self.workload.activation_bytes:
-            self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
+            self.rank.buffer(ACTIVATIONS, int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
-        self.block.declare(op for block in (*(layer.block for layer in layers), self.workload.closing) for op in block)
+        blocks = (*(layer.block for layer in layers), self.workload.closing)
+        self.block.declare((op for block in blocks for op in block), ACTIVATIONS)
         memories = {self.memory_of(number): layer.memory for number, layer in enumerate(layers) if layer.memory}
         for name, size in memories.items():
             self.rank.buffer(name, size, "activations")

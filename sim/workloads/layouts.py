@@ -34,6 +34,9 @@ class Layout(Config, frozen=True):
     def __post_init__(self) -> None:
         refuse(too_few(self, DIMENSIONS))
 
+    def __str__(self) -> str:
+        return " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
+
     @property
     def sizes(self) -> dict[Dimension, int]:
         """Ranks of each dimension, in order."""
@@ -43,8 +46,7 @@ class Layout(Config, frozen=True):
         """A fault unless the product is `world_size`."""
         product = math.prod(self.sizes.values())
         if product != world_size:
-            given = " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1"
-            yield Fault("parallelism", f"is {given}: {product} ranks, but world_size is {world_size}")
+            yield Fault("parallelism", f"is {self}: {product} ranks, but world_size is {world_size}")
 
     def place(self, rank: int, dimension: Dimension) -> int:
         """Where `rank` is along a dimension, from 0 on."""

@@ -7,10 +7,12 @@ from typing import Literal
 
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
-from sim.workloads.block_builder import BF16
-from sim.workloads.block_setup import Parallelism, Setup
+from sim.workloads.block_setup import Parallelism, Setup, layout_of
+from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
+from sim.workloads.phases import Phase, phase_layers, wrong_phases
+from sim.workloads.stages import divided
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
 from sim.workloads.workload import Layer, Workload
 
@@ -35,6 +37,8 @@ class Named(Config, frozen=True):
     frames: int | None = None
     batch: int = 1
     parallelism: Parallelism = "ulysses"
+    before: tuple[Phase, ...] = ()
+    after: tuple[Phase, ...] = ()
     steps: int = 4
     passes_per_step: int | None = None
     layers: int | None = None
@@ -67,6 +71,9 @@ class Named(Config, frozen=True):
             raise InputError.of("scenario", [*error.faults, *faults]) from None
         if not faults:
             faults += [*self._wrong_shape(model), *self._indivisible(model, world_size)]
+        layout = layout_of(self.parallelism, world_size)
+        for key, phases in (("before", self.before), ("after", self.after)):
+            faults += (_wrong(path, problem) for path, problem in wrong_phases(phases, key, layout, world_size))
         _refuse(faults)
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
         cross = self.cross_attention_collectives
@@ -97,16 +104,33 @@ class Named(Config, frozen=True):
 
     def _indivisible(self, model: Model, world_size: int) -> Iterator[Fault]:
         """Faults of dimensions that cannot be divided evenly, or that the model does not have."""
-        shapes, over = model.transformer, f"{self.parallelism} over world_size {world_size}"
-        if shapes.heads % world_size:
+        layout, shapes = layout_of(self.parallelism, world_size), model.transformer
+        if faults := list(layout.wrong_size(world_size)):
+            yield from (_wrong(path, problem) for path, problem in faults)
+            return
+        over = f"{self.parallelism} over world_size {world_size}" if isinstance(self.parallelism, str) else str(layout)
+        if shapes.heads % (layout.tensor * layout.ulysses):
             heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
-            yield _wrong("parallelism", f"{over}: {heads}")
-        elif self.parallelism == "tensor" and shapes.ffn % world_size:
+            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only"
+            yield _wrong("parallelism", f"{over}: {heads}: {why}")
+        elif shapes.ffn % layout.tensor:
             yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
+        if (passes := self._passes(model)) % layout.cfg:
+            says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
+            yield _wrong("parallelism", says)
+        if layout.pipeline > (self.layers or model.layers):
+            yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
         if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
             yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
+
+    def _passes(self, model: Model) -> int:
+        return model.guidance.passes if self.passes_per_step is None else self.passes_per_step
+
+    def layer_count(self) -> int:
+        """Layers that run once, and those of a pass that are asked for."""
+        return (self.layers or 0) + sum(phase.repeat for phase in (*self.before, *self.after))
 
     def resolve(self, world_size: int) -> Workload:
         """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
@@ -124,9 +148,18 @@ class Named(Config, frozen=True):
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
         layers = tuple(every[i * len(every) // count] for i in range(count))
-        passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
-        sample = self.batch * BF16
-        return Workload(layers, self.steps, passes, activations * sample, scratch * sample, self.synchronous)
+        sample, layout = self.batch * BF16, setup.layout
+        whole = Workload(
+            layers,
+            self.steps,
+            self._passes(model) // layout.cfg,
+            activations * sample,
+            scratch * sample,
+            self.synchronous,
+            phase_layers(self.before, layout, world_size),
+            phase_layers(self.after, layout, world_size),
+        )
+        return divided(whole, setup)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:
