@@ -40,6 +40,8 @@ class Named(Config, frozen=True):
     text_tokens: int | None = None
     cross_attention_collectives: Literal[0, 4] | None = None
     synchronous: bool = False
+    divide_text: bool = False
+    """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -67,6 +69,8 @@ class Named(Config, frozen=True):
             faults += [*self._wrong_shape(model), *self._indivisible(model, world_size)]
         _refuse(faults)
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
+        if self.divide_text and self.parallelism == "ulysses":
+            text = -(-text // world_size)
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
         return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
@@ -103,6 +107,8 @@ class Named(Config, frozen=True):
             yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        if self.divide_text and (model.ulysses.attention == "packed" or any(b.kind == "cross" for b in model.blocks)):
+            yield _wrong("divide_text", f"{model.name} exchanges no text with its image: expected false")
         if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
             yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
 
