@@ -162,11 +162,12 @@ class BlockBuilder(LayerBuilder):
         self.permute(every, y.part(local), (ranks, batch, text, share), (1, 2, 0, 3), 1)
         self.to_tokens("output", mine.part(rows=ranks * local), y.part(rows=local))
 
-    def projections(self, name: str, x: Matrix, y: Matrix, streams: Streams) -> None:
-        """Matrices side by side in y, as many as x's heads fit: q, k and v of each stream; its own weights each."""
+    def projections(self, name: str, x: Matrix, y: Matrix, streams: Streams, width: int = 0) -> None:
+        """Matrices side by side in y, each of a rank's heads (or `width`): q, k and v of each stream, of own weights."""
+        width = width or self.heads
         for row, rows in streams:
-            for column in range(0, y.columns, self.heads):
-                self.linear(name, x.part(row, rows), y.part(row, rows, column, self.heads))
+            for column in range(0, y.columns, width):
+                self.linear(name, x.part(row, rows), y.part(row, rows, column, width))
 
     def reduced(self, name: str, collective: str, x: Matrix, streams: Streams) -> Matrix:
         """Project x of each stream to hidden vectors and, under tensor parallelism, sum the ranks' partial results."""
@@ -186,15 +187,16 @@ class BlockBuilder(LayerBuilder):
     def cross_attention(self) -> None:
         """The image attends to the text."""
         setup, context = self.setup, self.registers.kept["context"]
-        q = self.registers.new("cross_q", self.x.rows, self.heads)
-        kv = self.registers.new("cross_kv", setup.text, 2 * self.heads)
+        width = self.heads if setup.model.cuts_cross_attention else self.hidden
+        q = self.registers.new("cross_q", self.x.rows, width)
+        kv = self.registers.new("cross_kv", setup.text, 2 * width)
         self.linear("cross_qkv", self.normed, q)
-        self.projections("cross_qkv", context, kv, [(0, setup.text)])
-        k, v = kv.part(columns=self.heads), kv.part(column=self.heads)
+        self.projections("cross_qkv", context, kv, [(0, setup.text)], width)
+        k, v = kv.part(columns=width), kv.part(column=width)
         if setup.model.transformer.qk_norm:
             self.rms_norm("cross_qk_norm", q)
             self.rms_norm("cross_qk_norm", k)
-        y = self.registers.new("cross_attention", q.rows, self.heads)
+        y = self.registers.new("cross_attention", q.rows, width)
         if setup.ulysses > 1 and setup.cross_attention:
             # every rank sends the whole text, so attention sees it as many times as there are ranks
             q, k, v = (self.to_heads(name, x) for name, x in (("cross_q", q), ("cross_k", k), ("cross_v", v)))
@@ -203,7 +205,11 @@ class BlockBuilder(LayerBuilder):
             self.to_tokens("cross_output", mine, y)
         else:
             self.attention("cross_attention", q, k, v, y)
-        out = self.reduced("cross_out", "cross_output", y, [(0, y.rows)])
+        if setup.model.cuts_cross_attention:
+            out = self.reduced("cross_out", "cross_output", y, [(0, y.rows)])
+        else:
+            out = self.registers.new("cross_out", y.rows, self.hidden)
+            self.linear("cross_out", y, out)
         self.normalise("residual_norm", self.x, self.normed, out)
 
     def ffn(self, streams: Streams) -> None:

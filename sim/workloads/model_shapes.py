@@ -94,6 +94,13 @@ class Ulysses(Config, frozen=True, kw_only=True):
     source: str = NO_SOURCE
 
 
+class Tensor(Config, frozen=True):
+    """What tensor parallelism cuts. With `cross_attention: whole` every rank has all of it, and does not reduce."""
+
+    cross_attention: Literal["cut", "whole"] = "cut"
+    source: str = NO_SOURCE
+
+
 class Guidance(Config, frozen=True):
     """Passes through the transformer a step: 2 where classifier-free guidance runs a second one."""
 
@@ -121,6 +128,8 @@ class Model(Config, frozen=True, kw_only=True):
     vae: Vae
     text: Text
     ulysses: Ulysses = Ulysses()
+    tensor: Tensor | msgspec.UnsetType = msgspec.UNSET
+    """`Tensor()` unless given."""
     guidance: Guidance = Guidance()
     parameters: Parameters = Parameters()
 
@@ -160,6 +169,11 @@ class Model(Config, frozen=True, kw_only=True):
             yield Fault("ulysses.attention", "is packed, which is for joint attention: expected separate")
         if vae.temporal == 1 and shapes.patch[0] != 1:
             yield Fault("transformer.patch[0]", f"is {shapes.patch[0]}, but vae.temporal 1 makes images: expected 1")
+
+    @property
+    def cuts_cross_attention(self) -> bool:
+        """Whether tensor parallelism cuts the cross-attention."""
+        return self.tensor is msgspec.UNSET or self.tensor.cross_attention == "cut"
 
     @property
     def layers(self) -> int:

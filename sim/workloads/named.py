@@ -46,6 +46,8 @@ class Named(Config, frozen=True):
     cross_attention_collectives: Literal[0, 4] | None = None
     synchronous: bool = False
     weights: Weights = AS_COMPUTED
+    divide_text: bool = False
+    """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -76,6 +78,8 @@ class Named(Config, frozen=True):
             faults += (_wrong(path, problem) for path, problem in wrong_phases(phases, key, layout, world_size))
         _refuse(faults)
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
+        if self.divide_text:
+            text = -(-text // layout.ulysses)
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
         return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross, self.weights)
@@ -122,6 +126,8 @@ class Named(Config, frozen=True):
             yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
+        if self.divide_text and (model.ulysses.attention == "packed" or any(b.kind == "cross" for b in model.blocks)):
+            yield _wrong("divide_text", f"{model.name} exchanges no text with its image: expected false")
         if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
             yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
 
