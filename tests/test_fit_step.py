@@ -17,7 +17,7 @@ from small_scenario import SMALL
 from sim.analysis.fit_step import factor_of, fit_step, on_one_gpu
 from sim.cli import main
 from sim.hardware import load_profile
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import InputError
 from sim.program import Kernel
 from sim.run import simulate
@@ -71,9 +71,9 @@ def test_every_kernel_takes_the_factor_also_those_of_given_seconds() -> None:
 
 def test_profiles_without_a_factor_are_what_they_were() -> None:
     profile = load_profile("h200x2-hostpath")
-    assert factor_of(profile) == 1 and "compute_factor" not in numbers(profile)
+    assert factor_of(profile) == 1 and "compute_factor" not in numbers_by_path(profile)
     assert profile_digest(profile) == "00090a108936"
-    assert "compute_factor" in numbers(fit_step(plain(NAMED), profile, 10.0))
+    assert "compute_factor" in numbers_by_path(fit_step(plain(NAMED), profile, 10.0))
 
 
 def test_a_step_shorter_than_its_launches_is_refused() -> None:

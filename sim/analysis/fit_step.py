@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from sim.hardware import Profile
-from sim.hardware.topology import LEAST, Sourced
+from sim.hardware.topology import MIN_CAPACITY, Sourced
 from sim.inputs.config import InputError
 from sim.inputs.units import Number, show_seconds
 from sim.policies.resident import Resident
@@ -63,7 +63,7 @@ def fit_step(
     def step(factor: float) -> float:
         return simulate(subject, with_factor(factor), shortcuts=True).metrics["step_time_s"]
 
-    low, floor = LEAST, step(LEAST)
+    low, floor = MIN_CAPACITY, step(MIN_CAPACITY)
     if seconds <= floor * (1 + TOLERANCE):
         problem = f"is {show_seconds(seconds)}, but a step {where} takes {show_seconds(floor)} without any compute: "
         raise InputError(source, "", problem + "launches and collectives alone take that long")
