@@ -173,10 +173,11 @@ class HostSchedule(Schedule):
         rank = self.rank
         if not self.offloads:
             return
-        if n >= self.ahead:  # the first layers need no request
+        turn = self.turn(n)
+        if turn >= self.ahead:  # the first layers need no request
             rank.host_add(REQUESTED, 1)
         rank.switch(self.worker)
-        rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
+        rank.host_wait_counter(REQUESTED, least=turn - self.ahead + 1)
         self.wait_for_slot(n)
         for name, offset, size in self.chunks(n):
             rank.host_wait_counter(ACTIVE, most=0)
@@ -193,8 +194,8 @@ class HostSchedule(Schedule):
 
     def before_layer(self, n: int) -> None:
         """Hold the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
-        if self.offloads:
-            self.rank.host_wait_counter(PREFETCHED, least=n + 1)
+        if self.offloads and self.counts(n):
+            self.rank.host_wait_counter(PREFETCHED, least=self.turn(n) + 1)
 
     def before_collective(self) -> None:
         """Open the window in which no chunk is issued."""
