@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sim.policies.base import Policy
-from sim.policies.block_commands import COMPUTE, BlockCommands
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
+from sim.workloads.block_commands import COMPUTE, BlockCommands
 from sim.workloads.workload import Workload
 
 COPY = "copy"

@@ -21,11 +21,11 @@ from typing import ClassVar, Literal
 from sim.inputs.faults import Fault
 from sim.inputs.units import Seconds
 from sim.policies.base import Policy
-from sim.policies.block_commands import COMPUTE
 from sim.policies.chunked import Chunked
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
+from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import CollectiveOp, Shift, Transfers
 from sim.workloads.workload import Workload
 
