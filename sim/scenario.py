@@ -208,7 +208,10 @@ def _check_size(scenario: Scenario) -> None:
     if workload.ranks and policy.own_collectives:
         problem = "gathers weights over all ranks, but the stages of a pipeline have layers of their own"
         raise InputError("scenario", "policy.kind", f"is {policy.kind}, which {problem}")
-    for number in policy.resident_layers:
+    if isinstance(policy.resident_layers, int) and policy.resident_layers > len(workload.layers):
+        problem = f"is {policy.resident_layers}, but the workload has {len(workload.layers)} layers"
+        raise InputError("scenario", "policy.resident_layers", problem)
+    for number in policy.numbers_of_resident_layers:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)

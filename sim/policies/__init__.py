@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sim.policies.base import Offload, Policy, copied_bytes
-from sim.policies.block_commands import COMPUTE
 from sim.policies.registry import (
     all_fields,
     fields_of,
@@ -26,6 +25,7 @@ from sim.policies.schedule import COPY, Schedule
 from sim.policies.shared_programs import Programs, programs_shared, shared
 from sim.policies.text import describe, describe_plain, difference
 from sim.program import Program, RankProgram
+from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import command_count
 from sim.workloads.workload import Workload
 

@@ -7,9 +7,9 @@ own, under `@register` (docs/policies.md has an example).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -20,6 +20,8 @@ from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
 from sim.workloads.block_items import CollectiveOp, Shift, Transfers, command_count
 from sim.workloads.workload import Workload
+
+Counted = Literal["all", "offloaded"]
 
 RESIDENT_STEP = 0.25
 """How far variants change `resident_fraction`."""
@@ -73,9 +75,20 @@ class Policy(Config, frozen=True, tag_field="kind"):
         return 0
 
     @property
-    def resident_layers(self) -> tuple[int, ...]:
-        """Numbers of layers of which all bytes stay on the GPU."""
+    def prefetch_counts(self) -> Counted:
+        """Which layers `prefetch_layers` counts."""
+        return "all"
+
+    @property
+    def resident_layers(self) -> int | tuple[int, ...]:
+        """Numbers of layers of which all bytes stay on the GPU; or how many of the first ones."""
         return ()
+
+    @property
+    def numbers_of_resident_layers(self) -> Collection[int]:
+        """Numbers of layers of which all bytes stay on the GPU."""
+        given = self.resident_layers
+        return range(given) if isinstance(given, int) else given
 
     @property
     def slot_count(self) -> int:
@@ -135,12 +148,14 @@ class Policy(Config, frozen=True, tag_field="kind"):
 class Offload(Policy, frozen=True):
     """Base of policies that copy weights to the GPU. `resident_fraction` of a layer's bytes stays on the GPU.
 
-    Of `resident_layers`, counted from 0 through all blocks, all bytes do.
+    Of `resident_layers`, counted from 0 through all blocks, all bytes do; a number stands for so many first ones.
+    With `prefetch_counts: offloaded`, `prefetch_layers` counts layers of which bytes are copied, and slots are theirs.
     """
 
     resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
-    resident_layers: tuple[int, ...] = ()
+    resident_layers: int | tuple[int, ...] = ()
+    prefetch_counts: Counted = "all"
 
     def __post_init__(self) -> None:
         refuse(self.wrong_parameters())
@@ -151,6 +166,8 @@ class Offload(Policy, frozen=True):
             yield Fault("resident_fraction", f"is {self.resident_fraction}, expected 0 to 1")
         if self.prefetch_layers < 0:
             yield Fault("prefetch_layers", f"is {self.prefetch_layers}, expected 0 or more")
+        if isinstance(self.resident_layers, int) and self.resident_layers < 0:
+            yield Fault("resident_layers", f"is {self.resident_layers}, expected 0 or more, or a list of layers")
 
     @property
     def slot_count(self) -> int:
@@ -159,7 +176,7 @@ class Offload(Policy, frozen=True):
 
     def copied_of_layer(self, layer: int, layer_bytes: int) -> int:
         """Bytes of layer number `layer` that do not stay on the GPU."""
-        return 0 if layer in self.resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
+        return 0 if layer in self.numbers_of_resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
 
     def copies_of_layer(self, layer: int, workload: Workload) -> int:
         """Number of copies for layer `layer`: its chunks, or one."""

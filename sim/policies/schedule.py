@@ -8,13 +8,14 @@ Layers that run once, before or after all steps, stand in the same row; past its
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sim.policies.base import Policy
-from sim.policies.block_commands import COMPUTE, BlockCommands
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
+from sim.workloads.block_commands import COMPUTE, BlockCommands
 from sim.workloads.workload import Workload
 
 COPY = "copy"
@@ -41,6 +42,15 @@ class Schedule:
         """The stream of the collective that is about to be issued, or has been."""
         self.block = BlockCommands(self.rank, self._around)
         self.once = bool(workload.before or workload.after)
+        self.period = len(workload.layers)
+        """Executed layers after which the same ones come again."""
+        if self.once:
+            in_steps = self.period * workload.passes_per_step * workload.steps
+            self.period = len(workload.before) + in_steps + len(workload.after)
+        self.turns: list[int] | None = None
+        """Where only offloaded layers are counted: those of a period."""
+        if policy.prefetch_counts == "offloaded" and self.offloads:
+            self.turns = [n for n in range(self.period) if self.place(n)[2]]
 
     def build(self) -> RankProgram:
         """Declare the memory, then issue all steps."""
@@ -51,13 +61,14 @@ class Schedule:
             self.rank.record_request(COMPUTE)
         else:
             self._end_step()
-        for n in range(self.ahead):
-            self.prefetch(n)
+        for turn in range(self.ahead):
+            self.prefetch(self.executed(turn))
         for n in range(before + per_step * steps + len(self.workload.after)):
             if self.once and n == before:
                 self.block.forget_copies()
                 self._end_step()
-            self.prefetch(n + self.ahead)
+            if self.counts(n):
+                self.prefetch(self.executed(self.turn(n) + self.ahead))
             self._layer(n)
             done = n + 1 - before
             if 0 < done <= per_step * steps and done % per_step == 0:
@@ -99,7 +110,7 @@ class Schedule:
 
     def wait_for_slot(self, n: int, stream: str = COPY) -> None:
         """Make the stream that fills the n-th layer's slot wait until it is free."""
-        if (free := self.slot_free.get(n - self.slots)) is not None:
+        if (free := self.slot_free.get(self.turn(n) - self.slots)) is not None:
             self.rank.wait(stream, free)
 
     @contextmanager
@@ -150,7 +161,7 @@ class Schedule:
         per_step = count * work.passes_per_step
         if not self.once:
             return n // per_step, n % count, self.copied[n % count]
-        request, at = divmod(n, len(work.before) + per_step * work.steps + len(work.after))
+        request, at = divmod(n, self.period)
         at -= len(work.before)
         if 0 <= at < per_step * work.steps:
             return request * work.steps + at // per_step, at % count, self.copied[at % count]
@@ -165,7 +176,24 @@ class Schedule:
 
     def slot(self, n: int) -> str:
         """Name of the slot that the n-th layer executed is in."""
-        return f"slot{n % self.slots}"
+        return f"slot{self.turn(n) % self.slots}"
+
+    def counts(self, n: int) -> bool:
+        """Whether the n-th layer executed is counted by `prefetch_layers`, and takes a slot."""
+        return self.turns is None or self.place(n)[2] > 0
+
+    def turn(self, n: int) -> int:
+        """How many layers that count were executed before the n-th one: what slots are taken by."""
+        if self.turns is None:
+            return n
+        return n // self.period * len(self.turns) + bisect_left(self.turns, n % self.period)
+
+    def executed(self, turn: int) -> int:
+        """Which layer executed has that turn."""
+        if self.turns is None:
+            return turn
+        periods, at = divmod(turn, len(self.turns))
+        return periods * self.period + self.turns[at]
 
     def _layer(self, n: int) -> None:
         """Issue the kernels and collectives of the n-th layer executed."""
@@ -181,6 +209,6 @@ class Schedule:
         self.block.issue(of.block, step, layer, weights, writes)
         if step >= 0:
             self.block.forget_copies()
-        if self.offloads:
-            self.slot_free.pop(n - self.slots, None)
-            self.slot_free[n] = rank.record(COMPUTE)
+        if self.offloads and self.counts(n):
+            self.slot_free.pop(self.turn(n) - self.slots, None)
+            self.slot_free[self.turn(n)] = rank.record(COMPUTE)

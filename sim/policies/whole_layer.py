@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from sim.policies.base import Offload, Policy
-from sim.policies.block_commands import COMPUTE
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
+from sim.workloads.block_commands import COMPUTE
 from sim.workloads.workload import Workload
 
 

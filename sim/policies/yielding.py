@@ -21,11 +21,11 @@ from typing import ClassVar, Literal
 from sim.inputs.faults import Fault
 from sim.inputs.units import Seconds
 from sim.policies.base import Policy
-from sim.policies.block_commands import COMPUTE
 from sim.policies.chunked import Chunked
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
+from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import CollectiveOp, Shift, Transfers
 from sim.workloads.workload import Workload
 
@@ -173,10 +173,11 @@ class HostSchedule(Schedule):
         rank = self.rank
         if not self.offloads:
             return
-        if n >= self.ahead:  # the first layers need no request
+        turn = self.turn(n)
+        if turn >= self.ahead:  # the first layers need no request
             rank.host_add(REQUESTED, 1)
         rank.switch(self.worker)
-        rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
+        rank.host_wait_counter(REQUESTED, least=turn - self.ahead + 1)
         self.wait_for_slot(n)
         for name, offset, size in self.chunks(n):
             rank.host_wait_counter(ACTIVE, most=0)
@@ -193,8 +194,8 @@ class HostSchedule(Schedule):
 
     def before_layer(self, n: int) -> None:
         """Block the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
-        if self.offloads:
-            self.rank.host_wait_counter(PREFETCHED, least=n + 1)
+        if self.offloads and self.counts(n):
+            self.rank.host_wait_counter(PREFETCHED, least=self.turn(n) + 1)
 
     def before_collective(self) -> None:
         """Begin the yield window: from now on no chunk is issued."""
