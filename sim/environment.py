@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from heapq import heappop, heappush
+from itertools import repeat
 from typing import Any
 
 import simpy
@@ -65,8 +67,11 @@ class Process:
 class Environment(simpy.Environment):
     """A SimPy environment that can also schedule at an absolute time, so that no rounding creeps into finish times."""
 
+    now: float = 0.0
+    """Present time, s: as SimPy's property, which takes a call to read."""
+
     def __init__(self) -> None:
-        super().__init__(0.0)
+        super().__init__(self.now)
         self._queue: list[Any] = []
         """Heap of (time, priority, number, event or action)."""
         self._present: deque[tuple[float, int, int, Event | Action]] = deque()
@@ -80,9 +85,9 @@ class Environment(simpy.Environment):
     def schedule(self, event: Event, priority: EventPriority = NORMAL, delay: float = 0) -> None:
         """Schedule `event` in `delay` seconds."""
         if delay == 0 and priority == NORMAL:
-            self._present.append((self._now, 1, next(self._eid), event))
+            self._present.append((self.now, 1, next(self._eid), event))
         else:
-            heappush(self._queue, (self._now + delay, priority, next(self._eid), event))
+            heappush(self._queue, (self.now + delay, priority, next(self._eid), event))
 
     def call_at(self, time: float, action: Action, priority: int = NORMAL) -> None:
         """Call `action` at absolute `time` (seconds, not before now)."""
@@ -90,7 +95,7 @@ class Environment(simpy.Environment):
 
     def call_soon(self, action: Action) -> None:
         """Call `action` now, after all that is scheduled for now already."""
-        self._present.append((self._now, 1, next(self._eid), action))
+        self._present.append((self.now, 1, next(self._eid), action))
 
     def at_end_of_instant(self, action: Action) -> None:
         """Call `action` now, after all that is and will be scheduled for now."""
@@ -106,24 +111,38 @@ class Environment(simpy.Environment):
 
     def peek(self) -> float:
         """When something is to be done next, s; infinity where nothing is."""
-        return self._now if self._present or self._end_of_instant else super().peek()
+        return self.now if self._present or self._end_of_instant else super().peek()
 
     def step(self) -> None:
         """Do what is to be done next. Raises `simpy.core.EmptySchedule` where nothing is."""
-        queue, present = self._queue, self._present
+        self._steps(1)
+
+    def run(self, until: float | Event | None = None) -> Any:
+        """Do all that is to be done, or what is to be done until a time or event, as SimPy does."""
+        if until is not None:
+            return super().run(until)
+        with suppress(EmptySchedule):
+            self._steps(None)
+        return None
+
+    def _steps(self, count: int | None) -> None:
+        """`count` steps, or all there are, in one loop: most of what a simulation costs passes through it."""
+        queue, present, end = self._queue, self._present, self._end_of_instant
         what: Any
-        if present and not (queue and queue[0] < present[0]):
-            what = present.popleft()[3]
-        elif queue and not (self._end_of_instant and queue[0][0] > self._now):
-            self._now, _, _, what = heappop(queue)
-        elif self._end_of_instant:
-            what = self._end_of_instant.popleft()
-        else:
-            raise EmptySchedule
-        if isinstance(what, Event):
-            self._happen(what)
-        else:
-            what()
+        for _ in repeat(None) if count is None else repeat(None, count):
+            if present and not (queue and queue[0] < present[0]):
+                what = present.popleft()[3]
+            elif queue and not (end and queue[0][0] > self.now):
+                time, _, _, what = heappop(queue)
+                self._now = self.now = time
+            elif end:
+                what = end.popleft()
+            else:
+                raise EmptySchedule
+            if isinstance(what, Event):
+                self._happen(what)
+            else:
+                what()
 
     def _happen(self, event: Event) -> None:
         """Call those who wait for `event`, as SimPy does."""

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from simpy.events import Event
 
-from sim.environment import Environment
+from sim.environment import Action, Environment
 
 Route = tuple[tuple[int, float], ...]
 """(resource index, multiplier) pairs; a resource appears at most once."""
@@ -111,20 +111,22 @@ def rates_together(
 
 
 class Flow:
-    """A transfer in flight. `done` succeeds when the last unit has arrived."""
+    """A transfer in flight. `done` succeeds when the last unit has arrived; it has none that `Fabric.move` started."""
 
-    __slots__ = ("counted", "done", "finish", "number", "rate", "remaining", "route", "since", "size", "spec")
+    __slots__ = ("counted", "done", "finish", "number", "rate", "remaining", "route", "since", "size", "spec", "then")
 
-    def __init__(self, spec: FlowSpec, size: float, now: float, done: Event) -> None:
+    done: Event
+
+    def __init__(self, spec: FlowSpec, number: int, size: float, now: float, then: Action | None) -> None:
         self.spec = spec
-        self.number = 0
+        self.number = number
         """Of its specification among those that its fabric has seen."""
         self.route = spec.route
         """As it is now."""
         self.counted = 0.0
         """Units that `Fabric.moved` has already."""
         self.size = size
-        self.done = done
+        self.then = then
         self.rate = 0.0
         self.remaining = size
         self.since = now
@@ -146,6 +148,8 @@ class Fabric:
         self.solves = 0
         self._flows: list[Flow] = []
         self._numbers: dict[FlowSpec, int] = {}
+        self._number_by_id: dict[int, tuple[int, FlowSpec]] = {}
+        """As `_numbers`, which takes long to hash; what it refers to keeps its id."""
         self._solved: dict[tuple[int, ...], tuple[list[float], list[Route]]] = {}
         self._dirty = False
         self._wake: Event | None = None
@@ -157,14 +161,31 @@ class Fabric:
 
     def transfer(self, spec: FlowSpec, size: float) -> Flow:
         """Start moving `size` units now; the flow's `done` event tells when it has ended."""
-        flow = Flow(spec, size, self.env.now, Event(self.env))
+        flow = Flow(spec, self._number(spec), size, self.env.now, None)
+        flow.done = Event(self.env)
         if size <= 0:
             flow.done.succeed()
-            return flow
-        flow.number = self._numbers.setdefault(spec, len(self._numbers))
-        self._flows.append(flow)
-        self._touch()
+        else:
+            self._start(flow)
         return flow
+
+    def move(self, spec: FlowSpec, size: float, then: Action) -> None:
+        """As `transfer`; the environment calls `then` where the flow's `done` would happen."""
+        if size <= 0:
+            self.env.call_soon(then)
+        else:
+            self._start(Flow(spec, self._number(spec), size, self.env.now, then))
+
+    def _start(self, flow: Flow) -> None:
+        self._flows.append(flow)
+        if not self._dirty:
+            self._touch()
+
+    def _number(self, spec: FlowSpec) -> int:
+        known = self._number_by_id.get(id(spec))
+        if known is None:
+            known = self._number_by_id[id(spec)] = self._numbers.setdefault(spec, len(self._numbers)), spec
+        return known[0]
 
     def cancel(self, flow: Flow) -> float:
         """Stop `flow`; returns the units it had not moved yet. Its `done` event never happens.
@@ -262,5 +283,8 @@ class Fabric:
         self._flows = [f for f in self._flows if f.finish > now]
         for flow in ended:
             self._account(flow, flow.size)
-            flow.done.succeed()
+            if flow.then is None:
+                flow.done.succeed()
+            else:
+                self.env.call_soon(flow.then)
         self._touch()

@@ -72,7 +72,8 @@ class Copies:
 
         `returned` is what lets its host thread continue.
         """
-        start = began = self._env.now
+        env = self._env
+        start = began = env.now
         costs = self._costs_of(command, rank)
         moving = command.bytes / costs.rate
         setup = max(costs.setup, costs.minimum - moving)
@@ -84,14 +85,15 @@ class Copies:
                 turn = Event(self._env)
                 engine.waiting.append(turn)
                 yield turn
-                began, setup = self._env.now, setup + costs.switch
+                began, setup = env.now, setup + costs.switch
             engine.holders.add(stream.name)
-        yield self._env.now + (setup + busy)
+        yield env.now + (setup + busy)
         rest = 0.0
         if rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
         else:
-            yield self._fabric.transfer(costs.spec, command.bytes).done
+            self._fabric.move(costs.spec, command.bytes, stream.process.resume)
+            yield None
         if not (engine.waiting and self._followed(rank, stream, command.kind)):
             engine.holders.remove(stream.name)
             if engine.waiting:
@@ -99,7 +101,7 @@ class Copies:
             else:
                 engine.free += 1
         if rest:
-            yield self._env.now + rest
+            yield env.now + rest
         if returned is not None and not returned.triggered:
             returned.succeed()
         self._span(rank, command, start, began, setup + moving + rest)

@@ -84,6 +84,7 @@ class HostThread:
 
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
+        env, rank, streams, depth = self.env, self.rank, self.rank.streams, self.depth
         issue_cost = self.issue_cost
         for index, command in enumerate(commands):
             if not command.stream:
@@ -97,26 +98,30 @@ class HostThread:
             if isinstance(command, Copy) and command.kind in _ON_DEVICES:
                 cost = self.device_copy
             self.clock += cost * size
-            stream = self.rank.streams[command.stream]
-            if stream.shared and self.clock > self.env.now:
+            stream = streams[command.stream]
+            if stream.shared and self.clock > env.now:
                 self.issued = index
                 yield self.clock  # its order among the other thread's commands is decided here
-            while stream.commands and stream.launches + size > self.depth:
+            while stream.launches + size > depth and stream.commands:
                 since = self.clock
                 self.issued = index
                 stream.room.append(self.process)
-                yield from self._block(None, stream)
-                self._held(since, stream=stream.name)
-            if isinstance(command, Copy) and self.rank.is_staged(command):
+                rank.hosts_waiting[self.number] = stream
+                yield None
+                del rank.hosts_waiting[self.number]
+                if env.now > since:
+                    self.clock = env.now
+                    self.spans.append(HostSpan(rank.number, self.number, since, env.now, None, None, stream.name))
+            if rank.pageable and isinstance(command, Copy) and rank.is_staged(command):
                 self.issued = index
                 yield from self._copy_pageable(command, stream)
             else:
-                self._enqueue(stream, command, self._ticket(command) if kind in _COMMUNICATIONS else None)
+                self._enqueue(stream, command, size, self._ticket(command) if kind in _COMMUNICATIONS else None)
         self.issued = len(commands)
 
-    def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
+    def _enqueue(self, stream: Stream, command: AnyCommand, size: int, ticket: Ticket) -> None:
         stream.commands.append((self.clock, command, ticket))
-        stream.launches += launches(command)
+        stream.launches += size
         if stream.idle:
             stream.idle = False
             self.env.call_soon(stream.process.resume)
@@ -146,16 +151,16 @@ class HostThread:
         staged = min(command.bytes, int(costs.staging.value)) if command.kind == "h2d" else 0
         self.clock += staged / costs.rate.value
         if staged == command.bytes:
-            self._enqueue(stream, command, None)
+            self._enqueue(stream, command, 1, None)
             return
         returned = Event(self.env)
         since = self.clock
-        self._enqueue(stream, command, returned)
+        self._enqueue(stream, command, 1, returned)
         yield from self._block(returned, f"copy {command.name!r} of pageable memory on stream {stream.name!r}")
         self._held(since, stream=stream.name)
 
-    def _block(self, until: Event | None, what: str | Stream) -> Steps:
-        """Block the thread until an event, or until it is resumed; its clock continues from there."""
+    def _block(self, until: Event, what: str) -> Steps:
+        """Block the thread until an event; its clock continues from there."""
         self.rank.hosts_waiting[self.number] = what
         yield until
         del self.rank.hosts_waiting[self.number]

@@ -35,6 +35,7 @@ class Communications:
         self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
         """Transfer -> rank -> (transfers in the same direction beside it, whether one goes in reverse)."""
         self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
+        self._transfers: dict[tuple[int, int, int, int, bool], tuple[float, FlowSpec]] = {}
         self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
         self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
 
@@ -110,7 +111,10 @@ class Communications:
     def _send(self, size: int, rendezvous: Rendezvous, peers: int, one_way: bool) -> Steps:
         """Run a transfer that both sides have posted, beside `peers` - 1 others in the same direction."""
         source, target = self._gpus(rendezvous.members)
-        latency, spec = collectives.transfer(self._profile, size, source, target, peers, one_way)
+        key = size, source, target, peers, one_way
+        if key not in self._transfers:
+            self._transfers[key] = collectives.transfer(self._profile, *key)
+        latency, spec = self._transfers[key]
         yield self._env.now + latency
         self._moves(rendezvous)
         yield self._fabric.transfer(spec, size).done

@@ -13,7 +13,7 @@ from typing import Any
 from simpy.events import Event
 
 from sim.environment import Environment, Process
-from sim.fluid import Fabric, RateLaw, weighted_max_min
+from sim.fluid import Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import Profile
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
@@ -82,6 +82,8 @@ class Run:
         self.host_flags = Flags()
         self.spans: list[Span] = []
         self.blocked: list[HostSpan] = []
+        self.kernel_flows: dict[tuple[int, float, int], FlowSpec] = {}
+        self.beside_kernel = float(profile.streams.beside_kernel.value)
         self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
         self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
@@ -113,7 +115,8 @@ class Run:
 
     def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""
-        env, commands, execute, marks = self.env, stream.commands, self.execute, self.marks
+        env, commands, execute = self.env, stream.commands, self.execute
+        marks = self.marks if rank.number == 0 else ()
         while True:
             if not commands:
                 stream.idle = True
@@ -127,10 +130,11 @@ class Run:
             stream.ended += 1
             commands.popleft()
             stream.launches -= launches(command)
-            for thread in stream.room:
-                env.call_soon(thread.resume)
-            stream.room.clear()
-            if marks and rank.number == 0 and id(command) in marks:
+            if stream.room:
+                for thread in stream.room:
+                    env.call_soon(thread.resume)
+                stream.room.clear()
+            if marks and id(command) in marks:
                 self.states.append(snapshot(self))
 
     def _kernel(self, rank: Rank, command: Kernel, _: Ticket) -> Steps:
@@ -141,8 +145,12 @@ class Run:
         # them. Matrix products let it in (docs/measurements/contention.md).
         if command.attention:
             end = rank.attention_end = Event(self.env)
-        flow = self.profile.kernel_flow(rank.gpu, seconds, command.launches)
-        yield self.fabric.transfer(flow, seconds).done
+        key = rank.gpu, seconds, command.launches
+        flow = self.kernel_flows.get(key)
+        if flow is None:
+            flow = self.kernel_flows[key] = self.profile.kernel_flow(*key)
+        self.fabric.move(flow, seconds, rank.streams[command.stream].process.resume)
+        yield None
         rank.kernels_running -= 1
         if command.attention:
             end.succeed()
@@ -163,7 +171,7 @@ class Run:
 
     def _lost(self, rank: Rank) -> float:
         """What a stream's front end loses on a command while a kernel runs, s."""
-        return float(self.profile.streams.beside_kernel.value) if rank.kernels_running else 0.0
+        return self.beside_kernel if rank.kernels_running else 0.0
 
     def _busy(self, rank: Rank, seconds: float) -> float:
         """When a stream's front end has done for a command what takes `seconds`, and more while a kernel runs."""
@@ -171,8 +179,11 @@ class Run:
 
     def _start_delay(self, rank: Rank) -> float:
         """What a copy that starts now loses because a collective is moving data on its rank."""
-        kinds = [m.kind for m in rank.moving if not m.done[rank.number].triggered]
-        return max((self.profile.collective_class(kind).copy_start.value for kind in kinds), default=0.0)
+        delay = 0.0
+        for meeting in rank.moving:
+            if not meeting.done[rank.number].triggered:
+                delay = max(delay, self.profile.collective_class(meeting.kind).copy_start.value)
+        return delay
 
     def _record_event(self, rank: Rank, command: RecordEvent, _: Ticket) -> Steps:
         start = self.env.now
@@ -208,8 +219,9 @@ class Run:
 
     def _wait_flag(self, rank: Rank, command: WaitFlag, _: Ticket) -> Steps:
         start = self.env.now
-        flags = self.host_flags if command.on_host else rank.flags
-        cost = self.profile.streams.wait_cost(command.on_host)
+        on_host = command.on_host
+        flags = self.host_flags if on_host else rank.flags
+        cost = self.profile.streams.wait_cost(on_host)
         yield self._busy(rank, cost)
         ready = self.env.now
         while not command.holds(flags[command.flag]):
@@ -218,7 +230,7 @@ class Run:
                 flags.waiters.setdefault(command.flag, []).append(waiter)
                 yield waiter
             if self.env.now > ready:  # it polls: a gate that has closed again by then was never seen open
-                yield self.env.now + self.profile.streams.wake_cost(command.on_host)
+                yield self.env.now + self.profile.streams.wake_cost(on_host)
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:

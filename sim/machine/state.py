@@ -9,7 +9,7 @@ from typing import Any
 from simpy.events import Event
 
 from sim.environment import Environment, Process, Wait
-from sim.program import AnyCommand, CollectiveKind, Communicator, Kernel, RankProgram
+from sim.program import AnyCommand, CollectiveKind, Communicator, Copy, Kernel, RankProgram
 
 Steps = Generator[Wait, Any, None]
 """A process, or a part of one."""
@@ -68,7 +68,8 @@ class Rank:
         self.events: dict[int, float] = {}
         self.event_waiters: dict[int, list[Event]] = {}
         self.flags = Flags()
-        self.is_staged = program.is_staged
+        self.pageable = {name for name, buffer in program.host_memory.items() if buffer.memory == "pageable"}
+        """Its host buffers whose copies the driver stages."""
         self.calls: dict[Communicator, int] = {}
         """Collectives issued so far."""
         self.transfers: dict[tuple[bool, int, Communicator], int] = {}
@@ -83,6 +84,10 @@ class Rank:
         self.kernels_running = 0
         self.attention_end: Event | None = None
         """When the last attention to start ends, where collectives of other streams may find it running."""
+
+    def is_staged(self, copy: Copy) -> bool:
+        """As `RankProgram.is_staged`."""
+        return bool(self.pageable) and copy.other in self.pageable and copy.kind in ("h2d", "d2h")
 
 
 class Flags:

@@ -7,7 +7,7 @@ definitions are in docs/modelling.md. All seconds and bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from statistics import median
 from typing import TypedDict, cast
@@ -256,8 +256,12 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * most
                 surely[resource] += multiplier * least
+    moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
     for _, call in calls:
-        for spec, size in _moved(program, profile, rank, call):
+        what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
+        if what not in moved:
+            moved[what] = list(_moved(program, profile, rank, call))
+        for spec, size in moved[what]:
             for resource, multiplier in spec.route:
                 taken[resource] += multiplier * size
                 surely[resource] += multiplier * size
@@ -287,13 +291,18 @@ def _copied(
     start, end = window
     wanted: dict[_Way, float] = {}
     within: dict[_Way, tuple[float, float]] = {}
+    caps: dict[CopyKind, float] = {}
     for span, copy in timeline.commands(rank, Copy):
+        if copy.step not in steps and (span.start >= end or span.end <= start):
+            continue
         key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
         if copy.step in steps:
             wanted[key] = wanted.get(key, 0.0) + copy.bytes
         inside = min(span.end, end) - max(span.start, start)
         if inside > 0:
-            cap = profile.copy_class(copy.kind).cap.value
+            if copy.kind not in caps:
+                caps[copy.kind] = profile.copy_class(copy.kind).cap.value
+            cap = caps[copy.kind]
             outside = span.end - span.start - inside
             most, least = within.get(key, (0.0, 0.0))
             within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
 
 import msgspec
 
@@ -84,13 +85,7 @@ class Repeat(NamedTuple):
     events: int
 
 
-class Timeline(NamedTuple):
-    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
-
-    `period` says in how many steps they repeat (`sim.timeline.settling`): 1 where each takes as long as the one before,
-    0 where they do not repeat.
-    """
-
+class _Fields(NamedTuple):
     program: Program
     spans: tuple[Span, ...]
     steps: tuple[tuple[float, ...], ...]
@@ -98,6 +93,32 @@ class Timeline(NamedTuple):
     period: int = 1
     repeats: tuple[Repeat, ...] = ()
     """Parts of the simulated run that stood for more like them, in its own times (docs/performance.md)."""
+
+
+class Timeline(_Fields):
+    """All spans of a run in order of their ends, and per rank the steps + 1 times (s) that bound its steps.
+
+    `period` says in how many steps they repeat (`sim.timeline.settling`): 1 where each takes as long as the one before,
+    0 where they do not repeat.
+    """
+
+    def __getstate__(self) -> None:
+        """What `_by_rank` holds is not worth sending to another process."""
+
+    @cached_property
+    def _by_rank(self) -> dict[int, dict[type[AnyCommand], list[tuple[Span, Any]]]]:
+        """Spans with their commands, by rank and type of command: figures look at them many times."""
+        found: dict[int, dict[type[AnyCommand], list[tuple[Span, Any]]]] = {}
+        for span in self.spans:
+            command = span.command
+            kinds = found.get(span.rank)
+            if kinds is None:
+                kinds = found[span.rank] = {}
+            same = kinds.get(type(command))
+            if same is None:
+                same = kinds[type(command)] = []
+            same.append((span, command))
+        return found
 
     def __repr__(self) -> str:
         return f"<{self._about()}>"
@@ -119,10 +140,16 @@ class Timeline(NamedTuple):
 
     def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
         """Spans of `rank` with their commands, for one type of command."""
-        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
+        found = [same for of, same in self._by_rank.get(rank, {}).items() if issubclass(of, kind)]
+        if len(found) == 1:
+            return list(found[0])
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)] if found else []
 
     def communications(self, rank: int) -> list[tuple[Span, Communication]]:
         """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
+        both = self.commands(rank, Collective), self.commands(rank, PointToPoint)
+        if not all(both):
+            return [*both[0], *both[1]]
         return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Communication)]
 
     def step_times(self, rank: int = 0) -> list[float]:
@@ -183,17 +210,19 @@ class Timeline(NamedTuple):
         the end of its last access.
         """
         changes: dict[float, int] = {0.0: 0}
-        buffers = {b.name: b for b in self.program.ranks[rank].buffers}
-        changes[0.0] += sum(b.bytes for b in buffers.values() if b.static)
+        changes[0.0] += sum(b.bytes for b in self.program.ranks[rank].buffers if b.static)
+        buffers = {b.name: b for b in self.program.ranks[rank].buffers if not b.static}
         open_: dict[str, tuple[float, float, bool]] = {}
 
         def close(buffer: Buffer, start: float, end: float) -> None:
             changes[start] = changes.get(start, 0) + buffer.bytes
             changes[end] = changes.get(end, 0) - buffer.bytes
 
-        for span in sorted(self.of(rank), key=lambda s: s.ready):
+        # commands of most types use no buffer: the order among equals is that of all spans
+        users = [s for s in self.of(rank) if isinstance(s.command, Kernel | Copy | Meeting)] if buffers else []
+        for span in sorted(users, key=lambda s: s.ready):
             for name, writes in accesses(span.command):
-                if buffers[name].static:
+                if name not in buffers:
                     continue
                 used = not writes or buffers[name].kind == "collective"
                 now = open_.get(name)
