@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from calibration.fitting.estimators import Fitted, median_and_spread
 from calibration.fitting.profile import number, to_yaml
 from sim.fluid import rates_together
-from sim.hardware import CollectiveClass, IsolatedTimes, Profile, load_profile
+from sim.hardware import CollectiveClass, IsolatedTimes, PageableCopies, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
+from sim.inputs.units import write_bytes
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder
 from sim.timeline import Timeline
@@ -117,7 +118,18 @@ def fit() -> Plain:
             "weight": number(Fitted(weight, None, "bidir, k = 1, 2, 4, 8: median of d2h over h2d"), ""),
         },
         "collectives": collectives | {"reduce_scatter": None},
+        "pageable": {direction: _staged(getattr(base.pageable, direction)) for direction in ("h2d", "d2h")},
     }
+
+
+def _staged(copies: PageableCopies) -> Plain:
+    """As in the profile that this one is like, said here, too."""
+    taken = {
+        key: number(Fitted(value.value, None, value.source), unit)
+        for key, value, unit in (("rate", copies.rate, "B/s"), ("setup", copies.setup, "s"))
+    }
+    staging = number(Fitted(0.0, None, copies.staging.source), "") | {"value": write_bytes(copies.staging.value)}
+    return taken | {"staging": type(taken["rate"])(staging)}
 
 
 def _topology(host: Host) -> Plain:

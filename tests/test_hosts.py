@@ -280,3 +280,19 @@ def test_sharding_gains_over_nvswitch_and_not_on_one_uplink() -> None:
     for size in ((93, 720, 1280), (17, 480, 832)):
         whole, sharded = (steps("h100x4-pcie-uplink", 4, kind, *size) for kind in ("whole_layer", "sharded"))
         assert sharded >= whole
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_profile_states_its_own_pageable_rates_and_has_rates_of_both_directions(name: str) -> None:
+    profile = load_profile(name)
+    assert not [part.key for part in profile.kept if part.key.startswith("pageable")]
+    for direction, pinned in (("h2d", profile.h2d), ("d2h", profile.d2h)):
+        staged = getattr(profile.pageable, direction)
+        for number in (staged.rate, staged.setup, staged.staging):
+            assert not number.inherited_from
+            measured = number.source.startswith("pageable/")
+            assert measured or number.source.startswith("assumed: as measured on ")
+        assert pinned.cap.source
+        for size in (2**16, 2**22, 2**30):
+            pinned_s = max(pinned.minimum.value, pinned.setup.value + size / pinned.cap.value)
+            assert profile.pageable_seconds(direction, size) > pinned_s  # type: ignore[arg-type]

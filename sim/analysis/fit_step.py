@@ -8,10 +8,9 @@ collectives and what commands cost stay as the profile says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import msgspec
 
+from sim.analysis.roots import TOLERANCE, Point, solve
 from sim.hardware import Profile
 from sim.hardware.topology import MIN_CAPACITY, Sourced
 from sim.inputs.config import InputError
@@ -21,10 +20,7 @@ from sim.run import simulate
 from sim.scenario import Scenario
 from sim.workloads.named import Named
 
-TOLERANCE = 1e-9
-"""Relative, of the fitted step."""
 _MOST_FACTOR = 1e12
-_MOST_RUNS = 100
 
 
 def on_one_gpu(scenario: Scenario) -> Scenario:
@@ -63,43 +59,24 @@ def fit_step(
     def step(factor: float) -> float:
         return simulate(subject, with_factor(factor), shortcuts=True).metrics["step_time_s"]
 
-    low, floor = MIN_CAPACITY, step(MIN_CAPACITY)
-    if seconds <= floor * (1 + TOLERANCE):
-        problem = f"is {show_seconds(seconds)}, but a step {where} takes {show_seconds(floor)} without any compute: "
+    low = Point(MIN_CAPACITY, step(MIN_CAPACITY))
+    if seconds <= low.value * (1 + TOLERANCE):
+        problem = (
+            f"is {show_seconds(seconds)}, but a step {where} takes {show_seconds(low.value)} without any compute: "
+        )
         raise InputError(source, "", problem + "launches and collectives alone take that long")
-    high, ceiling = 1.0, step(1.0)
-    while ceiling < seconds * (1 - TOLERANCE):
-        if high > _MOST_FACTOR:
+    high = Point(1.0, step(1.0))
+    while high.value < seconds * (1 - TOLERANCE):
+        if high.at > _MOST_FACTOR:
             raise InputError(source, "", f"is {show_seconds(seconds)}, but compute cannot make a step {where} so long")
-        low, floor = high, ceiling
-        high *= max(2.0, 1.01 * seconds / ceiling)
-        ceiling = step(high)
-    return with_factor(_root(step, seconds, (low, floor), (high, ceiling), source))
+        factor = high.at * max(2.0, 1.01 * seconds / high.value)
+        low, high = high, Point(factor, step(factor))
+    factor_found = solve(step, seconds, low, high)
+    if factor_found is None:
+        raise InputError(source, "", f"is {show_seconds(seconds)}: no factor on compute gives exactly that step")
+    return with_factor(factor_found)
 
 
 def factor_of(profile: Profile) -> float:
     """The factor on every kernel's isolated time; 1 where none is given."""
     return 1.0 if profile.compute_factor is msgspec.UNSET else float(profile.compute_factor.value)
-
-
-def _root(
-    step: Callable[[float], float], seconds: float, low: tuple[float, float], high: tuple[float, float], source: str
-) -> float:
-    """The factor between `low` and `high` (factor, s) with which `step` gives `seconds`.
-
-    Steps are piecewise linear: where kernels hide launches, they cost nothing. The secant is exact in one piece;
-    where it does not halve what is left, a bisection does.
-    """
-    for _ in range(_MOST_RUNS):
-        for factor, found in (low, high):
-            if abs(found - seconds) <= TOLERANCE * seconds:
-                return factor
-        width = high[0] - low[0]
-        factor = low[0] + width * (seconds - low[1]) / (high[1] - low[1])
-        found = step(factor)
-        low, high = ((factor, found), high) if found < seconds else (low, (factor, found))
-        if high[0] - low[0] > width / 2 and abs(found - seconds) > TOLERANCE * seconds:
-            factor = (low[0] + high[0]) / 2
-            found = step(factor)
-            low, high = ((factor, found), high) if found < seconds else (low, (factor, found))
-    raise InputError(source, "", f"is {show_seconds(seconds)}: no factor on compute gives exactly that step")

@@ -112,11 +112,20 @@ def note(text: str) -> None:
 
 
 def note_borrowed_tables(used: Iterable[tuple[Scenario, Profile]]) -> None:
-    """Say which profiles of several ranks keep tables of collectives that another topology has; once each."""
+    """Say which profiles of several ranks keep or scale tables of collectives of another host; once each."""
+    from sim.hardware.collective_classes import AloneTime
     from sim.hardware.inheritance import tables_of_another_topology
+    from sim.hardware.profile_parameters import numbers
 
     profiles = {scenario.hardware: profile for scenario, profile in used if scenario.world_size > 1}
     for name, profile in profiles.items():
+        tables = (entry.number for entry in numbers(profile.collectives).values())
+        if scaled := dict.fromkeys(t.scaled_from for t in tables if isinstance(t, AloneTime) and t.scaled_from):
+            note(
+                f"{name} scales isolated times of collectives that were measured on {' and '.join(scaled)}, another "
+                "host: set them by one of your own with --fit-collective, such as all_reduce:20MiB:10.9ms"
+            )
+            continue
         if others := tables_of_another_topology(profile.kept):
             note(
                 f"{name} keeps tables of isolated times measured on another topology ({', '.join(others)}): "

@@ -67,8 +67,9 @@ class Given(NamedTuple):
         else:
             scenario = Scenario.from_plain(self.plain(), self.source)
             loaded = scenario, scenario.profile(self.source)
-        note_borrowed_tables([loaded])
-        return loaded[0], self.fits.fitted(*loaded)
+        fitted = loaded[0], self.fits.fitted(*loaded)
+        note_borrowed_tables([fitted])
+        return fitted
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
         """The one point of a sweep whose axes have one value each: keys are set, and left out, as a sweep does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
@@ -18,9 +19,14 @@ from sim.program import CollectiveKind
 Algorithm = Literal["direct", "ring", "hierarchical"]
 """How a collective moves its bytes; `sim.hardware.collectives` says what each does."""
 
+_SCALED = re.compile(r"([\w.-]+), rates ")
+
 
 class IsolatedTimes(Config, frozen=True):
-    """Measured isolated times of a collective, s, by `bytes` that each rank sends, ascending."""
+    """Measured isolated times of a collective, s, by `bytes` that each rank sends, ascending.
+
+    Times that were scaled from those of another profile say so in their source: "PROFILE, rates ...".
+    """
 
     bytes: tuple[Bytes, ...]
     seconds: tuple[Seconds, ...]
@@ -36,6 +42,12 @@ class IsolatedTimes(Config, frozen=True):
         for values in (self.bytes, self.seconds):
             if values[0] <= 0 or any(a >= b for a, b in pairwise(values)):
                 raise ValueError("bytes and seconds must be positive and ascend")
+
+    @property
+    def scaled_from(self) -> str:
+        """The profile of another host whose times these were scaled from; "" if they were not."""
+        found = _SCALED.match(self.source)
+        return "" if found is None else found[1]
 
     def at(self, size: float) -> float:
         """Seconds for `size` bytes: linear between rows, the first row's below it, the last slope beyond."""

@@ -162,11 +162,11 @@ class Profile(Config, frozen=True, dict=True):
         See `PageableCopies`.
         """
         if kind == "h2d":
-            return self.pageable.h2d.setup.value + size / self.pageable.h2d.rate.value
+            return self.pageable.h2d.setup.value + size / min(self.pageable.h2d.rate.value, self.h2d.cap.value)
         if kind == "d2h":
             staged = self.pageable.d2h
             first = min(size, staged.staging.value) / self.d2h.cap.value
-            return staged.setup.value + first + size / staged.rate.value
+            return staged.setup.value + first + size / min(staged.rate.value, self.d2h.cap.value)
         assert_never(kind)
 
     def collective_class(self, kind: CollectiveKind) -> CollectiveClass:

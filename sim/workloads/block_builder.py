@@ -163,7 +163,7 @@ class BlockBuilder(LayerBuilder):
         self.to_tokens("output", mine.part(rows=ranks * local), y.part(rows=local))
 
     def projections(self, name: str, x: Matrix, y: Matrix, streams: Streams, width: int = 0) -> None:
-        """Matrices side by side in y, each of a rank's heads (or `width`): q, k and v of each stream, of own weights."""
+        """Matrices side by side in y, each of a rank's heads (or `width`): q, k and v of each stream, own weights."""
         width = width or self.heads
         for row, rows in streams:
             for column in range(0, y.columns, width):
