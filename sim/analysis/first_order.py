@@ -160,9 +160,9 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
             seconds = kernel_seconds(profile, item)
             walk.through(seconds, seconds + _launch_delay(profile, item, free), free)
         else:
-            for latency, data, beside, copying in _collective(profile, item, world_size):
+            for latency, data, contended, copying in _collective(profile, item, world_size):
                 walk.through(latency, latency, free)
-                walk.through(data, beside, copying)
+                walk.through(data, contended, copying)
     exposed = walk.left / free
     return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
@@ -225,10 +225,10 @@ def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator
     copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
     for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
         specs = [spec for spec, _ in phase.flows]
-        beside = rates_together([*copies, *specs], profile.capacities)
+        contended = rates_together([*copies, *specs], profile.capacities)
         yield (
             phase.latency,
             collectives.phase_time(phase, profile.capacities),
-            max(part.size / rate for rate, (_, part) in zip(beside[world_size:], phase.flows, strict=True)),
-            min(beside[:world_size]),
+            max(part.size / rate for rate, (_, part) in zip(contended[world_size:], phase.flows, strict=True)),
+            min(contended[:world_size]),
         )
