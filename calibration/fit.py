@@ -42,7 +42,7 @@ def load_links(folder: Path = FOLDER) -> list[Row]:
 def fit(profile: Profile, rows: Sequence[Row], cases: Sequence[MeasuredCase]) -> dict[str, Fitted]:
     """Every fitted constant by key path, from link rows and, where they cannot show it, from one case each.
 
-    `profile` gives what the last one, `streams.wait_flag`, is fitted beside: it takes whole simulated steps.
+    `profile` gives what the last one, `streams.wait_flag`, is fitted with: it takes whole simulated steps.
     """
     found = _fit_copies(rows)
     event, start = _chunk_costs(cases[CHUNKED], found["h2d.cap"].value, found["h2d.setup"].value)
@@ -105,8 +105,8 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     late = latency([_sent(kind, r) for r in isolated], [r["us"] * 1e-6 for r in isolated])
     path = f"collectives.{kind}"
     found = {f"{path}.latency": Fitted(late, None, "links alone")}
-    beside = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
-    long = [r for r in beside if r["chunk"] >= LONG and r["bytes"] > RATE_SIZE]
+    contended = [r for r in rows if r.get("mode") == "with_h2d" and r.get("covered") and r["h2d_during_gbps"]]
+    long = [r for r in contended if r["chunk"] >= LONG and r["bytes"] > RATE_SIZE]
     if not long:
         return found
     rates = [_sent(kind, r) / (r["us"] * 1e-6 - late) for r in long]
@@ -115,7 +115,7 @@ def _fit_collective(kind: str, rows: Sequence[Row], cap: float, per_copy: float)
     named = "links with_h2d, chunks of 64 MiB and more, collectives over 16 MiB"
     found[f"{path}.weight"] = Fitted(*weight, named)
     found[f"{path}.overhead"] = Fitted(*overhead, named)
-    chunked = [r for r in beside if r["chunk"] < LONG and r["bytes"] > RATE_SIZE]
+    chunked = [r for r in contended if r["chunk"] < LONG and r["bytes"] > RATE_SIZE]
     gaps = [r["chunk"] / (r["h2d_during_gbps"] * 1e9) - r["chunk"] / median(copies) - per_copy for r in chunked]
     found[f"{path}.copy_start"] = Fitted(*median_and_spread(gaps), "links with_h2d, 4 MiB chunks")
     return found
@@ -150,7 +150,7 @@ def _wake(case: MeasuredCase) -> float:
 
 
 def _chunk_costs(case: MeasuredCase, cap: float, setup: float) -> tuple[float, float]:
-    """(cost of an event, time of a chunk beside an all-to-all less its costs), s, from copies with two events each."""
+    """(cost of an event, time of a chunk during an all-to-all less its costs), s, from copies with two events each."""
     event = (median(_periods(case, _idle(case))) - setup - _copies(case)[0].bytes / cap) / 2
     # a2a0 to a2a2 hold a transpose too: only a2a3 is known to be a collective throughout
     return event, median(_periods(case, _windows(case, "a2a3"))) - setup - 2 * event
@@ -177,7 +177,7 @@ def _periods(case: MeasuredCase, windows: Sequence[tuple[float, float]]) -> list
 
 
 def _beside_kernel(case: MeasuredCase) -> float:
-    """Extra seconds a command beside a kernel, from gated copies with two events each: four commands a chunk."""
+    """Extra seconds a command while a kernel runs, from gated copies with two events each: four commands a chunk."""
     return (mean(_periods(case, _windows(case, "qkv", "attn", "post"))) - mean(_periods(case, _idle(case)))) / 4
 
 

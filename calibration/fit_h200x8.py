@@ -173,8 +173,8 @@ def _collective(rows: Sequence[Row], short: str, base: Profile, host: Host) -> P
     }
 
 
-def _of(rows: Sequence[Row], short: str, k: int, beside: bool) -> list[Row]:
-    return [r for r in rows if r["kind"] == short and r["k"] == k and r["bg"] == int(beside) and r["covered"]]
+def _of(rows: Sequence[Row], short: str, k: int, contended: bool) -> list[Row]:
+    return [r for r in rows if r["kind"] == short and r["k"] == k and r["bg"] == int(contended) and r["covered"]]
 
 
 def _table(rows: Sequence[Row], short: str, k: int, cls: CollectiveClass) -> Plain:
@@ -198,7 +198,7 @@ def _table(rows: Sequence[Row], short: str, k: int, cls: CollectiveClass) -> Pla
 def _contention(
     rows: Sequence[Row], short: str, k: int, cls: CollectiveClass, base: Profile, host: Host, table: Plain
 ) -> Plain:
-    """Weight and overhead with which large collectives and the copies beside them move as measured."""
+    """Weight and overhead with which large collectives and concurrent copies move as measured."""
     late = cls.latency_of(k)
     weights, overheads = [], []
     for row in _of(rows, short, k, True):
@@ -249,7 +249,7 @@ class Compared(NamedTuple):
 
 
 def compare(profile: Profile, rows: Sequence[Row]) -> Iterator[Compared]:
-    """What `profile` makes of every row; rows beside copies are simulated command by command."""
+    """What `profile` makes of every row; rows with copies are simulated command by command."""
     for row in rows:
         kind, k = row["kind"], row["k"]
         if kind in ("h2d", "bidir"):
@@ -271,7 +271,7 @@ CALLS = 6
 
 
 def _contended(profile: Profile, row: Row) -> tuple[float, float]:
-    """(s of a collective, B/s of the copies) of a train of collectives beside a train of copies on every rank."""
+    """(s of a collective, B/s of the copies) of a train of collectives during a train of copies on every rank."""
     copies = round(2 * CALLS * row["us"] * 1e-6 * row["h2d_during"] * 1e9 / CHUNK) + 4
     program = _trains(row, copies)
     timeline = SimulatedMachine(profile).run(program)

@@ -276,7 +276,9 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize(("text", "problem"), SCENARIOS.values(), ids=SCENARIOS)
-def test_a_wrong_scenario_is_told_where_and_what(text: str, problem: str, folder: Path, chunkflow: Command) -> None:
+def test_a_wrong_scenario_is_reported_with_place_and_problem(
+    text: str, problem: str, folder: Path, chunkflow: Command
+) -> None:
     (folder / "wrong.yaml").write_text(text)
     done = chunkflow("run", "wrong.yaml", "--trace", "t.json", cwd=folder)
     assert_one_message(done, 2, "Error: wrong.yaml: ", problem)

@@ -181,10 +181,10 @@ def answered(truth: dict[str, float]) -> list[Row]:
         p = case.params
         if case.kind == "engine" and p["posted"] == "together":
             trains = [convert(train, Train, case.name) for train in p["trains"]]
-            alone = trains[0].bytes * trains[0].count / truth[f"{trains[0].direction}.cap"]
+            isolated = trains[0].bytes * trains[0].count / truth[f"{trains[0].direction}.cap"]
             at_once = min(int(truth[f"{trains[0].direction}.engines"]), len(trains))
-            ends = {f"end_{i}": alone * max(at_once, i + 1) for i in range(len(trains))}
-            rows.append(a_row(case, alone_0=alone, **ends))
+            ends = {f"end_{i}": isolated * max(at_once, i + 1) for i in range(len(trains))}
+            rows.append(a_row(case, alone_0=isolated, **ends))
         elif case.kind == "copy" and p["directions"] == ["d2d"]:
             rows.append(a_row(case, d2d=truth["d2d.setup"] + p["bytes"] / truth["d2d.cap"]))
         elif case.kind == "pageable":

@@ -74,7 +74,7 @@ def host(changes: Numbers = {}, nvlink: float = 0.0, gpus: int = 2) -> Profile: 
     return convert(plain, Profile, "test")
 
 
-def alone(cls: CopyClass, size: int, rate: float = 0.0) -> float:
+def isolated_seconds(cls: CopyClass, size: int, rate: float = 0.0) -> float:
     """Seconds of a copy at `rate` B/s, its cap unless given."""
     return max(cls.minimum.value, cls.setup.value + size / (rate or cls.cap.value))
 
@@ -107,12 +107,12 @@ class Bench:
 
     def _copy(self, p: Plain) -> Numbers:
         if p["directions"] == ["d2d"]:
-            return {"d2d": alone(self.profile.device_copies, p["bytes"])}
+            return {"d2d": isolated_seconds(self.profile.device_copies, p["bytes"])}
         copies = [self.profile.copy_flow(d, g) for g in range(p["ranks"]) for d in p["directions"]]
         rates = weighted_max_min(copies, self.profile.capacities)
         found = {}
         for direction, rate in zip(p["directions"], rates, strict=False):
-            found[direction] = alone(self.profile.copy_class(direction), p["bytes"], rate)
+            found[direction] = isolated_seconds(self.profile.copy_class(direction), p["bytes"], rate)
         return found
 
     def _transfer(self, p: Plain) -> Numbers:
@@ -127,10 +127,13 @@ class Bench:
         while left:
             moving = left[: classes[left[0]["direction"]].copies_at_once]
             left = left[len(moving) :]
-            at += sum(train["count"] * alone(classes[train["direction"]], train["bytes"]) for train in moving)
+            at += sum(
+                train["count"] * isolated_seconds(classes[train["direction"]], train["bytes"]) for train in moving
+            )
             ends += [at] * len(moving)
         return {f"end_{i}": end for i, end in enumerate(ends)} | {
-            "alone_0": p["trains"][0]["count"] * alone(classes[p["trains"][0]["direction"]], p["trains"][0]["bytes"])
+            "alone_0": p["trains"][0]["count"]
+            * isolated_seconds(classes[p["trains"][0]["direction"]], p["trains"][0]["bytes"])
         }
 
     def _pageable(self, p: Plain) -> Numbers:
@@ -139,7 +142,7 @@ class Bench:
         return {"call": held, "ahead": float(ahead)} if p["busy"] else {"call": held}
 
     def _peer_copy(self, p: Plain) -> Numbers | None:
-        return {"seconds": alone(self.profile.p2p, p["bytes"])} if self.profile.p2p else None
+        return {"seconds": isolated_seconds(self.profile.p2p, p["bytes"])} if self.profile.p2p else None
 
     def _host_flag_order(self, p: Plain) -> Numbers:
         return {"as_stated": 1.0}

@@ -121,6 +121,6 @@ def test_sharing_is_never_slower_than_one_flow_after_the_other(network: Network)
     # second; a drag adds its slow-down while the others move.
     total = 0.0
     for _, size, spec, _ in network.demands:
-        alone = weighted_max_min([spec], network.capacities)[0]
-        total += size / alone * (1 + (spec.drag[1] if spec.drag else 0.0))
+        isolated = weighted_max_min([spec], network.capacities)[0]
+        total += size / isolated * (1 + (spec.drag[1] if spec.drag else 0.0))
     assert max(Watched(network).ends.values()) <= total * SLACK

@@ -272,7 +272,7 @@ def without(program: Program, rank: int, command: Command) -> Program:
 
 
 @given(programs(), st.data())
-def test_a_standstill_says_who_waits_for_what(program: Program, data: Any) -> None:
+def test_a_deadlock_says_who_waits_for_what(program: Program, data: Any) -> None:
     wanted: list[tuple[int, Command, str]] = [
         (rank, c, f"rank {rank} stream {w.stream!r} waits for flag {c.flag!r} to be ")
         for rank, part in enumerate(program.ranks)

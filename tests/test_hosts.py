@@ -57,10 +57,10 @@ def test_eight_gpus_do_what_was_measured() -> None:
     """Isolated collectives as measured; copies, and large collectives with copies in flight, nearly so."""
     found = list(fit_h200x8.compare(load_profile("h200x8-hostpath"), fit_h200x8.load_rows()))
     assert len(found) == 93
-    alone = [abs(c.error) for c in found if c.row.get("bg") == 0]
+    isolated = [abs(c.error) for c in found if c.row.get("bg") == 0]
     copies = [abs(c.error) for c in found if "bg" not in c.row]
     large = [abs(c.error) for c in found if c.row.get("bg") and c.row["bytes"] > fit_h200x8.LARGE]
-    assert max(alone) < 0.001
+    assert max(isolated) < 0.001
     assert max(copies) < 0.065
     assert median(large) < 0.02
     assert max(large) < 0.08

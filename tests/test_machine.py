@@ -790,8 +790,8 @@ def test_kernels_as_short_as_can_be_said_end(seconds: float, beside: Build, dela
 
 def test_isolated_time_does_not_depend_on_contention() -> None:
     commands = [call(16), call(64, "y", "all_gather", "t"), kernel("k", "k", 4)]
-    alone = {label(s): s.isolated_time for s in run([commands] * 2, FREE | SLOW).of(0)}
-    assert alone == {"x": 1, "y": 4, "k": 4}
+    isolated = {label(s): s.isolated_time for s in run([commands] * 2, FREE | SLOW).of(0)}
+    assert isolated == {"x": 1, "y": 4, "k": 4}
 
 
 def test_kinds_of_one_class_slow_others_alike() -> None:

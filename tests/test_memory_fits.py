@@ -134,7 +134,7 @@ def test_peak_memory_is_resident_weights_and_slots() -> None:
     assert result.metrics["peak_memory_bytes"] == 8 * (4 * 2**30 - copied) + 2 * copied == 14 * 2**30
 
 
-def test_another_rank_that_does_not_fit_is_said() -> None:
+def test_another_rank_that_does_not_fit_is_reported() -> None:
     ranks = [RankBuilder(), RankBuilder()]
     for rank, size in zip(ranks, (8, 32), strict=True):
         rank.record_step("s")

@@ -96,7 +96,7 @@ def test_a_command_prints_a_line_a_fault(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_of_very_many_faults_some_are_told() -> None:
+def test_only_the_first_of_very_many_faults_are_reported() -> None:
     with pytest.raises(InputError) as caught:
         Scenario.from_plain({**SCENARIO, **{f"key{i}": 1 for i in range(10_000)}}, "s.yaml")
     lines = str(caught.value).splitlines()

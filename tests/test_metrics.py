@@ -177,8 +177,8 @@ def test_a_collective_that_meets_nothing_is_not_inflated_on_any_rank(host: Plain
         assert found["contention_s"] == pytest.approx(0, abs=1e-9)
         assert found["collective_inflation_s"] >= 0
         assert found["lower_bound_s"] <= found["step_time_s"] * (1 + 1e-9)
-        alone = [span.end - span.ready for span, _ in timeline.commands(rank, Collective)]
-        assert [span.isolated_time for span, _ in timeline.commands(rank, Collective)] == pytest.approx(alone)
+        isolated = [span.end - span.ready for span, _ in timeline.commands(rank, Collective)]
+        assert [span.isolated_time for span, _ in timeline.commands(rank, Collective)] == pytest.approx(isolated)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,6 @@ def test_a_gate_keeps_copies_and_collectives_apart(drain: bool, layers: int, c: 
 def test_whole_layers_share_the_link_with_collectives(layers: int, chunks: int, sent: int) -> None:
     # the link carries both, and is never idle while copies set the pace: nothing is lost by sharing
     found = steady(layers, [compute(0.25), collective(sent)], chunks, {"kind": "whole_layer"})
-    alone = 0.25 + sent / 2 / 8
-    assert max(alone, chunks + sent / 2 / 8) <= found / layers * (1 + 1e-9)
-    assert found / layers <= (chunks + alone) * (1 + 1e-9)
+    isolated = 0.25 + sent / 2 / 8
+    assert max(isolated, chunks + sent / 2 / 8) <= found / layers * (1 + 1e-9)
+    assert found / layers <= (chunks + isolated) * (1 + 1e-9)

@@ -81,8 +81,8 @@ def test_the_model_error_is_of_fitted_cases_and_robust() -> None:
 def test_kernels_spread_as_resident_steps_do(chosen: DataSet) -> None:
     one, two = (msgspec.structs.replace(chosen.cases[0], step_times_s=(((9.0, *steps),),)) for steps in ((1.0, 1.0), (1.1, 1.1)))  # fmt: skip
     assert kernel_spread([one, two]) == pytest.approx(0.1 / 2**0.5 / 1.05)
-    alone = msgspec.structs.replace(one, step_times_s=(((9.0, 0.98, 0.99, 1.0, 1.01, 1.02),),))
-    assert kernel_spread([alone]) == pytest.approx(1.4826 * 0.01)
+    lone = msgspec.structs.replace(one, step_times_s=(((9.0, 0.98, 0.99, 1.0, 1.01, 1.02),),))
+    assert kernel_spread([lone]) == pytest.approx(1.4826 * 0.01)
 
 
 def test_a_set_without_fitted_cases_takes_the_error_of_its_path() -> None:

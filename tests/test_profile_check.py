@@ -28,7 +28,7 @@ kinds = st.sampled_from(KINDS)
 sizes = st.integers(1, 4096)
 
 
-def alone(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[float, float]:
+def isolated_times(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[float, float]:
     """(s of a collective that all ranks come to at once, s that the timeline says it takes alone)."""
     builders = [RankBuilder() for _ in range(ranks)]
     for rank in builders:
@@ -54,7 +54,7 @@ def test_the_isolated_time_is_the_machines(
         drawn = drawn | {"collective.isolated_overhead": isolated * drawn.get("collective.overhead", 1.0)}
     profile = tiny_profile(ranks, drawn)
     expected = isolated_time(profile, kind, size, range(ranks))
-    assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
+    assert isolated_times(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
 @given(trees(), kinds, sizes, st.sampled_from([2, 3]))
@@ -63,7 +63,7 @@ def test_the_isolated_time_is_the_machines_on_any_topology(
 ) -> None:
     profile = tiny_profile(3, {}, topology)
     expected = isolated_time(profile, kind, size, range(ranks))
-    assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
+    assert isolated_times(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", shipped())
@@ -75,7 +75,7 @@ def test_first_order_theory_and_the_machine_take_the_same_isolated_time(name: st
         expected = isolated_time(profile, kind, size, range(ranks))
         block = (CollectiveOp(kind=kind, bytes=Bytes(size)),)
         assert layer_time(profile, Layer(Bytes(2), block), ranks, 0).isolated == pytest.approx(expected, rel=1e-9)
-        assert alone(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
+        assert isolated_times(profile, kind, size, ranks) == pytest.approx((expected, expected), rel=1e-9)
 
 
 def test_a_resource_that_is_too_narrow_makes_it_longer_than_the_table() -> None:

@@ -88,8 +88,8 @@ def test_a_kernel_split_in_two_takes_as_long(case: Case, share: float) -> None:
 @given(cases())
 def test_a_gpu_that_does_nothing_changes_nothing(case: Case) -> None:
     program = case.scenario.program()
-    alone, beside = (SimulatedMachine(tiny_profile(case.ranks + more, case.changes)).run(program) for more in (0, 1))
-    assert (alone.spans, alone.steps) == (beside.spans, beside.steps)
+    exact, larger = (SimulatedMachine(tiny_profile(case.ranks + more, case.changes)).run(program) for more in (0, 1))
+    assert (exact.spans, exact.steps) == (larger.spans, larger.steps)
 
 
 @given(st.data(), changes(host=NEVER_FULL), st.sampled_from([2, 3]))
@@ -97,8 +97,8 @@ def test_ranks_that_share_nothing_run_as_if_alone(data: st.DataObject, drawn: di
     program = data.draw(direct_programs(ranks, collectives=False))
     together = SimulatedMachine(tiny_profile(ranks, drawn)).run(program)
     for rank, part in enumerate(program.ranks):
-        alone = SimulatedMachine(tiny_profile(1, drawn)).run(type(program)((part,)))
-        times = [[time for span in spans for time in span[2:]] for spans in (alone.spans, together.of(rank))]
+        single = SimulatedMachine(tiny_profile(1, drawn)).run(type(program)((part,)))
+        times = [[time for span in spans for time in span[2:]] for spans in (single.spans, together.of(rank))]
         assert times[0] == pytest.approx(times[1], rel=1e-9, abs=1e-9)
 
 
@@ -173,9 +173,9 @@ def never_sooner(fast: Case, slow: Case) -> None:
 def test_contention_only_delays_a_lone_run(case: Case) -> None:
     # no step is shorter than its compute and collectives alone, which is what a resident run on free links takes
     workload = case.scenario.workload.resolve(case.ranks)
-    alone = sum(s.isolated_time for s in case.run().timeline.of(0) if isinstance(s.command, Kernel | Collective))
+    isolated = sum(s.isolated_time for s in case.run().timeline.of(0) if isinstance(s.command, Kernel | Collective))
     steps = case.run().metrics["step_times_s"]
-    assert sum(steps) * SLACK + TIE >= alone and len(steps) == workload.steps
+    assert sum(steps) * SLACK + TIE >= isolated and len(steps) == workload.steps
 
 
 # ---- rates ---------------------------------------------------------------------------------------------------------

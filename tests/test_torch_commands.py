@@ -44,7 +44,7 @@ def machine() -> Iterator[TorchMachine]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[TorchMachine]:
+def one_rank() -> Iterator[TorchMachine]:
     with TorchMachine(1, timeout_s=300) as made:
         yield made
 
@@ -412,7 +412,7 @@ def test_memory_of_a_pageable_copy_may_be_used_again_at_once(machine: TorchMachi
         assert result.digests["back"] == digest(np.concatenate([mine, mine]))
 
 
-def test_one_rank_alone(alone: TorchMachine) -> None:
+def test_one_rank_alone(one_rank: TorchMachine) -> None:
     """All that needs no peer: each copy, host flags on both sides of 2^32, and a group of one."""
     size = 3001
     rank = Rank()
@@ -437,12 +437,12 @@ def test_one_rank_alone(alone: TorchMachine) -> None:
     for kind in COLLECTIVES:
         rank.collective(MAIN, kind, kind, 100, writes=("c",), group=(0,))
     rank.wait(MAIN, rank.record("side"))
-    result = alone.execute(program([rank]), instrumented=True).ranks[0]
-    there = {name: initial(0, name, size, alone.kind) for name in ("activations", "got", "in", "from")}
+    result = one_rank.execute(program([rank]), instrumented=True).ranks[0]
+    there = {name: initial(0, name, size, one_rank.kind) for name in ("activations", "got", "in", "from")}
     there["activations"][1:1001] = there["in"][7:1007]
     there["activations"][1001:2001] = there["from"][:1000]
     there["got"][100:2600] = there["activations"][:2500]
-    collective = initial(0, "c", 200, alone.kind)
+    collective = initial(0, "c", 200, one_rank.kind)
     collective[100:] = collective[:100]
     got = digest(there["got"])
     assert result.digests == dict.fromkeys(["activations", "got", "out", "up", "both"], got) | {"c": digest(collective)}

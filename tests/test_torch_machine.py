@@ -100,7 +100,7 @@ def machine() -> Iterator[TorchMachine]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[TorchMachine]:
+def one_rank() -> Iterator[TorchMachine]:
     with TorchMachine(1, "cpu", timeout_s=300) as made:
         yield made
 
@@ -297,12 +297,12 @@ def test_a_deadlock_says_who_waits() -> None:
     assert f"rank 0 has not ended after {patience} s: stream 'compute' has not reached event 1" in str(caught.value)
 
 
-def test_what_cannot_run_is_said(alone: TorchMachine) -> None:
+def test_a_program_that_cannot_run_is_reported(one_rank: TorchMachine) -> None:
     unknown = scenario({**EXPLICIT, "block": [{"compute": {"name": "mm", "flops": 1e9}}]}, {"kind": "resident"}, 1)
     with TorchMachine(1, "cpu") as machine, pytest.raises(MachineError, match="'mm' gives FLOP and bytes"):
         machine.run(unknown.program())
     with pytest.raises(MachineError, match="2 ranks, the machine 1"):
-        alone.run(scenario(EXPLICIT, {"kind": "resident"}).program())
+        one_rank.run(scenario(EXPLICIT, {"kind": "resident"}).program())
     if not torch.cuda.is_available():
         with pytest.raises(MachineError, match="need as many GPUs"):
             TorchMachine(2, "cuda")

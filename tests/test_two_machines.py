@@ -37,7 +37,7 @@ def machine() -> Iterator[TorchMachine]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[TorchMachine]:
+def one_rank() -> Iterator[TorchMachine]:
     with TorchMachine(1, "cpu", timeout_s=300) as made:
         yield made
 
@@ -90,8 +90,8 @@ def run_on_both(program: Program, machine: TorchMachine, profile: str) -> tuple[
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_both_machines_run_the_same_commands(case: ProgramCase, machine: TorchMachine, alone: TorchMachine) -> None:
-    run_on_both(case.build(steps=2), machine if case.ranks == 2 else alone, "h200x2-hostpath")
+def test_both_machines_run_the_same_commands(case: ProgramCase, machine: TorchMachine, one_rank: TorchMachine) -> None:
+    run_on_both(case.build(steps=2), machine if case.ranks == 2 else one_rank, "h200x2-hostpath")
 
 
 def test_both_machines_know_groups_and_rings(four: TorchMachine) -> None:

@@ -180,7 +180,7 @@ def all_errors(found: Sequence[Detailed]) -> str:
 
 
 def _wrong(found: Sequence[Detailed]) -> list[Detailed]:
-    """Offloaded cases off by more than `OFF`, the worst first, but for those beside neighbours."""
+    """Offloaded cases off by more than `OFF`, the worst first, but for those with neighbours."""
     wrong = (
         e
         for e in found

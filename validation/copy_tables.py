@@ -92,7 +92,7 @@ def copies_in_flight() -> str:
 
 
 def device_copies() -> str:
-    """Copies within a GPU's memory, isolated and beside others."""
+    """Copies within a GPU's memory, isolated and concurrent with others."""
     rows = []
     for name in copy_sets():
         for row in probes(name).values():
@@ -154,7 +154,7 @@ HOST_WAKES = (
 
 
 def host_flags() -> str:
-    """Flags in host memory beside those in device memory, us."""
+    """Flags in host memory and those in device memory, us."""
     rows = []
     for name in copy_sets():
         seconds = {case: value(row, "seconds") for case, row in probes(name).items() if _has_seconds(row)}

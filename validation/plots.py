@@ -48,7 +48,7 @@ def plots(found: Sequence[Detailed]) -> dict[str, str]:
 
 
 def longer(row: Row) -> float:
-    """A collective's time beside copies over its isolated time."""
+    """A collective's time during copies over its isolated time."""
     return value(row, "seconds") / value(row, "alone_seconds")
 
 
@@ -57,7 +57,7 @@ def _chunks() -> Axis:
 
 
 def contention() -> str:
-    """Copies beside collectives by chunk, and what the collectives pay."""
+    """Copies during collectives by chunk, and what the collectives pay."""
     copies, slower = [], []
     for name, ranks, words, colour in PLACES:
         if name != NVLINK:
@@ -79,7 +79,7 @@ def contention() -> str:
 
 
 def sm_copies() -> str:
-    """Copies by SMs: rate beside an all-to-all by CTAs, and rate against what the all-to-all pays."""
+    """Copies by SMs: rate during an all-to-all by CTAs, and rate against what the all-to-all pays."""
     rate, price = [], []
     for name, _, words, colour in PLACES:
         rows = {n: probes(name)[f"sm_copy/{n}"] for n in (1, 2, 3, 4, 6, 8)}
@@ -155,7 +155,7 @@ LOOKS = {
 
 
 def windows(found: Sequence[Detailed]) -> str:
-    """Part of the collectives' time beside copies, predicted against measured."""
+    """Part of the collectives' time during copies, predicted against measured."""
     panels = []
     for nvlink, words in ((False, "host memory"), (True, "NVLink")):
         series = []

@@ -83,7 +83,7 @@ def host_limits() -> str:
 
 
 def contention() -> str:
-    """Rates of copies by chunk, isolated and beside collectives, and how much longer those take."""
+    """Rates of copies by chunk, isolated and during collectives, and how much longer those take."""
     rows = []
     for name in (TWO, NVLINK, FOUR):
         ranks = 4 if name == FOUR else 2
@@ -106,7 +106,7 @@ def _slower(row: Row) -> float:
 
 
 def sm_copies() -> str:
-    """Copies by a kernel's CTAs and by the DMA engine, beside all-to-alls of 40 MiB."""
+    """Copies by a kernel's CTAs and by the DMA engine, during all-to-alls of 40 MiB."""
     rows = []
     for name in (TWO, NVLINK, FOUR):
         for ctas in (1, 2, 3, 4, 6, 8):
@@ -248,7 +248,7 @@ def slow_copies() -> str:
 
 
 def stream_interference() -> str:
-    """How many times as long collectives and kernels take beside collectives of another communicator."""
+    """How many times as long collectives and kernels take during collectives of another communicator."""
     rows = []
     for name in probed_sets():
         for row in probes(name).values():

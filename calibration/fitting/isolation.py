@@ -15,7 +15,7 @@ COPIED_BYTE = 1.0
 def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
     """By kind, for those whose measured isolated times contradict the overhead with copies in flight.
 
-    Both were measured: the times with nothing else in flight, the overhead beside copies. So a byte takes less while
+    Both were measured: the times with nothing else in flight, the overhead during copies. So a byte takes less while
     nothing is copied: what a copied byte takes, or, where the isolated times need that, still less.
     """
     found: dict[CollectiveKind, list[Check]] = {}

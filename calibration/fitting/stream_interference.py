@@ -50,8 +50,8 @@ def _rate_factors(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dic
         for kind, other, of in ((p["collective"], p["other"], ""), (p["other"], p["collective"], "other_")):
             if (measured := kinds.get(kind)) is not None:
                 late = measured.numbers["latency"].value
-                isolated, beside = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
-                factors.setdefault((kind, other), []).append(((isolated - late) / (beside - late), row))
+                isolated, concurrent = rows.value(row, f"{of}alone_seconds"), rows.value(row, f"{of}seconds")
+                factors.setdefault((kind, other), []).append(((isolated - late) / (concurrent - late), row))
     found: dict[str, dict[str, Fitted]] = {}
     for (kind, other), values in factors.items():
         value, spread = median_and_spread([v for v, _ in values])
@@ -63,7 +63,7 @@ def _rate_factors(rows: Rows, kinds: Mapping[str, Kind | None]) -> dict[str, dic
 def _kernel_costs(rows: Rows) -> tuple[Fitted, Fitted] | None:
     """(`device.beside_collective`, `streams.crowd_delay`).
 
-    A kernel beside a collective takes its isolated time x beside_collective + crowd_delay: some of its blocks
+    A kernel under a collective takes its isolated time x beside_collective + crowd_delay: some of its blocks
     find no SM and run after the rest. Short and long kernels tell the two apart.
     """
     found = sorted((r for r in rows.find("crowd") if rows.has(r, "beside")), key=lambda r: rows.value(r, "alone"))

@@ -1,4 +1,4 @@
-"""Collectives isolated, beside copies by a DMA engine, and beside copies by SMs."""
+"""Collectives: isolated, with copies by a DMA engine, and with copies by SMs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _rehearse(context: Context, params: Params) -> None:
 
 
 def beside(context: Context, params: Params, background_scale: int) -> Measured:
-    """A train of collectives, `window` s long when isolated, beside copies of `chunk` bytes.
+    """A train of collectives, `window` s long when isolated, during copies of `chunk` bytes.
 
     Quantities: "seconds" of one collective, "rate" of the copies meanwhile, B/s; "alone_seconds" of a collective in
     the same train without copies, run in turn with the other.
@@ -112,7 +112,7 @@ def beside(context: Context, params: Params, background_scale: int) -> Measured:
 
 
 def concurrent_collectives(context: Context, params: Params, background_scale: int) -> Measured:
-    """A train of collectives beside others, of kind `other`, of another communicator.
+    """A train of collectives and concurrent ones, of kind `other`, of another communicator.
 
     The train is `window` s long when isolated, or longer where few of the others would end meanwhile.
     Quantities: "seconds" of one collective and "other_seconds" of one of the others meanwhile; "alone_seconds" and
@@ -149,7 +149,7 @@ def concurrent_collectives(context: Context, params: Params, background_scale: i
 
 
 def trains(params: Params, background_scale: int, isolated: float, once: float) -> tuple[int, int]:
-    """How many collectives, `isolated` s each, and how many of the others beside them, `once` s each."""
+    """How many collectives, `isolated` s each, and how many of the concurrent ones, `once` s each."""
     window = max(params["window"], MIN_BACKGROUND * once)
     total = min(max(round(background_scale * params["cover"] * window / once), 5), MAX_BACKGROUND)
     return min(max(round(window / isolated), 2), MAX_TRAIN), total
@@ -198,10 +198,10 @@ def _enqueue_copies(copies: Sequence[Call], lead: int) -> Callable[[Callable[[],
 
 
 def sm_copy(context: Context, params: Params, background_scale: int) -> Measured:
-    """A kernel of `ctas` programs that reads pinned host memory, isolated and beside collectives.
+    """A kernel of `ctas` programs that reads pinned host memory, isolated and during collectives.
 
     Quantities: "copy_alone" and "copy_beside" B/s, and with several ranks "seconds" and "alone_seconds" of a
-    collective. The copy beside is timed whole and is covered by collectives only in part: its rate is derived.
+    collective. The contended copy is timed whole and is covered by collectives only in part: its rate is derived.
     """
     from calibration.probes.kernels import sm_copy as kernel
 

@@ -110,7 +110,7 @@ def device_copy(context: Context, params: Params, background_scale: int) -> Meas
 
 
 def launch(context: Context, params: Params, background_scale: int) -> Measured:
-    """A chain of kernels, isolated and beside copies of `chunk` bytes in turn.
+    """A chain of kernels, isolated and during copies of `chunk` bytes in turn.
 
     Quantities: "alone" and "beside", s of the chain; "launches" in it; "rate" of the copies beside it, B/s.
     """
@@ -139,7 +139,7 @@ def launch(context: Context, params: Params, background_scale: int) -> Measured:
 
 
 def kernel_under_collective(context: Context, params: Params, background_scale: int) -> Measured:
-    """A chain of kernels, isolated and beside collectives of another communicator in turn: these take SMs.
+    """A chain of kernels, isolated and during collectives of another communicator in turn: these take SMs.
 
     Quantities: "alone" and "beside", s of the chain.
     """

@@ -83,7 +83,7 @@ def _sizes(scale: Scale) -> list[int]:
 
 
 def _within(scale: Scale) -> Iterator[ProbeCase]:
-    """Isolated, beside each other, and beside copies over the link."""
+    """Isolated, concurrent, and concurrent with copies over the link."""
     small, *_, long = scale.engines
     for size in _sizes(scale):
         count = min(max(round(scale.window_s * DEVICE_RATE / 10 / size), 4), scale.train)
@@ -92,8 +92,8 @@ def _within(scale: Scale) -> Iterator[ProbeCase]:
         yield timed_case(f"d2d/train/{size}", "copy", params, count * size / DEVICE_RATE)
     yield _engine(scale, f"d2d/2/{long}", [_train("d2d", long)] * 2)
     for link in ("h2d", "d2h"):
-        beside = [_train(link, long), _train("d2d", long, CHUNKS)]
-        yield _engine(scale, f"{link}+d2d/{long}x{CHUNKS}", beside)
+        concurrent = [_train(link, long), _train("d2d", long, CHUNKS)]
+        yield _engine(scale, f"{link}+d2d/{long}x{CHUNKS}", concurrent)
         late = [_train(link, long), _train("d2d", small)]
         yield _engine(scale, f"{link}+d2d/{long}/then/{small}", late, "in_flight")
 

@@ -257,7 +257,7 @@ def _longest(scale: Scale) -> int:
 
 
 def _beside_case(scale: Scale, gpus: int, kind: str, size: int, chunk: int, direction: str) -> ProbeCase:
-    # several chunks must pass beside the collectives for their rate to be seen
+    # several chunks must pass during the collectives for their rate to be seen
     window = max(2 * scale.window_s, 5 * chunk / scale.rate)
     params: Params = {
         "collective": kind,

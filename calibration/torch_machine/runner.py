@@ -112,7 +112,7 @@ class Runner:
         workspace = allocated_bytes(device) - buffers
         self.memory.randomise()
         device.reset()
-        if self.peers.any:  # streams beside the main one begin at once: no peer may still be filling its memory
+        if self.peers.any:  # other streams than the main one begin at once: no peer may still be filling its memory
             device.stream(main).run(self._all_ranks())()
             device.synchronize()
         reset_peak_bytes(device)

@@ -157,8 +157,8 @@ def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
     if facts.offloads and sum(max(s, 0.0) for _, s in slowed) >= MIN_SHARE * step > 0:
         costs = _listed([f"{CAUSE_LABELS[c]} {show_seconds(s)}" for c, s in slowed if s >= MIN_SHARE * step / 2])
         overlap = figures["h2d_collective_overlap_s"]
-        beside = f"; copies and collectives overlap for {show_seconds(overlap)}" if overlap else ""
-        yield f"Transfers share links, which costs this path: {costs}{beside}."
+        overlapping = f"; copies and collectives overlap for {show_seconds(overlap)}" if overlap else ""
+        yield f"Transfers share links, which costs this path: {costs}{overlapping}."
     if by_cause["yield_wait"] >= MIN_SHARE * step > 0:
         yield f"Waiting at gates takes {show_seconds(by_cause['yield_wait'])} of this path."
 

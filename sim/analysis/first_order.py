@@ -172,9 +172,9 @@ def layer_time(
                 seconds = profile.pageable_seconds(item.kind, int(item.bytes))
             walk.through(seconds, seconds, free)
         elif isinstance(item, CollectiveOp):
-            for latency, data, beside, copying in _collective(profile, item, gpus):
+            for latency, data, contended, copying in _collective(profile, item, gpus):
                 walk.through(latency, latency, free)
-                walk.through(data, beside, copying)
+                walk.through(data, contended, copying)
     exposed = walk.left / free
     return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
@@ -247,10 +247,10 @@ def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iter
         flows = [flow for phase in together if phase is not None for flow in phase.flows]
         phase = collectives.PhaseFlows(max(p.latency for p in together if p is not None), tuple(flows))
         specs = [spec for spec, _ in phase.flows]
-        beside = rates_together([*copies, *specs], profile.capacities)
+        contended = rates_together([*copies, *specs], profile.capacities)
         yield (
             phase.latency,
             collectives.phase_time(phase, profile.capacities),
-            max(part.size / rate for rate, (_, part) in zip(beside[len(gpus) :], phase.flows, strict=True)),
-            min(beside[: len(gpus)]),
+            max(part.size / rate for rate, (_, part) in zip(contended[len(gpus) :], phase.flows, strict=True)),
+            min(contended[: len(gpus)]),
         )

@@ -44,9 +44,9 @@ def _base_of(name: object, file: Path) -> Path:
     if not isinstance(name, str):
         problem = f"expected the name of a hardware profile, or a YAML file, got {shown(name)}"
         raise InputError(str(file), "like", problem)
-    beside = file.parent / name
-    if is_there(beside) and beside.is_file():
-        return beside
+    adjacent = file.parent / name
+    if is_there(adjacent) and adjacent.is_file():
+        return adjacent
     try:
         return profile_file(name)
     except InputError as error:
