@@ -6,7 +6,7 @@ import errno
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -18,9 +18,9 @@ from sim.cli.group import CommandGroup
 
 if TYPE_CHECKING:
     from sim.hardware import Profile
-    from sim.scenario import Scenario
     from sim.sweeps.evaluation import Evaluator
-    from sim.sweeps.results_file import Point, Row
+    from sim.sweeps.points import Points
+    from sim.sweeps.results_file import Row
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -111,11 +111,10 @@ def note(text: str) -> None:
     say(f"note: {text}")
 
 
-def note_borrowed_tables(used: Iterable[tuple[Scenario, Profile]]) -> None:
-    """Say which profiles of several ranks keep tables of collectives that another topology has; once each."""
+def note_borrowed_tables(profiles: Mapping[str, Profile]) -> None:
+    """Say which profiles, used by several ranks, keep tables of collectives that another topology has; by name."""
     from sim.hardware.inheritance import tables_of_another_topology
 
-    profiles = {scenario.hardware: profile for scenario, profile in used if scenario.world_size > 1}
     for name, profile in profiles.items():
         if others := tables_of_another_topology(profile.kept):
             note(
@@ -216,7 +215,7 @@ def resumable(out: Path | None, what: str) -> Iterator[None]:
 
 def run_points(
     name: str,
-    points: Sequence[Point],
+    points: Points,
     how: PointRun,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
@@ -231,7 +230,7 @@ def run_points(
 
     out, html, workers, recompute, force, no_cache = how
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
-    note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
+    note_borrowed_tables(points.profiles)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with Workers(workers) as pool, progress(len(points), "points") as advance:

@@ -65,7 +65,9 @@ class Given(NamedTuple):
         else:
             scenario = Scenario.from_plain(self.plain(), self.source)
             loaded = scenario, scenario.profile(self.source)
-        note_borrowed_tables([loaded])
+        scenario, profile = loaded
+        if scenario.world_size > 1:
+            note_borrowed_tables({scenario.hardware: profile})
         return loaded
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
