@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sweep_scenario import BASE
 
@@ -149,6 +149,8 @@ def first_of_their_kind(axes: Axes) -> Sequence[Point]:
 
 
 @given(some_axes())
+@example({"workload.block[0].compute.seconds": ["1 ms", 0.002], "workload.block[-3].compute.seconds": ["2 ms"]})
+@example({"policy.chunk_bytes": ["1 MiB", "2 MiB"], "policy": [{"kind": "chunked", "chunk_bytes": 2**20}]})
 def test_points_are_the_combinations_that_say_what_no_earlier_one_does(axes: dict[str, list[object]]) -> None:
     before = copy.deepcopy(axes)
     try:

@@ -17,6 +17,8 @@ import click
 from sim.cli.group import CommandGroup
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from sim.hardware import Profile
     from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.points import Points
@@ -146,7 +148,7 @@ def needs(*packages: str) -> None:
     from importlib.util import find_spec
 
     if missing := [name for name in packages if find_spec(name) is None]:
-        extras = {"torch": "torch", "scipy": "calibrate"}
+        extras = {"torch": "torch", "scipy": "calibrate", "distributed": "cluster"}
         wanted = ",".join(extras[name] for name in missing)
         raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
@@ -171,6 +173,35 @@ def evaluating(workers: int | None, no_cache: bool, count: int | None = None) ->
         yield Evaluator(pool, user_cache(not no_cache), lambda now: advance(now.done))
 
 
+class SchedulerAddress(click.ParamType[str]):
+    """Where a Dask scheduler listens."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address. Fails for what is none."""
+        from sim.sweeps.cluster import is_address
+
+        if not is_address(value):
+            self.fail(f"{value!r} is no scheduler's address: expected HOST:PORT, or tls://HOST:PORT", param, ctx)
+        return str(value)
+
+
+@contextmanager
+def running_on(workers: int | None, dask: str | None) -> Iterator[Executor]:
+    """What runs points: `workers` processes of this machine, or the Dask cluster at the address `dask`."""
+    if dask is None:
+        from sim.sweeps.worker_pool import Workers
+
+        with Workers(workers) as pool:
+            yield pool
+        return
+    from sim.sweeps.cluster import Cluster
+
+    with Cluster(dask) as cluster:
+        yield cluster
+
+
 class PointRun(NamedTuple):
     """How a command is to run the points of a sweep, and where to; see the options of `point_options`."""
 
@@ -180,6 +211,7 @@ class PointRun(NamedTuple):
     recompute: bool
     force: bool
     no_cache: bool
+    dask: str | None
 
 
 def point_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -188,11 +220,18 @@ def point_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def packed(*args: Any, **given: Any) -> None:
         how = PointRun(**{name: given.pop(name) for name in PointRun._fields})
+        if how.dask is not None:
+            if how.workers is not None:
+                raise click.UsageError("--workers are processes of this machine, --dask runs on a cluster's: give one")
+            needs("distributed")
         command(*args, how=how, **given)
 
     for option in (
         force_option,
         click.option("--recompute", is_flag=True, help=RECOMPUTE),
+        click.option(
+            "--dask", type=SchedulerAddress(), help="Run on the Dask cluster with its scheduler at this address."
+        ),
         workers_option,
         no_cache_option,
         click.option("--html", type=OutputPath(), help="Write a page of plots to this file."),
@@ -226,14 +265,13 @@ def run_points(
     from sim.report.terminal import progress
     from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.grid import sweep as run_sweep
-    from sim.sweeps.worker_pool import Workers
 
-    out, html, workers, recompute, force, no_cache = how
+    out, html, workers, recompute, force, no_cache, dask = how
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
     note_borrowed_tables(points.profiles)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
-    with Workers(workers) as pool, progress(len(points), "points") as advance:
+    with running_on(workers, dask) as pool, progress(len(points), "points") as advance:
         rows = run_sweep(points, pool, out, advance, recompute, note, user_cache(not no_cache))
     print_sweep(name, rows)
     if html is not None:
