@@ -20,9 +20,10 @@ from conftest import Command
 from sweep_scenario import BASE
 
 from sim.policies import registry
+from sim.sweeps.cluster import is_address
 from sim.sweeps.results_file import DIED
 
-pytestmark = pytest.mark.skipif(
+needs_dask = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="needs the package distributed, of the extra cluster"
 )
 
@@ -131,6 +132,7 @@ def cluster(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactor
         made.stop()
 
 
+@needs_dask
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_row(
     chunkflow: Command, cluster: Cluster, environment: dict[str, str], tmp_path: Path
@@ -150,6 +152,7 @@ def test_a_worker_that_is_killed_costs_no_row(
     assert (tmp_path / "rows.csv").read_bytes() == (tmp_path / "here.csv").read_bytes()
 
 
+@needs_dask
 @pytest.mark.slow
 def test_a_point_that_kills_its_workers_costs_its_own_row(
     chunkflow: Command, cluster: Cluster, environment: dict[str, str], tmp_path: Path
@@ -164,6 +167,20 @@ def test_a_point_that_kills_its_workers_costs_its_own_row(
     assert [line.split(",")[1] for line in rows(tmp_path) if DIED in line] == [str(SIZES[20])]
 
 
+@needs_dask
+@pytest.mark.slow
+def test_an_experiment_runs_there_too(
+    chunkflow: Command, cluster: Cluster, environment: dict[str, str], tmp_path: Path
+) -> None:
+    axes = {"world_size": [1, 2]}
+    plain = {"title": "t", "about": "a", "x": "world_size", "plot": "bars", "scenario": BASE, "axes": axes}
+    (tmp_path / "e.yaml").write_text(yaml.safe_dump(plain))
+    ways = (["--dask", cluster.address], ["--workers", "1"])
+    done = [chunkflow("experiment", "e.yaml", "--no-cache", *way, cwd=tmp_path, env=environment) for way in ways]
+    assert [(run.returncode, run.stderr, run.stdout) for run in done] == [(0, "", done[0].stdout)] * 2
+
+
+@needs_dask
 @pytest.mark.slow
 def test_workers_with_other_code_are_refused(chunkflow: Command, cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
@@ -176,6 +193,7 @@ def test_workers_with_other_code_are_refused(chunkflow: Command, cluster: Cluste
     assert rows(tmp_path) == []
 
 
+@needs_dask
 @pytest.mark.slow
 def test_a_cluster_without_workers_and_one_that_goes_are_errors(
     chunkflow: Command, environment: dict[str, str], tmp_path: Path
@@ -210,16 +228,74 @@ def test_a_cluster_without_workers_and_one_that_goes_are_errors(
     assert here.returncode == 0 and sorted(held[1:]) == sorted(set(held) & set(rows(tmp_path)) - {held[0]})
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1", "tcp://127.0.0.1", "127.0.0.1:port", "http://h:1", "a b:1", ":1"])
-def test_what_is_no_address_is_wrong_input(address: str, chunkflow: Command, tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
-    done = chunkflow("sweep", "s.yaml", "--set", "world_size=1", "--dask", address, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert f"'--dask': {address!r} is no scheduler's address: expected HOST:PORT" in done.stderr
+LOST = """
+import sys, time
+from sim.sweeps.cluster import Cluster
+
+with Cluster(sys.argv[1], patience_s=0.1) as cluster:
+    call = cluster.submit(time.sleep, 3600)
+    print(flush=True)
+    print(type(call.exception()).__name__, call.exception())
+"""
 
 
-def test_a_cluster_has_its_own_workers(chunkflow: Command, tmp_path: Path) -> None:
+@needs_dask
+@pytest.mark.slow
+def test_a_cluster_that_loses_its_workers_lets_nobody_wait_for_ever(chunkflow: Command, tmp_path: Path) -> None:
+    own = Cluster(tmp_path, chunkflow.environment)
+    try:
+        own.start_workers(1)
+        command = [sys.executable, "-c", LOST, own.address]
+        with subprocess.Popen(command, env=own.environment, stdout=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stdout is not None
+            waiting.stdout.readline()
+            os.killpg(own.started[-1].pid, signal.SIGKILL)
+            told = f"NoWorkersError the Dask cluster at {own.address} has lost its workers\n"
+            assert waiting.stdout.read() == told
+    finally:
+        own.stop()
+
+
+ADDRESSES = {
+    "127.0.0.1:8786": True,
+    "tcp://127.0.0.1:8786": True,
+    "tls://head.example:8786": True,
+    "[::1]:8786": True,
+    "": False,
+    "127.0.0.1": False,
+    "tcp://127.0.0.1": False,
+    "127.0.0.1:port": False,
+    "http://127.0.0.1:8786": False,
+    "::1:8786": False,
+    "a b:1": False,
+    ":8786": False,
+    "127.0.0.1:8786\n": False,
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_is_known_by_its_form(address: str) -> None:
+    assert is_address(address) == ADDRESSES[address]
+
+
+def test_wrong_use_of_dask_is_wrong_input(chunkflow: Command, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
-    line = ["sweep", "s.yaml", "--set", "world_size=1", "--dask", "127.0.0.1:1", "--workers", "2"]
-    done = chunkflow(*line, cwd=tmp_path)
-    assert done.returncode == 2 and "--workers are processes of this machine" in done.stderr
+    line = ["sweep", "s.yaml", "--set", "world_size=1"]
+    wrong = {
+        ("--dask", ""): "'--dask': '' is no scheduler's address: expected HOST:PORT, or tls://HOST:PORT",
+        ("--dask", "127.0.0.1:1", "--workers", "2"): "--workers are processes of this machine",
+    }
+    for options, told in wrong.items():
+        done = chunkflow(*line, *options, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "") and told in done.stderr
+
+
+def test_without_the_package_the_message_says_what_to_install(chunkflow: Command, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
+    without = "import sys; sys.modules['distributed'] = None; from sim.cli import main; main()"
+    line = [sys.executable, "-c", without, "sweep", "s.yaml", "--set", "world_size=1"]
+    how: Any = {"cwd": tmp_path, "env": chunkflow.environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([*line, "--dask", "127.0.0.1:1"], **how)
+    told = "Error: distributed missing: pip install 'chunkflow-sim[cluster]'\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+    assert subprocess.run(line, **how).returncode == 0, "nobody else needs it"
