@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
@@ -119,8 +119,12 @@ class Scenario(Config, frozen=True):
         return cls.from_plain(read_plain(Path(file)), str(file))
 
     @classmethod
-    def from_plain(cls, data: object, source: str = "scenario") -> Scenario:
-        """Build a scenario from plain data, as YAML or JSON gives it. Raises `InputError`."""
+    def from_plain(cls, data: object, source: str = "scenario", known: Container[str] = ()) -> Scenario:
+        """Build a scenario from plain data, as YAML or JSON gives it. Profiles that are `known` are not looked for.
+
+        Raises:
+            InputError: it is wrong, or names a profile that is not there.
+        """
         workload = data.get("workload") if isinstance(data, Mapping) else None
         named = isinstance(workload, Mapping) and "model" in workload
         form = _form(Named if named else Explicit, policies.union())
@@ -131,7 +135,7 @@ class Scenario(Config, frozen=True):
         except InputError as error:
             faults += error.faults
         hardware = data.get("hardware") if isinstance(data, Mapping) else None
-        if isinstance(hardware, str) and all(fault.path != "hardware" for fault in faults):
+        if isinstance(hardware, str) and hardware not in known and all(fault.path != "hardware" for fault in faults):
             try:
                 profile_file(hardware)
             except InputError as error:

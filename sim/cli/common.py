@@ -6,7 +6,7 @@ import errno
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -17,10 +17,12 @@ import click
 from sim.cli.group import CommandGroup
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from sim.hardware import Profile
-    from sim.scenario import Scenario
     from sim.sweeps.evaluation import Evaluator
-    from sim.sweeps.results_file import Point, Row
+    from sim.sweeps.points import Points
+    from sim.sweeps.results_file import Row
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -111,16 +113,15 @@ def note(text: str) -> None:
     say(f"note: {text}")
 
 
-def note_borrowed_tables(used: Iterable[tuple[Scenario, Profile]]) -> None:
-    """Say which profiles of several ranks keep or scale tables of collectives of another host; once each."""
-    from sim.hardware.collective_classes import AloneTime
+def note_borrowed_tables(profiles: Mapping[str, Profile]) -> None:
+    """Say which profiles, used by several ranks, keep or scale tables of collectives of another host; by name."""
+    from sim.hardware.collective_classes import IsolatedTimes
     from sim.hardware.inheritance import tables_of_another_topology
-    from sim.hardware.profile_parameters import numbers
+    from sim.hardware.profile_parameters import numbers_by_path
 
-    profiles = {scenario.hardware: profile for scenario, profile in used if scenario.world_size > 1}
     for name, profile in profiles.items():
-        tables = (entry.number for entry in numbers(profile.collectives).values())
-        if scaled := dict.fromkeys(t.scaled_from for t in tables if isinstance(t, AloneTime) and t.scaled_from):
+        tables = (entry.number for entry in numbers_by_path(profile.collectives).values())
+        if scaled := dict.fromkeys(t.scaled_from for t in tables if isinstance(t, IsolatedTimes) and t.scaled_from):
             note(
                 f"{name} scales isolated times of collectives that were measured on {' and '.join(scaled)}, another "
                 "host: set them by one of your own with --fit-collective, such as all_reduce:20MiB:10.9ms"
@@ -156,7 +157,7 @@ def needs(*packages: str) -> None:
     from importlib.util import find_spec
 
     if missing := [name for name in packages if find_spec(name) is None]:
-        extras = {"torch": "torch", "scipy": "calibrate"}
+        extras = {"torch": "torch", "scipy": "calibrate", "distributed": "cluster"}
         wanted = ",".join(extras[name] for name in missing)
         raise Failure(f"{' and '.join(missing)} missing: pip install 'chunkflow-sim[{wanted}]'")
 
@@ -181,6 +182,35 @@ def evaluating(workers: int | None, no_cache: bool, count: int | None = None) ->
         yield Evaluator(pool, user_cache(not no_cache), lambda now: advance(now.done))
 
 
+class SchedulerAddress(click.ParamType[str]):
+    """Where a Dask scheduler listens."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The address. Fails for what is none."""
+        from sim.sweeps.cluster import is_address
+
+        if not is_address(value):
+            self.fail(f"{value!r} is no scheduler's address: expected HOST:PORT, or tls://HOST:PORT", param, ctx)
+        return str(value)
+
+
+@contextmanager
+def running_on(workers: int | None, dask: str | None) -> Iterator[Executor]:
+    """What runs points: `workers` processes of this machine, or the Dask cluster at the address `dask`."""
+    if dask is None:
+        from sim.sweeps.worker_pool import Workers
+
+        with Workers(workers) as pool:
+            yield pool
+        return
+    from sim.sweeps.cluster import Cluster
+
+    with Cluster(dask) as cluster:
+        yield cluster
+
+
 class PointRun(NamedTuple):
     """How a command is to run the points of a sweep, and where to; see the options of `point_options`."""
 
@@ -190,6 +220,7 @@ class PointRun(NamedTuple):
     recompute: bool
     force: bool
     no_cache: bool
+    dask: str | None
 
 
 def point_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -198,11 +229,18 @@ def point_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def packed(*args: Any, **given: Any) -> None:
         how = PointRun(**{name: given.pop(name) for name in PointRun._fields})
+        if how.dask is not None:
+            if how.workers is not None:
+                raise click.UsageError("--workers are processes of this machine, --dask runs on a cluster's: give one")
+            needs("distributed")
         command(*args, how=how, **given)
 
     for option in (
         force_option,
         click.option("--recompute", is_flag=True, help=RECOMPUTE),
+        click.option(
+            "--dask", type=SchedulerAddress(), help="Run on the Dask cluster with its scheduler at this address."
+        ),
         workers_option,
         no_cache_option,
         click.option("--html", type=OutputPath(), help="Write a page of plots to this file."),
@@ -225,7 +263,7 @@ def resumable(out: Path | None, what: str) -> Iterator[None]:
 
 def run_points(
     name: str,
-    points: Sequence[Point],
+    points: Points,
     how: PointRun,
     write_page: Callable[[Path, Sequence[Row]], None],
 ) -> None:
@@ -236,14 +274,13 @@ def run_points(
     from sim.report.terminal import progress
     from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.grid import sweep as run_sweep
-    from sim.sweeps.worker_pool import Workers
 
-    out, html, workers, recompute, force, no_cache = how
+    out, html, workers, recompute, force, no_cache, dask = how
     check_outputs_shared(force, ("--out", out, "ROWS"), ("--html", html, "PAGE"))
-    note_borrowed_tables((point.job.scenario, point.job.profile) for point in points)
+    note_borrowed_tables(points.profiles)
     if out is not None and not is_earlier(Output("--out", out, Kind.ROWS)):
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
-    with Workers(workers) as pool, progress(len(points), "points") as advance:
+    with running_on(workers, dask) as pool, progress(len(points), "points") as advance:
         rows = run_sweep(points, pool, out, advance, recompute, note, user_cache(not no_cache))
     print_sweep(name, rows)
     if html is not None:

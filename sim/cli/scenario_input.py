@@ -67,9 +67,10 @@ class Given(NamedTuple):
         else:
             scenario = Scenario.from_plain(self.plain(), self.source)
             loaded = scenario, scenario.profile(self.source)
-        fitted = loaded[0], self.fits.fitted(*loaded)
-        note_borrowed_tables([fitted])
-        return fitted
+        scenario, profile = loaded[0], self.fits.fitted(*loaded)
+        if scenario.world_size > 1:
+            note_borrowed_tables({scenario.hardware: profile})
+        return scenario, profile
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
         """The one point of a sweep whose axes have one value each: keys are set, and left out, as a sweep does."""

@@ -13,8 +13,7 @@ from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 from sim.scenario import with_files_of
 from sim.sweeps.axes import parse_values
-from sim.sweeps.grid import Setting, points
-from sim.sweeps.results_file import Point
+from sim.sweeps.points import Points, Setting, points
 
 
 class Experiment(Config, frozen=True):
@@ -32,8 +31,8 @@ class Experiment(Config, frozen=True):
     axes: dict[str, Any] = msgspec.field(default_factory=dict)
     cases: tuple[Setting, ...] = ()
 
-    def points(self, source: str, check_gpu_count: bool = True) -> list[Point]:
-        """All points, checked as `sim.sweeps.grid.points` does. Raises `InputError`."""
+    def points(self, source: str, check_gpu_count: bool = True) -> Points:
+        """All points, checked as `sim.sweeps.points.points` does. Raises `InputError`."""
         axes: dict[str, list[object]] = {}
         if self.cases:
             axes[_CASE] = list(self.cases)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -124,6 +124,7 @@ class ResultsFile:
         ]
         self.done: dict[int, Row] = {}
         self.outdated = ""
+        self._identities: dict[int, Identity] = {}
 
     def __enter__(self) -> ResultsFile:
         self._out: BinaryIO = open_alone(self.file)
@@ -142,9 +143,10 @@ class ResultsFile:
     def __exit__(self, *_: object) -> None:
         self._out.close()
 
-    def add(self, number: int, row: Row) -> None:
-        """Write the row of the point `number`."""
+    def add(self, number: int, identity: Identity, row: Row) -> None:
+        """Write the row of the point `number`, which has this identity."""
         self._check_place()
+        self._identities[number] = identity
         with naming(self.file):
             append(self._out, _line(self._cells(number, row)))
 
@@ -171,10 +173,9 @@ class ResultsFile:
             raise UnwritableError(errno.ENOENT, "it was moved, removed or replaced while the sweep ran", str(self.file))
 
     def _cells(self, number: int, row: Row) -> list[object]:
-        point = self.points[number]
         metrics = [row.metrics.get(name, "") for name in METRICS]
-        values = ["" if v is None else v for v in point.values.values()]
-        return [str(point.identity), *values, *metrics, row.failure, row.error]
+        values = ["" if v is None else v for v in row.values.values()]
+        return [str(self._identities[number]), *values, *metrics, row.failure, row.error]
 
     def _read(self, content: bytes) -> None:
         whole = whole_lines(content)
@@ -188,22 +189,31 @@ class ResultsFile:
             raise self._other("it holds something else") from None
         if first != self.header:
             raise self._other(self._of_columns(first))
-        numbers = {point.identity: i for i, point in enumerate(self.points)}
-        scenarios = {point.identity.scenario: point.identity for point in self.points}
+        identities = [Identity.parse(line[0]) if len(line) == len(first) else None for line in lines]
+        here = self._of_scenarios({identity.scenario for identity in identities if identity is not None})
         outdated: dict[str, list[str]] = {}
-        for line in lines:
-            identity = Identity.parse(line[0]) if len(line) == len(first) else None
-            if identity is None or identity.scenario not in scenarios:
+        for identity, line in zip(identities, lines, strict=True):
+            if identity is None or identity.scenario not in here:
                 raise self._other("it holds rows of other scenarios")
-            if identity not in numbers:
-                if line[-2] != "environment":
-                    outdated[identity.scenario] = scenarios[identity.scenario].changes(identity)
-            elif line[-2] != "environment":
-                self._take(numbers[identity], line)
-        current = {self.points[number].identity.scenario for number in self.done}
+            number, now, values = here[identity.scenario]
+            if line[-2] == "environment":
+                continue
+            if identity == now:
+                self._take(number, now, values, line)
+            else:
+                outdated[identity.scenario] = now.changes(identity)
+        current = {self._identities[number].scenario for number in self.done}
         self._judge([changes for scenario, changes in outdated.items() if scenario not in current], len(lines))
 
-    def _take(self, number: int, line: Sequence[str]) -> None:
+    def _of_scenarios(self, wanted: Set[str]) -> dict[str, tuple[int, Identity, dict[str, object]]]:
+        """Number, identity and values of the points whose scenarios are `wanted`, by scenario."""
+        found = {}
+        for number, point in enumerate(self.points if wanted else ()):
+            if point.identity.scenario in wanted:
+                found[point.identity.scenario] = number, point.identity, point.values
+        return found
+
+    def _take(self, number: int, identity: Identity, values: dict[str, object], line: Sequence[str]) -> None:
         """Take `line` for the row of the point `number`."""
         if number in self.done:
             raise self._other("it holds two rows of one point")
@@ -213,7 +223,8 @@ class ResultsFile:
             failure = msgspec.convert(line[-2], Failure)
         except (msgspec.DecodeError, msgspec.ValidationError):
             raise self._other("it holds a row that no sweep writes") from None
-        self.done[number] = Row(self.points[number].values, metrics, line[-1], failure)
+        self._identities[number] = identity
+        self.done[number] = Row(values, metrics, line[-1], failure)
 
     def _judge(self, outdated: Sequence[Sequence[str]], count: int) -> None:
         """Refuse rows made with what has changed since, or say that they are made again."""
