@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sim.policies.base import Offload, Policy, copied_bytes
+from sim.policies.base import Axes, Offload, Policy, copied_bytes
 from sim.policies.registry import (
     all_fields,
     fields_of,
@@ -30,6 +30,7 @@ from sim.workloads.explicit import Workload
 __all__ = [
     "COMPUTE",
     "COPY",
+    "Axes",
     "Offload",
     "Policy",
     "Programs",

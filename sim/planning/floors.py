@@ -1,0 +1,77 @@
+"""What no run can beat, known before anything is simulated: floors of step time and of peak memory."""
+
+from __future__ import annotations
+
+from sim.hardware import collectives
+from sim.policies import Policy
+from sim.program import Kernel
+from sim.sweeps.job import Job
+from sim.workloads.explicit import Compute
+from sim.workloads.named import remembered
+
+
+class Floors:
+    """Proved floors for one workload on one host, under any policy.
+
+    Of the step time (s), in the steady state, the largest of
+
+    - the isolated kernels and collectives of the block, which rank 0 runs one after the other;
+    - the bytes that it copies at least (`Policy.least_copied`) at their demand cap;
+    - for each resource, what the copies of all ranks and the block's collectives take of it, at its capacity.
+
+    Of the peak memory (B): weights (`Policy.weight_bytes`), activations, and the largest of the collective buffers.
+    """
+
+    def __init__(self, job: Job) -> None:
+        profile, self.world_size = job.profile, job.scenario.world_size
+        with remembered(job.models):
+            workload = job.scenario.workload.resolve(self.world_size)
+        self.workload = workload
+        ranks = range(self.world_size)
+        self.stream_s, taken = 0.0, [0.0] * len(profile.capacities)
+        buffers = [0]
+        isolated: dict[tuple[str, int], tuple[float, list[float]]] = {}
+        for layer in workload.layers:
+            for op in layer.block:
+                if isinstance(op, Compute):
+                    self.stream_s += profile.kernel_seconds(Kernel("", op.name, **op.work()))
+                    continue
+                size = int(op.bytes)
+                if (op.kind, size) not in isolated:
+                    loads = [0.0] * len(taken)
+                    for phase in collectives.flows(profile, op.kind, size, ranks):
+                        for spec, part in phase.flows:
+                            for resource, multiplier in spec.route:
+                                loads[resource] += multiplier * part.size
+                    lasts = collectives.isolated_times(profile, op.kind, size, ranks)[0]
+                    isolated[op.kind, size] = lasts, loads
+                seconds, loads = isolated[op.kind, size]
+                self.stream_s += seconds
+                taken = [t + load for t, load in zip(taken, loads, strict=True)]
+                buffers.append(size * (2 if op.kind in ("all_to_all", "send_recv") else 1))
+        passes = workload.passes_per_step
+        self.stream_s *= passes
+        self._loads = [passes * t / c for t, c in zip(taken, profile.capacities, strict=True)]
+        self._each = [0.0] * len(taken)
+        """Seconds of each resource for one byte that every rank copies."""
+        for rank in ranks:
+            for resource, multiplier in profile.copy_flow("h2d", rank).route:
+                self._each[resource] += multiplier / profile.capacities[resource]
+        self._cap = profile.copy_flow("h2d", 0).cap
+        self._beside = workload.activation_bytes + workload.scratch_bytes + max(buffers)
+
+    def copied(self, policy: Policy) -> int:
+        """Bytes that a rank copies in a step, at least."""
+        layers = enumerate(self.workload.layers)
+        once = sum(policy.least_copied(i, layer.bytes, self.world_size) for i, layer in layers)
+        return once * self.workload.passes_per_step
+
+    def step_s(self, policy: Policy) -> float:
+        """No step under `policy` takes less than this, s."""
+        copied = self.copied(policy)
+        shared = (load + copied * each for load, each in zip(self._loads, self._each, strict=True))
+        return max(self.stream_s, copied / self._cap, *shared)
+
+    def memory(self, policy: Policy) -> int:
+        """No run under `policy` has a smaller peak than this, B."""
+        return policy.weight_bytes(self.workload, self.world_size) + self._beside

@@ -1,0 +1,374 @@
+"""The search: from one schedule of each family to the fastest that fits, and to the smallest that is nearly as fast.
+
+Only proved floors discard (`Search.needed`); all else is the order in which schedules are simulated. A search ends when
+no step of its could be shorter than the best one found, when neighbours along all axes are no better, or when it has
+simulated as many commands as it may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from sim.inputs.config import InputError
+from sim.machine import DeadlockError
+from sim.planning.space import Family, Layout, candidate_job, largest_fit
+from sim.policies import Policy, count_commands
+from sim.program import ProgramError
+from sim.sweeps.evaluation import Evaluator, Figures
+
+CLOSED = 0.001
+"""A best step that is within this share of the floor needs no further search."""
+WORTH = 0.0005
+"""A neighbour must be faster by this share for the search to go on from there."""
+PROMISING = 0.05
+"""A search goes on from a family's best schedule if it is longer than the best by no more than this."""
+STRIDES = (4, 2, 1)
+SMALL = 150_000
+"""Commands of a whole space that is simulated without a search."""
+MOST = 3_000_000
+"""Commands that a search simulates, as `count_commands` counts; layers that repeat are left out of that many."""
+DESCENTS = 3
+"""Families from whose best schedules a search goes on."""
+
+Places = dict[str, int]
+
+
+class Found(NamedTuple):
+    """A schedule that was simulated."""
+
+    layout: int
+    policy: Policy
+    figures: Figures
+
+    @property
+    def step_s(self) -> float:
+        """Its step, s."""
+        return self.figures.metrics["step_time_s"]
+
+    @property
+    def peak(self) -> int:
+        """Its peak memory, B."""
+        return self.figures.metrics["peak_memory_bytes"]
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank fits."""
+        return self.figures.metrics["fits_memory"]
+
+
+class Limits(NamedTuple):
+    """What a schedule must keep to."""
+
+    memory: int
+    """Device memory of a rank, B."""
+    within: float
+    """How much longer than the fastest the smallest may take, relative."""
+    host_memory: int | None = None
+    """Pinned memory of all ranks together, B."""
+
+
+class Search:
+    """What is known of a space. Several `run`s over families share it."""
+
+    def __init__(
+        self, layouts: Sequence[Layout], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
+    ) -> None:
+        self.layouts = layouts
+        self.limits = limits
+        self.evaluator = evaluator
+        self.small = small
+        self.left = most
+        self.known: dict[tuple[int, Policy], Found | None] = {}
+        """By layout and policy; None of what cannot run."""
+        self.best: Found | None = None
+        self.smallest: Found | None = None
+        self.pruned: dict[tuple[int, Policy], float] = {}
+        """What was not simulated, with its floor, s."""
+
+    def take(self, other: Search) -> None:
+        """Know what another search of the same layouts and limits has found."""
+        self.known |= other.known
+        for found in other.known.values():
+            if found is not None:
+                self._note(found)
+
+    # ---- what may be left out ----
+
+    def may_fit(self, layout: int, policy: Policy) -> bool:
+        """Whether it is not proved that a schedule needs more memory than there is."""
+        floors = self.layouts[layout].floors
+        host = self.limits.host_memory
+        return floors.memory(policy) <= self.limits.memory and (
+            host is None or self.host_memory(layout, policy) <= host
+        )
+
+    def host_memory(self, layout: int, policy: Policy) -> int:
+        """Pinned bytes of all ranks for the weights that are copied, at least."""
+        at = self.layouts[layout]
+        return at.world_size * sum(
+            policy.least_copied(i, layer.bytes, at.world_size) for i, layer in enumerate(at.floors.workload.layers)
+        )
+
+    def needed(self, layout: int, policy: Policy) -> bool:
+        """Whether a schedule may be the fastest, or smaller than the smallest and nearly as fast; by floors alone."""
+        if self.best is None:
+            return True
+        floor = self.layouts[layout].floors.step_s(policy)
+        if floor < self.best.step_s:
+            return True
+        assert self.smallest is not None
+        memory = self.layouts[layout].floors.memory(policy)
+        return floor <= self.threshold and memory < self.smallest.peak
+
+    @property
+    def threshold(self) -> float:
+        """The longest step of what is nearly as fast as the best, s."""
+        assert self.best is not None
+        return self.best.step_s * (1 + self.limits.within)
+
+    # ---- simulating ----
+
+    def simulate(self, asked: Iterable[tuple[int, Policy | None]], anyway: bool = False) -> None:
+        """Simulate schedules that may be needed and fit, unless they are known or too many; with `anyway`, all."""
+        jobs, keys = [], []
+        for layout, policy in dict.fromkeys(asked):
+            if policy is None or (layout, policy) in self.known:
+                continue
+            if not anyway and not self.may_fit(layout, policy):
+                continue
+            if not anyway and not self.needed(layout, policy):
+                self.pruned[layout, policy] = self.layouts[layout].floors.step_s(policy)
+                continue
+            job = candidate_job(self.layouts[layout], policy)
+            cost = count_commands(self.layouts[layout].floors.workload, policy, self.layouts[layout].world_size)
+            if job is None or (self.left <= 0 and not anyway):
+                continue
+            self.left -= cost
+            self.pruned.pop((layout, policy), None)
+            jobs.append(job)
+            keys.append((layout, policy))
+        for number, evaluated in self.evaluator.as_completed(jobs):
+            key = keys[number]
+            if isinstance(evaluated.raised, (InputError, ProgramError, DeadlockError)):
+                self.known[key] = None
+                continue
+            self.known[key] = Found(*key, evaluated.figures())
+        for key in keys:  # in their order, whatever the order they came in
+            if (found := self.known[key]) is not None:
+                self._note(found)
+
+    def _note(self, found: Found) -> None:
+        host = self.limits.host_memory
+        if not found.fits or (host is not None and self.host_memory(found.layout, found.policy) > host):
+            return
+        if self.best is None or found.step_s < self.best.step_s:
+            self.best = self.smallest = found
+            candidates = list(self.fitting())  # what was nearly as fast as the one before may be so no more
+        else:
+            candidates = [found]
+        for known in candidates:
+            assert self.smallest is not None
+            if known.step_s <= self.threshold and _size(known) < _size(self.smallest):
+                self.smallest = known
+
+    def fitting(self) -> Iterator[Found]:
+        """What was simulated and fits."""
+        host = self.limits.host_memory
+        for found in self.known.values():
+            if found is not None and found.fits:
+                if host is None or self.host_memory(found.layout, found.policy) <= host:
+                    yield found
+
+    # ---- searching ----
+
+    def run(self, families: Sequence[Family], briefly: bool = False) -> None:
+        """Search families; what is found is in `best`, `smallest` and `known`. `briefly`: without refining it."""
+        if sum(self._cost(family) for family in families) <= self.small:
+            for family in families:
+                places = sorted(family.all_places(), key=lambda at: tuple(at.values()))
+                self.simulate((family.layout, family.policy(at)) for at in places)
+            return
+        starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
+        self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
+        if not self.closed(families):
+            larger = {n: self._filled(families[n], starts[n]) for n in self._ranked(families, starts)[:DESCENTS]}
+            self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
+        if briefly:
+            return
+        for number in self._ranked(families, starts)[:DESCENTS]:
+            if self._promising(families[number]):
+                self._descend(families[number], starts[number], families)
+        for number in self._ranked(families, starts)[:DESCENTS]:
+            self._shrink(families[number])
+
+    def _promising(self, family: Family) -> bool:
+        """Whether a family's best schedule is not far behind the best one."""
+        found = self._of(family)
+        return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + PROMISING)
+
+    def closed(self, families: Sequence[Family]) -> bool:
+        """Whether the best step is as short as the floor of all that could fit."""
+        return self.best is not None and self.best.step_s <= self.floor_s(families) * (1 + CLOSED)
+
+    def floor_s(self, families: Sequence[Family]) -> float:
+        """No schedule of `families` that fits has a shorter step, s."""
+        found = []
+        for family in families:
+            for depth in self._depths(family):
+                at = largest_fit(family, depth, lambda policy, f=family: self.may_fit(f.layout, policy))  # type: ignore[misc]
+                policy = None if at is None else family.policy(at)
+                if policy is not None:
+                    found.append(self.layouts[family.layout].floors.step_s(policy))
+        if self.best is not None:
+            found.append(self.layouts[self.best.layout].floors.step_s(self.best.policy))
+        return min(found, default=0.0)
+
+    def _depths(self, family: Family) -> list[Places]:
+        """The start with the least of every axis but residency, and the start itself."""
+        start = family.start()
+        return [{name: 0 if name in family.varied else place for name, place in start.items()}, start]
+
+    def _cost(self, family: Family) -> int:
+        policy = family.policy(family.start())
+        layout = self.layouts[family.layout]
+        if policy is None:
+            return 0
+        return family.size * count_commands(layout.floors.workload, policy, layout.world_size)
+
+    def _least(self, family: Family) -> Places | None:
+        """The start with as little memory as needed to fit: with fewer layers ahead where the default does not."""
+        at = family.start()
+        depth = at.get("prefetch_layers", 0)
+        for places in [at, *({**at, "prefetch_layers": d} for d in range(depth - 1, -1, -1))]:
+            policy = family.policy(places)
+            if policy is not None and self.may_fit(family.layout, policy):
+                return places
+        return None
+
+    def _filled(self, family: Family, at: Places) -> Places | None:
+        """`at` with the most residency that seems to fit: what a run takes beside weights is as in the last one."""
+        layout = self.layouts[family.layout]
+        last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
+        beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
+
+        def fits(policy: Policy) -> bool:
+            weights = policy.weight_bytes(layout.floors.workload, layout.world_size)
+            return weights + beside <= self.limits.memory and self.may_fit(family.layout, policy)
+
+        return largest_fit(family, at, fits)
+
+    def _weights(self, layout: int, policy: Policy) -> int:
+        return policy.weight_bytes(self.layouts[layout].floors.workload, self.layouts[layout].world_size)
+
+    def _of(self, family: Family, best: Callable[[Found], float] = lambda found: found.step_s) -> Found | None:
+        """The best schedule of a family that fits."""
+        mine = (f for f in self.fitting() if f.layout == family.layout and place_of(family, f.policy) is not None)
+        return min(mine, key=best, default=None)
+
+    def _ranked(self, families: Sequence[Family], among: Iterable[int]) -> list[int]:
+        """Numbers of families, the one with the shortest step first."""
+        found = {n: f.step_s for n in among if (f := self._of(families[n])) is not None}
+        return sorted(found, key=lambda n: found[n])
+
+    def _descend(self, family: Family, at: Places, families: Sequence[Family]) -> None:
+        """From the family's best schedule to the best one around it."""
+        for stride in STRIDES:
+            while not self.closed(families) and self.left > 0:
+                best = self._of(family)
+                at = place_of(family, best.policy) or at if best is not None else at
+                before = best.step_s if best is not None else float("inf")
+                self.simulate((family.layout, family.policy(move)) for move in self._moves(family, at, stride))
+                now = self._of(family)
+                if now is None or now.step_s >= before * (1 - WORTH):
+                    break
+
+    def _moves(self, family: Family, at: Places, stride: int) -> Iterator[Places]:
+        """Neighbours along every axis, with as much residency as fits there; at first also with less of it."""
+        for axis, count in family.varied.items():
+            if axis == family.residency:
+                if stride == STRIDES[0] and at[axis]:
+                    yield {**at, axis: at[axis] - max(at[axis] // 8, 1)}
+                continue
+            step = min(stride, max(count // 4, 1))
+            for place in (at[axis] - step, at[axis] + step):
+                if 0 <= place < count and (moved := self._filled(family, {**at, axis: place})) is not None:
+                    yield moved
+
+    def _shrink(self, family: Family) -> None:
+        """From the family's fastest schedule to the smallest that is nearly as fast, along the line between the two.
+
+        A step grows about linearly as less is resident, once copies no longer hide: where the line meets the
+        threshold is the next place to look at, and its neighbour the one after.
+        """
+        best = self._of(family)
+        if best is None or self.best is None or best.step_s > self.threshold:
+            return
+        at = place_of(family, best.policy)
+        axis = family.residency
+        if at is None or axis is None:
+            return
+        enough, small = at[axis], -1
+        self.simulate(((family.layout, family.policy({**at, axis: p})) for p in (0, enough // 2)), anyway=self.left > 0)
+        while self.left > 0:
+            known = {
+                p: step for p in range(at[axis] + 1) if (step := self._step_at(family, {**at, axis: p})) is not None
+            }
+            enough = min((p for p, step in known.items() if step <= self.threshold), default=enough)
+            small = max((p for p, step in known.items() if p < enough and step > self.threshold), default=-1)
+            if enough - small <= 1 or (small < 0 and 0 in known):
+                return
+            place = self._crossing(known, small, enough)
+            before = len(self.known)
+            self.simulate([(family.layout, family.policy({**at, axis: place}))], anyway=True)
+            if len(self.known) == before:
+                return
+
+    def _crossing(self, known: Mapping[int, float], small: int, enough: int) -> int:
+        """Where the line between two places meets the threshold: a place between them."""
+        if small < 0:
+            return enough // 2
+        high, low = known[small], known[enough]
+        share = (high - self.threshold) / (high - low) if high > low else 0.5
+        return min(max(small + math.ceil(share * (enough - small)), small + 1), enough - 1)
+
+    def _step_at(self, family: Family, at: Places) -> float | None:
+        policy = family.policy(at)
+        found = None if policy is None else self.known.get((family.layout, policy))
+        return None if found is None else found.step_s
+
+
+def _size(found: Found) -> tuple[int, float]:
+    return found.peak, found.step_s
+
+
+def place_of(family: Family, policy: Policy) -> Places | None:
+    """Where a policy stands on the axes of a family; None where it is not of it."""
+    if type(policy) is not family.kind:
+        return None
+    at = {}
+    for axis, values in family.axes.items():
+        value = getattr(policy, axis)
+        if value not in values:
+            return None
+        at[axis] = values.index(value)
+    made = family.policy(at)
+    return at if made == policy else None
+
+
+def restricted(family: Family, allowed: Callable[[Policy], bool]) -> Family | None:
+    """The family with those values of its axes that are allowed; None where nothing is.
+
+    Tried from each schedule along each axis: what is allowed must be so whatever the other axes say.
+    """
+    starts: list[Mapping[str, int]] = [family.start()]
+    starts += [{**family.start(), axis: place} for axis, n in family.varied.items() for place in range(n)]
+    first = next((at for at in starts if (p := family.policy(at)) is not None and allowed(p)), None)
+    if first is None:
+        return None
+    axes = {}
+    for axis, values in family.axes.items():
+        tried = ((value, family.policy({**first, axis: place})) for place, value in enumerate(values))
+        axes[axis] = tuple(value for value, policy in tried if policy is not None and allowed(policy))
+    return family._replace(axes=axes)
