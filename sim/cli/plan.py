@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,43 +22,56 @@ from sim.cli.common import (
 )
 from sim.cli.scenario_input import Given, scenario_options
 
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
-class Quantity(click.ParamType):
-    """A size such as 24GiB; a share such as 1% or 0.01; whole numbers such as 1,2,4."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+def _parsed(parse: Callable[[str], Any]) -> Callback:
+    """A callback of an option whose text `parse` reads, or raises ValueError."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number. Fails for anything else."""
-        from sim.inputs import units
-
-        if not isinstance(value, str):
-            return value
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
         try:
-            if self.name == "size":
-                return int(units.parse(units.Bytes, value))
-            if self.name == "share":
-                percent = value.strip().removesuffix("%")
-                return float(units.parse(units.Number, percent)) / (100 if percent != value.strip() else 1)
-            return tuple(int(part) for part in value.split(","))
+            return None if value is None else parse(value)
         except ValueError as error:
-            expected = "expected whole numbers, such as 1,2,4" if self.name == "numbers" else str(error)
-            self.fail(expected, param, ctx)
+            raise click.BadParameter(str(error)) from None
+
+    return read
+
+
+def _size(text: str) -> int:
+    """Bytes, of text such as 24GiB."""
+    from sim.inputs import units
+
+    return int(units.parse(units.Bytes, text))
+
+
+def _share(text: str) -> float:
+    """A share, of text such as 1% or 0.01."""
+    from sim.inputs import units
+
+    percent = text.strip().removesuffix("%")
+    return float(units.parse(units.Number, percent)) / (100 if percent != text.strip() else 1)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Whole numbers, of text such as 1,2,4."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"expected whole numbers, such as 1,2,4, got {text!r}")
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
 @main.command()
 @scenario_options()
-@click.option("--memory", type=Quantity("size"), help="Device memory, such as 24GiB; the card's unless given.")
+@click.option("--memory", callback=_parsed(_size), help="Device memory, such as 24GiB; the card's unless given.")
 @click.option(
     "--reserve",
-    type=Quantity("size"),
+    callback=_parsed(_size),
     default="0",
     help="Of it, for what no peak counts: CUDA context, NCCL, encoders.",
 )
-@click.option("--host-memory", type=Quantity("size"), help="Host memory for pinned weights of all ranks together.")
+@click.option("--host-memory", callback=_parsed(_size), help="Host memory for pinned weights of all ranks together.")
 @click.option(
-    "--within", type=Quantity("share"), default="1%", show_default=True, help="How much longer the smallest may take."
+    "--within", callback=_parsed(_share), default="1%", show_default=True, help="How much longer the smallest may take."
 )
 @click.option(
     "--runtime",
@@ -66,7 +79,7 @@ class Quantity(click.ParamType):
     show_default=True,
     help="Schedules of: any, sglang, vllm-omni, diffusers, or today (any of the three named ones).",
 )
-@click.option("--gpus", type=Quantity("numbers"), help="Numbers of GPUs to compare, such as 1,2,4.")
+@click.option("--gpus", callback=_parsed(_counts), help="Numbers of GPUs to compare, such as 1,2,4.")
 @click.option("--parallelism", type=click.Choice(["auto"]), help="Compare the ways to divide a named model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=OutputPath(), help="Write a page to this file.")
@@ -126,7 +139,7 @@ def plan(
         write_page(html, given.name, found)
         say(f"page: {html}")
     if found.best is None:
-        raise Failure(f"nothing fits: {found.sentences()[0]}")
+        raise Failure(f"nothing fits: {found.sentences[0]}")
     if out is not None:
         from sim.inputs.atomic_files import write_atomically
         from sim.report.plan_tables import scenario_text

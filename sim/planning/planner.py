@@ -17,6 +17,7 @@ from sim.planning.points import Point, pareto
 from sim.planning.result import Plan
 from sim.planning.runtimes import ANY, TODAY, allowed_by, nearest
 from sim.planning.search import WORTH, Found, Limits, Search, restricted
+from sim.planning.sentences import sentences
 from sim.planning.space import Family, Layout, families
 from sim.planning.suggestions import Suggestion, suggestions
 from sim.policies import Resident
@@ -159,7 +160,7 @@ class _Planning:
             fall = waterfall(figures.causes_s, baseline.causes_s)
             by_cause = figures.causes_s
         needed = None if best is not None else self._smallest_peak(search, chosen)
-        return Plan(
+        made = Plan(
             self.scenario,
             self.profile,
             self.asked.runtime,
@@ -182,7 +183,9 @@ class _Planning:
             len(wider.pruned),
             self.evaluator.simulated,
             time.monotonic() - self.began,
+            [],
         )
+        return made._replace(sentences=sentences(made))
 
     def _smallest_peak(self, search: Search, chosen: Sequence[Family]) -> Found | None:
         """Of what may be chosen, the schedule that takes the least memory; it is simulated, as it does not fit."""

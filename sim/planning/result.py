@@ -15,6 +15,10 @@ from sim.scenario import Scenario
 from sim.timeline.critical_path import Waterfall
 
 SCHEMA_VERSION = 1
+SEEN = 0.001
+"""Points of the front that are faster than the one before by less than this share are left out of tables."""
+COLUMNS = ("", "schedule", "step time", "over the floor", "peak memory", "runtimes")
+"""What `Plan.rows` has."""
 
 
 class Plan(NamedTuple):
@@ -50,6 +54,8 @@ class Plan(NamedTuple):
     simulated: int
     """Simulations that were run, and not found in a cache."""
     seconds: float
+    sentences: list[str]
+    """The answer in words."""
 
     @property
     def overlaps(self) -> bool | None:
@@ -66,9 +72,14 @@ class Plan(NamedTuple):
         return self.best.scenario
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The front, the smallest first: what it is, policy, step time, over the floor, peak memory, runtimes."""
-        found = []
+        """The front, the smallest first, as `COLUMNS` say, without steps that nobody would see."""
+        found: list[tuple[str, ...]] = []
+        last = float("inf")
         for point in self.pareto:
+            marked = point is self.best or point is self.smallest_within
+            if not marked and point.step_time_s > last * (1 - SEEN):
+                continue
+            last = point.step_time_s
             marks = [
                 word
                 for word, one in (("fastest", self.best), (f"within {100 * self.within:g} %", self.smallest_within))
@@ -87,8 +98,6 @@ class Plan(NamedTuple):
             )
         return found
 
-    COLUMNS = ("", "schedule", "step time", "over the floor", "peak memory", "runtimes")
-
     def layout_words(self, point: Point) -> str:
         """How a point's layout differs from the scenario's; empty where it does not."""
         words = []
@@ -106,19 +115,13 @@ class Plan(NamedTuple):
         return f"<Plan: {self.best.words}: step {step}, peak memory {peak}>"
 
     def _repr_html_(self) -> str:
-        return html_table(" ".join(self.sentences()), self.COLUMNS, self.rows())
+        return html_table(" ".join(self.sentences), COLUMNS, self.rows())
 
     def to_frame(self) -> Any:
         """All simulated points as a pandas DataFrame."""
         import pandas as pd
 
         return pd.DataFrame([point.to_plain() for point in self.evaluated])
-
-    def sentences(self) -> list[str]:
-        """The answer in words."""
-        from sim.planning.sentences import sentences
-
-        return sentences(self)
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON (s, B)."""
@@ -150,7 +153,7 @@ class Plan(NamedTuple):
             ],
             "needed_memory_bytes": None if self.needed is None else self.needed.peak_memory_bytes,
             "evaluated": [point.to_plain() for point in self.evaluated],
-            "sentences": self.sentences(),
+            "sentences": self.sentences,
             "pruned": self.pruned,
             "simulated": self.simulated,
             "seconds": self.seconds,

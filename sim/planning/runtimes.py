@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sim.inputs.config import InputError
 from sim.planning.points import Point
-from sim.policies import Policy, difference
+from sim.policies import Policy, describe, difference
 
 TODAY, ANY = "today", "any"
 """Schedules that some named runtime runs; all schedules."""
@@ -38,6 +38,12 @@ class Nearest(NamedTuple):
     """How much longer its step is, relative."""
 
 
+def _lacks(policy: Policy, best: Policy) -> str:
+    if policy == best:
+        return ""
+    return difference(policy, best) if policy.kind == best.kind else describe(best, short=True)
+
+
 def nearest(best: Point, points: Iterable[Point]) -> list[Nearest]:
     """For each runtime that has any of `points`, the fastest."""
     found: dict[str, Point] = {}
@@ -49,7 +55,7 @@ def nearest(best: Point, points: Iterable[Point]) -> list[Nearest]:
             runtime,
             point.runtimes[runtime],
             point,
-            "" if point.policy == best.policy else difference(point.policy, best.policy),
+            _lacks(point.policy, best.policy),
             point.step_time_s / best.step_time_s - 1 if best.step_time_s else 0.0,
         )
         for runtime, point in sorted(found.items(), key=lambda item: item[1].step_time_s)

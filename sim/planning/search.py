@@ -24,6 +24,8 @@ WORTH = 0.0005
 """A neighbour must be faster by this share for the search to go on from there."""
 PROMISING = 0.05
 """A search goes on from a family's best schedule if it is longer than the best by no more than this."""
+HOPEFUL = 0.3
+"""A family is looked at with more residency if its least is longer than the best by no more than this."""
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
@@ -177,9 +179,10 @@ class Search:
         """What was simulated and fits."""
         host = self.limits.host_memory
         for found in self.known.values():
-            if found is not None and found.fits:
-                if host is None or self.host_memory(found.layout, found.policy) <= host:
-                    yield found
+            if found is None or not found.fits:
+                continue
+            if host is None or self.host_memory(found.layout, found.policy) <= host:
+                yield found
 
     # ---- searching ----
 
@@ -193,7 +196,8 @@ class Search:
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
         self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
         if not self.closed(families):
-            larger = {n: self._filled(families[n], starts[n]) for n in self._ranked(families, starts)[:DESCENTS]}
+            order = [n for n in self._ranked(families, starts) if self._promising(families[n], HOPEFUL)]
+            larger = {n: self._filled(families[n], starts[n]) for n in order}
             self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
         if briefly:
             return
@@ -203,10 +207,10 @@ class Search:
         for number in self._ranked(families, starts)[:DESCENTS]:
             self._shrink(families[number])
 
-    def _promising(self, family: Family) -> bool:
+    def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""
         found = self._of(family)
-        return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + PROMISING)
+        return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + behind)
 
     def closed(self, families: Sequence[Family]) -> bool:
         """Whether the best step is as short as the floor of all that could fit."""
@@ -311,15 +315,16 @@ class Search:
             return
         enough, small = at[axis], -1
         self.simulate(((family.layout, family.policy({**at, axis: p})) for p in (0, enough // 2)), anyway=self.left > 0)
-        while self.left > 0:
+        for turn in range(2 * len(family.axes[axis])):
             known = {
                 p: step for p in range(at[axis] + 1) if (step := self._step_at(family, {**at, axis: p})) is not None
             }
             enough = min((p for p, step in known.items() if step <= self.threshold), default=enough)
             small = max((p for p, step in known.items() if p < enough and step > self.threshold), default=-1)
-            if enough - small <= 1 or (small < 0 and 0 in known):
+            if enough - small <= 1 or self.left <= 0:
                 return
-            place = self._crossing(known, small, enough)
+            # the line is no guide where a step grows from some place on: every other time the middle
+            place = (small + enough) // 2 if turn % 2 else self._crossing(known, small, enough)
             before = len(self.known)
             self.simulate([(family.layout, family.policy({**at, axis: place}))], anyway=True)
             if len(self.known) == before:

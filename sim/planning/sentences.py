@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning.memory import components
 from sim.planning.points import Point
+from sim.planning.result import Plan
 from sim.timeline.metrics import LEFT_OUT
-
-if TYPE_CHECKING:
-    from sim.planning.result import Plan
 
 WORTH = 0.0005
 """Differences below this share of a step are none."""
@@ -40,7 +37,7 @@ def _nothing_fits(plan: Plan) -> Iterator[str]:
     for tip in helps:
         yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
     if not helps:
-        yield f"It fits with --memory {need} or more, or with fewer frames or pixels; no change that was tried is enough."
+        yield f"It fits with --memory {need} or more, or with fewer frames or pixels; no change tried is enough."
 
 
 def _over_floor(plan: Plan, point: Point) -> str:
@@ -76,7 +73,7 @@ def _offload(plan: Plan, best: Point) -> Iterator[str]:
     change = best.step_time_s / resident.step_time_s - 1 if resident.step_time_s else 0.0
     if not resident.fits_memory:
         longer = f"{100 * change:.2f} % longer" if change > WORTH else "no longer"
-        yield f"All weights resident would need {peak}, which does not fit: offload; the step is {longer} than with them."
+        yield f"All weights resident would need {peak}, which does not fit: offload. The step is {longer} than that."
         return
     if best.policy.kind == resident.policy.kind:
         yield f"All weights fit ({peak}): there is no need to offload; the resident step takes {step}."
@@ -90,7 +87,7 @@ def _sure(plan: Plan, best: Point) -> Iterator[str]:
         low, high = (show_seconds(s) for s in best.interval)
         yield f"The step lies within {low} to {high} (90 %, by the model's error on such hosts)."
     else:
-        yield "How far the model is off on this kind of host is not known: measure before you rely on small differences."
+        yield "The model's error on this kind of host is not known: measure before you rely on small differences."
     if rival is None:
         return
     more = rival.step_time_s / best.step_time_s - 1 if best.step_time_s else 0.0

@@ -68,10 +68,10 @@ def suggestions(
         metrics = evaluated.found.metrics
         step, peak, fits = metrics["step_time_s"], metrics["peak_memory_bytes"], metrics["fits_memory"]
         gain = None if not best_step_s else 1 - step / best_step_s
-        made = Suggestion(change.words, policy, step, gain, peak, fits)
+        tip = Suggestion(change.words, policy, step, gain, peak, fits)
         before = found.get(change.words)
-        if before is None or _rank(made) < _rank(before):
-            found[change.words] = made
+        if before is None or _rank(tip) < _rank(before):
+            found[change.words] = tip
     return sorted(found.values(), key=_rank)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning import Plan
 from sim.planning.memory import components
+from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report.tables import print_waterfall
 from sim.report.terminal import say, show, styled, table
@@ -14,10 +15,10 @@ def print_plan(name: str, plan: Plan) -> None:
     """The answer in words, the front, runtimes' flags, what would help, and what it cost to find out."""
     title = f"{name} on {plan.profile.name}"
     say(styled(title, "bold"))
-    for sentence in plan.sentences():
+    for sentence in plan.sentences:
         say(styled(f"- {sentence}", "bold red" if plan.best is None else ""))
     if plan.pareto:
-        made = table(*plan.COLUMNS, title="memory against step time: no other schedule beats these in both")
+        made = table(*COLUMNS, title="memory against step time: no other schedule beats these in both")
         for row in plan.rows():
             made.add_row(*row, style="bold" if row[0] else None)
         show(made)
@@ -69,5 +70,6 @@ def scenario_text(plan: Plan) -> str:
     chosen = plan.chosen()
     assert plan.best is not None
     step, peak = show_seconds(plan.best.step_time_s), show_bytes(plan.best.peak_memory_bytes)
-    head = f"# Chosen by chunkflow-sim plan: step {step}, peak memory {peak}, {show_bytes(plan.memory_limit_bytes)} allowed"
+    allowed = show_bytes(plan.memory_limit_bytes)
+    head = f"# Chosen by chunkflow-sim plan: step {step}, peak memory {peak} of {allowed}"
     return f"{head}\n{yaml.safe_dump(chosen.to_plain(), sort_keys=False, allow_unicode=True)}"
