@@ -16,9 +16,10 @@ from sim.planning.layouts import layouts_of
 from sim.planning.points import Point, pareto
 from sim.planning.result import Plan
 from sim.planning.runtimes import ANY, TODAY, allowed_by, nearest
-from sim.planning.search import WORTH, Found, Limits, Search, restricted
+from sim.planning.search import WORTH, Search
 from sim.planning.sentences import sentences
-from sim.planning.space import Family, Layout, families
+from sim.planning.simulated import Found, Limits
+from sim.planning.space import Family, Layout, families, restricted
 from sim.planning.suggestions import Suggestion, suggestions
 from sim.policies import Resident
 from sim.scenario import Scenario

@@ -1,26 +1,23 @@
 """The search: from one schedule of each family to the fastest that fits, and to the smallest that is nearly as fast.
 
-Only proved floors discard (`Search.needed`); all else is the order in which schedules are simulated. A search ends when
-no step of its could be shorter than the best one found, when neighbours along all axes are no better, or when it has
-simulated as many commands as it may.
+What is proved discards; all else is the order in which schedules are simulated. A search ends when no step of its
+could be much shorter than the best one found, when neighbours along all axes are no better, or when it has simulated
+as many commands as it may.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
-from sim.inputs.config import InputError
-from sim.machine import DeadlockError
-from sim.planning.space import Family, Layout, candidate_job, largest_fit
+from sim.planning.simulated import MOST, Found, Limits, Simulated
+from sim.planning.space import Family, Layout, Places, largest_fit, place_of
 from sim.policies import Policy, count_commands
-from sim.program import ProgramError
-from sim.sweeps.evaluation import Evaluator, Figures
+from sim.sweeps.evaluation import Evaluator
 
-CLOSED = 0.001
+CLOSED = 0.002
 """A best step that is within this share of the floor needs no further search."""
-WORTH = 0.0005
+WORTH = 0.001
 """A neighbour must be faster by this share for the search to go on from there."""
 PROMISING = 0.05
 """A search goes on from a family's best schedule if it is longer than the best by no more than this."""
@@ -29,162 +26,18 @@ HOPEFUL = 0.3
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
-MOST = 3_000_000
-"""Commands that a search simulates, as `count_commands` counts; layers that repeat are left out of that many."""
-DESCENTS = 3
+DESCENTS = 2
 """Families from whose best schedules a search goes on."""
 
-Places = dict[str, int]
 
-
-class Found(NamedTuple):
-    """A schedule that was simulated."""
-
-    layout: int
-    policy: Policy
-    figures: Figures
-
-    @property
-    def step_s(self) -> float:
-        """Its step, s."""
-        return self.figures.metrics["step_time_s"]
-
-    @property
-    def peak(self) -> int:
-        """Its peak memory, B."""
-        return self.figures.metrics["peak_memory_bytes"]
-
-    @property
-    def fits(self) -> bool:
-        """Whether every rank fits."""
-        return self.figures.metrics["fits_memory"]
-
-
-class Limits(NamedTuple):
-    """What a schedule must keep to."""
-
-    memory: int
-    """Device memory of a rank, B."""
-    within: float
-    """How much longer than the fastest the smallest may take, relative."""
-    host_memory: int | None = None
-    """Pinned memory of all ranks together, B."""
-
-
-class Search:
-    """What is known of a space. Several `run`s over families share it."""
+class Search(Simulated):
+    """Searches families of schedules; several `run`s share what is known."""
 
     def __init__(
         self, layouts: Sequence[Layout], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
     ) -> None:
-        self.layouts = layouts
-        self.limits = limits
-        self.evaluator = evaluator
+        super().__init__(layouts, limits, evaluator, most)
         self.small = small
-        self.left = most
-        self.known: dict[tuple[int, Policy], Found | None] = {}
-        """By layout and policy; None of what cannot run."""
-        self.best: Found | None = None
-        self.smallest: Found | None = None
-        self.pruned: dict[tuple[int, Policy], float] = {}
-        """What was not simulated, with its floor, s."""
-
-    def take(self, other: Search) -> None:
-        """Know what another search of the same layouts and limits has found."""
-        self.known |= other.known
-        for found in other.known.values():
-            if found is not None:
-                self._note(found)
-
-    # ---- what may be left out ----
-
-    def may_fit(self, layout: int, policy: Policy) -> bool:
-        """Whether it is not proved that a schedule needs more memory than there is."""
-        floors = self.layouts[layout].floors
-        host = self.limits.host_memory
-        return floors.memory(policy) <= self.limits.memory and (
-            host is None or self.host_memory(layout, policy) <= host
-        )
-
-    def host_memory(self, layout: int, policy: Policy) -> int:
-        """Pinned bytes of all ranks for the weights that are copied, at least."""
-        at = self.layouts[layout]
-        return at.world_size * sum(
-            policy.least_copied(i, layer.bytes, at.world_size) for i, layer in enumerate(at.floors.workload.layers)
-        )
-
-    def needed(self, layout: int, policy: Policy) -> bool:
-        """Whether a schedule may be the fastest, or smaller than the smallest and nearly as fast; by floors alone."""
-        if self.best is None:
-            return True
-        floor = self.layouts[layout].floors.step_s(policy)
-        if floor < self.best.step_s:
-            return True
-        assert self.smallest is not None
-        memory = self.layouts[layout].floors.memory(policy)
-        return floor <= self.threshold and memory < self.smallest.peak
-
-    @property
-    def threshold(self) -> float:
-        """The longest step of what is nearly as fast as the best, s."""
-        assert self.best is not None
-        return self.best.step_s * (1 + self.limits.within)
-
-    # ---- simulating ----
-
-    def simulate(self, asked: Iterable[tuple[int, Policy | None]], anyway: bool = False) -> None:
-        """Simulate schedules that may be needed and fit, unless they are known or too many; with `anyway`, all."""
-        jobs, keys = [], []
-        for layout, policy in dict.fromkeys(asked):
-            if policy is None or (layout, policy) in self.known:
-                continue
-            if not anyway and not self.may_fit(layout, policy):
-                continue
-            if not anyway and not self.needed(layout, policy):
-                self.pruned[layout, policy] = self.layouts[layout].floors.step_s(policy)
-                continue
-            job = candidate_job(self.layouts[layout], policy)
-            cost = count_commands(self.layouts[layout].floors.workload, policy, self.layouts[layout].world_size)
-            if job is None or (self.left <= 0 and not anyway):
-                continue
-            self.left -= cost
-            self.pruned.pop((layout, policy), None)
-            jobs.append(job)
-            keys.append((layout, policy))
-        for number, evaluated in self.evaluator.as_completed(jobs):
-            key = keys[number]
-            if isinstance(evaluated.raised, (InputError, ProgramError, DeadlockError)):
-                self.known[key] = None
-                continue
-            self.known[key] = Found(*key, evaluated.figures())
-        for key in keys:  # in their order, whatever the order they came in
-            if (found := self.known[key]) is not None:
-                self._note(found)
-
-    def _note(self, found: Found) -> None:
-        host = self.limits.host_memory
-        if not found.fits or (host is not None and self.host_memory(found.layout, found.policy) > host):
-            return
-        if self.best is None or found.step_s < self.best.step_s:
-            self.best = self.smallest = found
-            candidates = list(self.fitting())  # what was nearly as fast as the one before may be so no more
-        else:
-            candidates = [found]
-        for known in candidates:
-            assert self.smallest is not None
-            if known.step_s <= self.threshold and _size(known) < _size(self.smallest):
-                self.smallest = known
-
-    def fitting(self) -> Iterator[Found]:
-        """What was simulated and fits."""
-        host = self.limits.host_memory
-        for found in self.known.values():
-            if found is None or not found.fits:
-                continue
-            if host is None or self.host_memory(found.layout, found.policy) <= host:
-                yield found
-
-    # ---- searching ----
 
     def run(self, families: Sequence[Family], briefly: bool = False) -> None:
         """Search families; what is found is in `best`, `smallest` and `known`. `briefly`: without refining it."""
@@ -251,15 +104,18 @@ class Search:
                 return places
         return None
 
-    def _filled(self, family: Family, at: Places) -> Places | None:
-        """`at` with the most residency that seems to fit: what a run takes beside weights is as in the last one."""
-        layout = self.layouts[family.layout]
+    def _filled(self, family: Family, at: Places, memory: int | None = None) -> Places | None:
+        """`at` with the most residency that seems to fit `memory` (B; the limit unless given).
+
+        What a run takes beside weights is taken to be as in those that were simulated.
+        """
+        layout, limit = self.layouts[family.layout], self.limits.memory if memory is None else memory
         last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
         beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
 
         def fits(policy: Policy) -> bool:
             weights = policy.weight_bytes(layout.floors.workload, layout.world_size)
-            return weights + beside <= self.limits.memory and self.may_fit(family.layout, policy)
+            return weights + beside <= limit and self.may_fit(family.layout, policy)
 
         return largest_fit(family, at, fits)
 
@@ -296,6 +152,8 @@ class Search:
                     yield {**at, axis: at[axis] - max(at[axis] // 8, 1)}
                 continue
             step = min(stride, max(count // 4, 1))
+            if step < stride and stride != STRIDES[0]:
+                continue  # all neighbours of a short axis were looked at before
             for place in (at[axis] - step, at[axis] + step):
                 if 0 <= place < count and (moved := self._filled(family, {**at, axis: place})) is not None:
                     yield moved
@@ -314,6 +172,8 @@ class Search:
         if at is None or axis is None:
             return
         enough, small = at[axis], -1
+        if best is not self.best and not self._may_be_smaller(family, at):
+            return
         self.simulate(((family.layout, family.policy({**at, axis: p})) for p in (0, enough // 2)), anyway=self.left > 0)
         for turn in range(2 * len(family.axes[axis])):
             known = {
@@ -330,6 +190,17 @@ class Search:
             if len(self.known) == before:
                 return
 
+    def _may_be_smaller(self, family: Family, at: Places) -> bool:
+        """Whether a family is nearly as fast as the best with less memory than the smallest: one simulation tells."""
+        assert self.smallest is not None
+        below = self._filled(family, at, self.smallest.peak - 1)
+        policy = None if below is None else family.policy(below)
+        if below is None or policy is None:
+            return False
+        self.simulate([(family.layout, policy)])
+        step = self._step_at(family, below)
+        return step is not None and step <= self.threshold
+
     def _crossing(self, known: Mapping[int, float], small: int, enough: int) -> int:
         """Where the line between two places meets the threshold: a place between them."""
         if small < 0:
@@ -342,38 +213,3 @@ class Search:
         policy = family.policy(at)
         found = None if policy is None else self.known.get((family.layout, policy))
         return None if found is None else found.step_s
-
-
-def _size(found: Found) -> tuple[int, float]:
-    return found.peak, found.step_s
-
-
-def place_of(family: Family, policy: Policy) -> Places | None:
-    """Where a policy stands on the axes of a family; None where it is not of it."""
-    if type(policy) is not family.kind:
-        return None
-    at = {}
-    for axis, values in family.axes.items():
-        value = getattr(policy, axis)
-        if value not in values:
-            return None
-        at[axis] = values.index(value)
-    made = family.policy(at)
-    return at if made == policy else None
-
-
-def restricted(family: Family, allowed: Callable[[Policy], bool]) -> Family | None:
-    """The family with those values of its axes that are allowed; None where nothing is.
-
-    Tried from each schedule along each axis: what is allowed must be so whatever the other axes say.
-    """
-    starts: list[Mapping[str, int]] = [family.start()]
-    starts += [{**family.start(), axis: place} for axis, n in family.varied.items() for place in range(n)]
-    first = next((at for at in starts if (p := family.policy(at)) is not None and allowed(p)), None)
-    if first is None:
-        return None
-    axes = {}
-    for axis, values in family.axes.items():
-        tried = ((value, family.policy({**first, axis: place})) for place, value in enumerate(values))
-        axes[axis] = tuple(value for value, policy in tried if policy is not None and allowed(policy))
-    return family._replace(axes=axes)

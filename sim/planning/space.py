@@ -17,6 +17,9 @@ from sim.sweeps.job import Job
 RESIDENCY = ("resident_fraction", "resident_layers")
 """Axes along which memory buys time."""
 
+Places = dict[str, int]
+"""A position on each axis."""
+
 
 class Layout(NamedTuple):
     """A workload on so many GPUs, divided in one way, whose schedules are to be compared with those of others."""
@@ -120,3 +123,34 @@ def candidate_job(layout: Layout, policy: Policy) -> Job | None:
         return layout.job._replace(scenario=layout.job.scenario.with_policy(policy))
     except InputError:
         return None
+
+
+def place_of(family: Family, policy: Policy) -> Places | None:
+    """Where a policy stands on the axes of a family; None where it is not of it."""
+    if type(policy) is not family.kind:
+        return None
+    at = {}
+    for axis, values in family.axes.items():
+        value = getattr(policy, axis)
+        if value not in values:
+            return None
+        at[axis] = values.index(value)
+    made = family.policy(at)
+    return at if made == policy else None
+
+
+def restricted(family: Family, allowed: Callable[[Policy], bool]) -> Family | None:
+    """The family with those values of its axes that are allowed; None where nothing is.
+
+    Tried from each schedule along each axis: what is allowed must be so whatever the other axes say.
+    """
+    starts: list[Mapping[str, int]] = [family.start()]
+    starts += [{**family.start(), axis: place} for axis, n in family.varied.items() for place in range(n)]
+    first = next((at for at in starts if (p := family.policy(at)) is not None and allowed(p)), None)
+    if first is None:
+        return None
+    axes = {}
+    for axis, values in family.axes.items():
+        tried = ((value, family.policy({**first, axis: place})) for place, value in enumerate(values))
+        axes[axis] = tuple(value for value, policy in tried if policy is not None and allowed(policy))
+    return family._replace(axes=axes)
