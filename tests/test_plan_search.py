@@ -86,8 +86,8 @@ def test_a_search_finds_nearly_the_best_of_all_schedules_and_discards_none_that_
 
 
 def test_a_schedule_is_discarded_exactly_where_its_floor_says_so() -> None:
-    # 2 layers of 16 B at 8 B/s take 4 s a step to copy, beside 8 s of compute; all resident takes 8 s
-    block = {"layers": 2, "steps": 2, "layer_bytes": 16, "block": [compute(4.0)]}
+    # 4 layers of 8 B at 8 B/s take 4 s a step to copy, beside 8 s of compute; all resident takes 8 s
+    block = {"layers": 4, "steps": 2, "layer_bytes": 8, "block": [compute(2.0)]}
     case = Case(block, {"kind": "resident"}, 1)
     at = layout(case, 1000)
     search = Search([at], Limits(1000, 0.0), Evaluator())
