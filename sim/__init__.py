@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sim.hardware import Profile, load_profile
     from sim.inputs.config import InputError
     from sim.machine import DeadlockError, SimulatedMachine
+    from sim.planning import Plan, plan
     from sim.program import Program, ProgramError, RankBuilder
     from sim.run import Result, simulate
     from sim.scenario import Scenario
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     "DeadlockError": "machine",
     "InputError": "inputs.config",
+    "Plan": "planning",
     "Profile": "hardware",
     "Program": "program",
     "ProgramError": "program",
@@ -30,12 +32,14 @@ _HOME = {
     "Span": "timeline",
     "Timeline": "timeline",
     "load_profile": "hardware",
+    "plan": "planning",
     "simulate": "run",
 }
 
 __all__ = [
     "DeadlockError",
     "InputError",
+    "Plan",
     "Profile",
     "Program",
     "ProgramError",
@@ -46,6 +50,7 @@ __all__ = [
     "Span",
     "Timeline",
     "load_profile",
+    "plan",
     "simulate",
 ]
 

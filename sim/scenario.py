@@ -110,8 +110,12 @@ class Scenario(Config, frozen=True):
     def _repr_html_(self) -> str:
         import yaml
 
-        plain = _given(msgspec.to_builtins(self, enc_hook=units.plain))
-        return html_text(self._about(), yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+        return html_text(self._about(), yaml.safe_dump(self.to_plain(), sort_keys=False, allow_unicode=True))
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data that `from_plain` reads as the same scenario, without what is left empty."""
+        plain: dict[str, Any] = _given(msgspec.to_builtins(self, enc_hook=units.plain))
+        return plain
 
     @classmethod
     def load(cls, file: str | Path) -> Scenario:

@@ -105,6 +105,27 @@ def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
     return _explained(job, None, evaluator)
 
 
+def what_binds(job: Job, figures: Figures, resident_causes_s: dict[str, float]) -> list[str]:
+    """What binds a scenario, and whether its weights hide behind it: sentences from figures with causes.
+
+    `resident_causes_s` are those of its step with all weights resident.
+    """
+    return list(_verdict(_facts(job, figures, waterfall(figures.causes_s, resident_causes_s))))
+
+
+def _facts(job: Job, figures: Figures, fall: Waterfall) -> _Facts:
+    metrics = figures.metrics
+    return _Facts(
+        figures.causes_s,
+        fall,
+        bool(metrics["h2d_bytes_per_step"] or figures.gathers),
+        metrics["block_copy_bytes_per_step"] > 0,
+        metrics["peak_memory_bytes"],
+        job.profile.device.memory.value,
+        metrics["step_time_s"],
+    )
+
+
 def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanation:
     """Of a job, with its figures and causes where they are known."""
     job = job._replace(causes=True)
@@ -118,17 +139,8 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
         found[number] = evaluated
     figures = [found[number] for number in range(len(found))]
     run = _Run(job, own or figures[0].figures())
-    by_cause, metrics = run.figures.causes_s, run.figures.metrics
-    fall = waterfall(by_cause, figures[len(first) - 1].figures().causes_s)
-    facts = _Facts(
-        by_cause,
-        fall,
-        bool(metrics["h2d_bytes_per_step"] or run.figures.gathers),
-        metrics["block_copy_bytes_per_step"] > 0,
-        metrics["peak_memory_bytes"],
-        job.profile.device.memory.value,
-        metrics["step_time_s"],
-    )
+    fall = waterfall(run.figures.causes_s, figures[len(first) - 1].figures().causes_s)
+    facts = _facts(job, run.figures, fall)
     tried = [_tried(variant, evaluated) for variant, evaluated in zip(jobs, figures[len(first) :], strict=True)]
     changes = sorted(_changes(run, [one for one in tried if one is not None], evaluator), key=lambda c: c.step_s)
     return Explanation([*_what_binds(run, facts), *_what_helps(facts, changes)], fall, changes)

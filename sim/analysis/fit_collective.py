@@ -14,7 +14,7 @@ from typing import NamedTuple, get_args
 import msgspec
 
 from sim.analysis.roots import TOLERANCE, Point, solve
-from sim.hardware import AloneTime, CollectiveClass, Profile
+from sim.hardware import CollectiveClass, IsolatedTimes, Profile
 from sim.hardware.collectives import isolated_time
 from sim.inputs.config import InputError
 from sim.inputs.units import Seconds, show_bytes, show_seconds
@@ -74,7 +74,7 @@ def _scaled(profile: Profile, factor: float, source: str) -> Profile:
     return replace(profile, collectives=replace(profile.collectives, **classes))
 
 
-def _slower(table: AloneTime, latency: float, factor: float, source: str) -> AloneTime:
+def _slower(table: IsolatedTimes, latency: float, factor: float, source: str) -> IsolatedTimes:
     seconds = tuple(Seconds(latency + factor * (s - latency)) for s in table.seconds)
     return msgspec.structs.replace(
         table, seconds=seconds, source=f"{source}; by bytes as before: {table.source}", another_topology=False

@@ -6,7 +6,20 @@ try:  # until this module is there, Ctrl-C ends the process without a traceback
     _usual = signal.signal(signal.SIGINT, signal.SIG_DFL)
 except ValueError:  # only the main thread hears of it
     _usual = None
-from sim.cli import calibrate, doctor, experiment, explain, hardware, measure, models, run, sensitivity, sweep, validate
+from sim.cli import (
+    calibrate,
+    doctor,
+    experiment,
+    explain,
+    hardware,
+    measure,
+    models,
+    plan,
+    run,
+    sensitivity,
+    sweep,
+    validate,
+)
 from sim.cli.common import main
 
 if _usual is not None:
@@ -21,6 +34,7 @@ __all__ = [
     "main",
     "measure",
     "models",
+    "plan",
     "run",
     "sensitivity",
     "sweep",

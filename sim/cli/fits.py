@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from sim.hardware import Profile
     from sim.inputs.units import Quantity
     from sim.scenario import Scenario
+    from sim.sweeps.points import Points
     from sim.sweeps.results_file import Point
 
     Q = TypeVar("Q", bound=Quantity)
@@ -72,24 +72,24 @@ class Fits(NamedTuple):
             profile = fit_step(scenario, profile, seconds, as_written=True, source=AS_WRITTEN)
         return profile
 
-    def fitted_points(self, points: Sequence[Point]) -> list[Point]:
+    def fitted_points(self, points: Points) -> Points:
         """`points`, the profile of each fitted; of those with one workload and host it is fitted once."""
-        from sim.sweeps.job import Job, canonical, profile_digest
+        from sim.sweeps.job import canonical, profile_digest
 
         if self == Fits():
-            return list(points)
+            return points
         known: dict[bytes, Profile] = {}
-        made = []
-        for point in points:
-            job: Job = point.job
+
+        def fitted(point: Point) -> Point:
+            job = point.job
             plain = {key: value for key, value in point.data.items() if key != "policy"}
             key = canonical([plain, profile_digest(job.profile)])
             if key not in known:
                 known[key] = self.fitted(job.scenario, job.profile)
-            fitted = known[key]
-            identity = point.identity._replace(profile=profile_digest(fitted))
-            made.append(point._replace(job=job._replace(profile=fitted), identity=identity))
-        return made
+            identity = point.identity._replace(profile=profile_digest(known[key]))
+            return point._replace(job=job._replace(profile=known[key]), identity=identity)
+
+        return points.changed(fitted)
 
     def shown(self, profile: Profile) -> dict[str, Any]:
         """For JSON: what was fitted; nothing if nothing was."""

@@ -33,9 +33,9 @@ def sweep(given: Given, axes: tuple[str, ...], how: PointRun) -> None:
     """
     with resumable(how.out, "points"):
         from sim.sweeps.axes import parse_axes
-        from sim.sweeps.grid import points
+        from sim.sweeps.points import Points
 
-        chosen = given.fits.fitted_points(points(given.plain(), parse_axes(axes), given.source, note))
+        chosen = given.fits.fitted_points(Points(given.plain(), parse_axes(axes), given.source, note)).checked()
 
         def page(html: Path, rows: Sequence[Row]) -> None:
             from sim.report.sweep_page import write_page

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sim.policies.base import Offload, Policy, copied_bytes
+from sim.policies.base import Axes, Offload, Policy, copied_bytes
 from sim.policies.registry import (
     all_fields,
     fields_of,
@@ -32,6 +32,7 @@ from sim.workloads.workload import Workload
 __all__ = [
     "COMPUTE",
     "COPY",
+    "Axes",
     "Offload",
     "Policy",
     "Programs",

@@ -7,7 +7,7 @@ own, under `@register` (docs/policies.md has an example).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, ClassVar, Literal, Self
 
@@ -25,6 +25,13 @@ Counted = Literal["all", "offloaded"]
 
 RESIDENT_STEP = 0.25
 """How far variants change `resident_fraction`."""
+OFFERED_FRACTIONS = tuple(round(0.01 * i, 2) for i in range(100))
+OFFERED_DEPTHS = (0, 1, 2, 3)
+OFFERED_COUNTS = 128
+"""Values of `resident_fraction` and `prefetch_layers`, and most numbers of resident layers, that plans choose from."""
+
+Axes = Mapping[str, Sequence[Any]]
+"""What a plan may vary of a policy: field -> values as a scenario gives them, numbers ascending."""
 
 
 def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
@@ -132,6 +139,31 @@ class Policy(Config, frozen=True, tag_field="kind"):
         except ValueError:
             return
 
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """What a plan may vary: the product of the values of each of these axes, others at their defaults.
+
+        A field of one value sets schedules apart that have nothing to interpolate between.
+        """
+        yield {}
+
+    def flags(self, world_size: int) -> Mapping[str, str]:
+        """Runtime -> the flags by which it runs this schedule today, with NCCL; none where no named runtime does."""
+        return {}
+
+    def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
+        """H2D bytes of rank 0, at least, each time layer number `layer` runs; as many, on the average, of all ranks.
+
+        They come one after the other on one stream. Proved floors count them: 0 claims nothing.
+        """
+        return 0
+
+    def weight_bytes(self, workload: Workload, world_size: int) -> int:
+        """Device memory for weights, at least: resident bytes, and a slot more than layers are prefetched."""
+        copied = [self.copied_of_layer(i, layer.bytes) for i, layer in enumerate(workload.layers)]
+        slots = self.prefetch_layers + 1 if any(copied) else 0
+        return sum(layer.bytes for layer in workload.layers) - sum(copied) + slots * max(copied)
+
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """Commands that all ranks issue for layer number `layer` each time it runs: its block and its prefetch.
 
@@ -182,6 +214,11 @@ class Offload(Policy, frozen=True):
         """Number of copies for layer `layer`: its chunks, or one."""
         copied = self.copied_of_layer(layer, workload.all_layers[layer].bytes)
         return -(-copied // (self.chunk_bytes or max(copied, 1)))
+
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """Residency by a fraction of each layer, and how many layers ahead."""
+        yield {"resident_fraction": OFFERED_FRACTIONS, "prefetch_layers": OFFERED_DEPTHS}
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """One layer more ahead; a quarter more of the bytes resident, a quarter less, none."""

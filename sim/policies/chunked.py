@@ -7,7 +7,7 @@ from typing import Self
 
 from sim.inputs.faults import Fault
 from sim.inputs.units import Bytes
-from sim.policies.base import Offload, Policy
+from sim.policies.base import Axes, Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import Schedule
 from sim.program import RankProgram
@@ -15,8 +15,16 @@ from sim.workloads.workload import Workload
 
 USUAL_CHUNK = Bytes(16 * 2**20)
 """What variants of policies without chunks take: the published code's default."""
+OFFERED_CHUNKS = tuple(size for e in range(20, 29) for size in (2**e, 2**e * 3 // 2))
+"""Chunk sizes that plans choose from, B: 1 to 384 MiB."""
 MIN_CHUNK = 2**16
 """Variants have no smaller chunks: such copies cost their set-up."""
+
+
+def offered_chunks(workload: Workload, least: int = 1) -> tuple[int, ...]:
+    """Those that cut the largest layer; its own size where none does, at least `least`."""
+    largest = max(layer.bytes for layer in workload.layers)
+    return tuple(size for size in OFFERED_CHUNKS if size < largest) or (max(largest, least),)
 
 
 @register
@@ -30,6 +38,16 @@ class Chunked(Offload, frozen=True, kw_only=True, tag="chunked"):
         yield from super().wrong_parameters()
         if self.chunk_bytes < 1:
             yield Fault("chunk_bytes", "is 0, at least 1 is needed")
+
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """The sizes of chunks, too."""
+        for axes in super().offers(workload, world_size):
+            yield {"chunk_bytes": offered_chunks(workload), **axes}
+
+    def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
+        """All that is not resident."""
+        return self.copied_of_layer(layer, layer_bytes)
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """Other depth and residency; chunks four times as large, and a quarter of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 from sim.policies.base import Policy
@@ -20,6 +21,10 @@ class Resident(Policy, frozen=True, tag="resident"):
     def from_policy(cls, other: Policy, world_size: int) -> Self | None:
         """None: it is what variants are compared with, not one of them."""
         return None
+
+    def flags(self, world_size: int) -> Mapping[str, str]:
+        """All runtimes run it where they are not told to offload."""
+        return dict.fromkeys(("sglang", "vllm-omni", "diffusers"), "no offload flag")
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block."""

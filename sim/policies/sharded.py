@@ -7,12 +7,13 @@ one is gathered.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, NamedTuple, Self
 
 from sim.inputs.faults import Fault
 from sim.inputs.units import Bytes
-from sim.policies.base import Offload, Policy
+from sim.policies.base import Axes, Offload, Policy
+from sim.policies.chunked import offered_chunks
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import CollectiveKind, RankProgram
@@ -68,6 +69,33 @@ class Sharded(Offload, frozen=True, tag="sharded"):
         yield from super().wrong_parameters()
         if self.chunk_bytes is not None and self.chunk_bytes < 2:
             yield Fault("chunk_bytes", f"is {int(self.chunk_bytes)}, at least 2 is needed")
+
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """Parts in host memory or on the GPUs, whole or in pieces; nothing for a single rank."""
+        for axes in super().offers(workload, world_size) if world_size > 1 else ():
+            yield {"store": ("host",), **axes}
+            yield {"store": ("host",), "chunk_bytes": offered_chunks(workload, 2), **axes}
+            yield {"store": ("device",), **axes}
+
+    def flags(self, world_size: int) -> Mapping[str, str]:
+        """vLLM-Omni's distributed offload; FSDP, with or without prefetch."""
+        if self.resident_fraction or self.resident_layers or self.chunk_bytes is not None or self.prefetch_layers > 1:
+            return {}
+        if self.store == "host":
+            return {"vllm-omni": "--enable-distributed-layerwise-offload"} if self.prefetch_layers == 1 else {}
+        return {"sglang": "--use-fsdp-inference", "vllm-omni": "HSDP (FSDP2)"} if self.prefetch_layers == 1 else {}
+
+    def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
+        """1/N of what is not resident, of N ranks."""
+        return 0 if self.store == "device" else self.copied_of_layer(layer, layer_bytes) // world_size
+
+    def weight_bytes(self, workload: Workload, world_size: int) -> int:
+        """As others, and the parts that lie on the GPUs."""
+        own = 0
+        if self.store == "device":
+            own = sum(self.copied_of_layer(i, layer.bytes) for i, layer in enumerate(workload.layers)) // world_size
+        return super().weight_bytes(workload, world_size) + own
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """Other depth and residency; parts on the GPUs or in host memory, whichever it is not; whole parts."""

@@ -35,7 +35,9 @@ def describe(policy: Policy, short: bool = False) -> str:
         return ", ".join([policy.kind, *(f"{name}: {value}" for name, value in shown.items())])
     rest = [name for name in shown if name not in _SHORT and name not in policy.label_fields]
     words = [form.format(shown[name]) for name, form in _SHORT.items() if name in shown]
-    return " ".join([policy.label(), *words, *(f"{name}={shown[name]}" for name in rest)])
+    return " ".join(
+        [policy.label(), *words, *(f"{name}={_brief(getattr(policy, name), shown[name])}" for name in rest)]
+    )
 
 
 def describe_plain(data: object) -> str:
@@ -57,11 +59,20 @@ def difference(policy: Policy, variant: Policy) -> str:
     defaults = {f.name: _written(f.default) for f in msgspec.structs.fields(variant) if not f.required}
     before, after = {**defaults, **parameters(policy)}, {**defaults, **parameters(variant)}
     changed = [
-        f"without {name}" if getattr(variant, name) is None else f"{name}: {after[name]}"
+        f"without {name}"
+        if getattr(variant, name) is None
+        else f"{name}: {_brief(getattr(variant, name), after[name])}"
         for name in variant.__struct_fields__
         if after[name] != before.get(name)
     ]
     return ", ".join([f"kind: {variant.kind}", *changed] if policy.kind != variant.kind else changed)
+
+
+def _brief(value: object, written: str) -> str:
+    """What is written of a value; of a long row of numbers only its ends."""
+    if isinstance(value, tuple) and len(value) > 3 and value == tuple(range(value[0], value[0] + len(value))):
+        return f"[{value[0]}, ..., {value[-1]}]"
+    return written
 
 
 def _written(value: object) -> str:

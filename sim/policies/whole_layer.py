@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
-from sim.policies.base import Offload, Policy
+from sim.policies.base import OFFERED_COUNTS, OFFERED_DEPTHS, OFFERED_FRACTIONS, Axes, Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
@@ -25,6 +25,37 @@ class WholeLayer(Offload, frozen=True, tag="whole_layer"):
     quiesce: bool = False
 
     label_fields: ClassVar[tuple[str, ...]] = ("issue", "quiesce")
+
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """As runtimes have it: async copies; or late ones, and residency by whole layers, the first ones."""
+        yield {"issue": ("async",), "resident_fraction": OFFERED_FRACTIONS, "prefetch_layers": OFFERED_DEPTHS}
+        count = len(workload.layers)
+        counts = sorted({i * count // min(count, OFFERED_COUNTS) for i in range(min(count, OFFERED_COUNTS))})
+        first = tuple(tuple(range(n)) for n in counts)
+        yield {"issue": ("after_compute",), "resident_layers": first, "prefetch_layers": OFFERED_DEPTHS}
+
+    def flags(self, world_size: int) -> Mapping[str, str]:
+        """SGLang's copies wait for queued compute, and its first layers may be resident; others keep no layer."""
+        if self.quiesce or self.prefetch_layers < 1 or self.resident_fraction:
+            return {}
+        numbers = self.numbers_of_resident_layers
+        count = len(numbers)
+        if self.issue == "after_compute" and tuple(numbers) == tuple(range(count)):
+            kept = f" --dit-layerwise-resident-layers {count}" if count else ""
+            return {"sglang": f"--dit-layerwise-offload --dit-offload-prefetch-size {self.prefetch_layers}{kept}"}
+        if self.issue != "async" or count:
+            return {}
+        found = {"vllm-omni": f"--enable-layerwise-offload --layerwise-num-gpu-layers {self.prefetch_layers}"}
+        if self.prefetch_layers == 1:
+            found["diffusers"] = (
+                'enable_group_offload(offload_type="block_level", num_blocks_per_group=1, use_stream=True)'
+            )
+        return found
+
+    def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
+        """All that is not resident."""
+        return self.copied_of_layer(layer, layer_bytes)
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """Other depth and residency; copies that wait for nothing; collectives that wait for nothing."""

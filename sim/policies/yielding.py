@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from sim.inputs.faults import Fault
 from sim.inputs.units import Seconds
-from sim.policies.base import Policy
+from sim.policies.base import Axes, Policy
 from sim.policies.chunked import Chunked
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
@@ -74,6 +74,13 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     def slot_count(self) -> int:
         """One slot more than layers are prefetched, or what host threads may take."""
         return max(self.slots or 0, super().slot_count)
+
+    @classmethod
+    def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
+        """A gate on the GPU, with and without drain; the other windows are there to be compared with."""
+        for axes in super().offers(workload, world_size):
+            yield {"drain": (False,), **axes}
+            yield {"drain": (True,), **axes}
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """As `chunked`; a gate on the GPU instead of host threads; collectives that wait for no chunk."""

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-import sim
 from sim.hardware import Profile, to_plain
 from sim.inputs import units
 from sim.policies import Policy, loaded_contents
@@ -138,7 +137,7 @@ def scenario_digest(plain: Mapping[str, Any]) -> str:
 
 
 def _package_digest() -> str:
-    root = Path(sim.__file__).parent
+    root = Path(__file__).parents[1]
     code = hashlib.sha256(_version().encode())
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root)

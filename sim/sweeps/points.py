@@ -72,8 +72,14 @@ class Points(Sequence[Point]):
         self._read = _Read({}, {}, {}, check_gpu_count)
         self._combinations = range(count)
         self._kept: Sequence[int] | None = self._combinations if _all_differ(axes) else None
+        self._change: Callable[[Point], Point] = lambda point: point
         self.profiles: dict[str, Profile] = {}
         """Of the points of several ranks that were made: hardware profiles by the names that scenarios give."""
+
+    def changed(self, change: Callable[[Point], Point]) -> Self:
+        """Apply `change` to each point as it is made; which of them are equal stays as it is."""
+        self._change = change
+        return self
 
     def checked(self) -> Self:
         """Make each point once. Raises `InputError` for the first wrong one."""
@@ -147,9 +153,11 @@ class Points(Sequence[Point]):
     def _point(self, plain: _Plain) -> Point:
         """The point of plain data. Raises `InputError` if it is wrong."""
         identity, job = self._read.job(plain.data, plain.where)
+        identity = identity._replace(scenario=scenario_digest(plain.data))
+        point = self._change(Point(plain.values, plain.data, identity, job))
         if job.scenario.world_size > 1:
-            self.profiles[job.scenario.hardware] = job.profile
-        return Point(plain.values, plain.data, identity._replace(scenario=scenario_digest(plain.data)), job)
+            self.profiles[job.scenario.hardware] = point.job.profile
+        return point
 
 
 def points(

@@ -18,8 +18,6 @@ from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
-import sim
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -223,7 +221,7 @@ class _Worker:
         self.call: Future[Any] | None = None
         self.ready = False
         self.pipe, theirs = Pipe()
-        root = str(Path(sim.__file__).parents[1])
+        root = str(Path(__file__).parents[2])
         terminal = os.dup(2) if _is_open(2) else os.open(os.devnull, os.O_WRONLY)
         try:
             handed = (theirs.fileno(), terminal)

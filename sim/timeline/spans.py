@@ -219,7 +219,7 @@ class Timeline(_Fields):
             changes[end] = changes.get(end, 0) - buffer.bytes
 
         # commands of most types use no buffer: the order among equals is that of all spans
-        users = [s for s in self.of(rank) if isinstance(s.command, Kernel | Copy | Meeting)] if buffers else []
+        users = [s for s in self.of(rank) if isinstance(s.command, Kernel | Copy | Communication)] if buffers else []
         for span in sorted(users, key=lambda s: s.ready):
             for name, writes in accesses(span.command):
                 if name not in buffers:

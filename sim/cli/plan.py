@@ -1,0 +1,148 @@
+"""`chunkflow-sim plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sim.cli.common import (
+    Failure,
+    OutputPath,
+    check_outputs_shared,
+    evaluating,
+    force_option,
+    main,
+    no_cache_option,
+    say,
+    with_exit_codes,
+    workers_option,
+)
+from sim.cli.scenario_input import Given, scenario_options
+
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+
+
+def _parsed(parse: Callable[[str], Any]) -> Callback:
+    """A callback of an option whose text `parse` reads, or raises ValueError."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return read
+
+
+def _size(text: str) -> int:
+    """Bytes, of text such as 24GiB."""
+    from sim.inputs import units
+
+    return int(units.parse(units.Bytes, text))
+
+
+def _share(text: str) -> float:
+    """A share, of text such as 1% or 0.01."""
+    from sim.inputs import units
+
+    percent = text.strip().removesuffix("%")
+    return float(units.parse(units.Number, percent)) / (100 if percent != text.strip() else 1)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Whole numbers, of text such as 1,2,4."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise ValueError(f"expected whole numbers, such as 1,2,4, got {text!r}")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+@main.command()
+@scenario_options()
+@click.option("--memory", callback=_parsed(_size), help="Device memory, such as 24GiB; the card's unless given.")
+@click.option(
+    "--reserve",
+    callback=_parsed(_size),
+    default="0",
+    help="Of it, for what no peak counts: CUDA context, NCCL, encoders.",
+)
+@click.option("--host-memory", callback=_parsed(_size), help="Host memory for pinned weights of all ranks together.")
+@click.option(
+    "--within", callback=_parsed(_share), default="1%", show_default=True, help="How much longer the smallest may take."
+)
+@click.option(
+    "--runtime",
+    default="today",
+    show_default=True,
+    help="Schedules of: any, sglang, vllm-omni, diffusers, or today (any of the three named ones).",
+)
+@click.option("--gpus", callback=_parsed(_counts), help="Numbers of GPUs to compare, such as 1,2,4.")
+@click.option("--parallelism", type=click.Choice(["auto"]), help="Compare the ways to divide a named model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--html", type=OutputPath(), help="Write a page to this file.")
+@click.option("-o", "--out", type=OutputPath(), help="Write the chosen scenario to this file.")
+@workers_option
+@no_cache_option
+@force_option
+@with_exit_codes
+def plan(
+    given: Given,
+    memory: int | None,
+    reserve: int,
+    host_memory: int | None,
+    within: float,
+    runtime: str,
+    gpus: Sequence[int] | None,
+    parallelism: str | None,
+    as_json: bool,
+    html: Path | None,
+    out: Path | None,
+    workers: int | None,
+    no_cache: bool,
+    force: bool,
+) -> None:
+    """Find the fastest schedule for the scenario FILE (- for standard input) that fits, and say why.
+
+    The policy in FILE plays no part. Exit code 1 if nothing fits.
+    """
+    from sim.planning import plan as search
+
+    scenario, profile = given.load()
+    check_outputs_shared(force, ("--html", html, "PAGE"), ("--out", out, "SCENARIO"))
+    with evaluating(workers, no_cache) as evaluator:
+        found = search(
+            scenario,
+            memory,
+            within,
+            runtime,
+            gpus or (),
+            parallelism,
+            reserve,
+            host_memory,
+            profile=profile,
+            evaluator=evaluator,
+        )
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.to_plain(), indent=2))
+    else:
+        from sim.report.plan_tables import print_plan
+
+        print_plan(given.name, found)
+    if html is not None:
+        from sim.report.plan_page import write_page
+
+        write_page(html, given.name, found)
+        say(f"page: {html}")
+    if found.best is None:
+        raise Failure(f"nothing fits: {found.sentences[0]}")
+    if out is not None:
+        from sim.inputs.atomic_files import write_atomically
+        from sim.report.plan_tables import scenario_text
+
+        write_atomically(out, scenario_text(found))
+        say(f"scenario: {out}")

@@ -1,0 +1,62 @@
+"""The layouts that a plan compares: how many GPUs, and how a named model is divided among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+import msgspec
+
+from sim.hardware import Profile
+from sim.inputs.config import InputError
+from sim.planning.floors import Floors
+from sim.planning.space import Layout
+from sim.policies import Resident
+from sim.scenario import Scenario
+from sim.sweeps.job import Job
+from sim.workloads.block_setup import Parallelism
+from sim.workloads.named import Named
+
+STEPS = 2
+"""Steps of a point: the second one is as all later ones, or more are simulated until they repeat."""
+
+
+def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Layout]:
+    """The scenario's own layout; or with each of `gpus` and, with `every`, each kind of parallelism.
+
+    Raises:
+        InputError: numbers of GPUs that the host or the workload does not have, or none is possible.
+    """
+    counts = tuple(gpus) or (scenario.world_size,)
+    named = isinstance(scenario.workload, Named)
+    if not named and any(count != scenario.world_size for count in counts):
+        raise InputError("--gpus", "", "explicit blocks are what one of their ranks does: name a model instead")
+    if not named and every:
+        raise InputError("--parallelism", "auto", "explicit blocks are divided already: name a model instead")
+    for count in counts:
+        if not 1 <= count <= profile.gpus:
+            raise InputError("--gpus", str(count), f"{profile.name} has {profile.gpus} GPUs")
+    found, refused = [], []
+    for changed in _variants(scenario, counts, every):
+        try:
+            changed.check(profile)
+            job = Job.of(changed, profile)._replace(shortcuts=True)
+            found.append(Layout(job, Floors(job)))
+        except InputError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
+
+
+def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterator[Scenario]:
+    """Under the policy without copies, and no longer than a point needs to be."""
+    workload = scenario.workload
+    plain = msgspec.structs.replace(scenario, policy=Resident()).with_steps(min(workload.steps, STEPS))
+    for count in counts:
+        at = msgspec.structs.replace(plain, world_size=count)
+        if not every or not isinstance(workload, Named) or count == 1:
+            yield at
+            continue
+        for kind in get_args(Parallelism):
+            yield msgspec.structs.replace(at, workload=msgspec.structs.replace(at.workload, parallelism=kind))

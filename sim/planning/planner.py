@@ -1,0 +1,225 @@
+"""A plan: the fastest schedule that fits, the smallest that is nearly as fast, and why; by search and simulation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sim.analysis.explain import what_binds
+from sim.analysis.model_error import model_error
+from sim.analysis.sensitivity import around
+from sim.hardware import Profile
+from sim.hardware.profile_parameters import changed
+from sim.inputs.config import InputError
+from sim.planning.layouts import layouts_of
+from sim.planning.points import Point, pareto
+from sim.planning.result import Plan
+from sim.planning.runtimes import ANY, TODAY, allowed_by, nearest
+from sim.planning.search import WORTH, Search
+from sim.planning.sentences import sentences
+from sim.planning.simulated import Found, Limits
+from sim.planning.space import Family, Layout, families, restricted
+from sim.planning.suggestions import Suggestion, suggestions
+from sim.policies import Resident
+from sim.scenario import Scenario
+from sim.sweeps.evaluation import Evaluator, Figures
+from sim.timeline.critical_path import waterfall
+
+LEVEL = 0.9
+"""Probability with which a step time lies in its interval."""
+WITHIN = 0.01
+"""How much longer the smallest schedule may take than the fastest, unless given."""
+
+
+class Asked(NamedTuple):
+    """What a plan is to keep to."""
+
+    memory: int | None = None
+    """Device memory, B; the card's unless given."""
+    within: float = WITHIN
+    runtime: str = TODAY
+    gpus: Sequence[int] = ()
+    every_parallelism: bool = False
+    reserve: int = 0
+    """B of `memory` that something else takes: CUDA context, NCCL, encoders."""
+    host_memory: int | None = None
+    """Host memory for pinned weights, B; not looked at unless given."""
+
+
+def plan(
+    scenario: Scenario,
+    memory: int | None = None,
+    within: float = WITHIN,
+    runtime: str = TODAY,
+    gpus: Sequence[int] = (),
+    parallelism: str | None = None,
+    reserve: int = 0,
+    host_memory: int | None = None,
+    profile: Profile | None = None,
+    evaluator: Evaluator | None = None,
+) -> Plan:
+    """Search the schedules of a scenario's workload and host; its own policy plays no part.
+
+    `memory`, `reserve` and `host_memory` in bytes (`memory` is the card's unless given); `within` relative;
+    `runtime` is `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`,
+    here unless given.
+
+    Raises:
+        InputError: the scenario cannot run on its host, or an option is wrong.
+    """
+    if parallelism not in (None, "auto"):
+        raise InputError("--parallelism", str(parallelism), "expected auto: the scenario says any other")
+    asked = Asked(memory, within, runtime, tuple(gpus), parallelism == "auto", reserve, host_memory)
+    return _Planning(scenario, profile or scenario.profile(), asked, evaluator or Evaluator()).run()
+
+
+class _Planning:
+    """One plan in the making."""
+
+    def __init__(self, scenario: Scenario, profile: Profile, asked: Asked, evaluator: Evaluator) -> None:
+        self.began = time.monotonic()
+        self.scenario = scenario
+        self.profile = profile
+        self.asked = asked
+        self.evaluator = evaluator
+        given = asked.memory if asked.memory is not None else int(profile.device.memory.value)
+        self.limit = given - asked.reserve
+        if self.limit < 1:
+            raise InputError("--reserve", "", f"is {asked.reserve}, and leaves nothing of {given}")
+        # what every rank is judged by, so that figures say of each whether it fits
+        limited = changed(profile, {"device.memory": lambda memory: self.limit})
+        self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
+        self.limits = Limits(self.limit, asked.within, asked.host_memory)
+        self.deviation = {}
+        for layout in self.layouts:
+            known = model_error(profile, layout.world_size)
+            self.deviation[layout.world_size] = None if known is None else known.deviation
+
+    def run(self) -> Plan:
+        """Search, then look at what was found."""
+        search = self._search()
+        every = families(self.layouts)
+        chosen = [f for family in every if (f := self._restricted(family)) is not None]
+        search.simulate([(number, Resident()) for number in range(len(self.layouts))], anyway=True)
+        search.run(chosen)
+        wider = search
+        if self.asked.runtime != ANY:
+            wider = self._search(search)
+            wider.run([family for family in every if not self._named(family)], briefly=True)
+        return self._plan(search, wider, chosen)
+
+    def _search(self, after: Search | None = None) -> Search:
+        made = Search(self.layouts, self.limits, self.evaluator)
+        if after is not None:
+            made.take(after)
+        return made
+
+    def _restricted(self, family: Family) -> Family | None:
+        ranks = self.layouts[family.layout].world_size
+        return restricted(family, allowed_by(self.asked.runtime, ranks))
+
+    def _named(self, family: Family) -> bool:
+        """Whether some schedule of a family is one that a named runtime has."""
+        return restricted(family, allowed_by(TODAY, self.layouts[family.layout].world_size)) is not None
+
+    def _point(self, found: Found, search: Search) -> Point:
+        metrics = found.figures.metrics
+        layout = self.layouts[found.layout]
+        step, deviation = metrics["step_time_s"], self.deviation[layout.world_size]
+        return Point(
+            layout.job.scenario.with_policy(found.policy).with_steps(self.scenario.workload.steps),
+            step,
+            None if deviation is None else around(step, [deviation * step], LEVEL),
+            metrics["peak_memory_bytes"],
+            found.fits,
+            search.host_memory(found.layout, found.policy),
+            metrics["lower_bound_s"],
+            metrics["exposed_prefetch_s"],
+        )
+
+    def _causes(self, layout: Layout, found: Found) -> Figures:
+        job = layout.job._replace(scenario=layout.job.scenario.with_policy(found.policy), causes=True)
+        return self.evaluator.one(job).figures()
+
+    def _plan(self, search: Search, wider: Search, chosen: Sequence[Family]) -> Plan:
+        simulated = [found for found in wider.known.values() if found is not None]
+        points = {(f.layout, f.policy): self._point(f, search) for f in simulated}
+        ordered = sorted(points.values(), key=lambda p: (p.step_time_s, p.peak_memory_bytes))
+        mine = [points[f.layout, f.policy] for f in search.fitting()]
+        allowed = [p for p in mine if allowed_by(self.asked.runtime, p.world_size)(p.policy)]
+        best = None if search.best is None else points[search.best.layout, search.best.policy]
+        smallest = None if search.smallest is None else points[search.smallest.layout, search.smallest.policy]
+        residents = [points[number, Resident()] for number in range(len(self.layouts))]
+        binding, fall, by_cause = [], None, {}
+        found = search.best
+        if found is not None:
+            layout = self.layouts[found.layout]
+            figures = self._causes(layout, found)
+            baseline = self._causes(layout, found._replace(policy=Resident()))
+            binding = what_binds(layout.job, figures, baseline.causes_s)
+            fall = waterfall(figures.causes_s, baseline.causes_s)
+            by_cause = figures.causes_s
+        needed = None if best is not None else self._smallest_peak(search, chosen)
+        made = Plan(
+            self.scenario,
+            self.profile,
+            self.asked.runtime,
+            self.limit,
+            self.asked.reserve,
+            self.asked.within,
+            best,
+            smallest,
+            pareto(allowed),
+            search.floor_s(chosen),
+            " ".join(binding),
+            self._suggestions(search, wider, best, needed),
+            ordered,
+            min(residents, key=lambda p: p.step_time_s),
+            _runner_up(best, allowed),
+            [] if best is None else nearest(best, (points[f.layout, f.policy] for f in wider.fitting())),
+            None if needed is None else self._point(needed, search),
+            fall,
+            by_cause,
+            len(wider.pruned),
+            self.evaluator.simulated,
+            time.monotonic() - self.began,
+            [],
+        )
+        return made._replace(sentences=sentences(made))
+
+    def _smallest_peak(self, search: Search, chosen: Sequence[Family]) -> Found | None:
+        """Of what may be chosen, the schedule that takes the least memory; it is simulated, as it does not fit."""
+        tried = [(f.layout, policy) for f in chosen if (policy := f.policy({**f.start(), **_shallow(f)})) is not None]
+        least = sorted(tried, key=lambda one: self.layouts[one[0]].floors.memory(one[1]))[:2]
+        search.simulate(least, anyway=True)
+        found = (f for f in search.known.values() if f is not None)
+        return min(found, key=lambda f: (f.peak, f.step_s), default=None)
+
+    def _suggestions(self, search: Search, wider: Search, best: Point | None, needed: Found | None) -> list[Suggestion]:
+        """Other runtimes' schedules, and changes of host, weights and layout with the plan's own schedules."""
+        at = search.best or needed
+        if at is None:
+            return []
+        step = None if best is None else best.step_time_s
+        own = {f.policy: None for f in (search.best, search.smallest, needed) if f is not None}
+        tips = suggestions(self.layouts[at.layout].job, [*own, Resident()], step, self.evaluator)
+        other = wider.best
+        if other is not None and (step is None or other.step_s < step * (1 - WORTH)):
+            gain = None if step is None else 1 - other.step_s / step
+            words = "a runtime that can run it (ChunkFlow's own: --runtime any)"
+            tips.insert(0, Suggestion(words, other.policy, other.step_s, gain, other.peak, other.fits))
+        return tips
+
+
+def _shallow(family: Family) -> dict[str, int]:
+    return {"prefetch_layers": 0} if "prefetch_layers" in family.axes else {}
+
+
+def _runner_up(best: Point | None, points: Sequence[Point]) -> Point | None:
+    """The fastest schedule of another kind, or the fastest other one."""
+    if best is None:
+        return None
+    others = sorted((p for p in points if p is not best), key=lambda p: p.step_time_s)
+    kinds = (p for p in others if p.policy.label() != best.policy.label())
+    return next(kinds, others[0] if others else None)

@@ -1,0 +1,97 @@
+"""A plan in words: every sentence follows from its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.inputs.units import show_bytes, show_seconds
+from sim.planning.memory import components
+from sim.planning.points import Point
+from sim.planning.result import Plan
+from sim.timeline.metrics import LEFT_OUT
+
+WORTH = 0.0005
+"""Differences below this share of a step are none."""
+CLOSE = 0.01
+"""What is within this share of the best is close where the model's error is not known."""
+
+
+def sentences(plan: Plan) -> list[str]:
+    """The answer, whether to offload, what binds, and how sure it is."""
+    if plan.best is None:
+        return list(_nothing_fits(plan))
+    return [*_answer(plan, plan.best), *_offload(plan, plan.best), plan.binding, *_sure(plan, plan.best)]
+
+
+def _nothing_fits(plan: Plan) -> Iterator[str]:
+    limit = show_bytes(plan.memory_limit_bytes)
+    if plan.needed is None:
+        yield f"Nothing fits {limit}, and no schedule could be simulated."
+        return
+    need = show_bytes(plan.needed.peak_memory_bytes)
+    yield f"Nothing fits {limit}: the smallest schedule, {plan.needed.words}, peaks at {need}, before {LEFT_OUT}."
+    parts = sorted(components(plan.needed).items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{name.replace('_', ' ')} {show_bytes(size)}" for name, size in parts if size)
+    yield f"Of it are {listed}."
+    helps = [s for s in plan.suggestions if s.fits_memory]
+    for tip in helps:
+        yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
+    if not helps:
+        yield f"It fits with --memory {need} or more, or with fewer frames or pixels; no change tried is enough."
+
+
+def _over_floor(plan: Plan, point: Point) -> str:
+    return f"{100 * (point.step_time_s / plan.floor_s - 1):.2f} % over the floor" if plan.floor_s else "no floor known"
+
+
+def _answer(plan: Plan, best: Point) -> Iterator[str]:
+    limit = show_bytes(plan.memory_limit_bytes)
+    yield (
+        f"Fastest that fits {limit}: {best.words}{plan.layout_words(best)}, step {show_seconds(best.step_time_s)}, "
+        f"{_over_floor(plan, best)}, peak {show_bytes(best.peak_memory_bytes)} (before {LEFT_OUT})."
+    )
+    small = plan.smallest_within
+    if small is None:
+        return
+    saved = best.peak_memory_bytes - small.peak_memory_bytes
+    within = f"{100 * plan.within:g} %"
+    if small is best or saved <= 0:
+        yield f"No smaller schedule is within {within} of it."
+        return
+    longer = small.step_time_s / best.step_time_s - 1 if best.step_time_s else 0.0
+    buys = f"{100 * longer:.2f} % of the step" if longer > WORTH else "nothing"
+    yield (
+        f"Smallest within {within}: {small.words}{plan.layout_words(small)} takes {show_bytes(small.peak_memory_bytes)}"
+        f" and is {_over_floor(plan, small)}: {show_bytes(saved)} more memory buy {buys}."
+    )
+
+
+def _offload(plan: Plan, best: Point) -> Iterator[str]:
+    resident = plan.resident
+    step = show_seconds(resident.step_time_s)
+    peak = show_bytes(resident.peak_memory_bytes)
+    change = best.step_time_s / resident.step_time_s - 1 if resident.step_time_s else 0.0
+    if not resident.fits_memory:
+        longer = f"{100 * change:.2f} % longer" if change > WORTH else "no longer"
+        yield f"All weights resident would need {peak}, which does not fit: offload. The step is {longer} than that."
+        return
+    if best.policy.kind == resident.policy.kind:
+        yield f"All weights fit ({peak}): there is no need to offload; the resident step takes {step}."
+        return
+    yield f"All weights fit ({peak}, step {step}), but the step is {-100 * change:.2f} % shorter with this schedule."
+
+
+def _sure(plan: Plan, best: Point) -> Iterator[str]:
+    rival = plan.runner_up
+    if best.interval is not None:
+        low, high = (show_seconds(s) for s in best.interval)
+        yield f"The step lies within {low} to {high} (90 %, by the model's error on such hosts)."
+    else:
+        yield "The model's error on this kind of host is not known: measure before you rely on small differences."
+    if rival is None:
+        return
+    more = rival.step_time_s / best.step_time_s - 1 if best.step_time_s else 0.0
+    close = more <= CLOSE if plan.overlaps is None else plan.overlaps
+    if close:
+        also = "their intervals overlap" if plan.overlaps else "too close to call"
+        yield f"The runner-up, {rival.words}, takes {100 * more:.2f} % longer: {also}."

@@ -1,0 +1,184 @@
+"""What would help most: changed hosts, weights and layouts, each simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+import msgspec
+
+from sim.analysis.sensitivity import factors
+from sim.hardware import IsolatedTimes, Profile
+from sim.hardware.profile_parameters import changed, numbers_by_path
+from sim.inputs.config import InputError
+from sim.inputs.units import Bytes
+from sim.planning.floors import Floors
+from sim.planning.points import plain_policy
+from sim.policies import Policy, describe
+from sim.scenario import Scenario
+from sim.sweeps.evaluation import Evaluator
+from sim.sweeps.job import Job
+from sim.workloads.block_setup import Parallelism
+from sim.workloads.explicit import Blocks
+from sim.workloads.named import Named
+
+
+class Suggestion(NamedTuple):
+    """A change and what it is simulated to do (s, B)."""
+
+    words: str
+    policy: Policy
+    step_time_s: float
+    gain: float | None
+    """How much shorter the step is than the plan's best, relative; None where there is none."""
+    peak_memory_bytes: int
+    fits_memory: bool
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = self._asdict()
+        return {**plain, "policy": plain_policy(self.policy), "label": describe(self.policy, short=True)}
+
+
+class Change(NamedTuple):
+    """A job of the plan's workload, changed, under any policy."""
+
+    words: str
+    job: Job
+
+
+def suggestions(
+    job: Job, policies: Sequence[Policy], best_step_s: float | None, evaluator: Evaluator
+) -> list[Suggestion]:
+    """What each change would give with the best of `policies` that fits there; the largest gain first.
+
+    Where none fits under a change, it is the one with the smallest peak.
+    """
+    tried = [
+        (change, policy, made)
+        for change in _changes(job)
+        for policy in _worth_trying(change.job, policies)
+        if (made := _under(change.job, policy))
+    ]
+    found: dict[str, Suggestion] = {}
+    for (change, policy, _), evaluated in zip(tried, evaluator.in_order([made for _, _, made in tried]), strict=True):
+        if evaluated.found is None:
+            continue
+        metrics = evaluated.found.metrics
+        step, peak, fits = metrics["step_time_s"], metrics["peak_memory_bytes"], metrics["fits_memory"]
+        gain = None if not best_step_s else 1 - step / best_step_s
+        tip = Suggestion(change.words, policy, step, gain, peak, fits)
+        before = found.get(change.words)
+        if before is None or _rank(tip) < _rank(before):
+            found[change.words] = tip
+    return sorted(found.values(), key=_rank)
+
+
+def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
+    """The first that may fit, by what is proved of its memory, and the last; the first where none may."""
+    floors, limit = Floors(job), job.profile.device.memory.value
+    may = [policy for policy in policies if floors.memory(policy) <= limit]
+    return list(dict.fromkeys([*may[:1], *(may[-1:] if may and may[-1] == policies[-1] else ())])) or list(policies[:1])
+
+
+def _rank(suggestion: Suggestion) -> tuple[bool, float]:
+    fits = suggestion.fits_memory
+    return not fits, suggestion.step_time_s if fits else suggestion.peak_memory_bytes
+
+
+def _under(job: Job, policy: Policy) -> Job | None:
+    try:
+        return job._replace(scenario=job.scenario.with_policy(policy))
+    except InputError:
+        return None
+
+
+def _changes(job: Job) -> Iterator[Change]:
+    """Those that the host and the workload can express."""
+    for make in (_faster_link, _smaller_weights, _more_gpus, _other_parallelism):
+        try:
+            yield from make(job)
+        except (InputError, ValueError):  # the changed host or workload is none
+            continue
+
+
+def _faster_link(job: Job) -> Iterator[Change]:
+    """The link between host and GPU at twice the rate, and collectives that cross it."""
+    profile = job.profile
+    paths = {path for factor in factors(profile) for path in factor.paths if _copies(factor.paths)}
+    doubled: dict[str, Callable[[float], float]] = dict.fromkeys(paths, lambda value: 2 * value)
+    if profile.topology.peers == "host":
+        doubled |= _halved_tables(profile)
+    yield Change("a host link of twice the bandwidth", job._replace(profile=changed(profile, doubled)))
+
+
+def _copies(paths: Iterable[str]) -> bool:
+    return any(path in ("h2d.cap", "d2h.cap") for path in paths)
+
+
+def _halved_tables(profile: Profile) -> dict[str, Callable[[float], float]]:
+    """Isolated times of collectives with half of what is not latency."""
+    found: dict[str, Callable[[float], float]] = {}
+    for path, entry in numbers_by_path(profile).items():
+        if isinstance(entry.number, IsolatedTimes):
+            cls = getattr(profile.collectives, path.split(".")[1])
+            latency = cls.latency_of(entry.path[-1]) if isinstance(entry.path[-1], int) else cls.latency.value
+            found[path] = lambda seconds, latency=latency: latency + (seconds - latency) / 2  # type: ignore[misc]
+    return found
+
+
+def _smaller_weights(job: Job) -> Iterator[Change]:
+    """A model's weights as fp8; of blocks as given, layers of half the bytes. Compute and activations as they are."""
+    scenario = job.scenario
+    replace = msgspec.structs.replace
+    workload = scenario.workload
+    if isinstance(workload, Named):
+        if workload.weights.computable:
+            smaller = replace(workload, weights=Weights(dtype="fp8"))
+            yield Change("weights in fp8 (compute as it is)", _job(replace(scenario, workload=smaller), job))
+        return
+    halved = replace(workload, layer_bytes=_half(workload.layer_bytes), blocks=_halved(workload.blocks))
+    words = "weights of half the bytes (fp8 instead of bf16; compute as it is)"
+    yield Change(words, _job(replace(scenario, workload=halved), job))
+
+
+def _half(size: Bytes | None) -> Bytes | None:
+    return None if size is None else Bytes(size // 2)
+
+
+def _halved(blocks: tuple[Blocks, ...] | None) -> tuple[Blocks, ...] | None:
+    return blocks and tuple(msgspec.structs.replace(b, layer_bytes=Bytes(b.layer_bytes // 2)) for b in blocks)
+
+
+def _more_gpus(job: Job) -> Iterator[Change]:
+    """The next number of GPUs among which the model can be divided."""
+    scenario = job.scenario
+    if not isinstance(scenario.workload, Named):
+        return
+    for count in range(scenario.world_size + 1, job.profile.gpus + 1):
+        try:
+            more = _job(msgspec.structs.replace(scenario, world_size=count), job)
+        except InputError:
+            continue
+        yield Change(f"{count} GPUs instead of {scenario.world_size}", more)
+        return
+
+
+def _other_parallelism(job: Job) -> Iterator[Change]:
+    """The other ways to divide a named model."""
+    scenario = job.scenario
+    if not isinstance(scenario.workload, Named) or scenario.world_size == 1:
+        return
+    for kind in get_args(Parallelism):
+        if kind != scenario.workload.parallelism:
+            workload = msgspec.structs.replace(scenario.workload, parallelism=kind)
+            try:
+                yield Change(f"{kind} parallelism", _job(msgspec.structs.replace(scenario, workload=workload), job))
+            except InputError:
+                continue
+
+
+def _job(scenario: Scenario, like: Job) -> Job:
+    """A job on the same profile. Raises `InputError` where the scenario does not fit it."""
+    scenario.check(like.profile)
+    return Job.of(scenario, like.profile)._replace(shortcuts=like.shortcuts)

@@ -1,0 +1,147 @@
+"""The page of a plan: the answer, memory against step time, runtimes, what would help, and every point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.units import show_bytes, show_seconds
+from sim.planning import Plan
+from sim.planning.memory import components
+from sim.planning.points import Point
+from sim.planning.result import COLUMNS
+from sim.policies import describe
+from sim.report import figures
+from sim.report.html import Badge, Cell, Section, Table, page
+from sim.report.theme import NEUTRAL
+from sim.timeline.critical_path import CAUSE_LABELS
+
+
+def write_page(file: Path, name: str, plan: Plan) -> None:
+    """Write the page. Raises OSError."""
+    write_atomically(file, plan_page(name, plan))
+
+
+def plan_page(name: str, plan: Plan) -> str:
+    """The HTML of a plan's page."""
+    sections = [Section("Answer", "\n\n".join(plan.sentences))]
+    sections += [*_front(plan), *_why(plan), *_memory(plan), *_runtimes(plan), *_suggestions(plan)]
+    sections.append(Section("All simulated schedules", _ALL, _points(plan)))
+    facts = {
+        "host": plan.profile.name,
+        "memory allowed": show_bytes(plan.memory_limit_bytes),
+        "schedules": f"{len(plan.evaluated)} simulated, {plan.pruned} ruled out",
+        "took": f"{plan.seconds:.1f} s",
+        "chunkflow-sim": version("chunkflow-sim"),
+    }
+    if plan.best is not None:
+        facts = {"step": show_seconds(plan.best.step_time_s), "floor": show_seconds(plan.floor_s), **facts}
+    return page(f"Plan of {name}", plan.profile.description, sections, facts)
+
+
+_ALL = """Step times of simulations; a schedule without a runtime is one that ChunkFlow's own runtime has, or none yet.
+A click on a header sorts."""
+_FRONT = """Peak device memory and step time of every simulated schedule that fits; no schedule beats those on the front
+in both."""
+_WHY = "From the step with all weights resident to the chosen one: what the critical path is longer by."
+
+
+def _front(plan: Plan) -> Iterator[Section]:
+    if not plan.pareto:
+        return
+    drawn = [_drawn(point) for point in plan.evaluated if point.fits_memory]
+    figure = figures.memory_against_step(drawn)
+    if plan.memory_limit_bytes < 4 * max(point.memory_bytes or 0 for point in drawn):
+        limit = plan.memory_limit_bytes / 2**30
+        figure.add_vline(x=limit, line={"dash": "dash", "width": 1.5, "color": NEUTRAL})
+        figure.add_annotation(x=limit, y=1, yref="paper", text="limit", showarrow=False, xanchor="right", xshift=-4)
+    yield Section("Memory against step time", _FRONT, figure)
+    yield Section("The front", "Of schedules that the chosen runtimes have.", Table(COLUMNS, plan.rows()), under=True)
+
+
+def _drawn(point: Point) -> figures.Point:
+    policy = point.policy
+    return figures.Point(
+        policy.label(),
+        policy.chunk_bytes,
+        policy.resident_fraction,
+        point.step_time_s,
+        point.peak_memory_bytes,
+    )
+
+
+def _why(plan: Plan) -> Iterator[Section]:
+    if plan.fall is None or plan.best is None:
+        return
+    parts = [(CAUSE_LABELS[cause], s) for cause, s in plan.fall.parts if abs(s) >= 0.0005 * plan.fall.step_s]
+    start, end = ("all resident", plan.fall.resident_s), ("chosen", plan.fall.step_s)
+    yield Section("Why", _WHY, figures.waterfall(parts, start, end) if parts else None)
+
+
+def _memory(plan: Plan) -> Iterator[Section]:
+    point = plan.best or plan.needed
+    if point is None:
+        return
+    rows: list[tuple[Cell, ...]] = [(part.replace("_", " "), show_bytes(b)) for part, b in components(point).items()]
+    rows.append(("peak of a rank", show_bytes(point.peak_memory_bytes)))
+    rows.append(("pinned in host memory, all ranks together", show_bytes(point.host_memory_bytes)))
+    yield Section("Memory by component", f"Of {point.words}.", Table(("", "bytes"), rows))
+
+
+def _runtimes(plan: Plan) -> Iterator[Section]:
+    if not plan.nearest:
+        return
+    rows: list[tuple[Cell, ...]] = [
+        (
+            near.runtime,
+            show_seconds(near.point.step_time_s),
+            f"{100 * near.cost:+.2f} %",
+            show_bytes(near.point.peak_memory_bytes),
+            near.flags,
+            near.lacks,
+        )
+        for near in plan.nearest
+    ]
+    headers = ("runtime", "step time", "longer", "peak memory", "flags", "what it lacks of the chosen schedule")
+    yield Section("Flags of runtimes", "The fastest simulated schedule that each runtime has.", Table(headers, rows))
+
+
+def _suggestions(plan: Plan) -> Iterator[Section]:
+    if not plan.suggestions:
+        return
+    rows: list[tuple[Cell, ...]] = [
+        (
+            tip.words,
+            show_seconds(tip.step_time_s),
+            "" if tip.gain is None else f"{-100 * tip.gain:+.2f} %",
+            show_bytes(tip.peak_memory_bytes),
+            describe(tip.policy, short=True),
+            _fits(tip.fits_memory),
+        )
+        for tip in plan.suggestions
+    ]
+    headers = ("with", "step time", "change", "peak memory", "schedule", "fits")
+    yield Section("What would help", "Each simulated.", Table(headers, rows))
+
+
+def _fits(fits: bool) -> Badge:
+    return Badge("yes", "plain") if fits else Badge("no", "bad")
+
+
+def _points(plan: Plan) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            point.words + plan.layout_words(point),
+            show_seconds(point.step_time_s),
+            show_seconds(point.exposed_prefetch_s),
+            show_bytes(point.peak_memory_bytes),
+            show_bytes(point.host_memory_bytes),
+            _fits(point.fits_memory),
+            ", ".join(point.runtimes),
+        )
+        for point in plan.evaluated
+    ]
+    headers = ("schedule", "step time", "wait for prefetch", "peak memory", "pinned", "fits", "runtimes")
+    return Table(headers, rows, sortable=True)

@@ -1,0 +1,270 @@
+"""Plans: what they answer, in words, tables, JSON and files, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from strategies import collective, compute
+from strategies import scenario as scenario_of
+
+import sim
+from sim import Plan, Scenario
+from sim.cli import main
+from sim.policies import kinds, register, unregister
+from sim.policies.chunked import Chunked
+from sim.report.plan_page import plan_page
+
+MIB = 2**20
+BLOCK = [compute(1e-3), collective(8 * MIB), compute(2e-3)]
+WORKLOAD: dict[str, Any] = {"layers": 6, "steps": 3, "layer_bytes": 128 * MIB, "activation_bytes": 10 * MIB}
+PLAIN = {
+    "hardware": "h200x2-hostpath",
+    "world_size": 2,
+    "workload": WORKLOAD | {"block": BLOCK},
+    "policy": {"kind": "resident"},
+}
+LIMIT = 500 * MIB
+"""What neither all weights resident nor most of them fit."""
+
+
+@pytest.fixture(scope="module")
+def scenario() -> Scenario:
+    return Scenario.from_plain(PLAIN)
+
+
+@pytest.fixture(scope="module")
+def today(scenario: Scenario) -> Plan:
+    return sim.plan(scenario, memory=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def whatever(scenario: Scenario) -> Plan:
+    return sim.plan(scenario, memory=LIMIT, runtime="any")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    made = tmp_path / "s.yaml"
+    made.write_text(yaml.safe_dump(PLAIN))
+    return made
+
+
+def invoke(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_what_is_proposed_fits_and_is_the_fastest_of_what_was_simulated(today: Plan, whatever: Plan) -> None:
+    for found in (today, whatever):
+        assert found.best is not None and found.smallest_within is not None
+        assert all(p.fits_memory == (p.peak_memory_bytes <= LIMIT) for p in found.evaluated)
+        offered = [p for p in found.evaluated if p.fits_memory and (p.runtimes or found.runtime == "any")]
+        assert found.best.step_time_s == min(p.step_time_s for p in offered)
+        near = [p for p in offered if p.step_time_s <= found.best.step_time_s * 1.01]
+        assert found.smallest_within.peak_memory_bytes == min(p.peak_memory_bytes for p in near)
+        assert found.floor_s <= found.best.step_time_s
+        front = [(p.peak_memory_bytes, p.step_time_s) for p in found.pareto]
+        assert front == sorted(front) and [s for _, s in front] == sorted((s for _, s in front), reverse=True)
+        assert all(any(m <= p.peak_memory_bytes and s <= p.step_time_s for m, s in front) for p in offered)
+
+
+def test_schedules_of_named_runtimes_are_the_answer_and_others_a_suggestion(today: Plan, whatever: Plan) -> None:
+    assert today.best is not None and whatever.best is not None
+    assert today.best.runtimes and today.best.policy.kind in ("whole_layer", "sharded")
+    assert whatever.best.policy.kind in ("chunked", "yielding")
+    assert whatever.best.step_time_s < today.best.step_time_s
+    (own,) = [tip for tip in today.suggestions if "ChunkFlow" in tip.words]
+    assert own.policy.kind in ("chunked", "yielding") and own.gain is not None
+    assert own.step_time_s == pytest.approx(today.best.step_time_s * (1 - own.gain))
+    assert not [tip for tip in whatever.suggestions if "ChunkFlow" in tip.words]
+
+
+def test_one_runtime_has_only_its_own_schedules(scenario: Scenario) -> None:
+    for runtime in ("sglang", "vllm-omni", "diffusers"):
+        found = sim.plan(scenario, memory=LIMIT, runtime=runtime)
+        assert found.best is not None and runtime in found.best.runtimes
+
+
+def test_where_all_weights_fit_they_are_resident_unless_something_is_faster(scenario: Scenario) -> None:
+    found = sim.plan(scenario)
+    assert found.best is not None and found.best.policy.kind == "resident"
+    assert found.best.step_time_s <= found.floor_s * 1.005
+    assert any("no need to offload" in sentence for sentence in found.sentences)
+
+
+def test_the_floor_is_below_every_schedule_that_fits(whatever: Plan) -> None:
+    assert all(p.step_time_s >= whatever.floor_s * (1 - 1e-9) for p in whatever.evaluated if p.fits_memory)
+
+
+def test_each_change_that_helps_was_simulated(whatever: Plan) -> None:
+    assert whatever.best is not None
+    link = next(tip for tip in whatever.suggestions if "link" in tip.words)
+    weights = next(tip for tip in whatever.suggestions if "half the bytes" in tip.words)
+    assert link.step_time_s < whatever.best.step_time_s
+    assert weights.peak_memory_bytes < whatever.resident.peak_memory_bytes
+
+
+def test_the_nearest_of_each_runtime_is_its_fastest_and_says_what_it_lacks(whatever: Plan) -> None:
+    assert whatever.best is not None
+    assert {near.runtime for near in whatever.nearest} == {"sglang", "vllm-omni", "diffusers"}
+    for near in whatever.nearest:
+        mine = [p for p in whatever.evaluated if near.runtime in p.runtimes and p.fits_memory]
+        assert near.point.step_time_s == min(p.step_time_s for p in mine)
+        assert near.cost == pytest.approx(near.point.step_time_s / whatever.best.step_time_s - 1)
+        assert whatever.best.policy.kind in near.lacks
+
+
+def test_flags_say_what_docs_say() -> None:
+    def flags(**fields: Any) -> dict[str, str]:
+        return dict(kinds()[fields.pop("kind")].read(fields).flags(2))  # type: ignore[union-attr]
+
+    late = {"kind": "whole_layer", "issue": "after_compute"}
+    assert flags(**late) == {"sglang": "--dit-layerwise-offload --dit-offload-prefetch-size 1"}
+    assert "--dit-layerwise-resident-layers 2" in flags(**late, resident_layers=[0, 1])["sglang"]
+    assert flags(**late, resident_layers=[1]) == {}
+    assert flags(**late, prefetch_layers=0) == {}
+    assert set(flags(kind="whole_layer")) == {"vllm-omni", "diffusers"}
+    assert set(flags(kind="whole_layer", prefetch_layers=2)) == {"vllm-omni"}
+    assert flags(kind="whole_layer", resident_fraction=0.5) == flags(kind="whole_layer", quiesce=True) == {}
+    assert set(flags(kind="sharded")) == {"vllm-omni"}
+    assert set(flags(kind="sharded", store="device")) == {"sglang", "vllm-omni"}
+    assert flags(kind="sharded", chunk_bytes=MIB) == flags(kind="yielding", chunk_bytes=MIB) == {}
+
+
+def test_memory_by_component_adds_up_to_the_peak(whatever: Plan) -> None:
+    plain = whatever.to_plain()
+    assert sum(plain["memory_bytes"].values()) == plain["best"]["peak_memory_bytes"]
+    assert plain["memory_bytes"]["activations"] == 10 * MIB
+    copied = 128 * MIB * 6 - plain["memory_bytes"]["resident_weights"]
+    assert plain["best"]["host_memory_bytes"] == 2 * copied  # each of two ranks pins its own
+
+
+def test_host_memory_limits_what_is_copied(scenario: Scenario) -> None:
+    found = sim.plan(scenario, memory=LIMIT, host_memory=6 * 128 * MIB)
+    assert found.best is not None and found.best.policy.kind == "sharded"  # half of the layers' bytes a rank
+    assert found.best.host_memory_bytes <= 6 * 128 * MIB
+
+
+def test_a_registered_policy_joins_by_what_it_offers(scenario: Scenario) -> None:
+    @register
+    class Mine(Chunked, frozen=True, kw_only=True, tag="mine"):
+        """Chunks under another name."""
+
+        @classmethod
+        def offers(cls, workload: Any, world_size: int) -> Iterator[dict[str, Any]]:
+            yield {"chunk_bytes": (32 * MIB,), "prefetch_layers": (1,)}
+
+        def flags(self, world_size: int) -> dict[str, str]:
+            return {"mine": "--fast"}
+
+    try:
+        found = sim.plan(scenario, memory=LIMIT)
+        assert any(near.runtime == "mine" and near.flags == "--fast" for near in found.nearest)
+        assert found.best is not None and any(p.policy.kind == "mine" for p in found.evaluated)
+    finally:
+        unregister("mine")
+
+
+def test_json_has_what_is_promised_and_the_chosen_file_runs(file: Path, tmp_path: Path) -> None:
+    chosen, page = tmp_path / "chosen.yaml", tmp_path / "plan.html"
+    done = invoke("plan", file, "--memory", "500MiB", "--json", "-o", chosen, "--html", page)
+    assert done.exit_code == 0, done.output
+    plain = json.loads(done.stdout)
+    assert {"best", "smallest_within", "pareto", "floor_s", "binding", "suggestions", "evaluated"} <= set(plain)
+    for point in (plain["best"], plain["smallest_within"], *plain["pareto"], *plain["evaluated"]):
+        assert {"policy", "step_time_s", "interval", "peak_memory_bytes", "fits_memory"} <= set(point)
+    assert plain["best"]["interval"][0] < plain["best"]["step_time_s"] < plain["best"]["interval"][1]
+    figures = json.loads(invoke("run", chosen, "--json").stdout)
+    assert figures["step_time_s"] == pytest.approx(plain["best"]["step_time_s"], rel=1e-6)
+    assert figures["peak_memory_bytes"] == plain["best"]["peak_memory_bytes"] <= LIMIT
+    written = yaml.safe_load(chosen.read_text())
+    assert written["policy"] == plain["best"]["policy"]
+    assert written["workload"]["steps"] == 3
+    assert "Memory against step time" in page.read_text(encoding="utf-8")
+    # a second run may write them again, one over another's file may not
+    assert invoke("plan", file, "--memory", "500MiB", "-o", chosen).exit_code == 0
+    assert invoke("plan", file, "--memory", "500MiB", "-o", file).exit_code == 2
+
+
+def test_the_printed_answer(file: Path) -> None:
+    text = invoke("plan", file, "--memory", "500MiB", "--within", "5%").stdout
+    for words in (
+        "Fastest that fits 500 MiB",
+        "Smallest within 5 %",
+        "does not fit: offload",
+        "of the critical path",
+        "(90 %, by the model's error",
+        "memory against step time",
+        "what would help, each simulated",
+        "--enable-layerwise-offload",
+        "ruled out by the floor",
+    ):
+        assert words in text
+    assert "nan" not in text
+
+
+def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
+    done = invoke("plan", file, "--memory", "100MiB")
+    assert done.exit_code == 1
+    assert "Nothing fits 100 MiB: the smallest schedule" in done.stdout
+    assert "collective buffers" in done.stdout and "--memory" in done.stdout
+    plain = json.loads(invoke("plan", file, "--memory", "150MiB", "--json").stdout)
+    assert plain["best"] is None and plain["pareto"] == []
+    assert not any(p["fits_memory"] for p in plain["evaluated"])
+    (halved,) = [tip for tip in plain["suggestions"] if tip["fits_memory"]]
+    assert "half the bytes" in halved["words"] and halved["peak_memory_bytes"] <= 150 * MIB
+    assert plain["needed_memory_bytes"] > 150 * MIB
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--runtime", "none"], "--runtime: none: expected one of today, any, sglang, vllm-omni, diffusers"),
+        (["--memory", "much"], "expected a size"),
+        (["--within", "-1"], "not negative"),
+        (["--gpus", "1,x"], "expected whole numbers, such as 1,2,4"),
+        (["--gpus", "4"], "name a model instead"),
+        (["--parallelism", "auto"], "name a model instead"),
+        (["--memory", "1GiB", "--reserve", "1GiB"], "--reserve: is 1073741824, and leaves nothing"),
+    ],
+)
+def test_wrong_options_are_refused(options: list[str], said: str, file: Path) -> None:
+    done = invoke("plan", file, *options)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_layouts_of_a_model_are_compared() -> None:
+    model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 2, "steps": 2}
+    small = scenario_of(model, {"kind": "resident"}, 2)
+    found = sim.plan(small, gpus=(1, 2), parallelism="auto")
+    tried = {(p.world_size, getattr(p.scenario.workload, "parallelism", None)) for p in found.evaluated}
+    assert tried >= {(1, "ulysses"), (2, "ulysses"), (2, "tensor")}
+    assert found.best is not None
+    assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
+
+
+def test_notebooks_and_frames(today: Plan) -> None:
+    html = today._repr_html_()
+    assert "<table>" in html and "fastest" in html
+    assert repr(today).startswith("<Plan: ")
+    frame = today.to_frame()
+    assert len(frame) == len(today.evaluated) and frame["step_time_s"].is_monotonic_increasing
+
+
+def test_the_page_shows_the_answer_and_every_point(today: Plan) -> None:
+    page = plan_page("s.yaml", today)
+    assert "Fastest that fits" in page and "limit" in page
+    assert page.count("<tr>") > len(today.evaluated)
+    assert "NaN" not in page.split("<script>")[0]
+
+
+def test_the_reserve_counts(scenario: Scenario, today: Plan) -> None:
+    found = sim.plan(scenario, memory=LIMIT + 50 * MIB, reserve=50 * MIB)
+    assert found.best is not None and today.best is not None
+    assert found.best.policy == today.best.policy
