@@ -12,6 +12,7 @@ from strategies import compute
 from sim import Scenario, simulate
 from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
+from sim.policies import count_commands
 from sim.program import Copy, RankProgram
 from sim.shortcuts import run_layers
 from sim.timeline.metrics import Metrics
@@ -88,6 +89,8 @@ def test_without_resident_layers_both_count_alike(policy: Plain, ahead: int) -> 
 def test_any_resident_layers_run_and_the_rest_is_copied(policy: Plain, ahead: int, resident: set[int]) -> None:
     policy = policy | {"prefetch_layers": ahead, "resident_layers": sorted(resident), "prefetch_counts": "offloaded"}
     made = scenario(policy, 6)
+    commands = sum(1 for _ in made.program().ranks[0].commands())
+    assert commands <= count_commands(made.workload.resolve(1), made.policy, 1)
     figures = simulate(made, settle=False).metrics
     fraction = policy.get("resident_fraction", 0.0)
     assert figures["h2d_bytes_per_step"] == pytest.approx((6 - len(resident)) * 831e6 * (1 - fraction), rel=1e-6)

@@ -21,6 +21,7 @@ from sim.sweeps.job import Job
 from sim.workloads.block_setup import Parallelism
 from sim.workloads.explicit import Blocks
 from sim.workloads.named import Named
+from sim.workloads.weight_formats import Weights
 
 
 class Suggestion(NamedTuple):
