@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import repeat
+from types import MethodType
 from typing import Any
 
 import simpy
@@ -41,10 +42,10 @@ class Process:
     woken at 2.0
     """
 
-    __slots__ = ("_env", "_send", "generator")
+    __slots__ = ("_number", "_queue", "_send", "generator")
 
     def __init__(self, env: Environment, generator: Generator[Wait, Any, Any]) -> None:
-        self._env = env
+        self._queue, self._number = env.heap()
         self._send = generator.send
         self.generator = generator
         env.call_at(env.now, self.resume, URGENT)
@@ -53,7 +54,7 @@ class Process:
         """Go on to what the generator waits for next. To be called by what it waits for, and once."""
         try:
             wanted = self._send(None)
-            while isinstance(wanted, Event):
+            while type(wanted) is not float and isinstance(wanted, Event):
                 if wanted.callbacks is not None:
                     wanted.callbacks.append(self.resume)
                     return
@@ -61,7 +62,7 @@ class Process:
         except StopIteration:
             return
         if wanted is not None:
-            self._env.call_at(wanted, self.resume)
+            heappush(self._queue, (wanted, 1, next(self._number), self.resume))
 
 
 class Environment(simpy.Environment):
@@ -77,6 +78,10 @@ class Environment(simpy.Environment):
         self._present: deque[tuple[float, int, int, Event | Action]] = deque()
         """As `_queue`, what is scheduled for now with normal priority, in order."""
         self._end_of_instant: deque[Action] = deque()
+
+    def heap(self) -> tuple[list[Any], Iterator[int]]:
+        """The heap of what is scheduled, and what numbers its entries: for processes, which call nothing to wait."""
+        return self._queue, self._eid
 
     def entries(self) -> Iterator[tuple[float, int, Event | Action]]:
         """What is scheduled, in no order: (time, priority, event or action)."""
@@ -139,10 +144,10 @@ class Environment(simpy.Environment):
                 what = end.popleft()
             else:
                 raise EmptySchedule
-            if isinstance(what, Event):
-                self._happen(what)
-            else:
+            if type(what) is MethodType or not isinstance(what, Event):
                 what()
+            else:
+                self._happen(what)
 
     def _happen(self, event: Event) -> None:
         """Call those who wait for `event`, as SimPy does."""

@@ -133,6 +133,18 @@ class Flow:
         self.finish = float("inf")
 
 
+class _Wake:
+    """The next end of a flow as it was foreseen at one time."""
+
+    __slots__ = ("fabric",)
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    def happen(self) -> None:
+        self.fabric.end_flows(self)
+
+
 class Fabric:
     """Resources shared by flows, in simulated time.
 
@@ -152,7 +164,7 @@ class Fabric:
         """As `_numbers`, which takes long to hash; what it refers to keeps its id."""
         self._solved: dict[tuple[int, ...], tuple[list[float], list[Route]]] = {}
         self._dirty = False
-        self._wake: Event | None = None
+        self._wake: _Wake | None = None
 
     @property
     def active(self) -> tuple[Flow, ...]:
@@ -211,7 +223,8 @@ class Fabric:
 
     def is_stale(self, what: object) -> bool:
         """Whether `what` is the end of a flow as it was foreseen before rates changed."""
-        return isinstance(what, Event) and what is not self._wake and what.callbacks == [self._finish]
+        wake = getattr(what, "__self__", None)
+        return isinstance(wake, _Wake) and wake.fabric is self and wake is not self._wake
 
     def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
@@ -251,8 +264,8 @@ class Fabric:
                 first = flow.finish
         if first == float("inf"):
             raise RuntimeError("no flow can make progress: a resource or a cap on every route is 0")
-        wake = self._wake = self.env.at(max(first, now))
-        wake.callbacks = [self._finish]
+        self._wake = _Wake(self)
+        self.env.call_at(max(first, now), self._wake.happen)
 
     def _rates(self) -> tuple[list[float], list[Route]]:
         key = tuple([f.number for f in self._flows])  # specifications are long to hash
@@ -275,9 +288,10 @@ class Fabric:
                 raise RuntimeError(f"the rate law gives {spec} a rate of {rate}")
         return rates, [spec.route for spec in specs]
 
-    def _finish(self, wake: Event) -> None:
+    def end_flows(self, wake: _Wake) -> None:
+        """End the flows that end now, if `wake` is still what was foreseen."""
         if wake is not self._wake:
-            return  # rates have changed since this end was foreseen
+            return  # rates have changed since
         now = self.env.now
         ended = [f for f in self._flows if f.finish <= now]
         self._flows = [f for f in self._flows if f.finish > now]

@@ -17,7 +17,7 @@ from simpy.events import Event
 
 from sim.environment import Environment, Process
 from sim.hardware import Profile
-from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
+from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey
 from sim.program import (
     AnyCommand,
     Collective,
@@ -93,7 +93,7 @@ class HostThread:
                 yield from self.on_host[type(command)](command)
                 continue
             kind = type(command)
-            size = launches(command)
+            size = command.launches if isinstance(command, Kernel) else 1
             cost = issue_cost[kind]
             if isinstance(command, Copy) and command.kind in _ON_DEVICES:
                 cost = self.device_copy
