@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import repeat
-from types import MethodType
 from typing import Any
 
 import simpy
@@ -22,7 +21,7 @@ from simpy.events import NORMAL, URGENT, Event, EventPriority
 Action = Callable[[], object]
 
 Wait = Event | float | None
-"""What a process waits for: an event; a time in s, not before now; None for whoever calls its `resume`."""
+"""What a process waits for: an event; a time in s, not before now; None for whoever calls it."""
 
 _FIRST = EventPriority(-1)
 
@@ -42,27 +41,28 @@ class Process:
     woken at 2.0
     """
 
-    __slots__ = ("_number", "_queue", "_send", "generator")
+    __slots__ = ("_env", "generator", "send")
 
     def __init__(self, env: Environment, generator: Generator[Wait, Any, Any]) -> None:
-        self._queue, self._number = env.heap()
-        self._send = generator.send
+        self._env = env
         self.generator = generator
-        env.call_at(env.now, self.resume, URGENT)
+        self.send = generator.send
+        env.call_at(env.now, self, URGENT)
 
-    def resume(self, _: object = None) -> None:
+    def __call__(self, _: object = None) -> None:
         """Go on to what the generator waits for next. To be called by what it waits for, and once."""
-        try:
-            wanted = self._send(None)
-            while type(wanted) is not float and isinstance(wanted, Event):
-                if wanted.callbacks is not None:
-                    wanted.callbacks.append(self.resume)
-                    return
-                wanted = self._send(None)  # it has happened
-        except StopIteration:
-            return
-        if wanted is not None:
-            heappush(self._queue, (wanted, 1, next(self._number), self.resume))
+        with suppress(StopIteration):
+            self.wait_for(self.send(None))
+
+    def wait_for(self, wait: Wait) -> None:
+        """Be called when `wait` is over. Raises StopIteration if the generator has ended."""
+        while isinstance(wait, Event):
+            if wait.callbacks is not None:
+                wait.callbacks.append(self)
+                return
+            wait = self.send(None)  # it has happened
+        if wait is not None:
+            self._env.call_at(wait, self)
 
 
 class Environment(simpy.Environment):
@@ -78,10 +78,6 @@ class Environment(simpy.Environment):
         self._present: deque[tuple[float, int, int, Event | Action]] = deque()
         """As `_queue`, what is scheduled for now with normal priority, in order."""
         self._end_of_instant: deque[Action] = deque()
-
-    def heap(self) -> tuple[list[Any], Iterator[int]]:
-        """The heap of what is scheduled, and what numbers its entries: for processes, which call nothing to wait."""
-        return self._queue, self._eid
 
     def entries(self) -> Iterator[tuple[float, int, Event | Action]]:
         """What is scheduled, in no order: (time, priority, event or action)."""
@@ -132,7 +128,7 @@ class Environment(simpy.Environment):
 
     def _steps(self, count: int | None) -> None:
         """`count` steps, or all there are, in one loop: most of what a simulation costs passes through it."""
-        queue, present, end = self._queue, self._present, self._end_of_instant
+        queue, present, end, numbers = self._queue, self._present, self._end_of_instant, self._eid
         what: Any
         for _ in repeat(None) if count is None else repeat(None, count):
             if present and not (queue and queue[0] < present[0]):
@@ -144,10 +140,19 @@ class Environment(simpy.Environment):
                 what = end.popleft()
             else:
                 raise EmptySchedule
-            if type(what) is MethodType or not isinstance(what, Event):
-                what()
-            else:
+            if type(what) is Process:  # as its __call__, for what most processes wait for
+                try:
+                    wait = what.send(None)
+                    if type(wait) is float:
+                        heappush(queue, (wait, 1, next(numbers), what))
+                    else:
+                        what.wait_for(wait)
+                except StopIteration:
+                    pass
+            elif isinstance(what, Event):
                 self._happen(what)
+            else:
+                what()
 
     def _happen(self, event: Event) -> None:
         """Call those who wait for `event`, as SimPy does."""

@@ -130,7 +130,7 @@ class Flow:
         self.rate = 0.0
         self.remaining = size
         self.since = now
-        self.finish = float("inf")
+        self.finish = math.inf
 
 
 class _Wake:
@@ -141,7 +141,7 @@ class _Wake:
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
 
-    def happen(self) -> None:
+    def __call__(self) -> None:
         self.fabric.end_flows(self)
 
 
@@ -223,8 +223,7 @@ class Fabric:
 
     def is_stale(self, what: object) -> bool:
         """Whether `what` is the end of a flow as it was foreseen before rates changed."""
-        wake = getattr(what, "__self__", None)
-        return isinstance(wake, _Wake) and wake.fabric is self and wake is not self._wake
+        return isinstance(what, _Wake) and what.fabric is self and what is not self._wake
 
     def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
@@ -249,23 +248,26 @@ class Fabric:
             self._wake = None
             return
         now = self.env.now
-        first = float("inf")
+        first = math.inf
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
             if route is not flow.route:
                 self._account(flow, flow.size - self.left(flow))
                 flow.route = route
             if rate != flow.rate:
-                flow.remaining -= flow.rate * (now - flow.since)
+                remaining = flow.remaining = flow.remaining - flow.rate * (now - flow.since)
                 flow.since = now
                 flow.rate = rate
-                flow.finish = now + max(flow.remaining, 0.0) / rate if rate > 0 else float("inf")
+                if rate <= 0:
+                    flow.finish = math.inf
+                else:
+                    flow.finish = now + remaining / rate if remaining > 0 else now
             if flow.finish < first:
                 first = flow.finish
-        if first == float("inf"):
+        if first == math.inf:
             raise RuntimeError("no flow can make progress: a resource or a cap on every route is 0")
-        self._wake = _Wake(self)
-        self.env.call_at(max(first, now), self._wake.happen)
+        wake = self._wake = _Wake(self)
+        self.env.call_at(first if first > now else now, wake)
 
     def _rates(self) -> tuple[list[float], list[Route]]:
         key = tuple([f.number for f in self._flows])  # specifications are long to hash

@@ -130,7 +130,7 @@ def test_a_process_that_waits_for_nothing_is_resumed_by_whoever_holds_it() -> No
         seen.append(env.now)
 
     held = Process(env, waits())
-    env.call_at(2.0, held.resume)
+    env.call_at(2.0, held)
     env.run()
     assert seen == [2.0]
 

@@ -93,7 +93,7 @@ class Copies:
         if rank.pageable and rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
         else:
-            self._fabric.move(costs.spec, command.bytes, stream.process.resume)
+            self._fabric.move(costs.spec, command.bytes, stream.process)
             yield None
         if not (engine.waiting and self._followed(rank, stream, command.kind)):
             engine.holders.remove(stream.name)

@@ -136,7 +136,7 @@ class Run:
             stream.launches -= command.launches if type(command) is Kernel else 1
             if stream.room:
                 for thread in stream.room:
-                    env.call_soon(thread.resume)
+                    env.call_soon(thread)
                 stream.room.clear()
             if marks and id(command) in marks:
                 self.states.append(snapshot(self))
@@ -153,7 +153,7 @@ class Run:
         flow = self.kernel_flows.get(key)
         if flow is None:
             flow = self.kernel_flows[key] = self.profile.kernel_flow(*key)
-        self.fabric.move(flow, seconds, rank.streams[command.stream].process.resume)
+        self.fabric.move(flow, seconds, rank.streams[command.stream].process)
         yield None
         rank.kernels_running -= 1
         if command.attention:
@@ -238,4 +238,5 @@ class Run:
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:
-        self.spans.append(Span(rank.number, command, start, ready, self.env.now, isolated))
+        # spares the call of the tuple's own __new__, which is written in Python
+        self.spans.append(tuple.__new__(Span, (rank.number, command, start, ready, self.env.now, isolated)))
