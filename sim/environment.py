@@ -21,7 +21,7 @@ from simpy.events import NORMAL, URGENT, Event, EventPriority
 Action = Callable[[], object]
 
 Wait = Event | float | None
-"""What a process waits for: an event; a time in s, not before now; None for whoever calls its `resume`."""
+"""What a process waits for: an event; a time in s, not before now; None for whoever calls it."""
 
 _FIRST = EventPriority(-1)
 
@@ -41,27 +41,28 @@ class Process:
     woken at 2.0
     """
 
-    __slots__ = ("_env", "_send", "generator")
+    __slots__ = ("_env", "generator", "send")
 
     def __init__(self, env: Environment, generator: Generator[Wait, Any, Any]) -> None:
         self._env = env
-        self._send = generator.send
         self.generator = generator
-        env.call_at(env.now, self.resume, URGENT)
+        self.send = generator.send
+        env.call_at(env.now, self, URGENT)
 
-    def resume(self, _: object = None) -> None:
+    def __call__(self, _: object = None) -> None:
         """Go on to what the generator waits for next. To be called by what it waits for, and once."""
-        try:
-            wanted = self._send(None)
-            while isinstance(wanted, Event):
-                if wanted.callbacks is not None:
-                    wanted.callbacks.append(self.resume)
-                    return
-                wanted = self._send(None)  # it has happened
-        except StopIteration:
-            return
-        if wanted is not None:
-            self._env.call_at(wanted, self.resume)
+        with suppress(StopIteration):
+            self.wait_for(self.send(None))
+
+    def wait_for(self, wait: Wait) -> None:
+        """Be called when `wait` is over. Raises StopIteration if the generator has ended."""
+        while isinstance(wait, Event):
+            if wait.callbacks is not None:
+                wait.callbacks.append(self)
+                return
+            wait = self.send(None)  # it has happened
+        if wait is not None:
+            self._env.call_at(wait, self)
 
 
 class Environment(simpy.Environment):
@@ -127,7 +128,7 @@ class Environment(simpy.Environment):
 
     def _steps(self, count: int | None) -> None:
         """`count` steps, or all there are, in one loop: most of what a simulation costs passes through it."""
-        queue, present, end = self._queue, self._present, self._end_of_instant
+        queue, present, end, numbers = self._queue, self._present, self._end_of_instant, self._eid
         what: Any
         for _ in repeat(None) if count is None else repeat(None, count):
             if present and not (queue and queue[0] < present[0]):
@@ -139,7 +140,16 @@ class Environment(simpy.Environment):
                 what = end.popleft()
             else:
                 raise EmptySchedule
-            if isinstance(what, Event):
+            if type(what) is Process:  # as its __call__, for what most processes wait for
+                try:
+                    wait = what.send(None)
+                    if type(wait) is float:
+                        heappush(queue, (wait, 1, next(numbers), what))
+                    else:
+                        what.wait_for(wait)
+                except StopIteration:
+                    pass
+            elif isinstance(what, Event):
                 self._happen(what)
             else:
                 what()

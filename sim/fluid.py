@@ -130,7 +130,19 @@ class Flow:
         self.rate = 0.0
         self.remaining = size
         self.since = now
-        self.finish = float("inf")
+        self.finish = math.inf
+
+
+class _Wake:
+    """The next end of a flow as it was foreseen at one time."""
+
+    __slots__ = ("fabric",)
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    def __call__(self) -> None:
+        self.fabric.end_flows(self)
 
 
 class Fabric:
@@ -152,7 +164,7 @@ class Fabric:
         """As `_numbers`, which takes long to hash; what it refers to keeps its id."""
         self._solved: dict[tuple[int, ...], tuple[list[float], list[Route]]] = {}
         self._dirty = False
-        self._wake: Event | None = None
+        self._wake: _Wake | None = None
 
     @property
     def active(self) -> tuple[Flow, ...]:
@@ -211,7 +223,7 @@ class Fabric:
 
     def is_stale(self, what: object) -> bool:
         """Whether `what` is the end of a flow as it was foreseen before rates changed."""
-        return isinstance(what, Event) and what is not self._wake and what.callbacks == [self._finish]
+        return isinstance(what, _Wake) and what.fabric is self and what is not self._wake
 
     def left(self, flow: Flow) -> float:
         """Units that `flow` has not moved yet."""
@@ -236,23 +248,26 @@ class Fabric:
             self._wake = None
             return
         now = self.env.now
-        first = float("inf")
+        first = math.inf
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
             if route is not flow.route:
                 self._account(flow, flow.size - self.left(flow))
                 flow.route = route
             if rate != flow.rate:
-                flow.remaining -= flow.rate * (now - flow.since)
+                remaining = flow.remaining = flow.remaining - flow.rate * (now - flow.since)
                 flow.since = now
                 flow.rate = rate
-                flow.finish = now + max(flow.remaining, 0.0) / rate if rate > 0 else float("inf")
+                if rate <= 0:
+                    flow.finish = math.inf
+                else:
+                    flow.finish = now + remaining / rate if remaining > 0 else now
             if flow.finish < first:
                 first = flow.finish
-        if first == float("inf"):
+        if first == math.inf:
             raise RuntimeError("no flow can make progress: a resource or a cap on every route is 0")
-        wake = self._wake = self.env.at(max(first, now))
-        wake.callbacks = [self._finish]
+        wake = self._wake = _Wake(self)
+        self.env.call_at(first if first > now else now, wake)
 
     def _rates(self) -> tuple[list[float], list[Route]]:
         key = tuple([f.number for f in self._flows])  # specifications are long to hash
@@ -275,9 +290,10 @@ class Fabric:
                 raise RuntimeError(f"the rate law gives {spec} a rate of {rate}")
         return rates, [spec.route for spec in specs]
 
-    def _finish(self, wake: Event) -> None:
+    def end_flows(self, wake: _Wake) -> None:
+        """End the flows that end now, if `wake` is still what was foreseen."""
         if wake is not self._wake:
-            return  # rates have changed since this end was foreseen
+            return  # rates have changed since
         now = self.env.now
         ended = [f for f in self._flows if f.finish <= now]
         self._flows = [f for f in self._flows if f.finish > now]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sim.hardware import Profile
@@ -45,6 +48,19 @@ class Result(NamedTuple):
         return html_table(self._about(), ("", "", ""), rows)
 
 
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Put off the search for cycles of references: a run makes few, and millions of objects that live on."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_collector_paused()
 def simulate(
     scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
 ) -> Result:

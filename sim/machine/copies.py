@@ -17,16 +17,6 @@ from sim.machine.state import Rank, Steps, Stream, Work
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
-class _Costs(NamedTuple):
-    """A copy's flow, its isolated rate (B/s), set-up, least duration, and an engine's turn to another stream (s)."""
-
-    spec: FlowSpec
-    rate: float
-    setup: float
-    minimum: float
-    switch: float
-
-
 class _Engine:
     """The copy engines of one GPU for one kind of copies: streams that hold one, and those that wait, in order.
 
@@ -40,6 +30,17 @@ class _Engine:
         self.free = count
         self.holders: set[str] = set()
         self.waiting: deque[Event] = deque()
+
+
+class _Costs(NamedTuple):
+    """A copy's flow, its isolated rate (B/s), set-up, least duration, the turn to another stream (s), and engines."""
+
+    spec: FlowSpec
+    rate: float
+    setup: float
+    minimum: float
+    switch: float
+    engine: _Engine
 
 
 class Copies:
@@ -60,7 +61,7 @@ class Copies:
         self._profile = profile
         self._gpus = gpus
         self._law = law
-        self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
+        self._costs: dict[tuple[CopyKind, int, int | msgspec.UnsetType], _Costs] = {}
         self._engines: dict[tuple[CopyKind, int], _Engine] = {}
 
     def state(self) -> Hashable:
@@ -77,7 +78,7 @@ class Copies:
         costs = self._costs_of(command, rank)
         moving = command.bytes / costs.rate
         setup = max(costs.setup, costs.minimum - moving)
-        engine = self._engine(command.kind, rank.gpu)
+        engine = costs.engine
         if stream.name not in engine.holders:
             if engine.free:
                 engine.free -= 1
@@ -89,10 +90,10 @@ class Copies:
             engine.holders.add(stream.name)
         yield env.now + (setup + busy)
         rest = 0.0
-        if rank.is_staged(command):
+        if rank.pageable and rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
         else:
-            self._fabric.move(costs.spec, command.bytes, stream.process.resume)
+            self._fabric.move(costs.spec, command.bytes, stream.process)
             yield None
         if not (engine.waiting and self._followed(rank, stream, command.kind)):
             engine.holders.remove(stream.name)
@@ -143,15 +144,16 @@ class Copies:
         return isolated, staged / pageable.rate.value
 
     def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
-        peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
-        key = command.kind, rank.gpu, peer
-        if key not in self._costs:
-            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind)
+        key = command.kind, rank.gpu, command.peer
+        costs = self._costs.get(key)
+        if costs is None:
+            peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
+            cls = self._profile.copy_class(command.kind)
+            spec = self._profile.copy_flow(command.kind, rank.gpu, peer)
             rate = self._law([spec], self._profile.capacities)[0]
-            self._costs[key] = _Costs(
-                spec, rate, float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
-            )
-        return self._costs[key]
+            times = float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
+            costs = self._costs[key] = _Costs(spec, rate, *times, self._engine(command.kind, rank.gpu))
+        return costs
 
     def _engine(self, kind: CopyKind, gpu: int) -> _Engine:
         if (kind, gpu) not in self._engines:

@@ -17,7 +17,7 @@ from simpy.events import Event
 
 from sim.environment import Environment, Process
 from sim.hardware import Profile
-from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey, launches
+from sim.machine.state import Rank, Steps, Stream, Ticket, TransferKey
 from sim.program import (
     AnyCommand,
     Collective,
@@ -93,7 +93,7 @@ class HostThread:
                 yield from self.on_host[type(command)](command)
                 continue
             kind = type(command)
-            size = launches(command)
+            size = command.launches if isinstance(command, Kernel) else 1
             cost = issue_cost[kind]
             if isinstance(command, Copy) and command.kind in _ON_DEVICES:
                 cost = self.device_copy
@@ -109,9 +109,12 @@ class HostThread:
                 rank.hosts_waiting[self.number] = stream
                 yield None
                 del rank.hosts_waiting[self.number]
-                if env.now > since:
-                    self.clock = env.now
-                    self.spans.append(HostSpan(rank.number, self.number, since, env.now, None, None, stream.name))
+                now = env.now
+                if now > since:
+                    self.clock = now
+                    # spares the call of the tuple's own __new__, which is written in Python
+                    fields = rank.number, self.number, since, now, None, None, stream.name
+                    self.spans.append(tuple.__new__(HostSpan, fields))
             if rank.pageable and isinstance(command, Copy) and rank.is_staged(command):
                 self.issued = index
                 yield from self._copy_pageable(command, stream)
@@ -124,7 +127,7 @@ class HostThread:
         stream.launches += size
         if stream.idle:
             stream.idle = False
-            self.env.call_soon(stream.process.resume)
+            self.env.call_soon(stream.process)
 
     def _ticket(self, command: AnyCommand) -> Ticket:
         """Which of its communicator's rendezvous a command is."""

@@ -20,10 +20,11 @@ from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
 from sim.machine.rendezvous import Communications
 from sim.machine.snapshot import Snapshot, snapshot
-from sim.machine.state import Flags, Rank, Steps, Stream, Ticket, launches
+from sim.machine.state import Flags, Rank, Steps, Stream, Ticket
 from sim.program import (
     AnyCommand,
     Collective,
+    CollectiveKind,
     Copy,
     Kernel,
     PointToPoint,
@@ -84,6 +85,9 @@ class Run:
         self.blocked: list[HostSpan] = []
         self.kernel_flows: dict[tuple[int, float, int], FlowSpec] = {}
         self.beside_kernel = float(profile.streams.beside_kernel.value)
+        """What a stream's front end loses on a command while a kernel runs, s."""
+        self.wait_cost = {on_host: profile.streams.wait_cost(on_host) for on_host in (False, True)}
+        self.copy_start: dict[CollectiveKind, float] = {}
         self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
         self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
@@ -129,10 +133,10 @@ class Run:
             stream.current = None
             stream.ended += 1
             commands.popleft()
-            stream.launches -= launches(command)
+            stream.launches -= command.launches if type(command) is Kernel else 1
             if stream.room:
                 for thread in stream.room:
-                    env.call_soon(thread.resume)
+                    env.call_soon(thread)
                 stream.room.clear()
             if marks and id(command) in marks:
                 self.states.append(snapshot(self))
@@ -149,7 +153,7 @@ class Run:
         flow = self.kernel_flows.get(key)
         if flow is None:
             flow = self.kernel_flows[key] = self.profile.kernel_flow(*key)
-        self.fabric.move(flow, seconds, rank.streams[command.stream].process.resume)
+        self.fabric.move(flow, seconds, rank.streams[command.stream].process)
         yield None
         rank.kernels_running -= 1
         if command.attention:
@@ -157,7 +161,8 @@ class Run:
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
-        busy = self._lost(rank) + self._start_delay(rank)
+        lost = self.beside_kernel if rank.kernels_running else 0.0
+        busy = lost + self._start_delay(rank)
         returned = ticket if isinstance(ticket, Event) else None
         return self.copies.run(rank, rank.streams[command.stream], command, busy, returned)
 
@@ -169,20 +174,19 @@ class Run:
         ready, isolated = yield from run(rank, command, ticket)  # type: ignore[arg-type]
         self._span(rank, command, start, ready, isolated)
 
-    def _lost(self, rank: Rank) -> float:
-        """What a stream's front end loses on a command while a kernel runs, s."""
-        return self.beside_kernel if rank.kernels_running else 0.0
-
     def _busy(self, rank: Rank, seconds: float) -> float:
         """When a stream's front end has done for a command what takes `seconds`, and more while a kernel runs."""
-        return self.env.now + (seconds + self._lost(rank))
+        return self.env.now + (seconds + (self.beside_kernel if rank.kernels_running else 0.0))
 
     def _start_delay(self, rank: Rank) -> float:
         """What a copy that starts now loses because a collective is moving data on its rank."""
         delay = 0.0
         for meeting in rank.moving:
             if not meeting.done[rank.number].triggered:
-                delay = max(delay, self.profile.collective_class(meeting.kind).copy_start.value)
+                kind = meeting.kind
+                if kind not in self.copy_start:
+                    self.copy_start[kind] = self.profile.collective_class(kind).copy_start.value
+                delay = max(delay, self.copy_start[kind])
         return delay
 
     def _record_event(self, rank: Rank, command: RecordEvent, _: Ticket) -> Steps:
@@ -221,7 +225,7 @@ class Run:
         start = self.env.now
         on_host = command.on_host
         flags = self.host_flags if on_host else rank.flags
-        cost = self.profile.streams.wait_cost(on_host)
+        cost = self.wait_cost[on_host]
         yield self._busy(rank, cost)
         ready = self.env.now
         while not command.holds(flags[command.flag]):
@@ -234,4 +238,5 @@ class Run:
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:
-        self.spans.append(Span(rank.number, command, start, ready, self.env.now, isolated))
+        # spares the call of the tuple's own __new__, which is written in Python
+        self.spans.append(tuple.__new__(Span, (rank.number, command, start, ready, self.env.now, isolated)))

@@ -9,7 +9,7 @@ from typing import Any
 from simpy.events import Event
 
 from sim.environment import Environment, Process, Wait
-from sim.program import AnyCommand, CollectiveKind, Communicator, Copy, Kernel, RankProgram
+from sim.program import AnyCommand, CollectiveKind, Communicator, Copy, RankProgram
 
 Steps = Generator[Wait, Any, None]
 """A process, or a part of one."""
@@ -25,11 +25,6 @@ TransferKey = tuple[int, int, Communicator, int]
 
 Ticket = CollectiveKey | tuple[TransferKey, ...] | Event | None
 """What comes with a command: what it meets at, or what lets its host thread continue."""
-
-
-def launches(command: AnyCommand) -> int:
-    """How many places a command takes in its stream's queue."""
-    return command.launches if isinstance(command, Kernel) else 1
 
 
 class Stream:
@@ -48,6 +43,7 @@ class Stream:
         self.shared = shared
         self.commands: deque[tuple[float, AnyCommand, Ticket]] = deque()
         self.launches = 0
+        """Places that pending commands take in its queue: a kernel may stand for several launches."""
         self.idle = False
         self.room: list[Process] = []
         self.current: tuple[AnyCommand, Ticket] | None = None

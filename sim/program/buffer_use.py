@@ -61,7 +61,10 @@ class BufferUse:
             if name not in self._of:
                 raise ProgramError(f"{what!r} on stream {stream!r} uses buffer {name!r}, which is not declared")
             access = self._of[name]
-            if all(ordered(other, at) for other, at in access.writers.items()):
+            for other, at in access.writers.items():
+                if not ordered(other, at):
+                    break
+            else:  # as mostly: no need to look at byte ranges
                 continue
             for (start, end), (other, at, writer) in access.writes.items():
                 if start < span[1] and span[0] < end and not ordered(other, at):
@@ -77,8 +80,9 @@ class BufferUse:
             found[span] = position, what
         for name, span in writes.items():
             access = self._of[name]
-            settled = all(ordered(other, at) for other, at in access.readers.items())
-            for other, spans in () if settled else access.reads.items():
+            for other, spans in access.reads.items():
+                if ordered(other, access.readers[other]):
+                    continue
                 for (start, end), (at, reader) in spans.items():
                     if start < span[1] and span[0] < end and not ordered(other, at):
                         raise ProgramError(

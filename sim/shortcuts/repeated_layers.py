@@ -53,8 +53,10 @@ def run_layers(
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
     passes, kept = workload.steps * workload.passes_per_step, LEAST_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)
+    whole: Program | None = None
     while shortcuts and (regions := _regions(workload, policy, kept)):
-        program, marks = _program(workload, policy, world_size, regions, placement)
+        whole = whole or policies.build(workload._replace(steps=0), policy, world_size, placement)
+        program, marks = _program(workload, policy, world_size, regions, whole, placement)
         left = sum(region.kept for region in regions)
         if len(marks) == passes * left:
             timeline, states = machine.run_marked(program, marks)
@@ -82,16 +84,20 @@ def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
 
 
 def _program(
-    workload: Workload, policy: Policy, world_size: int, regions: list[Region], placement: Sequence[int]
+    workload: Workload,
+    policy: Policy,
+    world_size: int,
+    regions: list[Region],
+    whole: Program,
+    placement: Sequence[int],
 ) -> tuple[Program, list[AnyCommand]]:
-    """The program without the removed layers but with all their memory, and its layers' first commands on rank 0."""
+    """The program without the removed layers but with the memory of `whole`, and its layers' first commands on rank 0."""
     layers: list[Layer] = []
     at = 0
     for region in regions:
         layers += workload.layers[at : at + region.kept]
         at += region.kept + region.removed
     program = policies.build(workload._replace(layers=tuple(layers)), policy, world_size, placement)
-    whole = policies.build(workload._replace(steps=0), policy, world_size)
     with_memory = {
         id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
         for rank, full in zip(program.ranks, whole.ranks, strict=True)
