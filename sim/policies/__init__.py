@@ -66,8 +66,9 @@ def build(workload: Workload, policy: Policy, world_size: int, placement: Sequen
     def make() -> Program:
         made: dict[Workload | int, RankProgram] = {}
         ranks = []
+        alike = workload.alike
         for rank in range(world_size):
-            own = workload.of(rank)
+            own = workload if alike else workload.of(rank)
             key = rank if not policy.ranks_alike else 0 if own is workload else own
             if key not in made:
                 made[key] = policy.schedule(own, world_size, rank)
