@@ -77,6 +77,11 @@ def test_a_ring_sends_2_p_h_l(n: int) -> None:
     assert of_all(program) == pytest.approx([2 * ACTIVATIONS * L * (n - 1) / n] * n)
 
 
+def test_text_of_a_joint_attention_does_not_go_round() -> None:
+    program = scenario(FLUX, "ring", 4).program()  # 4,096 image tokens and 512 of text, on each rank
+    assert of_all(program) == pytest.approx([2 * 2 * 4096 * 3072 * 8 * 3 / 4] * 4)
+
+
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_tensor_parallel_sends_4_p_h_l_and_2_more_for_cross_attention(n: int) -> None:
     # the table counts two all-reduces a layer; a cross-attention has one of its own
