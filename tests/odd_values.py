@@ -70,7 +70,7 @@ NAMED: Plain = {
         "synchronous": False,
     },
 }
-FORMS: Plain = {
+GROUPED: Plain = {
     "hardware": "h200x4-hostpath",
     "world_size": 4,
     "placement": [0, 1, 3, 2],
@@ -88,8 +88,23 @@ FORMS: Plain = {
             {"collective": {"kind": "all_gather", "bytes": 10**5, "group": [0, 2]}},
             {"wait": "comm"},
         ],
+        "before": [
+            {
+                "repeat": 2,
+                "layer_bytes": "1 MB",
+                "memory_bytes": "1 MB",
+                "block": [{"compute": {"name": "b", "seconds": 1e-3}}],
+            }
+        ],
+        "after": [{"block": [{"copy": {"kind": "d2h", "bytes": "1 MB"}}]}],
     },
-    "policy": {"kind": "chunked", "chunk_bytes": 500000},
+    "policy": {
+        "kind": "chunked",
+        "chunk_bytes": 500000,
+        "resident_layers": 1,
+        "prefetch_counts": "offloaded",
+        "wrap_around": False,
+    },
 }
 QUANTISED: Plain = {
     **NAMED,

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import collective, compute
 
 from sim import Scenario, simulate
+from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
+from sim.inputs.units import Number
+from sim.machine import SimulatedMachine
 from sim.policies import count_commands
 from sim.program import Collective, Copy, Kernel, WaitFlag
 from sim.run import Result
+from sim.shortcuts import run_layers
 from sim.timeline import Span
 from sim.workloads.layouts import DIMENSIONS, Layout
 
@@ -184,16 +190,20 @@ def test_copies_that_name_a_buffer_share_its_memory() -> None:
 # ---- limits and faults ----------------------------------------------------------------------------------------------
 
 
-entries = st.sampled_from(
+working = st.sampled_from(
     [
         compute(1e-3),
         reduced(),
         reduced(group=[[0, 1], [2, 3]]),
         reduced(stream="comm", group=[[0, 2], [1, 3]]),
+        {"wait": "comm"},
+    ]
+)
+entries = working | st.sampled_from(
+    [
         copied("d2h", "pageable", "1 MB"),
         copied("h2d", size="1 MB", stream="comm"),
         copied("h2d", size="1 MB", stream="swap"),
-        {"wait": "comm"},
     ]
 )
 policies = st.sampled_from(
@@ -215,6 +225,31 @@ def test_any_block_runs_and_makes_no_more_commands_than_were_counted(block: list
     assert commands <= count_commands(made.workload.resolve(4), made.policy, 4)
     figures = simulate(made, settle=False).metrics
     assert figures["lower_bound_s"] <= figures["step_time_s"] * (1 + 1e-9)
+
+
+@settings(max_examples=12)
+@given(st.lists(working, min_size=1, max_size=4), policies, st.permutations(range(4)))
+def test_layers_with_groups_and_streams_that_repeat_can_be_left_out(
+    block: list[Plain], policy: Plain, placement: list[int]
+) -> None:
+    made = scenario([compute(2e-3), *block], policy=policy, steps=2, layers=40)
+    profile = made.profile()
+    short_queues = msgspec.structs.replace(profile.host, queue_depth=Sourced(Number(12.0), "test"))
+    machine = SimulatedMachine(msgspec.structs.replace(profile, host=short_queues))
+    workload = made.workload.resolve(4)
+    whole, short = (
+        run_layers(machine, workload, made.policy, 4, on, worth=0, placement=placement) for on in (False, True)
+    )
+    assert [t for steps in short.timeline.steps for t in steps] == pytest.approx(
+        [t for steps in whole.timeline.steps for t in steps], rel=1e-6
+    )
+    hypothesis.event(f"left out: {short.repeated_layers > 0}")
+
+
+def test_layers_with_copies_of_their_own_are_never_left_out() -> None:
+    made = scenario([compute(2e-3), copied()], steps=2, layers=40)
+    machine = SimulatedMachine(made.profile())
+    assert run_layers(machine, made.workload.resolve(4), made.policy, 4, worth=0).repeated_layers == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from odd_values import EXPERIMENT, FORMS, NAMED, ODD, QUANTISED, SCENARIO, keys, put, shipped_yaml
+from odd_values import EXPERIMENT, GROUPED, NAMED, ODD, QUANTISED, SCENARIO, keys, put, shipped_yaml
 
 from sim.datasets.probe_rows import load_rows
 from sim.hardware import Profile, load_profile, to_plain
@@ -30,7 +30,7 @@ def published(plain: Any) -> object:
 LOADERS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "scenario": (lambda: SCENARIO, lambda plain: Scenario.from_plain(plain, "odd.yaml").profile("odd.yaml")),
     "named": (lambda: NAMED, lambda plain: Scenario.from_plain(plain, "odd.yaml").profile("odd.yaml")),
-    "forms": (lambda: FORMS, lambda plain: Scenario.from_plain(plain, "odd.yaml").profile("odd.yaml")),
+    "grouped": (lambda: GROUPED, lambda plain: Scenario.from_plain(plain, "odd.yaml").profile("odd.yaml")),
     "quantised": (lambda: QUANTISED, lambda plain: Scenario.from_plain(plain, "odd.yaml").profile("odd.yaml")),
     "experiment": (lambda: EXPERIMENT, lambda plain: convert(plain, Experiment, "odd.yaml").points("odd.yaml")),
     "profile": (

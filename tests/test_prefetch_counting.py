@@ -97,6 +97,33 @@ def test_any_resident_layers_run_and_the_rest_is_copied(policy: Plain, ahead: in
     assert figures["step_time_s"] >= 6 * 10e-3 * (1 - 1e-9)
 
 
+def test_a_pass_that_prefetches_only_its_own_layers_waits_for_its_first() -> None:
+    policy = {"kind": "whole_layer", "wrap_around": False}
+    made = scenario(policy, 4, layer_bytes="277 MB", passes_per_step=2)  # a copy takes 5 ms, a layer 10 ms
+    figures = simulate(made).metrics
+    assert figures["step_time_s"] == pytest.approx(8 * 10e-3 + 2 * 5e-3, rel=0.01)
+    assert figures["exposed_prefetch_s"] == pytest.approx(2 * 5e-3, rel=0.01)
+    assert figures["h2d_bytes_per_step"] == 8 * 277_000_000
+    copies = [c for c in made.program().ranks[0].commands() if isinstance(c, Copy)]
+    assert len(copies) == 4 * 2 * 4  # nothing for a step that never comes
+
+
+gated = policies.filter(lambda policy: "window" not in policy)
+
+
+@given(gated, st.integers(0, 4), st.sets(st.integers(0, 3), max_size=3), st.booleans())
+def test_all_policies_can_leave_out_the_next_pass(policy: Plain, ahead: int, resident: set[int], once: bool) -> None:
+    phase = [{"repeat": 2, "layer_bytes": "100 MB", "block": [compute(1e-3)]}] if once else []
+    policy = policy | {"prefetch_layers": ahead, "resident_layers": sorted(resident), "wrap_around": False}
+    for counted in ("all", "offloaded"):
+        made = scenario(policy | {"prefetch_counts": counted}, 4, passes_per_step=2, steps=3, before=phase, after=phase)
+        program = made.program().ranks[0]
+        brought = sum(isinstance(c, Copy) and c.offset == 0 for c in program.commands())
+        assert brought == 3 * 2 * (4 - len(resident)) + 2 * len(phase) * 2
+        assert sum(1 for _ in program.commands()) <= count_commands(made.workload.resolve(1), made.policy, 1)
+        simulate(made, settle=False)
+
+
 def test_a_number_of_resident_layers_is_so_many_of_the_first() -> None:
     number, listed = (scenario({"kind": "whole_layer", "resident_layers": given}) for given in (3, [0, 1, 2]))
     assert number.program().hash == listed.program().hash
@@ -117,6 +144,10 @@ def test_layers_that_repeat_are_not_left_out_where_only_some_count() -> None:
         ({"resident_layers": -1}, "policy.resident_layers: is -1, expected 0 or more, or a list of layers"),
         ({"resident_layers": [8]}, "policy.resident_layers: has 8, but the workload's layers are 0 to 7"),
         ({"resident_layers": True}, "policy.resident_layers: expected"),
+        (
+            {"kind": "yielding", "chunk_bytes": 1, "window": "launch", "wrap_around": False},
+            "policy.wrap_around: false is for window device_gate",
+        ),
         ({"prefetch_counts": "some"}, "policy.prefetch_counts: is 'some'; expected one of all, offloaded"),
     ],
 )

@@ -67,8 +67,9 @@ def build(workload: Workload, policy: Policy, world_size: int, placement: Sequen
     def make() -> Program:
         made: dict[Workload | int, RankProgram] = {}
         ranks = []
+        alike = workload.alike
         for rank in range(world_size):
-            own = workload.of(rank)
+            own = workload if alike else workload.of(rank)
             key = rank if not policy.ranks_alike else 0 if own is workload else own
             if key not in made:
                 made[key] = policy.schedule(own, world_size, rank)
@@ -93,6 +94,8 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
     passes += workload.steps * workload.passes_per_step
     closing = command_count(workload.closing)
     steps = world_size * (policy.slot_count + 2 * (workload.steps + 1) + closing * workload.steps)
+    if not policy.wrap_around:  # an event and its wait, as a pass begins
+        once += world_size * (passes + 2)
     if policy.prefetch_counts == "offloaded":  # those ahead may be the largest, and lie many layers ahead
         return (passes + 1) * sum(each) + policy.prefetch_layers * max(each) + 2 * once + steps
     return passes * sum(each) + sum(each[:beyond]) + 2 * once + steps

@@ -87,6 +87,11 @@ class Policy(Config, frozen=True, tag_field="kind"):
         return "all"
 
     @property
+    def wrap_around(self) -> bool:
+        """Whether a pass prefetches the first layers of the next one."""
+        return True
+
+    @property
     def resident_layers(self) -> int | tuple[int, ...]:
         """Numbers of layers of which all bytes stay on the GPU; or how many of the first ones."""
         return ()
@@ -182,12 +187,14 @@ class Offload(Policy, frozen=True):
 
     Of `resident_layers`, counted from 0 through all blocks, all bytes do; a number stands for so many first ones.
     With `prefetch_counts: offloaded`, `prefetch_layers` counts layers of which bytes are copied, and slots are theirs.
+    Without `wrap_around` a pass prefetches its own layers only: the first ones are fetched when it begins.
     """
 
     resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
     resident_layers: int | tuple[int, ...] = ()
     prefetch_counts: Counted = "all"
+    wrap_around: bool = True
 
     def __post_init__(self) -> None:
         refuse(self.wrong_parameters())

@@ -9,13 +9,15 @@ Layers that run once, before or after all steps, stand in the same row; past its
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 
 from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
 from sim.workloads.block_commands import COMPUTE, BlockCommands
+from sim.workloads.block_items import Op, Transfers
 from sim.workloads.workload import Workload
 
 COPY = "copy"
@@ -38,6 +40,8 @@ class Schedule:
         self.slots = max(policy.slot_count, self.ahead + 1)
         self.landed: dict[int, int] = {}
         self.slot_free: dict[int, int] = {}
+        self.fetched_late: dict[int, int] = {}
+        """Layers executed that are fetched when their pass begins -> the event that it begins with."""
         self.meeting_stream = COMPUTE
         """The stream of the collective that is about to be issued, or has been."""
         self.block = BlockCommands(self.rank, self._around)
@@ -61,14 +65,15 @@ class Schedule:
             self.rank.record_request(COMPUTE)
         else:
             self._end_step()
-        for turn in range(self.ahead):
-            self.prefetch(self.executed(turn))
+        if self.policy.wrap_around:
+            for turn in range(self.ahead):
+                self.prefetch(self.executed(turn))
         for n in range(before + per_step * steps + len(self.workload.after)):
             if self.once and n == before:
                 self.block.forget_copies()
                 self._end_step()
-            if self.counts(n):
-                self.prefetch(self.executed(self.turn(n) + self.ahead))
+            self._arrive(n)
+            self._prefetch_from(n)
             self._layer(n)
             done = n + 1 - before
             if 0 < done <= per_step * steps and done % per_step == 0:
@@ -77,6 +82,41 @@ class Schedule:
         if self.once:
             self.rank.record_request(COMPUTE)
         return self.rank.build(tuple(self._weights()))
+
+    def _arrive(self, n: int) -> None:
+        """Issue what the n-th layer executed receives before it does anything: its input from another stage."""
+        step, layer, _ = self.place(n)
+        self.block.issue(_arrivals(self.layers[layer].block), step, layer)
+
+    def _prefetch_from(self, n: int) -> None:
+        """Issue the copies that the n-th layer executed is to be followed by."""
+        if self.policy.wrap_around:
+            if self.counts(n):
+                self.prefetch(self.executed(self.turn(n) + self.ahead))
+            return
+        first, end = self._pass_of(n)
+        if n == first:
+            begins = self.rank.record(COMPUTE) if n and self.offloads else None
+            start = self.turn(n)
+            for ahead in (self.executed(turn) for turn in range(start, start + self.ahead)):
+                if ahead < end:
+                    if begins is not None:
+                        self.fetched_late[ahead] = begins
+                    self.prefetch(ahead)
+                    begins = None
+        if self.counts(n) and (ahead := self.executed(self.turn(n) + self.ahead)) < end:
+            self.prefetch(ahead)
+
+    def _pass_of(self, n: int) -> tuple[int, int]:
+        """The first layer executed of the pass that the n-th one is in, and the one behind its last."""
+        count, before = len(self.workload.layers), len(self.workload.before)
+        in_steps = count * self.workload.passes_per_step * self.workload.steps
+        if self.once and n < before:
+            return 0, before
+        if self.once and n >= before + in_steps:
+            return before + in_steps, self.period
+        first = before + (n - before) // count * count
+        return first, first + count
 
     def prefetch(self, n: int) -> None:
         """Issue the copies for the n-th layer executed; leave the event after them in `landed`."""
@@ -110,6 +150,8 @@ class Schedule:
 
     def wait_for_slot(self, n: int, stream: str = COPY) -> None:
         """Make the stream that fills the n-th layer's slot wait until it is free."""
+        if (begins := self.fetched_late.pop(n, None)) is not None:
+            self.rank.wait(stream, begins)
         if (free := self.slot_free.get(self.turn(n) - self.slots)) is not None:
             self.rank.wait(stream, free)
 
@@ -206,9 +248,14 @@ class Schedule:
             weights = (self.slot(n), "resident")
         of = self.layers[layer]
         writes = (self.memory_of(layer),) if of.memory else ()
-        self.block.issue(of.block, step, layer, weights, writes)
+        self.block.issue(of.block[len(_arrivals(of.block)) :], step, layer, weights, writes)
         if step >= 0:
             self.block.forget_copies()
         if self.offloads and self.counts(n):
             self.slot_free.pop(self.turn(n) - self.slots, None)
             self.slot_free[self.turn(n)] = rank.record(COMPUTE)
+
+
+def _arrivals(block: Sequence[Op]) -> Sequence[Op]:
+    """The sends and receives that a block begins with."""
+    return list(takewhile(lambda op: isinstance(op, Transfers), block))

@@ -67,6 +67,8 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
             yield Fault("drain", "needs window: device_gate")
         if 0 < self.poll < 1e-9:
             yield Fault("poll", f"is {float(self.poll)} s, expected 0 or at least 1 ns")
+        if not self.wrap_around and self.window != "device_gate":
+            yield Fault("wrap_around", "false is for window device_gate")
         if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
             yield Fault("slots", "is for windows launch and kernel, and more than prefetch_layers")
 

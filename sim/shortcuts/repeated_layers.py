@@ -72,7 +72,7 @@ def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
     """The pass as regions of equal layers, of which `kept` stay; none where that leaves out nothing much."""
     if "layers_alike" not in vars(type(policy)) or not policy.layers_alike:
         return []
-    if policy.resident_layers or policy.prefetch_counts != "all":
+    if policy.resident_layers or policy.prefetch_counts != "all" or not policy.wrap_around:
         return []
     regions, first = [], 0
     for _, equal in groupby(workload.layers):

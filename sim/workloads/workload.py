@@ -46,11 +46,17 @@ class Workload(NamedTuple):
         """Those of a pass, then those before and after all steps: layers are numbered so."""
         return (*self.layers, *self.before, *self.after) if self.before or self.after else self.layers
 
+    @property
+    def alike(self) -> bool:
+        """Whether all ranks do the same: `of` then gives what it is asked of."""
+        blocks = {id(layer.block): layer.block for layer in self.all_layers}.values()
+        ops = (op for block in (*blocks, self.closing) for op in block)
+        return not self.ranks and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
+
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
         own = self.ranks[rank]._replace(steps=self.steps) if self.ranks else self
-        ops = (op for layer in own.all_layers for op in layer.block)
-        if not any(isinstance(op, Shift) or _grouped(op) for op in (*ops, *own.closing)):
+        if own.alike:
             return own
 
         @lru_cache(None)
