@@ -67,6 +67,11 @@ class _Run(NamedTuple):
     def policy(self) -> Policy:
         return self.job.scenario.policy
 
+    @property
+    def capacity(self) -> int:
+        """Memory of the smallest GPU that it ran on, B."""
+        return self.job.profile.memory_of(range(self.job.scenario.world_size))
+
 
 class _Facts(NamedTuple):
     """What the sentences are made of (s, B)."""
@@ -123,7 +128,7 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
         fall,
         bool(metrics["h2d_bytes_per_step"] or run.figures.gathers),
         metrics["peak_memory_bytes"],
-        job.profile.device.memory.value,
+        run.capacity,
         metrics["step_time_s"],
     )
     tried = [_tried(variant, evaluated) for variant, evaluated in zip(jobs, figures[len(first) :], strict=True)]
@@ -242,7 +247,7 @@ def _changes(run: _Run, tried: Sequence[_Run], evaluator: Evaluator) -> Iterator
         if found.figures.program not in seen:
             seen.add(found.figures.program)
             yield _change_to(run, found)
-    if run.figures.metrics["peak_memory_bytes"] <= run.job.profile.device.memory.value:
+    if run.figures.metrics["peak_memory_bytes"] <= run.capacity:
         return
     others = policies.variants(run.policy, run.job.scenario.world_size)
     for policy in [run.policy] if _has_fraction(run.policy) else filter(_has_fraction, others):
@@ -276,7 +281,7 @@ def _change_to(run: _Run, found: _Run) -> Change:
         before["step_time_s"] - after["step_time_s"],
         after["peak_memory_bytes"] - before["peak_memory_bytes"],
         after["peak_memory_bytes"],
-        after["peak_memory_bytes"] <= run.job.profile.device.memory.value,
+        after["peak_memory_bytes"] <= run.capacity,
         describe(found.policy),
     )
 
@@ -292,7 +297,6 @@ def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_R
     be live at the peak as in the last run. Where that was wrong, the next run sets it right.
     """
     known, tried = run, set[int]()
-    capacity = run.job.profile.device.memory.value
     count = round(1 / FRACTION_STEP)
     while len(tried) < _FIT_TRIES:
         always, sometimes = _buffer_bytes(known.job.scenario)
@@ -302,7 +306,7 @@ def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_R
             try:
                 scenario = run.job.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
                 always, sometimes = _buffer_bytes(scenario)
-                return always + live * sometimes >= capacity + 1  # whole bytes, but for the product's rounding
+                return always + live * sometimes >= run.capacity + 1  # whole bytes, but for the product's rounding
             except (InputError, ProgramError):
                 return True
 

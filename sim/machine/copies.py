@@ -145,7 +145,7 @@ class Copies:
         peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
         key = command.kind, rank.gpu, peer
         if key not in self._costs:
-            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind)
+            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind, rank.gpu)
             rate = self._law([spec], self._profile.capacities)[0]
             self._costs[key] = _Costs(
                 spec, rate, float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
@@ -154,5 +154,5 @@ class Copies:
 
     def _engine(self, kind: CopyKind, gpu: int) -> _Engine:
         if (kind, gpu) not in self._engines:
-            self._engines[kind, gpu] = _Engine(self._profile.copy_class(kind).copies_at_once)
+            self._engines[kind, gpu] = _Engine(self._profile.copy_class(kind, gpu).copies_at_once)
         return self._engines[kind, gpu]
