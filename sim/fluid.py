@@ -37,7 +37,7 @@ class FlowSpec(NamedTuple):
     the fabric but is slowed by it, is (resource index, slow-down d): its cap becomes cap / (1 + d * utilisation).
     `tags` say what it is, `slowed_by` which tags slow it, as (tags, factor): its cap becomes cap * factor while a flow
     with any of these tags is in flight. No tag of a flow slows the flow itself.
-    `route_beside`, as (tags, route), is its route while a flow with any of these tags is in flight.
+    `alternate_route`, as (tags, route), is its route while a flow with any of these tags is in flight.
     """
 
     route: Route
@@ -46,7 +46,7 @@ class FlowSpec(NamedTuple):
     drag: tuple[int, float] | None = None
     tags: tuple[Tag, ...] = ()
     slowed_by: tuple[tuple[tuple[Tag, ...], float], ...] = ()
-    route_beside: tuple[tuple[Tag, ...], Route] | None = None
+    alternate_route: tuple[tuple[Tag, ...], Route] | None = None
 
 
 RateLaw = Callable[[Sequence[FlowSpec], Sequence[float]], list[float]]
@@ -95,14 +95,14 @@ def weighted_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float]) -> 
 def caps_now(flows: Sequence[FlowSpec]) -> list[FlowSpec]:
     """`flows` with the caps and routes that apply while all of them are in flight."""
     present = {tag for f in flows for tag in f.tags}
-    return [_now(f, present) if f.slowed_by or f.route_beside else f for f in flows]
+    return [_now(f, present) if f.slowed_by or f.alternate_route else f for f in flows]
 
 
 def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
     cap = flow.cap * math.prod(factor for tags, factor in flow.slowed_by if not present.isdisjoint(tags))
-    if flow.route_beside is None or present.isdisjoint(flow.route_beside[0]):
+    if flow.alternate_route is None or present.isdisjoint(flow.alternate_route[0]):
         return flow._replace(cap=cap)
-    return flow._replace(cap=cap, route=flow.route_beside[1])
+    return flow._replace(cap=cap, route=flow.alternate_route[1])
 
 
 def rates_together(

@@ -164,14 +164,14 @@ class _Explorer:
             for rank in ranks
         ]
         self.targets = {(c.peer, c.other) for c in self.commands.values() if isinstance(c, Copy) and c.kind == "p2p"}
-        self.peers = self._meetings()
+        self.peers = self._communications()
 
     def _lasts(self, wait: WaitFlag) -> bool:
         values = self.values[wait.flag]
         holds = [(v - wait.value) % 2**32 < HALF for v in values]
         return True not in holds or all(holds[holds.index(True) :])
 
-    def _meetings(self) -> dict[Id, list[tuple[Id | None, bool]]]:
+    def _communications(self) -> dict[Id, list[tuple[Id | None, bool]]]:
         """Command -> the commands of other ranks that it meets, and whether it gets something from each."""
         calls: dict[tuple[object, int], dict[int, Id]] = {}
         ends: dict[tuple[object, ...], Id] = {}
@@ -183,12 +183,12 @@ class _Explorer:
 
         for at, c in self.commands.items():
             if isinstance(c, Collective):
-                calls.setdefault((c.meets_on, number(at[0], c.meets_on)), {})[at[0]] = at
+                calls.setdefault((c.communicates_on, number(at[0], c.communicates_on)), {})[at[0]] = at
             elif isinstance(c, PointToPoint):
                 for t in c.transfers:
                     way = (at[0], t.peer) if isinstance(t, Send) else (t.peer, at[0])
-                    n = number(isinstance(t, Send), *way, c.meets_on)
-                    ends[isinstance(t, Send), *way, c.meets_on, n] = at
+                    n = number(isinstance(t, Send), *way, c.communicates_on)
+                    ends[isinstance(t, Send), *way, c.communicates_on, n] = at
         found: dict[Id, list[tuple[Id | None, bool]]] = {}
         for met in calls.values():
             for rank, at in met.items():

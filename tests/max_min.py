@@ -13,7 +13,9 @@ def check_max_min(flows: Sequence[FlowSpec], capacities: Sequence[float], rates:
     """The certificate of weighted max-min fairness, by definition; drags and what is beside count into caps, routes."""
     marks_of = [set(f.tags) for f in flows]
     flows = [
-        f._replace(route=f.route_beside[1]) if f.route_beside and any(m & {*f.route_beside[0]} for m in marks_of) else f
+        f._replace(route=f.alternate_route[1])
+        if f.alternate_route and any(m & {*f.alternate_route[0]} for m in marks_of)
+        else f
         for f in flows
     ]
     load = [0.0] * len(capacities)

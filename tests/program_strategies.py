@@ -67,16 +67,16 @@ def unchecked_ranks(draw: st.DrawFn) -> tuple[RankProgram, ...]:
     values = [1, HALF - 1, HALF, HALF + 5, 2**32 - 1, 0, 3] if far else [1, 2, 3, 4, 5, 6, 7]
     drafts = [_Draft(r, ranks, values) for r in range(ranks)]
     waited = st.sampled_from([*values, HALF + 1, 2**32 - 2] if far else [1, 1, 2, 3])
-    meetings = draw(st.lists(st.sampled_from(["all", "pair", "p2p", "pass"]), max_size=2))
+    communications = draw(st.lists(st.sampled_from(["all", "pair", "p2p", "pass"]), max_size=2))
     calls: list[list[AnyCommand]] = [[] for _ in drafts]
-    for number, meeting in enumerate(meetings):
+    for number, kind_of_call in enumerate(communications):
         stream = draw(st.sampled_from(["a", "b"]))
         a, b = draw(st.sampled_from([(0, 1), (1, 0), (ranks - 1, 0), (1, ranks - 1)]))
         if a == b:
             a = 0
-        match meeting:
+        match kind_of_call:
             case "all" | "pass":
-                kind = "all_reduce" if meeting == "all" else "send_recv"
+                kind = "all_reduce" if kind_of_call == "all" else "send_recv"
                 for mine in calls:
                     mine.append(Collective(stream, f"call{number}", kind, 8))  # type: ignore[arg-type]
             case "pair":

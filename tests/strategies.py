@@ -354,7 +354,7 @@ class Company(NamedTuple):
 
     def of(self, spec: FlowSpec) -> FlowSpec:
         elsewhere = self.elsewhere if spec.route else None
-        return spec._replace(tags=self.tags, slowed_by=self.beside, route_beside=elsewhere)
+        return spec._replace(tags=self.tags, slowed_by=self.beside, alternate_route=elsewhere)
 
 
 _factors = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(0.01, 1.0)

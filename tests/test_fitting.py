@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
-from calibration.fitting.estimators import steady
+from calibration.fitting.estimators import undisturbed
 from calibration.fitting.stream_interference import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
 from calibration.probes.case import ProbeCase
 from calibration.probes.plan import plan
@@ -439,7 +439,7 @@ def test_rows_above_the_line_of_the_fastest_were_late(
     sizes: tuple[float, ...], seconds: tuple[float, ...], kept: tuple[bool, ...]
 ) -> None:
     """Of two rows of one size no line goes, and of lines that reach 0 at a row's size none is a link's."""
-    assert tuple(steady(sizes, seconds)) == kept
+    assert tuple(undisturbed(sizes, seconds)) == kept
 
 
 def test_one_row_is_enough_for_a_link_capacity() -> None:

@@ -212,7 +212,7 @@ def test_caps_beside_each_other_leave_the_flows_as_they_are() -> None:
 
 def test_a_flow_crosses_more_while_others_are_there() -> None:
     net, used = Net(10, 4), []
-    crowded = over(0)._replace(route_beside=(("b",), ((0, 1.0), (1, 2.0))))
+    crowded = over(0)._replace(alternate_route=(("b",), ((0, 1.0), (1, 2.0))))
     net.flow("a", crowded, 24)
     net.flow("b", marked("b", cap=5), 5, 1)
     net.at(1.5, lambda: used.append(net.fabric.used()))
@@ -225,7 +225,7 @@ def test_a_flow_crosses_more_while_others_are_there() -> None:
 @pytest.mark.parametrize("left", [14, 12])
 def test_cancelling_counts_what_a_flow_took_on_each_of_its_routes(left: int) -> None:
     net, found = Net(10, 4), []
-    net.flow("a", over(0)._replace(route_beside=(("b",), ((1, 2.0),))), 24)
+    net.flow("a", over(0)._replace(alternate_route=(("b",), ((1, 2.0),))), 24)
     net.flow("b", marked("b", cap=5), 500, 1)
     net.at(1 + (14 - left) / 2, lambda: found.append(net.fabric.cancel(net.flows["a"])))
     net.at(3, lambda: net.fabric.cancel(net.flows["b"]))

@@ -121,9 +121,9 @@ def test_ranks_meet(program: Program, drawn: Any) -> None:
     count: dict[Any, int] = {}
     for span in run(program, drawn).spans:
         if isinstance(span.command, Collective):
-            key = span.rank, span.command.meets_on
+            key = span.rank, span.command.communicates_on
             count[key] = count.get(key, -1) + 1
-            calls.setdefault((span.command.meets_on, count[key]), []).append(span)
+            calls.setdefault((span.command.communicates_on, count[key]), []).append(span)
         elif isinstance(span.command, PointToPoint):
             calls.setdefault(span.command.name, []).append(span)
     for met in calls.values():

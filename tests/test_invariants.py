@@ -281,7 +281,7 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
                     total += phase.latency
                     for spec, part in phase.flows:
                         # while copies are in flight it may cross more of the host
-                        routes = [spec.route, *([spec.route_beside[1]] if spec.route_beside else [])]
+                        routes = [spec.route, *([spec.alternate_route[1]] if spec.alternate_route else [])]
                         flows = [[spec._replace(route=route)] for route in routes]
                         total += part.size / min(weighted_max_min(f, profile.capacities)[0] for f in flows)
             elif isinstance(c, RecordEvent):

@@ -556,7 +556,7 @@ def agree(parts: tuple[RankProgram, ...]) -> str:
         return "deadlock"
     # NCCL's rule: no interleaving of whole commands shows what kernels hold
     assert "different order" in message or "differs between ranks" in message
-    return "meetings"
+    return "rendezvous"
 
 
 def passes_twice(parts: tuple[RankProgram, ...]) -> bool:

@@ -104,7 +104,7 @@ class Interpreter:
             case Copy():
                 self.copy(rank, command)
             case Collective():
-                key = ("collective", command.meets_on)
+                key = ("collective", command.communicates_on)
                 return self.meets(rank, stream, [(*key, self.number(rank, stream, key))], command)
             case PointToPoint():
                 return self.transfers(rank, stream, command)
@@ -130,9 +130,9 @@ class Interpreter:
             keys: list[tuple[object, ...]] = []
             for t in command.transfers:
                 ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
-                count = (rank, isinstance(t, Send), *ends, command.meets_on)
+                count = (rank, isinstance(t, Send), *ends, command.communicates_on)
                 self.calls[count] += 1
-                keys.append((*ends, command.meets_on, self.calls[count]))
+                keys.append((*ends, command.communicates_on, self.calls[count]))
                 self.met.setdefault(keys[-1], set()).add(rank)
                 if isinstance(t, Send):
                     self.sent[keys[-1]] = self.memory[rank, t.buffer][t.offset :][: t.bytes].copy()

@@ -75,7 +75,7 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(victim: int, delay: flo
     assert left_over(before) == set()
 
 
-def meeting_again_and_again(rank: int) -> RankBuilder:
+def exchanging_for_ever(rank: int) -> RankBuilder:
     """Ranks meet so often that the one that is left is surely in a collective, which then fails there."""
     builder = RankBuilder()
     builder.record_step(MAIN)
@@ -96,7 +96,7 @@ def test_the_rank_that_was_killed_is_named_not_the_one_that_missed_it(victim: in
         killer = threading.Timer(2.0, os.kill, (processes[victim], signal.SIGKILL))
         killer.start()
         with pytest.raises(MachineError) as caught:
-            machine.run(Program((meeting_again_and_again(0).build(), meeting_again_and_again(1).build())))
+            machine.run(Program((exchanging_for_ever(0).build(), exchanging_for_ever(1).build())))
         assert str(caught.value) == f"the process of rank {victim} has died: SIGKILL"
 
 

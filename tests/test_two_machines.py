@@ -67,7 +67,7 @@ def check_rendezvous(timeline: Timeline) -> None:
                     s.start
                     for r in range(timeline.program.world_size)
                     for s, c in timeline.commands(r, kind)
-                    if (c.name, c.step, c.meets_on) == (command.name, command.step, command.meets_on)
+                    if (c.name, c.step, c.communicates_on) == (command.name, command.step, command.communicates_on)
                     and takes_part(r, rank, command)
                 ]
                 assert span.end >= span.ready >= min(max(same), span.end) - 1e-9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calibration.fitting.estimators import FitError, Fitted, affine, steady
+from calibration.fitting.estimators import FitError, Fitted, affine, undisturbed
 from calibration.fitting.selection import Rows
 from calibration.probes.plan import LONG
 from sim.datasets.probe_rows import Row
@@ -61,7 +61,7 @@ def by_size(rows: Rows, trains: Sequence[Row], quantity: str, named: str, shared
     line = [(s, t) for s, t in zip(sizes, seconds, strict=True) if s >= LEAST and (t > floor or not rows.strict)]
     if len(line) < 3:
         raise FitError(f"{named}: {len(line)} usable rows of 256 KiB and more, at least 3 are needed")
-    good = steady([s for s, _ in line], [t for _, t in line]) if shared else [True] * len(line)
+    good = undisturbed([s for s, _ in line], [t for _, t in line]) if shared else [True] * len(line)
     kept = [row for row, fast in zip(line, good, strict=True) if fast]
     if len(kept) < max(3, len(line) // 3):
         kept = line

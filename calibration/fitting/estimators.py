@@ -48,7 +48,7 @@ SLOW = 0.015
 """Rows that lie this much above the line of the fastest were disturbed."""
 
 
-def steady(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
+def undisturbed(sizes: Sequence[float], seconds: Sequence[float]) -> list[bool]:
     """Which rows a line of setup + size / rate holds for that no row is faster than.
 
     Links are slow at times (docs/measurements/commands.md): rows are late together, never early. Of all lines

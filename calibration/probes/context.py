@@ -25,7 +25,7 @@ from sim.program import CollectiveKind
 WATCHDOG_S = 60.0
 """A gate opens by itself after this long, s: the host issues what it holds within that time even when it is busy."""
 
-MEETING_S = 100.0
+RENDEZVOUS_S = 100.0
 """How long a rank waits for the others before a case, s."""
 
 
@@ -135,7 +135,7 @@ class Context:
     def meet(self, ranks: int) -> None:
         """Wait until the first `ranks` ranks are here."""
         if ranks > 1:
-            self._barriers[ranks].wait(timeout=MEETING_S)
+            self._barriers[ranks].wait(timeout=RENDEZVOUS_S)
 
     def agree(self, value: float, ranks: int) -> float:
         """The largest `value` of the first `ranks` ranks."""

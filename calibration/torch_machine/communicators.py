@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
-from sim.program import Communicator, Meeting, Program
+from sim.program import Communication, Communicator, Program
 
 
 def communicators(program: Program) -> list[Communicator]:
     """All communicators of `program`, in the order in which every rank makes them."""
-    return list(dict.fromkeys(c.meets_on for rank in program.ranks for c in rank.commands() if isinstance(c, Meeting)))
+    return list(
+        dict.fromkeys(
+            c.communicates_on for rank in program.ranks for c in rank.commands() if isinstance(c, Communication)
+        )
+    )
 
 
 class Communicators:

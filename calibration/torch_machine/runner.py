@@ -224,12 +224,16 @@ class Runner:
         if command.writes:
             buffer = self.memory.part(command.writes[0], command.start, size, command.layer)
         else:
-            buffer = self.memory.nameless(command.meets_on, size)
+            buffer = self.memory.nameless(command.communicates_on, size)
         own = None
         if self.stores.intersection(command.reads):  # the rank's part of the weights lies on the GPU
             part = block_bytes(command, len(members))
             own = self.memory.shard(command.layer, command.start + members.index(self.rank) * part, part)
-        group = self.communicators.of(command.meets_on) if len(members) > 1 or command.group is msgspec.UNSET else None
+        group = (
+            self.communicators.of(command.communicates_on)
+            if len(members) > 1 or command.group is msgspec.UNSET
+            else None
+        )
         return collective_call(Part(command, self.rank, members, buffer, group, own))
 
     def transfer_call(self, command: PointToPoint) -> Call:
@@ -239,7 +243,7 @@ class Runner:
         pieces = [(t, self.memory.part(t.buffer, t.offset, t.bytes, command.layer)) for t in command.transfers]
         sends = [(memory, t.peer) for t, memory in pieces if isinstance(t, Send)]
         receives = [(memory, t.peer) for t, memory in pieces if not isinstance(t, Send)]
-        group = self.communicators.of(command.meets_on)
+        group = self.communicators.of(command.communicates_on)
         return lambda: exchange(sends, receives, group)
 
     def _record(self, command: RecordEvent) -> Call:

@@ -65,7 +65,7 @@ def warm_up(run: Run) -> None:
             run.device.stream(main).run(partial(dist.all_reduce, one, group=group))()
         for command in run.job.program.commands():
             key = (on, command.kind, command.bytes) if isinstance(command, Collective) else None
-            if isinstance(command, Collective) and command.meets_on == on and key not in warm:
+            if isinstance(command, Collective) and command.communicates_on == on and key not in warm:
                 # on its own stream, for which libraries may take memory; the one before may have been on another
                 run.device.synchronize()
                 once(key, run.collective_call(command), command.stream)
@@ -80,12 +80,12 @@ def _transfers(run: Run, on: Communicator) -> None:
     first: dict[tuple[bool, int], Send | Recv] = {}
     layers: dict[tuple[bool, int], int] = {}
     for command in run.job.program.commands():
-        if isinstance(command, PointToPoint) and command.meets_on == on:
+        if isinstance(command, PointToPoint) and command.communicates_on == on:
             for t in command.transfers:
                 if first.setdefault((isinstance(t, Send), t.peer), t) is t:
                     layers[isinstance(t, Send), t.peer] = command.layer
     pieces = {key: (run.memory.part(t.buffer, t.offset, t.bytes, layers[key]), t.peer) for key, t in first.items()}
-    sends, receives = ([p for (sends, _), p in pieces.items() if sends is way] for way in (True, False))
+    sends, receives = ([p for (sends, _), p in pieces.items() if sends is sent] for sent in (True, False))
     group = run.communicators.of(on) if pieces else None
     run.device.stream(run.job.program.step_stream()).run(lambda: exchange(sends, receives, group))()
 

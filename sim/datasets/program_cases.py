@@ -209,7 +209,7 @@ def collective(kind: CollectiveKind, size: int, count: int = 1) -> Body:
     return body
 
 
-def exchange(size: int, count: int = 1, way: str = "both", stream: str = "compute") -> Body:
+def exchange(size: int, count: int = 1, direction: str = "both", stream: str = "compute") -> Body:
     """`count` sends to the other one of two ranks, and receives from it in the same groups, or one direction only."""
 
     def body(rank: Rank, step: int) -> None:
@@ -218,7 +218,7 @@ def exchange(size: int, count: int = 1, way: str = "both", stream: str = "comput
         out, into = rank.device(f"out {stream} {size}", size), rank.device(f"in {stream} {size}", size)
         send, receive = Send(peer, size, out), Recv(peer, size, into)
         for i in range(count):
-            if way == "both":
+            if direction == "both":
                 rank.builder.point_to_point(stream, f"exchange {i}", send, receive, step=step)
             else:
                 rank.builder.point_to_point(stream, f"send {i}", send if rank.number == 0 else receive, step=step)
@@ -304,7 +304,7 @@ def _two() -> Iterator[ProgramCase]:
 
     for size, count in ((64 * KIB, 16), (MIB, 16), (16 * MIB, 4), (big, 1)):
         yield case(f"p2p/exchange/{size}x{count}", body=exchange(size, count), lead_s=3e-3)
-    yield case("p2p/one way", body=exchange(16 * MIB, 4, way="one"), lead_s=1e-3)
+    yield case("p2p/one way", body=exchange(16 * MIB, 4, direction="one"), lead_s=1e-3)
     four = exchange(16 * MIB, 4)
     yield case("p2p/exchange beside h2d", body=with_copies(four, 24))
     yield case("p2p/exchange beside h2d of rank 1", body=_several(_only(1, copies("a", small, 24)), four))

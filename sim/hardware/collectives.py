@@ -198,12 +198,12 @@ def _flow(
     profile: Profile, share: Contention, edges: tuple[tuple[int, int], ...], cap: float, weight: float
 ) -> FlowSpec:
     """A flow over `edges`; with an isolated overhead in `share`, another route while copies are in flight."""
-    beside = profile.peer_route(edges, share.overhead.value)
+    alternate = profile.peer_route(edges, share.overhead.value)
     if share.isolated_overhead is None:
-        return FlowSpec(beside, cap, weight)
+        return FlowSpec(alternate, cap, weight)
     least = min(share.isolated_overhead.value, share.overhead.value)
     route = profile.peer_route(edges, least)
-    return FlowSpec(route, cap, weight, route_beside=((COPY_TAG,), beside))
+    return FlowSpec(route, cap, weight, alternate_route=((COPY_TAG,), alternate))
 
 
 def isolated_time(
@@ -270,10 +270,10 @@ def transfers_time(
 def _tagged(cls: CollectiveClass, kind: CollectiveKind, spec: FlowSpec, gpus: Sequence[int]) -> FlowSpec:
     """`spec` with its tags, and with those of what slows it on any of its GPUs."""
     tags = tuple(CollectiveTag(name, gpu) for gpu in gpus for name in (None, kind))
-    beside = tuple(
+    slowed_by = tuple(
         (tuple(CollectiveTag(other, gpu) for gpu in gpus), factor.value) for other, factor in cls.beside.items()
     )
-    return spec._replace(tags=tags, slowed_by=beside)
+    return spec._replace(tags=tags, slowed_by=slowed_by)
 
 
 def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:

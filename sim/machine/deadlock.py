@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sim.machine.meetings import Meetings
+from sim.machine.rendezvous import Communications
 from sim.machine.state import Flags, Rank, Stream, Ticket
 from sim.program import (
     AnyCommand,
@@ -25,12 +25,17 @@ class DeadlockError(RuntimeError):
 
 
 def check_finished(
-    program: Program, ranks: Sequence[Rank], host_flags: Flags, meetings: Meetings, spans: Sequence[Span], now: float
+    program: Program,
+    ranks: Sequence[Rank],
+    host_flags: Flags,
+    communications: Communications,
+    spans: Sequence[Span],
+    now: float,
 ) -> None:
     """Raise DeadlockError if a host thread or a stream is still waiting."""
     if not any(rank.hosts_waiting or any(stream.current for stream in rank.streams.values()) for rank in ranks):
         return
-    state = _Standstill(program, ranks, host_flags, meetings, {(s.rank, id(s.command)) for s in spans})
+    state = _Standstill(program, ranks, host_flags, communications, {(s.rank, id(s.command)) for s in spans})
     lines = []
     for rank in ranks:
         for number, what in rank.hosts_waiting.items():
@@ -45,12 +50,17 @@ def check_finished(
 
 class _Standstill:
     def __init__(
-        self, program: Program, ranks: Sequence[Rank], host_flags: Flags, meetings: Meetings, ran: set[tuple[int, int]]
+        self,
+        program: Program,
+        ranks: Sequence[Rank],
+        host_flags: Flags,
+        communications: Communications,
+        ran: set[tuple[int, int]],
     ) -> None:
         self.program = program
         self.ranks = ranks
         self.host_flags = host_flags
-        self.meetings = meetings
+        self.communications = communications
         self.ran = ran
         """(rank, id of the command) of what has ended."""
 
@@ -70,12 +80,12 @@ class _Standstill:
                 )
             case Collective():
                 assert isinstance(ticket, tuple)
-                missing = self.meetings.met[ticket].missing  # type: ignore[index]
+                missing = self.communications.rendezvous[ticket].missing  # type: ignore[index]
                 return f"ranks {missing} to arrive at {command.kind} {command.name!r} (layer {command.layer})"
             case PointToPoint():
                 assert isinstance(ticket, tuple)
-                unmet = [self.meetings.met[key] for key in ticket]  # type: ignore[index]
-                missing = sorted({rank for meeting in unmet for rank in meeting.missing})
+                incomplete = [self.communications.rendezvous[key] for key in ticket]  # type: ignore[index]
+                missing = sorted({rank for one in incomplete for rank in one.missing})
                 return f"ranks {missing} to post their side of {command.name!r} (layer {command.layer})"
             case Copy():
                 return f"a copy engine, for {command.kind} copy {command.name!r}"

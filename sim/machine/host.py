@@ -37,7 +37,7 @@ from sim.program import (
 )
 from sim.timeline import HostSpan
 
-_MEETINGS = (Collective, PointToPoint)
+_COMMUNICATIONS = (Collective, PointToPoint)
 _ON_DEVICES = ("d2d", "p2p")
 
 
@@ -112,7 +112,7 @@ class HostThread:
                 self.issued = index
                 yield from self._copy_pageable(command, stream)
             else:
-                self._enqueue(stream, command, self._ticket(command) if kind in _MEETINGS else None)
+                self._enqueue(stream, command, self._ticket(command) if kind in _COMMUNICATIONS else None)
         self.issued = len(commands)
 
     def _enqueue(self, stream: Stream, command: AnyCommand, ticket: Ticket) -> None:
@@ -123,18 +123,18 @@ class HostThread:
             stream.idle = None
 
     def _ticket(self, command: AnyCommand) -> Ticket:
-        """Which of its communicator's meetings a command is."""
+        """Which of its communicator's rendezvous a command is."""
         if isinstance(command, Collective):
-            number = self.rank.calls[command.meets_on] = self.rank.calls.get(command.meets_on, 0) + 1
-            return command.meets_on, number
+            number = self.rank.calls[command.communicates_on] = self.rank.calls.get(command.communicates_on, 0) + 1
+            return command.communicates_on, number
         if isinstance(command, PointToPoint):
             keys: list[TransferKey] = []
             for t in command.transfers:
                 sends = isinstance(t, Send)
-                count = sends, t.peer, command.meets_on
+                count = sends, t.peer, command.communicates_on
                 number = self.rank.transfers[count] = self.rank.transfers.get(count, 0) + 1
                 me = self.rank.number
-                keys.append((me if sends else t.peer, t.peer if sends else me, command.meets_on, number))
+                keys.append((me if sends else t.peer, t.peer if sends else me, command.communicates_on, number))
             return tuple(keys)
         return None
 

@@ -17,7 +17,7 @@ from sim.hardware import Profile
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
-from sim.machine.meetings import Meetings
+from sim.machine.rendezvous import Communications
 from sim.machine.snapshot import Snapshot, snapshot
 from sim.machine.state import Flags, Rank, Steps, Stream, Ticket, launches
 from sim.program import (
@@ -82,12 +82,12 @@ class Run:
         self.spans: list[Span] = []
         self.blocked: list[HostSpan] = []
         self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
-        self.meetings = Meetings(self.env, self.fabric, profile, self.ranks, rate_law)
+        self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
-            Collective: self._meeting,
-            PointToPoint: self._meeting,
+            Collective: self._communication,
+            PointToPoint: self._communication,
             RecordEvent: self._record_event,
             WaitEvent: self._wait_event,
             WriteFlag: self._write_flag,
@@ -105,7 +105,7 @@ class Run:
                 stream.process = self._stream(rank, stream)
                 self.env.process(stream.process)
         self.env.run()
-        check_finished(self.program, self.ranks, self.host_flags, self.meetings, self.spans, self.env.now)
+        check_finished(self.program, self.ranks, self.host_flags, self.communications, self.spans, self.env.now)
         steps = tuple(
             tuple(rank.events[e] for e in program.step_events)
             for rank, program in zip(self.ranks, self.program.ranks, strict=True)
@@ -154,11 +154,11 @@ class Run:
         returned = ticket if isinstance(ticket, Event) else None
         return self.copies.run(rank, rank.streams[command.stream], command, busy, returned)
 
-    def _meeting(self, rank: Rank, command: Collective | PointToPoint, ticket: Ticket) -> Steps:
+    def _communication(self, rank: Rank, command: Collective | PointToPoint, ticket: Ticket) -> Steps:
         start = self.env.now
         if rank.attention_end is not None and not rank.attention_end.triggered:
             yield rank.attention_end
-        run = self.meetings.collective if isinstance(command, Collective) else self.meetings.point_to_point
+        run = self.communications.collective if isinstance(command, Collective) else self.communications.point_to_point
         ready, isolated = yield from run(rank, command, ticket)  # type: ignore[arg-type]
         self._span(rank, command, start, ready, isolated)
 

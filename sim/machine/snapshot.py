@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sim.fluid import Environment, Fabric
 from sim.machine.copies import Copies
-from sim.machine.meetings import Meetings
+from sim.machine.rendezvous import Communications
 from sim.machine.state import Flags, Rank
 from sim.timeline import HostSpan, Span
 
@@ -29,7 +29,7 @@ class Running(Protocol):
     ranks: list[Rank]
     host_flags: Flags
     copies: Copies
-    meetings: Meetings
+    communications: Communications
     spans: list[Span]
     blocked: list[HostSpan]
 
@@ -82,7 +82,7 @@ def snapshot(run: Running) -> Snapshot:
         discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
     discrete.append(tuple(sorted(run.host_flags.words.items())))
     discrete.append(run.copies.state())
-    discrete.append(run.meetings.state())
+    discrete.append(run.communications.state())
     for flow in run.fabric.active:
         discrete.append(flow.number)
         continuous += [run.fabric.left(flow) / flow.size, flow.rate]

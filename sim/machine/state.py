@@ -17,13 +17,13 @@ Steps = Generator[Event, Any, None]
 Work = Generator[Event, Any, tuple[float, float]]
 """A part of a process that does what a command is for: gives (when that began, s that it takes alone)."""
 
-MeetingKey = tuple[Communicator, int]
+CollectiveKey = tuple[Communicator, int]
 """Which collective: the n-th on its communicator; the same on every rank."""
 
 TransferKey = tuple[int, int, Communicator, int]
 """Which transfer: the n-th from a rank to another one on a communicator."""
 
-Ticket = MeetingKey | tuple[TransferKey, ...] | Event | None
+Ticket = CollectiveKey | tuple[TransferKey, ...] | Event | None
 """What comes with a command: what it meets at, or what lets its host thread continue."""
 
 

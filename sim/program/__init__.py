@@ -5,7 +5,7 @@ flags order them. Nothing here knows how long anything takes: a machine (simulat
 
 `RankBuilder` makes a rank's part. It tracks which commands are ordered before which (a vector clock per stream,
 merged by events) and refuses a wait that nobody can end and an access to a buffer that may still be in use. `Program`
-checks what ranks do together: that they meet (`sim.program.meetings`), and that they use the memory that they share
+checks what ranks do together: that they meet (`sim.program.rendezvous`), and that they use the memory that they share
 in a certain order (`sim.program.ordering`).
 """
 
@@ -18,6 +18,7 @@ from sim.program.commands import (
     Collective,
     CollectiveKind,
     Command,
+    Communication,
     Communicator,
     Copy,
     CopyKind,
@@ -33,7 +34,6 @@ from sim.program.commands import (
     HostWaitEvent,
     Kernel,
     LayerWeights,
-    Meeting,
     PointToPoint,
     ProgramError,
     RecordEvent,
@@ -55,6 +55,7 @@ __all__ = [
     "Collective",
     "CollectiveKind",
     "Command",
+    "Communication",
     "Communicator",
     "Copy",
     "CopyKind",
@@ -71,7 +72,6 @@ __all__ = [
     "Instrumented",
     "Kernel",
     "LayerWeights",
-    "Meeting",
     "PointToPoint",
     "Program",
     "ProgramError",

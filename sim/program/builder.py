@@ -49,7 +49,7 @@ class RankBuilder(MemoryUse):
         self._sequences: dict[str, tuple[int, str]] = {}
         """Flag -> the value written last, and the stream that wrote it."""
         self._met: dict[Communicator, tuple[str, int, int]] = {}
-        """Communicator -> stream, position and host thread of the last command that met on it."""
+        """Communicator -> stream, position and host thread of the last command that communicates on it."""
 
     def sequence(self, flag: str) -> str:
         """Declare that only this rank writes host flag `flag`, each value ahead of the one before; returns its name.
@@ -213,7 +213,7 @@ class RankBuilder(MemoryUse):
             msgspec.UNSET if group is None else tuple(group),
             msgspec.UNSET if communicator is None else communicator,
         )
-        self._meet(stream, name, call.meets_on)
+        self._rendezvous(stream, name, call.communicates_on)
         self._issue(call)
 
     def point_to_point(
@@ -246,10 +246,10 @@ class RankBuilder(MemoryUse):
             self._fits(repr(name), t.offset, t.bytes, t.buffer)
         on = msgspec.UNSET if communicator is None else communicator
         call = PointToPoint(stream, name, transfers, step, layer, on)
-        self._meet(stream, name, call.meets_on)
+        self._rendezvous(stream, name, call.communicates_on)
         self._issue(call)
 
-    def _meet(self, stream: str, name: str, on: Communicator) -> None:
+    def _rendezvous(self, stream: str, name: str, on: Communicator) -> None:
         """Check that what meets on a communicator does so in a certain order."""
         if (last := self._met.get(on)) is not None:
             other, position, thread = last

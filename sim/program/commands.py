@@ -113,7 +113,7 @@ class Collective(Command, frozen=True, gc=False):
         return 0 if self.offset is msgspec.UNSET else self.offset
 
     @property
-    def meets_on(self) -> Communicator:
+    def communicates_on(self) -> Communicator:
         """Its communicator."""
         group = None if self.group is msgspec.UNSET else self.group
         return group, self.stream if self.communicator is msgspec.UNSET else self.communicator
@@ -155,7 +155,7 @@ class PointToPoint(Command, frozen=True, gc=False):
     communicator: str | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def meets_on(self) -> Communicator:
+    def communicates_on(self) -> Communicator:
         """Its communicator."""
         return None, self.stream if self.communicator is msgspec.UNSET else self.communicator
 
@@ -276,7 +276,7 @@ class HostRelease(Command, frozen=True, gc=False):
     lock: str
 
 
-Meeting = Collective | PointToPoint
+Communication = Collective | PointToPoint
 """Commands at which ranks meet."""
 StreamCommand = Kernel | Copy | Collective | PointToPoint | RecordEvent | WaitEvent | WriteFlag | WaitFlag
 HostCommand = HostWaitEvent | HostAdd | HostWait | HostAcquire | HostRelease

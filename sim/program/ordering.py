@@ -80,7 +80,7 @@ class _Proof:
         self.posted: dict[tuple[int, int, Communicator, int], dict[int, Clock]] = {}
         """(from, to, communicator, number) -> clock of each side."""
         self.transfers: dict[tuple[bool, int, int, Communicator], int] = {}
-        self.meeting: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
+        self.transfer_keys: dict[tuple[int, str], list[tuple[int, int, Communicator, int]]] = {}
         self.sequences = {flag: Written(rank) for flag, rank in sequences.items()}
         self.uses = {memory: Uses(memory) for memory in shared}
         self.blocked: dict[tuple[int, int], tuple[Copy, int]] = {}
@@ -185,7 +185,7 @@ class _Proof:
     def _arrives(self, rank: int, command: AnyCommand, stream: _Stream) -> None:
         """Note that `stream` has got to a command at which ranks meet."""
         if isinstance(command, Collective):
-            on = command.meets_on
+            on = command.communicates_on
             number = self.calls.get((rank, on), 0)
             self.calls[rank, on] = number + 1
             self.arrived.setdefault((on, number), {})[rank] = dict(stream.clock)
@@ -193,17 +193,17 @@ class _Proof:
             keys = []
             for t in command.transfers:
                 sends = isinstance(t, Send)
-                count = sends, rank, t.peer, command.meets_on
+                count = sends, rank, t.peer, command.communicates_on
                 number = self.transfers[count] = self.transfers.get(count, 0) + 1
                 ends = (rank, t.peer) if sends else (t.peer, rank)
-                keys.append((*ends, command.meets_on, number))
+                keys.append((*ends, command.communicates_on, number))
                 self.posted.setdefault(keys[-1], {})[rank] = dict(stream.clock)
-            self.meeting[stream.at] = keys
+            self.transfer_keys[stream.at] = keys
 
     def _meets(self, rank: int, command: Collective, stream: _Stream) -> bool:
         members = command.members(len(self.ranks))
-        number = self.calls[rank, command.meets_on] - 1
-        arrived = self.arrived[command.meets_on, number]
+        number = self.calls[rank, command.communicates_on] - 1
+        arrived = self.arrived[command.communicates_on, number]
         if len(arrived) < len(members):
             return False
         # who only gets something from the rank before it knows nothing of the others
@@ -214,7 +214,7 @@ class _Proof:
         return True
 
     def _transferred(self, rank: int, stream: _Stream) -> bool:
-        keys = self.meeting[stream.at]
+        keys = self.transfer_keys[stream.at]
         if any(len(self.posted[key]) < 2 for key in keys):
             return False
         for source, target, on, number in keys:
@@ -248,11 +248,11 @@ class _Proof:
             owner = self.sequences[command.flag].rank
             return f"host flag {command.flag!r} of rank {owner} to be at least {command.value}"
         if isinstance(command, Collective):
-            arrived = self.arrived[command.meets_on, self.calls[rank, command.meets_on] - 1]
+            arrived = self.arrived[command.communicates_on, self.calls[rank, command.communicates_on] - 1]
             missing = [m for m in command.members(len(self.ranks)) if m not in arrived]
             return f"ranks {missing} to arrive at {command.kind} {command.name!r}"
-        unmet = [key for key in self.meeting[stream.at] if len(self.posted[key]) < 2]
-        missing = sorted(rank for key in unmet for rank in key[:2] if rank not in self.posted[key])
+        incomplete = [key for key in self.transfer_keys[stream.at] if len(self.posted[key]) < 2]
+        missing = sorted(rank for key in incomplete for rank in key[:2] if rank not in self.posted[key])
         return f"ranks {missing} to post their side of {getattr(command, 'name', '')!r}"
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 import msgspec
 
 from sim.program.commands import ProgramError
-from sim.program.meetings import check_meetings
 from sim.program.ordering import check_order
 from sim.program.rank_program import RankProgram
+from sim.program.rendezvous import check_rendezvous
 
 
 class Program(msgspec.Struct, frozen=True, dict=True):
@@ -33,7 +33,7 @@ class Program(msgspec.Struct, frozen=True, dict=True):
             raise ProgramError(
                 f"placement {list(placed)} does not give each of {len(self.ranks)} ranks a GPU of its own"
             )
-        check_meetings(self.ranks)
+        check_rendezvous(self.ranks)
         check_order(self.ranks)
 
     def __repr__(self) -> str:

@@ -33,15 +33,15 @@ def write_page(file: Path, profile: Profile) -> None:
 def hardware_page(profile: Profile) -> str:
     """The HTML of a profile's page."""
     planned = plan(profile.graph)
-    met = steady_states(profile)
+    states = steady_states(profile)
     sections = [
         Section("Topology", "\n\n".join(_topology_words(profile)), Panels([_drawing(planned)])),
         Section(
             "Where flows meet",
-            _contention_words(profile, met),
-            Panels([_contention_panel(profile, planned, m) for m in met], legend(_SHADES)),
+            _contention_words(profile, states),
+            Panels([_contention_panel(profile, planned, m) for m in states], legend(_SHADES)),
         ),
-        Section("Rates", "GB/s of each GPU, all flows in flight.", _rates(profile, met)),
+        Section("Rates", "GB/s of each GPU, all flows in flight.", _rates(profile, states)),
         Section("Routes", _ROUTES_NOTE, _routes(profile)),
         *_kept(profile),
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),
@@ -105,12 +105,12 @@ def _nearest(profile: Profile, gpu: int) -> set[str]:
     return {name for name, hops in memories.items() if hops == min(memories.values())}
 
 
-def _contention_words(profile: Profile, met: Sequence[Steady]) -> str:
+def _contention_words(profile: Profile, states: Sequence[Steady]) -> str:
     text = _MEET
-    if profile.gpus > 1 and len(met) == 1:
+    if profile.gpus > 1 and len(states) == 1:
         why = f"with more than {MOST} GPUs" if profile.gpus > MOST else "for which the profile gives no domains"
         return f"{text}\n\nLeft out: the all-to-all, {why}."
-    if len(met) > 1:
+    if len(states) > 1:
         text += f" The all-to-all is of {show_bytes(BUFFER)} on each GPU."
     return text
 
@@ -225,9 +225,9 @@ def _shade(share: float) -> str:
 # ---- tables ----
 
 
-def _rates(profile: Profile, met: Sequence[Steady]) -> Table:
+def _rates(profile: Profile, states: Sequence[Steady]) -> Table:
     """GPUs with the same rates share a row."""
-    columns = [(m.title, what, get) for m in met for what, get in (("H2D", m.copied), ("sends", m.sent)) if get(0)]
+    columns = [(m.title, what, get) for m in states for what, get in (("H2D", m.copied), ("sends", m.sent)) if get(0)]
     headers = ["", *(title if what in title else f"{title}: {what}" for title, what, _ in columns)]
     rows: dict[tuple[str, ...], list[int]] = {}
     for gpu in range(profile.gpus):

@@ -153,9 +153,9 @@ def alike(a: AnyCommand, b: AnyCommand, events: int) -> bool:
         case (Copy(), Copy()):
             return (a.bytes, a.kind, a.step, a.other, a.peer) == (b.bytes, b.kind, b.step, b.other, b.peer)
         case (Collective(), Collective()):
-            return (a.kind, a.bytes, a.step, a.meets_on) == (b.kind, b.bytes, b.step, b.meets_on)
+            return (a.kind, a.bytes, a.step, a.communicates_on) == (b.kind, b.bytes, b.step, b.communicates_on)
         case (PointToPoint(), PointToPoint()):
-            return (a.transfers, a.step, a.meets_on) == (b.transfers, b.step, b.meets_on)
+            return (a.transfers, a.step, a.communicates_on) == (b.transfers, b.step, b.communicates_on)
         case (RecordEvent() | WaitEvent(), RecordEvent() | WaitEvent()):
             return b.event - a.event == events
         case (HostWaitEvent(), HostWaitEvent()):

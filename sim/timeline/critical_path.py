@@ -13,7 +13,7 @@ from collections import defaultdict
 from typing import Generic, NamedTuple, TypeVar
 
 from sim.hardware import Profile
-from sim.program import Copy, Kernel, Meeting, RecordEvent, WaitEvent, WaitFlag
+from sim.program import Communication, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
 from sim.timeline import HostSpan, Span, Timeline
 
 S = TypeVar("S", Span, HostSpan)
@@ -157,7 +157,7 @@ class _Walk:
         command, extra = span.command, max(span.end - span.ready - span.isolated_time, 0.0)
         if isinstance(command, Kernel):
             return [("kernel_slowdown", extra), ("compute", span.isolated_time)]
-        if isinstance(command, Meeting):
+        if isinstance(command, Communication):
             cause = "exposed_gather" if self.slots.intersection(command.writes) else "collective_alone"
             parts = [("collective_contention", extra), (cause, span.isolated_time)]
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts

@@ -17,7 +17,7 @@ import msgspec
 from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
 from sim.inputs.units import show_bytes
-from sim.program import Collective, Copy, CopyKind, Kernel, Meeting, Program, RecordEvent, Send, WaitEvent
+from sim.program import Collective, Communication, Copy, CopyKind, Kernel, Program, RecordEvent, Send, WaitEvent
 from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
 
 SCHEMA_VERSION = 1
@@ -118,9 +118,9 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.kind == "h2d"]
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
-    meetings = timeline.meetings(rank)
-    calls = [s for s, c in meetings if c.step in shown]
-    communicating = clip(union((s.start, s.end) for s, _ in meetings), start, end)
+    communications = timeline.communications(rank)
+    calls = [s for s, c in communications if c.step in shown]
+    communicating = clip(union((s.start, s.end) for s, _ in communications), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster while a copy slows another
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
@@ -214,7 +214,9 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     isolated: dict[str, float] = {}
     program = timeline.program
     calls = [
-        (s, c) for s, c in timeline.meetings(rank) if c.step in shown and window[0] <= s.start and s.end <= window[1]
+        (s, c)
+        for s, c in timeline.communications(rank)
+        if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
         isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
@@ -240,7 +242,7 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     return max(0.0, shared, *isolated.values(), *copied.values()) / len(shown)
 
 
-def _moved(program: Program, profile: Profile, rank: int, call: Meeting) -> Iterator[tuple[FlowSpec, float]]:
+def _moved(program: Program, profile: Profile, rank: int, call: Communication) -> Iterator[tuple[FlowSpec, float]]:
     """The flows of a collective, or of the sends and receives of `rank`, and the bytes of each."""
     if isinstance(call, Collective):
         gpus = [program.gpus[member] for member in call.members(program.world_size)]

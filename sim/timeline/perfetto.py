@@ -10,7 +10,7 @@ import msgspec
 
 from sim.inputs import units
 from sim.inputs.atomic_files import write_atomically
-from sim.program import Copy, Meeting, PointToPoint
+from sim.program import Communication, Copy, PointToPoint
 from sim.timeline import Span, Timeline
 
 
@@ -50,7 +50,7 @@ def _event(span: Span, tid: int) -> dict[str, Any]:
     for field in ("step", "layer", "bytes", "kind", "flag", "value", "event", "launches", "group", "peer", "other"):
         if (value := getattr(command, field, None)) is not None and value is not msgspec.UNSET:
             args[field] = value
-    if isinstance(command, Meeting):
+    if isinstance(command, Communication):
         args["peer_wait_s"] = span.ready - span.start
     if isinstance(command, PointToPoint):
         args["transfers"] = [msgspec.to_builtins(t) for t in command.transfers]

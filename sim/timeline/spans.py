@@ -12,7 +12,18 @@ import msgspec
 
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_seconds
-from sim.program import AnyCommand, Buffer, Collective, Command, Copy, Kernel, Meeting, PointToPoint, Program, Send
+from sim.program import (
+    AnyCommand,
+    Buffer,
+    Collective,
+    Command,
+    Communication,
+    Copy,
+    Kernel,
+    PointToPoint,
+    Program,
+    Send,
+)
 from sim.timeline.intervals import measure, union
 
 if TYPE_CHECKING:
@@ -109,9 +120,9 @@ class Timeline(NamedTuple):
         """Spans of `rank` with their commands, for one type of command."""
         return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)]
 
-    def meetings(self, rank: int) -> list[tuple[Span, Meeting]]:
+    def communications(self, rank: int) -> list[tuple[Span, Communication]]:
         """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
-        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Meeting)]
+        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Communication)]
 
     def step_times(self, rank: int = 0) -> list[float]:
         """Duration of each step, s."""
@@ -224,11 +235,11 @@ def _rendezvous(rank: int, command: AnyCommand) -> Iterable[tuple[tuple[object, 
     The n-th commands of all sides meet.
     """
     if isinstance(command, Collective):
-        yield ("collective", command.meets_on), rank
+        yield ("collective", command.communicates_on), rank
     elif isinstance(command, PointToPoint):
         for t in command.transfers:
             ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
-            yield (*ends, command.meets_on), isinstance(t, Send)
+            yield (*ends, command.communicates_on), isinstance(t, Send)
 
 
 def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
@@ -245,7 +256,7 @@ def accesses(command: AnyCommand) -> Iterable[tuple[str, bool]]:
                     yield command.other, False
             case _:
                 assert_never(command.kind)
-    elif isinstance(command, Kernel | Meeting):
+    elif isinstance(command, Kernel | Communication):
         for name in command.reads:
             yield name, False
         for name in command.writes:

@@ -27,10 +27,10 @@ class _Rank(NamedTuple):
     """(whether it sends, peer, communicator) -> name and bytes of each, in order."""
 
 
-def check_meetings(ranks: Sequence[RankProgram]) -> None:
+def check_rendezvous(ranks: Sequence[RankProgram]) -> None:
     """Raise ProgramError where ranks would not meet, or may wait for each other in a circle."""
     different = {id(rank): rank for rank in ranks}
-    found: dict[int, _Rank] = {key: _meetings(rank) for key, rank in different.items()}
+    found: dict[int, _Rank] = {key: _communications(rank) for key, rank in different.items()}
     all_found = [found[id(rank)] for rank in ranks]
     if len(found) > 1 or any(on[0] is not None for rank in all_found for on in rank.collectives):
         _check_collectives(all_found)
@@ -40,18 +40,18 @@ def check_meetings(ranks: Sequence[RankProgram]) -> None:
         _check_transfers(all_found)
 
 
-def _meetings(rank: RankProgram) -> _Rank:
+def _communications(rank: RankProgram) -> _Rank:
     found = _Rank({}, [], {})
     for thread in rank.threads:
         calls = []
         for command in thread:
             if isinstance(command, Collective):
-                same = found.collectives.setdefault(command.meets_on, [])
-                calls.append(_Call(command.meets_on, len(same)))
+                same = found.collectives.setdefault(command.communicates_on, [])
+                calls.append(_Call(command.communicates_on, len(same)))
                 same.append(command)
             elif isinstance(command, PointToPoint):
                 for t in command.transfers:
-                    key = isinstance(t, Send), t.peer, command.meets_on
+                    key = isinstance(t, Send), t.peer, command.communicates_on
                     found.transfers.setdefault(key, []).append((command.name, t.bytes))
         found.threads.append(calls)
     return found
@@ -94,16 +94,16 @@ def _check_transfers(ranks: Sequence[_Rank]) -> None:
                     f"{transfers[0][0]!r} of rank {rank} {verb} to or from rank {peer}, which is no peer"
                 )
             theirs = ranks[peer].transfers.get((not sends, rank, on), [])
-            way = "to" if sends else "from"
+            to = "to" if sends else "from"
             if len(transfers) != len(theirs):
                 raise ProgramError(
-                    f"rank {rank} {verb} {len(transfers)} times {way} rank {peer} on communicator {on[1]!r}, which has "
+                    f"rank {rank} {verb} {len(transfers)} times {to} rank {peer} on communicator {on[1]!r}, which has "
                     f"{len(theirs)} calls to {other}"
                 )
             for (name, size), (other_name, other_size) in zip(transfers, theirs, strict=True):
                 if size != other_size:
                     raise ProgramError(
-                        f"{name!r} of rank {rank} {verb} {size} bytes {way} rank {peer}, {other_name!r} there is to "
+                        f"{name!r} of rank {rank} {verb} {size} bytes {to} rank {peer}, {other_name!r} there is to "
                         f"{other} {other_size}"
                     )
 

@@ -187,7 +187,7 @@ def test_ranks_that_would_not_meet_are_refused(builds: list[list[Build]], messag
         (move(Recv(1, 8, "b"), Recv(2, 8, "b", 7)), "'p2p' receives into bytes of buffer 'b' that it uses otherwise"),
     ],
 )
-def test_what_cannot_be_a_part_of_a_meeting_is_refused(build: Build, message: str) -> None:
+def test_what_cannot_be_a_rendezvous_is_refused(build: Build, message: str) -> None:
     with pytest.raises(ProgramError) as caught:
         ranks([build])
     assert message in str(caught.value)

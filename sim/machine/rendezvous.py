@@ -1,4 +1,4 @@
-"""Where ranks meet: collectives, and transfers from one rank to another."""
+"""What ranks do together, each at a rendezvous: collectives, and transfers from one rank to another."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from simpy.events import Event
 
 from sim.fluid import Environment, Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile, collectives
-from sim.machine.state import MeetingKey, Rank, Rendezvous, Steps, TransferKey, Work
+from sim.machine.state import CollectiveKey, Rank, Rendezvous, Steps, TransferKey, Work
 from sim.program import Collective, CollectiveKind, PointToPoint, Send
 
 Flows = list[collectives.PhaseFlows]
 
 
-class Meetings:
+class Communications:
     """Runs the collectives and transfers of one program."""
 
     def __init__(
@@ -30,18 +30,18 @@ class Meetings:
         self._profile = profile
         self._ranks = ranks
         self._law = law
-        self.met: dict[MeetingKey | TransferKey, Rendezvous] = {}
+        self.rendezvous: dict[CollectiveKey | TransferKey, Rendezvous] = {}
         self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
         """Transfer -> rank -> (transfers in the same direction beside it, whether one goes in reverse)."""
         self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
         self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
         self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
 
-    def collective(self, rank: Rank, command: Collective, key: MeetingKey) -> Work:
+    def collective(self, rank: Rank, command: Collective, key: CollectiveKey) -> Work:
         """Let `rank` take part in a collective to its end. Began: when all had arrived."""
-        if key not in self.met:
-            self.met[key] = Rendezvous(self._env, command.kind, command.members(len(self._ranks)))
-        rendezvous = self.met[key]
+        if key not in self.rendezvous:
+            self.rendezvous[key] = Rendezvous(self._env, command.kind, command.members(len(self._ranks)))
+        rendezvous = self.rendezvous[key]
         rendezvous.arrived.append(rank.number)
         if len(rendezvous.arrived) == len(rendezvous.members):
             rendezvous.ready = self._env.now
@@ -54,9 +54,9 @@ class Meetings:
         """Make the sends and receives of `rank`. Began: when all were posted on both sides."""
         directions = [isinstance(t, Send) for t in command.transfers]
         for key, t, sends in zip(keys, command.transfers, directions, strict=True):
-            if key not in self.met:
-                self.met[key] = Rendezvous(self._env, "send_recv", key[:2])
-            rendezvous = self.met[key]
+            if key not in self.rendezvous:
+                self.rendezvous[key] = Rendezvous(self._env, "send_recv", key[:2])
+            rendezvous = self.rendezvous[key]
             rendezvous.arrived.append(rank.number)
             reverse = any(
                 other.peer == t.peer and sent != sends
@@ -67,12 +67,12 @@ class Meetings:
                 rendezvous.ready = self._env.now
                 peers, returns = zip(*self._posted.pop(key).values(), strict=True)
                 self._env.process(self._send(t.bytes, rendezvous, max(peers), not any(returns)))
-        yield self._env.all_of([self.met[key].done[rank.number] for key in keys])
-        return max(self.met[key].ready for key in keys), self._transfers_isolated(rank, command)
+        yield self._env.all_of([self.rendezvous[key].done[rank.number] for key in keys])
+        return max(self.rendezvous[key].ready for key in keys), self._transfers_isolated(rank, command)
 
     def state(self) -> Hashable:
         """Who has arrived where others are missing."""
-        return tuple((m.kind, tuple(m.arrived)) for m in self.met.values() if m.missing)
+        return tuple((m.kind, tuple(m.arrived)) for m in self.rendezvous.values() if m.missing)
 
     def _gpus(self, members: Sequence[int]) -> tuple[int, ...]:
         return tuple(self._ranks[rank].gpu for rank in members)
