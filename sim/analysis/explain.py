@@ -67,6 +67,11 @@ class _Run(NamedTuple):
     def policy(self) -> Policy:
         return self.job.scenario.policy
 
+    @property
+    def capacity(self) -> int:
+        """Memory of the smallest GPU that it ran on, B."""
+        return self.job.profile.memory_of(self.job.scenario.gpus)
+
 
 class _Facts(NamedTuple):
     """What the sentences follow from (s, B)."""
@@ -121,7 +126,7 @@ def _facts(job: Job, figures: Figures, fall: Waterfall) -> _Facts:
         bool(metrics["h2d_bytes_per_step"] or figures.gathers),
         metrics["block_copy_bytes_per_step"] > 0,
         metrics["peak_memory_bytes"],
-        job.profile.device.memory.value,
+        job.profile.memory_of(job.scenario.gpus),
         metrics["step_time_s"],
     )
 
@@ -258,7 +263,7 @@ def _changes(run: _Run, tried: Sequence[_Run], evaluator: Evaluator) -> Iterator
         if found.figures.program not in seen:
             seen.add(found.figures.program)
             yield _change_to(run, found)
-    if run.figures.metrics["peak_memory_bytes"] <= run.job.profile.device.memory.value:
+    if run.figures.metrics["peak_memory_bytes"] <= run.capacity:
         return
     others = policies.variants(run.policy, run.job.scenario.world_size)
     for policy in [run.policy] if _has_fraction(run.policy) else filter(_has_fraction, others):
@@ -292,7 +297,7 @@ def _change_to(run: _Run, found: _Run) -> Change:
         before["step_time_s"] - after["step_time_s"],
         after["peak_memory_bytes"] - before["peak_memory_bytes"],
         after["peak_memory_bytes"],
-        after["peak_memory_bytes"] <= run.job.profile.device.memory.value,
+        after["peak_memory_bytes"] <= run.capacity,
         describe(found.policy),
     )
 
@@ -308,7 +313,6 @@ def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_R
     be live at the peak as in the last run. Where that was wrong, the next run sets it right.
     """
     known, tried = run, set[int]()
-    capacity = run.job.profile.device.memory.value
     count = round(1 / FIT_STEP)
     while len(tried) < _FIT_TRIES:
         always, sometimes = _buffer_bytes(known.job.scenario)
@@ -318,7 +322,7 @@ def _largest_fit(run: _Run, policy: Policy, evaluator: Evaluator) -> Iterator[_R
             try:
                 scenario = run.job.scenario.with_steps(1).with_policy(_with_fraction(policy, part / count))
                 always, sometimes = _buffer_bytes(scenario)
-                return always + live * sometimes >= capacity + 1  # whole bytes, but for the product's rounding
+                return always + live * sometimes >= run.capacity + 1  # whole bytes, but for the product's rounding
             except (InputError, ProgramError):
                 return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import chain, islice
@@ -13,7 +14,7 @@ from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, Streams
+from sim.hardware.schema import MOST_GPUS, CopyClass, Device, DeviceGroup, HostIssue, Pageable, Streams
 from sim.hardware.topology import MIN_CAPACITY, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MAX_FAULTS, Config, InputError
@@ -33,6 +34,7 @@ class Profile(Config, frozen=True, dict=True):
     fingerprint: dict[str, str]
     gpus: int
     device: Device
+    """Every GPU, but for those in `devices`."""
     topology: Topology
     h2d: CopyClass
     d2h: CopyClass
@@ -44,6 +46,8 @@ class Profile(Config, frozen=True, dict=True):
     p2p: CopyClass | None = None
     """Copies from one GPU's memory to another's; None if the host has none."""
     pageable: Pageable = Pageable()
+    devices: tuple[DeviceGroup, ...] | msgspec.UnsetType = msgspec.UNSET
+    """GPUs of other kinds, where a host has several. In a file each holds only what differs from `device`."""
     compute_factor: Sourced[Number] | msgspec.UnsetType = msgspec.UNSET
     """On every kernel's isolated time, as given or by the roofline: what one measured step says of a device whose
     efficiencies are another one's (`sim.analysis.fit_step`). Not given is 1, and no part of a profile's digest."""
@@ -58,9 +62,22 @@ class Profile(Config, frozen=True, dict=True):
 
     def _wrong_numbers(self) -> Iterator[Fault]:
         positive: dict[str, Sourced[Any]] = {}
-        for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
-            if (number := getattr(self.device, name)) is not None:
-                positive[f"device.{name}"] = number
+        for path, device in {"device": self.device, **self._groups()}.items():
+            for name in ("peak_flops", "hbm_bandwidth", "compute_efficiency", "hbm_efficiency", "attention_efficiency"):
+                if (number := getattr(device, name)) is not None:
+                    positive[f"{path}.{name}"] = number
+            if device.beside_collective.value < 1:
+                yield Fault(f"{path}.beside_collective", f"is {device.beside_collective.value}, expected at least 1")
+        named: list[int] = []
+        for path, group in self._groups().items():
+            for gpu in group.gpus:
+                if not 0 <= gpu < self.gpus:
+                    yield Fault(f"{path}.gpus", f"has GPU {gpu}, expected 0 to {self.gpus - 1}")
+                elif gpu in named:
+                    yield Fault(f"{path}.gpus", f"has GPU {gpu}, which was named before")
+                named.append(gpu)
+            if not group.gpus:
+                yield Fault(f"{path}.gpus", "is empty")
         for name in ("h2d", "d2h", "d2d", "p2p"):
             if (copies := getattr(self, name)) is not None:
                 positive |= {f"{name}.{key}": getattr(copies, key) for key in ("cap", "weight", "engines")}
@@ -79,8 +96,6 @@ class Profile(Config, frozen=True, dict=True):
         positive["host.queue_depth"] = self.host.queue_depth
         if self.compute_factor is not msgspec.UNSET:
             positive["compute_factor"] = self.compute_factor
-        if self.device.beside_collective.value < 1:
-            yield Fault("device.beside_collective", f"is {self.device.beside_collective.value}, expected at least 1")
         if not 0 <= self.host.wake_spread.value <= 1:
             yield Fault("host.wake_spread", f"is {self.host.wake_spread.value}, expected 0 to 1")
         for name, number in positive.items():
@@ -107,7 +122,28 @@ class Profile(Config, frozen=True, dict=True):
                 yield from faults.faults
 
     def __repr__(self) -> str:
-        return f"<Profile {self.name!r}: {self.gpus} x {self.device.name}>"
+        return f"<Profile {self.name!r}: {self.cards}>"
+
+    def _groups(self) -> dict[str, DeviceGroup]:
+        """`devices` by key path."""
+        groups = () if self.devices is msgspec.UNSET else self.devices
+        return {f"devices[{i}]": group for i, group in enumerate(groups)}
+
+    def device_of(self, gpu: int) -> Device:
+        """What GPU `gpu` is."""
+        if self.devices is msgspec.UNSET:
+            return self.device
+        return next((group for group in self.devices if gpu in group.gpus), self.device)
+
+    @property
+    def cards(self) -> str:
+        """How many GPUs of which kind the host has, in words."""
+        names = Counter(self.device_of(gpu).name for gpu in range(self.gpus))
+        return " + ".join(f"{count} x {name}" for name, count in names.items())
+
+    def memory_of(self, gpus: Iterable[int]) -> int:
+        """Memory of the smallest of `gpus`, B."""
+        return min(int(self.device_of(gpu).memory.value) for gpu in gpus)
 
     @cached_property
     def graph(self) -> Graph:
@@ -124,15 +160,15 @@ class Profile(Config, frozen=True, dict=True):
         """Capacity of each of `resource_names`, B/s."""
         return tuple(limit.value for limit in self.graph.limits)
 
-    def copy_class(self, kind: CopyKind) -> CopyClass:
-        """The class of a kind of copies. Raises InputError for copies between GPUs that have none."""
+    def copy_class(self, kind: CopyKind, gpu: int = 0) -> CopyClass:
+        """The class of a kind of copies on `gpu`. Raises InputError for copies between GPUs that have none."""
         match kind:
             case "h2d":
                 return self.h2d
             case "d2h":
                 return self.d2h
             case "d2d":
-                return self.device_copies
+                return self.device_copies_of(gpu)
             case "p2p":
                 if self.p2p is None:
                     raise InputError(self.name, "p2p", "is not given: there are no copies between GPUs on this host")
@@ -140,12 +176,16 @@ class Profile(Config, frozen=True, dict=True):
             case _:
                 assert_never(kind)
 
-    @cached_property
+    @property
     def device_copies(self) -> CopyClass:
-        """The class of copies within a GPU's memory: `d2d`, or half of the memory's bandwidth, which they use twice."""
+        """`device_copies_of` the first GPU."""
+        return self.device_copies_of(0)
+
+    def device_copies_of(self, gpu: int) -> CopyClass:
+        """The class of copies within `gpu`'s memory: `d2d`, or half of its bandwidth, which they use twice."""
         if self.d2d is not None:
             return self.d2d
-        device = self.device
+        device = self.device_of(gpu)
         cap = Bandwidth(device.hbm_bandwidth.value * device.hbm_efficiency.value / 2)
         half = "not given: device.hbm_bandwidth x device.hbm_efficiency / 2, as each byte is read and written"
         like = "not given: as h2d"
@@ -190,7 +230,7 @@ class Profile(Config, frozen=True, dict=True):
 
     def copy_flow(self, kind: CopyKind, gpu: int, peer: int | None = None) -> FlowSpec:
         """The flow of a copy to or from `gpu`; a p2p copy goes to GPU `peer`."""
-        cls = self.copy_class(kind)
+        cls = self.copy_class(kind, gpu)
         tags = (COPY_TAG,) if self._copies_reroute and kind != "d2d" else ()
         match kind:
             case "h2d" | "d2h":
@@ -217,16 +257,16 @@ class Profile(Config, frozen=True, dict=True):
         """The resources that one flow over all `edges` (source GPU, destination GPU) crosses, with multipliers."""
         return _route((r for a, b in edges for r in self.graph.peer(a, b)), overhead)
 
-    def kernel_seconds(self, kernel: Kernel) -> float:
-        """Isolated duration of a kernel, s: as given, or by the roofline; times `compute_factor`, if there is one."""
-        seconds = self._kernel_seconds(kernel)
+    def kernel_seconds(self, kernel: Kernel, gpu: int = 0) -> float:
+        """Isolated duration of a kernel on `gpu`, s: as given, or by the roofline; times `compute_factor`, if given."""
+        seconds = self._kernel_seconds(kernel, gpu)
         return seconds if self.compute_factor is msgspec.UNSET else seconds * self.compute_factor.value
 
-    def _kernel_seconds(self, kernel: Kernel) -> float:
+    def _kernel_seconds(self, kernel: Kernel, gpu: int) -> float:
         """As given, or max(flops / rate, bytes / bandwidth) (roofline)."""
         if kernel.seconds is not None:
             return kernel.seconds
-        device = self.device
+        device = self.device_of(gpu)
         efficiency = device.compute_efficiency
         if kernel.attention and device.attention_efficiency is not None:
             efficiency = device.attention_efficiency
@@ -242,7 +282,7 @@ class Profile(Config, frozen=True, dict=True):
         """
         lasts = max(seconds, SHORTEST_KERNEL)
         drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
-        taken = self.device.beside_collective.value + self.streams.crowd_delay.value * launches / lasts
+        taken = self.device_of(gpu).beside_collective.value + self.streams.crowd_delay.value * launches / lasts
         return FlowSpec((), 1.0, 1.0, drag, slowed_by=(((CollectiveTag(None, gpu),), 1 / taken),))
 
 

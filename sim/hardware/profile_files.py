@@ -36,7 +36,16 @@ def read_profile(file: Path) -> Any:
     for heir, own in reversed(heirs):
         data = merged(data, file.stem, own)
         file = heir
-    return data
+    return _whole_devices(data)
+
+
+def _whole_devices(data: Any) -> Any:
+    """Plain data of a profile, each of its `devices` with what it has from `device`."""
+    if not isinstance(data, dict) or not isinstance(data.get("devices"), list):
+        return data
+    device = data.get("device")
+    common = device if isinstance(device, dict) else {}
+    return data | {"devices": [common | group if isinstance(group, dict) else group for group in data["devices"]]}
 
 
 def _base_of(name: object, file: Path) -> Path:

@@ -48,7 +48,7 @@ class Graph:
             self._add_link(f"topology.links[{i}]", link)
         self._groups("topology.domains", topology.domains)
         if not isinstance(topology.peers, str):
-            self._groups("topology.peers", topology.peers)
+            self._peer_groups(topology.peers)
         memories = [name for name, node in self.nodes.items() if node.kind == "memory"]
         for name, group in topology.pinned.items():
             self._known(f"topology.pinned.{name}", group)
@@ -174,6 +174,14 @@ class Graph:
             if not group or len(set(group)) != len(group) or seen & set(group):
                 self._wrong(f"{where}[{i}]", "is empty, or has a GPU that was named before")
             seen |= set(group)
+
+    def _peer_groups(self, groups: tuple[tuple[int, ...], ...]) -> None:
+        """Groups may overlap: a GPU that reaches two others need not let them reach each other."""
+        for i, group in enumerate(groups):
+            where = f"topology.peers[{i}]"
+            self._known(where, group)
+            if not group or len(set(group)) != len(group) or any(set(group) <= set(other) for other in groups[:i]):
+                self._wrong(where, "is empty, or has a GPU that was named before")
 
     def _memory_of(self, gpu: int, memories: list[str]) -> str:
         """Which of `memories` holds the pinned buffers of `gpu`; "" with a fault if none does."""

@@ -28,6 +28,12 @@ class Device(Config, frozen=True):
     without `streams.crowd_delay`."""
 
 
+class DeviceGroup(Device, frozen=True, kw_only=True):
+    """Those of a host's GPUs that are of a kind of their own: what differs from `device`, and which they are."""
+
+    gpus: tuple[int, ...]
+
+
 class CopyClass(Config, frozen=True):
     """Copies by a DMA engine: seconds = max(minimum, setup + bytes / cap) if uncontended.
 

@@ -111,9 +111,10 @@ class Topology(Config, frozen=True):
     """How the GPUs of a host, or of several, are joined.
 
     `peers` says how GPUs reach each other: `direct`, by the graph only; `host`, through the pinned memory of the
-    receiver (NCCL's shared-memory transport); or groups of GPUs that reach each other directly, all others through
-    the host. `pinned` says in which memory the pinned buffers of which GPUs lie: the nearest unless given.
-    `domains` are groups of GPUs that lie close to each other, for hierarchical collectives.
+    receiver (NCCL's shared-memory transport); or groups of GPUs that reach each other directly (they may overlap, so
+    that a pair is a group), all others through the host. `pinned` says in which memory the pinned buffers of which
+    GPUs lie: the nearest unless given. `domains` are groups of GPUs that lie close to each other, for hierarchical
+    collectives.
     """
 
     nodes: dict[str, Node]

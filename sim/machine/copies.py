@@ -61,7 +61,7 @@ class Copies:
         self._profile = profile
         self._gpus = gpus
         self._law = law
-        self._costs: dict[tuple[CopyKind, int, int | msgspec.UnsetType], _Costs] = {}
+        self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
         self._engines: dict[tuple[CopyKind, int], _Engine] = {}
 
     def state(self) -> Hashable:
@@ -144,12 +144,11 @@ class Copies:
         return isolated, staged / pageable.rate.value
 
     def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
-        key = command.kind, rank.gpu, command.peer
+        peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
+        key = command.kind, rank.gpu, peer
         costs = self._costs.get(key)
         if costs is None:
-            peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
-            cls = self._profile.copy_class(command.kind)
-            spec = self._profile.copy_flow(command.kind, rank.gpu, peer)
+            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind, rank.gpu)
             rate = self._law([spec], self._profile.capacities)[0]
             times = float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
             costs = self._costs[key] = _Costs(spec, rate, *times, self._engine(command.kind, rank.gpu))
@@ -157,5 +156,5 @@ class Copies:
 
     def _engine(self, kind: CopyKind, gpu: int) -> _Engine:
         if (kind, gpu) not in self._engines:
-            self._engines[kind, gpu] = _Engine(self._profile.copy_class(kind).copies_at_once)
+            self._engines[kind, gpu] = _Engine(self._profile.copy_class(kind, gpu).copies_at_once)
         return self._engines[kind, gpu]

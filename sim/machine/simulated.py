@@ -142,7 +142,7 @@ class Run:
                 self.states.append(snapshot(self))
 
     def _kernel(self, rank: Rank, command: Kernel, _: Ticket) -> Steps:
-        seconds = self.profile.kernel_seconds(command)
+        seconds = self.profile.kernel_seconds(command, rank.gpu)
         start = self.env.now
         rank.kernels_running += 1
         # Attention's blocks fill all SMs until it ends: a collective of another stream that comes meanwhile waits for

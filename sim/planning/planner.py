@@ -83,7 +83,7 @@ class _Planning:
         self.profile = profile
         self.asked = asked
         self.evaluator = evaluator
-        given = asked.memory if asked.memory is not None else int(profile.device.memory.value)
+        given = asked.memory if asked.memory is not None else profile.memory_of(scenario.gpus)
         self.limit = given - asked.reserve
         if self.limit < 1:
             raise InputError("--reserve", "", f"is {asked.reserve}, and leaves nothing of {given}")

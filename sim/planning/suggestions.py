@@ -77,7 +77,7 @@ def suggestions(
 
 def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
     """The first that may fit, by what is proved of its memory, and the last; the first where none may."""
-    floors, limit = Floors(job), job.profile.device.memory.value
+    floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
     may = [policy for policy in policies if floors.memory(policy) <= limit]
     return list(dict.fromkeys([*may[:1], *(may[-1:] if may and may[-1] == policies[-1] else ())])) or list(policies[:1])
 

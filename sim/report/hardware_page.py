@@ -47,7 +47,7 @@ def hardware_page(profile: Profile) -> str:
         Section("All numbers", "Uncertainties are one standard deviation.", _numbers(profile)),
     ]
     facts = {
-        "GPUs": f"{profile.gpus} {_TIMES} {profile.device.name}",
+        "GPUs": profile.cards.replace(" x ", f" {_TIMES} "),
         "isolated H2D copy": f"{gb(profile.h2d.cap.value)} GB/s",
         "peers": _peers_fact(profile),
         "chunkflow-sim": version("chunkflow-sim"),

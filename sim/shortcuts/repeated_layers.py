@@ -91,7 +91,7 @@ def _program(
     whole: Program,
     placement: Sequence[int],
 ) -> tuple[Program, list[AnyCommand]]:
-    """The program without the removed layers but with the memory of `whole`, and its layers' first commands on rank 0."""
+    """The program without the removed layers, with the memory of `whole`; its layers' first commands on rank 0."""
     layers: list[Layer] = []
     at = 0
     for region in regions:

@@ -168,8 +168,8 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
         "before_s": before,
         "after_s": after,
         "lower_bound_s": lower_bound(timeline, profile, rank),
-        "device_memory_bytes": int(profile.device.memory.value),
-        "fits_memory": all(_fits(timeline, r, profile.device.memory.value) for r in range(timeline.program.world_size)),
+        "device_memory_bytes": profile.memory_of(timeline.program.gpus),
+        "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
         "fits_host_memory": None,  # profiles do not say how much there is
     }
 
