@@ -108,7 +108,7 @@ def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
 def rates_together(
     flows: Sequence[FlowSpec], capacities: Sequence[float], law: RateLaw = weighted_max_min
 ) -> list[float]:
-    """The rate of each of `flows` while all of them are in flight, but for their drag."""
+    """The rate of each of `flows` while all of them are in flight, ignoring drag."""
     return law(caps_now(flows), capacities)
 
 
@@ -211,7 +211,7 @@ class Fabric:
         return load
 
     def is_stale(self, event: Event) -> bool:
-        """Whether `event` is the end of a flow as it was foreseen before rates changed."""
+        """Whether `event` is an outdated end of a flow, scheduled before rates changed."""
         return event is not self._wake and event.callbacks == [self._finish]
 
     def left(self, flow: Flow) -> float:

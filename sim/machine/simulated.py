@@ -47,7 +47,7 @@ class SimulatedMachine:
         return self.run_marked(program, ())[0]
 
     def run_marked(self, program: Program, marks: Iterable[AnyCommand]) -> tuple[Timeline, list[Snapshot]]:
-        """Simulate `program` to its end; with the states in which each of `marks`, commands of rank 0, has ended.
+        """Simulate `program` to its end; also the state when each of `marks`, commands of rank 0, has ended.
 
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
@@ -163,7 +163,7 @@ class Run:
         self._span(rank, command, start, ready, isolated)
 
     def _lost(self, rank: Rank) -> float:
-        """What a stream's front end loses on a command while a kernel runs, s."""
+        """Extra time of a command on a stream while a kernel runs, s."""
         return float(self.profile.streams.beside_kernel.value) if rank.kernels_running else 0.0
 
     def _busy(self, rank: Rank, seconds: float) -> Event:
@@ -171,7 +171,7 @@ class Run:
         return self.env.timeout(seconds + self._lost(rank))
 
     def _start_delay(self, rank: Rank) -> float:
-        """What a copy that starts now loses because a collective is moving data on its rank."""
+        """Extra start-up time of a copy that starts now, while a collective moves data on its rank, s."""
         kinds = [m.kind for m in rank.moving if not m.done[rank.number].triggered]
         return max((self.profile.collective_class(kind).copy_start.value for kind in kinds), default=0.0)
 

@@ -62,7 +62,7 @@ def run_layers(
 
 
 def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
-    """The pass as regions of equal layers, of which `kept` stay; none where that leaves out nothing much."""
+    """The pass as regions of equal layers, of which `kept` stay; empty if too few layers would be skipped."""
     if "layers_alike" not in vars(type(policy)) or not policy.layers_alike or policy.resident_layers:
         return []
     regions, first = [], 0
