@@ -1,10 +1,11 @@
 """Make small faults with cosmic-ray, one at a time, and see whether the tests notice them.
 
-    python benchmarks/sample_mutations.py [--sample N] [--seed SEED] [--results FILE]
+    python benchmarks/sample_mutations.py [--sample N] [--seed SEED] [--first FILES] [--results FILE]
 
 A module is drawn by its size, one of cosmic-ray's mutations of it evenly; mutation.toml says which tests cover it. They
-run in a copy of the tracked files. Each outcome is written to FILE as it comes, and a run that was stopped resumes with
-what FILE does not hold. docs/testing.md has the results.
+run in a copy of the tracked files: the quick ones, and the slow ones if none of those fails. Each outcome is written to
+FILE as it comes, and a run that was stopped resumes with what FILE does not hold. A run with --first, which is quick,
+leaves what a second run without it has to decide. docs/testing.md has the results.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.plugins import get_operator, operator_names
-from cosmic_ray.work_item import MutationSpec
+from cosmic_ray.work_item import MutationSpec, WorkResult
 
 ROOT = Path(__file__).parents[1]
 CONFIG = tomllib.loads((ROOT / "benchmarks" / "mutation.toml").read_text())
@@ -76,27 +77,61 @@ def draw(count: int, seed: int, modules: list[str]) -> Iterator[MutationSpec]:
             yield one
 
 
-def run(one: MutationSpec) -> dict[str, Any]:
-    """Make a fault, run its tests, take it back. What notices it must pass without it, or the outcome is an error."""
-    result = mutate_and_test([one], pytest_line(covering(str(one.module_path))), CONFIG["timeout_s"])
+def run(one: MutationSpec, first: int | None) -> dict[str, Any]:
+    """Make a fault, run its tests, the quick ones first, and take it back; or only the quick ones of the `first` files.
+
+    A test that fails without the fault too says nothing, and is left out from then on.
+    """
+    tests, result, by = covering(str(one.module_path))[:first], None, []
+    for marks in ("not slow", "slow") if first is None else ("not slow",):
+        while chosen := selected(marks, tests):
+            result = mutate_and_test([one], pytest_line(marks, chosen), CONFIG["timeout_s"])
+            by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)[:1]
+            if named(result) != "killed" or not by or passes(by[0]):
+                break
+            USELESS.add(by[0])
+        if result and named(result) != "survived":
+            break
+    if result is None:
+        raise SystemExit(f"{one.module_path}: none of its tests can be run: {', '.join(tests)}")
+    outcome = "error" if named(result) == "killed" and not by else named(result)
+    if first is not None and outcome == "survived":
+        outcome = OPEN
+    return {"key": key(one), "outcome": outcome, "by": by, "diff": result.diff}
+
+
+def named(result: WorkResult) -> str:
+    """Killed, survived, timeout, or what kept a fault from being made."""
     outcome = "timeout" if result.output == "timeout" else str(result.test_outcome or result.worker_outcome)
-    outcome = outcome.rsplit(".")[-1].lower()
-    by = re.findall(r"^(?:FAILED|ERROR) ([^\s[]+)", result.output, re.MULTILINE)
-    if outcome == "killed" and not (by and passes(by[0])):
-        outcome = "error"
-    return {"key": key(one), "outcome": outcome, "by": by[:1], "diff": result.diff}
+    return outcome.rsplit(".")[-1].lower()
+
+
+OPEN = "open"
+"""The outcome where only the first tests have been run, and none failed."""
+USELESS: set[str] = set()
+"""Tests and files that fail without any fault."""
 
 
 @cache
 def passes(test: str) -> bool:
     """Whether a test passes without any fault; of a file that a fault stops from being read, whether it can be read."""
-    line = pytest_line([test] if "::" in test else [test, "--collect-only"])
+    line = pytest_line("", [test] if "::" in test else [test, "--collect-only"])
     return subprocess.run(shlex.split(line), stdout=subprocess.DEVNULL).returncode == 0
 
 
-def pytest_line(tests: list[str]) -> str:
-    """The command line that runs `tests`."""
-    return shlex.join([sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *tests])
+def selected(marks: str, tests: list[str]) -> list[str]:
+    """Arguments of pytest: those files of `tests` that have a test of these marks, less what is useless."""
+    files = [file for file in tests if file not in USELESS]
+    if marks == "slow":
+        files = [file for file in files if "mark.slow" in Path(file).read_text()]
+    return files and [*files, *(f"--deselect={test}" for test in sorted(USELESS) if "::" in test)]
+
+
+def pytest_line(marks: str, args: list[str]) -> str:
+    """The command line that runs tests of these marks, in the order given."""
+    line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    line += [f"--timeout={CONFIG['test_timeout_s']}", *(["-m", marks] if marks else [])]
+    return shlex.join([*line, *args])
 
 
 def key(one: MutationSpec) -> str:
@@ -109,13 +144,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sample", type=int, default=60)
     parser.add_argument("--seed", type=int, default=14)
+    parser.add_argument("--first", type=int, metavar="FILES", help="leave what the first test files do not notice open")
     parser.add_argument("--results", type=Path, default=ROOT / "out" / "mutations.jsonl")
     given = parser.parse_args()
     if gone := missing():
         parser.error(f"mutation.toml names what is not there: {', '.join(gone)}")
     results = given.results.resolve()
     results.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    rows = map(json.loads, results.read_text().splitlines()) if results.exists() else ()
+    done: dict[str, str] = {row["key"]: row["outcome"] for row in rows}  # the last row of a fault counts
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     with tempfile.TemporaryDirectory(prefix="chunkflow-mutations-") as folder:
         for file in files:
@@ -126,11 +163,12 @@ def main() -> None:
         os.environ |= {"PYTHONPATH": folder, "HYPOTHESIS_PROFILE": "mutation"}
         modules = sorted(f for f in files if f.endswith(".py") and covering(f) and f not in CONFIG["left_out"])
         for one in draw(given.sample, given.seed, modules):
-            if key(one) not in {d["key"] for d in done}:
-                done.append(run(one))
+            if done.get(key(one), OPEN) == OPEN and (given.first is None or key(one) not in done):
+                row = run(one, given.first)
+                done[key(one)] = row["outcome"]
                 with results.open("a") as out:
-                    out.write(json.dumps(done[-1]) + "\n")
-                print(f"{len(done)} of {given.sample}: {done[-1]['outcome']}: {key(one)}", flush=True)
+                    out.write(json.dumps(row) + "\n")
+                print(f"{len(done)} of {given.sample}: {row['outcome']}: {key(one)}", flush=True)
 
 
 if __name__ == "__main__":

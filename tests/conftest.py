@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import os
+import re
 import resource
 import shutil
 import signal
@@ -41,8 +42,8 @@ LONG = settings().max_examples > 100
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes tests/golden/*.json anew; look at the difference before you keep it."""
-    parser.addoption("--update-golden", action="store_true", help="write tests/golden/*.json instead of comparing")
+    """`--update-golden` writes tests/golden anew; look at the difference before you keep it."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden instead of comparing")
 
 
 class Command(Protocol):
@@ -71,6 +72,34 @@ class _Command:
 def chunkflow() -> Command:
     """The command line."""
     return _Command()
+
+
+class Golden(Protocol):
+    """Compares a text with the golden one of this name."""
+
+    def __call__(self, name: str, found: str) -> None:
+        """Fail unless `found` is what tests/golden/printed has, to 1e-9 in numbers."""
+
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compares with tests/golden/printed; writes it where pytest was started with --update-golden."""
+
+    def check(name: str, found: str) -> None:
+        found = re.sub(r"[ \t]+$", "", found, flags=re.MULTILINE)
+        file = Path(__file__).parent / "golden" / "printed" / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            file.write_text(found)
+        expected = file.read_text()
+        assert _NUMBER.sub("#", found) == _NUMBER.sub("#", expected)
+        # the last digit that is shown may differ from one processor to another
+        for one, other in zip(_NUMBER.findall(found), _NUMBER.findall(expected), strict=True):
+            assert one == other or float(one) == pytest.approx(float(other), rel=1e-9, abs=1e-12)
+
+    return check
 
 
 def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Command
+from conftest import Command, Golden
 from hypothesis import assume, given
 from strategies import scaled, tiny_profile, topologies, trees
 
 from sim.analysis.steady_state import gb, gpu_list, sentences, steady_states
 from sim.fluid import caps_now, weighted_max_min
-from sim.hardware import Profile, load_profile, shipped
+from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.hardware.routes import Graph
 from sim.inputs.config import InputError
 from sim.inputs.units import plain
@@ -79,6 +79,16 @@ def cluster() -> Profile:
         links.append({"ends": [f"root{s}", "gpu{gpu}"], "gpus": mine, "each_way": limit(54.5)})
         links.append({"ends": ["gpu{gpu}", f"nvswitch{s}"], "gpus": mine, "each_way": limit(370)})
     return host(8, {"nodes": nodes, "links": links, "domains": [[0, 1, 2, 3], [4, 5, 6, 7]]})
+
+
+def joined(fabrics: int) -> Profile:
+    """Two hosts joined by a network; the GPUs of the first are on `fabrics` fabrics besides."""
+    plain: Plain = to_plain(cluster())["topology"]
+    for i in range(fabrics):
+        plain["nodes"][f"fabric{i}"] = {"kind": "fabric"}
+        more = {"ends": ["gpu{gpu}", f"fabric{i}"], "gpus": [0, 1, 2, 3], "each_way": limit(2 + i)}
+        plain["links"] = [*plain["links"], more]
+    return host(8, plain)
 
 
 def switches16() -> Profile:
@@ -212,6 +222,22 @@ def test_a_page_draws_all_there_is_and_lists_every_number(make: Any) -> None:
     assert source.count("<script") == 0 and "://" not in re.sub(r"<td.*?</td>", "", source)
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_drawings_of_hosts_of_every_shape_are_golden(name: str, golden: Golden) -> None:
+    first, *met = drawings(hardware_page(MADE[name]()))
+    lines = [f"{what.strip()} {' '.join(f'{v:.1f}' for v in place)}" for what, place in drawn(first)]
+    # the others are laid out alike: what they say differs
+    lines += [f"{t.text}" for svg in met for t in svg.iter("text")]
+    golden(f"drawing of {name}".replace(" ", "_"), "\n".join(lines) + "\n")
+
+
+def test_a_network_lies_below_all_that_it_joins() -> None:
+    for fabrics in range(4):
+        svg = drawings(hardware_page(joined(fabrics)))[0]
+        places = {next(t.text for t in g.iter("text") if "name" in classes(t)): rect(box)[1] for box, g in groups(svg, box=True)}  # fmt: skip
+        assert all(y < places["network"] for name, y in places.items() if name != "network"), fabrics
+
+
 @given(trees())
 def test_generated_topologies_are_drawn_without_overlap(topology: Plain) -> None:
     check_drawings(hardware_page(tiny_profile(3, None, topology)))
@@ -295,6 +321,23 @@ def test_the_unit_of_time_changes_no_share() -> None:
     one, other = two_sockets(), scaled(two_sockets(), 2.0)
     for a, b in zip(steady_states(one), steady_states(other), strict=True):
         assert a.used == pytest.approx(b.used) and a.bottlenecks == b.bottlenecks
+
+
+def test_what_is_looked_at_is_an_all_to_all_so_large_that_latency_hardly_counts() -> None:
+    """The slope of the shipped table's last rows, within a hundredth; at 512 B it would be under 1 % of that."""
+    profile = load_profile("h200x2-hostpath")
+    table = profile.collectives.all_to_all.alone
+    slope = (table.bytes[-1] - table.bytes[-2]) / (table.seconds[-1] - table.seconds[-2])
+    _, exchange, _ = steady_states(profile)
+    for flow in exchange.flows:
+        assert flow.spec.cap == pytest.approx(slope, rel=0.05)
+
+
+def test_short_words_of_a_box_share_a_row() -> None:
+    svg = drawings(hardware_page(two_sockets()))[0]
+    rows = [len({t.attrib["y"] for t in g.iter("text")}) for _, g in groups(svg, box=True)]
+    words = [len(list(g.iter("text"))) for _, g in groups(svg, box=True)]
+    assert any(n > row for n, row in zip(words, rows, strict=True))
 
 
 def test_one_gpu_has_no_all_to_all_and_many_are_not_tried() -> None:

@@ -653,6 +653,29 @@ def test_a_deadlock_says_who_waits_for_what(
         assert line in str(caught.value)
 
 
+def test_a_deadlock_of_one_of_two_ranks_with_one_program_looks_at_its_own_writes() -> None:
+    """GPU 0's copy ends while the flag is set; GPU 1's is slower and misses it, so that its next write is not reached."""
+    links = [{"ends": ["memory", f"gpu{gpu}"], "each_way": {"value": rate, "source": ""}} for gpu, rate in enumerate((8.0, 2.0))]  # fmt: skip
+    topology = {"nodes": {"memory": {"kind": "memory"}}, "links": links, "peers": "host"}
+    profile = tiny_profile(2, {}, topology)
+    rank = RankBuilder()
+    rank.buffer("w", 64, "slot")
+    rank.copy("s", "c", 16, "w")
+    rank.wait_flag("s", "f", 1)
+    rank.write_flag("s", "f", 1)
+    rank.kernel("t", "a", seconds=1)
+    rank.write_flag("t", "f", 1)
+    rank.kernel("t", "b", seconds=3)
+    rank.write_flag("t", "f", 0)
+    built = rank.build()
+    with pytest.raises(DeadlockError) as caught:
+        SimulatedMachine(profile).run(Program((built, built)))
+    assert str(caught.value).splitlines() == [
+        "deadlock at 8 s:",
+        "  rank 1 stream 's' waits for flag 'f' to be 1; it is 0 and stream 's' has not reached its write",
+    ]
+
+
 def test_a_longer_queue_lets_the_same_program_end() -> None:
     commands = [wait_flag("s", "f", 1), kernel("s", "a", 1), kernel("s", "b", 1), write("t", "f", 1)]
     assert times(run([commands], {"host.queue_depth": 3}))["b"] == (1, 2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -58,6 +61,22 @@ def test_documents_that_are_not_there_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.md"):
         with pytest.raises(FileNotFoundError, match=str(path)):
             measurements_doc.documents([path])
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--check", "nowhere.md"], 1, "No such file or directory: 'nowhere.md'"),
+        (["--out", "plots", "--document", "."], 1, "has no Markdown file"),
+        ([], 2, "one of the arguments --out --check is required"),
+    ],
+)
+def test_the_module_says_at_once_what_is_wrong(args: list[str], code: int, words: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(DOCS.parent)}
+    line = [sys.executable, "-m", "validation.measurements_doc", *args]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout, list(tmp_path.iterdir())) == (code, "", [])
+    assert words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_every_table_of_the_documents_has_one_place_and_is_made() -> None:
@@ -157,6 +176,17 @@ def test_tables_have_their_places() -> None:
         placed(texts, {"y": ""})
     with pytest.raises(ValueError, match="table x has 2 places"):
         placed(texts | {other: text}, {"x": content})
+
+
+def test_tables_and_drawings_are_written_where_they_belong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, tables = tmp_path / "page.md", {"x": "| a |"}
+    page.write_text("<!-- table: x -->\n| b |\n<!-- end of table -->\n")
+    measurements_doc.publish({"one": "<svg/>"}, tables, tmp_path / "plots", {})
+    assert capsys.readouterr().out == "## x\n\n| a |\n\n"
+    assert {f.name: f.read_text() for f in (tmp_path / "plots").iterdir()} == {"one.svg": "<svg/>"}
+    assert "| b |" in page.read_text()
+    measurements_doc.publish({}, tables, tmp_path, measurements_doc.documents([page]))
+    assert page.read_text() == "<!-- table: x -->\n| a |\n<!-- end of table -->\n"
 
 
 def test_charts_place_points_and_escape_words() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+import validation
 from sim.analysis.model_error import FILE, ModelError, ModelErrors, host_kind, known_errors, model_error
 from sim.hardware import load_profile, shipped
 from sim.inputs.config import convert
@@ -29,6 +33,24 @@ def test_the_file_is_as_it_would_be_made_now() -> None:
     # of the kind with the fewest cases; python -m validation.model_error --check does it for all
     assert made(("h100x1-20261121e", "h200x1-20261121f", "h200x1-20261128l")) == [known_errors()["1 GPU"]]
     assert FILE.read_text(encoding="utf-8") == to_yaml(list(known_errors().values()))
+
+
+def test_the_module_writes_the_file_and_tells_whether_it_is_todays(tmp_path: Path) -> None:
+    file, sets = tmp_path / "errors.yaml", ("h200x1-20261128l",)
+    line = [sys.executable, "-m", "validation.model_error", "--file", str(file), "--sets", *sets]
+    environment = os.environ | {"PYTHONPATH": str(Path(validation.__file__).parents[1])}
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*line, *more], capture_output=True, text=True, env=environment)
+
+    written = run()
+    assert (written.returncode, written.stdout, written.stderr) == (0, "", "")
+    assert file.read_text() == to_yaml(made(sets))
+    assert (run("--check").returncode, file.stat().st_size) == (0, len(to_yaml(made(sets))))
+    file.write_text("other")
+    told = run("--check")
+    assert (told.returncode, told.stderr) == (1, f"{file}: not as made from the data today\n")
+    assert file.read_text() == "other"
 
 
 def test_errors_are_of_measured_steps_relative_to_predicted_ones() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -421,7 +422,7 @@ def test_command_line() -> None:
     assert json.loads(cli("models", "wan2.2-14b", "--json").stdout)["experts"] == 2
     wrong = cli("models", "wan2.2")
     assert wrong.returncode == 2
-    assert "did you mean" in wrong.stderr and wrong.stdout == ""
+    assert wrong.stderr.startswith("Error: wan2.2: 'wan2.2' is no known model; did you mean ") and wrong.stdout == ""
 
 
 def test_starting_the_command_line_loads_no_models() -> None:
@@ -473,3 +474,33 @@ def test_modulation_is_kept_beside_the_activations_until_it_is_read(model: str, 
     # x and its norm; q, k and v and attention's output, or with the hidden layer of the FFN beside q, k and v alone
     wide = 3 * d + (shapes.ffn if kind == "single" else d)
     assert modulated(model, kind).activations == ROWS * (2 * d + wide) + live * d + shapes.modulation
+
+
+def moved(op: Permute) -> list[int]:
+    """Which element of x each element of y is, both row by row."""
+    steps = [math.prod(op.shape[axis + 1 :]) for axis in range(len(op.shape))]
+    places = itertools.product(*(range(op.shape[axis]) for axis in op.order))
+    return [sum(i * steps[axis] for i, axis in zip(place, op.order, strict=True)) for place in places]
+
+
+@pytest.mark.parametrize("name", ["hunyuanvideo", "wan2.2-5b"])
+def test_each_sample_of_a_batch_is_moved_as_the_only_one(name: str) -> None:
+    """Elements of a sample land in the order in which they land without others."""
+    shapes, batch = load_model(name), 7
+
+    def moves(samples: int, kind: str) -> list[Permute]:
+        setup = Setup(shapes, "ulysses", 2, samples, 4, 2, shapes.ulysses.cross_attention)
+        items = computes(block(setup, next(s for s in shapes.blocks if s.kind == kind)).layer)
+        return [op for item in items for op in item.ops if isinstance(op, Permute)]
+
+    for kind in dict.fromkeys(s.kind for s in shapes.blocks):
+        one, several = moves(1, kind), moves(batch, kind)
+        assert len(one) == len(several) > 0
+        for alone, together in zip(one, several, strict=True):
+            inner = math.prod(together.shape[together.shape.index(batch) + 1 :])
+            order, found = moved(alone), moved(together)
+            for sample in (0, batch - 1):
+                # numbers within a sample: the batch's axis taken out
+                assert order == [
+                    e // (inner * batch) * inner + e % inner for e in found if e // inner % batch == sample
+                ]

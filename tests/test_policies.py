@@ -73,6 +73,25 @@ def test_there_is_one_slot_more_than_layers_ahead(ahead: int) -> None:
     assert sizes == {f"slot{i}": (50, "slot", True) for i in range(ahead + 1)}
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"kind": "whole_layer"},
+        CHUNKS,
+        CHUNKS | {"kind": "yielding"},
+        CHUNKS | {"kind": "yielding", "window": "kernel"},
+        CHUNKS | {"kind": "yielding", "window": "launch", "slots": 5},
+        {"kind": "sharded"},
+    ],
+    ids=str,
+)
+def test_a_policy_says_how_many_slots_its_program_has(policy: Plain, ahead: int) -> None:
+    made = scenario(LAYERS, policy | {"prefetch_layers": ahead})
+    slots = sum(b.kind == "slot" for b in made.program().ranks[0].buffers)
+    assert made.policy.slot_count == slots == policy.get("slots", ahead + 1)
+
+
 def test_slots_of_an_allocator_come_and_go() -> None:
     rank = program(CHUNKS | {"kind": "yielding", "window": "launch", "slots": 4}).ranks[0]
     assert [b.static for b in rank.buffers if b.kind == "slot"] == [False] * 4

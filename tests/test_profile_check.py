@@ -159,6 +159,16 @@ def test_tolerance_by_buffer_size(sent: int, seconds: float, allowed: float) -> 
             assert set(check.bottlenecks) == {"gpu0>host", "host>gpu1", "gpu1>host", "host>gpu0"}
 
 
+def test_a_contradiction_is_said_with_both_times_and_what_is_full() -> None:
+    """1 MiB sent at 1e9 B/s takes 1049 us, twice that by the resources; the worst row of the table is named."""
+    profile = with_rows({2**19: 2**19 / 1e9, 2**20: 2**20 / 1e9 / 1.5}, 2.0)
+    [said] = summaries(check_profile(profile))
+    assert said == (
+        "collectives.all_to_all.alone: 2 of its rows; all_to_all of 2097152 B on 2 ranks takes 699 us there, 2,097 us by "
+        "the resources (+200.0 %); full there: host>gpu0, gpu0>host, host>gpu1, gpu1>host"
+    )
+
+
 def test_tables_of_more_ranks_are_checked_and_those_of_more_than_there_are_not() -> None:
     profile = tiny_profile(3)
     table = IsolatedTimes((Bytes(2**20), Bytes(2**21)), (Seconds(2**17), Seconds(2**18)), "test")

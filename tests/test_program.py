@@ -26,6 +26,7 @@ from sim.program import (
     RecordEvent,
     instrument,
 )
+from sim.program.ops import Matrix
 
 
 def built(*build: Callable[[RankBuilder], object]) -> RankBuilder:
@@ -307,3 +308,32 @@ def test_what_a_builder_is_not_told_is_as_the_commands_say() -> None:
         Collective("s", "sum", "all_reduce", 64, writes=("b",)),
     ]
     assert rank.buffers == (Buffer("b", 64, "collective"), Buffer("slot", 8, "slot"))
+
+
+@given(st.data())
+def test_a_part_of_a_matrix_has_the_elements_of_its_rows_and_columns(data: st.DataObject) -> None:
+    def below(most: int) -> int:
+        return data.draw(st.integers(0, most - 1))
+
+    def elements(m: Matrix) -> list[list[int]]:
+        return [[m.offset + i * m.stride + j for j in range(m.columns)] for i in range(m.rows)]
+
+    rows, columns = 1 + below(6), 1 + below(6)
+    whole = Matrix("w", below(50), rows, columns, columns + below(5), per_rank=3, samples=(2, 1000))
+    row, column = below(rows), below(columns)
+    height, width = 1 + below(rows - row), 1 + below(columns - column)
+    part = whole.part(row, height, column, width)
+    assert elements(part) == [line[column : column + width] for line in elements(whole)[row : row + height]]
+    rest = whole.part(row, column=column)
+    assert elements(rest) == [line[column:] for line in elements(whole)[row:]]
+    assert whole.part() == whole
+    assert (part.buffer, part.per_rank, part.batch, part.step) == ("w", 3, 2, 1000)
+    assert (part.elements, rest.elements) == (2 * height * width, 2 * (rows - row) * (columns - column))
+
+
+def test_rows_of_samples_are_joined_where_a_sample_follows_the_other() -> None:
+    one = Matrix("w", 0, 4, 8, 10)
+    assert (one.batch, one.step, one.joined) == (1, 0, True)
+    for step, joined in ((39, False), (40, True), (41, False)):
+        assert msgspec.structs.replace(one, samples=(2, step)).joined is joined
+    assert msgspec.structs.replace(one, rows=1, samples=(2, 77)).joined, "one row a sample is a matrix of that stride"

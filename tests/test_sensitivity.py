@@ -23,6 +23,7 @@ from sim.analysis.sensitivity import (
     NUDGE_S,
     Effect,
     Factor,
+    Interval,
     Sensitivity,
     around,
     factors,
@@ -38,6 +39,7 @@ from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
 from sim.program import Program
+from sim.report.uncertainty import print_interval
 from sim.sweeps.evaluation import Evaluator
 
 GOLDEN = sorted(f for f in (Path(__file__).parent / "golden").glob("*.yaml") if f.name != "host.yaml")
@@ -330,6 +332,25 @@ def test_an_interval_includes_the_models_error(tmp_path: Path, chunkflow: Comman
     )
     assert f"{known.cases} measured cases) and the {without.known} numbers of the profile" in said
     assert "step_time_interval_s" not in json.loads(chunkflow("run", tmp_path / "s.yaml", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("ends", "shown"),
+    [
+        ((1.25, 1.0, 1.5), "1.25 s (1.00 to 1.50, 90 %)"),
+        ((0.12345678, 0.12341, 0.12349), "123.457 ms (123.410 to 123.490, 90 %)"),
+        ((0.0123, 0.0113, 0.0133), "12.3 ms (11.3 to 13.3, 90 %)"),
+        ((0.3, 0.18, 0.42), "300 ms (180 to 420, 90 %)"),
+        ((5e-5, 4.9e-5, 5.2e-5), "50.0 us (49.0 to 52.0, 90 %)"),
+        ((2e-3, 2e-3, 2e-3), "2.00000 ms (2.00000 to 2.00000, 90 %)"),
+        ((0.0, 0.0, 0.0), "0 us (0 to 0, 90 %)"),
+    ],
+)
+def test_an_interval_is_shown_to_a_tenth_of_its_width(
+    ends: tuple[float, float, float], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_interval(Interval(*ends, level=0.9, known=3, unknown=4), load_profile("h200x2-hostpath"), 2)
+    assert capsys.readouterr().out.startswith(f"step {shown}, by the model's error on 2 GPUs")
 
 
 @pytest.mark.parametrize("hardware", ["h100x2-pcie", "h200x8-hostpath", "rtx4090x2-gen4-x8", "h200x2-gen6"])

@@ -80,6 +80,17 @@ def test_a_worker_that_dies_fails_its_own_call_and_is_replaced() -> None:
         assert first != os.getpid() and os.getpid() not in {c.result() for c in calls if not c.exception()}
 
 
+@pytest.mark.parametrize("count", [None, 1, 3])
+def test_there_are_as_many_workers_as_asked_for_or_as_cores(count: int | None) -> None:
+    wanted = count or os.cpu_count() or 1
+    with Workers(count) as pool:
+        calls = [pool.submit(time.sleep, 0.2) for _ in range(2 * wanted)]
+        seen = 0
+        while not all(call.done() for call in calls):
+            seen = max(seen, len(children(os.getpid())))
+    assert seen == wanted
+
+
 def test_workers_that_die_while_they_start_cost_nothing() -> None:
     with Workers(2) as pool:
         calls = [pool.submit(abs, -i) for i in range(6)]
@@ -122,6 +133,18 @@ def test_a_call_that_cannot_be_pickled_fails_by_itself() -> None:
         )
         assert isinstance(there.exception(), TypeError) and "TypeError" in repr(back.exception())
         assert isinstance(wrong.exception(), ValueError) and fine.result() == 1
+
+
+def test_a_worker_that_dies_while_it_is_sent_its_call_fails_that_call_alone() -> None:
+    with Workers(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        os.kill(worker, signal.SIGSTOP)
+        call = pool.submit(len, bytes(2**24))  # more than a pipe holds
+        while not call.running():
+            time.sleep(0.002)
+        os.kill(worker, signal.SIGKILL)
+        assert isinstance(call.exception(), BrokenProcessPool) and "(signal 9)" in str(call.exception())
+        assert pool.submit(abs, -1).result() == 1
 
 
 def test_workers_that_are_closed_end_what_they_were_given_and_take_no_more() -> None:

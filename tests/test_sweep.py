@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -372,6 +373,8 @@ def test_a_file_with_more_than_ascii_is_continued(inside: bool, tmp_path: Path) 
         pytest.param(lambda c: c + c.splitlines(keepends=True)[-1], id="a row too many"),
         pytest.param(lambda c: c.replace(b",yielding,", b",yield,ing,", 1), id="a cell too many"),
         pytest.param(lambda c: c.replace(b",12582912,", b",many,", 1), id="no number"),
+        pytest.param(lambda c: re.sub(rb"(?m)^([0-9a-f]{12}-)", rb"\1\1", c), id="five digests"),
+        pytest.param(lambda c: re.sub(rb"(?m)^[0-9a-f]{12}-", b"", c), id="three digests"),
         pytest.param(lambda c: b"notes", id="something else"),
         pytest.param(lambda c: b"\n", id="an empty line"),
     ],

@@ -464,6 +464,16 @@ def test_the_shipped_profile_is_the_fit() -> None:
     assert set(found) - claimed() == {"streams.write_flag"}  # "as event"
 
 
+@pytest.mark.slow
+def test_the_fit_does_not_depend_on_how_streams_are_interleaved() -> None:
+    profile, rows, cases = load_profile(DATASET), fit.load_links(), load_cases(fit.FOLDER)
+    by_time = [
+        msgspec.structs.replace(c, operations=tuple(sorted(c.operations, key=lambda op: op.start))) for c in cases
+    ]
+    assert by_time[fit.CHUNKED].operations != cases[fit.CHUNKED].operations
+    assert fit.fit(profile, rows, by_time) == fit.fit(profile, rows, cases)
+
+
 def claimed() -> set[str]:
     """Key paths of the shipped profile whose source is a fit to the data set."""
     known = numbers_by_path(load_profile(DATASET)).items()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
@@ -74,6 +74,17 @@ def documents(paths: Sequence[Path]) -> dict[Path, str]:
     return found
 
 
+def publish(drawings: Mapping[str, str], tables: Mapping[str, str], folder: Path, texts: Mapping[Path, str]) -> None:
+    """Write each drawing into `folder`, print the tables, and write `texts`, if any, with each table in its place."""
+    for name, content in drawings.items():
+        write_atomically(folder / f"{name}.svg", content)
+    for name, content in tables.items():
+        print(f"## {name}\n\n{content}\n")
+    if texts:
+        for path, text in placed(texts, tables).items():
+            write_atomically(path, text)
+
+
 def main() -> None:
     """Write the plots and print the tables, or compare the tables with those of documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -108,13 +119,7 @@ def main() -> None:
         if wrong := differences(texts, tables):
             sys.exit("\n".join(wrong))
         return
-    for name, content in plots(found).items():
-        write_atomically(given.out / f"{name}.svg", content)
-    for name, content in tables.items():
-        print(f"## {name}\n\n{content}\n")
-    if given.document:
-        for path, text in placed(texts, tables).items():
-            write_atomically(path, text)
+    publish(plots(found), tables, given.out, texts)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from statistics import NormalDist
 
 from sim.analysis.model_error import FILE, ModelError, host_kind
@@ -88,13 +89,15 @@ def main() -> None:
     """Write the file, or check that it is as it would be made now."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--check", action="store_true", help="exit with 1 unless the file is as made now")
+    parser.add_argument("--file", type=Path, default=FILE, help="the file; the shipped one unless given")
+    parser.add_argument("--sets", nargs="+", default=shipped_sets(), help="data sets; all shipped ones unless given")
     given = parser.parse_args()
     with Workers() as executor:
-        content = to_yaml(made(shipped_sets(), executor))
+        content = to_yaml(made(given.sets, executor))
     if not given.check:
-        write_atomically(FILE, content)
-    elif FILE.read_text(encoding="utf-8") != content:
-        sys.exit(f"{FILE}: not as made from the data today")
+        write_atomically(given.file, content)
+    elif given.file.read_text(encoding="utf-8") != content:
+        sys.exit(f"{given.file}: not as made from the data today")
 
 
 if __name__ == "__main__":

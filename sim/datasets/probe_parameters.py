@@ -17,13 +17,13 @@ Direction = Literal["h2d", "d2h", "d2d"]
 Collective = CollectiveKind | Literal["reduce_scatter"]
 
 
-class Parameters(msgspec.Struct, kw_only=True):
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """What all have: how many GPUs take part."""
 
     ranks: Ranks = 1
 
 
-class Copy(Parameters):
+class Copy(Parameters, frozen=True):
     """Trains of copies."""
 
     directions: Annotated[list[Direction], Meta(min_length=1, max_length=2)]
@@ -31,7 +31,7 @@ class Copy(Parameters):
     count: Number
 
 
-class Train(msgspec.Struct):
+class Train(msgspec.Struct, frozen=True):
     """Copies back to back on one stream."""
 
     direction: Direction
@@ -39,7 +39,7 @@ class Train(msgspec.Struct):
     count: Number
 
 
-class Engine(Parameters):
+class Engine(Parameters, frozen=True):
     """Trains of copies, each on a stream of its own."""
 
     trains: Annotated[list[Train], Meta(min_length=1, max_length=8)]
@@ -47,7 +47,7 @@ class Engine(Parameters):
     between: Literal["timed", "nothing", "events", "eventwaits", "waits", "writes"]
 
 
-class Pageable(Parameters):
+class Pageable(Parameters, frozen=True):
     """Copies from and to memory that is not pinned, behind a kernel of `busy` s."""
 
     direction: HostCopyKind
@@ -55,14 +55,14 @@ class Pageable(Parameters):
     busy: Annotated[float, Meta(ge=0, le=1e3)]
 
 
-class PeerCopy(Parameters):
+class PeerCopy(Parameters, frozen=True):
     """Copies from one GPU to another."""
 
     ranks: Annotated[int, Meta(ge=2, le=2)]
     bytes: Size
 
 
-class Commands(Parameters):
+class Commands(Parameters, frozen=True):
     """Trains of commands; without copies `bytes` is 0."""
 
     pattern: str
@@ -70,20 +70,20 @@ class Commands(Parameters):
     beside: Literal["kernel"] | None
 
 
-class Wake(Parameters):
+class Wake(Parameters, frozen=True):
     """Streams that wait for another."""
 
     by: str
     work: str
 
 
-class Call(Parameters):
+class Call(Parameters, frozen=True):
     """Calls that host threads issue."""
 
     call: str
 
 
-class Gemm(Parameters):
+class Gemm(Parameters, frozen=True):
     """Matrix products of m x k by k x n."""
 
     m: Number
@@ -91,7 +91,7 @@ class Gemm(Parameters):
     k: Number
 
 
-class Attention(Parameters):
+class Attention(Parameters, frozen=True):
     """Attention without mask."""
 
     backend: str
@@ -100,14 +100,14 @@ class Attention(Parameters):
     head: Number
 
 
-class Launch(Parameters):
+class Launch(Parameters, frozen=True):
     """Kernels while copies are in flight."""
 
     work: str
     direction: HostCopyKind
 
 
-class Alone(Parameters):
+class Alone(Parameters, frozen=True):
     """Isolated collectives."""
 
     collective: Collective
@@ -115,7 +115,7 @@ class Alone(Parameters):
     bytes: Size
 
 
-class Transfer(Parameters):
+class Transfer(Parameters, frozen=True):
     """Sends from one rank to another, and as many in reverse if `both`."""
 
     ranks: Annotated[int, Meta(ge=2, le=2)]
@@ -123,7 +123,7 @@ class Transfer(Parameters):
     both: bool
 
 
-class Beside(Alone):
+class Beside(Alone, frozen=True):
     """Collectives while copies are in flight."""
 
     chunk: Size
@@ -131,14 +131,14 @@ class Beside(Alone):
     events_every: Number
 
 
-class ConcurrentCollectives(Alone):
+class ConcurrentCollectives(Alone, frozen=True):
     """Concurrent collectives: two communicators at once."""
 
     other: Collective
     other_bytes: Size
 
 
-class KernelUnderCollective(Parameters):
+class KernelUnderCollective(Parameters, frozen=True):
     """Kernels while a collective holds SMs."""
 
     count: Number

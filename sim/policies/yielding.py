@@ -71,7 +71,7 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     @property
     def slot_count(self) -> int:
         """One slot more than layers are prefetched, or what host threads may take."""
-        return max(self.slots or 0, self.prefetch_layers + 1)
+        return max(self.slots or 0, super().slot_count)
 
     def variants(self, world_size: int) -> Iterator[Policy]:
         """As `chunked`; a gate on the GPU instead of host threads; collectives that wait for no chunk."""
