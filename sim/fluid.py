@@ -106,7 +106,7 @@ def _now(flow: FlowSpec, present: set[Tag]) -> FlowSpec:
 def rates_together(
     flows: Sequence[FlowSpec], capacities: Sequence[float], law: RateLaw = weighted_max_min
 ) -> list[float]:
-    """The rate of each of `flows` while all of them are in flight, but for their drag."""
+    """The rate of each of `flows` while all of them are in flight, ignoring drag."""
     return law(caps_now(flows), capacities)
 
 
@@ -222,7 +222,7 @@ class Fabric:
         return load
 
     def is_stale(self, what: object) -> bool:
-        """Whether `what` is the end of a flow as it was foreseen before rates changed."""
+        """Whether `what` is an outdated end of a flow, scheduled before rates changed."""
         return isinstance(what, _Wake) and what.fabric is self and what is not self._wake
 
     def left(self, flow: Flow) -> float:

@@ -13,7 +13,7 @@ from hypothesis import given
 from strategies import Case, Plain, cases, collective, compute, scenario
 
 from sim import policies
-from sim.analysis.explain import HIDDEN, WORTH, Change, Explanation, explain
+from sim.analysis.explain import MAX_HIDDEN_SHARE, MIN_SHARE, Change, Explanation, explain
 from sim.hardware import Profile
 from sim.inputs.units import Number, show_bytes
 from sim.policies import Policy, describe, difference
@@ -162,7 +162,7 @@ def test_only_variants_that_fit_memory_are_advised() -> None:
 def test_faster_variants_that_do_not_fit_are_reported() -> None:
     result = simulate(scenario(GROUPS, {"kind": "chunked", "chunk_bytes": "64 MiB"}, 1))
     found = explain(with_memory(result, result.metrics["peak_memory_bytes"]))
-    faster = [c for c in found.changes if c.gain_s >= WORTH * result.metrics["step_time_s"]]
+    faster = [c for c in found.changes if c.gain_s >= MIN_SHARE * result.metrics["step_time_s"]]
     assert faster and not any(c.fits_memory for c in faster)
     assert found.sentences[-1] == (
         f"Every faster variant needs more memory than the GPU's {show_bytes(result.metrics['peak_memory_bytes'])}: the "
@@ -258,7 +258,7 @@ def test_sentences_say_what_the_causes_show(case: Case) -> None:
         assert weights + by_cause["yield_wait"] > 0.019 * step or step > 1.019 * baseline
     if "Nothing is copied" in text:
         assert weights == 0 and step == pytest.approx(baseline, abs=1e-9)
-    assert ("Waiting at gates takes" in text) == (step > 0 and by_cause["yield_wait"] >= WORTH * step)
+    assert ("Waiting at gates takes" in text) == (step > 0 and by_cause["yield_wait"] >= MIN_SHARE * step)
     if "Transfers share links" in text:
         assert by_cause["copy_contention"] + by_cause["collective_contention"] > 0
     if step > 0:
@@ -269,8 +269,8 @@ def test_sentences_say_what_the_causes_show(case: Case) -> None:
             change = by_words(found)[advised[1]]
             assert change.fits_memory
             assert float(advised[2]) == pytest.approx(100 * change.gain_s / result.metrics["step_time_s"], abs=0.06)
-            assert change.gain_s >= WORTH * result.metrics["step_time_s"]
-    assert 0 < WORTH < HIDDEN < 0.05
+            assert change.gain_s >= MIN_SHARE * result.metrics["step_time_s"]
+    assert 0 < MIN_SHARE < MAX_HIDDEN_SHARE < 0.05
 
 
 def test_a_host_thread_that_issues_too_slowly_binds() -> None:

@@ -28,8 +28,8 @@ def isolated_overheads(profile: Profile) -> dict[CollectiveKind, Fitted]:
 def _isolated(profile: Profile, kind: CollectiveKind, checks: list[Check]) -> Fitted:
     limit = min(_max_overhead(profile, check) for check in checks)
     overhead = profile.collective_class(kind).overhead.value
-    rows = f"{len(checks)} rows" if len(checks) > 1 else "1 row"
-    source = f"isolated times need an overhead of at most {limit:.3g}; {overhead:.4g} contradicts {rows}"
+    faster = f"{len(checks)} rows are faster than an overhead of {overhead:.4g} lets them"
+    source = f"times alone allow {limit:.3g}: {faster}"
     value = float(min(COPIED_BYTE, limit * (1 - 1e-3), overhead))
     return Fitted(value, None, f"taken as a copied byte; {source}" if value == COPIED_BYTE else source)
 

@@ -169,9 +169,9 @@ class Context:
 
     def broadcast(self, values: Sequence[int], ranks: int, owner: int = 0) -> list[int]:
         """`values` of rank `owner` on the first `ranks` ranks; every rank gives as many."""
-        told = torch.tensor(list(values), dtype=torch.int64, device=self.device.torch_device)
-        dist.broadcast(told, src=owner, group=self.groups[ranks])
-        return [int(value) for value in told.tolist()]
+        received = torch.tensor(list(values), dtype=torch.int64, device=self.device.torch_device)
+        dist.broadcast(received, src=owner, group=self.groups[ranks])
+        return [int(value) for value in received.tolist()]
 
     def copies(self, stream: Stream, direction: Direction, size: int, count: int) -> list[Call]:
         """`count` copies of `size` bytes, each from another place, so that no cache holds what is read."""

@@ -20,7 +20,7 @@ from calibration.torch_machine.peer_exchange import exchange, shift_to_next_rank
 from sim.program import Collective, CollectiveKind
 
 ELEMENT = 2
-"""Collectives move numbers of so many bytes (bf16)."""
+"""Bytes of an element of a collective (bf16)."""
 
 
 def working_bytes(kind: CollectiveKind, bytes: int) -> int:

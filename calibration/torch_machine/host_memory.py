@@ -10,7 +10,7 @@ from calibration.torch_machine.shared_memory import Layout, at
 from sim.program import Copy, CopyKind, RankProgram
 
 SLAB = 1 << 28
-"""Random numbers are made on the device, so many bytes at once."""
+"""Bytes of random numbers that are generated on the device at once."""
 
 
 class HostMemory:

@@ -73,7 +73,7 @@ class ProgramCase(msgspec.Struct, frozen=True):
     ranks: int
     body: Body
     lead_s: float = 0.0
-    """A kernel of so many seconds precedes the rest of a step: all else is issued while it runs."""
+    """Length of a kernel that precedes the rest of a step, s: all else is issued while it runs."""
 
     def build(self, steps: int = STEPS) -> Program:
         """The program. Raises ProgramError where its body breaks a rule of programs."""

@@ -90,7 +90,7 @@ class CollectiveClass(Config, frozen=True):
     isolated_overhead: Sourced[Number] | None = None
     alone_by_ranks: dict[int, IsolatedTimes] = msgspec.field(default_factory=dict)
     contention_by_ranks: dict[int, Contention] = msgspec.field(default_factory=dict)
-    """In place of `weight`, `overhead` and `isolated_overhead` for so many ranks."""
+    """Number of ranks -> what replaces `weight`, `overhead` and `isolated_overhead`."""
     algorithm: Algorithm | None = None
     """`sim.hardware.collectives` says what each is, and which one is meant unless given."""
     one_way: Sourced[Number] | None = None

@@ -284,7 +284,7 @@ def hierarchical_kinds(profile: Profile) -> set[CollectiveKind]:
 
 
 def domains_of(profile: Profile, gpus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """Places in `gpus` of the ranks in each domain of the topology. Raises InputError unless all have as many."""
+    """Places in `gpus` of the ranks in each domain of the topology. Raises InputError unless all are of one size."""
     places = {gpu: place for place, gpu in enumerate(gpus)}
     domains = tuple(tuple(places[g] for g in group if g in places) for group in profile.topology.domains)
     domains = tuple(group for group in domains if group)

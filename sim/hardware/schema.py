@@ -90,7 +90,7 @@ class Pageable(Config, frozen=True):
 
 
 _LIKE_DEVICE: Sourced[Seconds] = Sourced(Seconds(0.0), "")
-"""Stands for a number that is as that of a flag in device memory."""
+"""Placeholder: use the number of a flag in device memory."""
 
 _HOST_FLAGS = {"host_flag_write": "write_flag", "host_flag_wait": "wait_flag", "host_flag_wake": "flag_wake"}
 
@@ -159,4 +159,4 @@ class HostIssue(Config, frozen=True):
     point_to_point: Sourced[Seconds] | None = None
     """A group of sends and receives; as `collective` where it is not given."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
-    """How much `wake` varies from time to time: uniform within 1 - spread to 1 + spread times its value."""
+    """Jitter of `wake`: uniform in [1 - wake_spread, 1 + wake_spread] times its value."""

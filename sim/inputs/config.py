@@ -14,7 +14,7 @@ from sim.inputs.faults import Fault, find, join, unreadable
 T = TypeVar("T")
 
 MAX_FAULTS = 20
-"""Faults of one file that are told; of further ones only that there are more."""
+"""Faults of one file that are reported; of further ones only that there are more."""
 
 
 class InputError(Exception):
@@ -37,7 +37,7 @@ class InputError(Exception):
 
     @classmethod
     def of(cls, source: str, faults: Iterable[tuple[str, str]]) -> Self:
-        """The error of one or several (path, problem); no more are kept than told."""
+        """The error of one or several (path, problem); only those that are reported are kept."""
         first, *more = islice(dict.fromkeys(faults), MAX_FAULTS + 1)
         return cls(source, *first, more)
 
@@ -62,15 +62,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 def faults_of(data: object, kind: Any) -> list[Fault]:
-    """What keeps plain data from being of `kind`, with paths; not more faults than are told."""
+    """Faults that keep plain data from being of `kind`, with paths; at most one more than is reported."""
     first = list(islice(unreadable(data), MAX_FAULTS + 1))
     if any(fault.problem == "is nested too deeply" for fault in first):  # it may be endless
         return first
     paths = {fault.path for fault in first}
     typed = list(islice(find(data, kind), MAX_FAULTS + 1))
-    told = {fault.path for fault in typed}
-    # what is not finite is told with what was expected there, if anything is
-    first = [fault for fault in first if fault.path not in told or "finite" not in fault.problem]
+    reported = {fault.path for fault in typed}
+    # a number that is not finite is reported with what was expected there, if that is known
+    first = [fault for fault in first if fault.path not in reported or "finite" not in fault.problem]
     known = {fault.path for fault in first}
     # a check of a whole struct says little where one of its values is unreadable
     typed = [f for f in typed if f.path not in known and not any(_around(f.path, path) for path in paths)]

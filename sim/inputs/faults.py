@@ -125,11 +125,11 @@ def _inside(data: Any, kind: Any, path: str) -> Iterator[Fault]:
 
 
 def _of_list(data: Sequence[Any], args: tuple[Any, ...], path: str) -> Iterator[Fault]:
-    endless = len(args) == 1 or args[-1] is ...
-    if not endless and len(data) != len(args):
+    any_length = len(args) == 1 or args[-1] is ...
+    if not any_length and len(data) != len(args):
         yield Fault(path, f"expected {len(args)} values, got {len(data)}")
-    for i, item in enumerate(data if endless else data[: len(args)]):
-        yield from find(item, args[0] if endless else args[i], f"{path}[{i}]")
+    for i, item in enumerate(data if any_length else data[: len(args)]):
+        yield from find(item, args[0] if any_length else args[i], f"{path}[{i}]")
 
 
 def _of_key(key: Any, kind: Any, path: str) -> Iterator[Fault]:

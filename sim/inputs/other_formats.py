@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _HEAD = 2**18
-"""Bytes at a file's start that are looked at; compressed ones are unpacked to so many."""
+"""Bytes at a file's start that are looked at; compressed ones are unpacked up to this size."""
 _GZIP = b"\x1f\x8b"
 _LATER = "cannot be imported yet: write a scenario by hand"
 

@@ -49,7 +49,7 @@ class SimulatedMachine:
         return self.run_marked(program, ())[0]
 
     def run_marked(self, program: Program, marks: Iterable[AnyCommand]) -> tuple[Timeline, list[Snapshot]]:
-        """Simulate `program` to its end; with the states in which each of `marks`, commands of rank 0, has ended.
+        """Simulate `program` to its end; also the state when each of `marks`, commands of rank 0, has ended.
 
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
@@ -175,15 +175,15 @@ class Run:
         self._span(rank, command, start, ready, isolated)
 
     def _busy(self, rank: Rank, seconds: float) -> float:
-        """When a stream's front end has done for a command what takes `seconds`, and more while a kernel runs."""
+        """When a stream has spent `seconds` on a command, and `beside_kernel` more while a kernel runs, s."""
         return self.env.now + (seconds + (self.beside_kernel if rank.kernels_running else 0.0))
 
     def _start_delay(self, rank: Rank) -> float:
-        """What a copy that starts now loses because a collective is moving data on its rank."""
+        """Extra start-up time of a copy that starts now, while a collective moves data on its rank, s."""
         delay = 0.0
-        for meeting in rank.moving:
-            if not meeting.done[rank.number].triggered:
-                kind = meeting.kind
+        for moving in rank.moving:
+            if not moving.done[rank.number].triggered:
+                kind = moving.kind
                 if kind not in self.copy_start:
                     self.copy_start[kind] = self.profile.collective_class(kind).copy_start.value
                 delay = max(delay, self.copy_start[kind])

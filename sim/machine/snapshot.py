@@ -49,7 +49,7 @@ class Snapshot(NamedTuple):
     continuous: tuple[float, ...]
 
     def equals(self, other: Snapshot) -> bool:
-        """Whether both have the same future, but for which commands come."""
+        """Whether both are equal; the commands that are still to come are compared separately."""
         return (
             self.discrete == other.discrete
             and len(self.continuous) == len(other.continuous)
@@ -94,7 +94,7 @@ def snapshot(run: Running) -> Snapshot:
 
 
 def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
-    """What is to happen: (time, priority, what). Ends of flows that were foreseen and are no more are left out."""
+    """What is to happen: (time, priority, what). Outdated ends of flows are left out."""
     for at, priority, what in run.env.entries():
         if not run.fabric.is_stale(what):
             yield at, priority, what

@@ -15,7 +15,7 @@ Steps = Generator[Wait, Any, None]
 """A process, or a part of one."""
 
 Work = Generator[Wait, Any, tuple[float, float]]
-"""A part of a process that does what a command is for: gives (when that began, s that it takes alone)."""
+"""A part of a process that runs a command: returns (time at which it became ready, isolated time), s."""
 
 CollectiveKey = tuple[Communicator, int]
 """Which collective: the n-th on its communicator; the same on every rank."""
@@ -24,7 +24,7 @@ TransferKey = tuple[int, int, Communicator, int]
 """Which transfer: the n-th from a rank to another one on a communicator."""
 
 Ticket = CollectiveKey | tuple[TransferKey, ...] | Event | None
-"""What comes with a command: what it meets at, or what lets its host thread continue."""
+"""What is issued with a command: keys of its collective or transfers, or the event that frees its host thread."""
 
 
 class Stream:

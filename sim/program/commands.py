@@ -129,7 +129,7 @@ class Collective(Command, frozen=True, gc=False):
 
 
 class Send(msgspec.Struct, frozen=True, tag_field="op", tag=True, gc=False):
-    """`bytes` from byte `offset` of `buffer` to rank `peer`, whose receive takes as many."""
+    """`bytes` from byte `offset` of `buffer` to rank `peer`, whose receive has the same size."""
 
     peer: int
     bytes: int

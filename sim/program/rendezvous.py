@@ -85,7 +85,7 @@ def _check_collectives(ranks: Sequence[_Rank]) -> None:
 
 
 def _check_transfers(ranks: Sequence[_Rank]) -> None:
-    """A receive for every send, of as many bytes."""
+    """A receive of the same size for every send."""
     for rank, mine in enumerate(ranks):
         for (sends, peer, on), transfers in mine.transfers.items():
             verb, other = ("sends", "receive") if sends else ("receives", "send")

@@ -89,8 +89,8 @@ def _told(layout: Layout, name: str) -> str:
         return f"{name}: pinned buffers in {graph.pinned[int(name.removeprefix('gpu'))]}"
     node = graph.nodes[name]
     limits = {"into": node.into, "out of": node.out_of, "through": node.through}
-    told = [f"{direction} it {_limit(limit)}" for direction, limit in limits.items() if limit]
-    return "\n".join([f"{name}: {node.kind.replace('_', ' ')}", *told])
+    shown = [f"{direction} it {_limit(limit)}" for direction, limit in limits.items() if limit]
+    return "\n".join([f"{name}: {node.kind.replace('_', ' ')}", *shown])
 
 
 def _limit(limit: Capacity) -> str:
@@ -100,8 +100,8 @@ def _limit(limit: Capacity) -> str:
 
 def _limits(layout: Layout, join: Join) -> str:
     graph = layout.plan.graph
-    told = [f"{graph.names[r]} {_limit(graph.limits[r])}" for r in join.resources]
-    return "\n".join([f"{join.upper} to {join.lower}{': ' + join.kind if join.kind else ''}", *(told or ["no limit"])])
+    shown = [f"{graph.names[r]} {_limit(graph.limits[r])}" for r in join.resources]
+    return "\n".join([f"{join.upper} to {join.lower}{': ' + join.kind if join.kind else ''}", *(shown or ["no limit"])])
 
 
 def _wires(layout: Layout, shade: dict[int, str]) -> Iterator[str]:

@@ -69,7 +69,7 @@ def run_layers(
 
 
 def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
-    """The pass as regions of equal layers, of which `kept` stay; none where that leaves out nothing much."""
+    """The pass as regions of equal layers, of which `kept` stay; empty if too few layers would be skipped."""
     if "layers_alike" not in vars(type(policy)) or not policy.layers_alike:
         return []
     if policy.resident_layers or policy.prefetch_counts != "all" or not policy.wrap_around:

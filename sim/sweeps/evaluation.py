@@ -126,7 +126,7 @@ class Evaluator:
     """Figures of points: equal ones are simulated once, on `executor` (any of `concurrent.futures`) if given.
 
     `cache` keeps figures beyond this process. `progress` is called with each point that has finished. Points that fail
-    are told by `Evaluated.raised`, the others still run.
+    are reported by `Evaluated.raised`, the others still run.
     """
 
     def __init__(

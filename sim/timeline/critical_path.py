@@ -185,7 +185,7 @@ class _Walk:
             self.time = to
 
     def _through_host(self, idle_since: float) -> None:
-        """The stream was dry: go back over what the host thread that feeds it did, to what blocked that thread."""
+        """The stream was idle: go back over what the host thread that feeds it did, to what blocked that thread."""
         thread = self.feeder.get(self.stream, 0)
         while self.time > max(idle_since, self.begin):
             end = self.blocked[thread].end_before(self.time)

@@ -184,7 +184,7 @@ def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
 
 
 def _exposed(timeline: Timeline, rank: int) -> Intervals:
-    """When the compute stream waits for an event of a copy stream, or is dry because its host thread waits for one.
+    """When the compute stream waits for an event of a copy stream, or is idle because its host thread waits for one.
 
     A host thread that is blocked by another thread (a counter, a lock) waits for the one that issues the copies.
     """

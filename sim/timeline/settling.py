@@ -52,9 +52,9 @@ def _alike(a: float, b: float) -> bool:
 def settle(first: Timeline, longer: Callable[[int], Timeline]) -> Timeline:
     """`first`, or a run with more steps where that one has not settled; its `period` says what the steps do.
 
-    `longer` runs the same program with so many steps, of which the first are those of `first`. A run whose step time is
-    what it would be with more steps is given back as it is. A run of one step is not made longer: it is asked for to
-    see the first one.
+    `longer` runs the same program with the given number of steps, of which the first are those of `first`. A run whose
+    step time is what it would be with more steps is returned unchanged. A run of one step is not made longer: its user
+    wants to see the first step.
     """
     steps = count = len(first.steps[0]) - 1
     if count < 2:
