@@ -122,8 +122,8 @@ def environment(chunkflow: Command, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def cluster(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two workers, which their nannies start again when they die."""
-    # a call is given up after two workers, not four, which take seconds to start again
-    environment = environment | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    # Dask gives up all that a worker held when it died, not only after four workers, which take seconds to start again
+    environment = environment | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     made = Cluster(tmp_path_factory.mktemp("cluster"), environment)
     try:
         made.start_workers(2)

@@ -6,7 +6,7 @@
             print(evaluated.figures().metrics["step_time_s"])
 
 `as_completed` takes points from their iterator as there is room for them, so that many cost no more memory than few, as
-long as the caller keeps neither points nor figures. A sweep keeps its points and rows.
+long as the caller keeps neither points nor figures. A sweep keeps its rows.
 """
 
 from __future__ import annotations
