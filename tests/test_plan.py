@@ -78,8 +78,7 @@ def test_schedules_of_named_runtimes_are_the_answer_and_others_a_suggestion(toda
     assert today.best.runtimes and today.best.policy.kind in ("whole_layer", "sharded")
     assert whatever.best.policy.kind in ("chunked", "yielding")
     assert whatever.best.step_time_s < today.best.step_time_s
-    own, least = (tip for tip in today.suggestions if "ChunkFlow" in tip.words)
-    assert "least memory" in least.words and least.peak_memory_bytes < own.peak_memory_bytes
+    own = next(tip for tip in today.suggestions if "ChunkFlow" in tip.words)
     assert own.policy.kind in ("chunked", "yielding") and own.gain is not None
     assert own.step_time_s == pytest.approx(today.best.step_time_s * (1 - own.gain))
     assert not [tip for tip in whatever.suggestions if "ChunkFlow" in tip.words]
