@@ -104,23 +104,14 @@ def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
 
 
 def what_binds(job: Job, figures: Figures, resident_causes_s: dict[str, float]) -> list[str]:
-    """What binds a scenario, and whether its weights hide behind it: sentences from figures with causes.
-
-    `resident_causes_s` are those of its step with all weights resident.
-    """
+    """What binds, and whether the weights hide: sentences from figures with causes, and the resident step's causes."""
     return list(_verdict(_facts(job, figures, waterfall(figures.causes_s, resident_causes_s))))
 
 
 def _facts(job: Job, figures: Figures, fall: Waterfall) -> _Facts:
-    metrics = figures.metrics
-    return _Facts(
-        figures.causes_s,
-        fall,
-        bool(metrics["h2d_bytes_per_step"] or figures.gathers),
-        metrics["peak_memory_bytes"],
-        job.profile.device.memory.value,
-        metrics["step_time_s"],
-    )
+    of, capacity = figures.metrics, job.profile.device.memory.value
+    brings = bool(of["h2d_bytes_per_step"] or figures.gathers)
+    return _Facts(figures.causes_s, fall, brings, of["peak_memory_bytes"], capacity, of["step_time_s"])
 
 
 def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanation:
