@@ -111,10 +111,7 @@ def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
 
 
 def what_binds(job: Job, figures: Figures, resident_causes_s: dict[str, float]) -> list[str]:
-    """What binds a scenario, and whether its weights hide behind it: sentences from figures with causes.
-
-    `resident_causes_s` are those of its step with all weights resident.
-    """
+    """What binds, and whether the weights hide: sentences from figures with causes, and the resident step's causes."""
     return list(_verdict(_facts(job, figures, waterfall(figures.causes_s, resident_causes_s))))
 
 

@@ -51,7 +51,8 @@ class Floors:
                 seconds, loads = isolated[op.kind, size]
                 self.stream_s += seconds
                 taken = [t + load for t, load in zip(taken, loads, strict=True)]
-                buffers.append(op.buffer_bytes)
+                if seconds > 0:  # one that takes no time holds its buffers for none
+                    buffers.append(op.buffer_bytes)
         passes = workload.passes_per_step
         self.stream_s *= passes
         self._loads = [passes * t / c for t, c in zip(taken, profile.capacities, strict=True)]

@@ -28,6 +28,8 @@ from sim.timeline.critical_path import waterfall
 
 LEVEL = 0.9
 """Probability with which a step time lies in its interval."""
+OWN = "a runtime that has it, such as ChunkFlow's (--runtime any)"
+"""What a schedule that no named runtime runs today needs."""
 WITHIN = 0.01
 """How much longer the smallest schedule may take than the fastest, unless given."""
 
@@ -143,7 +145,8 @@ class _Planning:
         return self.evaluator.one(job).figures()
 
     def _plan(self, search: Search, wider: Search, chosen: Sequence[Family]) -> Plan:
-        simulated = [found for found in wider.known.values() if found is not None]
+        needed = None if search.best is not None else self._smallest_peak(search, chosen)
+        simulated = [found for found in (search.known | wider.known).values() if found is not None]
         points = {(f.layout, f.policy): self._point(f, search) for f in simulated}
         ordered = sorted(points.values(), key=lambda p: (p.step_time_s, p.peak_memory_bytes))
         mine = [points[f.layout, f.policy] for f in search.fitting()]
@@ -160,7 +163,6 @@ class _Planning:
             binding = what_binds(layout.job, figures, baseline.causes_s)
             fall = waterfall(figures.causes_s, baseline.causes_s)
             by_cause = figures.causes_s
-        needed = None if best is not None else self._smallest_peak(search, chosen)
         made = Plan(
             self.scenario,
             self.profile,
@@ -204,12 +206,15 @@ class _Planning:
         step = None if best is None else best.step_time_s
         own = {f.policy: None for f in (search.best, search.smallest, needed) if f is not None}
         tips = suggestions(self.layouts[at.layout].job, [*own, Resident()], step, self.evaluator)
-        other = wider.best
-        if other is not None and (step is None or other.step_s < step * (1 - WORTH)):
-            gain = None if step is None else 1 - other.step_s / step
-            words = "a runtime that can run it (ChunkFlow's own: --runtime any)"
-            tips.insert(0, Suggestion(words, other.policy, other.step_s, gain, other.peak, other.fits))
-        return tips
+        others = {OWN: wider.best, f"{OWN}, the least memory within {100 * self.asked.within:g} %": wider.smallest}
+        if wider is search or wider.best is None or (step is not None and wider.best.step_s >= step * (1 - WORTH)):
+            return tips
+        own_runtime = [
+            Suggestion(words, f.policy, f.step_s, None if step is None else 1 - f.step_s / step, f.peak, f.fits)
+            for words, f in others.items()
+            if f is not None and (f is not wider.best or words == OWN)
+        ]
+        return [*own_runtime, *tips]
 
 
 def _shallow(family: Family) -> dict[str, int]:

@@ -36,8 +36,8 @@ def _nothing_fits(plan: Plan) -> Iterator[str]:
     helps = [s for s in plan.suggestions if s.fits_memory]
     for tip in helps:
         yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
-    if not helps:
-        yield f"It fits with --memory {need} or more, or with fewer frames or pixels; no change tried is enough."
+    more = f"It fits with --memory {need.replace(' ', '')} or more, or with fewer frames or pixels"
+    yield f"{more}." if helps else f"{more}; no change tried is enough."
 
 
 def _over_floor(plan: Plan, point: Point) -> str:
