@@ -19,6 +19,7 @@ from sim.inputs.config import InputError
 from sim.policies import count_commands
 from sim.program import Kernel
 from sim.timeline.metrics import Metrics, metrics
+from validation.predict import KernelTimes, with_kernel_times
 
 Plain = dict[str, Any]
 RESIDENT: Plain = {"kind": "resident"}
@@ -137,6 +138,13 @@ def test_all_policies_run_all_phases(before: list[Plain], after: list[Plain], po
     figures = result.metrics
     assert figures["before_s"] + figures["after_s"] >= 1e-3 * len(ends) * (1 - 1e-9)
     assert figures["lower_bound_s"] <= figures["step_time_s"] * (1 + 1e-9)
+
+
+def test_kernels_that_run_once_keep_their_times_where_steps_were_measured() -> None:
+    program = scenario(before=[{"block": [compute(0.1, "t5")]}]).program()
+    measured = {(layer, "k", 0): 7e-3 for layer in range(4)}
+    timed = with_kernel_times(program, KernelTimes(measured, measured)).ranks[0]
+    assert {(c.name, c.seconds) for c in timed.commands() if isinstance(c, Kernel)} == {("t5", 0.1), ("k", 7e-3)}
 
 
 def test_a_program_without_phases_has_the_hash_that_it_had() -> None:

@@ -96,14 +96,13 @@ class Schedule:
             return
         first, end = self._pass_of(n)
         if n == first:
-            begins = self.rank.record(COMPUTE) if n and self.offloads else None
+            begins = self.rank.record(COMPUTE) if n and self.ahead and self.offloads else None
             start = self.turn(n)
             for ahead in (self.executed(turn) for turn in range(start, start + self.ahead)):
                 if ahead < end:
-                    if begins is not None:
-                        self.fetched_late[ahead] = begins
+                    if begins is not None and self.place(ahead)[2]:
+                        self.fetched_late[ahead], begins = begins, None
                     self.prefetch(ahead)
-                    begins = None
         if self.counts(n) and (ahead := self.executed(self.turn(n) + self.ahead)) < end:
             self.prefetch(ahead)
 
