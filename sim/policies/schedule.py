@@ -42,7 +42,7 @@ class Schedule:
         self.slot_free: dict[int, int] = {}
         self.fetched_late: dict[int, int] = {}
         """Layers executed that are fetched when their pass begins -> the event that it begins with."""
-        self.meeting_stream = COMPUTE
+        self.communication_stream = COMPUTE
         """The stream of the collective that is about to be issued, or has been."""
         self.block = BlockCommands(self.rank, self._around)
         self.once = bool(workload.before or workload.after)
@@ -130,7 +130,7 @@ class Schedule:
         """Issue what precedes the n-th layer's wait for its weights."""
 
     def before_collective(self) -> None:
-        """Issue what precedes each collective, or sends and receives, on `meeting_stream`."""
+        """Issue what precedes each collective, or sends and receives, on `communication_stream`."""
 
     def after_collective(self) -> None:
         """Issue what follows each collective."""
@@ -156,7 +156,7 @@ class Schedule:
 
     @contextmanager
     def _around(self, stream: str) -> Iterator[None]:
-        self.meeting_stream = stream
+        self.communication_stream = stream
         self.before_collective()
         yield
         self.after_collective()

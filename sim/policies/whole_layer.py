@@ -96,4 +96,4 @@ class WholeLayerSchedule(Schedule):
     def before_collective(self) -> None:
         """Wait for the copies issued before, where the policy says so."""
         if self.quiesces:
-            self.rank.wait(self.meeting_stream, self.rank.record(COPY))
+            self.rank.wait(self.communication_stream, self.rank.record(COPY))

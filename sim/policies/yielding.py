@@ -102,7 +102,7 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """As of `Chunked`; a chunk waits for the gate of each stream with collectives."""
-        gates = len(meeting_streams(workload)) - 1 if self.window == "device_gate" else 0
+        gates = len(communication_streams(workload)) - 1 if self.window == "device_gate" else 0
         more = gates * self.copies_of_layer(layer, workload)
         return super().commands_per_layer(layer, workload, world_size) + world_size * more
 
@@ -123,7 +123,7 @@ def gate(stream: str) -> str:
     return GATE if stream == COMPUTE else f"{GATE} {stream}"
 
 
-def meeting_streams(workload: Workload) -> tuple[str, ...]:
+def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
     blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
     meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
@@ -137,11 +137,11 @@ class GatedSchedule(Schedule):
         super().__init__(workload, policy)
         self.gated = self.offloads
         self.drains = self.offloads and policy.drain
-        self.meeting_streams = meeting_streams(workload)
+        self.communication_streams = communication_streams(workload)
 
     def copy(self, n: int, name: str, offset: int, size: int) -> None:
         """Issue one chunk behind the gate."""
-        for stream in self.meeting_streams:
+        for stream in self.communication_streams:
             self.rank.wait_flag(COPY, gate(stream), 0)
         if self.drains:
             self.rank.write_flag(COPY, BUSY, 1)
@@ -151,7 +151,7 @@ class GatedSchedule(Schedule):
 
     def before_collective(self) -> None:
         """Begin the yield window: close the gate, and with `drain` wait for the chunk in flight."""
-        stream = self.meeting_stream
+        stream = self.communication_stream
         if self.gated:
             self.rank.write_flag(stream, gate(stream), 1)
         if self.drains:
@@ -162,7 +162,7 @@ class GatedSchedule(Schedule):
     def after_collective(self) -> None:
         """End the yield window: open the gate."""
         if self.gated:
-            self.rank.write_flag(self.meeting_stream, gate(self.meeting_stream), 0)
+            self.rank.write_flag(self.communication_stream, gate(self.communication_stream), 0)
 
 
 class HostSchedule(Schedule):
@@ -211,7 +211,7 @@ class HostSchedule(Schedule):
         if self.offloads:
             self.rank.host_add(ACTIVE, 1)
             self.rank.host_acquire(LOCK)
-            self.rank.wait(self.meeting_stream, self.rank.record(COPY))
+            self.rank.wait(self.communication_stream, self.rank.record(COPY))
             if self.until_landed:
                 self.rank.host_release(LOCK)
 
@@ -225,7 +225,7 @@ class HostSchedule(Schedule):
         if self.poller is None:
             rank.host_add(ACTIVE, -1)
             return
-        ended = rank.record(self.meeting_stream)
+        ended = rank.record(self.communication_stream)
         rank.switch(self.poller)
         rank.host_wait(ended, self.poll)
         rank.host_add(ACTIVE, -1)
