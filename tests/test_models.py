@@ -432,7 +432,7 @@ def test_command_line() -> None:
     assert json.loads(cli("models", "wan2.2-14b", "--json").stdout)["experts"] == 2
     wrong = cli("models", "wan2.2")
     assert wrong.returncode == 2
-    assert wrong.stderr.startswith("Error: wan2.2: 'wan2.2' is no known model; did you mean ") and wrong.stdout == ""
+    assert wrong.stderr.startswith("Error: wan2.2: 'wan2.2' is not a known model; did you mean ") and wrong.stdout == ""
 
 
 def test_starting_the_command_line_loads_no_models() -> None:

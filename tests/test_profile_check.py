@@ -159,13 +159,13 @@ def test_tolerance_by_buffer_size(sent: int, seconds: float, allowed: float) -> 
             assert set(check.bottlenecks) == {"gpu0>host", "host>gpu1", "gpu1>host", "host>gpu0"}
 
 
-def test_a_contradiction_is_said_with_both_times_and_what_is_full() -> None:
+def test_a_contradiction_is_reported_with_both_times_and_its_bottleneck() -> None:
     """1 MiB sent at 1e9 B/s takes 1049 us, twice that by the resources; the worst row of the table is named."""
     profile = with_rows({2**19: 2**19 / 1e9, 2**20: 2**20 / 1e9 / 1.5}, 2.0)
     [said] = summaries(check_profile(profile))
     assert said == (
-        "collectives.all_to_all.alone: 2 of its rows; all_to_all of 2097152 B on 2 ranks takes 699 us there, 2,097 us by "
-        "the resources (+200.0 %); full there: host>gpu0, gpu0>host, host>gpu1, gpu1>host"
+        "collectives.all_to_all.alone: 2 rows contradict the resources; worst: all_to_all of 2097152 B on 2 ranks, "
+        "table: 699 us, from resources: 2,097 us (+200.0 %); bottleneck: host>gpu0, gpu0>host, host>gpu1, gpu1>host"
     )
 
 
