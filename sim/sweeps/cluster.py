@@ -61,7 +61,7 @@ class Cluster(Executor):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self.address = address
         self._patience_s = patience_s
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # who waits for a call may submit the next one when it ends
         self._running: dict[_Call, Future[Any]] = {}
         self._suspects: deque[_Call] = deque()
         self._held: deque[_Call] = deque()
@@ -131,7 +131,7 @@ class Cluster(Executor):
         try:
             running = call.run(self._executor)
         except Exception as error:  # it cannot be pickled
-            call.future.set_exception(error)
+            _answer(call, error)
             return
         self._running[call] = running
         running.add_done_callback(lambda _: self._ended.put(call))
@@ -170,30 +170,35 @@ class Cluster(Executor):
                 self._suspects.append(call)
                 return
             error = BrokenProcessPool(f"its workers died ({error.last_worker.address} was the last)")
-        if not call.future.set_running_or_notify_cancel():
-            return
-        if error is not None:
-            call.future.set_exception(error)
-        else:
-            call.future.set_result(ended.result())
+        _answer(call, error, ended.result() if error is None else None)
 
     def _go_on(self) -> None:
         """Start what was held back, or, where nothing is left to run, a call that may kill its worker."""
         while self._held:
-            self._start(self._held.popleft())
+            self._start(self._held[0])  # which may raise: the call is then still among those that wait
+            self._held.popleft()
         if not self._running and self._suspects:
-            call = self._suspects.popleft()
-            call.alone = self._alone = True
-            self._start(call)
+            self._alone = self._suspects[0].alone = True
+            self._start(self._suspects[0])
+            self._suspects.popleft()
 
     def _give_up(self, error: NoWorkersError) -> None:
         with self._lock:
             self._gone = error
             calls = [*self._running, *self._suspects, *self._held]
         for call in calls:
-            if call.future.set_running_or_notify_cancel():
-                call.future.set_exception(error)
+            _answer(call, error)
 
     def _lost(self, error: BaseException | None = None) -> NoWorkersError:
         why = f" ({error})" if str(error or "") else ""
         return NoWorkersError(f"the Dask scheduler at {self.address} has gone{why}")
+
+
+def _answer(call: _Call, error: BaseException | None, result: object = None) -> None:
+    """Say what became of a call, unless nobody waits for it any more."""
+    if not call.future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        call.future.set_exception(error)
+    else:
+        call.future.set_result(result)
