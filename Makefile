@@ -5,7 +5,7 @@ OUT := out
 PIP := pip install --quiet --disable-pip-version-check
 EXAMPLE := examples/wan2.2-14b.yaml
 
-.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation ci clean
+.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation bench ci clean
 
 # Pinned versions with hashes, for running alone. The project itself is installed as it stands, without its build tools' newest.
 $(VENV)/run: pyproject.toml requirements.txt
@@ -101,6 +101,10 @@ lock: $(VENV)/uv
 mutation: $(VENV)/dev
 	$(BIN)/$(PIP) --editable .[mutation]
 	$(BIN)/python benchmarks/sample_mutations.py --results $(OUT)/mutations.jsonl
+
+# What simulations and commands cost, as ratios within one run.
+bench: $(VENV)/run
+	$(BIN)/python benchmarks/speed.py --commands
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases, collective, compute, scenario, tiny_profile
 
 from sim.machine import SimulatedMachine
-from sim.program import Collective, Copy, Kernel, Program, RankBuilder
+from sim.program import Collective, Command, Copy, Kernel, Program, RankBuilder
 from sim.run import simulate
 from sim.timeline import Timeline, clip, measure, overlap, union
 
@@ -149,3 +150,23 @@ print([m for m in ("numpy", "pandas", "plotly", "scipy", "torch", "rich") if m i
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@given(cases())
+def test_spans_by_type_are_those_of_the_rank_in_order(case: Case) -> None:
+    timeline = case.run().timeline
+    for rank in range(case.ranks):
+        spans = timeline.of(rank)
+        for kind in (Kernel, Copy, Collective, Command):
+            expected = [(s, s.command) for s in spans if isinstance(s.command, kind)]
+            assert timeline.commands(rank, kind) == expected
+    assert timeline.commands(case.ranks, Command) == []
+
+
+def test_a_timeline_that_was_looked_at_is_sent_as_small_as_before() -> None:
+    timeline = run(lambda rank: rank.kernel("s", "a", seconds=1))
+    before = pickle.dumps(timeline)
+    assert len(timeline.commands(0, Kernel)) == 1
+    assert len(pickle.dumps(timeline)) == len(before)
+    again = pickle.loads(pickle.dumps(timeline))
+    assert (type(again), again) == (Timeline, timeline)

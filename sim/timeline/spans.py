@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
 import msgspec
 
@@ -106,18 +106,18 @@ class Timeline(_Fields):
         """What `_by_rank` holds is not worth sending to another process."""
 
     @cached_property
-    def _by_rank(self) -> dict[int, dict[type[AnyCommand], list[tuple[Span, Any]]]]:
-        """Spans with their commands, by rank and type of command: figures look at them many times."""
-        found: dict[int, dict[type[AnyCommand], list[tuple[Span, Any]]]] = {}
+    def _by_rank(self) -> dict[int, dict[type[AnyCommand], list[Span]]]:
+        """Spans by rank and type of command: figures look at them many times."""
+        found: dict[int, dict[type[AnyCommand], list[Span]]] = {}
         for span in self.spans:
-            command = span.command
             kinds = found.get(span.rank)
             if kinds is None:
                 kinds = found[span.rank] = {}
-            same = kinds.get(type(command))
+            kind = type(span.command)
+            same = kinds.get(kind)
             if same is None:
-                same = kinds[type(command)] = []
-            same.append((span, command))
+                same = kinds[kind] = []
+            same.append(span)
         return found
 
     def __repr__(self) -> str:
@@ -141,9 +141,9 @@ class Timeline(_Fields):
     def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
         """Spans of `rank` with their commands, for one type of command."""
         found = [same for of, same in self._by_rank.get(rank, {}).items() if issubclass(of, kind)]
-        if len(found) == 1:
-            return list(found[0])
-        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, kind)] if found else []
+        if len(found) > 1:  # in the order of all spans
+            found = [[s for s in self.spans if s.rank == rank and isinstance(s.command, kind)]]
+        return [(s, s.command) for same in found for s in same]  # type: ignore[misc]
 
     def communications(self, rank: int) -> list[tuple[Span, Communication]]:
         """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
