@@ -48,10 +48,10 @@ class Search(Simulated):
             return
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
         self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
-        if not self.closed(families):
-            order = [n for n in self._ranked(families, starts) if self._promising(families[n], HOPEFUL)]
-            larger = {n: self._filled(families[n], starts[n]) for n in order}
-            self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
+        closed = self.closed(families)  # then more residency serves only to find the smallest
+        order = [n for n in self._ranked(families, starts) if self._promising(families[n], HOPEFUL)]
+        larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
+        self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
         if briefly:
             return
         for number in self._ranked(families, starts)[:DESCENTS]:
@@ -64,6 +64,10 @@ class Search(Simulated):
         """Whether a family's best schedule is not far behind the best one."""
         found = self._of(family)
         return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + behind)
+
+    def _near(self, family: Family) -> bool:
+        """Whether a family's best schedule is nearly as fast as the best one."""
+        return self._promising(family, self.limits.within)
 
     def closed(self, families: Sequence[Family]) -> bool:
         """Whether the best step is as short as the floor of all that could fit."""
