@@ -19,10 +19,8 @@ CLOSED = 0.002
 """A best step that is within this share of the floor needs no further search."""
 WORTH = 0.001
 """A neighbour must be faster by this share for the search to go on from there."""
-PROMISING = 0.05
+PROMISING = 0.1
 """A search goes on from a family's best schedule if it is longer than the best by no more than this."""
-HOPEFUL = 0.3
-"""A family is looked at with more residency if its least is longer than the best by no more than this."""
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
@@ -49,7 +47,7 @@ class Search(Simulated):
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
         self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
         closed = self.closed(families)  # then more residency serves only to find the smallest
-        order = [n for n in self._ranked(families, starts) if self._promising(families[n], HOPEFUL)]
+        order = self._ranked(families, starts)
         larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
         self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
         if briefly:
@@ -106,7 +104,7 @@ class Search(Simulated):
             policy = family.policy(places)
             if policy is not None and self.may_fit(family.layout, policy):
                 return places
-        return None
+        return largest_fit(family, at, lambda policy: self.may_fit(family.layout, policy))
 
     def _filled(self, family: Family, at: Places, memory: int | None = None) -> Places | None:
         """`at` with the most residency that seems to fit `memory` (B; the limit unless given).
