@@ -91,10 +91,13 @@ def test_one_runtime_has_only_its_own_schedules(scenario: Scenario) -> None:
 
 
 def test_where_all_weights_fit_they_are_resident_unless_something_is_faster(scenario: Scenario) -> None:
-    found = sim.plan(scenario)
+    found = sim.plan(scenario, within=0.5)
     assert found.best is not None and found.best.policy.kind == "resident"
     assert found.best.step_time_s <= found.floor_s * 1.005
     assert any("no need to offload" in sentence for sentence in found.sentences)
+    small = found.smallest_within
+    assert small is not None and small.policy.kind != "resident"
+    assert small.peak_memory_bytes < found.best.peak_memory_bytes
 
 
 def test_the_floor_is_below_every_schedule_that_fits(whatever: Plan) -> None:

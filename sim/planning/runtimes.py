@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sim.inputs.config import InputError
 from sim.planning.points import Point
 from sim.policies import Policy, describe, difference
+from sim.policies.text import brief_parameters
 
 TODAY, ANY = "today", "any"
 """Schedules that some named runtime runs; all schedules."""
@@ -41,7 +42,10 @@ class Nearest(NamedTuple):
 def _lacks(policy: Policy, best: Policy) -> str:
     if policy == best:
         return ""
-    return difference(policy, best) if policy.kind == best.kind else describe(best, short=True)
+    if policy.kind != best.kind:
+        return describe(best, short=True)
+    has, wanted = brief_parameters(policy), brief_parameters(best)
+    return ", ".join(f"{k}: {v}" for k, v in wanted.items() if has.get(k) != v) or difference(policy, best)
 
 
 def nearest(best: Point, points: Iterable[Point]) -> list[Nearest]:

@@ -19,10 +19,8 @@ CLOSED = 0.002
 """A best step that is within this share of the floor needs no further search."""
 WORTH = 0.001
 """A neighbour must be faster by this share for the search to go on from there."""
-PROMISING = 0.05
+PROMISING = 0.1
 """A search goes on from a family's best schedule if it is longer than the best by no more than this."""
-HOPEFUL = 0.3
-"""A family is looked at with more residency if its least is longer than the best by no more than this."""
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
@@ -48,10 +46,10 @@ class Search(Simulated):
             return
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
         self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
-        if not self.closed(families):
-            order = [n for n in self._ranked(families, starts) if self._promising(families[n], HOPEFUL)]
-            larger = {n: self._filled(families[n], starts[n]) for n in order}
-            self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
+        closed = self.closed(families)  # then more residency serves only to find the smallest
+        order = self._ranked(families, starts)
+        larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
+        self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
         if briefly:
             return
         for number in self._ranked(families, starts)[:DESCENTS]:
@@ -64,6 +62,10 @@ class Search(Simulated):
         """Whether a family's best schedule is not far behind the best one."""
         found = self._of(family)
         return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + behind)
+
+    def _near(self, family: Family) -> bool:
+        """Whether a family's best schedule is nearly as fast as the best one."""
+        return self._promising(family, self.limits.within)
 
     def closed(self, families: Sequence[Family]) -> bool:
         """Whether the best step is as short as the floor of all that could fit."""
@@ -102,7 +104,7 @@ class Search(Simulated):
             policy = family.policy(places)
             if policy is not None and self.may_fit(family.layout, policy):
                 return places
-        return None
+        return largest_fit(family, at, lambda policy: self.may_fit(family.layout, policy))
 
     def _filled(self, family: Family, at: Places, memory: int | None = None) -> Places | None:
         """`at` with the most residency that seems to fit `memory` (B; the limit unless given).

@@ -113,6 +113,9 @@ def largest_fit(family: Family, at: dict[str, int], fits: Callable[[Policy], boo
         policy = family.policy({**at, axis: place})
         return policy is None or not fits(policy)
 
+    last = len(family.axes[axis]) - 1
+    if not too_large(last):  # also where slots take more than all layers, and more residency takes less memory
+        return {**at, axis: last}
     place = bisect_right(range(len(family.axes[axis])), False, key=too_large) - 1
     return None if place < 0 else {**at, axis: place}
 

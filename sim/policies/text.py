@@ -30,14 +30,12 @@ def describe(policy: Policy, short: bool = False) -> str:
     Between braces, after "kind: ", this is YAML for the same policy. `short` is for cells of tables: the label, the
     chunk size, the resident fraction r and the prefetch depth k, such as "yielding+drain 16 MiB r=0.5 k=2".
     """
-    shown = parameters(policy)
     if not short:
-        return ", ".join([policy.kind, *(f"{name}: {value}" for name, value in shown.items())])
+        return ", ".join([policy.kind, *(f"{name}: {value}" for name, value in parameters(policy).items())])
+    shown = brief_parameters(policy)
     rest = [name for name in shown if name not in _SHORT and name not in policy.label_fields]
     words = [form.format(shown[name]) for name, form in _SHORT.items() if name in shown]
-    return " ".join(
-        [policy.label(), *words, *(f"{name}={_brief(getattr(policy, name), shown[name])}" for name in rest)]
-    )
+    return " ".join([policy.label(), *words, *(f"{name}={shown[name]}" for name in rest)])
 
 
 def describe_plain(data: object) -> str:
@@ -66,6 +64,11 @@ def difference(policy: Policy, variant: Policy) -> str:
         if after[name] != before.get(name)
     ]
     return ", ".join([f"kind: {variant.kind}", *changed] if policy.kind != variant.kind else changed)
+
+
+def brief_parameters(policy: Policy) -> dict[str, str]:
+    """As `parameters`, of long rows of numbers only the ends."""
+    return {name: _brief(getattr(policy, name), written) for name, written in parameters(policy).items()}
 
 
 def _brief(value: object, written: str) -> str:
