@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from sim.analysis.fit_step import fit_step
 from sim.cli import main
 from sim.hardware import Profile, load_profile, to_plain
-from sim.hardware.profile_parameters import numbers
+from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs.config import InputError, convert
 from sim.program import Collective, Kernel
 from sim.run import simulate
@@ -87,7 +87,7 @@ def test_what_a_kind_leaves_out_is_as_the_others(file: Path) -> None:
     assert profile.device_of(5).compute_efficiency == common.compute_efficiency
     assert profile.cards == f"1 x {common.name} + 1 x RTX 5070 Ti + 4 x RTX 5060 Ti"
     assert convert(to_plain(profile), Profile, "again") == profile
-    assert {"devices[0].memory", "devices[1].hbm_bandwidth"} <= numbers(profile).keys()
+    assert {"devices[0].memory", "devices[1].hbm_bandwidth"} <= numbers_by_path(profile).keys()
     # copies within a memory by its own bandwidth, read and written
     assert profile.copy_class("d2d", 5).cap.value / profile.copy_class("d2d", 0).cap.value == pytest.approx(
         448e9 / common.hbm_bandwidth.value
