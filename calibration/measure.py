@@ -71,7 +71,7 @@ def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
         return {**data, "policy": {"kind": "resident"}}
 
     def workload(data: dict[str, Any]) -> tuple[Any, Any]:
-        return data["workload"], data["world_size"]
+        return data["workload"], (data["world_size"], data.get("placement"))
 
     since = 0
     for i, data in enumerate(cases):
@@ -201,7 +201,7 @@ def _measure(measurement: Measurement, machines: _Machines, runs: int) -> Measur
 def _large_enough(scenario: Scenario) -> Profile:
     """The scenario's profile with as many GPUs as it has ranks: peak memory does not depend on the host."""
     profile = load_profile(scenario.hardware)
-    return msgspec.structs.replace(profile, gpus=max(profile.gpus, scenario.world_size))
+    return msgspec.structs.replace(profile, gpus=max(profile.gpus, max(scenario.gpus) + 1))
 
 
 def _check(executions: Sequence[Execution]) -> None:

@@ -65,7 +65,9 @@ def simulate(
     def run(steps: int) -> Timeline:
         nonlocal counts
         workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
-        found = run_layers(machine, workload, scenario.policy, scenario.world_size, shortcuts)
+        found = run_layers(
+            machine, workload, scenario.policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
+        )
         counts = found.simulated_layers, found.repeated_layers
         return found.timeline
 
@@ -73,4 +75,4 @@ def simulate(
     if settle:
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
-    return Result(scenario, profile, timeline, metrics(timeline, profile), *counts)
+    return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +23,8 @@ from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Policy
 from sim.program import Program
-from sim.workloads.explicit import CollectiveOp, Explicit, too_few
+from sim.workloads.block_items import CollectiveOp, too_few
+from sim.workloads.explicit import Explicit
 from sim.workloads.named import Named
 
 MOST_LAYERS = 10_000
@@ -76,9 +77,29 @@ class Scenario(Config, frozen=True):
     world_size: int
     workload: Explicit | Named
     policy: Policy
+    placement: tuple[int, ...] | None = None
+    """The GPU of each rank; rank r sits on GPU r without it."""
 
     def __post_init__(self) -> None:
-        refuse(too_few(self, ("world_size",)))
+        refuse((*too_few(self, ("world_size",)), *self._wrong_placement()))
+
+    def _wrong_placement(self) -> Iterator[Fault]:
+        placed = self.placement
+        if placed is None:
+            return
+        if len(placed) != self.world_size:
+            yield Fault("placement", f"places {len(placed)} ranks, but world_size is {self.world_size}")
+        for number, gpu in enumerate(placed):
+            if gpu < 0:
+                yield Fault(f"placement[{number}]", f"is {gpu}, expected the number of a GPU, from 0 on")
+            elif gpu in placed[:number]:
+                problem = f"is {gpu}, which rank {placed.index(gpu)} has too: expected a GPU of its own for each rank"
+                yield Fault(f"placement[{number}]", problem)
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The GPU of each rank."""
+        return tuple(range(self.world_size)) if self.placement is None else self.placement
 
     def __repr__(self) -> str:
         return f"<Scenario: {self._about()}>"
@@ -137,11 +158,22 @@ class Scenario(Config, frozen=True):
         if self.world_size > profile.gpus:
             problem = f"is {self.world_size}, but {self.hardware} has {profile.gpus} GPUs"
             raise InputError(source, "world_size", problem)
+        for number, gpu in enumerate(self.gpus):
+            if gpu >= profile.gpus:
+                problem = f"is {gpu}, but the GPUs of {self.hardware} are 0 to {profile.gpus - 1}"
+                raise InputError(source, f"placement[{number}]", problem)
         if self.world_size > 1 and (hierarchical := hierarchical_kinds(profile)):
-            layers = self.workload.resolve(self.world_size).layers
-            used = {op.kind for layer in layers for op in layer.block if isinstance(op, CollectiveOp)}
-            if hierarchical & (used | self.policy.own_collectives):
-                domains_of(profile, range(self.world_size))
+            layers = self.workload.resolve(self.world_size).all_layers
+            used = {
+                (op.kind, op.groups)
+                for layer in layers
+                for op in layer.block
+                if isinstance(op, CollectiveOp) and op.kind in hierarchical
+            }
+            used |= {(kind, ()) for kind in hierarchical & self.policy.own_collectives}
+            for groups in {groups or (tuple(range(self.world_size)),) for _, groups in used}:
+                for group in groups:
+                    domains_of(profile, [self.gpus[rank] for rank in group])
 
     def with_policy(self, policy: Policy) -> Scenario:
         """The scenario under another policy. Raises `InputError` if it would be too large to simulate."""
@@ -155,7 +187,8 @@ class Scenario(Config, frozen=True):
 
     def program(self) -> Program:
         """What the policy makes of the workload."""
-        return policies.build(self.workload.resolve(self.world_size), self.policy, self.world_size)
+        workload = self.workload.resolve(self.world_size)
+        return policies.build(workload, self.policy, self.world_size, self.placement or ())
 
 
 def _given(plain: Any) -> Any:
@@ -169,10 +202,16 @@ def _check_size(scenario: Scenario) -> None:
     """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
     if scenario.world_size > MOST_GPUS:
         raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MOST_GPUS} ranks are simulated")
-    if isinstance(scenario.workload, Explicit) and (layers := scenario.workload.layer_count()) > MOST_LAYERS:
+    if (layers := scenario.workload.layer_count()) > MOST_LAYERS:
         raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
-    for number in policy.resident_layers:
+    if workload.ranks and policy.own_collectives:
+        problem = "gathers weights over all ranks, but the stages of a pipeline have layers of their own"
+        raise InputError("scenario", "policy.kind", f"is {policy.kind}, which {problem}")
+    if isinstance(policy.resident_layers, int) and policy.resident_layers > len(workload.layers):
+        problem = f"is {policy.resident_layers}, but the workload has {len(workload.layers)} layers"
+        raise InputError("scenario", "policy.resident_layers", problem)
+    for number in policy.numbers_of_resident_layers:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)

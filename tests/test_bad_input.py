@@ -181,7 +181,7 @@ def test_values_of_another_type_are_refused(path: str, value: object) -> None:
         ("policy.drain", True, "drain: needs window: device_gate"),
         ("workload.block[0].compute.flops", 1, "either seconds or flops and bytes, not both"),
         ("workload.block[1].collective.bytes", 0, "collective.bytes: is 0, at least 1 is needed"),
-        ("workload.block[1].compute", {"name": "x", "seconds": 1}, "exactly one of compute and collective"),
+        ("workload.block[1].compute", {"name": "x", "seconds": 1}, "exactly one of compute, collective, copy and wait"),
         ("workload.blocks", [{"repeat": 1, "layer_bytes": 1, "block": [{"compute": {"name": "a", "seconds": 1}}]}], "or blocks, not both"),
         ("workload.layer_bytes", 10**15, "commands on 2 ranks, at most 10000000 are simulated"),
         ("workload.layers", 10**6, "has 1000000 layers, at most 10000 are simulated"),

@@ -90,7 +90,7 @@ def test_a_command_prints_a_line_a_fault(tmp_path: Path, monkeypatch: pytest.Mon
     done = CliRunner().invoke(main, ["run", "s.yaml"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "Error: s.yaml: x: unknown key; expected one of hardware, policy, workload, world_size",
+        "Error: s.yaml: x: unknown key; expected one of hardware, placement, policy, workload, world_size",
         "s.yaml: world_size: expected a whole number, got text '2'",
         "s.yaml: policy.chunk_bytes: is missing",
     ]

@@ -123,8 +123,8 @@ def changed(path: str, value: object) -> Plain:
     ("path", "value", "where", "problem"),
     [
         # keys
-        ("world_sise", 2, "world_sise", "unknown key; did you mean 'world_size'? expected one of hardware, policy, w"),
-        ("zzz", 2, "zzz", "unknown key; expected one of hardware, policy, workload, world_size"),
+        ("world_sise", 2, "world_sise", "unknown key; did you mean 'world_size'? expected one of hardware, placement, policy, w"),
+        ("zzz", 2, "zzz", "unknown key; expected one of hardware, placement, policy, workload, world_size"),
         ("world_size", REMOVED, "world_size", "is missing"),
         ("policy", REMOVED, "policy", "is missing"),
         ("workload.layer", 1, "workload.layer", "unknown key; did you mean 'layers'?"),
@@ -178,13 +178,13 @@ def changed(path: str, value: object) -> Plain:
         ("policy", {"kind": "chunked"}, "policy.chunk_bytes", "is missing"),
         ("policy", {"kind": "resident", "chunk_bytes": 1}, "policy.chunk_bytes", "unknown key; expected one of kind"),
         ("workload.block[1].collective.kind", "all_too_all", "workload.block[1].collective.kind", "all_too_all"),
-        # exactly one of compute and collective
-        ("workload.block[0]", {}, "workload.block[0]", "expected exactly one of compute and collective"),
+        # exactly one of compute, collective, copy and wait
+        ("workload.block[0]", {}, "workload.block[0]", "expected exactly one of compute, collective, copy and wait"),
         (
             "workload.block[0].collective",
             {"kind": "all_reduce", "bytes": 1},
             "workload.block[0]",
-            "expected exactly one of compute and collective",
+            "expected exactly one of compute, collective, copy and wait",
         ),
         ("workload.block[0].compute", {"name": "x"}, "workload.block[0].compute", "compute needs seconds, or flops or bytes"),
         ("workload.block[0].compute.flops", 1, "workload.block[0].compute", "either seconds or flops and bytes, not both"),

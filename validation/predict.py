@@ -117,7 +117,7 @@ def with_kernel_times(program: Program, times: KernelTimes) -> Program:
             chosen = times.others if number else times.first
             done[key] = msgspec.structs.replace(rank, threads=tuple(_timed(t, chosen) for t in rank.threads))
         ranks.append(done[key])
-    return Program(tuple(ranks))
+    return Program(tuple(ranks), program.placement)
 
 
 def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float]) -> tuple[AnyCommand, ...]:
@@ -128,6 +128,8 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         if not isinstance(command, Kernel):
             return command
         place = command.layer, command.name
+        if command.step < 0 and not known[place]:  # what runs once is in no step that was timed
+            return command
         if not known[place]:
             problem = f"have no kernel {command.name!r} of layer {command.layer}, which the program has"
             raise InputError("the baselines", "operations", problem)
@@ -157,9 +159,12 @@ def predict(case: MeasuredCase, baselines: Sequence[MeasuredCase], profile: Prof
         InputError: `profile` has too few GPUs, or `baselines` do not show every kernel.
     """
     scenario = case.load_scenario()
-    if scenario.world_size > profile.gpus:
-        problem = f"is {scenario.world_size}, but {profile.name} has {profile.gpus} GPUs"
-        raise InputError(f"measured case {case.number}", "world_size", problem)
+    if max(scenario.gpus) >= profile.gpus:
+        key, needed = (
+            ("world_size", scenario.world_size) if scenario.placement is None else ("placement", scenario.gpus)
+        )
+        problem = f"is {needed}, but {profile.name} has {profile.gpus} GPUs"
+        raise InputError(f"measured case {case.number}", key, problem)
     timeline = SimulatedMachine(profile).run(_program(scenario, baselines, profile))
     return Prediction(case, median(timeline.step_times()[1:]), timeline)
 

@@ -31,7 +31,7 @@ from sim.datasets.cases import MeasuredCase, references, workload_key
 from sim.hardware import Profile
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Collective, Copy, Kernel, Program
-from sim.workloads.explicit import Compute
+from sim.workloads.explicit import CollectiveOp
 from validation.compare import Compared, Job
 from validation.datasets import kind
 from validation.predict import kernel_times, with_kernel_times
@@ -185,7 +185,7 @@ def _collectives(case: MeasuredCase) -> list[str]:
     """Kinds of collectives."""
     scenario = case.load_scenario()
     items = chain.from_iterable(layer.block for layer in scenario.workload.resolve(scenario.world_size).layers)
-    return sorted({item.kind for item in items if not isinstance(item, Compute)})
+    return sorted({item.kind for item in items if isinstance(item, CollectiveOp)})
 
 
 def _commands(program: Program) -> Iterator[AnyCommand]:

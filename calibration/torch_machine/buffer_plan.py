@@ -14,7 +14,7 @@ RESIDENT = "resident"
 
 def brings_weights(command: Copy) -> bool:
     """Whether it copies a layer's weights from pinned memory."""
-    return command.kind == "h2d" and command.other is msgspec.UNSET and command.layer >= 0
+    return command.brings_weights and command.layer >= 0
 
 
 class BufferPlan:

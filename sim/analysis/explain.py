@@ -70,7 +70,7 @@ class _Run(NamedTuple):
     @property
     def capacity(self) -> int:
         """Memory of the smallest GPU that it ran on, B."""
-        return self.job.profile.memory_of(range(self.job.scenario.world_size))
+        return self.job.profile.memory_of(self.job.scenario.gpus)
 
 
 class _Facts(NamedTuple):
@@ -80,6 +80,8 @@ class _Facts(NamedTuple):
     fall: Waterfall
     brings: bool
     """Whether weights are copied or gathered at all."""
+    copies_else: bool
+    """Whether blocks copy anything else."""
     peak: int
     capacity: float
     """Device memory."""
@@ -127,6 +129,7 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
         by_cause,
         fall,
         bool(metrics["h2d_bytes_per_step"] or run.figures.gathers),
+        metrics["block_copy_bytes_per_step"] > 0,
         metrics["peak_memory_bytes"],
         run.capacity,
         metrics["step_time_s"],
@@ -185,7 +188,7 @@ def _verdict(facts: _Facts) -> Iterator[str]:
     named = names[first][0].upper() + names[first][1:]
     yield f"{named} {binds} {100 * shares[first] / step:.0f} % of the critical path{also}."
     if not facts.brings:
-        yield "Nothing is copied."
+        yield "No weights are copied." if facts.copies_else else "Nothing is copied."
         return
     longer = step - resident
     than = f"{100 * longer / resident:.1f} % longer" if resident and longer >= 0.0005 * resident else "no longer"

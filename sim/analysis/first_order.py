@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -23,8 +24,9 @@ from sim.fluid import rates_together
 from sim.hardware import Profile, collectives
 from sim.policies import copied_bytes
 from sim.program import Kernel
-from sim.workloads.explicit import CollectiveOp, Compute, Layer, Workload
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp
 from sim.workloads.named import Named
+from sim.workloads.workload import Layer, Workload
 
 H100_PCIE_PEAK = 756e12
 """FLOP/s, dense bf16, of an H100 PCIe: the vendor's datasheet, as ChunkFlow uses it."""
@@ -140,7 +142,9 @@ class LayerTime(NamedTuple):
     isolated: float
 
 
-def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> LayerTime:
+def layer_time(
+    profile: Profile, layer: Layer, world_size: int, copied: int, placement: Sequence[int] = ()
+) -> LayerTime:
     """Time of `layer` while `copied` bytes of the next are prefetched (whole_layer, async, one layer ahead), s.
 
     The copy starts with the layer. The block is walked in order. While the copy runs, it moves r B/s under kernels and
@@ -150,24 +154,38 @@ def layer_time(profile: Profile, layer: Layer, world_size: int, copied: int) -> 
 
         total = sum c + sum (l + d') + (copied - r (sum c + sum l) - r' sum d') / r
 
-    and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step.
+    and one that ends within it only stretches what it has met. Ranks are taken to be alike and in step; rank
+    r is on GPU `placement[r]`, or r without it. What has a stream of its own is walked where it starts, and copies that
+    the block names take their isolated time. Sends are left out.
     """
-    copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
+    gpus = placement or range(world_size)
+    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
     free = min(rates_together(copies, profile.capacities))
     walk = _Walk(copied + profile.h2d.setup.value * free if copied else 0.0)
     for item in layer.block:
         if isinstance(item, Compute):
             seconds = kernel_seconds(profile, item)
-            walk.through(seconds, seconds + _launch_delay(profile, item, free), free)
-        else:
-            for latency, data, beside, copying in _collective(profile, item, world_size):
+            walk.through(seconds, seconds + _launch_delay(profile, item, free, gpus[0]), free)
+        elif isinstance(item, CopyOp):
+            seconds = profile.h2d.setup.value + int(item.bytes) / profile.copy_class(item.kind).cap.value
+            if item.memory == "pageable":
+                seconds = profile.pageable_seconds(item.kind, int(item.bytes))
+            walk.through(seconds, seconds, free)
+        elif isinstance(item, CollectiveOp):
+            for latency, data, beside, copying in _collective(profile, item, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, beside, copying)
     exposed = walk.left / free
     return LayerTime(walk.elapsed + exposed, exposed, walk.isolated)
 
 
-def step_seconds(profile: Profile, workload: Workload, world_size: int, resident_fraction: float = 0.0) -> float:
+def step_seconds(
+    profile: Profile,
+    workload: Workload,
+    world_size: int,
+    resident_fraction: float = 0.0,
+    placement: Sequence[int] = (),
+) -> float:
     """Predicted seconds of a step under whole-layer prefetch, one layer ahead: `layer_time` of every layer."""
     layers = workload.layers
     following: Sequence[Layer] = (*layers[1:], layers[0])
@@ -177,7 +195,7 @@ def step_seconds(profile: Profile, workload: Workload, world_size: int, resident
         key = (id(layer), ahead.bytes)
         if key not in times:
             copied = copied_bytes(ahead.bytes, resident_fraction)
-            times[key] = layer_time(profile, layer, world_size, copied).total
+            times[key] = layer_time(profile, layer, world_size, copied, placement).total
         total += times[key]
     return total * workload.passes_per_step
 
@@ -211,24 +229,28 @@ def _flops(layer: Layer) -> float:
     return sum(float(item.flops or 0) for item in layer.block if isinstance(item, Compute))
 
 
-def _launch_delay(profile: Profile, item: Compute, rate: float) -> float:
+def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> float:
     """What copies at `rate` B/s add to the launches of `item`, s: in proportion to the load of the GPU's link."""
-    flow = profile.kernel_flow(0, 1.0)
+    flow = profile.kernel_flow(gpu, 1.0)
     assert flow.drag is not None
     link = flow.drag[0]
-    load = sum(m * rate for resource, m in profile.copy_flow("h2d", 0).route if resource == link)
+    load = sum(m * rate for resource, m in profile.copy_flow("h2d", gpu).route if resource == link)
     return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
 
 
-def _collective(profile: Profile, op: CollectiveOp, world_size: int) -> Iterator[tuple[float, float, float, float]]:
+def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
-    copies = [profile.copy_flow("h2d", rank) for rank in range(world_size)]
-    for phase in collectives.flows(profile, op.kind, int(op.bytes), range(world_size)):
+    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
+    groups = [[gpus[rank] for rank in group] for group in op.groups] or [list(gpus)]
+    found = [collectives.flows(profile, op.kind, int(op.bytes), group) for group in groups]
+    for together in zip_longest(*found):
+        flows = [flow for phase in together if phase is not None for flow in phase.flows]
+        phase = collectives.PhaseFlows(max(p.latency for p in together if p is not None), tuple(flows))
         specs = [spec for spec, _ in phase.flows]
         beside = rates_together([*copies, *specs], profile.capacities)
         yield (
             phase.latency,
             collectives.phase_time(phase, profile.capacities),
-            max(part.size / rate for rate, (_, part) in zip(beside[world_size:], phase.flows, strict=True)),
-            min(beside[:world_size]),
+            max(part.size / rate for rate, (_, part) in zip(beside[len(gpus) :], phase.flows, strict=True)),
+            min(beside[: len(gpus)]),
         )

@@ -7,7 +7,7 @@ elsewhere by `register` or `load_policies` (docs/policies.md). Only `build` make
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sim.policies.base import Offload, Policy, copied_bytes
 from sim.policies.registry import (
@@ -21,11 +21,13 @@ from sim.policies.registry import (
     unregister,
 )
 from sim.policies.resident import Resident
-from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.policies.schedule import COPY, Schedule
 from sim.policies.shared_programs import Programs, programs_shared, shared
 from sim.policies.text import describe, describe_plain, difference
-from sim.program import Program
-from sim.workloads.explicit import Workload
+from sim.program import Program, RankProgram
+from sim.workloads.block_commands import COMPUTE
+from sim.workloads.block_items import command_count
+from sim.workloads.workload import Workload
 
 __all__ = [
     "COMPUTE",
@@ -54,18 +56,27 @@ __all__ = [
 ]
 
 
-def build(workload: Workload, policy: Policy, world_size: int) -> Program:
+def build(workload: Workload, policy: Policy, world_size: int, placement: Sequence[int] = ()) -> Program:
     """The program of `workload` under `policy`; ranks that do the same share one.
 
-    Inside of `programs_shared` it is one that was built before, if there is one.
+    `placement` is the GPU of each rank; rank r sits on GPU r without it. Inside of `programs_shared` it is one that was
+    built before, if there is one.
     """
 
     def make() -> Program:
-        if policy.ranks_alike:
-            return Program((policy.schedule(workload, world_size, 0),) * world_size)
-        return Program(tuple(policy.schedule(workload, world_size, rank) for rank in range(world_size)))
+        made: dict[Workload | int, RankProgram] = {}
+        ranks = []
+        alike = workload.alike
+        for rank in range(world_size):
+            own = workload if alike else workload.of(rank)
+            key = rank if not policy.ranks_alike else 0 if own is workload else own
+            if key not in made:
+                made[key] = policy.schedule(own, world_size, rank)
+            ranks.append(made[key])
+        return Program(tuple(ranks), placed)
 
-    return shared((workload, policy, world_size), make)
+    placed = tuple(placement)
+    return shared((workload, policy, world_size, placed), make)
 
 
 def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
@@ -73,10 +84,20 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
 
     Counts the layers of all steps, those prefetched for the step after the last one, and each step's events.
     """
-    each = [policy.commands_per_layer(layer, workload, world_size) for layer in range(len(workload.layers))]
+    if workload.ranks:
+        ranks = (own._replace(steps=workload.steps) for own in workload.ranks)
+        return -(-sum(count_commands(own, policy, world_size) for own in ranks) // world_size)
+    of = [policy.commands_per_layer(layer, workload, world_size) for layer in range(len(workload.all_layers))]
+    each, once = of[: len(workload.layers)], sum(of[len(workload.layers) :])
     passes, beyond = divmod(policy.prefetch_layers, len(each))
     passes += workload.steps * workload.passes_per_step
-    return passes * sum(each) + sum(each[:beyond]) + world_size * (policy.slot_count + 2 * (workload.steps + 1))
+    closing = command_count(workload.closing)
+    steps = world_size * (policy.slot_count + 2 * (workload.steps + 1) + closing * workload.steps)
+    if not policy.wrap_around:  # an event and its wait, as a pass begins
+        once += world_size * (passes + 2)
+    if policy.prefetch_counts == "offloaded":  # those ahead may be the largest, and lie many layers ahead
+        return (passes + 1) * sum(each) + policy.prefetch_layers * max(each) + 2 * once + steps
+    return passes * sum(each) + sum(each[:beyond]) + 2 * once + steps
 
 
 def variants(policy: Policy, world_size: int) -> Iterator[Policy]:

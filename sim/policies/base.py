@@ -7,9 +7,9 @@ own, under `@register` (docs/policies.md has an example).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fractions import Fraction
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -18,7 +18,10 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
-from sim.workloads.explicit import CollectiveOp, Workload
+from sim.workloads.block_items import CollectiveOp, Shift, Transfers, command_count
+from sim.workloads.workload import Workload
+
+Counted = Literal["all", "offloaded"]
 
 RESIDENT_STEP = 0.25
 """How far variants change `resident_fraction`."""
@@ -72,9 +75,25 @@ class Policy(Config, frozen=True, tag_field="kind"):
         return 0
 
     @property
-    def resident_layers(self) -> tuple[int, ...]:
-        """Numbers of layers of which all bytes stay on the GPU."""
+    def prefetch_counts(self) -> Counted:
+        """Which layers `prefetch_layers` counts."""
+        return "all"
+
+    @property
+    def wrap_around(self) -> bool:
+        """Whether a pass prefetches the first layers of the next one."""
+        return True
+
+    @property
+    def resident_layers(self) -> int | tuple[int, ...]:
+        """Numbers of layers of which all bytes stay on the GPU; or how many of the first ones."""
         return ()
+
+    @property
+    def numbers_of_resident_layers(self) -> Collection[int]:
+        """Numbers of layers of which all bytes stay on the GPU."""
+        given = self.resident_layers
+        return range(given) if isinstance(given, int) else given
 
     @property
     def slot_count(self) -> int:
@@ -134,12 +153,16 @@ class Policy(Config, frozen=True, tag_field="kind"):
 class Offload(Policy, frozen=True):
     """Base of policies that bring weights. `resident_fraction` of a layer's bytes stays on the GPU.
 
-    Of `resident_layers`, counted from 0 through all blocks, all bytes do.
+    Of `resident_layers`, counted from 0 through all blocks, all bytes do; a number stands for so many first ones.
+    With `prefetch_counts: offloaded`, `prefetch_layers` counts layers of which bytes are copied, and slots are theirs.
+    Without `wrap_around` a pass prefetches its own layers only: the first ones are fetched when it begins.
     """
 
     resident_fraction: Number = Number(0.0)
     prefetch_layers: int = 1
-    resident_layers: tuple[int, ...] = ()
+    resident_layers: int | tuple[int, ...] = ()
+    prefetch_counts: Counted = "all"
+    wrap_around: bool = True
 
     def __post_init__(self) -> None:
         refuse(self.wrong_parameters())
@@ -150,6 +173,8 @@ class Offload(Policy, frozen=True):
             yield Fault("resident_fraction", f"is {self.resident_fraction}, expected 0 to 1")
         if self.prefetch_layers < 0:
             yield Fault("prefetch_layers", f"is {self.prefetch_layers}, expected 0 or more")
+        if isinstance(self.resident_layers, int) and self.resident_layers < 0:
+            yield Fault("resident_layers", f"is {self.resident_layers}, expected 0 or more, or a list of layers")
 
     @property
     def slot_count(self) -> int:
@@ -158,11 +183,11 @@ class Offload(Policy, frozen=True):
 
     def copied_of_layer(self, layer: int, layer_bytes: int) -> int:
         """Bytes of layer number `layer` that do not stay on the GPU."""
-        return 0 if layer in self.resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
+        return 0 if layer in self.numbers_of_resident_layers else copied_bytes(layer_bytes, self.resident_fraction)
 
     def copies_of_layer(self, layer: int, workload: Workload) -> int:
         """Copies in which layer number `layer` comes: chunks, or one."""
-        copied = self.copied_of_layer(layer, workload.layers[layer].bytes)
+        copied = self.copied_of_layer(layer, workload.all_layers[layer].bytes)
         return -(-copied // (self.chunk_bytes or max(copied, 1)))
 
     def variants(self, world_size: int) -> Iterator[Policy]:
@@ -174,13 +199,13 @@ class Offload(Policy, frozen=True):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block; if anything is copied, the copies, two events and their waits, and what `commands_around` adds."""
-        block = workload.layers[layer].block
+        block = workload.all_layers[layer].block
         if self.resident_fraction == 1.0:
-            return world_size * len(block)
+            return world_size * command_count(block)
         copies = self.copies_of_layer(layer, workload)
-        collectives = sum(isinstance(op, CollectiveOp) for op in block)
+        collectives = sum(isinstance(op, CollectiveOp | Transfers | Shift) for op in block)
         layer_adds, copy_adds, collective_adds = self.commands_around()
-        per_rank = len(block) + 1 + layer_adds + collectives * collective_adds
+        per_rank = command_count(block) + 1 + layer_adds + collectives * collective_adds
         if copies:
             per_rank += 3 + copies * (1 + copy_adds)
         return world_size * per_rank

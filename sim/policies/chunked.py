@@ -11,7 +11,7 @@ from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import Schedule
 from sim.program import RankProgram
-from sim.workloads.explicit import Workload
+from sim.workloads.workload import Workload
 
 USUAL_CHUNK = Bytes(16 * 2**20)
 """What variants of policies without chunks take: the published code's default."""

@@ -8,7 +8,8 @@ from sim.policies.base import Policy
 from sim.policies.registry import register
 from sim.policies.schedule import Schedule
 from sim.program import RankProgram
-from sim.workloads.explicit import Workload
+from sim.workloads.block_items import command_count
+from sim.workloads.workload import Workload
 
 
 @register
@@ -22,7 +23,7 @@ class Resident(Policy, frozen=True, tag="resident"):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block."""
-        return world_size * len(workload.layers[layer].block)
+        return world_size * command_count(workload.all_layers[layer].block)
 
     @property
     def layers_alike(self) -> bool:

@@ -3,17 +3,24 @@
 With prefetch depth k there are k + 1 slots. The copy for layer i + k is issued before layer i's kernels and waits for
 the event after layer i - 1's last kernel, which frees the slot; layer i's first kernel waits for the last byte of
 layer i. Layers are counted through passes and steps without a break, also past the last step: a server never stops.
+Layers that run once, before or after all steps, stand in the same row; past its end the next request begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 
 from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
-from sim.workloads.explicit import CollectiveOp, Compute, Workload
+from sim.workloads.activation_memory import ACTIVATIONS
+from sim.workloads.block_commands import COMPUTE, BlockCommands
+from sim.workloads.block_items import Op, Transfers
+from sim.workloads.workload import Workload
 
-COMPUTE, COPY = "compute", "copy"
+COPY = "copy"
 
 
 class Schedule:
@@ -26,26 +33,89 @@ class Schedule:
         self.workload = workload
         self.policy = policy
         self.rank = RankBuilder()
-        self.copied = [policy.copied_of_layer(i, layer.bytes) for i, layer in enumerate(workload.layers)]
+        self.layers = workload.all_layers
+        self.copied = [policy.copied_of_layer(i, layer.bytes) for i, layer in enumerate(self.layers)]
         self.offloads = any(self.copied)
         self.ahead = policy.prefetch_layers
         self.slots = max(policy.slot_count, self.ahead + 1)
         self.landed: dict[int, int] = {}
         self.slot_free: dict[int, int] = {}
+        self.fetched_late: dict[int, int] = {}
+        """Layers executed that are fetched when their pass begins -> the event that it begins with."""
+        self.meeting_stream = COMPUTE
+        """The stream of the collective that is about to be issued, or has been."""
+        self.block = BlockCommands(self.rank, self._around)
+        self.once = bool(workload.before or workload.after)
+        self.period = len(workload.layers)
+        """Executed layers after which the same ones come again."""
+        if self.once:
+            in_steps = self.period * workload.passes_per_step * workload.steps
+            self.period = len(workload.before) + in_steps + len(workload.after)
+        self.turns: list[int] | None = None
+        """Where only offloaded layers are counted: those of a period."""
+        if policy.prefetch_counts == "offloaded" and self.offloads:
+            self.turns = [n for n in range(self.period) if self.place(n)[2]]
 
     def build(self) -> RankProgram:
         """Declare the memory, then issue all steps."""
         self.declare()
+        steps, before = self.workload.steps, len(self.workload.before)
         per_step = len(self.workload.layers) * self.workload.passes_per_step
-        self._end_step()
-        for n in range(self.ahead):
-            self.prefetch(n)
-        for n in range(per_step * self.workload.steps):
-            self.prefetch(n + self.ahead)
-            self._layer(n)
-            if (n + 1) % per_step == 0:
+        if self.once:
+            self.rank.record_request(COMPUTE)
+        else:
+            self._end_step()
+        if self.policy.wrap_around:
+            for turn in range(self.ahead):
+                self.prefetch(self.executed(turn))
+        for n in range(before + per_step * steps + len(self.workload.after)):
+            if self.once and n == before:
+                self.block.forget_copies()
                 self._end_step()
+            self._arrive(n)
+            self._prefetch_from(n)
+            self._layer(n)
+            done = n + 1 - before
+            if 0 < done <= per_step * steps and done % per_step == 0:
+                self.block.issue(self.workload.closing, done // per_step - 1, -1)
+                self._end_step()
+        if self.once:
+            self.rank.record_request(COMPUTE)
         return self.rank.build(tuple(self._weights()))
+
+    def _arrive(self, n: int) -> None:
+        """Issue what the n-th layer executed receives before it does anything: its input from another stage."""
+        step, layer, _ = self.place(n)
+        self.block.issue(_arrivals(self.layers[layer].block), step, layer)
+
+    def _prefetch_from(self, n: int) -> None:
+        """Issue the copies that the n-th layer executed is to be followed by."""
+        if self.policy.wrap_around:
+            if self.counts(n):
+                self.prefetch(self.executed(self.turn(n) + self.ahead))
+            return
+        first, end = self._pass_of(n)
+        if n == first:
+            begins = self.rank.record(COMPUTE) if n and self.ahead and self.offloads else None
+            start = self.turn(n)
+            for ahead in (self.executed(turn) for turn in range(start, start + self.ahead)):
+                if ahead < end:
+                    if begins is not None and self.place(ahead)[2]:
+                        self.fetched_late[ahead], begins = begins, None
+                    self.prefetch(ahead)
+        if self.counts(n) and (ahead := self.executed(self.turn(n) + self.ahead)) < end:
+            self.prefetch(ahead)
+
+    def _pass_of(self, n: int) -> tuple[int, int]:
+        """The first layer executed of the pass that the n-th one is in, and the one behind its last."""
+        count, before = len(self.workload.layers), len(self.workload.before)
+        in_steps = count * self.workload.passes_per_step * self.workload.steps
+        if self.once and n < before:
+            return 0, before
+        if self.once and n >= before + in_steps:
+            return before + in_steps, self.period
+        first = before + (n - before) // count * count
+        return first, first + count
 
     def prefetch(self, n: int) -> None:
         """Issue the copies for the n-th layer executed; leave the event after them in `landed`."""
@@ -60,7 +130,7 @@ class Schedule:
         """Issue what precedes the n-th layer's wait for its weights."""
 
     def before_collective(self) -> None:
-        """Issue what precedes each collective."""
+        """Issue what precedes each collective, or sends and receives, on `meeting_stream`."""
 
     def after_collective(self) -> None:
         """Issue what follows each collective."""
@@ -79,8 +149,17 @@ class Schedule:
 
     def wait_for_slot(self, n: int, stream: str = COPY) -> None:
         """Make the stream that fills the n-th layer's slot wait until it is free."""
-        if (free := self.slot_free.get(n - self.slots)) is not None:
+        if (begins := self.fetched_late.pop(n, None)) is not None:
+            self.rank.wait(stream, begins)
+        if (free := self.slot_free.get(self.turn(n) - self.slots)) is not None:
             self.rank.wait(stream, free)
+
+    @contextmanager
+    def _around(self, stream: str) -> Iterator[None]:
+        self.meeting_stream = stream
+        self.before_collective()
+        yield
+        self.after_collective()
 
     def slot_bytes(self) -> int:
         """Size of a slot."""
@@ -93,7 +172,7 @@ class Schedule:
 
     def declare(self) -> None:
         """Declare the memory."""
-        layers = self.workload.layers
+        layers = self.layers
         resident = sum(layer.bytes - copied for layer, copied in zip(layers, self.copied, strict=True))
         self.rank.buffer("resident", resident, "weights", static=True)
         if self.offloads:
@@ -102,29 +181,60 @@ class Schedule:
             for slot in range(self.slots):
                 self.rank.buffer(f"slot{slot}", self.slot_bytes(), "slot", static=static)
         if self.workload.activation_bytes:
-            self.rank.buffer("activations", int(self.workload.activation_bytes), "activations", static=True)
+            self.rank.buffer(ACTIVATIONS, int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
-        collectives = {op.buffer: op for layer in layers for op in layer.block if not isinstance(op, Compute)}
-        for name, op in collectives.items():
-            # an all_to_all and a send_recv keep their input until the output is complete, others work in place
-            both = op.kind in ("all_to_all", "send_recv")
-            self.rank.buffer(name, int(op.bytes) * (2 if both else 1), "collective")
+        blocks = (*(layer.block for layer in layers), self.workload.closing)
+        self.block.declare((op for block in blocks for op in block), ACTIVATIONS)
+        memories = {self.memory_of(number): layer.memory for number, layer in enumerate(layers) if layer.memory}
+        for name, size in memories.items():
+            self.rank.buffer(name, size, "activations")
 
     def _weights(self) -> Iterator[LayerWeights]:
         offset = 0
-        for layer, copied in zip(self.workload.layers, self.copied, strict=True):
+        for layer, copied in zip(self.layers, self.copied, strict=True):
             yield LayerWeights(layer.bytes, layer.bytes - copied, offset)
             offset += layer.bytes - copied
 
     def place(self, n: int) -> tuple[int, int, int]:
         """(step, layer, copied bytes) of the n-th layer executed."""
-        count = len(self.workload.layers)
-        return n // (count * self.workload.passes_per_step), n % count, self.copied[n % count]
+        count, work = len(self.workload.layers), self.workload
+        per_step = count * work.passes_per_step
+        if not self.once:
+            return n // per_step, n % count, self.copied[n % count]
+        request, at = divmod(n, self.period)
+        at -= len(work.before)
+        if 0 <= at < per_step * work.steps:
+            return request * work.steps + at // per_step, at % count, self.copied[at % count]
+        layer = count + len(work.before) + (at if at < 0 else at - per_step * work.steps)
+        return -1, layer, self.copied[layer]
+
+    def memory_of(self, layer: int) -> str:
+        """Name of the buffer of a layer's own memory."""
+        first = len(self.workload.layers)
+        phase = "step" if layer < first else "before" if layer < first + len(self.workload.before) else "after"
+        return f"{phase} {self.layers[layer].memory}"
 
     def slot(self, n: int) -> str:
         """Name of the slot that the n-th layer executed is in."""
-        return f"slot{n % self.slots}"
+        return f"slot{self.turn(n) % self.slots}"
+
+    def counts(self, n: int) -> bool:
+        """Whether the n-th layer executed is counted by `prefetch_layers`, and takes a slot."""
+        return self.turns is None or self.place(n)[2] > 0
+
+    def turn(self, n: int) -> int:
+        """How many layers that count were executed before the n-th one: what slots are taken by."""
+        if self.turns is None:
+            return n
+        return n // self.period * len(self.turns) + bisect_left(self.turns, n % self.period)
+
+    def executed(self, turn: int) -> int:
+        """Which layer executed has that turn."""
+        if self.turns is None:
+            return turn
+        periods, at = divmod(turn, len(self.turns))
+        return periods * self.period + self.turns[at]
 
     def _layer(self, n: int) -> None:
         """Issue the kernels and collectives of the n-th layer executed."""
@@ -135,24 +245,16 @@ class Schedule:
         if copied:
             rank.wait(COMPUTE, self.landed.pop(n))
             weights = (self.slot(n), "resident")
-        for op in self.workload.layers[layer].block:
-            if isinstance(op, Compute):
-                rank.kernel(COMPUTE, op.name, **op.work(), reads=weights, step=step, layer=layer)
-            else:
-                self.before_collective()
-                self._collective(op, step, layer)
-                self.after_collective()
-        if self.offloads:
-            self.slot_free.pop(n - self.slots, None)
-            self.slot_free[n] = rank.record(COMPUTE)
+        of = self.layers[layer]
+        writes = (self.memory_of(layer),) if of.memory else ()
+        self.block.issue(of.block[len(_arrivals(of.block)) :], step, layer, weights, writes)
+        if step >= 0:
+            self.block.forget_copies()
+        if self.offloads and self.counts(n):
+            self.slot_free.pop(self.turn(n) - self.slots, None)
+            self.slot_free[self.turn(n)] = rank.record(COMPUTE)
 
-    def _collective(self, op: CollectiveOp, step: int, layer: int) -> None:
-        self.rank.collective(
-            COMPUTE,
-            op.name or op.kind,
-            op.kind,
-            int(op.bytes),
-            writes=(op.buffer,),
-            step=step,
-            layer=layer,
-        )
+
+def _arrivals(block: Sequence[Op]) -> Sequence[Op]:
+    """The sends and receives that a block begins with."""
+    return list(takewhile(lambda op: isinstance(op, Transfers), block))

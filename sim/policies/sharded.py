@@ -16,7 +16,8 @@ from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import CollectiveKind, RankProgram
-from sim.workloads.explicit import Workload
+from sim.workloads.block_items import command_count
+from sim.workloads.workload import Workload
 
 GATHER = "gather"
 SHARDS = "shards"
@@ -82,11 +83,11 @@ class Sharded(Offload, frozen=True, tag="sharded"):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block, and for each piece a copy, an event with its wait and a gather."""
-        of = workload.layers[layer]
+        of = workload.all_layers[layer]
         copied = self.copied_of_layer(layer, of.bytes)
         count = piece_count(copied, self.chunk_bytes, world_size)
         a_piece = 1 if world_size == 1 or self.store == "device" else 4
-        return world_size * (len(of.block) + 1 + (3 + count * a_piece if count else 0))
+        return world_size * (command_count(of.block) + 1 + (3 + count * a_piece if count else 0))
 
     @property
     def layers_alike(self) -> bool:

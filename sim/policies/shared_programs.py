@@ -10,12 +10,12 @@ from threading import Lock
 
 from sim.policies.base import Policy
 from sim.program import Program
-from sim.workloads.explicit import Workload
+from sim.workloads.workload import Workload
 
 MOST_COMMANDS = 500_000
 """Of all programs that are kept: some 60 MB."""
 
-_Key = tuple[Workload, Policy, int]
+_Key = tuple[Workload, Policy, int, tuple[int, ...]]
 
 
 class Programs:
@@ -32,7 +32,10 @@ class Programs:
         self._lock = Lock()
 
     def get(self, key: _Key, make: Callable[[], Program]) -> Program:
-        """The program of (workload, policy, ranks): one that is kept, or what `make` gives. Raises what that does."""
+        """The program of a workload, policy, ranks and placement: one that is kept, or what `make` gives.
+
+        Raises what that does.
+        """
         try:
             with self._lock:
                 if (known := self._kept.get(key)) is not None:

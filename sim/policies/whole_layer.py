@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 
 from sim.policies.base import Offload, Policy
 from sim.policies.registry import register
-from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
-from sim.workloads.explicit import Workload
+from sim.workloads.block_commands import COMPUTE
+from sim.workloads.workload import Workload
 
 
 @register
@@ -64,4 +65,4 @@ class WholeLayerSchedule(Schedule):
     def before_collective(self) -> None:
         """Wait for the copies issued before, where the policy says so."""
         if self.quiesces:
-            self.rank.wait(COMPUTE, self.rank.record(COPY))
+            self.rank.wait(self.meeting_stream, self.rank.record(COPY))

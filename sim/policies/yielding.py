@@ -23,9 +23,11 @@ from sim.inputs.units import Seconds
 from sim.policies.base import Policy
 from sim.policies.chunked import Chunked
 from sim.policies.registry import register
-from sim.policies.schedule import COMPUTE, COPY, Schedule
+from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
-from sim.workloads.explicit import Workload
+from sim.workloads.block_commands import COMPUTE
+from sim.workloads.block_items import CollectiveOp, Shift, Transfers
+from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
 ACTIVE, REQUESTED, PREFETCHED, LOCK = "active collectives", "requested layers", "prefetched layers", "copy lock"
@@ -65,6 +67,8 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
             yield Fault("drain", "needs window: device_gate")
         if 0 < self.poll < 1e-9:
             yield Fault("poll", f"is {float(self.poll)} s, expected 0 or at least 1 ns")
+        if not self.wrap_around and self.window != "device_gate":
+            yield Fault("wrap_around", "false is for window device_gate")
         if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
             yield Fault("slots", "is for windows launch and kernel, and more than prefetch_layers")
 
@@ -89,6 +93,12 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         # a layer: request, slot and the model's wait; a chunk and a collective: count, lock, and an event waited for
         return 5, 5, (8 if self.window == "kernel" else 6)
 
+    def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
+        """As of `Chunked`; a chunk waits for the gate of each stream with collectives."""
+        gates = len(meeting_streams(workload)) - 1 if self.window == "device_gate" else 0
+        more = gates * self.copies_of_layer(layer, workload)
+        return super().commands_per_layer(layer, workload, world_size) + world_size * more
+
     @property
     def layers_alike(self) -> bool:
         """Counts of the host threads of other windows grow from layer to layer."""
@@ -101,17 +111,31 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         return HostSchedule(workload, self).build()
 
 
+def gate(stream: str) -> str:
+    """The flag that `stream` writes around its collectives."""
+    return GATE if stream == COMPUTE else f"{GATE} {stream}"
+
+
+def meeting_streams(workload: Workload) -> tuple[str, ...]:
+    """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
+    blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
+    meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
+    return tuple(dict.fromkeys((COMPUTE, *(op.stream or COMPUTE for op in meetings))))
+
+
 class GatedSchedule(Schedule):
-    """Chunks on the copy stream, each behind a flag that the compute stream writes."""
+    """Chunks on the copy stream, each behind a flag of each stream with collectives."""
 
     def __init__(self, workload: Workload, policy: Yielding) -> None:
         super().__init__(workload, policy)
         self.gated = self.offloads
         self.drains = self.offloads and policy.drain
+        self.meeting_streams = meeting_streams(workload)
 
     def copy(self, n: int, name: str, offset: int, size: int) -> None:
         """Issue one chunk behind the gate."""
-        self.rank.wait_flag(COPY, GATE, 0)
+        for stream in self.meeting_streams:
+            self.rank.wait_flag(COPY, gate(stream), 0)
         if self.drains:
             self.rank.write_flag(COPY, BUSY, 1)
         super().copy(n, name, offset, size)
@@ -120,17 +144,18 @@ class GatedSchedule(Schedule):
 
     def before_collective(self) -> None:
         """Close the gate, and wait for the copy in flight where the policy says so."""
+        stream = self.meeting_stream
         if self.gated:
-            self.rank.write_flag(COMPUTE, GATE, 1)
+            self.rank.write_flag(stream, gate(stream), 1)
         if self.drains:
             # a chunk that passed as the gate closed says so one flag write later: look no sooner
-            self.rank.write_flag(COMPUTE, GATE, 1)
-            self.rank.wait_flag(COMPUTE, BUSY, 0)
+            self.rank.write_flag(stream, gate(stream), 1)
+            self.rank.wait_flag(stream, BUSY, 0)
 
     def after_collective(self) -> None:
         """Open the gate."""
         if self.gated:
-            self.rank.write_flag(COMPUTE, GATE, 0)
+            self.rank.write_flag(self.meeting_stream, gate(self.meeting_stream), 0)
 
 
 class HostSchedule(Schedule):
@@ -150,10 +175,11 @@ class HostSchedule(Schedule):
         rank = self.rank
         if not self.offloads:
             return
-        if n >= self.ahead:  # the first layers need no request
+        turn = self.turn(n)
+        if turn >= self.ahead:  # the first layers need no request
             rank.host_add(REQUESTED, 1)
         rank.switch(self.worker)
-        rank.host_wait_counter(REQUESTED, least=n - self.ahead + 1)
+        rank.host_wait_counter(REQUESTED, least=turn - self.ahead + 1)
         self.wait_for_slot(n)
         for name, offset, size in self.chunks(n):
             rank.host_wait_counter(ACTIVE, most=0)
@@ -170,15 +196,15 @@ class HostSchedule(Schedule):
 
     def before_layer(self, n: int) -> None:
         """Hold the model's thread until the worker has issued the layer's last chunk: its event exists only then."""
-        if self.offloads:
-            self.rank.host_wait_counter(PREFETCHED, least=n + 1)
+        if self.offloads and self.counts(n):
+            self.rank.host_wait_counter(PREFETCHED, least=self.turn(n) + 1)
 
     def before_collective(self) -> None:
         """Open the window in which no chunk is issued."""
         if self.offloads:
             self.rank.host_add(ACTIVE, 1)
             self.rank.host_acquire(LOCK)
-            self.rank.wait(COMPUTE, self.rank.record(COPY))
+            self.rank.wait(self.meeting_stream, self.rank.record(COPY))
             if self.until_landed:
                 self.rank.host_release(LOCK)
 
@@ -192,7 +218,7 @@ class HostSchedule(Schedule):
         if self.poller is None:
             rank.host_add(ACTIVE, -1)
             return
-        ended = rank.record(COMPUTE)
+        ended = rank.record(self.meeting_stream)
         rank.switch(self.poller)
         rank.host_wait(ended, self.poll)
         rank.host_add(ACTIVE, -1)

@@ -312,4 +312,12 @@ class RankBuilder(MemoryUse):
             weights,
             tuple(self._host_buffers.values()) or msgspec.UNSET,
             tuple(self._sequences) or msgspec.UNSET,
+            self._request() or msgspec.UNSET,
         )
+
+    def _request(self) -> tuple[int, int] | None:
+        if not self._request_events:
+            return None
+        if len(self._request_events) != 2:
+            raise ProgramError(f"a request is bounded by 2 events, not {len(self._request_events)}")
+        return self._request_events[0], self._request_events[1]

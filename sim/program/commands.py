@@ -74,6 +74,11 @@ class Copy(Command, frozen=True, gc=False):
     peer: int | msgspec.UnsetType = msgspec.UNSET
 
     @property
+    def brings_weights(self) -> bool:
+        """Whether it copies weights of its layer to the GPU, as prefetches do."""
+        return self.kind == "h2d" and self.other is msgspec.UNSET
+
+    @property
     def other_start(self) -> int:
         """Byte of the other side at which it starts."""
         return 0 if self.other_offset is msgspec.UNSET else self.other_offset

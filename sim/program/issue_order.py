@@ -39,6 +39,7 @@ class IssueOrder:
         self._held: set[tuple[str, int]] = set()
         self._event_clock: list[dict[str, int]] = []
         self._step_events: list[int] = []
+        self._request_events: list[int] = []
 
     def thread(self) -> int:
         """Start a further host thread; later commands are issued by it. Returns its number."""
@@ -72,6 +73,12 @@ class IssueOrder:
         """Record an event that bounds a step."""
         event = self.record(stream)
         self._step_events.append(event)
+        return event
+
+    def record_request(self, stream: str) -> int:
+        """Record an event that bounds a request: one before the first step's, one after the last step's."""
+        event = self.record(stream)
+        self._request_events.append(event)
         return event
 
     def wait(self, stream: str, event: int) -> None:

@@ -15,7 +15,8 @@ class RankProgram(msgspec.Struct, frozen=True):
     `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
     an entry a layer. `host_buffers` is the host memory that copies name. `sequences` are flags in host memory that
     only this rank writes, each value ahead of the one before: who waits for such a value, on any rank, waits for what
-    comes before its write.
+    comes before its write. `request_events` bound what a request does once, around its steps: from the first one to the
+    first step's, and from the last step's to the second one.
     """
 
     threads: tuple[tuple[AnyCommand, ...], ...]
@@ -24,6 +25,7 @@ class RankProgram(msgspec.Struct, frozen=True):
     weights: tuple[LayerWeights, ...] = ()
     host_buffers: tuple[HostBuffer, ...] | msgspec.UnsetType = msgspec.UNSET
     sequences: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    request_events: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         return f"<RankProgram: {len(self.threads)} host threads, {sum(map(len, self.threads))} commands>"

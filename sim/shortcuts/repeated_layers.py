@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,7 +15,8 @@ from sim.program import AnyCommand, Collective, Kernel, PointToPoint, Program
 from sim.shortcuts.expand import lengthened
 from sim.shortcuts.repeats import Region, find
 from sim.timeline import Timeline
-from sim.workloads.explicit import Layer, Workload
+from sim.workloads.block_items import CopyOp
+from sim.workloads.workload import Layer, Workload
 
 LEAST_KEPT = 6
 """Equal layers that are simulated at first; twice as many where nothing repeats among them."""
@@ -40,16 +41,20 @@ def run_layers(
     world_size: int,
     shortcuts: bool = True,
     worth: int = WORTH,
+    placement: Sequence[int] = (),
 ) -> Shortened:
-    """Run `workload` under `policy`; with `shortcuts`, leave out layers that are found to repeat.
+    """Run `workload` under `policy` on the GPUs of `placement`; with `shortcuts`, leave out layers that repeat.
 
     Runs of fewer than `worth` commands are simulated as they are.
     """
+    # what is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next
+    shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
+    shortcuts = shortcuts and not any(isinstance(op, CopyOp) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
     passes, kept = workload.steps * workload.passes_per_step, LEAST_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)
     while shortcuts and (regions := _regions(workload, policy, kept)):
-        program, marks = _program(workload, policy, world_size, regions)
+        program, marks = _program(workload, policy, world_size, regions, placement)
         left = sum(region.kept for region in regions)
         if len(marks) == passes * left:
             timeline, states = machine.run_marked(program, marks)
@@ -57,13 +62,15 @@ def run_layers(
             if (repeats := find(program, states, regions, left, jitter)) is not None:
                 return Shortened(lengthened(timeline, tuple(repeats)), passes * left, passes * (layers - left))
         kept *= 2
-    program = policies.build(workload, policy, world_size)
+    program = policies.build(workload, policy, world_size, placement)
     return Shortened(machine.run(program), passes * layers, 0)
 
 
 def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
     """The pass as regions of equal layers, of which `kept` stay; none where that leaves out nothing much."""
-    if "layers_alike" not in vars(type(policy)) or not policy.layers_alike or policy.resident_layers:
+    if "layers_alike" not in vars(type(policy)) or not policy.layers_alike:
+        return []
+    if policy.resident_layers or policy.prefetch_counts != "all" or not policy.wrap_around:
         return []
     regions, first = [], 0
     for _, equal in groupby(workload.layers):
@@ -75,7 +82,7 @@ def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
 
 
 def _program(
-    workload: Workload, policy: Policy, world_size: int, regions: list[Region]
+    workload: Workload, policy: Policy, world_size: int, regions: list[Region], placement: Sequence[int]
 ) -> tuple[Program, list[AnyCommand]]:
     """The program without the removed layers but with all their memory, and the ends of its layers on rank 0."""
     layers: list[Layer] = []
@@ -83,7 +90,7 @@ def _program(
     for region in regions:
         layers += workload.layers[at : at + region.kept]
         at += region.kept + region.removed
-    program = policies.build(workload._replace(layers=tuple(layers)), policy, world_size)
+    program = policies.build(workload._replace(layers=tuple(layers)), policy, world_size, placement)
     whole = policies.build(workload._replace(steps=0), policy, world_size)
     with_memory = {
         id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)

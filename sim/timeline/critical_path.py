@@ -46,7 +46,8 @@ NOTES = {
 CAUSES = tuple(cause for cause in WORDS if cause != "hidden")
 """What time on the critical path is spent on.
 
-`exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies that are not H2D,
+`exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies of
+anything but layers' weights,
 `exposed_gather` the isolated time of a collective that fills a slot. `copy_overhead` is the set-up of copies,
 `copy_contention` what other traffic adds, `engine_wait` a copy that waits until one of another stream leaves the copy
 engine. `yield_wait` is a stream blocked by a flag of the device: copies at a gate, collectives that drain. `skew` is
@@ -163,7 +164,7 @@ class _Walk:
             return [*parts, ("skew", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, Copy):
             moving = min(command.bytes / self.profile.copy_class(command.kind).cap.value, span.isolated_time)
-            cause = "exposed_h2d" if command.kind == "h2d" else "exposed_copy"
+            cause = "exposed_h2d" if command.brings_weights else "exposed_copy"
             parts = [("copy_contention", extra), (cause, moving), ("copy_overhead", span.isolated_time - moving)]
             return [*parts, ("engine_wait", span.ready - span.start)] if span.ready > span.start else parts
         if isinstance(command, WaitFlag):

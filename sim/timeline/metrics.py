@@ -52,6 +52,13 @@ class Metrics(TypedDict):
     contention_s: float
     h2d_collective_overlap_s: float
     exposed_prefetch_s: float
+    block_copy_bytes_per_step: int
+    """Of copies that blocks name, both directions; they are in no figure of prefetches."""
+    block_copy_s: float
+    request_time_s: float
+    """What runs once, and as many steps as were asked for."""
+    before_s: float
+    after_s: float
     lower_bound_s: float
     device_memory_bytes: int
     fits_memory: bool
@@ -70,12 +77,20 @@ SHOWN = {
     "h2d_uncovered_s": ("  not under kernels", "copy in flight, no kernel running"),
     "h2d_collective_overlap_s": ("  under collectives", "copy and collective at once"),
     "h2d_bytes_per_step": ("H2D bytes a step", "per GPU"),
+    "block_copy_s": ("copies in blocks", "a copy that blocks name in flight"),
+    "block_copy_bytes_per_step": ("  bytes a step", "per GPU, both directions"),
+    "before_s": ("before the steps", "once a request"),
+    "after_s": ("after the steps", "once a request"),
+    "request_time_s": ("request", "what runs once, and the steps asked for"),
     "peak_memory_bytes": (
         "peak memory",
         f"whole run; weights, slots, activations, collective buffers; without {LEFT_OUT}",
     ),
 }
 """What a reader is shown of the figures, of rank 0: the name of each, and what it means."""
+_COPIES, _ONCE = ("block_copy_bytes_per_step",), ("before_s", "after_s")
+_SHOWN_IF = dict.fromkeys(("block_copy_s", *_COPIES), _COPIES) | dict.fromkeys(("request_time_s", *_ONCE), _ONCE)
+"""What is shown only where one of other figures is not 0."""
 _SHOWN_OF_MEANS = {
     "step_time_s": "mean of the last steps, which are not alike",
     "lower_bound_s": "no schedule with these copies takes less in the mean",
@@ -95,7 +110,8 @@ def shown(figures: Metrics) -> Iterator[tuple[str, str, float, str]]:
     if not figures["settled"] and not other:
         other = {"step_time_s": "the last step"}
     for key, (name, meaning) in SHOWN.items():
-        yield key, name, values[key], other.get(key, meaning)
+        if key not in _SHOWN_IF or any(values[part] for part in _SHOWN_IF[key]):
+            yield key, name, values[key], other.get(key, meaning)
 
 
 def fit(figures: Metrics) -> tuple[bool, str]:
@@ -111,11 +127,13 @@ def fit(figures: Metrics) -> tuple[bool, str]:
     return False, f"memory: DOES NOT FIT: {what}, before {LEFT_OUT}, exceeds the GPU's {there}"
 
 
-def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
-    """The figures that `run --json` prints, for `rank`."""
+def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | None = None) -> Metrics:
+    """The figures that `run --json` prints, for `rank`. A request has so many `steps`; all of them unless given."""
     times, shown = timeline.step_times(rank), timeline.shown
     start, end = timeline.window(rank)
-    copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.kind == "h2d"]
+    copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
+    others = [(s, c) for s, c in timeline.commands(rank, Copy) if not c.brings_weights]
+    before, after = timeline.once(rank)
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
     communications = timeline.communications(rank)
@@ -144,6 +162,11 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0) -> Metrics:
         "contention_s": contention,
         "h2d_collective_overlap_s": overlap(in_flight, communicating) / len(shown),
         "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)) / len(shown),
+        "block_copy_bytes_per_step": sum(c.bytes for _, c in others if c.step in shown) // len(shown),
+        "block_copy_s": measure(clip(union((s.ready, s.end) for s, _ in others), start, end)) / len(shown),
+        "request_time_s": before + sum(times[:steps]) + after,
+        "before_s": before,
+        "after_s": after,
         "lower_bound_s": lower_bound(timeline, profile, rank),
         "device_memory_bytes": profile.memory_of(timeline.program.gpus),
         "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
@@ -186,7 +209,9 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
 def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
     """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
     program = timeline.program.ranks[rank]
-    streams = program.gather_streams() | {c.stream for c in program.commands() if isinstance(c, Copy)}
+    streams = program.gather_streams() | {
+        c.stream for c in program.commands() if isinstance(c, Copy) and c.brings_weights
+    }
     return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}
 
 

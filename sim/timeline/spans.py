@@ -22,6 +22,7 @@ from sim.program import (
     Kernel,
     PointToPoint,
     Program,
+    RecordEvent,
     Send,
 )
 from sim.timeline.intervals import measure, union
@@ -128,6 +129,19 @@ class Timeline(NamedTuple):
         """Duration of each step, s."""
         times = self.steps[rank]
         return [b - a for a, b in pairwise(times)]
+
+    def once(self, rank: int = 0) -> tuple[float, float]:
+        """How long what runs once a request takes, before the first step and after the last one, s."""
+        bounds = self.program.ranks[rank].request_events
+        if bounds is msgspec.UNSET:
+            return 0.0, 0.0
+        times = {
+            span.command.event: span.end
+            for span in self.spans
+            if span.rank == rank and isinstance(span.command, RecordEvent) and span.command.event in bounds
+        }
+        begun, ended = (times[event] for event in bounds)
+        return self.steps[rank][0] - begun, ended - self.steps[rank][-1]
 
     @property
     def shown(self) -> range:

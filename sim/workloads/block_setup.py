@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, assert_never
+import math
+from typing import NamedTuple
 
-from sim.workloads.explicit import Layer
+from sim.workloads.block_items import Groups
+from sim.workloads.layouts import Dimension, Layout
 from sim.workloads.model_shapes import Model
+from sim.workloads.weight_formats import AS_COMPUTED, Weights
+from sim.workloads.workload import Layer
 
-Parallelism = Literal["ulysses", "tensor"]
+Parallelism = Dimension | Layout
+"""One dimension over all ranks, or the size of each."""
 
 
 class Setup(NamedTuple):
@@ -20,33 +25,52 @@ class Setup(NamedTuple):
     tokens: int
     text: int
     cross_attention: int
+    weights: Weights = AS_COMPUTED
 
     @property
-    def ulysses(self) -> bool:
-        """Whether tokens are divided and attention exchanges them for heads."""
-        return self.parallelism == "ulysses" and self.world_size > 1
+    def layout(self) -> Layout:
+        """Ranks of each dimension."""
+        return layout_of(self.parallelism, self.world_size)
+
+    @property
+    def ulysses(self) -> int:
+        """Ranks among which attention exchanges tokens for heads."""
+        return self.layout.ulysses
+
+    @property
+    def ring(self) -> int:
+        """Ranks among which keys and values go round."""
+        return self.layout.ring
 
     @property
     def shards(self) -> int:
         """Parts into which weights are cut."""
-        match self.parallelism:
-            case "tensor":
-                return self.world_size
-            case "ulysses":
-                return 1
-            case _:
-                assert_never(self.parallelism)
+        return self.layout.tensor
 
     @property
     def local(self) -> int:
-        """Image tokens on a rank; Ulysses pads the last rank's."""
-        match self.parallelism:
-            case "ulysses":
-                return -(-self.tokens // self.world_size)
-            case "tensor":
-                return self.tokens
-            case _:
-                assert_never(self.parallelism)
+        """Image tokens on a rank; the last one's are padded."""
+        return -(-self.tokens // (self.ulysses * self.ring))
+
+    @property
+    def rows(self) -> int:
+        """Rows of a rank's hidden vectors of one sample: its image tokens and, where they attend jointly, the text."""
+        return self.local + (0 if any(b.kind == "cross" for b in self.model.blocks) else self.text)
+
+    @property
+    def latent_elements(self) -> int:
+        """Elements of what a step predicts for one sample."""
+        return self.tokens * math.prod(self.model.transformer.patch) * self.model.vae.channels
+
+    def groups(self, dimension: Dimension) -> Groups | None:
+        """The groups of ranks of a dimension; None where that is one of all ranks."""
+        groups = self.layout.groups(dimension)
+        return None if len(groups) == 1 else groups
+
+
+def layout_of(parallelism: Parallelism, world_size: int) -> Layout:
+    """Ranks of each dimension; a dimension's name stands for all ranks."""
+    return parallelism if isinstance(parallelism, Layout) else Layout(**{parallelism: world_size})
 
 
 class Block(NamedTuple):

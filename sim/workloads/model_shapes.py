@@ -70,6 +70,8 @@ class Vae(Config, frozen=True):
     temporal: int
     spatial: int
     source: str = NO_SOURCE
+    channels: int = 16
+    """Numbers of a latent."""
 
 
 class Text(Config, frozen=True):

@@ -7,11 +7,14 @@ from typing import Literal
 
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
-from sim.workloads.block_builder import BF16
-from sim.workloads.block_setup import Parallelism, Setup
-from sim.workloads.explicit import Layer, Workload
+from sim.workloads.block_setup import Parallelism, Setup, layout_of
+from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
+from sim.workloads.phases import Phase, phase_layers, wrong_phases
+from sim.workloads.stages import divided
+from sim.workloads.weight_formats import AS_COMPUTED, Weights
+from sim.workloads.workload import Layer, Workload
 
 __all__ = ["Model", "Named", "block_bytes", "load_model", "parameters", "remembered", "shipped"]
 
@@ -25,7 +28,7 @@ class Named(Config, frozen=True):
     `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
     `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
     that many of the model's blocks are simulated, evenly spread over them. `synchronous`: the host waits for the GPU
-    after each step, as profilers make it do.
+    after each step, as profilers make it do. `weights` says how they are stored (`Weights`).
     """
 
     model: str
@@ -34,6 +37,8 @@ class Named(Config, frozen=True):
     frames: int | None = None
     batch: int = 1
     parallelism: Parallelism = "ulysses"
+    before: tuple[Phase, ...] = ()
+    after: tuple[Phase, ...] = ()
     steps: int = 4
     passes_per_step: int | None = None
     layers: int | None = None
@@ -42,6 +47,7 @@ class Named(Config, frozen=True):
     synchronous: bool = False
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
+    weights: Weights = AS_COMPUTED
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -67,13 +73,16 @@ class Named(Config, frozen=True):
             raise InputError.of("scenario", [*error.faults, *faults]) from None
         if not faults:
             faults += [*self._wrong_shape(model), *self._indivisible(model, world_size)]
+        layout = layout_of(self.parallelism, world_size)
+        for key, phases in (("before", self.before), ("after", self.after)):
+            faults += (_wrong(path, problem) for path, problem in wrong_phases(phases, key, layout, world_size))
         _refuse(faults)
         text = model.text.tokens if self.text_tokens is None else self.text_tokens
-        if self.divide_text and self.parallelism == "ulysses":
-            text = -(-text // world_size)
+        if self.divide_text:
+            text = -(-text // layout.ulysses)
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
-        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross)
+        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross, self.weights)
 
     def _out_of_range(self) -> Iterator[Fault]:
         for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
@@ -99,18 +108,35 @@ class Named(Config, frozen=True):
 
     def _indivisible(self, model: Model, world_size: int) -> Iterator[Fault]:
         """Faults of dimensions that cannot be divided evenly, or that the model does not have."""
-        shapes, over = model.transformer, f"{self.parallelism} over world_size {world_size}"
-        if shapes.heads % world_size:
+        layout, shapes = layout_of(self.parallelism, world_size), model.transformer
+        if faults := list(layout.wrong_size(world_size)):
+            yield from (_wrong(path, problem) for path, problem in faults)
+            return
+        over = f"{self.parallelism} over world_size {world_size}" if isinstance(self.parallelism, str) else str(layout)
+        if shapes.heads % (layout.tensor * layout.ulysses):
             heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
-            yield _wrong("parallelism", f"{over}: {heads}")
-        elif self.parallelism == "tensor" and shapes.ffn % world_size:
+            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only"
+            yield _wrong("parallelism", f"{over}: {heads}: {why}")
+        elif shapes.ffn % layout.tensor:
             yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
+        if (passes := self._passes(model)) % layout.cfg:
+            says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
+            yield _wrong("parallelism", says)
+        if layout.pipeline > (self.layers or model.layers):
+            yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
         if self.divide_text and (model.ulysses.attention == "packed" or any(b.kind == "cross" for b in model.blocks)):
             yield _wrong("divide_text", f"{model.name} exchanges no text with its image: expected false")
         if self.cross_attention_collectives is not None and not any(b.kind == "cross" for b in model.blocks):
             yield _wrong("cross_attention_collectives", f"{model.name} has no cross-attention")
+
+    def _passes(self, model: Model) -> int:
+        return model.guidance.passes if self.passes_per_step is None else self.passes_per_step
+
+    def layer_count(self) -> int:
+        """Layers that run once, and those of a pass that are asked for."""
+        return (self.layers or 0) + sum(phase.repeat for phase in (*self.before, *self.after))
 
     def resolve(self, world_size: int) -> Workload:
         """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
@@ -128,9 +154,18 @@ class Named(Config, frozen=True):
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
         layers = tuple(every[i * len(every) // count] for i in range(count))
-        passes = model.guidance.passes if self.passes_per_step is None else self.passes_per_step
-        sample = self.batch * BF16
-        return Workload(layers, self.steps, passes, activations * sample, scratch * sample, self.synchronous)
+        sample, layout = self.batch * BF16, setup.layout
+        whole = Workload(
+            layers,
+            self.steps,
+            self._passes(model) // layout.cfg,
+            activations * sample,
+            scratch * sample,
+            self.synchronous,
+            phase_layers(self.before, layout, world_size),
+            phase_layers(self.after, layout, world_size),
+        )
+        return divided(whole, setup)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

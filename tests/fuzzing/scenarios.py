@@ -48,7 +48,7 @@ def size(scenario: Scenario) -> int:
 @cache
 def good_scenarios() -> list[Plain]:
     """Scenarios of all policies with blocks as given, drawn ones among them, and of all models."""
-    made = [SCENARIO, NAMED]
+    made = [SCENARIO, NAMED, *FORMS]
     drawn = zip(pool(workloads(), 300, 2), pool(policies, 300, 3), strict=False)
     made += [scenario(workload, policy) for workload, policy in drawn]
     policy = {"kind": "yielding", "chunk_bytes": "64 MiB"}
@@ -128,6 +128,42 @@ def of_bytes(random: Random) -> Found:
 def shipped_text(folder: str, name: str) -> bytes:
     return Path(scenarios).with_name(folder).joinpath(f"{name}.yaml").read_bytes()
 
+
+ITEMS: list[Plain] = [
+    compute(1e-4),
+    {"collective": {"kind": "all_reduce", "bytes": 2**20, "group": [[0, 1]], "stream": "comm"}},
+    {"copy": {"kind": "h2d", "bytes": "1 MB", "memory": "pageable", "buffer": "vae", "stream": "swap"}},
+    {"wait": "swap"},
+    {"collective": {"kind": "all_gather", "bytes": 2**20, "group": "tensor"}},
+    {"copy": {"kind": "d2h", "bytes": "1 MB", "buffer": "vae"}},
+]
+PHASE: list[Plain] = [{"repeat": 2, "layer_bytes": "1 MB", "memory_bytes": "1 MB", "block": ITEMS}]
+COUNTED: Plain = {
+    "kind": "yielding",
+    "chunk_bytes": "8 MiB",
+    "resident_layers": 1,
+    "prefetch_counts": "offloaded",
+    "wrap_around": False,
+}
+FORMS: list[Plain] = [
+    scenario(
+        {"layers": 3, "steps": 2, "layer_bytes": "20 MiB", "block": ITEMS, "parallelism": {"tensor": 2}}
+        | {"before": PHASE, "after": PHASE},
+        COUNTED,
+    )
+    | {"placement": [1, 0]},
+    scenario(
+        {"model": "pixart-xl-2", "height": 256, "width": 256, "layers": 3, "steps": 2, "weights": {"dtype": "int4"}}
+        | {"parallelism": {"ulysses": 1, "pipeline": 2, "cfg": 1}, "before": [{"block": [compute(1e-4)]}]},
+        COUNTED,
+    ),
+    scenario(
+        {"model": "flux.1-dev", "height": 256, "width": 256, "layers": 3, "steps": 2, "parallelism": {"ring": 2}}
+        | {"weights": {"bytes_per_parameter": 0.56}},
+        COUNTED,
+    ),
+]
+"""Every form of placement, layout, block entry and phase."""
 
 SMALL: Plain = scenario(
     {

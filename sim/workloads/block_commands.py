@@ -1,0 +1,123 @@
+"""The commands of a block on the compute stream and on streams of its own, and the memory that they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import assert_never
+
+from sim.program import RankBuilder
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait
+
+COMPUTE = "compute"
+
+Around = Callable[[str], AbstractContextManager[None]]
+"""What a policy issues around a collective on the stream of that name."""
+
+
+class BlockCommands:
+    """Issues blocks of one rank; `around` is what a policy issues around each collective."""
+
+    def __init__(self, rank: RankBuilder, around: Around) -> None:
+        self.rank = rank
+        self.around = around
+        self._forked: dict[str, list[str]] = {}
+        """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
+        self._copied: list[str] = []
+        """Buffers that kernels read, as they have been copied into."""
+
+    def declare(self, ops: Iterable[Op], known: str) -> None:
+        """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
+        collectives: dict[str, int] = {}
+        device: dict[str, int] = {}
+        host: dict[str, CopyOp] = {}
+        for op in ops:
+            if isinstance(op, CollectiveOp):
+                collectives[op.buffer] = op.buffer_bytes
+            elif isinstance(op, Transfers):
+                for t in (t for t in op.transfers if t.buffer != known):
+                    collectives[t.buffer] = max(collectives.get(t.buffer, 0), t.offset + t.bytes)
+            elif isinstance(op, CopyOp):
+                size = int(op.bytes)
+                device[op.device_buffer] = max(device.get(op.device_buffer, 0), size)
+                if (largest := host.get(op.host_buffer)) is None or largest.bytes < size:
+                    host[op.host_buffer] = op
+        for name, size in collectives.items():
+            self.rank.buffer(name, size, "collective")
+        for name, size in device.items():
+            self.rank.buffer(name, size, "activations")
+        for name, copy in host.items():
+            self.rank.host_buffer(name, int(copy.bytes), copy.memory)
+
+    def issue(
+        self, block: Iterable[Op], step: int, layer: int, reads: tuple[str, ...] = (), writes: tuple[str, ...] = ()
+    ) -> None:
+        """Issue a block whose kernels use buffers `reads` and `writes`, and wait for its other streams."""
+        for op in block:
+            match op:
+                case Compute():
+                    used = (*reads, *self._copied) if self._copied else reads
+                    self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
+                case CollectiveOp():
+                    stream = self._fork(op.stream)
+                    with self.around(stream):
+                        self.rank.collective(
+                            stream,
+                            op.name or op.kind,
+                            op.kind,
+                            int(op.bytes),
+                            writes=(op.buffer,),
+                            step=step,
+                            layer=layer,
+                            group=op.groups[0] if op.groups else None,
+                        )
+                case Transfers():
+                    stream = self._fork(op.stream)
+                    with self.around(stream):
+                        self.rank.point_to_point(stream, op.name, *op.transfers, step=step, layer=layer)
+                case CopyOp():
+                    self._copy(op, step, layer)
+                case Wait():
+                    self._join(op.stream)
+                case Shift():
+                    raise TypeError("a shift is of all ranks: Workload.of says what one does")
+                case _:
+                    assert_never(op)
+        for stream in list(self._forked):
+            self._join(stream)
+
+    def forget_copies(self) -> None:
+        """Let later kernels read nothing of what has been copied."""
+        self._copied.clear()
+
+    def _copy(self, op: CopyOp, step: int, layer: int) -> None:
+        stream = self._fork(op.stream)
+        self.rank.copy(
+            stream,
+            op.name or op.kind,
+            int(op.bytes),
+            op.device_buffer,
+            kind=op.kind,
+            other=op.host_buffer,
+            step=step,
+            layer=layer,
+        )
+        if op.kind == "h2d":
+            if op.device_buffer in self._copied:  # what was there before is gone
+                self._copied.remove(op.device_buffer)
+            there = self._copied if stream == COMPUTE else self._forked[stream]
+            if op.device_buffer not in there:
+                there.append(op.device_buffer)
+
+    def _fork(self, stream: str | None) -> str:
+        """The stream that an entry goes on; another one than the compute stream waits for that one first."""
+        if stream is None or stream == COMPUTE:
+            return COMPUTE
+        self.rank.wait(stream, self.rank.record(COMPUTE))
+        self._forked.setdefault(stream, [])
+        return stream
+
+    def _join(self, stream: str) -> None:
+        if (copied := self._forked.pop(stream, None)) is not None:
+            self.rank.wait(COMPUTE, self.rank.record(stream))
+            self._copied += [name for name in copied if name not in self._copied]

@@ -1,0 +1,89 @@
+"""How a request is divided among ranks: sizes of dimensions, and the groups of ranks of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import msgspec
+
+from sim.inputs.config import Config
+from sim.inputs.faults import Fault, refuse
+from sim.workloads.block_items import CollectiveOp, Groups, Op, too_few
+
+Dimension = Literal["tensor", "ulysses", "ring", "pipeline", "cfg", "data"]
+DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
+"""From the one whose ranks are next to each other to the one whose ranks are furthest apart, as xDiT orders them."""
+
+
+class Layout(Config, frozen=True):
+    """Ranks of each dimension; their product is the number of ranks.
+
+    `tensor` cuts matrices; `ulysses` and `ring` cut the tokens; `pipeline` cuts the layers; `cfg` the passes of a step;
+    `data` runs requests side by side.
+    """
+
+    tensor: int = 1
+    ulysses: int = 1
+    ring: int = 1
+    pipeline: int = 1
+    cfg: int = 1
+    data: int = 1
+
+    def __post_init__(self) -> None:
+        refuse(too_few(self, DIMENSIONS))
+
+    def __str__(self) -> str:
+        return " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
+
+    @property
+    def sizes(self) -> dict[Dimension, int]:
+        """Ranks of each dimension, in order."""
+        return {name: getattr(self, name) for name in DIMENSIONS}
+
+    def wrong_size(self, world_size: int) -> Iterator[Fault]:
+        """A fault unless the product is `world_size`."""
+        product = math.prod(self.sizes.values())
+        if product != world_size:
+            yield Fault("parallelism", f"is {self}: {product} ranks, but world_size is {world_size}")
+
+    def place(self, rank: int, dimension: Dimension) -> int:
+        """Where `rank` is along a dimension, from 0 on."""
+        return rank // self._apart(dimension) % self.sizes[dimension]
+
+    def groups(self, dimension: Dimension) -> Groups:
+        """The ranks that differ along a dimension only, for all others of theirs."""
+        world, apart, size = math.prod(self.sizes.values()), self._apart(dimension), self.sizes[dimension]
+        first = (rank for rank in range(world) if self.place(rank, dimension) == 0)
+        return tuple(tuple(rank + i * apart for i in range(size)) for rank in first)
+
+    def _apart(self, dimension: Dimension) -> int:
+        """How far ranks next to each other along a dimension are apart."""
+        return math.prod(self.sizes[name] for name in DIMENSIONS[: DIMENSIONS.index(dimension)])
+
+
+def wrong_group(op: Op, layout: Layout | None, world_size: int) -> Iterator[Fault]:
+    """The fault of the group of a block's entry, if it has one."""
+    if not isinstance(op, CollectiveOp) or op.group is None:
+        return
+    if isinstance(op.group, str):
+        if op.group not in DIMENSIONS:
+            yield Fault("collective.group", f"is {op.group!r}, expected ranks, or one of {', '.join(DIMENSIONS)}")
+        elif layout is None:
+            problem = f"is {op.group!r}, which needs workload.parallelism, such as {{{op.group}: {world_size}}}"
+            yield Fault("collective.group", problem)
+    elif (last := max(rank for group in op.groups for rank in group)) >= world_size:
+        yield Fault("collective.group", f"has rank {last}, but the ranks are 0 to {world_size - 1}")
+
+
+def with_ranks(op: Op, layout: Layout | None, world_size: int) -> Op:
+    """An entry with the ranks of its groups; without a group where that is all ranks in order."""
+    if not isinstance(op, CollectiveOp) or op.group is None:
+        return op
+    if isinstance(op.group, str):
+        assert layout is not None
+        groups = layout.groups(next(name for name in DIMENSIONS if name == op.group))
+    else:
+        groups = op.groups
+    return msgspec.structs.replace(op, group=None if groups == (tuple(range(world_size)),) else groups)
