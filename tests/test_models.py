@@ -329,7 +329,6 @@ WAN = {"model": "wan2.2-14b", "frames": 81, "height": 480, "width": 832, "parall
         ({"layers": 41}, 2, "workload.layers", "has 40"),
         ({}, 3, "workload.parallelism", "ulysses over world_size 3: wan2.2-14b has 40 attention heads"),
         ({"parallelism": "tensor"}, 16, "workload.parallelism", "40 attention heads"),
-        ({"parallelism": "ring"}, 2, "workload.parallelism", "ring"),
         ({"frame": 81}, 2, "workload.frame", "did you mean 'frames'"),
         ({"cross_attention_collectives": 3}, 2, "workload.cross_attention_collectives", "3"),
         ({"model": "flux.1-dev"}, 2, "workload.frames", "makes images: expected 1"),

@@ -8,6 +8,8 @@ collectives and what commands cost stay as the profile says.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from sim.analysis.roots import TOLERANCE, Point, solve
@@ -18,20 +20,41 @@ from sim.inputs.units import Number, show_seconds
 from sim.policies.resident import Resident
 from sim.run import simulate
 from sim.scenario import Scenario
+from sim.workloads.block_items import Item
 from sim.workloads.named import Named
 
 _MOST_FACTOR = 1e12
 
 
 def on_one_gpu(scenario: Scenario) -> Scenario:
-    """The workload of `scenario` on one GPU with all weights on it: all tokens, heads, samples and CFG passes.
+    """The steps of `scenario` on its first GPU with all weights on it: all tokens, heads, samples and CFG passes.
 
-    Blocks that are written out say what a rank does. They stay as they are, without their collectives.
+    Blocks that are written out say what a rank does. They stay as they are; collectives of one rank move nothing.
     """
-    workload = scenario.workload
+    replace, workload = msgspec.structs.replace, scenario.workload
     if isinstance(workload, Named):
-        workload = msgspec.structs.replace(workload, parallelism="ulysses")
-    return Scenario(hardware=scenario.hardware, world_size=1, workload=workload, policy=Resident())
+        workload = replace(workload, parallelism="ulysses", before=(), after=())
+    else:
+        block, blocks = workload.block, workload.blocks
+        workload = replace(
+            workload,
+            parallelism=None,
+            before=(),
+            after=(),
+            block=None if block is None else _of_one_rank(block),
+            blocks=None if blocks is None else tuple(replace(b, block=_of_one_rank(b.block)) for b in blocks),
+        )
+    one = Scenario(hardware=scenario.hardware, world_size=1, workload=workload, policy=Resident())
+    return one if scenario.placement is None else replace(one, placement=scenario.placement[:1])
+
+
+def _of_one_rank(block: Iterable[Item]) -> tuple[Item, ...]:
+    """Entries of a block whose collectives have no groups of ranks."""
+    replace = msgspec.structs.replace
+    return tuple(
+        item if item.collective is None else replace(item, collective=replace(item.collective, group=None))
+        for item in block
+    )
 
 
 def fit_step(

@@ -126,7 +126,8 @@ def _fitted_collectives(text: str, scenario: Scenario, profile: Profile) -> Prof
     ranks = scenario.world_size if ranks is None else ranks
     if ranks > profile.gpus:
         raise InputError(COLLECTIVE, text, f"has {ranks} ranks, but {profile.name} has {profile.gpus} GPUs")
-    return fit_collective(profile, measured, range(ranks), COLLECTIVE)[0]
+    gpus = scenario.gpus[:ranks] if ranks <= scenario.world_size else range(ranks)
+    return fit_collective(profile, measured, gpus, COLLECTIVE)[0]
 
 
 def _measured(text: str) -> tuple[Measured, int | None]:
