@@ -29,6 +29,8 @@ RESIDENT: Plain = {"kind": "resident"}
 
 def scenario(model: Plain, parallelism: Any, world_size: int, policy: Plain = RESIDENT, **more: Any) -> Scenario:
     hardware = next(name for gpus, name in HOSTS.items() if gpus >= world_size)
+    if parallelism in ("ring", "pipeline", "cfg", "data"):
+        parallelism = {parallelism: world_size}
     workload = {"steps": 2, "parallelism": parallelism} | model | more
     return Scenario.from_plain({"hardware": hardware, "world_size": world_size, "workload": workload, "policy": policy})
 
@@ -260,11 +262,11 @@ def test_three_and_six_ranks_and_tokens_that_do_not_divide() -> None:
         (PIXART, {"tensor": 4, "ulysses": 8}, 32, "workload.parallelism: tensor 4 x ulysses 8: pixart-xl-2 has 16"),
         (PIXART, {"tensor": 2, "ring": 2}, 2, "workload.parallelism: is tensor 2 x ring 2: 4 ranks, but world_size is 2"),
         (PIXART, {"cfg": 4}, 4, "workload.parallelism: cfg 4: a step of pixart-xl-2 has 2 passes to divide"),
-        (FLUX, "cfg", 2, "workload.parallelism: cfg over world_size 2: a step of flux.1-dev has 1 pass to divide"),
-        (PIXART | {"layers": 2}, "pipeline", 4, "2 layers are fewer than stages"),
+        (FLUX, {"cfg": 2}, 2, "workload.parallelism: cfg 2: a step of flux.1-dev has 1 pass to divide"),
+        (PIXART | {"layers": 2}, {"pipeline": 4}, 4, "2 layers are fewer than stages"),
         (PIXART, {"tensor": 0}, 1, "workload.parallelism.tensor: is 0, at least 1 is needed"),
         (PIXART, {"expert": 2}, 2, "workload.parallelism.expert: unknown key"),
-        (PIXART, "rings", 2, "workload.parallelism: did you mean 'ring'? expected one of tensor, ulysses, ring"),
+        (PIXART, "ring", 2, "workload.parallelism: expected one of ulysses, tensor or a mapping of keys to values"),
     ],
 )  # fmt: skip
 def test_layouts_that_cannot_be_are_refused_with_the_reason(

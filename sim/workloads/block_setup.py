@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sim.workloads.block_items import Groups
 from sim.workloads.layouts import Dimension, Layout
@@ -11,7 +11,7 @@ from sim.workloads.model_shapes import Model
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
 from sim.workloads.workload import Layer
 
-Parallelism = Dimension | Layout
+Parallelism = Literal["ulysses", "tensor"] | Layout
 """One dimension over all ranks, or the size of each."""
 
 
