@@ -253,6 +253,20 @@ def test_layouts_of_a_model_are_compared() -> None:
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
 
 
+@pytest.mark.parametrize(
+    "workload",
+    [
+        WORKLOAD | {"block": BLOCK},
+        {"model": "flux.1-dev", "height": 256, "width": 256, "batch": 2},
+        {"blocks": [{"repeat": 2, "layer_bytes": 8, "block": BLOCK}], "passes_per_step": 2, "synchronous": True},
+    ],
+)
+def test_a_scenario_is_read_from_its_plain_data(workload: dict[str, Any]) -> None:
+    policy = {"kind": "whole_layer", "resident_layers": [0, 1], "prefetch_layers": 0, "issue": "after_compute"}
+    given = scenario_of(workload, policy)
+    assert Scenario.from_plain(yaml.safe_load(yaml.safe_dump(given.to_plain()))) == given
+
+
 def test_notebooks_and_frames(today: Plan) -> None:
     html = today._repr_html_()
     assert "<table>" in html and "fastest" in html
