@@ -215,7 +215,8 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
     done = invoke("plan", file, "--memory", "20MiB")
     assert done.exit_code == 1
     assert "Nothing fits 20 MiB: the smallest schedule" in done.stdout
-    assert "collective buffers" in done.stdout and "--memory" in done.stdout
+    assert "collective buffers" in done.stdout and "It fits with --memory 50MiB or more" in done.stdout
+    assert invoke("plan", file, "--memory", "50MiB").exit_code == 0
     plain = json.loads(invoke("plan", file, "--memory", "40MiB", "--json").stdout)
     assert plain["best"] is None and plain["pareto"] == []
     assert not any(p["fits_memory"] and p["runtimes"] for p in plain["evaluated"])
@@ -251,6 +252,20 @@ def test_layouts_of_a_model_are_compared() -> None:
     assert tried >= {(1, "ulysses"), (2, "ulysses"), (2, "tensor")}
     assert found.best is not None
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        WORKLOAD | {"block": BLOCK},
+        {"model": "flux.1-dev", "height": 256, "width": 256, "batch": 2},
+        {"blocks": [{"repeat": 2, "layer_bytes": 8, "block": BLOCK}], "passes_per_step": 2, "synchronous": True},
+    ],
+)
+def test_a_scenario_is_read_from_its_plain_data(workload: dict[str, Any]) -> None:
+    policy = {"kind": "whole_layer", "resident_layers": [0, 1], "prefetch_layers": 0, "issue": "after_compute"}
+    given = scenario_of(workload, policy)
+    assert Scenario.from_plain(yaml.safe_load(yaml.safe_dump(given.to_plain()))) == given
 
 
 def test_notebooks_and_frames(today: Plan) -> None:

@@ -139,7 +139,7 @@ def plan(
         write_page(html, given.name, found)
         say(f"page: {html}")
     if found.best is None:
-        raise Failure(f"nothing fits: {found.sentences[0]}")
+        raise Failure(found.sentences[0])
     if out is not None:
         from sim.inputs.atomic_files import write_atomically
         from sim.report.plan_tables import scenario_text

@@ -36,7 +36,8 @@ def _nothing_fits(plan: Plan) -> Iterator[str]:
     helps = [s for s in plan.suggestions if s.fits_memory]
     for tip in helps:
         yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
-    more = f"It fits with --memory {need.replace(' ', '')} or more, or with fewer frames or pixels"
+    enough = -(-(plan.needed.peak_memory_bytes + plan.reserve_bytes) // 2**20)
+    more = f"It fits with --memory {enough}MiB or more, or with fewer frames or pixels"
     yield f"{more}." if helps else f"{more}; no change tried is enough."
 
 

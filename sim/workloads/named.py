@@ -45,15 +45,9 @@ class Named(Config, frozen=True):
     text_tokens: int | None = None
     cross_attention_collectives: Literal[0, 4] | None = None
     synchronous: bool = False
-<<<<<<< HEAD
     weights: Weights = AS_COMPUTED
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
-=======
-    divide_text: bool = False
-    """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
-    weights: Weights = AS_COMPUTED
->>>>>>> models-layouts
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
