@@ -11,7 +11,7 @@ from typing import Any, Self, cast
 import msgspec
 
 from sim import policies
-from sim.hardware import MOST_GPUS, Profile, load_profile, profile_file
+from sim.hardware import MAX_GPUS, Profile, load_profile, profile_file
 from sim.hardware.collectives import domains_of, hierarchical_kinds
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
@@ -27,8 +27,8 @@ from sim.workloads.block_items import CollectiveOp, too_few
 from sim.workloads.explicit import Explicit
 from sim.workloads.named import Named
 
-MOST_LAYERS = 10_000
-MOST_COMMANDS = 10_000_000
+MAX_LAYERS = 10_000
+MAX_COMMANDS = 10_000_000
 """Commands of all ranks together."""
 COMMAND_BYTES = 600
 """Memory that a command takes, from the program to the figures, B: the most measured (docs/architecture.md)."""
@@ -208,10 +208,10 @@ def _given(plain: Any) -> Any:
 
 def _check_size(scenario: Scenario) -> None:
     """Raise `InputError` for a scenario whose program would fill the memory, before anything is built."""
-    if scenario.world_size > MOST_GPUS:
-        raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MOST_GPUS} ranks are simulated")
-    if (layers := scenario.workload.layer_count()) > MOST_LAYERS:
-        raise InputError("scenario", "workload", f"has {layers} layers, at most {MOST_LAYERS} are simulated")
+    if scenario.world_size > MAX_GPUS:
+        raise InputError("scenario", "world_size", f"is {scenario.world_size}, at most {MAX_GPUS} ranks are simulated")
+    if (layers := scenario.workload.layer_count()) > MAX_LAYERS:
+        raise InputError("scenario", "workload", f"has {layers} layers, at most {MAX_LAYERS} are simulated")
     workload, policy = scenario.workload.resolve(scenario.world_size), scenario.policy
     if workload.ranks and policy.own_collectives:
         problem = "gathers weights over all ranks, but the stages of a pipeline have layers of their own"
@@ -224,8 +224,8 @@ def _check_size(scenario: Scenario) -> None:
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
     commands = policies.count_commands(workload, policy, scenario.world_size)
-    if commands > MOST_COMMANDS:
-        problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MOST_COMMANDS} are "
+    if commands > MAX_COMMANDS:
+        problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MAX_COMMANDS} are "
         problem += f"simulated: it would take about {commands * COMMAND_BYTES / 1e9:.3g} GB of memory; "
         problem += "take fewer steps, prefetch_layers or slots, or larger chunks"
         raise InputError("scenario", "", problem)

@@ -13,7 +13,8 @@ from hypothesis import given
 from strategies import Case, Plain, cases, collective, compute, scenario
 
 from sim import policies
-from sim.analysis.explain import MAX_HIDDEN_SHARE, MIN_SHARE, Change, Explanation, explain
+from sim.analysis.binding import MAX_HIDDEN_SHARE, MIN_SHARE
+from sim.analysis.explain import Change, Explanation, explain
 from sim.hardware import Profile
 from sim.inputs.units import Number, show_bytes
 from sim.policies import Policy, describe, difference

@@ -25,7 +25,7 @@ from sim.inputs.input_files import MAX_BYTES, read_bytes
 from sim.inputs.yaml_files import MAX_VALUES, parse_yaml
 from sim.policies import count_commands, load_policies
 from sim.report.hardware_page import hardware_page
-from sim.scenario import COMMAND_BYTES, MOST_COMMANDS, Scenario
+from sim.scenario import COMMAND_BYTES, MAX_COMMANDS, Scenario
 from sim.sweeps.results_file import MAX_BYTES as MAX_ROWS_BYTES
 
 SCENARIO: Plain = {
@@ -215,5 +215,5 @@ def test_commands_are_counted_over_all_ranks() -> None:
     one = {**SCENARIO["workload"], "layer_bytes": 10**6, "steps": 1, "layers": 1}
     data = {**SCENARIO, "hardware": "aurora-12tiles", "workload": one, "policy": {"kind": "chunked", "chunk_bytes": 1}}
     assert Scenario.from_plain({**data, "world_size": 1}).world_size == 1
-    with pytest.raises(InputError, match=f"commands on 12 ranks, at most {MOST_COMMANDS} are simulated"):
+    with pytest.raises(InputError, match=f"commands on 12 ranks, at most {MAX_COMMANDS} are simulated"):
         Scenario.from_plain({**data, "world_size": 12})

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from sim import policies
+from sim.analysis.binding import MIN_SHARE, Facts, facts_of, listed, verdict
 from sim.hardware import Profile
 from sim.inputs import units
 from sim.inputs.config import InputError
@@ -23,13 +24,9 @@ from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluated, Evaluator, Figures, evaluate
 from sim.sweeps.job import Job
-from sim.timeline.critical_path import CAUSE_GROUPS, CAUSE_LABELS, WEIGHT_COPIES, Waterfall, waterfall
+from sim.timeline.critical_path import CAUSE_LABELS, Waterfall, waterfall
 from sim.timeline.metrics import LEFT_OUT, is_mean
 
-MIN_SHARE = 0.005
-"""Causes and gains below this share of the step are not mentioned."""
-MAX_HIDDEN_SHARE = 0.02
-"""Copies hide if they are at most this share of the critical path and lengthen the step by no more than it."""
 FIT_STEP = 0.01
 """Step of the search for the largest resident fraction that fits."""
 _FIT_TRIES = 3
@@ -73,22 +70,6 @@ class _Run(NamedTuple):
         return self.job.profile.memory_of(self.job.scenario.gpus)
 
 
-class _Facts(NamedTuple):
-    """What the sentences follow from (s, B)."""
-
-    by_cause: dict[str, float]
-    waterfall: Waterfall
-    offloads: bool
-    """Whether weights are copied or gathered."""
-    copies_else: bool
-    """Whether blocks copy anything else."""
-    peak: int
-    capacity: float
-    """Device memory."""
-    step_time: float
-    """The median step, which variants are compared with."""
-
-
 def resident_causes(scenario: Scenario, profile: Profile | None = None) -> dict[str, float]:
     """Causes of the step (s) with all weights on the GPU, on the scenario's own profile unless another is given."""
     return evaluate(resident(Job.of(scenario, profile))).figures().causes_s
@@ -110,24 +91,6 @@ def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
     return _explained(job, None, evaluator)
 
 
-def what_binds(job: Job, figures: Figures, resident_causes_s: dict[str, float]) -> list[str]:
-    """What binds, and whether the weights hide: sentences from figures with causes, and the resident step's causes."""
-    return list(_verdict(_facts(job, figures, waterfall(figures.causes_s, resident_causes_s))))
-
-
-def _facts(job: Job, figures: Figures, fall: Waterfall) -> _Facts:
-    metrics = figures.metrics
-    return _Facts(
-        figures.causes_s,
-        fall,
-        bool(metrics["h2d_bytes_per_step"] or figures.gathers),
-        metrics["block_copy_bytes_per_step"] > 0,
-        metrics["peak_memory_bytes"],
-        job.profile.memory_of(job.scenario.gpus),
-        metrics["step_time_s"],
-    )
-
-
 def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanation:
     """Of a job, with its figures and causes where they are known."""
     job = job._replace(causes=True)
@@ -142,13 +105,13 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
     figures = [found[number] for number in range(len(found))]
     run = _Run(job, own or figures[0].figures())
     fall = waterfall(run.figures.causes_s, figures[len(first) - 1].figures().causes_s)
-    facts = _facts(job, run.figures, fall)
+    facts = facts_of(job, run.figures, fall)
     tried = [_tried(variant, evaluated) for variant, evaluated in zip(jobs, figures[len(first) :], strict=True)]
     changes = sorted(_changes(run, [one for one in tried if one is not None], evaluator), key=lambda c: c.step_s)
     return Explanation([*_what_binds(run, facts), *_what_helps(facts, changes)], fall, changes)
 
 
-def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
+def _what_binds(run: _Run, facts: Facts) -> Iterator[str]:
     figures, fall, by_cause = run.figures.metrics, facts.waterfall, facts.by_cause
     step = fall.step_s
     mean = " in the mean" if is_mean(figures) else ""
@@ -164,12 +127,12 @@ def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
     ranked = sorted(by_cause.items(), key=lambda item: -item[1])
     parts = [f"{CAUSE_LABELS[c]} ({100 * s / step:.0f} %)" for c, s in ranked if s and s >= MIN_SHARE * step]
     if parts:
-        yield f"Its critical path is {_listed(parts)}."
-    yield from _verdict(facts)
+        yield f"Its critical path is {listed(parts)}."
+    yield from verdict(facts)
     delta = dict(fall.parts)
     slowed = [(c, delta.get(c, 0.0)) for c in ("copy_contention", "collective_contention")]
     if facts.offloads and sum(max(s, 0.0) for _, s in slowed) >= MIN_SHARE * step > 0:
-        costs = _listed([f"{CAUSE_LABELS[c]} {show_seconds(s)}" for c, s in slowed if s >= MIN_SHARE * step / 2])
+        costs = listed([f"{CAUSE_LABELS[c]} {show_seconds(s)}" for c, s in slowed if s >= MIN_SHARE * step / 2])
         overlap = figures["h2d_collective_overlap_s"]
         overlapping = f"; copies and collectives overlap for {show_seconds(overlap)}" if overlap else ""
         yield f"Transfers share links, which costs this path: {costs}{overlapping}."
@@ -177,43 +140,7 @@ def _what_binds(run: _Run, facts: _Facts) -> Iterator[str]:
         yield f"Waiting at gates takes {show_seconds(by_cause['yield_wait'])} of this path."
 
 
-def _verdict(facts: _Facts) -> Iterator[str]:
-    """What binds, the largest group of causes, and whether the weights hide behind it."""
-    step, resident = facts.waterfall.step_s, facts.waterfall.resident_s
-    shares = {name: sum(facts.by_cause[c] for c in group) for name, group in CAUSE_GROUPS.items()}
-    gathers = facts.by_cause["exposed_gather"]
-    weights = shares[WEIGHT_COPIES]
-    transfers = {"copies": weights - gathers, "gathers of weights": gathers}
-    by_time = sorted(transfers, key=lambda kind: -transfers[kind])
-    what = " and ".join(kind for kind in by_time if transfers[kind] >= MIN_SHARE * step > 0) or by_time[0]
-    first, *others = sorted(shares, key=lambda name: -shares[name])
-    names = {name: what if name == WEIGHT_COPIES else name for name in shares}
-    if step <= 0:
-        yield "The step takes no time: nothing binds."
-        return
-    rest = [f"{names[n]} {100 * shares[n] / step:.0f} %" for n in others if shares[n] >= MIN_SHARE * step]
-    binds = "binds: it is" if first == "host issue" else "bind: they are"
-    also = f" ({', '.join(rest)})" if rest else ""
-    named = names[first][0].upper() + names[first][1:]
-    yield f"{named} {binds} {100 * shares[first] / step:.0f} % of the critical path{also}."
-    if not facts.offloads:
-        yield "No weights are copied." if facts.copies_else else "Nothing is copied."
-        return
-    longer = step - resident
-    than = f"{100 * longer / resident:.1f} % longer" if resident and longer >= 0.0005 * resident else "no longer"
-    if weights + facts.by_cause["yield_wait"] <= MAX_HIDDEN_SHARE * step and longer <= MAX_HIDDEN_SHARE * resident:
-        yield f"The {what} hide behind {names[first]}: the step takes {than} than with all weights resident."
-        return
-    if first == WEIGHT_COPIES:
-        return
-    parts = [(CAUSE_LABELS[c], s) for c, s in facts.waterfall.parts if c != "hidden"]
-    largest = sorted(parts, key=lambda p: -p[1])[:3]
-    added = [f"{words} {show_seconds(s)}" for words, s in largest if s >= MIN_SHARE * step]
-    because = f"; on its critical path, but not on the resident one, is {_listed(added)}" if added else ""
-    yield f"Bringing the weights is not hidden: the step takes {than} than with all weights resident{because}."
-
-
-def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
+def _what_helps(facts: Facts, changes: list[Change]) -> Iterator[str]:
     step, capacity = facts.step_time, show_bytes(facts.capacity)
     fitting = [c for c in changes if c.fits_memory]
     if facts.peak > facts.capacity:
@@ -243,10 +170,6 @@ def _what_helps(facts: _Facts, changes: list[Change]) -> Iterator[str]:
 def _change(gain: float, step: float) -> str:
     share = 100 * abs(gain) / step if step else 0.0
     return f"{share:.1f} % {'less' if gain >= 0 else 'more'} time"
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _changes(run: _Run, tried: Sequence[_Run], evaluator: Evaluator) -> Iterator[Change]:

@@ -20,7 +20,7 @@ from sim.inputs.config import InputError
 from sim.inputs.units import Seconds, show_bytes, show_seconds
 from sim.program import CollectiveKind
 
-_LEAST_FACTOR, _MOST_FACTOR = 1e-6, 1e9
+_MIN_FACTOR, _MAX_FACTOR = 1e-6, 1e9
 
 
 class Measured(NamedTuple):
@@ -47,12 +47,12 @@ def fit_collective(
     def isolated(factor: float) -> float:
         return isolated_time(_scaled(profile, factor, said), kind, size, gpus)
 
-    low = Point(_LEAST_FACTOR, isolated(_LEAST_FACTOR))
+    low = Point(_MIN_FACTOR, isolated(_MIN_FACTOR))
     if seconds <= low.value * (1 + TOLERANCE):
         problem = f"is {show_seconds(seconds)}, but {kind} of {show_bytes(size)} takes {show_seconds(low.value)} "
         raise InputError(source, "", problem + f"on {len(gpus)} ranks of {profile.name} by its latency and links alone")
     high = Point(1.0, isolated(1.0))
-    while high.value < seconds * (1 - TOLERANCE) and high.at < _MOST_FACTOR:
+    while high.value < seconds * (1 - TOLERANCE) and high.at < _MAX_FACTOR:
         factor = high.at * max(2.0, 1.01 * seconds / high.value)
         low, high = high, Point(factor, isolated(factor))
     found = solve(isolated, seconds, low, high)

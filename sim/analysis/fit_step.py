@@ -23,7 +23,7 @@ from sim.scenario import Scenario
 from sim.workloads.block_items import Item
 from sim.workloads.named import Named
 
-_MOST_FACTOR = 1e12
+_MAX_FACTOR = 1e12
 
 
 def on_one_gpu(scenario: Scenario) -> Scenario:
@@ -90,7 +90,7 @@ def fit_step(
         raise InputError(source, "", problem + "launches and collectives alone take that long")
     high = Point(1.0, step(1.0))
     while high.value < seconds * (1 - TOLERANCE):
-        if high.at > _MOST_FACTOR:
+        if high.at > _MAX_FACTOR:
             raise InputError(source, "", f"is {show_seconds(seconds)}, but compute cannot make a step {where} so long")
         factor = high.at * max(2.0, 1.01 * seconds / high.value)
         low, high = high, Point(factor, step(factor))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 TOLERANCE = 1e-9
 """Relative, of the value."""
-_MOST_CALLS = 200
+_MAX_CALLS = 200
 
 
 class Point(NamedTuple):
@@ -23,7 +23,7 @@ def solve(function: Callable[[float], float], wanted: float, low: Point, high: P
     What is simulated is nearly linear in pieces. The secant is exact in one piece; where it does not halve what is
     left, a bisection does.
     """
-    for _ in range(_MOST_CALLS):
+    for _ in range(_MAX_CALLS):
         for point in (low, high):
             if abs(point.value - wanted) <= TOLERANCE * wanted:
                 return point.at

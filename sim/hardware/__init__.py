@@ -3,15 +3,15 @@
 from sim.hardware.collective_classes import CollectiveClass, Collectives, Contention, IsolatedTimes
 from sim.hardware.inheritance import Inherited
 from sim.hardware.loading import SESSION, is_session, load_profile, to_plain
-from sim.hardware.profile import COPY_TAG, SHORTEST_KERNEL, CollectiveTag, Profile
+from sim.hardware.profile import COPY_TAG, MIN_KERNEL_S, CollectiveTag, Profile
 from sim.hardware.profile_files import profile_file, shipped
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, HostIssue, Pageable, PageableCopies, Streams
+from sim.hardware.schema import MAX_GPUS, CopyClass, Device, HostIssue, Pageable, PageableCopies, Streams
 
 __all__ = [
     "COPY_TAG",
-    "MOST_GPUS",
+    "MAX_GPUS",
+    "MIN_KERNEL_S",
     "SESSION",
-    "SHORTEST_KERNEL",
     "CollectiveClass",
     "CollectiveTag",
     "Collectives",

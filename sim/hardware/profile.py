@@ -14,7 +14,7 @@ from sim.fluid import FlowSpec, Route
 from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
-from sim.hardware.schema import MOST_GPUS, CopyClass, Device, DeviceGroup, HostIssue, Pageable, Streams
+from sim.hardware.schema import MAX_GPUS, CopyClass, Device, DeviceGroup, HostIssue, Pageable, Streams
 from sim.hardware.topology import MIN_CAPACITY, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MAX_FAULTS, Config, InputError
@@ -22,7 +22,7 @@ from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bandwidth, Number
 from sim.program import CollectiveKind, CopyKind, HostCopyKind, Kernel
 
-SHORTEST_KERNEL = 1e-18
+MIN_KERNEL_S = 1e-18
 """Seconds of the shortest kernel whose launches are delayed in full: what delays shorter ones stays a finite rate."""
 
 
@@ -55,8 +55,8 @@ class Profile(Config, frozen=True, dict=True):
     """What it left out and has from the profile that it is `like`."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.gpus <= MOST_GPUS:
-            problem = f"is {self.gpus}, at least 1 is needed and at most {MOST_GPUS} are simulated"
+        if not 1 <= self.gpus <= MAX_GPUS:
+            problem = f"is {self.gpus}, at least 1 is needed and at most {MAX_GPUS} are simulated"
             raise FaultsError([Fault("gpus", problem)])
         refuse(islice(chain(self._wrong_routes(), self._wrong_numbers()), MAX_FAULTS + 1))
 
@@ -280,7 +280,7 @@ class Profile(Config, frozen=True, dict=True):
 
         Copies slow it while they use the GPU's h2d link, and collectives of other streams while they move data on it.
         """
-        lasts = max(seconds, SHORTEST_KERNEL)
+        lasts = max(seconds, MIN_KERNEL_S)
         drag = self.graph.copy(gpu, "h2d")[-1][0], self.streams.launch_delay.value * launches / lasts
         taken = self.device_of(gpu).beside_collective.value + self.streams.crowd_delay.value * launches / lasts
         return FlowSpec((), 1.0, 1.0, drag, slowed_by=(((CollectiveTag(None, gpu),), 1 / taken),))

@@ -8,7 +8,7 @@ from sim.hardware.topology import Sourced
 from sim.inputs.config import Config
 from sim.inputs.units import Bandwidth, Bytes, FlopRate, Number, Seconds
 
-MOST_GPUS = 1024
+MAX_GPUS = 1024
 
 
 class Device(Config, frozen=True):

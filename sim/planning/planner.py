@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sim.analysis.explain import what_binds
+from sim.analysis.binding import what_binds
 from sim.analysis.model_error import model_error
 from sim.analysis.sensitivity import around
 from sim.hardware import Profile

@@ -18,11 +18,11 @@ from sim.timeline import Timeline
 from sim.workloads.block_items import CopyOp
 from sim.workloads.workload import Layer, Workload
 
-LEAST_KEPT = 6
+MIN_KEPT = 6
 """Equal layers that are simulated at first; twice as many where nothing repeats among them."""
-LARGEST_SHARE = 1 / 2
+MAX_SHARE = 1 / 2
 """Of a pass's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
-WORTH = 50_000
+MIN_COMMANDS = 50_000
 """Commands from which on a run is long enough for a try."""
 
 
@@ -40,7 +40,7 @@ def run_layers(
     policy: Policy,
     world_size: int,
     shortcuts: bool = True,
-    worth: int = WORTH,
+    worth: int = MIN_COMMANDS,
     placement: Sequence[int] = (),
 ) -> Shortened:
     """Run `workload` under `policy` on the GPUs of `placement`; with `shortcuts`, leave out layers that repeat.
@@ -51,7 +51,7 @@ def run_layers(
     shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
     shortcuts = shortcuts and not any(isinstance(op, CopyOp) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
-    passes, kept = workload.steps * workload.passes_per_step, LEAST_KEPT + 2 * policy.prefetch_layers
+    passes, kept = workload.steps * workload.passes_per_step, MIN_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)
     whole: Program | None = None
     while shortcuts and (regions := _regions(workload, policy, kept)):
@@ -80,7 +80,7 @@ def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
         stay = min(kept, count)
         regions.append(Region(first, stay, count - stay))
         first += stay
-    return regions if first <= LARGEST_SHARE * len(workload.layers) else []
+    return regions if first <= MAX_SHARE * len(workload.layers) else []
 
 
 def _program(

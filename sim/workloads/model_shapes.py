@@ -28,10 +28,10 @@ BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 
 NO_SOURCE = "not given"
 """Source of the shapes of a file that does not say where they come from; files that are shipped all do."""
-MOST_SIZE = 10**6
+MAX_SIZE = 10**6
 """Of widths, heads, tokens and strides."""
-MOST_BLOCKS = 10_000
-MOST_PARAMETERS = 10**13
+MAX_BLOCKS = 10_000
+MAX_PARAMETERS = 10**13
 
 
 class Transformer(Config, frozen=True, kw_only=True):
@@ -147,9 +147,9 @@ class Model(Config, frozen=True, kw_only=True):
         least_none |= {f"blocks[{i}].small_parameters": b.small_parameters for i, b in enumerate(self.blocks)}
         counts = {"parameters.outside": self.parameters.outside, "parameters.published": self.parameters.published or 0}
         for least, most, values in (
-            (1, MOST_SIZE, least_one),
-            (0, MOST_SIZE, least_none),
-            (0, MOST_PARAMETERS, counts),
+            (1, MAX_SIZE, least_one),
+            (0, MAX_SIZE, least_none),
+            (0, MAX_PARAMETERS, counts),
         ):
             for path, value in values.items():
                 if not least <= value <= most:
@@ -159,8 +159,8 @@ class Model(Config, frozen=True, kw_only=True):
             yield Fault("transformer.heads", f"is {shapes.heads}, but hidden is {shapes.hidden}: expected {wanted}")
         if not self.blocks:
             yield Fault("blocks", "is empty: give at least one kind of block")
-        elif self.layers > MOST_BLOCKS:
-            yield Fault("blocks", f"are {self.layers} in all, at most {MOST_BLOCKS} are simulated")
+        elif self.layers > MAX_BLOCKS:
+            yield Fault("blocks", f"are {self.layers} in all, at most {MAX_BLOCKS} are simulated")
         kinds = {shape.kind for shape in self.blocks}
         if "cross" in kinds and len(kinds) > 1:
             others = ", ".join(sorted(kinds - {"cross"}))

@@ -17,7 +17,7 @@ from fuzzing.changes import damaged, odd, to_yaml
 from fuzzing.judge import Found, reading
 from fuzzing.scenarios import (
     FILE,
-    MOST_COMMANDS,
+    MAX_COMMANDS,
     size,
 )
 from sim.datasets.cases import load_cases, load_origin
@@ -116,7 +116,7 @@ def of_sets(random: Random) -> Found:
         load_cases(folder)
         load_origin(folder)
         data = load_set("set")
-        if comparing and all(size(case.load_scenario()) < 20 * MOST_COMMANDS for case in data.cases):
+        if comparing and all(size(case.load_scenario()) < 20 * MAX_COMMANDS for case in data.cases):
             list(compare_all(jobs(data, load_profile(name))))
 
     return reading(load, ["set/", "set: "])

@@ -31,7 +31,7 @@ from sim.scenario import Scenario
 from sim.sweeps.experiments import load_experiment
 from sim.workloads import named
 
-MOST_COMMANDS = 6000
+MAX_COMMANDS = 6000
 """Commands of a scenario that is run here: larger ones are right, and take too long for thousands of inputs."""
 
 TOO_LARGE = Found("too large to run here", [])
@@ -77,7 +77,7 @@ def runs(random: Random) -> list[str]:
 def run_scenario(random: Random, args: list[str], *names: str) -> Found:
     """Run a command on `FILE`, unless that would take long."""
     try:
-        if size(Scenario.load(FILE)) > MOST_COMMANDS / (10 if args[0] == "explain" else 1):
+        if size(Scenario.load(FILE)) > MAX_COMMANDS / (10 if args[0] == "explain" else 1):
             return TOO_LARGE
     except InputError:
         pass

@@ -15,7 +15,7 @@ from fuzzing.changes import flow, odd, odd_text, to_yaml
 from fuzzing.judge import Found, command, of_run, reading
 from fuzzing.scenarios import (
     FILE,
-    MOST_COMMANDS,
+    MAX_COMMANDS,
     ROWS,
     TOO_LARGE,
     good_scenarios,
@@ -33,7 +33,7 @@ from sim.sweeps.results_file import METRICS, Point, Row
 
 def sweep_checked(made: list[Point], page: Callable[[Path, list[Row]], None], random: Random) -> Found:
     """Run points in this process, twice with the file torn in between; every row against a simulation of its own."""
-    if len(made) > 12 or sum(size(point.job.scenario) for point in made) > MOST_COMMANDS:
+    if len(made) > 12 or sum(size(point.job.scenario) for point in made) > MAX_COMMANDS:
         return TOO_LARGE
     faults: list[str] = []
 
