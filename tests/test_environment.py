@@ -33,9 +33,8 @@ Seen = list[tuple[float, int, int]]
 
 def at_end_in_simpy(env: simpy.Environment, action: Callable[[], object]) -> None:
     """Priorities above normal come after all else of an instant."""
-    event = Event(env)
+    event = Event(simpy.Environment()).succeed()  # in one that never runs: it is scheduled here instead
     event.callbacks = [lambda _: action()]
-    event._ok, event._value = True, None
     env.schedule(event, priority=2)  # type: ignore[arg-type]
 
 
