@@ -135,8 +135,8 @@ class Named(Config, frozen=True):
         return model.guidance.passes if self.passes_per_step is None else self.passes_per_step
 
     def layer_count(self) -> int:
-        """Layers that run once, and those of a pass that are asked for."""
-        return (self.layers or 0) + sum(phase.repeat for phase in (*self.before, *self.after))
+        """Layers that run once; those of a pass are at most the model's."""
+        return sum(phase.repeat for phase in (*self.before, *self.after))
 
     def resolve(self, world_size: int) -> Workload:
         """What one of `world_size` ranks does: FLOP, bytes and launches of every item for the roofline.
