@@ -133,7 +133,7 @@ def test_a_value_of_another_type_is_told_what_goes_there(data: object, kind: Any
 
 @pytest.mark.parametrize("value", ["ring", "Ulysses", "", 3, None, ["tensor"]])
 def test_a_wrong_kind_of_parallelism_is_told_what_is_allowed(value: object) -> None:
-    with pytest.raises(InputError, match=r"workload\.parallelism: is .*expected one of ulysses, tensor"):
+    with pytest.raises(InputError, match=r"workload\.parallelism: .*expected one of ulysses, tensor or a mapping"):
         Scenario.from_plain(put(NAMED, ("workload", "parallelism"), value))
 
 

@@ -117,7 +117,7 @@ def test_the_rows_of_a_sweep_are_a_table() -> None:
     read = Parsed(rows._repr_html_())
     assert read.tags.count("tr") == 1 + 4
     assert read.text.count("yes") == 4
-    failed = Rows([rows[0]._replace(figures={}, error="deadlock at 3 s")])
+    failed = Rows([rows[0]._replace(metrics={}, error="deadlock at 3 s")])
     assert "deadlock at 3 s" in Parsed(failed._repr_html_()).text
 
 

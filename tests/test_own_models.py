@@ -180,7 +180,7 @@ def test_another_file_in_place_of_a_model_is_named(folder: Path, name: str) -> N
 def test_a_model_file_that_is_not_there_is_said_so(folder: Path) -> None:
     (folder / "models" / "mine.yaml").unlink()
     done = invoke("run", folder / "s.yaml")
-    assert done.exit_code == 2 and "workload.model: 'models/mine.yaml' is no known model" in done.stderr
+    assert done.exit_code == 2 and "workload.model: 'models/mine.yaml' is not a known model" in done.stderr
     assert "or give a YAML file: there is none of that path" in done.stderr
     with pytest.raises(InputError, match="there is none of that path"):
         load_model("nowhere.yml")

@@ -19,6 +19,7 @@ from sim.cli import main
 from sim.policies import kinds, register, unregister
 from sim.policies.chunked import Chunked
 from sim.report.plan_page import plan_page
+from sim.workloads.layouts import Layout
 
 MIB = 2**20
 BLOCK = [compute(1e-4), collective(4 * MIB), compute(2e-4)]
@@ -249,7 +250,8 @@ def test_layouts_of_a_model_are_compared() -> None:
     small = scenario_of(model, {"kind": "resident"}, 2)
     found = sim.plan(small, gpus=(1, 2), parallelism="auto")
     tried = {(p.world_size, getattr(p.scenario.workload, "parallelism", None)) for p in found.evaluated}
-    assert tried >= {(1, "ulysses"), (2, "ulysses"), (2, "tensor")}
+    assert tried >= {(1, "ulysses"), (2, "ulysses"), (2, "tensor"), (2, Layout(cfg=2))}
+    assert json.loads(json.dumps(found.to_plain()))["evaluated"]
     assert found.best is not None
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
 

@@ -173,7 +173,7 @@ def changed(path: str, value: object) -> Plain:
         ("policy.kind", 7, "policy.kind", f"is 7; expected one of {POLICIES}"),
         ("policy.kind", [], "policy.kind", f"is []; expected one of {POLICIES}"),
         ("policy.kind", REMOVED, "policy.kind", f"is missing; one of {POLICIES}"),
-        ("policy.issue", "async", "policy.issue", "unknown key; expected one of chunk_bytes, drain, kind, lock, poll, prefetch_layers"),
+        ("policy.issue", "async", "policy.issue", "unknown key; expected one of chunk_bytes, drain, kind, lock, poll, prefetch_counts, prefetch_layers"),
         ("policy.window", "kernal", "policy.window", "kernal"),
         ("policy", {"kind": "chunked"}, "policy.chunk_bytes", "is missing"),
         ("policy", {"kind": "resident", "chunk_bytes": 1}, "policy.chunk_bytes", "unknown key; expected one of kind"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import get_args
 
 import msgspec
 
@@ -14,6 +13,7 @@ from sim.planning.space import Layout
 from sim.policies import Resident
 from sim.scenario import Scenario
 from sim.sweeps.job import Job
+from sim.workloads import layouts
 from sim.workloads.block_setup import Parallelism
 from sim.workloads.named import Named
 
@@ -54,9 +54,25 @@ def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterato
     workload = scenario.workload
     plain = msgspec.structs.replace(scenario, policy=Resident()).with_steps(min(workload.steps, STEPS))
     for count in counts:
-        at = msgspec.structs.replace(plain, world_size=count)
+        at = with_gpus(plain, count)
         if not every or not isinstance(workload, Named) or count == 1:
             yield at
             continue
-        for kind in get_args(Parallelism):
+        for kind in divisions(count):
             yield msgspec.structs.replace(at, workload=msgspec.structs.replace(at.workload, parallelism=kind))
+
+
+def with_gpus(scenario: Scenario, count: int) -> Scenario:
+    """The scenario on `count` GPUs: those that it names if it has as many, else the host's first."""
+    placement = scenario.placement if count == scenario.world_size else None
+    return msgspec.structs.replace(scenario, world_size=count, placement=placement)
+
+
+def divisions(count: int) -> Iterator[Parallelism]:
+    """Ways to divide a model among `count` GPUs, of which it may not have all: one dimension, CFG passes, tensor pairs."""
+    yield "ulysses"
+    yield "tensor"
+    if count % 2 == 0:
+        yield layouts.Layout(cfg=2, ulysses=count // 2)
+        if count > 2:
+            yield layouts.Layout(tensor=2, ulysses=count // 2)

@@ -53,7 +53,7 @@ class Point(NamedTuple):
             "policy": plain_policy(self.policy),
             "label": self.words,
             "world_size": self.world_size,
-            "parallelism": getattr(self.scenario.workload, "parallelism", None),
+            "parallelism": msgspec.to_builtins(getattr(self.scenario.workload, "parallelism", None)),
             "step_time_s": self.step_time_s,
             "interval": None if self.interval is None else list(self.interval),
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,12 +13,12 @@ from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes
 from sim.planning.floors import Floors
+from sim.planning.layouts import divisions, with_gpus
 from sim.planning.points import plain_policy
 from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job
-from sim.workloads.block_setup import Parallelism
 from sim.workloads.explicit import Blocks
 from sim.workloads.named import Named
 from sim.workloads.weight_formats import Weights
@@ -158,7 +158,7 @@ def _more_gpus(job: Job) -> Iterator[Change]:
         return
     for count in range(scenario.world_size + 1, job.profile.gpus + 1):
         try:
-            more = _job(msgspec.structs.replace(scenario, world_size=count), job)
+            more = _job(with_gpus(scenario, count), job)
         except InputError:
             continue
         yield Change(f"{count} GPUs instead of {scenario.world_size}", more)
@@ -170,11 +170,11 @@ def _other_parallelism(job: Job) -> Iterator[Change]:
     scenario = job.scenario
     if not isinstance(scenario.workload, Named) or scenario.world_size == 1:
         return
-    for kind in get_args(Parallelism):
+    for kind in divisions(scenario.world_size):
         if kind != scenario.workload.parallelism:
             workload = msgspec.structs.replace(scenario.workload, parallelism=kind)
             try:
-                yield Change(f"{kind} parallelism", _job(msgspec.structs.replace(scenario, workload=workload), job))
+                yield Change(f"parallelism: {kind}", _job(msgspec.structs.replace(scenario, workload=workload), job))
             except InputError:
                 continue
 
