@@ -69,7 +69,7 @@ def with_gpus(scenario: Scenario, count: int) -> Scenario:
 
 
 def divisions(count: int) -> Iterator[Parallelism]:
-    """Ways to divide a model among `count` GPUs, of which it may not have all: one dimension, CFG passes, tensor pairs."""
+    """Ways to divide a model among `count` GPUs: by one dimension, by CFG passes, or by tensor in pairs."""
     yield "ulysses"
     yield "tensor"
     if count % 2 == 0:
