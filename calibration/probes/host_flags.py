@@ -22,8 +22,8 @@ ORDER = (
 )
 """(word in memory, "at least" value that is waited for): the last ones are half a circle apart, or nearly."""
 
-LOOK_S = 0.01
-"""A wait that has not ended after so long is not satisfied."""
+LOOK_S = {"cuda": 0.01, "cpu": 0.3}
+"""A wait that has not ended after so long is not satisfied; a busy processor's threads may be late."""
 
 LIMIT_S = 30.0
 """A released wait that has not ended after so long never will."""
@@ -37,6 +37,7 @@ def order(context: Context, params: Params, background_scale: int) -> Measured:
     """
     words, stream = host_words(context), context.device.stream("compute")
     found, stated = {}, True
+    look_s = LOOK_S[context.device.torch_device.type]
     for memory, wanted in ORDER:
         context.device.synchronize()
         words[0] = memory
@@ -44,8 +45,8 @@ def order(context: Context, params: Params, background_scale: int) -> Measured:
         words.wait(stream, 0, wanted)()
         stream.record(done)()
         began = time.perf_counter()
-        while not (passed := done.done()) and time.perf_counter() - began < LOOK_S:
-            pass
+        while not (passed := done.done()) and time.perf_counter() - began < look_s:
+            time.sleep(0)
         words[0] = wanted
         while not done.done():
             if time.perf_counter() - began > LIMIT_S:

@@ -56,8 +56,8 @@ class Cluster(Executor):
     def __init__(self, address: str, patience_s: float = 60.0) -> None:
         from distributed import Client
 
-        for name in tuple(logging.root.manager.loggerDict):
-            if name.startswith("distributed"):  # what matters is said by what is raised here
+        for name in ("tornado.application", *logging.root.manager.loggerDict):
+            if name.startswith(("distributed", "tornado")):  # what matters is said by what is raised here
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self.address = address
         self._patience_s = patience_s
