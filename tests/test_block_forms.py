@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import msgspec
 import pytest
+import yaml
+from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import collective, compute
@@ -282,3 +285,19 @@ def test_a_layout_of_other_size_is_refused() -> None:
         scenario([compute(1e-3)], parallelism={"tensor": 2, "ring": 3})
     with pytest.raises(InputError, match="workload.parallelism.cfg: is 0, at least 1 is needed"):
         scenario([compute(1e-3)], parallelism={"tensor": 4, "cfg": 0})
+
+
+def test_entries_that_use_one_buffer_at_once_are_refused_with_the_file(chunkflow: Command, tmp_path: Path) -> None:
+    swap = {"kind": "h2d", "bytes": "1 MB", "buffer": "vae", "stream": "swap"}
+    block = [{"copy": swap}, {"copy": swap | {"kind": "d2h", "stream": None}}]
+    data = {
+        "hardware": "h200x1",
+        "world_size": 1,
+        "workload": {"layers": 1, "layer_bytes": "1 MB", "block": block},
+        "policy": {"kind": "resident"},
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(data))
+    for line in (["run", "s.yaml"], ["explain", "s.yaml"]):
+        done = chunkflow(*line, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("Error: s.yaml: workload: 'd2h' on stream 'compute' uses buffer 'copied vae'")

@@ -68,8 +68,11 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
         try:
             command(*args, **kwargs)
-        except (InputError, ProgramError) as error:
+        except InputError as error:
             raise _BadInput(str(error)) from None
+        except ProgramError as error:  # blocks whose entries use one buffer at once, or communicate in no order
+            where = f"{kwargs['given'].source}: workload: " if "given" in kwargs else ""
+            raise _BadInput(f"{where}{error}") from None
         except BrokenPipeError:
             raise
         except UnwritableError as error:
