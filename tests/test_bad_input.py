@@ -396,6 +396,7 @@ def test_unknown_profiles_are_refused(name: str) -> None:
         ("world_size=1..2:+0", "a range that ascends"),
         ("world_size=1..nan:+1", "not a number with a unit"),
         ("world_size=1..1e9:+1", "more than 1000000 values"),
+        ("world_size=1e30..1e30:+1", "has the step 1, which is too small beside 1e30"),
         ("world_size=1..1e999:x2", "not a number with a unit"),
         ("world_size=1 MiB..2 ms:x2", "world_size"),
         ("policy.chunk_byte=1", "policy.chunk_byte: unknown key"),

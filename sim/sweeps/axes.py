@@ -84,6 +84,8 @@ def _range(axis: str, first: str, last: str, how: str, by: str) -> list[object]:
         problem = f"{_NEEDS}; this one has the {name} {by.strip()}, which must be above {least}"
     elif how == "x" and low <= 0:
         problem = f"{_NEEDS}; this one multiplies from {first.strip()}, which must be above 0"
+    elif (high * step if how == "x" else high + step) == high:
+        problem = f"has the {name} {by.strip()}, which is too small beside {last.strip()} to be told from none"
     elif (math.log(high / low) / math.log(step) if how == "x" else (high - low) / step) >= MAX_POINTS:
         problem = f"has more than {MAX_POINTS} values: take a larger {name}"
     if problem:
