@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from strategies import scenario as scenario_of
 import sim
 from sim import Plan, Scenario
 from sim.cli import main
+from sim.inputs.config import InputError
 from sim.policies import kinds, register, unregister
 from sim.policies.chunked import Chunked
 from sim.report.plan_page import plan_page
@@ -289,3 +291,50 @@ def test_the_reserve_counts(scenario: Scenario, today: Plan) -> None:
     found = sim.plan(scenario, memory=LIMIT + 50 * MIB, reserve=50 * MIB)
     assert found.best is not None and today.best is not None
     assert found.best.policy == today.best.policy
+
+
+def test_numbers_of_gpus_that_a_division_cannot_have_are_refused_and_one_gpu_needs_none() -> None:
+    model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 2, "steps": 2}
+    divided = scenario_of(
+        model | {"parallelism": {"tensor": 2, "ulysses": 2}}, {"kind": "resident"}, 4, "h200x4-hostpath"
+    )
+    with pytest.raises(InputError, match="--gpus: 2: the model is divided as tensor 2 x ulysses 2"):
+        sim.plan(divided, gpus=(1, 2))
+    found = sim.plan(divided, gpus=(1, 4))
+    assert {p.world_size for p in found.evaluated} == {1, 4}
+    own = {getattr(p.scenario.workload, "parallelism", None) for p in sim.plan(divided, parallelism="auto").evaluated}
+    assert Layout(tensor=2, ulysses=2) in own and "ulysses" in own
+
+
+def test_the_limit_holds_for_gpus_of_every_kind(tmp_path: Path) -> None:
+    card = {"gpus": [1], "name": "small", "memory": {"value": "1 GiB", "source": "x"}}
+    host = {"name": "mix", "description": "x", "like": "h200x2-hostpath", "devices": [card]}
+    (tmp_path / "mix.yaml").write_text(yaml.safe_dump(host))
+    data = {
+        "hardware": str(tmp_path / "mix.yaml"),
+        "world_size": 1,
+        "placement": [1],
+        "workload": WORKLOAD | {"block": [compute(1e-3)], "layer_bytes": "100 MB", "layers": 8},
+        "policy": {"kind": "resident"},
+    }
+    small = Scenario.from_plain(data)
+    for asked in ({"memory": 500 * 2**20}, {"reserve": 524 * 2**20}):
+        found = sim.plan(small, **asked)
+        assert found.memory_limit_bytes == 500 * 2**20
+        assert found.best is not None and found.best.peak_memory_bytes <= 500 * 2**20
+
+
+def test_the_written_scenario_runs_from_anywhere_and_names_what_its_figures_need(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "own.yaml").write_text("{name: own, description: x, like: h200x2-hostpath}")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(PLAIN))
+    with contextlib.chdir(tmp_path):
+        done = invoke(
+            "plan", "s.yaml", "--hardware", "sub/own.yaml", "--fit-step", "50ms", "-o", "o.yaml", "--no-cache"
+        )
+        assert done.exit_code == 0, done.stderr
+    assert "its figures need the same options: chunkflow-sim run o.yaml --fit-step 50ms" in done.stderr
+    written = (tmp_path / "o.yaml").read_text()
+    assert "# These figures need the same options: chunkflow-sim run --fit-step 50ms" in written
+    assert yaml.safe_load(written)["hardware"] == str((tmp_path / "sub" / "own.yaml").resolve())
+    Scenario.load(tmp_path / "o.yaml").profile()

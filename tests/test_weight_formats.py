@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from calibration.torch_machine import unsupported
 from sim import Scenario, simulate
 from sim.inputs.config import InputError
 from sim.program.ops import Linear
@@ -90,6 +89,9 @@ def test_weights_of_two_bytes_make_the_program_that_was_made_before_they_could_b
 
 
 def test_kernels_of_quantised_weights_do_not_run_on_gpus_and_say_so_before_anything_starts() -> None:
+    pytest.importorskip("torch", reason="the torch extra is not installed")
+    from calibration.torch_machine import unsupported
+
     assert unsupported(scenario(None).program()) is None
     why = unsupported(scenario({"dtype": "fp8"}).program())
     assert why is not None

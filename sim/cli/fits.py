@@ -51,6 +51,12 @@ class Fits(NamedTuple):
     fit_step_as_written: str | None = None
     fit_collective: str | None = None
 
+    @property
+    def options(self) -> str:
+        """As the command line has them; empty if nothing is fitted."""
+        names = (STEP, AS_WRITTEN, COLLECTIVE)
+        return " ".join(f"{name} {value}" for name, value in zip(names, self, strict=True) if value is not None)
+
     def fitted(self, scenario: Scenario, profile: Profile) -> Profile:
         """`profile` fitted to what was measured: collectives first, which steps as written have. Raises InputError."""
         from sim.analysis.fit_step import fit_step

@@ -108,6 +108,7 @@ def plan(
 
     The policy in FILE plays no part. Exit code 1 if nothing fits.
     """
+    from sim.cli.common import note
     from sim.planning import plan as search
 
     scenario, profile = given.load()
@@ -144,5 +145,7 @@ def plan(
         from sim.inputs.atomic_files import write_atomically
         from sim.report.plan_tables import scenario_text
 
-        write_atomically(out, scenario_text(found))
+        write_atomically(out, scenario_text(found, given.fits.options))
         say(f"scenario: {out}")
+        if given.fits.options:
+            note(f"its figures need the same options: chunkflow-sim run {out} {given.fits.options}")

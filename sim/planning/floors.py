@@ -35,7 +35,7 @@ class Floors:
         for layer in workload.layers:
             for op in layer.block:
                 if isinstance(op, Compute):
-                    self.stream_s += profile.kernel_seconds(Kernel("", op.name, **op.work()))
+                    self.stream_s += profile.kernel_seconds(Kernel("", op.name, **op.work()), gpus[0])
                 # what only some ranks do, or what runs beside the compute stream, is left out: the floor is lower
                 if not isinstance(op, CollectiveOp) or op.group is not None or op.stream is not None:
                     continue

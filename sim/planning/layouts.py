@@ -22,7 +22,7 @@ STEPS = 2
 
 
 def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Layout]:
-    """The scenario's own layout; or with each of `gpus` and, with `every`, each kind of parallelism.
+    """The scenario's own layout; or with each of `gpus` and, with `every`, those of `divisions` too.
 
     Raises:
         InputError: numbers of GPUs that the host or the workload does not have, or none is possible.
@@ -55,11 +55,24 @@ def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterato
     plain = msgspec.structs.replace(scenario, policy=Resident()).with_steps(min(workload.steps, STEPS))
     for count in counts:
         at = with_gpus(plain, count)
-        if not every or not isinstance(workload, Named) or count == 1:
+        own = count == scenario.world_size
+        if not isinstance(workload, Named):
             yield at
             continue
-        for kind in divisions(count):
-            yield msgspec.structs.replace(at, workload=msgspec.structs.replace(at.workload, parallelism=kind))
+        if count == 1 and not own:
+            yield _divided(at, "ulysses")
+        elif own or not every:
+            if not own and isinstance(workload.parallelism, layouts.Layout):
+                problem = f"the model is divided as {workload.parallelism}: --parallelism auto divides it in other ways"
+                raise InputError("--gpus", str(count), problem)
+            yield at
+        for kind in divisions(count) if every and count > 1 else ():
+            if not own or kind != workload.parallelism:
+                yield _divided(at, kind)
+
+
+def _divided(scenario: Scenario, kind: Parallelism) -> Scenario:
+    return msgspec.structs.replace(scenario, workload=msgspec.structs.replace(scenario.workload, parallelism=kind))
 
 
 def with_gpus(scenario: Scenario, count: int) -> Scenario:

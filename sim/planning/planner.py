@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from sim.analysis.binding import what_binds
 from sim.analysis.model_error import model_error
 from sim.analysis.sensitivity import around
 from sim.hardware import Profile
-from sim.hardware.profile_parameters import changed
+from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.inputs.config import InputError
 from sim.planning.layouts import layouts_of
 from sim.planning.points import Point, pareto
@@ -76,6 +77,9 @@ def plan(
     return _Planning(scenario, profile or scenario.profile(), asked, evaluator or Evaluator()).run()
 
 
+_MEMORY = re.compile(r"device\.memory|devices\[\d+\]\.memory")
+
+
 class _Planning:
     """One plan in the making."""
 
@@ -85,18 +89,25 @@ class _Planning:
         self.profile = profile
         self.asked = asked
         self.evaluator = evaluator
-        given = asked.memory if asked.memory is not None else profile.memory_of(scenario.gpus)
-        self.limit = given - asked.reserve
-        if self.limit < 1:
-            raise InputError("--reserve", "", f"is {asked.reserve}, and leaves nothing of {given}")
-        # what every rank is judged by, so that figures say of each whether it fits
-        limited = changed(profile, {"device.memory": lambda memory: self.limit})
+        if asked.memory is not None and asked.memory < 1:
+            raise InputError("--memory", str(asked.memory), "expected at least 1 byte")
+        # what every rank is judged by, so that figures say of each whether it fits: GPUs of each kind have their own
+        kinds = [path for path in numbers_by_path(profile) if _MEMORY.fullmatch(path)]
+        limited = changed(profile, dict.fromkeys(kinds, self._allowed))
         self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
+        self.limit = max(layout.memory for layout in self.layouts)
         self.limits = Limits(self.limit, asked.within, asked.host_memory)
         self.deviation = {}
         for layout in self.layouts:
             known = model_error(profile, layout.world_size)
             self.deviation[layout.world_size] = None if known is None else known.deviation
+
+    def _allowed(self, memory: float) -> int:
+        """Of a GPU's memory, B. Raises `InputError` if nothing is left."""
+        given = int(memory) if self.asked.memory is None else self.asked.memory
+        if given <= self.asked.reserve:
+            raise InputError("--reserve", "", f"is {self.asked.reserve}, and leaves nothing of {given}")
+        return given - self.asked.reserve
 
     def run(self) -> Plan:
         """Search, then look at what was found."""

@@ -102,7 +102,7 @@ class Plan(NamedTuple):
         """How a point's layout differs from the scenario's; empty where it does not."""
         words = []
         if point.world_size != self.scenario.world_size:
-            words.append(f"{point.world_size} GPUs")
+            words.append(f"{point.world_size} GPU{'s' * (point.world_size > 1)}")
         kind = getattr(point.scenario.workload, "parallelism", None)
         if kind != getattr(self.scenario.workload, "parallelism", None):
             words.append(str(kind))

@@ -111,7 +111,8 @@ class Search(Simulated):
 
         What a run takes beside weights is taken to be as in those that were simulated.
         """
-        layout, limit = self.layouts[family.layout], self.limits.memory if memory is None else memory
+        layout = self.layouts[family.layout]
+        limit = min(layout.memory, self.limits.memory if memory is None else memory)
         last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
         beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
 

@@ -79,9 +79,9 @@ class Simulated:
 
     def may_fit(self, layout: int, policy: Policy) -> bool:
         """Whether it is not proved that a schedule needs more memory than there is."""
-        floors = self.layouts[layout].floors
+        at = self.layouts[layout]
         host = self.limits.host_memory
-        return floors.memory(policy) <= self.limits.memory and (
+        return at.floors.memory(policy) <= min(at.memory, self.limits.memory) and (
             host is None or self.host_memory(layout, policy) <= host
         )
 

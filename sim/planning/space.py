@@ -29,6 +29,11 @@ class Layout(NamedTuple):
     floors: Floors
 
     @property
+    def memory(self) -> int:
+        """What the smallest of its GPUs may take, B."""
+        return self.job.profile.memory_of(self.job.scenario.gpus)
+
+    @property
     def world_size(self) -> int:
         """GPUs."""
         return self.job.scenario.world_size

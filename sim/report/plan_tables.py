@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning import Plan
 from sim.planning.memory import components
@@ -38,6 +40,8 @@ def print_plan(name: str, plan: Plan) -> None:
     if plan.suggestions:
         made = table("with", "step time", "change", "peak memory", title="what would help, each simulated")
         made.add_column("schedule", style="dim")
+        for at, column in enumerate(made.columns):  # words wrap, figures do not
+            column.no_wrap = 0 < at < len(made.columns) - 1
         for tip in plan.suggestions:
             made.add_row(
                 tip.words,
@@ -63,8 +67,8 @@ def print_plan(name: str, plan: Plan) -> None:
     )
 
 
-def scenario_text(plan: Plan) -> str:
-    """The chosen scenario as YAML for `run`."""
+def scenario_text(plan: Plan, options: str = "") -> str:
+    """The chosen scenario as YAML for `run`, wherever it lies. `options` made the plan's figures what they are."""
     import yaml
 
     chosen = plan.chosen()
@@ -72,4 +76,10 @@ def scenario_text(plan: Plan) -> str:
     step, peak = show_seconds(plan.best.step_time_s), show_bytes(plan.best.peak_memory_bytes)
     allowed = show_bytes(plan.memory_limit_bytes)
     head = f"# Chosen by chunkflow-sim plan: step {step}, peak memory {peak} of {allowed}"
-    return f"{head}\n{yaml.safe_dump(chosen.to_plain(), sort_keys=False, allow_unicode=True)}"
+    if options:
+        head += f"\n# These figures need the same options: chunkflow-sim run {options}"
+    plain = chosen.to_plain()
+    for place, key in ((plain, "hardware"), (plain["workload"], "model")):
+        if str(place.get(key)).endswith((".yaml", ".yml")):
+            place[key] = str(Path(place[key]).resolve())
+    return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"

@@ -250,6 +250,19 @@ def side_streams(block: Sequence[Op]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(stream for stream in streams if stream))
 
 
+def wrong_block(block: Sequence[Item]) -> Iterator[Fault]:
+    """Faults of a block without entries, and of waits for streams on which it has issued nothing before."""
+    if not block:
+        yield Fault("block", "is empty")
+    issued: list[str] = []
+    for number, item in enumerate(block):
+        if item.wait is None:
+            issued += side_streams([item.op])
+        elif item.wait not in issued:
+            known = f"expected one of {', '.join(dict.fromkeys(issued))}" if issued else "no entry before has a stream"
+            yield Fault(f"block[{number}].wait", f"is {item.wait!r}, on which nothing is issued before: {known}")
+
+
 def command_count(block: Sequence[Op]) -> int:
     """Commands that one rank issues for a block: each entry, and an event and its wait for each change of streams."""
     forks = sum(2 for op in block if isinstance(op, Wait) or getattr(op, "stream", None))

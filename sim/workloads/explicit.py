@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
-from sim.workloads.block_items import CollectiveOp, Compute, Item, collective_buffer, too_few
+from sim.workloads.block_items import CollectiveOp, Compute, Item, collective_buffer, too_few, wrong_block
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.workload import Layer, Workload
@@ -27,7 +27,7 @@ class Blocks(Config, frozen=True):
     block: tuple[Item, ...]
 
     def __post_init__(self) -> None:
-        refuse((*too_few(self, ("repeat",)), *([] if self.block else [Fault("block", "is empty")])))
+        refuse((*too_few(self, ("repeat",)), *wrong_block(self.block)))
 
 
 class Explicit(Config, frozen=True):
@@ -63,8 +63,8 @@ class Explicit(Config, frozen=True):
         elif not self.blocks:
             yield Fault("blocks", "is empty")
         yield from too_few(self, ("steps", "passes_per_step", "layers"))
-        if self.block is not None and not self.block:
-            yield Fault("block", "is empty")
+        if self.block is not None:
+            yield from wrong_block(self.block)
 
     def layer_count(self) -> int:
         """Layers of one pass, and those that run once."""

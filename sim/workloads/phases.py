@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
-from sim.workloads.block_items import Item, too_few
+from sim.workloads.block_items import Item, too_few, wrong_block
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.workload import Layer
 
@@ -25,7 +25,7 @@ class Phase(Config, frozen=True):
     memory_bytes: Bytes = Bytes(0)
 
     def __post_init__(self) -> None:
-        refuse((*too_few(self, ("repeat",)), *([] if self.block else [Fault("block", "is empty")])))
+        refuse((*too_few(self, ("repeat",)), *wrong_block(self.block)))
 
 
 def phase_layers(phases: Sequence[Phase], layout: Layout | None, world_size: int) -> tuple[Layer, ...]:
