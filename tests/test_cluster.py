@@ -282,7 +282,7 @@ def test_wrong_use_of_dask_is_wrong_input(chunkflow: Command, tmp_path: Path) ->
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(BASE))
     line = ["sweep", "s.yaml", "--set", "world_size=1"]
     wrong = {
-        ("--dask", ""): "'--dask': '' is no scheduler's address: expected HOST:PORT, or tls://HOST:PORT",
+        ("--dask", ""): "'--dask': '' is not a scheduler's address: expected HOST:PORT, or tls://HOST:PORT",
         ("--dask", "127.0.0.1:1", "--workers", "2"): "--workers are processes of this machine",
     }
     for options, told in wrong.items():

@@ -185,18 +185,13 @@ def evaluating(workers: int | None, no_cache: bool, count: int | None = None) ->
         yield Evaluator(pool, user_cache(not no_cache), lambda now: advance(now.done))
 
 
-class SchedulerAddress(click.ParamType[str]):
-    """Where a Dask scheduler listens."""
+def _scheduler_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Where a Dask scheduler listens, as given; refuses what is not an address."""
+    from sim.sweeps.cluster import is_address
 
-    name = "address"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The address. Fails for what is none."""
-        from sim.sweeps.cluster import is_address
-
-        if not is_address(value):
-            self.fail(f"{value!r} is no scheduler's address: expected HOST:PORT, or tls://HOST:PORT", param, ctx)
-        return str(value)
+    if value is not None and not is_address(value):
+        raise click.BadParameter(f"{value!r} is not a scheduler's address: expected HOST:PORT, or tls://HOST:PORT")
+    return value
 
 
 @contextmanager
@@ -242,7 +237,7 @@ def point_options(command: Callable[..., None]) -> Callable[..., None]:
         force_option,
         click.option("--recompute", is_flag=True, help=RECOMPUTE),
         click.option(
-            "--dask", type=SchedulerAddress(), help="Run on the Dask cluster with its scheduler at this address."
+            "--dask", callback=_scheduler_address, help="Run on the Dask cluster with its scheduler at this address."
         ),
         workers_option,
         no_cache_option,
