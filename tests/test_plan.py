@@ -338,3 +338,10 @@ def test_the_written_scenario_runs_from_anywhere_and_names_what_its_figures_need
     assert "# These figures need the same options: chunkflow-sim run --fit-step 50ms" in written
     assert yaml.safe_load(written)["hardware"] == str((tmp_path / "sub" / "own.yaml").resolve())
     Scenario.load(tmp_path / "o.yaml").profile()
+
+
+def test_a_limit_above_the_card_is_noted(file: Path) -> None:
+    done = invoke("plan", file, "--memory", "1 TiB", "--json")
+    assert done.exit_code == 0
+    assert done.stderr.startswith("note: --memory 1024 GiB is more than the GPU's 140.4 GiB")
+    assert json.loads(done.stdout)["best"]["policy"]["kind"] == "resident"

@@ -109,10 +109,14 @@ def plan(
     The policy in FILE plays no part. Exit code 1 if nothing fits.
     """
     from sim.cli.common import note
+    from sim.inputs.units import show_bytes
     from sim.planning import plan as search
 
     scenario, profile = given.load()
     check_outputs_shared(force, ("--html", html, "PAGE"), ("--out", out, "SCENARIO"))
+    card = profile.memory_of(scenario.gpus)
+    if memory is not None and memory > card:
+        note(f"--memory {show_bytes(memory)} is more than the GPU's {show_bytes(card)}")
     with evaluating(workers, no_cache) as evaluator:
         found = search(
             scenario,
