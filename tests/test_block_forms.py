@@ -12,12 +12,11 @@ import yaml
 from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shortcut_runs import both_ways, steps_of
 from strategies import collective, compute
 
 from sim import Scenario, simulate
-from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
-from sim.inputs.units import Number
 from sim.machine import SimulatedMachine
 from sim.policies import count_commands
 from sim.program import Collective, Copy, Kernel, WaitFlag
@@ -246,16 +245,8 @@ def test_layers_with_groups_and_streams_that_repeat_can_be_left_out(
     block: list[Plain], policy: Plain, placement: list[int]
 ) -> None:
     made = scenario([compute(2e-3), *block], policy=policy, steps=2, layers=40)
-    profile = made.profile()
-    short_queues = msgspec.structs.replace(profile.host, queue_depth=Sourced(Number(12.0), "test"))
-    machine = SimulatedMachine(msgspec.structs.replace(profile, host=short_queues))
-    workload = made.workload.resolve(4)
-    whole, short = (
-        run_layers(machine, workload, made.policy, 4, on, worth=0, placement=placement) for on in (False, True)
-    )
-    assert [t for steps in short.timeline.steps for t in steps] == pytest.approx(
-        [t for steps in whole.timeline.steps for t in steps], rel=1e-6
-    )
+    whole, short = both_ways(msgspec.structs.replace(made, placement=tuple(placement)), 12.0)
+    assert steps_of(short) == pytest.approx(steps_of(whole), rel=1e-6)
     hypothesis.event(f"left out: {short.repeated_layers > 0}")
 
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from shortcut_runs import both_ways, steps_of
 from strategies import collective, compute, tiny_profile
 
 from sim import Scenario, simulate
 from sim.analysis.first_order import layer_time, step_seconds
 from sim.hardware import load_profile
-from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
-from sim.inputs.units import Number
 from sim.machine import SimulatedMachine
 from sim.policies import build
-from sim.shortcuts import run_layers
 
 TWO_SWITCHES = "h100x8-pcie-2switch"
 WORKLOAD = {
@@ -56,17 +54,9 @@ def test_layers_that_repeat_are_left_out_where_ranks_are_placed(placement: list[
     scenario = Scenario.from_plain(
         plain(placement=placement, workload=WORKLOAD | {"layers": 60}, policy={"kind": "whole_layer"})
     )
-    profile = scenario.profile()
-    short_queues = msgspec.structs.replace(profile.host, queue_depth=Sourced(Number(10.0), "test"))
-    machine = SimulatedMachine(msgspec.structs.replace(profile, host=short_queues))
-    workload = scenario.workload.resolve(4)
-    whole, short = (
-        run_layers(machine, workload, scenario.policy, 4, on, worth=0, placement=placement) for on in (False, True)
-    )
+    whole, short = both_ways(scenario, 10.0)
     assert short.repeated_layers
-    assert [t for steps in short.timeline.steps for t in steps] == pytest.approx(
-        [t for steps in whole.timeline.steps for t in steps], rel=1e-9
-    )
+    assert steps_of(short) == pytest.approx(steps_of(whole), rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def thinned(of: Layout) -> list[Family]:
 
 def searched(case: Case, memory: int, small: int, evaluator: Evaluator) -> Search:
     at = layout(case, memory)
-    search = Search([at], Limits(memory, 0.01), evaluator, small=small, most=10**9)
+    search = Search([at], Limits(0.01), evaluator, small=small, most=10**9)
     search.run(thinned(at))
     return search
 
@@ -90,7 +90,7 @@ def test_a_schedule_is_discarded_exactly_where_its_floor_says_so() -> None:
     block = {"layers": 4, "steps": 2, "layer_bytes": 8, "block": [compute(2.0)]}
     case = Case(block, {"kind": "resident"}, 1)
     at = layout(case, 1000)
-    search = Search([at], Limits(1000, 0.0), Evaluator())
+    search = Search([at], Limits(0.0), Evaluator())
     search.simulate([(0, Resident())])
     assert search.best is not None and search.best.step_s == 8.0
     whole = kinds()["whole_layer"].read({})

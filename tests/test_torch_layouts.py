@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 from strategies import compute
+from tiny_models import tiny
 
 from sim import Scenario
 from sim.policies import Resident, build
 from sim.program import Collective, Copy, PointToPoint, Program
-from sim.workloads.block_setup import Setup
 from sim.workloads.layouts import Layout
-from sim.workloads.model_blocks import block
-from sim.workloads.named import load_model
 from sim.workloads.stages import divided
 from sim.workloads.workload import Workload
 
@@ -30,19 +27,9 @@ def machine() -> Iterator[TorchMachine]:
         yield made
 
 
-def tiny(model: str, sizes: dict[str, int]) -> Workload:
-    """Two layers of each kind of `model` at a width of 64 and a head of 16, 24 image tokens and 8 of text."""
-    shapes = load_model(model)
-    small = {"hidden": 64, "heads": 4, "ffn": 128, "modulation": min(shapes.transformer.modulation, 32)}
-    shapes = msgspec.structs.replace(
-        shapes,
-        transformer=msgspec.structs.replace(shapes.transformer, **small),
-        blocks=tuple(msgspec.structs.replace(b, small_parameters=256) for b in shapes.blocks),
-    )
-    setup = Setup(shapes, Layout(**sizes), 4, 1, 24, 8, shapes.ulysses.cross_attention)
-    blocks = [block(setup, shape) for shape in shapes.blocks]
-    activations, scratch = (2 * max(of) for of in zip(*[b[1:] for b in blocks], strict=True))
-    return divided(Workload(tuple(b.layer for b in blocks) * 2, 2, 1, activations, scratch), setup)
+def divided_among(model: str, sizes: dict[str, int]) -> Workload:
+    """A tiny `model` divided among four ranks."""
+    return divided(*tiny(model, Layout(**sizes), 4))
 
 
 def assert_runs(machine: TorchMachine, program: Program) -> None:
@@ -74,7 +61,7 @@ CASES = [("wan2.1-1.3b", sizes) for sizes in LAYOUTS] + [
 
 @pytest.mark.parametrize(("model", "sizes"), CASES, ids=str)
 def test_layouts_of_four_run_on_gloo(machine: TorchMachine, model: str, sizes: dict[str, int]) -> None:
-    assert_runs(machine, build(tiny(model, sizes), Resident(), 4))
+    assert_runs(machine, build(divided_among(model, sizes), Resident(), 4))
 
 
 POLICIES: list[dict[str, Any]] = [

@@ -7,14 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from tiny_models import tiny
 
 from sim.machine import DeadlockError, SimulatedMachine
 from sim.policies import Policy, build
 from sim.program import Collective, Copy, Kernel, Program, RankBuilder, instrument
 from sim.scenario import Scenario
-from sim.workloads.block_setup import Setup
-from sim.workloads.explicit import Workload
-from sim.workloads.model_blocks import block
 from sim.workloads.named import load_model
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
@@ -33,21 +31,6 @@ MODELS = {
     "last": "sd3.5-large",
     "gated, without bias": "flux.2-dev",
 }
-
-
-def tiny(model: str, parallelism: str = "ulysses", world_size: int = 2, steps: int = 2, batch: int = 1) -> Workload:
-    """One layer of each kind of `model`, twice, at a width of 64 and a head of 16."""
-    shapes = load_model(model)
-    small = {"hidden": 64, "heads": 4, "ffn": 128, "modulation": min(shapes.transformer.modulation, 32)}
-    shapes = msgspec.structs.replace(
-        shapes,
-        transformer=msgspec.structs.replace(shapes.transformer, **small),
-        blocks=tuple(msgspec.structs.replace(b, small_parameters=256) for b in shapes.blocks),
-    )
-    setup = Setup(shapes, parallelism, world_size, batch, 24, 8, shapes.ulysses.cross_attention)  # type: ignore[arg-type]
-    blocks = [block(setup, shape) for shape in shapes.blocks]
-    activations, scratch = (2 * batch * max(sizes) for sizes in zip(*[b[1:] for b in blocks], strict=True))
-    return Workload(tuple(b.layer for b in blocks) * 2, steps, 1, activations, scratch)
 
 
 POLICIES: list[dict[str, Any]] = [
@@ -108,7 +91,7 @@ def one_rank() -> Iterator[TorchMachine]:
 @pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_every_policy_computes_what_resident_does(machine: TorchMachine, model: str, parallelism: str) -> None:
-    workload = tiny(model, parallelism)
+    workload = tiny(model, parallelism)[0]
     expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
     assert all(r.finite for r in expected.ranks)
     for plain in POLICIES:
@@ -120,7 +103,7 @@ def test_every_policy_computes_what_resident_does(machine: TorchMachine, model: 
 @pytest.mark.parametrize("parallelism", ["ulysses", "tensor"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_a_batch_is_the_same_bits_under_every_policy(machine: TorchMachine, model: str, parallelism: str) -> None:
-    workload = tiny(model, parallelism, steps=1, batch=3)
+    workload = tiny(model, parallelism, steps=1, batch=3)[0]
     expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
     assert all(r.finite for r in expected.ranks)
     for plain in (POLICIES[4], POLICIES[6], POLICIES[10]):
@@ -132,7 +115,7 @@ def test_a_batch_is_the_same_bits_under_every_policy(machine: TorchMachine, mode
 def test_outputs_depend_on_every_step(machine: TorchMachine) -> None:
     """Equal outputs mean something: another step gives another output."""
     policy = policy_of({"kind": "resident"})
-    one, two = (machine.execute(build(tiny("wan2.1-1.3b", steps=n), policy, 2)).ranks[0].output for n in (1, 2))
+    one, two = (machine.execute(build(tiny("wan2.1-1.3b", steps=n)[0], policy, 2)).ranks[0].output for n in (1, 2))
     assert one != two
 
 
@@ -182,8 +165,8 @@ def test_a_collective_starts_when_the_last_rank_has_come(machine: TorchMachine) 
 def test_ranks_together_compute_what_one_does_alone(model: str) -> None:
     """Ulysses over two ranks is attention over the whole sequence: what is exchanged comes to its place."""
     local, hidden, text = 12, 64, 8
-    whole = Ranks(build(tiny(model, world_size=1, steps=1), policy_of({"kind": "resident"}), 1))
-    halves = Ranks(build(tiny(model, steps=1), policy_of({"kind": "resident"}), 2))
+    whole = Ranks(build(tiny(model, world_size=1, steps=1)[0], policy_of({"kind": "resident"}), 1))
+    halves = Ranks(build(tiny(model, steps=1)[0], policy_of({"kind": "resident"}), 2))
     words = text if model == "hunyuanvideo" else 0
     full = whole.hidden(0, 2 * local + words, hidden)
     for rank in range(2):
@@ -207,12 +190,12 @@ def test_ranks_together_compute_what_one_does_alone(model: str) -> None:
 def test_a_sample_of_a_batch_is_what_it_is_alone(model: str, parallelism: str) -> None:
     """The kept matrices of each sample (hidden vectors, text, conditioning) begin and end as those of a batch of 1."""
     batch, resident = 3, policy_of({"kind": "resident"})
-    together = Ranks(build(tiny(model, parallelism, steps=1, batch=batch), resident, 2))
+    together = Ranks(build(tiny(model, parallelism, steps=1, batch=batch)[0], resident, 2))
     local, hidden, text = 12 if parallelism == "ulysses" else 24, 64, 8
     cross = load_model(model).blocks[0].kind == "cross"
     kept = [(local + (0 if cross else text)) * hidden, *([text * hidden] if cross else []), 32]
     kept = kept if load_model(model).transformer.modulation else kept[:-1]
-    samples = [Ranks(build(tiny(model, parallelism, steps=1), resident, 2)) for _ in range(batch)]
+    samples = [Ranks(build(tiny(model, parallelism, steps=1)[0], resident, 2)) for _ in range(batch)]
 
     def pairs() -> Iterator[tuple[Any, Any]]:
         """(of the batch, of the sample alone) for every sample, rank and kept matrix."""
@@ -312,7 +295,7 @@ def test_a_program_that_cannot_run_is_reported(one_rank: TorchMachine) -> None:
 def test_weights_are_found_wherever_the_cut_runs(fraction: float) -> None:
     """What a kernel sees as a layer's weights is the layer's own bytes, resident or copied."""
     policy = policy_of({"kind": "chunked", "chunk_bytes": "1 KiB", "resident_fraction": fraction})
-    program = build(tiny("wan2.1-1.3b"), policy, 1).ranks[0]
+    program = build(tiny("wan2.1-1.3b")[0], policy, 1).ranks[0]
     device = CpuDevice()
     host = HostWeights(device, [w.bytes for w in program.weights])
     memory = Memory(device, program, host, 0)

@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
-from sim.analysis.roots import TOLERANCE, Point, solve
+from sim.analysis.roots import TOLERANCE, Point, bracket, solve
 from sim.hardware import CollectiveClass, IsolatedTimes, Profile
 from sim.hardware.collectives import isolated_time
 from sim.inputs.config import InputError
@@ -45,24 +45,20 @@ def fit_collective(
     said = f"{source} {kind}:{show_bytes(size)}:{show_seconds(seconds)} on {len(gpus)} ranks"
 
     def isolated(factor: float) -> float:
-        return isolated_time(_scaled(profile, factor, said), kind, size, gpus)
+        return isolated_time(with_byte_times(profile, factor, said), kind, size, gpus)
 
     low = Point(_MIN_FACTOR, isolated(_MIN_FACTOR))
     if seconds <= low.value * (1 + TOLERANCE):
         problem = f"is {show_seconds(seconds)}, but {kind} of {show_bytes(size)} takes {show_seconds(low.value)} "
         raise InputError(source, "", problem + f"on {len(gpus)} ranks of {profile.name} by its latency and links alone")
-    high = Point(1.0, isolated(1.0))
-    while high.value < seconds * (1 - TOLERANCE) and high.at < _MAX_FACTOR:
-        factor = high.at * max(2.0, 1.01 * seconds / high.value)
-        low, high = high, Point(factor, isolated(factor))
-    found = solve(isolated, seconds, low, high)
+    found = solve(isolated, seconds, *bracket(isolated, seconds, low, Point(1.0, isolated(1.0)), _MAX_FACTOR))
     if found is None:
         raise InputError(source, "", f"is {show_seconds(seconds)}: no rate gives exactly that")
-    return _scaled(profile, found, said), found
+    return with_byte_times(profile, found, said), found
 
 
-def _scaled(profile: Profile, factor: float, source: str) -> Profile:
-    """`profile` whose tables of isolated times have all that is beyond the latency times `factor`."""
+def with_byte_times(profile: Profile, factor: float, source: str) -> Profile:
+    """`profile` whose tables of isolated times have all that is beyond the latency times `factor`, said by `source`."""
     replace = msgspec.structs.replace
     classes = {}
     for kind in get_args(CollectiveKind):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from sim.analysis.roots import TOLERANCE, Point, solve
+from sim.analysis.roots import TOLERANCE, Point, bracket, solve
 from sim.hardware import Profile
 from sim.hardware.topology import MIN_CAPACITY, Sourced
 from sim.inputs.config import InputError
@@ -88,12 +88,9 @@ def fit_step(
             f"is {show_seconds(seconds)}, but a step {where} takes {show_seconds(low.value)} without any compute: "
         )
         raise InputError(source, "", problem + "launches and collectives alone take that long")
-    high = Point(1.0, step(1.0))
-    while high.value < seconds * (1 - TOLERANCE):
-        if high.at > _MAX_FACTOR:
-            raise InputError(source, "", f"is {show_seconds(seconds)}, but compute cannot make a step {where} so long")
-        factor = high.at * max(2.0, 1.01 * seconds / high.value)
-        low, high = high, Point(factor, step(factor))
+    low, high = bracket(step, seconds, low, Point(1.0, step(1.0)), _MAX_FACTOR)
+    if high.value < seconds * (1 - TOLERANCE):
+        raise InputError(source, "", f"is {show_seconds(seconds)}, but compute cannot make a step {where} so long")
     factor_found = solve(step, seconds, low, high)
     if factor_found is None:
         raise InputError(source, "", f"is {show_seconds(seconds)}: no factor on compute gives exactly that step")

@@ -34,6 +34,19 @@ def solve(function: Callable[[float], float], wanted: float, low: Point, high: P
     return None
 
 
+def bracket(
+    function: Callable[[float], float], wanted: float, low: Point, high: Point, most: float
+) -> tuple[Point, Point]:
+    """Arguments from `low` on that have `wanted` between them: `high`, or a larger one, found by the line through 0.
+
+    The upper one's value is still below `wanted` where an argument above `most` would be needed.
+    """
+    while high.value < wanted * (1 - TOLERANCE) and high.at <= most:
+        at = high.at * max(2.0, 1.01 * wanted / high.value)
+        low, high = high, Point(at, function(at))
+    return low, high
+
+
 def _narrowed(
     function: Callable[[float], float], wanted: float, low: Point, high: Point, share: float
 ) -> tuple[Point, Point]:

@@ -185,13 +185,25 @@ def evaluating(workers: int | None, no_cache: bool, count: int | None = None) ->
         yield Evaluator(pool, user_cache(not no_cache), lambda now: advance(now.done))
 
 
-def _scheduler_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Where a Dask scheduler listens, as given; refuses what is not an address."""
+def parsed(parse: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """A callback of an option whose text `parse` reads, or raises ValueError."""
+
+    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return read
+
+
+def _scheduler_address(text: str) -> str:
+    """Where a Dask scheduler listens. Raises ValueError for what is not an address."""
     from sim.sweeps.cluster import is_address
 
-    if value is not None and not is_address(value):
-        raise click.BadParameter(f"{value!r} is not a scheduler's address: expected HOST:PORT, or tls://HOST:PORT")
-    return value
+    if not is_address(text):
+        raise ValueError(f"{text!r} is not a scheduler's address: expected HOST:PORT, or tls://HOST:PORT")
+    return text
 
 
 @contextmanager
@@ -237,7 +249,9 @@ def point_options(command: Callable[..., None]) -> Callable[..., None]:
         force_option,
         click.option("--recompute", is_flag=True, help=RECOMPUTE),
         click.option(
-            "--dask", callback=_scheduler_address, help="Run on the Dask cluster with its scheduler at this address."
+            "--dask",
+            callback=parsed(_scheduler_address),
+            help="Run on the Dask cluster whose scheduler is at this address.",
         ),
         workers_option,
         no_cache_option,

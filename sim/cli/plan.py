@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,25 +15,13 @@ from sim.cli.common import (
     force_option,
     main,
     no_cache_option,
+    note,
+    parsed,
     say,
     with_exit_codes,
     workers_option,
 )
 from sim.cli.scenario_input import Given, scenario_options
-
-Callback = Callable[[click.Context, click.Parameter, Any], Any]
-
-
-def _parsed(parse: Callable[[str], Any]) -> Callback:
-    """A callback of an option whose text `parse` reads, or raises ValueError."""
-
-    def read(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-        try:
-            return None if value is None else parse(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return read
 
 
 def _size(text: str) -> int:
@@ -62,16 +49,16 @@ def _counts(text: str) -> tuple[int, ...]:
 
 @main.command()
 @scenario_options()
-@click.option("--memory", callback=_parsed(_size), help="Device memory, such as 24GiB; the card's unless given.")
+@click.option("--memory", callback=parsed(_size), help="Device memory, such as 24GiB; the card's unless given.")
 @click.option(
     "--reserve",
-    callback=_parsed(_size),
+    callback=parsed(_size),
     default="0",
     help="Of it, for what no peak counts: CUDA context, NCCL, encoders.",
 )
-@click.option("--host-memory", callback=_parsed(_size), help="Host memory for pinned weights of all ranks together.")
+@click.option("--host-memory", callback=parsed(_size), help="Host memory for pinned weights of all ranks together.")
 @click.option(
-    "--within", callback=_parsed(_share), default="1%", show_default=True, help="How much longer the smallest may take."
+    "--within", callback=parsed(_share), default="1%", show_default=True, help="How much longer the smallest may take."
 )
 @click.option(
     "--runtime",
@@ -79,7 +66,7 @@ def _counts(text: str) -> tuple[int, ...]:
     show_default=True,
     help="Schedules of: any, sglang, vllm-omni, diffusers, or today (any of the three named ones).",
 )
-@click.option("--gpus", callback=_parsed(_counts), help="Numbers of GPUs to compare, such as 1,2,4.")
+@click.option("--gpus", callback=parsed(_counts), help="Numbers of GPUs to compare, such as 1,2,4.")
 @click.option("--parallelism", type=click.Choice(["auto"]), help="Compare the ways to divide a named model.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=OutputPath(), help="Write a page to this file.")
@@ -108,7 +95,6 @@ def plan(
 
     The policy in FILE plays no part. Exit code 1 if nothing fits.
     """
-    from sim.cli.common import note
     from sim.inputs.units import show_bytes
     from sim.planning import plan as search
 

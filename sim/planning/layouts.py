@@ -60,7 +60,7 @@ def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterato
             yield at
             continue
         if count == 1 and not own:
-            yield _divided(at, "ulysses")
+            yield divided(at, "ulysses")
         elif own or not every:
             if not own and isinstance(workload.parallelism, layouts.Layout):
                 problem = f"the model is divided as {workload.parallelism}: --parallelism auto divides it in other ways"
@@ -68,10 +68,11 @@ def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterato
             yield at
         for kind in divisions(count) if every and count > 1 else ():
             if not own or kind != workload.parallelism:
-                yield _divided(at, kind)
+                yield divided(at, kind)
 
 
-def _divided(scenario: Scenario, kind: Parallelism) -> Scenario:
+def divided(scenario: Scenario, kind: Parallelism) -> Scenario:
+    """The scenario of a named model, divided in another way."""
     return msgspec.structs.replace(scenario, workload=msgspec.structs.replace(scenario.workload, parallelism=kind))
 
 

@@ -96,7 +96,7 @@ class _Planning:
         limited = changed(profile, dict.fromkeys(kinds, self._allowed))
         self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
         self.limit = max(layout.memory for layout in self.layouts)
-        self.limits = Limits(self.limit, asked.within, asked.host_memory)
+        self.limits = Limits(asked.within, asked.host_memory)
         self.deviation = {}
         for layout in self.layouts:
             known = model_error(profile, layout.world_size)

@@ -112,7 +112,7 @@ class Search(Simulated):
         What a run takes beside weights is taken to be as in those that were simulated.
         """
         layout = self.layouts[family.layout]
-        limit = min(layout.memory, self.limits.memory if memory is None else memory)
+        limit = layout.memory if memory is None else min(layout.memory, memory)
         last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
         beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sim.inputs.config import InputError
 from sim.machine import DeadlockError
-from sim.planning.space import Layout, candidate_job
+from sim.planning.space import Layout, under
 from sim.policies import Policy, count_commands
 from sim.program import ProgramError
 from sim.sweeps.evaluation import Evaluator, Figures
@@ -45,8 +45,6 @@ class Found(NamedTuple):
 class Limits(NamedTuple):
     """What a schedule must keep to."""
 
-    memory: int
-    """Device memory of a rank, B."""
     within: float
     """How much longer than the fastest the smallest may take, relative."""
     host_memory: int | None = None
@@ -80,10 +78,11 @@ class Simulated:
     def may_fit(self, layout: int, policy: Policy) -> bool:
         """Whether it is not proved that a schedule needs more memory than there is."""
         at = self.layouts[layout]
+        return at.floors.memory(policy) <= at.memory and self._fits_host(layout, policy)
+
+    def _fits_host(self, layout: int, policy: Policy) -> bool:
         host = self.limits.host_memory
-        return at.floors.memory(policy) <= min(at.memory, self.limits.memory) and (
-            host is None or self.host_memory(layout, policy) <= host
-        )
+        return host is None or self.host_memory(layout, policy) <= host
 
     def host_memory(self, layout: int, policy: Policy) -> int:
         """Pinned bytes of all ranks for the weights that are copied, at least."""
@@ -122,7 +121,7 @@ class Simulated:
             if not anyway and not self.needed(layout, policy):
                 self.pruned[layout, policy] = self.layouts[layout].floors.step_s(policy)
                 continue
-            job = candidate_job(self.layouts[layout], policy)
+            job = under(self.layouts[layout].job, policy)
             cost = count_commands(self.layouts[layout].floors.workload, policy, self.layouts[layout].world_size)
             if job is None or (self.left <= 0 and not anyway):
                 continue
@@ -141,8 +140,7 @@ class Simulated:
                 self._note(found)
 
     def _note(self, found: Found) -> None:
-        host = self.limits.host_memory
-        if not found.fits or (host is not None and self.host_memory(found.layout, found.policy) > host):
+        if not self._kept(found):
             return
         if self.best is None or found.step_s < self.best.step_s:
             self.best = self.smallest = found
@@ -156,12 +154,11 @@ class Simulated:
 
     def fitting(self) -> Iterator[Found]:
         """What was simulated and fits."""
-        host = self.limits.host_memory
-        for found in self.known.values():
-            if found is None or not found.fits:
-                continue
-            if host is None or self.host_memory(found.layout, found.policy) <= host:
-                yield found
+        return (found for found in self.known.values() if found is not None and self._kept(found))
+
+    def _kept(self, found: Found) -> bool:
+        """Whether a schedule keeps to the limits."""
+        return found.fits and self._fits_host(found.layout, found.policy)
 
 
 def _size(found: Found) -> tuple[int, float]:

@@ -38,12 +38,6 @@ class Layout(NamedTuple):
         """GPUs."""
         return self.job.scenario.world_size
 
-    @property
-    def parallelism(self) -> str | None:
-        """How a named model is divided among them; None of explicit blocks."""
-        found = getattr(self.job.scenario.workload, "parallelism", None)
-        return None if found is None else str(found)
-
 
 class Family(NamedTuple):
     """Schedules of one kind on one layout that differ along axes of ordered values."""
@@ -125,10 +119,10 @@ def largest_fit(family: Family, at: dict[str, int], fits: Callable[[Policy], boo
     return None if place < 0 else {**at, axis: place}
 
 
-def candidate_job(layout: Layout, policy: Policy) -> Job | None:
-    """The layout's job under `policy`; None if it is too large to simulate: nobody could choose it."""
+def under(job: Job, policy: Policy) -> Job | None:
+    """`job` under `policy`; None if it is too large to simulate: nobody could choose it."""
     try:
-        return layout.job._replace(scenario=layout.job.scenario.with_policy(policy))
+        return job._replace(scenario=job.scenario.with_policy(policy))
     except InputError:
         return None
 

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from sim.analysis.fit_collective import with_byte_times
 from sim.analysis.sensitivity import factors
-from sim.hardware import IsolatedTimes, Profile
-from sim.hardware.profile_parameters import changed, numbers_by_path
+from sim.hardware.profile_parameters import changed
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes
 from sim.planning.floors import Floors
-from sim.planning.layouts import divisions, with_gpus
+from sim.planning.layouts import divided, divisions, with_gpus
 from sim.planning.points import plain_policy
+from sim.planning.space import under
 from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator
@@ -59,7 +60,7 @@ def suggestions(
         (change, policy, made)
         for change in _changes(job)
         for policy in _worth_trying(change.job, policies)
-        if (made := _under(change.job, policy))
+        if (made := under(change.job, policy))
     ]
     found: dict[str, Suggestion] = {}
     for (change, policy, _), evaluated in zip(tried, evaluator.in_order([made for _, _, made in tried]), strict=True):
@@ -87,13 +88,6 @@ def _rank(suggestion: Suggestion) -> tuple[bool, float]:
     return not fits, suggestion.step_time_s if fits else suggestion.peak_memory_bytes
 
 
-def _under(job: Job, policy: Policy) -> Job | None:
-    try:
-        return job._replace(scenario=job.scenario.with_policy(policy))
-    except InputError:
-        return None
-
-
 def _changes(job: Job) -> Iterator[Change]:
     """Those that the host and the workload can express."""
     for make in (_faster_link, _smaller_weights, _more_gpus, _other_parallelism):
@@ -105,27 +99,17 @@ def _changes(job: Job) -> Iterator[Change]:
 
 def _faster_link(job: Job) -> Iterator[Change]:
     """The link between host and GPU at twice the rate, and collectives that cross it."""
-    profile = job.profile
+    profile, words = job.profile, "a host link of twice the bandwidth"
     paths = {path for factor in factors(profile) for path in factor.paths if _copies(factor.paths)}
     doubled: dict[str, Callable[[float], float]] = dict.fromkeys(paths, lambda value: 2 * value)
+    faster = changed(profile, doubled)
     if profile.topology.peers == "host":
-        doubled |= _halved_tables(profile)
-    yield Change("a host link of twice the bandwidth", job._replace(profile=changed(profile, doubled)))
+        faster = with_byte_times(faster, 0.5, words)
+    yield Change(words, job._replace(profile=faster))
 
 
 def _copies(paths: Iterable[str]) -> bool:
     return any(path in ("h2d.cap", "d2h.cap") for path in paths)
-
-
-def _halved_tables(profile: Profile) -> dict[str, Callable[[float], float]]:
-    """Isolated times of collectives with half of what is not latency."""
-    found: dict[str, Callable[[float], float]] = {}
-    for path, entry in numbers_by_path(profile).items():
-        if isinstance(entry.number, IsolatedTimes):
-            cls = getattr(profile.collectives, path.split(".")[1])
-            latency = cls.latency_of(entry.path[-1]) if isinstance(entry.path[-1], int) else cls.latency.value
-            found[path] = lambda seconds, latency=latency: latency + (seconds - latency) / 2  # type: ignore[misc]
-    return found
 
 
 def _smaller_weights(job: Job) -> Iterator[Change]:
@@ -172,9 +156,8 @@ def _other_parallelism(job: Job) -> Iterator[Change]:
         return
     for kind in divisions(scenario.world_size):
         if kind != scenario.workload.parallelism:
-            workload = msgspec.structs.replace(scenario.workload, parallelism=kind)
             try:
-                yield Change(f"parallelism: {kind}", _job(msgspec.structs.replace(scenario, workload=workload), job))
+                yield Change(f"parallelism: {kind}", _job(divided(scenario, kind), job))
             except InputError:
                 continue
 

@@ -11,6 +11,7 @@ from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report.tables import print_waterfall
 from sim.report.terminal import say, show, styled, table
+from sim.scenario import with_files_of
 
 
 def print_plan(name: str, plan: Plan) -> None:
@@ -78,8 +79,5 @@ def scenario_text(plan: Plan, options: str = "") -> str:
     head = f"# Chosen by chunkflow-sim plan: step {step}, peak memory {peak} of {allowed}"
     if options:
         head += f"\n# These figures need the same options: chunkflow-sim run {options}"
-    plain = chosen.to_plain()
-    for place, key in ((plain, "hardware"), (plain["workload"], "model")):
-        if str(place.get(key)).endswith((".yaml", ".yml")):
-            place[key] = str(Path(place[key]).resolve())
+    plain = with_files_of(Path(), chosen.to_plain())
     return f"{head}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}"

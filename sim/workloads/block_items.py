@@ -108,8 +108,7 @@ class CollectiveOp(Config, frozen=True):
         refuse(self._wrong())
 
     def _wrong(self) -> Iterator[Fault]:
-        if self.bytes < 1:
-            yield Fault("bytes", "is 0, at least 1 is needed")
+        yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
         if self.group is None or isinstance(self.group, str):
             return
@@ -166,8 +165,7 @@ class CopyOp(Config, frozen=True):
         refuse(self._wrong())
 
     def _wrong(self) -> Iterator[Fault]:
-        if self.bytes < 1:
-            yield Fault("bytes", "is 0, at least 1 is needed")
+        yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
 
     @property
