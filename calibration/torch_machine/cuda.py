@@ -68,9 +68,12 @@ class _CudaEvent(Event):
 
 
 class _CudaStream(Stream):
+    """A stream of its own. Those of torch come from a pool of 32, more than a GPU has hardware queues by default (8):
+    streams that share one wait for each other."""
+
     def __init__(self, device: CudaDevice) -> None:
-        self.stream = torch.cuda.Stream(device.torch_device)
-        self._handle = driver.CUstream(self.stream.cuda_stream)
+        self._handle = checked(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self.stream = torch.cuda.ExternalStream(int(self._handle), device.torch_device)
         self._device = device
 
     def run(self, call: Call) -> Call:
