@@ -137,6 +137,7 @@ class CudaDevice(Device):
         self._exported: list[int] = []
         self._opened: list[int] = []
         self._streams: dict[str, _CudaStream] = {}
+        self._unnamed: list[_CudaStream] = []
         self._registered: list[torch.Tensor] = []
         self._handles: list[Any] = []
         self._mappings: list[tuple[_Mapping, list[tuple[int, int]]]] = []
@@ -156,8 +157,12 @@ class CudaDevice(Device):
 
     def stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = _CudaStream(self)
+            self._streams[name] = self._unnamed.pop() if self._unnamed else _CudaStream(self)
         return self._streams[name]
+
+    def rename_streams(self) -> None:
+        self._unnamed += reversed(self._streams.values())
+        self._streams.clear()
 
     def flag(self, name: str, memory: FlagMemory = "device") -> Any:
         """The device address of a flag."""

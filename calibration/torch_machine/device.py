@@ -96,6 +96,9 @@ class Device(ABC):
     def stream(self, name: str) -> Stream:
         """The stream of that name, made on first use."""
 
+    def rename_streams(self) -> None:  # noqa: B027, threads of a CPU share nothing
+        """Let the streams, all idle, get other names: a program then has no more streams than it names."""
+
     @abstractmethod
     def event(self, timed: bool) -> Event:
         """A new event."""
