@@ -68,8 +68,11 @@ class _CudaEvent(Event):
 
 
 class _CudaStream(Stream):
-    """A stream of its own. Those of torch come from a pool of 32, more than a GPU has hardware queues by default (8):
-    streams that share one wait for each other."""
+    """A stream that can be ended, which those of torch cannot.
+
+    A stream whose last command was a copy issues its flags on the copy engine's channel, where they wait for the
+    copies of other streams: 40 turns by flags take 0.85 ms beside copies instead of 0.66 ms (docs/measurements).
+    """
 
     def __init__(self, device: CudaDevice) -> None:
         self._handle = checked(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
@@ -118,6 +121,9 @@ class _CudaStream(Stream):
     def idle(self) -> bool:
         return bool(self.stream.query())
 
+    def end(self) -> None:
+        checked(driver.cuStreamDestroy, self._handle)
+
 
 class CudaDevice(Device):
     """GPU `index`. Raises MissingBindingsError without cuda-bindings."""
@@ -137,7 +143,6 @@ class CudaDevice(Device):
         self._exported: list[int] = []
         self._opened: list[int] = []
         self._streams: dict[str, _CudaStream] = {}
-        self._unnamed: list[_CudaStream] = []
         self._registered: list[torch.Tensor] = []
         self._handles: list[Any] = []
         self._mappings: list[tuple[_Mapping, list[tuple[int, int]]]] = []
@@ -157,12 +162,15 @@ class CudaDevice(Device):
 
     def stream(self, name: str) -> Stream:
         if name not in self._streams:
-            self._streams[name] = self._unnamed.pop() if self._unnamed else _CudaStream(self)
+            self._streams[name] = _CudaStream(self)
         return self._streams[name]
 
-    def rename_streams(self) -> None:
-        self._unnamed += reversed(self._streams.values())
+    def end_streams(self) -> None:
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        for stream in self._streams.values():
+            stream.end()
         self._streams.clear()
+        torch._C._cuda_clearCublasWorkspaces()  # one a stream, kept for good
 
     def flag(self, name: str, memory: FlagMemory = "device") -> Any:
         """The device address of a flag."""

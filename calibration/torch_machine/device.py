@@ -96,8 +96,8 @@ class Device(ABC):
     def stream(self, name: str) -> Stream:
         """The stream of that name, made on first use."""
 
-    def rename_streams(self) -> None:  # noqa: B027, threads of a CPU share nothing
-        """Let the streams, all idle, get other names: a program then has no more streams than it names."""
+    def end_streams(self) -> None:  # noqa: B027, threads of a CPU keep nothing of what they did
+        """End the streams, all idle: a stream of the next program has not done anything yet."""
 
     @abstractmethod
     def event(self, timed: bool) -> Event:
