@@ -5,13 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import shutil
-import subprocess
 from base64 import b64decode
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from browser import CHROMIUM, NO_CHROMIUM, Browser
 from html_reader import Reader
 
 from sim import Result, Scenario, simulate
@@ -307,45 +306,15 @@ def test_every_figure_renders_with_the_page_theme(result: Result) -> None:
         assert figure.layout.template.layout.font.family == TEMPLATES["light"]["layout"]["font"]["family"]
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def in_browser(source: str, folder: Path) -> tuple[str, list[str]]:
-    """The page's document after its scripts have run, and what it wrote on the console."""
-    assert CHROMIUM
-    file = folder / "page.html"
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def test_every_figure_draws_in_a_browser_without_console_errors(result: Result, tmp_path: Path) -> None:
+    drawn, file = every_figure(result), tmp_path / "page.html"
+    source = page("t", "s", [Section(f"figure {i}", "", f) for i, f in enumerate(drawn)], {})
     file.write_text(source, encoding="utf-8")
-    options = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--enable-logging=stderr",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--window-size=1280,8000",
-        "--virtual-time-budget=10000",
-        f"--user-data-dir={folder / 'profile'}",
-        "--dump-dom",
-    ]
-    done = subprocess.run([CHROMIUM, *options, file.as_uri()], capture_output=True, text=True, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH to open a page")
-def test_page_draws_in_a_browser_without_console_errors(result: Result, tmp_path: Path) -> None:
-    drawn = every_figure(result)
-    document, console = in_browser(
-        page("t", "s", [Section(f"figure {i}", "", f) for i, f in enumerate(drawn)], {}), tmp_path
-    )
-    assert console == []
-    assert document.count("js-plotly-plot") >= len(drawn)
-    assert document.count('class="main-svg"') >= len(drawn)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH to open a page")
-def test_the_browser_itself_keeps_a_page_from_the_network(tmp_path: Path) -> None:
-    source = page("t", "s", [], {}).replace("</body>", '<script>fetch("https://example.org/")</script></body>')
-    _, console = in_browser(source, tmp_path)
-    assert any("Content Security Policy" in line for line in console)
+    with Browser.started(tmp_path / "profile") as browser:
+        assert browser.open(file) == len(drawn)
+        assert browser.console == []
 
 
 @pytest.mark.parametrize(("options", "lines"), [({}, 3), ({"soft_wrap": False}, 3), ({"soft_wrap": True}, 1)])

@@ -14,6 +14,7 @@ from sim.cli.common import (
     force_option,
     main,
     no_cache_option,
+    say,
     with_exit_codes,
 )
 from sim.cli.scenario_input import Given, scenario_options
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
 @scenario_options()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--trace", type=OutputPath(), help="Write a Chrome/Perfetto trace to this file.")
+@click.option("--html", type=OutputPath(), help="Write a page with the timeline, and why, to this file.")
 @click.option(
     "--interval",
     "with_interval",
     is_flag=True,
     help="Add where the step time lies, by the model's error and the profile's.",
 )
-@click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
+@click.option(
+    "--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace or --html."
+)
 @no_cache_option
 @force_option
 @with_exit_codes
@@ -41,6 +45,7 @@ def run(
     given: Given,
     as_json: bool,
     trace: Path | None,
+    html: Path | None,
     with_interval: bool,
     shortcuts: bool,
     no_cache: bool,
@@ -54,19 +59,25 @@ def run(
     from sim.timeline.critical_path import waterfall
 
     loaded = given.load()
-    check_outputs_shared(force, ("--trace", trace, "TRACE"))
+    check_outputs_shared(force, ("--trace", trace, "TRACE"), ("--html", html, "PAGE"))
     scenario, profile = loaded
     evaluator, job = Evaluator(cache=user_cache(not no_cache)), Job.of(*loaded, causes=True)
-    if trace is None:
+    result = None if trace is None and html is None else job.simulate()
+    if result is None:
         figures = evaluator.one(job._replace(shortcuts=shortcuts or None)).figures()
     else:
-        from sim.timeline.perfetto import write_trace
-
-        result = job.simulate()
-        write_trace(result.timeline, trace)
         figures = Figures.of(result, with_causes=True)
     by_cause = figures.causes_s
     fall = waterfall(by_cause, evaluator.one(resident(job)).figures().causes_s)
+    if result is not None and trace is not None:
+        from sim.timeline.perfetto import write_trace
+
+        write_trace(result.timeline, trace)
+    if result is not None and html is not None:
+        from sim.report.run_page import write_run
+
+        write_run(html, given.name, result, fall)
+        say(f"page: {html}")
     interval = _interval(job, no_cache) if with_interval else None
     if as_json:
         import json

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 
 from sim.report.figure_base import blank, key
-from sim.report.theme import BAND, BLUE, GREY, NEUTRAL, YELLOW, faded, ms, plain, signed, styles
+from sim.report.theme import BAND, BLUE, GREY, NEUTRAL, YELLOW, duration, faded, plain, signed, styles
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "bowtie"]
 _GROUPS = {"unseen": BLUE, "fitted": YELLOW, "resident": GREY}
@@ -186,5 +186,6 @@ def _ticks(ends: Sequence[float]) -> dict[str, Any]:
 def _case_text(case: Case) -> str:
     return (
         f"<b>{plain(case.label)}</b><br>{plain(case.host)}, {plain(case.policy)}, {case.group}<br>"
-        f"measured {ms(case.measured_s)}<br>predicted {ms(case.predicted_s)}<br>error {signed(case.error, '%')}"
+        f"measured {duration(case.measured_s)}<br>predicted {duration(case.predicted_s)}<br>"
+        f"error {signed(case.error, '%')}"
     )

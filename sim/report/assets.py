@@ -31,9 +31,9 @@ dark.addEventListener("change", () => drawn.forEach(draw));
 printing.addEventListener("change", () => plots.forEach(draw));
 """
 
-# Numbers are sorted as such, sizes by what they stand for; a second click turns the order round.
+# Numbers are sorted as such, sizes and times by what they stand for; a second click turns the order round.
 SORT = """
-const units = {KiB: 1024, MiB: 1048576, GiB: 1073741824};
+const units = {KiB: 1024, MiB: 1048576, GiB: 1073741824, us: 1e-6, ms: 1e-3};
 const value = text => {
   const found = text.replace("\\u2212", "-").replaceAll(",", "").match(/^([-+]?[\\d.]+)(?: (\\S+))?$/);
   return found ? found[1] * (units[found[2]] ?? 1) : null;
@@ -100,6 +100,7 @@ td:first-child { white-space: normal; min-width: 9.5rem; }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: var(--stripe); }
 .n { text-align: right; }
+td.t { white-space: normal; min-width: 13rem; overflow-wrap: anywhere; }
 .badge { font-weight: 600; font-size: 0.8125rem; white-space: nowrap; }
 .badge::before { content: ""; display: inline-block; width: 0.55rem; height: 0.55rem; margin-right: 0.45rem;
   border-radius: 50%; background: currentColor; }

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from sim.report.theme import NEUTRAL, TEMPLATES
+from sim.inputs.units import show_bytes
+from sim.report.theme import NEUTRAL, TEMPLATES, TimeUnit, chunk, duration, plain, time_unit
+
+
+class Point(NamedTuple):
+    """One configuration and its step time, s. `chunk_bytes` None: layers are copied in one piece, or not at all.
+
+    `words` is the schedule in full, for hover texts, and `label` what names it on a plot: its fraction unless given.
+    """
+
+    policy: str
+    chunk_bytes: int | None
+    resident_fraction: float
+    step_s: float
+    memory_bytes: float = 0.0
+    words: str = ""
+    label: str = ""
 
 
 def blank(**layout: Any) -> go.Figure:
@@ -20,3 +37,16 @@ def key(figure: go.Figure, name: str, symbol: str, colour: str = NEUTRAL, group:
     figure.add_scatter(
         x=[None], y=[None], mode="markers", name=name, legendgroup=group, hoverinfo="skip", marker=marker
     )
+
+
+def axis_unit(seconds: Iterable[float]) -> TimeUnit:
+    """The unit of an axis with these times, s."""
+    return time_unit(max(seconds, default=0.0))
+
+
+def point_text(point: Point, what: str) -> str:
+    """The hover text of a point; `what` says where its step time comes from."""
+    memory = f"<br>peak memory {show_bytes(point.memory_bytes)}" if point.memory_bytes else ""
+    named = f"<b>{plain(point.policy)}</b>, {chunk(point.chunk_bytes)}<br>resident fraction {point.resident_fraction:g}"
+    title = f"<b>{plain(point.words)}</b>" if point.words else named
+    return f"{title}<br>step {duration(point.step_s)} {what}{memory}"

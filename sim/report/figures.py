@@ -1,21 +1,22 @@
 """Figures of reports: plain data in, plotly figures out.
 
-Times are given in s and drawn in ms, sizes in B and drawn in binary units. Hover texts carry the full detail.
+Times are given in s and drawn in ms, or in s where a step takes one; sizes in B and drawn in binary units. Hover texts
+carry the full detail.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from textwrap import wrap
 
 import plotly.graph_objects as go
 
-from sim.inputs.units import show_bytes
 from sim.report.accuracy import Case, Pair, error_against_step, error_histogram, error_ranges, pairs
-from sim.report.figure_base import blank, key
+from sim.report.chunk_figure import chunk_sweep
+from sim.report.figure_base import Point, axis_unit, blank, key, point_text
 from sim.report.gantt import stacked_timelines, timeline
-from sim.report.theme import BAD, FAINT, GOOD, NEUTRAL, chunk, ms, plain, signed, styles
+from sim.report.theme import BAD, FAINT, GOOD, NEUTRAL, chunk, duration, plain, styles
 
 __all__ = [
     "Case",
@@ -36,115 +37,65 @@ __all__ = [
 ]
 
 
-class Point(NamedTuple):
-    """One configuration and its step time, s. `chunk_bytes` None: layers are copied in one piece, or not at all."""
-
-    policy: str
-    chunk_bytes: int | None
-    resident_fraction: float
-    step_s: float
-    memory_bytes: float = 0.0
-
-
-def chunk_sweep(
-    points: Sequence[Point], floor_s: float | None, resident_s: float | None, measured: Sequence[Point] = ()
-) -> go.Figure:
-    """Step time, ms, against chunk size, a line per policy; measured points are open markers on top.
-
-    Horizontal lines: the lower bound (`floor_s`), all weights resident (`resident_s`), and policies without chunks.
-    """
-    chosen = styles(p.policy for p in (*points, *measured))
-    figure = blank(height=460)
-    for policy, (colour, symbol) in chosen.items():
-        mine = sorted((p.chunk_bytes, p) for p in points if p.policy == policy and p.chunk_bytes)
-        if mine:
-            figure.add_scatter(
-                x=[size for size, _ in mine],
-                y=[p.step_s * 1e3 for _, p in mine],
-                mode="lines+markers",
-                name=plain(policy),
-                line={"color": colour, "width": 2},
-                marker={"symbol": symbol, "size": 6},
-                hovertext=[_point_text(p, "predicted") for _, p in mine],
-                hoverinfo="text",
-            )
-    sizes = [p.chunk_bytes for p in (*points, *measured) if p.chunk_bytes] or [2**20]
-    axis = _chunk_axis(sizes)
-    ends = [10**e for e in axis["range"]]
-    levels = [(plain(p.policy), p.step_s, chosen[p.policy][0], "dash") for p in points if not p.chunk_bytes]
-    if resident_s is not None:
-        levels.append(("all resident", resident_s, NEUTRAL, "dash"))
-    if floor_s is not None:
-        levels.append(("lower bound", floor_s, NEUTRAL, "dot"))
-    _levels(figure, ends, sorted(levels, key=lambda level: level[1]), [p.step_s for p in (*points, *measured)])
-    for policy, (colour, symbol) in chosen.items():
-        seen = [p for p in measured if p.policy == policy]
-        figure.add_scatter(
-            x=[p.chunk_bytes or ends[1] for p in seen],
-            y=[p.step_s * 1e3 for p in seen],
-            mode="markers",
-            name=f"{plain(policy)}, measured",
-            marker={"symbol": f"{symbol}-open", "size": 12, "color": colour, "line": {"width": 2}},
-            hovertext=[_point_text(p, "measured") for p in seen],
-            hoverinfo="text",
-            showlegend=False,
-            cliponaxis=False,
-        )
-    if measured:
-        key(figure, "measured", "circle-open")
-    figure.update_xaxes(title_text="chunk size", **axis)
-    figure.update_yaxes(title_text="step time, ms")
-    return figure
-
-
 def curves(x_label: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> go.Figure:
-    """Step time, ms, against any number, a line per policy: `series` holds (x, seconds)."""
+    """Step time against any number, a line per policy: `series` holds (x, seconds)."""
+    unit = axis_unit(s for line in series.values() for _, s in line)
     figure = blank(height=460)
     for policy, (colour, symbol) in styles(series).items():
         figure.add_scatter(
             x=[x for x, _ in series[policy]],
-            y=[s * 1e3 for _, s in series[policy]],
+            y=[s * unit.per_second for _, s in series[policy]],
             mode="lines+markers",
             name=plain(policy),
             line={"color": colour, "width": 2},
             marker={"symbol": symbol, "size": 6},
-            hovertext=[f"<b>{plain(policy)}</b><br>{plain(x_label)} {x:g}<br>{ms(s)}" for x, s in series[policy]],
+            hovertext=[
+                f"<b>{plain(policy)}</b><br>{plain(x_label)} {x:g}<br>{unit.show(s)}" for x, s in series[policy]
+            ],
             hoverinfo="text",
         )
     figure.update_xaxes(title_text=plain(x_label))
-    figure.update_yaxes(title_text="step time, ms", rangemode="tozero")
+    figure.update_yaxes(title_text=f"step time, {unit.name}", rangemode="tozero")
     return figure
 
 
 def bars_by_case(series: Mapping[str, Mapping[str, float]]) -> go.Figure:
-    """Step time, ms, as groups of bars: `series` holds policy -> case -> seconds."""
+    """Step time as groups of bars: `series` holds policy -> case -> seconds."""
+    unit = axis_unit(s for bars in series.values() for s in bars.values())
     figure = blank(height=460, barmode="group")
     for policy, (colour, _) in styles(series).items():
         found = series[policy]
         figure.add_bar(
             x=[plain(case) for case in found],
-            y=[s * 1e3 for s in found.values()],
+            y=[s * unit.per_second for s in found.values()],
             name=plain(policy),
             marker={"color": colour},
-            text=[f"{s * 1e3:.0f}" for s in found.values()],
-            hovertext=[f"<b>{plain(policy)}</b><br>{plain(case)}<br>{ms(s)}" for case, s in found.items()],
+            text=[f"{s * unit.per_second:.{unit.digits - 2}f}" for s in found.values()],
+            hovertext=[f"<b>{plain(policy)}</b><br>{plain(case)}<br>{unit.show(s)}" for case, s in found.items()],
             hoverinfo="text",
         )
-    figure.update_yaxes(title_text="step time, ms")
+    figure.update_yaxes(title_text=f"step time, {unit.name}")
     return figure
 
 
-def memory_against_step(points: Sequence[Point]) -> go.Figure:
-    """Step time, ms, against peak memory, GiB, a point per configuration; the Pareto front is joined and labelled."""
+def memory_against_step(
+    points: Sequence[Point], limit_bytes: float | None = None, among: Sequence[Point] | None = None
+) -> go.Figure:
+    """Step time against peak memory, GiB, a point per configuration; the Pareto front is joined and labelled.
+
+    The front is that of `among`, of all points unless given. A dashed line is the memory limit, unless it is so far
+    beyond all points that these would be squeezed.
+    """
+    unit = axis_unit(p.step_s for p in points)
     figure = blank(height=460)
-    front = pareto_front(points)
+    front = pareto_front(points if among is None else among)
     for policy, (colour, symbol) in styles(p.policy for p in points).items():
         mine = [p for p in points if p.policy == policy]
         best = [p in front for p in mine]
         key(figure, plain(policy), symbol, colour, policy)
         figure.add_scatter(
             x=[p.memory_bytes / 2**30 for p in mine],
-            y=[p.step_s * 1e3 for p in mine],
+            y=[p.step_s * unit.per_second for p in mine],
             mode="markers",
             name=plain(policy),
             marker={
@@ -154,12 +105,16 @@ def memory_against_step(points: Sequence[Point]) -> go.Figure:
                 "opacity": [1.0 if b else 0.45 for b in best],
                 "line_width": 0,
             },
-            hovertext=[_point_text(p, "predicted") for p in mine],
+            hovertext=[point_text(p, "predicted") for p in mine],
             hoverinfo="text",
             legendgroup=policy,
             showlegend=False,
         )
-    joined = {"x": [p.memory_bytes / 2**30 for p in front], "y": [p.step_s * 1e3 for p in front], "hoverinfo": "skip"}
+    joined = {
+        "x": [p.memory_bytes / 2**30 for p in front],
+        "y": [p.step_s * unit.per_second for p in front],
+        "hoverinfo": "skip",
+    }
     line = {"shape": "hv", "color": NEUTRAL, "width": 1.5}
     figure.add_scatter(**joined, mode="lines", name="Pareto front", line=line)
     figure.add_scatter(
@@ -173,9 +128,18 @@ def memory_against_step(points: Sequence[Point]) -> go.Figure:
         showlegend=False,
         cliponaxis=False,
     )
+    if limit_bytes is not None and is_near(limit_bytes, points):
+        limit = limit_bytes / 2**30
+        figure.add_vline(x=limit, line={"dash": "dash", "width": 1.5, "color": NEUTRAL})
+        figure.add_annotation(x=limit, y=1, yref="paper", text="limit", showarrow=False, xanchor="right", xshift=-4)
     figure.update_xaxes(title_text="peak memory, GiB")
-    figure.update_yaxes(title_text="step time, ms")
+    figure.update_yaxes(title_text=f"step time, {unit.name}")
     return figure
+
+
+def is_near(limit_bytes: float, points: Sequence[Point]) -> bool:
+    """Whether a memory limit is drawn: it is less than four times the largest peak."""
+    return limit_bytes < 4 * max((p.memory_bytes for p in points), default=0.0)
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -187,8 +151,10 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def heat_map(points: Sequence[Point]) -> go.Figure:
-    """Step time, ms, by chunk size and resident fraction; the fastest cell is framed.
+def heat_map(points: Sequence[Point], others: Sequence[Point] = ()) -> go.Figure:
+    """Step time by chunk size and resident fraction; the fastest cell is framed.
+
+    The scale of colours is that of `points` and `others` together, so that maps beside each other compare.
 
     Raises:
         ValueError: two points share a cell.
@@ -199,20 +165,29 @@ def heat_map(points: Sequence[Point]) -> go.Figure:
     fractions = sorted({p.resident_fraction for p in points})
     sizes = sorted({p.chunk_bytes for p in points}, key=lambda s: math.inf if s is None else s)
     grid = [[cells.get((f, s)) for s in sizes] for f in fractions]
-    digits = 0 if max((p.step_s for p in points), default=0.0) >= 0.1 else 2
-    figure = blank(height=90 + 46 * len(fractions))
+    steps = [p.step_s for p in (*points, *others)]
+    unit = axis_unit(steps)
+    digits = 0 if unit.name == "ms" and max(steps, default=0.0) >= 0.1 else unit.digits
+    figure = blank(height=max(90 + 46 * len(fractions), 200))
     figure.add_heatmap(
         x=[chunk(s) for s in sizes],
         y=[f"{f:g}" for f in fractions],
-        z=[[c and c.step_s * 1e3 for c in row] for row in grid],
-        text=[[f"{c.step_s * 1e3:,.{digits}f}" if c else "" for c in row] for row in grid],
+        z=[[c and c.step_s * unit.per_second for c in row] for row in grid],
+        zmin=min(steps, default=0.0) * unit.per_second,
+        zmax=max(steps, default=0.0) * unit.per_second,
+        text=[[f"{c.step_s * unit.per_second:,.{digits}f}" if c else "" for c in row] for row in grid],
         texttemplate="%{text}",
-        hovertext=[[_point_text(c, "predicted") if c else "" for c in row] for row in grid],
+        hovertext=[[point_text(c, "predicted") if c else "" for c in row] for row in grid],
         hoverinfo="text",
         colorscale=_SEQUENTIAL,
         xgap=2,
         ygap=2,
-        showscale=False,
+        colorbar={
+            "title": {"text": f"step, {unit.name}", "side": "right", "font": {"size": 12}},
+            "thickness": 12,
+            "nticks": 4,
+            "len": 1.0,
+        },
     )
     if points:
         best = min(points, key=lambda p: p.step_s)
@@ -225,21 +200,36 @@ def heat_map(points: Sequence[Point]) -> go.Figure:
     return figure
 
 
+ROOM = 0.15
+"""Of the largest level, what a text beside a bar of a waterfall takes."""
+WIDE = 0.35
+"""Of the step, the part that goes down whose bar has room for its text."""
+CLOSE = 0.2
+"""Waterfalls whose levels differ by less than this share of the largest are drawn enlarged."""
+
+
 def waterfall(parts: Sequence[tuple[str, float]], start: tuple[str, float], end: tuple[str, float]) -> go.Figure:
-    """How (label, s) `parts` lead from `start` to `end`, ms. What they leave unexplained is a part of its own."""
+    """How (label, s) `parts` lead from `start` to `end`. What they leave unexplained is a part of its own.
+
+    The axis starts at 0, unless the parts would then be too narrow to see.
+    """
     rest = end[1] - start[1] - sum(s for _, s in parts)
     if abs(rest) > 1e-4 * abs(end[1]):
         parts = [*parts, ("not explained", rest)]
     labels = [start[0], *(label for label, _ in parts), end[0]]
-    shown = [ms(start[1]), *(signed(s * 1e3, "ms") for _, s in parts), ms(end[1])]
+    unit = axis_unit((start[1], end[1]))
+    shown = [unit.show(start[1]), *(duration(s, "+") for _, s in parts), unit.show(end[1])]
     figure = blank(height=90 + 36 * len(labels), margin_r=76)
     figure.add_waterfall(
         orientation="h",
-        y=[plain(label) for label in labels],
-        x=[start[1] * 1e3, *(s * 1e3 for _, s in parts), end[1] * 1e3],
+        y=["<br>".join(wrap(plain(label), 22)) for label in labels],
+        x=[seconds * unit.per_second for seconds in (start[1], *(s for _, s in parts), end[1])],
         measure=["absolute", *("relative" for _ in parts), "total"],
         text=shown,
-        textposition="outside",
+        textposition=["inside" if s < -WIDE * end[1] else "outside" for s in (0.0, *(s for _, s in parts), 0.0)],
+        insidetextanchor="end",
+        insidetextfont_color="#ffffff",
+        textangle=0,
         textfont_size=12,
         cliponaxis=False,
         hovertext=[f"{plain(label)}<br>{value}" for label, value in zip(labels, shown, strict=True)],
@@ -254,70 +244,19 @@ def waterfall(parts: Sequence[tuple[str, float]], start: tuple[str, float], end:
     for _, seconds in parts:
         level += seconds
         levels.append(level)
-    figure.update_xaxes(title_text="step time, ms", range=[min(0.0, *levels) * 1.1e3, max(levels) * 1.02e3])
+    low, high, title = min(0.0, *levels) * 1.1, max(levels) * 1.02, f"step time, {unit.name}"
+    if any(-WIDE * end[1] <= s < 0 for _, s in parts) and min(levels) < ROOM * max(levels):
+        low -= ROOM * max(levels)  # the text of a bar that goes down stands at its left
+    if max(levels) - min(levels) < CLOSE * max(levels) and min(levels) > 0:
+        low, high = min(levels) - (max(levels) - min(levels)), max(levels) + 0.1 * (max(levels) - min(levels))
+        title += " (not from 0)"
+    figure.update_xaxes(title_text=title, range=[low * unit.per_second, high * unit.per_second], nticks=6)
     figure.update_yaxes(autorange="reversed", showgrid=False)
     return figure
 
 
 # Light is fast. One hue, so that order shows also without colour vision.
 _SEQUENTIAL = [[0.0, "#e3f0ee"], [0.25, "#a9d2cf"], [0.5, "#79b9ba"], [0.75, "#2f7686"], [1.0, "#16435a"]]
-
-
-def _levels(
-    figure: go.Figure, ends: list[float], levels: Sequence[tuple[str, float, str, str]], others: Sequence[float]
-) -> None:
-    """Horizontal lines over `ends` for (label, s, colour, dash), ascending, labelled at the right without overlap."""
-    drawn = [*others, *(seconds for _, seconds, _, _ in levels)]
-    places = _apart(
-        [seconds for _, seconds, _, _ in levels], 0.115 * (max(drawn, default=0.0) - min(drawn, default=0.0))
-    )
-    for (label, seconds, colour, dash), place in zip(levels, places, strict=True):
-        figure.add_scatter(
-            x=ends,
-            y=[seconds * 1e3] * 2,
-            mode="lines",
-            name=label,
-            showlegend=False,
-            line={"color": colour, "width": 1.5, "dash": dash},
-            hovertext=f"{label} {ms(seconds)}",
-            hoverinfo="text",
-        )
-        figure.add_annotation(
-            text=f"{label}<br>{ms(seconds, 1)}",
-            x=1,
-            xref="paper",
-            xanchor="left",
-            align="left",
-            y=place * 1e3,
-            xshift=4,
-            showarrow=False,
-            font_size=11,
-        )
-    if levels:
-        figure.update_layout(margin_r=84)
-
-
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending `values` moved as little as it takes for consecutive ones to be nearly `gap` apart."""
-    places = list(values)
-    for _ in range(4 * len(places)):
-        for i in range(len(places) - 1):
-            push = max(gap - (places[i + 1] - places[i]), 0.0) / 2
-            places[i] -= push
-            places[i + 1] += push
-    return places
-
-
-def _chunk_axis(sizes: Sequence[int]) -> dict[str, Any]:
-    """A log2 axis of sizes with at most 7 labels."""
-    low, high = math.floor(math.log2(min(sizes))), math.ceil(math.log2(max(sizes)))
-    ticks = [2**e for e in range(low, high + 1, 1 + (high - low) // 7)]
-    return {
-        "type": "log",
-        "tickvals": ticks,
-        "ticktext": [show_bytes(t) for t in ticks],
-        "range": [(low - 0.4) * math.log10(2), (high + 0.4) * math.log10(2)],
-    }
 
 
 def _front_labels(front: Sequence[Point], points: Sequence[Point]) -> list[str]:
@@ -328,14 +267,6 @@ def _front_labels(front: Sequence[Point], points: Sequence[Point]) -> list[str]:
     last: Point | None = None
     for p in front:
         near = last and abs(p.step_s - last.step_s) < 0.07 * height and p.memory_bytes - last.memory_bytes < 0.3 * width
-        labels.append("" if near else f"r {p.resident_fraction:g}")
+        labels.append("" if near else p.label or f"r {p.resident_fraction:g}")
         last = last if near else p
     return labels
-
-
-def _point_text(point: Point, what: str) -> str:
-    memory = f"<br>peak memory {show_bytes(point.memory_bytes)}" if point.memory_bytes else ""
-    return (
-        f"<b>{plain(point.policy)}</b>, {chunk(point.chunk_bytes)}<br>resident fraction {point.resident_fraction:g}"
-        f"<br>step {ms(point.step_s)} {what}{memory}"
-    )

@@ -12,7 +12,21 @@ import plotly.graph_objects as go
 from sim.inputs.units import show_bytes
 from sim.report.figure_base import blank
 from sim.report.span_bars import RESOLUTION, WORK, Bar, Kind, bars
-from sim.report.theme import BAND, BLUE, FAINT, NEUTRAL, PINK, RED, YELLOW, lighter, ms, plain, signed
+from sim.report.theme import (
+    BAND,
+    BLUE,
+    FAINT,
+    NEUTRAL,
+    PINK,
+    RED,
+    YELLOW,
+    TimeUnit,
+    lighter,
+    ms,
+    plain,
+    signed,
+    time_unit,
+)
 from sim.timeline import Span, Timeline
 
 # In drawing order. Work fills its lane, what only orders work is a thin line in it.
@@ -32,22 +46,26 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
 
     Bars alternate in shade from layer to layer. Hatched parts are beyond the isolated time of the command.
     """
-    drawn = bars(timeline.of(rank), start_s, end_s)
+    drawn, unit = bars(timeline.of(rank), start_s, end_s), time_unit(end_s)
     streams = timeline.program.ranks[rank].streams
     computing = {b.stream for b in drawn if b.kind == "kernel"}
     # the highest number is drawn on top: streams that compute come first
     order = sorted(streams, key=lambda s: s not in computing)
     lanes = {stream: len(order) - 1 - i for i, stream in enumerate(order)}
     figure = blank(height=230 + 64 * len(lanes), barmode="overlay")
-    _draw(figure, lanes, drawn)
-    _hatch(figure, lanes, drawn, end_s - start_s)
-    _names(figure, lanes, drawn, end_s - start_s)
-    _layers(figure, drawn, lanes, end_s - start_s)
-    _memory(figure, timeline, rank, start_s, end_s)
-    _steps(figure, timeline.steps[rank], start_s, end_s)
+    _draw(figure, lanes, drawn, unit)
+    _hatch(figure, lanes, drawn, end_s - start_s, unit)
+    _names(figure, lanes, drawn, end_s - start_s, unit)
+    _layers(figure, drawn, lanes, end_s - start_s, unit)
+    _memory(figure, timeline, rank, (start_s, end_s), unit)
+    _steps(figure, timeline.steps[rank], start_s, end_s, unit)
     figure.update_layout(
         uniformtext={"minsize": 10, "mode": "hide"},
-        xaxis={"title_text": f"time of rank {rank}, ms", "range": [start_s * 1e3, end_s * 1e3], "anchor": "y2"},
+        xaxis={
+            "title_text": f"time of rank {rank}, {unit.name}",
+            "range": [start_s * unit.per_second, end_s * unit.per_second],
+            "anchor": "y2",
+        },
         yaxis={
             "domain": [0.36, 1],
             "tickvals": list(lanes.values()),
@@ -76,22 +94,22 @@ def stacked_timelines(parts: Mapping[str, Sequence[Span]], length_s: float) -> g
     drawn = [
         b._replace(stream=f"{part} {b.stream}") for part, spans in parts.items() for b in bars(spans, 0.0, length_s)
     ]
-    computing = {b.stream for b in drawn if b.kind == "kernel"}
+    computing, unit = {b.stream for b in drawn if b.kind == "kernel"}, time_unit(length_s)
     order = sorted(
         dict.fromkeys(b.stream for b in drawn), key=lambda s: (list(parts).index(s.split()[0]), s not in computing)
     )
     lanes = {stream: len(order) - 1 - i for i, stream in enumerate(order)}
     figure = blank(barmode="overlay")
     figure.update_layout(height=110 + 58 * len(lanes))
-    _draw(figure, lanes, drawn)
-    _hatch(figure, lanes, drawn, length_s)
-    _names(figure, lanes, drawn, length_s)
+    _draw(figure, lanes, drawn, unit)
+    _hatch(figure, lanes, drawn, length_s, unit)
+    _names(figure, lanes, drawn, length_s, unit)
     for upper, lower in pairwise(order):
         if upper.split()[0] != lower.split()[0]:
             figure.add_hline(y=lanes[lower] + 0.5, line={"color": FAINT, "width": 1, "dash": "dot"})
     figure.update_layout(
         uniformtext={"minsize": 10, "mode": "hide"},
-        xaxis={"title_text": "time, ms", "range": [0, length_s * 1e3]},
+        xaxis={"title_text": f"time, {unit.name}", "range": [0, length_s * unit.per_second]},
         yaxis={
             "tickvals": list(lanes.values()),
             "ticktext": [plain(name).replace(" ", "<br>", 1) for name in lanes],
@@ -104,7 +122,7 @@ def stacked_timelines(parts: Mapping[str, Sequence[Span]], length_s: float) -> g
     return figure
 
 
-def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> None:
+def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], unit: TimeUnit) -> None:
     """The bars of each kind in its colour, and its entry of the legend."""
     for kind, (colour, width) in _KINDS.items():
         if mine := [b for b in drawn if b.kind == kind]:
@@ -112,6 +130,7 @@ def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> Non
                 figure,
                 lanes,
                 [(b, b.start, b.end) for b in mine],
+                unit,
                 name=kind,
                 width=width,
                 legendgroup=kind,
@@ -126,7 +145,7 @@ def _draw(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar]) -> Non
             _key(figure, kind, {"color": colour})
 
 
-def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
+def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float, unit: TimeUnit) -> None:
     """The parts of work beyond its isolated time, and until all ranks had arrived."""
     work = [b for b in drawn if b.kind in WORK]
     narrow = window / RESOLUTION
@@ -146,6 +165,7 @@ def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], windo
                 figure,
                 lanes,
                 parts,
+                unit,
                 name=name,
                 legendgroup=name,
                 hoverinfo="skip",
@@ -154,7 +174,7 @@ def _hatch(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], windo
             _key(figure, name, {"color": NEUTRAL, "pattern": hatch})
 
 
-def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float) -> None:
+def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], window: float, unit: TimeUnit) -> None:
     """What work is called, where there is room."""
     # Names are bars of their own, beside the hatching and on top of everything.
     named = [(b, b.start + b.waiting, b.end - b.excess) for b in drawn if b.kind in WORK and _named(b, window)]
@@ -162,6 +182,7 @@ def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], windo
         figure,
         lanes,
         named,
+        unit,
         name="names",
         hoverinfo="skip",
         marker={"color": "rgba(0,0,0,0)", "line_width": 0},
@@ -174,13 +195,18 @@ def _names(figure: go.Figure, lanes: dict[str, int], drawn: Sequence[Bar], windo
 
 
 def _bars(
-    figure: go.Figure, lanes: dict[str, int], parts: list[tuple[Bar, float, float]], width: float = 0.72, **style: Any
+    figure: go.Figure,
+    lanes: dict[str, int],
+    parts: list[tuple[Bar, float, float]],
+    unit: TimeUnit,
+    width: float = 0.72,
+    **style: Any,
 ) -> None:
     """One trace with a bar for each (bar, start, end)."""
     figure.add_bar(
         orientation="h",
-        base=[start * 1e3 for _, start, _ in parts],
-        x=[(end - start) * 1e3 for _, start, end in parts],
+        base=[start * unit.per_second for _, start, _ in parts],
+        x=[(end - start) * unit.per_second for _, start, end in parts],
         y=[lanes[b.stream] for b, _, _ in parts],
         width=width,
         showlegend=False,
@@ -197,14 +223,14 @@ def _named(bar: Bar, window: float) -> bool:
     return len(bar.spans) == 1 and bar.end - bar.start > window / _NAMED
 
 
-def _steps(figure: go.Figure, bounds: Sequence[float], start_s: float, end_s: float) -> None:
+def _steps(figure: go.Figure, bounds: Sequence[float], start_s: float, end_s: float, unit: TimeUnit) -> None:
     """A line at each boundary of steps, and the number of the step that begins there."""
     for step, begin in enumerate(bounds):
         if start_s <= begin <= end_s:
             figure.add_shape(
                 type="line",
-                x0=begin * 1e3,
-                x1=begin * 1e3,
+                x0=begin * unit.per_second,
+                x1=begin * unit.per_second,
                 y0=0,
                 y1=1,
                 yref="paper",
@@ -213,7 +239,7 @@ def _steps(figure: go.Figure, bounds: Sequence[float], start_s: float, end_s: fl
             if step + 1 < len(bounds) and begin < end_s:
                 figure.add_annotation(
                     text=f"step {step}",
-                    x=begin * 1e3,
+                    x=begin * unit.per_second,
                     xanchor="left",
                     y=0.345,
                     yref="paper",
@@ -223,7 +249,7 @@ def _steps(figure: go.Figure, bounds: Sequence[float], start_s: float, end_s: fl
                 )
 
 
-def _layers(figure: go.Figure, drawn: list[Bar], lanes: dict[str, int], window: float) -> None:
+def _layers(figure: go.Figure, drawn: list[Bar], lanes: dict[str, int], window: float, unit: TimeUnit) -> None:
     """The number of each layer above the stream that computes it, where there is room."""
     runs: list[tuple[int, float, float]] = []
     kernels = [b for b in drawn if b.kind == "kernel"]
@@ -236,7 +262,7 @@ def _layers(figure: go.Figure, drawn: list[Bar], lanes: dict[str, int], window: 
     if not wide:
         return
     figure.add_scatter(
-        x=[(a + b) * 500 for _, a, b in wide],
+        x=[(a + b) / 2 * unit.per_second for _, a, b in wide],
         y=[max(lanes[b.stream] for b in kernels) + 0.5] * len(wide),
         mode="text",
         text=[f"layer {n}" if len(wide) < 5 else str(n) for n, _, _ in wide],
@@ -246,14 +272,15 @@ def _layers(figure: go.Figure, drawn: list[Bar], lanes: dict[str, int], window: 
     )
 
 
-def _memory(figure: go.Figure, timeline: Timeline, rank: int, start_s: float, end_s: float) -> None:
+def _memory(figure: go.Figure, timeline: Timeline, rank: int, window: tuple[float, float], unit: TimeUnit) -> None:
     """Live memory as a step function, from its level at the start of the window to the end of it."""
+    start_s, end_s = window
     levels = timeline.memory(rank)
     first = max(bisect_right(levels, start_s, key=lambda p: p[0]) - 1, 0)
     inside = [(max(t, start_s), level) for t, level in levels[first:] if t <= end_s]
     inside.append((end_s, inside[-1][1]))
     figure.add_scatter(
-        x=[t * 1e3 for t, _ in inside],
+        x=[t * unit.per_second for t, _ in inside],
         y=[level / 2**30 for _, level in inside],
         yaxis="y2",
         mode="lines",

@@ -255,5 +255,6 @@ def _numbers(profile: Profile) -> Table:
 
 _STYLE = """
 header, .frame { max-width: 1640px; }
+td:first-child { overflow-wrap: anywhere; }
 td:last-child { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 """

@@ -147,7 +147,13 @@ def _in_script(data: object) -> str:
 
 def _table(table: Table) -> str:
     numeric = [all(_is_number(row[i]) for row in table.rows) for i in range(len(table.headers))]
-    classes = [' class="n"' if n and table.rows else "" for n in numeric]
+    words = [
+        any(isinstance(cell := row[i], str) and len(cell) > _LONG for row in table.rows) for i in range(len(numeric))
+    ]
+    classes = [
+        ' class="n"' if n and table.rows else ' class="t"' if long and i else ""
+        for i, (n, long) in enumerate(zip(numeric, words, strict=True))
+    ]
     shown = ("<button>{}</button>" if table.sortable else "{}").format
     head = "".join(f"<th{c}>{shown(escape(h))}</th>" for c, h in zip(classes, table.headers, strict=True))
     rows = (
@@ -158,6 +164,8 @@ def _table(table: Table) -> str:
     return f"<table{kind}><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
+_LONG = 44
+"""Characters of a cell from which on its column's text is wrapped."""
 _NUMBER = re.compile(r"([-+\u2212\u2013\u2014]|[-+\u2212]?\d[\d.,]*(e[-+]?\d+)?( ?%| ?[^\W\d]\S*)?)?")
 
 

@@ -15,8 +15,7 @@ from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report import figures
 from sim.report.html import Badge, Cell, Section, Table, page
-from sim.report.theme import NEUTRAL
-from sim.timeline.critical_path import CAUSE_LABELS
+from sim.report.step_sections import why
 
 
 def write_page(file: Path, name: str, plan: Plan) -> None:
@@ -43,20 +42,15 @@ def plan_page(name: str, plan: Plan) -> str:
 
 _ALL = """Step times of simulations; a schedule without a runtime is one that ChunkFlow's own runtime has, or none yet.
 A click on a header sorts."""
-_FRONT = """Peak device memory and step time of every simulated schedule that fits; no schedule beats those on the front
-in both."""
-_WHY = "From the step with all weights resident to the chosen one: what the critical path is longer by."
+_FRONT = """Peak device memory and step time of every simulated schedule that fits; no schedule of the chosen runtimes
+beats those on the front in both."""
 
 
 def _front(plan: Plan) -> Iterator[Section]:
     if not plan.pareto:
         return
     drawn = [_drawn(point) for point in plan.evaluated if point.fits_memory]
-    figure = figures.memory_against_step(drawn)
-    if plan.memory_limit_bytes < 4 * max(point.memory_bytes or 0 for point in drawn):
-        limit = plan.memory_limit_bytes / 2**30
-        figure.add_vline(x=limit, line={"dash": "dash", "width": 1.5, "color": NEUTRAL})
-        figure.add_annotation(x=limit, y=1, yref="paper", text="limit", showarrow=False, xanchor="right", xshift=-4)
+    figure = figures.memory_against_step(drawn, plan.memory_limit_bytes, [_drawn(point) for point in plan.pareto])
     yield Section("Memory against step time", _FRONT, figure)
     yield Section("The front", "Of schedules that the chosen runtimes have.", Table(COLUMNS, plan.rows()), under=True)
 
@@ -69,15 +63,14 @@ def _drawn(point: Point) -> figures.Point:
         policy.resident_fraction,
         point.step_time_s,
         point.peak_memory_bytes,
+        point.words,
+        f"{layers} layers" if (layers := len(policy.numbers_of_resident_layers)) else "",
     )
 
 
 def _why(plan: Plan) -> Iterator[Section]:
-    if plan.fall is None or plan.best is None:
-        return
-    parts = [(CAUSE_LABELS[cause], s) for cause, s in plan.fall.parts if abs(s) >= 0.0005 * plan.fall.step_s]
-    start, end = ("all resident", plan.fall.resident_s), ("chosen", plan.fall.step_s)
-    yield Section("Why", _WHY, figures.waterfall(parts, start, end) if parts else None)
+    if plan.fall is not None and plan.best is not None:
+        yield why(plan.fall, "all resident", "the chosen one")
 
 
 def _memory(plan: Plan) -> Iterator[Section]:
@@ -104,7 +97,7 @@ def _runtimes(plan: Plan) -> Iterator[Section]:
         )
         for near in plan.nearest
     ]
-    headers = ("runtime", "step time", "longer", "peak memory", "flags", "what it lacks of the chosen schedule")
+    headers = ("runtime", "step time", "longer", "peak memory", "flags", "what it lacks")
     yield Section("Flags of runtimes", "The fastest simulated schedule that each runtime has.", Table(headers, rows))
 
 

@@ -44,7 +44,7 @@ def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figu
     step = metrics["step_time_s"]
     for key, label, value, remark in shown(metrics):
         if key.endswith("_s"):
-            made.add_row(label, show_seconds(value), _share(value, step), remark)
+            made.add_row(label, show_seconds(value), share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
@@ -52,7 +52,7 @@ def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figu
         say(figures.steps)
 
 
-def _share(part: float, whole: float, sign: str = "") -> str:
+def share(part: float, whole: float, sign: str = "") -> str:
     """A part in per cent; nothing where the whole is 0 or so short that the quotient leaves a float's range."""
     share = 100 * part / whole if whole else math.inf
     return f"{share:{sign}.1f} %" if math.isfinite(share) else ""
@@ -62,13 +62,13 @@ def print_waterfall(fall: Waterfall) -> None:
     """What adds up from the resident step to this one."""
     made = table("critical path", "", "share", title="why: from the resident step to this one")
     made.add_column("", style="dim")
-    made.add_row("resident step", show_seconds(fall.resident_s), _share(fall.resident_s, fall.step_s))
+    made.add_row("resident step", show_seconds(fall.resident_s), share(fall.resident_s, fall.step_s))
     for cause, seconds in fall.parts:
         if abs(seconds) >= 0.0005 * fall.step_s:
             sign = "-" if seconds < 0 else "+"
-            cells = f"{sign} {show_seconds(abs(seconds))}", _share(seconds, fall.step_s, "+")
+            cells = f"{sign} {show_seconds(abs(seconds))}", share(seconds, fall.step_s, "+")
             made.add_row(f"  {CAUSE_LABELS[cause]}", *cells, LABEL_FOOTNOTES.get(cause, ""))
-    made.add_row("this step", show_seconds(fall.step_s), _share(fall.step_s, fall.step_s), style="bold")
+    made.add_row("this step", show_seconds(fall.step_s), share(fall.step_s, fall.step_s), style="bold")
     show(made)
 
 
@@ -84,7 +84,7 @@ def print_explanation(name: str, explanation: Explanation) -> None:
         made.add_row(
             change.words,
             show_seconds(change.step_s),
-            _share(-change.gain_s, change.step_s + change.gain_s, "+"),
+            share(-change.gain_s, change.step_s + change.gain_s, "+"),
             show_bytes(change.peak_memory_bytes),
             memory if change.memory_bytes else "same",
             "" if change.fits_memory else "does not fit",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.inputs.units import show_bytes
 
@@ -62,6 +62,28 @@ def plain(text: str) -> str:
 def ms(seconds: float, digits: int = 2) -> str:
     """A duration in ms."""
     return f"{_minus(f'{seconds * 1e3:,.{digits}f}')} ms"
+
+
+class TimeUnit(NamedTuple):
+    """What times of one axis or column are given in: `per_second` of it are a second."""
+
+    name: str
+    per_second: float
+    digits: int
+
+    def show(self, seconds: float, sign: str = "") -> str:
+        """A duration in this unit; `sign` is "+" where its sign matters."""
+        return f"{_minus(f'{seconds * self.per_second:{sign},.{self.digits}f}')} {self.name}"
+
+
+def time_unit(longest_s: float) -> TimeUnit:
+    """Seconds where the longest of the times to be shown takes one, else ms."""
+    return TimeUnit("s", 1.0, 3) if longest_s >= 1.0 else TimeUnit("ms", 1e3, 2)
+
+
+def duration(seconds: float, sign: str = "") -> str:
+    """A duration in ms, or in s where it takes one or more; `sign` is "+" where its sign matters."""
+    return time_unit(abs(seconds)).show(seconds, sign)
 
 
 def signed(value: float, unit: str, digits: int = 2) -> str:
