@@ -207,7 +207,7 @@ class Timeline(_Fields):
         """Live device memory of `rank` as a step function: (time in s, bytes from then on), from time 0.
 
         Static buffers are live throughout; another buffer from the start of the first write after its last use to
-        the end of its last access.
+        the end of its last access. A write that begins while another access is in flight is no new life.
         """
         changes: dict[float, int] = {0.0: 0}
         changes[0.0] += sum(b.bytes for b in self.program.ranks[rank].buffers if b.static)
@@ -226,7 +226,7 @@ class Timeline(_Fields):
                     continue
                 used = not writes or buffers[name].kind == "collective"
                 now = open_.get(name)
-                if now is None or (writes and now[2]):
+                if now is None or (writes and now[2] and span.ready >= now[1]):
                     if now:
                         close(buffers[name], now[0], now[1])
                     open_[name] = (span.ready, span.end, used)
