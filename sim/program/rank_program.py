@@ -65,6 +65,19 @@ class RankProgram(msgspec.Struct, frozen=True):
         return () if self.composed is msgspec.UNSET else self.composed
 
     @property
+    def composed_events(self) -> set[int]:
+        """Events that say when composed collectives begin and end."""
+        return {event for whole in self.composed_collectives for event in (whole.begins, *whole.ends)}
+
+    @property
+    def composed_streams(self) -> frozenset[str]:
+        """Streams that run nothing but parts of composed collectives."""
+        last = {event for whole in self.composed_collectives for event in whole.ends}
+        own = {whole.call.stream for whole in self.composed_collectives}
+        recording = (c for c in self.commands() if isinstance(c, RecordEvent) and c.event in last) if last else ()
+        return frozenset(c.stream for c in recording) - own
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """Stream names in order of first use."""
         return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
