@@ -26,7 +26,7 @@ from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
 from sim.workloads.block_commands import COMPUTE
-from sim.workloads.block_items import CollectiveOp, Shift, Transfers
+from sim.workloads.block_items import MEETINGS, stream_of
 from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
@@ -126,8 +126,8 @@ def gate(stream: str) -> str:
 def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
     blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
-    meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
-    return tuple(dict.fromkeys((COMPUTE, *(op.stream or COMPUTE for op in meetings))))
+    meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
+    return tuple(dict.fromkeys((COMPUTE, *(stream_of(op) or COMPUTE for op in meetings))))
 
 
 class GatedSchedule(Schedule):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from sim.workloads.block_items import CollectiveOp, Op, Shift
+from sim.workloads.engine_collectives import EngineCollective
 
 
 class Layer(NamedTuple):
@@ -51,7 +52,7 @@ class Workload(NamedTuple):
         """Whether all ranks do the same: `of` then gives what it is asked of."""
         blocks = {id(layer.block): layer.block for layer in self.all_layers}.values()
         ops = (op for block in (*blocks, self.closing) for op in block)
-        return not self.ranks and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
+        return not self.ranks and not any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
@@ -84,7 +85,7 @@ def _grouped(op: Op) -> bool:
 
 def _of(op: Op, rank: int) -> Op | None:
     """What `rank` does of an entry; None if it takes no part."""
-    if isinstance(op, Shift):
+    if isinstance(op, Shift | EngineCollective):
         return op.of(rank)
     if not isinstance(op, CollectiveOp) or op.group is None:
         return op
