@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from sim.analysis.fit_collective import with_byte_times
 from sim.analysis.roots import Point, bracket, solve
-from sim.hardware import Profile, is_session, load_profile, shipped, to_plain
+from sim.hardware import Profile, is_session, load_profile, profile_file, shipped, to_plain
 from sim.hardware.collectives import isolated_time
+from sim.hardware.inheritance import merged
+from sim.hardware.profile_files import read_profile
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.reference import Met, Reference
 from sim.inputs import units
-from sim.inputs.config import InputError
+from sim.inputs.config import InputError, convert
 from sim.inputs.units import show_seconds
 from sim.program import CollectiveKind
 
@@ -45,14 +47,6 @@ class Rates(NamedTuple):
     d2h: float | None
     pageable_h2d: float | None
     pageable_d2h: float | None
-
-
-class Fitted(NamedTuple):
-    """A profile for a trace: the shipped one that it is like, what differs from that (plain data), and itself."""
-
-    like: str
-    changes: dict[str, Any]
-    profile: Profile
 
 
 def rates_of(found: Reference) -> Rates:
@@ -124,7 +118,7 @@ def nearest(found: Reference) -> tuple[str, Profile]:
         off += _off(profile, alone, world)
         score = (
             _unlike(profile.device.name, found.trace.device.name),
-            round(sum(map(abs, off)) / _SAME_RATE),
+            int(sum(map(abs, off)) / _SAME_RATE),
             abs(profile.gpus - max(world, found.trace.gpus)),
             bool(profile.kept),  # what was measured before what is derived
             sum(map(abs, off)),
@@ -165,8 +159,13 @@ def _off(profile: Profile, alone: Iterable[Met], world: int) -> list[float]:
     return [sum(logs) / total] if logs and total else []
 
 
-def fitted(found: Reference, like: str, profile: Profile, own: str, notes: Notes, per_launch: float | None) -> Fitted:
-    """The profile `like` with the rates and costs of the trace; `own` is its name, `per_launch` what a launch costs."""
+def fitted(
+    found: Reference, like: str, profile: Profile, own: str, notes: Notes, per_launch: float | None
+) -> dict[str, Any]:
+    """What a profile like `like` gives of its own: the rates and costs of the trace, as plain data.
+
+    `own` is its name, `per_launch` what a launch costs, s; the call alone unless given.
+    """
     changes: dict[str, Any] = {}
     source = f"from {_file(found)}"
     rates, costs = rates_of(found), call_costs(found)
@@ -200,7 +199,13 @@ def fitted(found: Reference, like: str, profile: Profile, own: str, notes: Notes
             f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; times of kernels are "
             "the trace's, contention and latencies are that profile's"
         )
-    return Fitted(like, {**head, **changes}, profile)
+    return {**head, **changes}
+
+
+def changed_profile(like: str, changes: dict[str, Any]) -> Profile:
+    """The shipped profile `like` with what a file beside a scenario changes."""
+    own = {key: value for key, value in changes.items() if key != "like"}
+    return convert(merged(read_profile(profile_file(like)), like, own), Profile, str(changes["name"]))
 
 
 def _collectives(

@@ -12,7 +12,8 @@ from sim.importers.trace.blocks import Piece, pieces
 from sim.importers.trace.files import read_traces
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import of_file
-from sim.importers.trace.rates import fitted, nearest
+from sim.importers.trace.rates import changed_profile, fitted, nearest
+from sim.importers.trace.recorded import recorded_program, to_json
 from sim.importers.trace.reference import Reference, reference
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
@@ -30,6 +31,8 @@ class Imported(NamedTuple):
 
     scenario: dict[str, Any]
     profile: dict[str, Any] | None
+    program: bytes | None
+    """A recorded program as a file; None of a resident run."""
     notes: Notes
     step_s: float
 
@@ -48,22 +51,36 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
     notes = Notes()
     found = read(paths, notes)
     parts = pieces(found, notes)
-    profile = None
+    offloaded = found.copy_share() >= OFFLOADED
+    changes = program = None
     if hardware is None:
         like, base = nearest(found)
         name = f"{output.stem}.hardware.yaml"
-        profile = fitted(found, like, base, f"{output.stem}-host", notes, _per_launch(found)).changes
+        per_launch = None if offloaded else _per_launch(found)
+        changes = fitted(found, like, base, f"{output.stem}-host", notes, per_launch)
+        profile = changed_profile(like, changes)
         notes.find(f"the nearest shipped profile is {like}; {name} is that with the trace's rates")
         named = name
     else:
-        given = load_profile(hardware)
-        if given.gpus < found.world_size:
-            problem = f"has {given.gpus} GPUs, but the trace is of {found.world_size} ranks"
+        profile = load_profile(hardware)
+        if profile.gpus < found.world_size:
+            problem = f"has {profile.gpus} GPUs, but the trace is of {found.world_size} ranks"
             raise InputError("--hardware", hardware, problem)
         file = profile_file(hardware)
         named = hardware if not Path(hardware).exists() else str(file.resolve())
-    scenario = _resident(found, parts, named, notes)
-    return Imported(scenario, profile, notes, found.of.step)
+    if offloaded:
+        program = to_json(recorded_program(found, parts, profile, notes))
+        scenario = _head(found, named) | {
+            "workload": {"program": f"{output.stem}.program.json", "steps": STEPS},
+            "policy": {"kind": "replay"},
+        }
+    else:
+        scenario = _resident(found, parts, named, notes)
+    return Imported(scenario, changes, program, notes, found.of.step)
+
+
+def _head(found: Reference, hardware: str) -> dict[str, Any]:
+    return {"hardware": hardware, "world_size": found.world_size}
 
 
 def _resident(found: Reference, parts: Sequence[Piece], hardware: str, notes: Notes) -> dict[str, Any]:
@@ -76,9 +93,7 @@ def _resident(found: Reference, parts: Sequence[Piece], hardware: str, notes: No
     notes.find(f"layers: {', '.join(layers)}" if layers else "no layers: nothing in the pass repeats")
     if copied := found.host_bytes():
         notes.leave_out(f"copies between host and GPU of {show_bytes(copied)} a pass")
-    return {
-        "hardware": hardware,
-        "world_size": found.world_size,
+    return _head(found, hardware) | {
         "workload": {"steps": STEPS, "blocks": blocks},
         "policy": {"kind": "resident"},
     }
