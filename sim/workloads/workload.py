@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from sim.workloads.block_items import CollectiveOp, Op, Shift
 from sim.workloads.engine_collectives import EngineCollective
+
+if TYPE_CHECKING:
+    from sim.workloads.recorded import RecordedProgram
 
 
 class Layer(NamedTuple):
@@ -41,6 +44,8 @@ class Workload(NamedTuple):
     after: tuple[Layer, ...] = ()
     closing: tuple[Op, ...] = ()
     ranks: tuple[Workload, ...] = ()
+    recorded: RecordedProgram | None = None
+    """What a host issued in a measured pass, of which `layers` are the blocks."""
 
     @property
     def all_layers(self) -> tuple[Layer, ...]:
