@@ -57,11 +57,16 @@ def fit_collective(
     return with_byte_times(profile, found, said), found
 
 
-def with_byte_times(profile: Profile, factor: float, source: str) -> Profile:
-    """`profile` whose tables of isolated times have all that is beyond the latency times `factor`, said by `source`."""
+def with_byte_times(
+    profile: Profile, factor: float, source: str, kinds: Sequence[CollectiveKind] = get_args(CollectiveKind)
+) -> Profile:
+    """`profile` whose tables of isolated times have all that is beyond the latency times `factor`, said by `source`.
+
+    Those of all kinds, or only of some of `kinds`.
+    """
     replace = msgspec.structs.replace
     classes = {}
-    for kind in get_args(CollectiveKind):
+    for kind in kinds:
         cls: CollectiveClass | None = getattr(profile.collectives, kind)
         if cls is not None:
             by_ranks = {n: _slower(t, cls.latency_of(n), factor, source) for n, t in cls.alone_by_ranks.items()}

@@ -6,14 +6,29 @@ from pathlib import Path
 
 import click
 
-from sim.cli.common import Failure, OutputPath, force_option, with_exit_codes
+from sim.cli.common import OutputPath, check_outputs_shared, force_option, say, with_exit_codes
 
 
 @click.command("trace")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=OutputPath(), help="Write the scenario to this file.")
+@click.option("--hardware", help="The host's profile (a name, or a YAML file); the nearest shipped one, scaled, unless given.")
+@click.option("--weights", help="Weights of the layers: a model (a name, or a YAML file), or bytes of all together.")
 @force_option
 @with_exit_codes
-def command(files: tuple[Path, ...], output: Path, force: bool) -> None:
-    """Make a scenario of the profiler's traces FILES (Kineto, one or more ranks)."""
-    raise Failure("not written yet")
+def command(files: tuple[Path, ...], output: Path, hardware: str | None, weights: str | None, force: bool) -> None:
+    """Make a scenario of the profiler's traces FILES (Kineto; one or more ranks, also compressed and in folders)."""
+    from sim.importers.trace.scenario import import_trace
+    from sim.importers.writing import write_files
+    from sim.inputs.units import show_seconds
+
+    made = import_trace(files, output, hardware, weights)
+    beside = output.with_name(f"{output.stem}.hardware.yaml")
+    outputs = [("--output", output, "IMPORTED")]
+    if made.profile is not None:
+        outputs.append(("the profile beside --output", beside, "PROFILE"))
+    check_outputs_shared(force, *outputs)
+    write_files(output, made.scenario, beside, made.profile, made.notes.lines())
+    for line in made.notes.lines():
+        say(line)
+    say(f"{output}: chunkflow-sim run it; the trace's step is {show_seconds(made.step_s)}")

@@ -1,0 +1,94 @@
+"""Traces to a scenario and the profile that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from sim.hardware import load_profile, profile_file
+from sim.importers.trace.blocks import Piece, pieces
+from sim.importers.trace.files import read_traces
+from sim.importers.trace.notes import Notes
+from sim.importers.trace.operations import of_file
+from sim.importers.trace.rates import fitted, nearest
+from sim.importers.trace.reference import Reference, reference
+from sim.inputs.config import InputError
+from sim.inputs.units import show_bytes
+
+OFFLOADED = 0.01
+"""Share of a pass that copies between host and GPU take from which it counts as offloaded."""
+STEPS = 4
+
+
+class Imported(NamedTuple):
+    """A scenario as plain data, the profile beside it (None where one was given), what is to be said of both.
+
+    `step_s` is the reference: the trace's last complete pass without the wait at its first collective, s.
+    """
+
+    scenario: dict[str, Any]
+    profile: dict[str, Any] | None
+    notes: Notes
+    step_s: float
+
+
+def read(paths: Sequence[Path], notes: Notes) -> Reference:
+    """The pass that traces are imported by. Raises `InputError`."""
+    return reference([of_file(trace) for trace in read_traces(paths)], notes)
+
+
+def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weights: str | None) -> Imported:
+    """The scenario of traces of one run; `output` is where it will be.
+
+    Raises:
+        InputError: traces cannot be read or do not belong together, or no profile fits.
+    """
+    notes = Notes()
+    found = read(paths, notes)
+    parts = pieces(found, notes)
+    profile = None
+    if hardware is None:
+        like, base = nearest(found)
+        name = f"{output.stem}.hardware.yaml"
+        profile = fitted(found, like, base, f"{output.stem}-host", notes, _per_launch(found)).changes
+        notes.find(f"the nearest shipped profile is {like}; {name} is that with the trace's rates")
+        named = name
+    else:
+        given = load_profile(hardware)
+        if given.gpus < found.world_size:
+            problem = f"has {given.gpus} GPUs, but the trace is of {found.world_size} ranks"
+            raise InputError("--hardware", hardware, problem)
+        file = profile_file(hardware)
+        named = hardware if not Path(hardware).exists() else str(file.resolve())
+    scenario = _resident(found, parts, named, notes)
+    return Imported(scenario, profile, notes, found.of.step)
+
+
+def _resident(found: Reference, parts: Sequence[Piece], hardware: str, notes: Notes) -> dict[str, Any]:
+    blocks = []
+    for part in parts:
+        if not part.block:
+            continue
+        blocks.append({"repeat": part.run.count, "layer_bytes": 0, "block": part.block})
+    layers = [f"{p.run.count} x {p.run.length} operations" for p in parts if p.run.count > 1]
+    notes.find(f"layers: {', '.join(layers)}" if layers else "no layers: nothing in the pass repeats")
+    if copied := found.host_bytes():
+        notes.leave_out(f"copies between host and GPU of {show_bytes(copied)} a pass")
+    return {
+        "hardware": hardware,
+        "world_size": found.world_size,
+        "workload": {"steps": STEPS, "blocks": blocks},
+        "policy": {"kind": "resident"},
+    }
+
+
+def _per_launch(found: Reference) -> float | None:
+    """What the host takes from one launch to the next, s: the least of all passes' medians, as a full queue blocks it."""
+    medians = []
+    for pass_ in found.passes.passes:
+        starts = sorted(op.call.start for op in pass_.operations if op.call is not None)
+        if len(starts) > 1:
+            medians.append(median(b - a for a, b in zip(starts, starts[1:], strict=False)))
+    return min(medians) if medians else None

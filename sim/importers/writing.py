@@ -1,0 +1,33 @@
+"""Files that importers write: scenarios and profiles as YAML, with what was found, assumed and left out on top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.inputs.atomic_files import write_atomically
+from sim.inputs.overwriting import Kind
+from sim.inputs.safe_text import printable
+
+
+def write_files(
+    output: Path, scenario: dict[str, Any], beside: Path, profile: dict[str, Any] | None, notes: Sequence[str]
+) -> None:
+    """Write a scenario, and the profile beside it first, if there is one: a scenario names a file that is there."""
+    if profile is not None:
+        write_atomically(beside, f"{Kind.PROFILE.value.decode()} import\n{_yaml(profile)}")
+    head = "".join(f"# {printable(line)}\n" for line in notes)
+    write_atomically(output, f"{Kind.IMPORTED.value.decode()}\n{head}{_yaml(scenario)}")
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Innermost mappings and lists on one line each, and none as an alias."""
+
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
