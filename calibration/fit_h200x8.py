@@ -20,10 +20,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from calibration.fitting.estimators import Fitted, median_and_spread
-from calibration.fitting.profile import number, to_yaml
+from calibration.fitting.profile import number
 from sim.fluid import rates_together
 from sim.hardware import CollectiveClass, IsolatedTimes, PageableCopies, Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
+from sim.hardware.profile_text import to_yaml
 from sim.inputs.units import write_bytes
 from sim.machine import SimulatedMachine
 from sim.program import Collective, CollectiveKind, Copy, HostCopyKind, Program, RankBuilder

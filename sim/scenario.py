@@ -18,7 +18,7 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.input_files import read_bytes, text_of
 from sim.inputs.notebook_html import html_text
-from sim.inputs.other_formats import foreign_json, foreign_text, other_file
+from sim.inputs.other_formats import foreign_content, foreign_text, is_scenario, other_file
 from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Policy
@@ -41,8 +41,8 @@ def read_plain(file: Path) -> Any:
     Raises:
         InputError: it cannot be read, or is of a format that is none of a scenario; it names the format.
     """
-    if (problem := foreign_json(file)) is not None:  # a trace may be longer than any input that is read whole
-        raise InputError(str(file), "", problem)
+    if (problem := foreign_content(file)) is not None:  # a trace may be longer than any input that is read whole
+        raise InputError(str(file), "", problem.replace("FILE", shlex.quote(str(file))))
     return with_files_of(file.parent, plain_of(read_bytes(file), str(file)))
 
 
@@ -57,15 +57,15 @@ def with_files_of(folder: Path, data: Any) -> Any:
 
 def plain_of(content: bytes, source: str) -> Any:
     """The plain data of a scenario's text. Raises `InputError` of `source`, as `read_plain`."""
-    if (problem := foreign_json(content)) is not None:
-        raise InputError(source, "", problem)
+    if (problem := foreign_content(content)) is not None:
+        raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
     try:
         data = parse_yaml(text_of(content, source), source)
     except InputError:
         if (problem := foreign_text(content)) is None:
             raise
-        raise InputError(source, "", problem) from None
-    problem = other_file(data) if isinstance(data, Mapping) else foreign_text(content)
+        raise InputError(source, "", problem.replace("FILE", shlex.quote(source))) from None
+    problem = None if is_scenario(data) else other_file(data) or foreign_text(content)
     if problem is not None:
         raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
     return data

@@ -17,7 +17,6 @@ from sim.hardware import load_profile, to_plain
 
 SHIPPED = Path(scenarios.__file__).parent
 TRACE = json.dumps({"schemaVersion": 1, "deviceProperties": [{"id": 0}], "traceEvents": [{"ph": "X", "ts": 1}]})
-LATER = "it cannot be imported yet: write a scenario by hand"
 NCCL = """\
 #       size         count      type   redop    root     time   algbw   busbw #wrong
     33554432       8388608     float     sum      -1   3966.7    8.46   12.69      0
@@ -26,12 +25,15 @@ TOPO = "\tGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\nGPU0\t X \tPXB\t0-31\t0\nGPU1
 GIVEN: dict[str, tuple[str | bytes, str]] = {
     "nvbandwidth": ('{"nvbandwidth": {"git_version": "v0.8", "testcases": []}}', "nvbandwidth (JSON), no scenario"),
     "nvbandwidth text": ("nvbandwidth Version: v0.8\nBuilt from Git\n", "nvbandwidth (text), no scenario"),
-    "nccl-tests": (NCCL, f"nccl-tests, no scenario: {LATER}"),
+    "nccl-tests": (NCCL, "nccl-tests, no scenario: import it with `chunkflow-sim import nccl-tests given -o OUT.yaml`"),
     "nccl-tests with its settings": ("# nThread 1 nGpus 8 minBytes 8\n#\n# Using devices\n" + NCCL, "of nccl-tests"),
-    "topo": (TOPO, f"nvidia-smi topo -m, no scenario: {LATER}"),
+    "topo": (TOPO, "nvidia-smi topo -m, no scenario: import it with `chunkflow-sim import topo given -o OUT.yaml`"),
     "topo with spaces": (TOPO.replace("\t", "     "), "nvidia-smi topo -m"),
     "topo with colours": (TOPO.replace("GPU0\tGPU1", "\x1b[4mGPU0\tGPU1", 1), "nvidia-smi topo -m"),
-    "trace": (TRACE, f"a profiler's trace (Kineto, Chrome trace format), no scenario: {LATER}"),
+    "trace": (
+        TRACE,
+        "a profiler's trace (Kineto, Chrome trace format), no scenario: import it with `chunkflow-sim import trace given",
+    ),
     "trace.gz": (gzip.compress(TRACE.encode(), mtime=0), "a profiler's trace"),
     "events alone": ('[{"name": "a", "ph": "X", "ts": 1}]', "a profiler's trace"),
     "long trace": (TRACE + " " * 2**27, "a profiler's trace"),

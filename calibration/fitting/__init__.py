@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from calibration.fitting.estimators import FitError, Fitted
 from calibration.fitting.isolation import isolated_overheads
-from calibration.fitting.profile import fit_plain, number, to_yaml
+from calibration.fitting.profile import fit_plain, number
 from calibration.fitting.residuals import Residual, residuals
 from calibration.fitting.selection import Rows
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
+from sim.hardware.profile_text import to_yaml
 from sim.inputs.config import InputError, convert
 
 __all__ = ["Calibrated", "FitError", "Fitted", "Residual", "fit_rows", "to_yaml"]

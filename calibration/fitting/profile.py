@@ -1,4 +1,4 @@
-"""A fitted profile as plain data and as YAML, every number with its unit, uncertainty and the rows behind it."""
+"""A fitted profile as plain data, every number with its unit, uncertainty and the rows behind it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from calibration.fitting.selection import Rows
 from calibration.fitting.stream_interference import fit_stream_interference
 from calibration.fitting.streams import fit_streams
 from sim.hardware import Profile
+from sim.hardware.profile_text import InOneLine
 
 UNITS = {
     "B/s": (("TB/s", 1e12), ("GB/s", 1e9), ("MB/s", 1e6)),
@@ -56,7 +57,7 @@ def fit_plain(
     factors = interference.rate_factors if interference else {}
     shown = {k: number(v, _DEVICE.get(k, "")) for k, v in device.items()}
     if re.fullmatch(r"\d+ MiB", reported := fingerprint.get("memory", "")):  # CUDA's own count is less
-        shown["memory"] = _Line(value=reported, source="nvidia-smi, memory.total")
+        shown["memory"] = InOneLine(value=reported, source="nvidia-smi, memory.total")
     return {
         "name": name,
         "description": description,
@@ -87,13 +88,9 @@ _COPIES = {"cap": "B/s", "rate": "B/s", "setup": "s", "minimum": "s", "switch": 
 _COLLECTIVES = {"latency": "s", "latency_per_rank": "s", "copy_start": "s"}
 
 
-class _Line(dict[str, Any]):
-    """A mapping that YAML shows in one line."""
-
-
 def number(fitted: Fitted, unit: str) -> dict[str, Any]:
     """A number with four digits in a unit that suits it, its uncertainty if it is known, and its source."""
-    plain = _Line(value=_quantity(fitted.value, unit))
+    plain = InOneLine(value=_quantity(fitted.value, unit))
     if fitted.spread is not None:
         plain["uncertainty"] = float(f"{abs(fitted.spread):.2g}")
     plain["source"] = fitted.source
@@ -195,24 +192,3 @@ def _plain_factors(factors: Mapping[str, Fitted]) -> dict[str, Any]:
 
 def _table(sizes: list[int], seconds: list[float], source: str) -> dict[str, Any]:
     return {"bytes": sizes, "seconds": [float(f"{t:.7g}") for t in seconds], "source": source}
-
-
-def _block(item: object) -> bool:
-    return isinstance(item, dict) and not isinstance(item, _Line)
-
-
-def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:
-    """The YAML of a profile, with `remarks` as a comment on top."""
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        """Numbers and lists in one line each."""
-
-    Dumper.add_representer(_Line, lambda d, v: d.represent_mapping("tag:yaml.org,2002:map", v.items(), flow_style=True))
-
-    def sequence(dumper: Any, items: list[Any]) -> Any:
-        return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=not any(map(_block, items)))
-
-    Dumper.add_representer(list, sequence)
-    comment = "".join(f"# {line}\n" for line in remarks.splitlines())
-    return comment + yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, width=118, allow_unicode=True)

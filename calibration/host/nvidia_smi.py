@@ -10,6 +10,9 @@ from functools import cache
 
 from calibration.host.facts import Gpu
 from calibration.host.shell import run
+from sim.importers.nvidia_topo import Matrix, MatrixError, numa_of, read_matrix
+from sim.importers.text_lines import lines_of
+from sim.inputs.config import InputError
 
 GPU_FIELDS = (
     "index", "name", "uuid", "pci.bus_id", "pcie.link.gen.current", "pcie.link.gen.max", "pcie.link.width.current",
@@ -77,35 +80,29 @@ def parse_gpus(listed: str, busy: str, fields: Sequence[str] = GPU_FIELDS) -> tu
 
 def parse_topology(text: str, gpus: int) -> tuple[tuple[tuple[str, ...], ...], tuple[int | None, ...]]:
     """(how each GPU reaches each, NUMA node of each) from `nvidia-smi topo -m`; empty where it says nothing."""
-    header, rows = _matrix(text, gpus)
-    column = header.index("NUMA Affinity") if "NUMA Affinity" in header else None
-    nodes = [row[column] if column is not None and column < len(row) else "" for row in rows]
-    return tuple(tuple(row[1 : 1 + gpus]) for row in rows), tuple(int(n) if n.isdigit() else None for n in nodes)
+    matrix = _matrix(text, gpus)
+    if matrix is None:
+        return (), ()
+    return _between(matrix), tuple(numa_of(matrix, gpu) for gpu in matrix.gpus)
 
 
 def parse_peers(text: str, gpus: int) -> tuple[tuple[str, ...], ...]:
     """Whether each GPU may read each, from `nvidia-smi topo -p2p r`; empty where it says nothing."""
-    return tuple(tuple(row[1 : 1 + gpus]) for row in _matrix(text, gpus)[1])
+    matrix = _matrix(text, gpus)
+    return () if matrix is None else _between(matrix)
 
 
-def _matrix(text: str, gpus: int) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a matrix as nvidia-smi prints it: cells between tabs, the header underlined.
-
-    Where a terminal or a report has made spaces of the tabs, cells are between two and more of them.
-    """
-    plain = re.sub(r"\x1b\[\d*m", "", text)
-    lines = [_cells(line, "\t" in plain) for line in plain.splitlines()]
-    header = next((cells for cells in lines if cells[:2] == ["", "GPU0"]), [])
-    rows = [cells for cells in lines if re.fullmatch(r"GPU\d+", cells[0]) and len(cells) > gpus]
-    return (header, rows) if header and len(rows) == gpus else ([], [])
+def _matrix(text: str, gpus: int) -> Matrix | None:
+    """The matrix of as many GPUs; None where there is none."""
+    try:
+        matrix = read_matrix(lines_of(text.encode(errors="replace"), "nvidia-smi"))
+    except (MatrixError, InputError):
+        return None
+    return matrix if len(matrix.gpus) == gpus and all(gpu in matrix.affinity for gpu in matrix.gpus) else None
 
 
-def _cells(line: str, tabs: bool) -> list[str]:
-    """Cells of a line; the header's first one is empty."""
-    if tabs:
-        return [cell.strip() for cell in line.split("\t")]
-    cells = re.split(r" {2,}", line.strip())
-    return ["", *cells] if cells[0] == "GPU0" and cells[1:2] != ["X"] else cells
+def _between(matrix: Matrix) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(matrix.cells[a, b] for b in matrix.gpus) for a in matrix.gpus)
 
 
 def query(fields: Sequence[str]) -> tuple[str, str]:

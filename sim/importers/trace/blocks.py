@@ -52,7 +52,9 @@ def _block(found: Reference, layers: tuple[tuple[int, ...], ...], notes: Notes) 
             return
         seconds = sum(_busy(found, [layer[place] for place in compute]) for layer in layers) / len(layers)
         if seconds > 0:
-            name = _label([(found.operations[layers[0][p]].name, found.operations[layers[0][p]].seconds) for p in compute])
+            name = _label(
+                [(found.operations[layers[0][p]].name, found.operations[layers[0][p]].seconds) for p in compute]
+            )
             entry = {"name": name, "seconds": float(f"{seconds:.9g}"), "launches": len(compute)}
             block.append({"compute": entry})
         compute.clear()

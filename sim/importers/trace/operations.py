@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from sim.importers.trace.communication import Exchange, exchange, is_collective
-from sim.importers.trace.kineto import Args, Device, Event, number, whole, words
 from sim.importers.trace.files import TraceFile
+from sim.importers.trace.kineto import Args, Device, Event, number, whole, words
 from sim.inputs.config import InputError
 from sim.program import HostCopyKind, HostMemory
 
@@ -138,7 +138,9 @@ def of_file(trace: TraceFile) -> RankTrace:
         world = max([*sizes, *ranks, rank + 1])
     steps.sort()
     ordered = sorted(calls.values())
-    return RankTrace(source, rank, world, about_device, len(document.devices), operations, ordered, steps, dict(left_out))
+    return RankTrace(
+        source, rank, world, about_device, len(document.devices), operations, ordered, steps, dict(left_out)
+    )
 
 
 def _one_device(

@@ -1,0 +1,60 @@
+"""The profile that measured rates and times are put into: one that was imported, another one, or a host of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sim.hardware import shipped
+from sim.hardware.profile_files import profile_file, read_profile
+from sim.importers.cards import card_of
+from sim.importers.host_profile import Wanted, host_profile, profile_of
+from sim.importers.host_tree import HostTree, Place
+from sim.inputs.config import InputError
+from sim.inputs.yaml_files import read_yaml
+
+Plain = dict[str, Any]
+
+
+def base_of(into: Path | None, hardware: str | None, name: str) -> Plain | None:
+    """Plain data of the profile to fill; None where neither is given. Raises InputError.
+
+    `into` keeps what it is like; of `hardware` all numbers are taken over, each with the profile that gave it.
+    """
+    if into is not None:
+        plain = read_yaml(into)
+        if not isinstance(plain, dict):
+            raise InputError(str(into), "", "is no hardware profile, expected a mapping")
+        if "like" in plain and plain["like"] not in shipped():
+            return _whole(into) | {"name": plain.get("name", into.stem)}
+        profile_of(plain, str(into))
+        return plain if "topology" in plain else _whole(into)
+    if hardware is None:
+        return None
+    plain = _whole(profile_file(hardware))
+    return plain | {"name": name, "description": f"{plain.get('description', hardware)}, with imported measurements"}
+
+
+def _whole(file: Path) -> Plain:
+    """A profile without `like`: numbers keep whom they are from."""
+    plain = read_profile(file)
+    profile_of(plain, str(file))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def unknown_host(count: int, gpus: Sequence[str], wanted: Wanted, name: str, evidence: str) -> tuple[Plain, list[str]]:
+    """A host of which only the number of GPUs is known, and perhaps their name: each has a root port of its own."""
+    if count < 1:
+        raise InputError(evidence, "", "tells of no GPU")
+    called = gpus[0] if gpus else ""
+    tree = HostTree(tuple(Place(called, 0, "", ()) for _ in range(count)), {}, (), {}, "nothing")
+    if wanted.card is None and called:
+        wanted = wanted._replace(card=card_of(called))
+    made = host_profile(tree, wanted, name, evidence)
+    remark = (
+        f"nothing tells how the {count} GPUs are joined: each is taken to have a PCIe link of its own to one memory; "
+        "`import topo` tells, then --into"
+    )
+    return made.plain, [*made.remarks, *([remark] if count > 1 else [])]
