@@ -95,7 +95,7 @@ class CollectiveOp(Config, frozen=True):
 
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
-    `stream` names another.
+    `stream` names another. `detached`: nothing waits for it at its block's end, as it is used by a later step.
     """
 
     kind: CollectiveKind
@@ -103,6 +103,7 @@ class CollectiveOp(Config, frozen=True):
     name: str = ""
     group: str | tuple[int | tuple[int, ...], ...] | None = None
     stream: str | None = None
+    detached: bool = False
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -110,6 +111,8 @@ class CollectiveOp(Config, frozen=True):
     def _wrong(self) -> Iterator[Fault]:
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
+        if self.detached and self.stream is None:
+            yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
         if self.group is None or isinstance(self.group, str):
             return
         lists = [isinstance(part, tuple) for part in self.group]
@@ -181,17 +184,26 @@ class CopyOp(Config, frozen=True):
 
 
 class Wait(Config, frozen=True):
-    """The compute stream waits for all that was issued on another stream."""
+    """The compute stream waits for all that was issued on another stream.
+
+    `of_layer`: for what is `detached` on it, and was issued last in a block of this layer; for nothing if there is none.
+    """
 
     stream: str
+    of_layer: bool = False
 
 
 class Transfers(NamedTuple):
-    """Sends and receives of one rank that run together."""
+    """Sends and receives of one rank that run together, on the communicator of the stream's name unless given.
+
+    What is `detached`, on a stream of its own, goes on beyond its block: nothing waits for it at the block's end.
+    """
 
     name: str
     transfers: tuple[Send | Recv, ...]
     stream: str | None = None
+    detached: bool = False
+    communicator: str | None = None
 
 
 class Shift(NamedTuple):
