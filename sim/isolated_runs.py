@@ -36,6 +36,6 @@ def isolated_times(
 
 def _engine_collectives(workload: Workload) -> Iterator[EngineCollective]:
     for own in workload.ranks or (workload,):
-        blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
+        blocks = {id(block): block for layer in own.all_layers for block in layer.blocks}.values()
         for block in (*blocks, own.closing):
             yield from (op for op in block if isinstance(op, EngineCollective))

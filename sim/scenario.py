@@ -177,7 +177,8 @@ class Scenario(Config, frozen=True):
             used = {
                 (op.kind, op.groups)
                 for layer in layers
-                for op in layer.block
+                for block in layer.blocks
+                for op in block
                 if isinstance(op, CollectiveOp) and op.kind in hierarchical
             }
             used |= {(kind, ()) for kind in hierarchical & self.policy.own_collectives}

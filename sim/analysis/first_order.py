@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from itertools import product, zip_longest
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -189,15 +189,16 @@ def step_seconds(
     """Predicted seconds of a step under whole-layer prefetch, one layer ahead: `layer_time` of every layer."""
     layers = workload.layers
     following: Sequence[Layer] = (*layers[1:], layers[0])
-    times: dict[tuple[int, int], float] = {}
+    times: dict[tuple[int, int, int], float] = {}
     total = 0.0
-    for layer, ahead in zip(layers, following, strict=True):
-        key = (id(layer), ahead.bytes)
+    for form, (layer, ahead) in product(workload.steady, zip(layers, following, strict=True)):
+        key = (id(layer), ahead.bytes, form)
         if key not in times:
             copied = copied_bytes(ahead.bytes, resident_fraction)
-            times[key] = layer_time(profile, layer, world_size, copied, placement).total
+            walked = layer._replace(block=layer.blocks[form])
+            times[key] = layer_time(profile, walked, world_size, copied, placement).total
         total += times[key]
-    return total * workload.passes_per_step
+    return total
 
 
 def kernel_seconds(profile: Profile, item: Compute) -> float:

@@ -151,6 +151,7 @@ class Run:
         # them. Matrix products let it in (docs/measurements/contention.md).
         if command.attention:
             end = rank.attention_end = Event(self.env)
+            rank.attention_start = start
         key = rank.gpu, seconds, command.launches
         flow = self.kernel_flows.get(key)
         if flow is None:
@@ -170,7 +171,10 @@ class Run:
 
     def _communication(self, rank: Rank, command: Collective | PointToPoint, ticket: Ticket) -> Steps:
         start = self.env.now
-        if rank.attention_end is not None and not rank.attention_end.triggered:
+        stream = rank.streams[command.stream]
+        # one that an event has let go runs first: attention that begins at the same time finds its SMs taken
+        due = stream.released if stream.released_by == stream.ended - 1 else start
+        if rank.attention_end is not None and not rank.attention_end.triggered and rank.attention_start < due:
             yield rank.attention_end
         run = self.communications.collective if isinstance(command, Collective) else self.communications.point_to_point
         ready, isolated = yield from run(rank, command, ticket)  # type: ignore[arg-type]
@@ -210,6 +214,8 @@ class Run:
         start = self.env.now
         yield from self._until_event(rank, command.event)
         if self.env.now > start:
+            stream = rank.streams[command.stream]
+            stream.released, stream.released_by = self.env.now, stream.ended
             yield self.env.now + self.profile.streams.wake.value
             self._span(rank, command, start, start, 0.0)
 

@@ -34,7 +34,19 @@ class Stream:
     that the stream waits for a command.
     """
 
-    __slots__ = ("commands", "current", "ended", "idle", "launches", "name", "process", "room", "shared")
+    __slots__ = (
+        "commands",
+        "current",
+        "ended",
+        "idle",
+        "launches",
+        "name",
+        "process",
+        "released",
+        "released_by",
+        "room",
+        "shared",
+    )
 
     process: Process
 
@@ -49,6 +61,8 @@ class Stream:
         self.current: tuple[AnyCommand, Ticket] | None = None
         self.ended = 0
         """Commands that have ended."""
+        self.released, self.released_by = 0.0, -2
+        """When an event that held it came, and the number of the command that waited for it."""
 
 
 class Rank:
@@ -78,6 +92,7 @@ class Rank:
         """Host thread -> what it waits for: a place on a stream, or what a message says."""
         self.moving: list[Rendezvous] = []
         self.kernels_running = 0
+        self.attention_start = 0.0
         self.attention_end: Event | None = None
         """When the last attention to start ends, where collectives of other streams may find it running."""
 

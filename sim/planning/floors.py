@@ -33,7 +33,7 @@ class Floors:
         buffers = [0]
         isolated: dict[tuple[str, int], tuple[float, list[float]]] = {}
         for layer in workload.layers:
-            for op in layer.block:
+            for op in (op for form in workload.steady for op in layer.blocks[form]):
                 if isinstance(op, Compute):
                     self.stream_s += profile.kernel_seconds(Kernel("", op.name, **op.work()), gpus[0])
                 # what only some ranks do, or what runs beside the compute stream, is left out: the floor is lower
@@ -53,9 +53,7 @@ class Floors:
                 taken = [t + load for t, load in zip(taken, loads, strict=True)]
                 if seconds > 0:  # one that takes no time holds its buffers for none
                     buffers.append(op.buffer_bytes)
-        passes = workload.passes_per_step
-        self.stream_s *= passes
-        self._loads = [passes * t / c for t, c in zip(taken, profile.capacities, strict=True)]
+        self._loads = [t / c for t, c in zip(taken, profile.capacities, strict=True)]
         self._each = [0.0] * len(taken)
         """Seconds of each resource for one byte that every rank copies."""
         # of ranks that differ, only what rank 0 copies is known here
@@ -63,7 +61,7 @@ class Floors:
             for resource, multiplier in profile.copy_flow("h2d", gpu).route:
                 self._each[resource] += multiplier / profile.capacities[resource]
         self._cap = profile.copy_flow("h2d", gpus[0]).cap
-        self._beside = workload.activation_bytes + workload.scratch_bytes + max(buffers)
+        self._beside = workload.activation_bytes + workload.scratch_bytes + workload.cache_bytes + max(buffers)
 
     def copied(self, policy: Policy) -> int:
         """Bytes that a rank copies in a step, at least."""

@@ -91,7 +91,7 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
     of = [policy.commands_per_layer(layer, workload, world_size) for layer in range(len(workload.all_layers))]
     each, once = of[: len(workload.layers)], sum(of[len(workload.layers) :])
     passes, beyond = divmod(policy.prefetch_layers, len(each))
-    passes += workload.steps * workload.passes_per_step
+    passes += max(workload.passes, workload.steps)
     closing = command_count(workload.closing)
     steps = world_size * (policy.slot_count + 2 * (workload.steps + 1) + closing * workload.steps)
     if not policy.wrap_around:  # an event and its wait, as a pass begins

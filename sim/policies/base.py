@@ -236,7 +236,7 @@ class Offload(Policy, frozen=True):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block; if anything is copied, the copies, two events and their waits, and what `commands_around` adds."""
-        block = workload.all_layers[layer].block
+        block = max(workload.all_layers[layer].blocks, key=command_count)
         if self.resident_fraction == 1.0:
             return world_size * command_count(block)
         copies = self.copies_of_layer(layer, workload)

@@ -89,7 +89,9 @@ class Replay(Policy, frozen=True, tag="replay"):
 
 def _recorded(workload: Workload) -> RecordedProgram:
     if workload.recorded is None:
-        problem = "is replay, which is of recorded programs: give workload.program, as `chunkflow-sim import trace` does"
+        problem = (
+            "is replay, which is of recorded programs: give workload.program, as `chunkflow-sim import trace` does"
+        )
         raise InputError("scenario", "policy.kind", problem)
     return workload.recorded
 
@@ -200,9 +202,7 @@ class _Schedule:
                 self.builder.wait_flag(op.stream, "gate", 0)
             size = min(chunk, op.bytes - offset)
             buffer = _device(op.stream, op.kind, op.layer >= 0)
-            self.builder.copy(
-                op.stream, name, size, buffer, kind=op.kind, other=other, step=step, layer=op.layer
-            )
+            self.builder.copy(op.stream, name, size, buffer, kind=op.kind, other=other, step=step, layer=op.layer)
         if memory == "pageable" and op.memory == "pageable" and op.staging_s > 0:
             self.builder.host_work("new pages", op.staging_s)
 
@@ -243,5 +243,3 @@ def _merged(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         else:
             found.append(op)
     return tuple(found)
-
-

@@ -28,7 +28,7 @@ class Resident(Policy, frozen=True, tag="resident"):
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
         """The block."""
-        return world_size * command_count(workload.all_layers[layer].block)
+        return world_size * max(map(command_count, workload.all_layers[layer].blocks))
 
     @property
     def layers_alike(self) -> bool:

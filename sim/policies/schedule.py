@@ -49,7 +49,7 @@ class Schedule:
         self.period = len(workload.layers)
         """Executed layers after which the same ones come again."""
         if self.once:
-            in_steps = self.period * workload.passes_per_step * workload.steps
+            in_steps = self.period * workload.passes
             self.period = len(workload.before) + in_steps + len(workload.after)
         self.turns: list[int] | None = None
         """Where only offloaded layers are counted: those of a period."""
@@ -59,8 +59,8 @@ class Schedule:
     def build(self) -> RankProgram:
         """Declare the memory, then issue all steps."""
         self.declare()
-        steps, before = self.workload.steps, len(self.workload.before)
-        per_step = len(self.workload.layers) * self.workload.passes_per_step
+        before, count = len(self.workload.before), len(self.workload.layers)
+        in_steps = count * self.workload.passes
         if self.once:
             self.rank.record_request(COMPUTE)
         else:
@@ -68,7 +68,7 @@ class Schedule:
         if self.policy.wrap_around:
             for turn in range(self.ahead):
                 self.prefetch(self.executed(turn))
-        for n in range(before + per_step * steps + len(self.workload.after)):
+        for n in range(before + in_steps + len(self.workload.after)):
             if self.once and n == before:
                 self.block.forget_copies()
                 self._end_step()
@@ -76,9 +76,11 @@ class Schedule:
             self._prefetch_from(n)
             self._layer(n)
             done = n + 1 - before
-            if 0 < done <= per_step * steps and done % per_step == 0:
-                self.block.issue(self.workload.closing, done // per_step - 1, -1)
-                self._end_step()
+            if 0 < done <= in_steps and done % count == 0:
+                step, passed = self.workload.step_of(done // count)
+                if passed == 0:
+                    self.block.issue(self.workload.closing, step - 1, -1)
+                    self._end_step()
         if self.once:
             self.rank.record_request(COMPUTE)
         return self.rank.build(tuple(self._weights()))
@@ -86,7 +88,7 @@ class Schedule:
     def _arrive(self, n: int) -> None:
         """Issue what the n-th layer executed receives before it does anything: its input from another stage."""
         step, layer, _ = self.place(n)
-        self.block.issue(_arrivals(self.layers[layer].block), step, layer)
+        self.block.issue(_arrivals(self.block_of(n)), step, layer)
 
     def _prefetch_from(self, n: int) -> None:
         """Issue the copies that the n-th layer executed is to be followed by."""
@@ -109,7 +111,7 @@ class Schedule:
     def _pass_of(self, n: int) -> tuple[int, int]:
         """The first layer executed of the pass that the n-th one is in, and the one behind its last."""
         count, before = len(self.workload.layers), len(self.workload.before)
-        in_steps = count * self.workload.passes_per_step * self.workload.steps
+        in_steps = count * self.workload.passes
         if self.once and n < before:
             return 0, before
         if self.once and n >= before + in_steps:
@@ -184,7 +186,9 @@ class Schedule:
             self.rank.buffer(ACTIVATIONS, int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
-        blocks = (*(layer.block for layer in layers), self.workload.closing)
+        if self.workload.cache_bytes:
+            self.rank.buffer("kv_cache", self.workload.cache_bytes, "activations", static=True)
+        blocks = (*(block for layer in layers for block in layer.blocks), self.workload.closing)
         self.block.declare((op for block in blocks for op in block), ACTIVATIONS)
         memories = {self.memory_of(number): layer.memory for number, layer in enumerate(layers) if layer.memory}
         for name, size in memories.items():
@@ -199,15 +203,25 @@ class Schedule:
     def place(self, n: int) -> tuple[int, int, int]:
         """(step, layer, copied bytes) of the n-th layer executed."""
         count, work = len(self.workload.layers), self.workload
-        per_step = count * work.passes_per_step
         if not self.once:
-            return n // per_step, n % count, self.copied[n % count]
+            return work.step_of(n // count)[0], n % count, self.copied[n % count]
         request, at = divmod(n, self.period)
         at -= len(work.before)
-        if 0 <= at < per_step * work.steps:
-            return request * work.steps + at // per_step, at % count, self.copied[at % count]
-        layer = count + len(work.before) + (at if at < 0 else at - per_step * work.steps)
+        if 0 <= at < count * work.passes:
+            return request * work.steps + work.step_of(at // count)[0], at % count, self.copied[at % count]
+        layer = count + len(work.before) + (at if at < 0 else at - count * work.passes)
         return -1, layer, self.copied[layer]
+
+    def block_of(self, n: int) -> tuple[Op, ...]:
+        """The block of the n-th layer executed, in the form of its pass."""
+        work = self.workload
+        step, number, _ = self.place(n)
+        layer = self.layers[number]
+        if work.forms is None or step < 0:
+            return layer.block
+        at = n % self.period - len(work.before) if self.once else n
+        step, passed = work.step_of(at // len(work.layers))
+        return layer.blocks[work.forms_of(step)[passed]]
 
     def memory_of(self, layer: int) -> str:
         """Name of the buffer of a layer's own memory."""
@@ -247,7 +261,8 @@ class Schedule:
             weights = (self.slot(n), "resident")
         of = self.layers[layer]
         writes = (self.memory_of(layer),) if of.memory else ()
-        self.block.issue(of.block[len(_arrivals(of.block)) :], step, layer, weights, writes)
+        block = self.block_of(n)
+        self.block.issue(block[len(_arrivals(block)) :], step, layer, weights, writes)
         if step >= 0:
             self.block.forget_copies()
         if self.offloads and self.counts(n):
@@ -257,4 +272,4 @@ class Schedule:
 
 def _arrivals(block: Sequence[Op]) -> Sequence[Op]:
     """The sends and receives that a block begins with."""
-    return list(takewhile(lambda op: isinstance(op, Transfers), block))
+    return list(takewhile(lambda op: isinstance(op, Transfers) and not op.detached, block))

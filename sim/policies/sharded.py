@@ -115,7 +115,7 @@ class Sharded(Offload, frozen=True, tag="sharded"):
         copied = self.copied_of_layer(layer, of.bytes)
         count = piece_count(copied, self.chunk_bytes, world_size)
         a_piece = 1 if world_size == 1 or self.store == "device" else 4
-        return world_size * (command_count(of.block) + 1 + (3 + count * a_piece if count else 0))
+        return world_size * (max(map(command_count, of.blocks)) + 1 + (3 + count * a_piece if count else 0))
 
     @property
     def layers_alike(self) -> bool:

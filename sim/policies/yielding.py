@@ -125,9 +125,10 @@ def gate(stream: str) -> str:
 
 def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
-    blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
+    blocks = (*(block for layer in workload.all_layers for block in layer.blocks), workload.closing)
     meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
-    return tuple(dict.fromkeys((COMPUTE, *(stream_of(op) or COMPUTE for op in meetings))))
+    attached = (stream_of(op) or COMPUTE for op in meetings if not getattr(op, "detached", False))
+    return tuple(dict.fromkeys((COMPUTE, *attached)))
 
 
 class GatedSchedule(Schedule):

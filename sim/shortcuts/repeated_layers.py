@@ -50,11 +50,12 @@ def run_layers(
     """
     # what is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next
     shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
+    shortcuts = shortcuts and workload.forms is None  # nor do layers of passes that differ repeat
     # and flags of collectives by copy engines count through all layers
     uncommon = CopyOp | EngineCollective
     shortcuts = shortcuts and not any(isinstance(op, uncommon) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
-    passes, kept = workload.steps * workload.passes_per_step, MIN_KEPT + 2 * policy.prefetch_layers
+    passes, kept = workload.passes, MIN_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)
     whole: Program | None = None
     while shortcuts and (regions := _regions(workload, policy, kept)):

@@ -67,7 +67,7 @@ class Algorithms:
 
     def lowered(self, op: Op, world_size: int) -> Op:
         """A block's entry, or what it becomes where copy engines run it."""
-        if not isinstance(op, CollectiveOp):
+        if not isinstance(op, CollectiveOp) or op.detached:  # nothing waits for it within its layer: NCCL's
             return op
         chosen = self.of(op)
         if chosen.algorithm == "nccl":
@@ -83,7 +83,7 @@ class Algorithms:
             InputError: a key of these algorithms names no collective of the workload.
         """
         owns = workload.ranks or (workload,)
-        ops = [op for own in owns for layer in own.all_layers for op in layer.block]
+        ops = [op for own in owns for layer in own.all_layers for block in layer.blocks for op in block]
         ops += [op for own in owns for op in own.closing]
         if faults := [*self.faults, *self.unknown(ops)]:
             raise InputError.of("scenario", [(f"workload.collectives.{path}", problem) for path, problem in faults])
@@ -100,7 +100,7 @@ class Algorithms:
 
         def layer(of: Layer) -> Layer:
             if id(of) not in layers:
-                layers[id(of)] = of._replace(block=block(of.block))
+                layers[id(of)] = of._replace(block=block(of.block), others=tuple(map(block, of.others)))
             return layers[id(of)]
 
         def whole(own: Workload) -> Workload:

@@ -21,6 +21,10 @@ from sim.workloads.layer_builder import BF16, LayerBuilder
 
 RING = "ring"
 """The stream on which keys and values go round, as NCCL's own one does in torch."""
+DISPLACED = "displaced"
+"""The stream on which keys and values are gathered for the next step."""
+KV_CACHE = "kv_cache"
+"""The buffer of the keys and values of all tokens."""
 
 
 class BlockBuilder(LayerBuilder):
@@ -118,7 +122,9 @@ class BlockBuilder(LayerBuilder):
         """Attention over all rows of q, k and v, side by side in `qkv`."""
         setup = self.setup
         q, k, v = (qkv.part(column=i * self.heads, columns=self.heads) for i in range(3))
-        if setup.ulysses == 1:
+        if setup.patch or setup.layout.displaced > 1:
+            self._attend_to_cache(q, k, v, y)
+        elif setup.ulysses == 1:
             self.attend(q, k, v, y, self.setup.local)
         elif setup.model.ulysses.attention == "packed":
             self._packed_attention(qkv, y)
@@ -129,6 +135,37 @@ class BlockBuilder(LayerBuilder):
             self.to_tokens("output", mine, y)
         else:
             assert_never(setup.model.ulysses.attention)
+
+    def _attend_to_cache(self, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
+        """Attention over the keys and values of all tokens, of which these are the fresh ones.
+
+        Those of the ring's other ranks are gathered before, so that each rank has all of its heads (xDiT's hybrid.md).
+        Those of displaced ranks come a step late, beside what follows; while warm-up lasts, they are waited for.
+        """
+        setup, layout, batch = self.setup, self.setup.layout, self.setup.batch
+        mine = y
+        if setup.ulysses > 1:
+            q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+            mine = self.registers.new("attention", q.rows, q.columns)
+        width, size = k.columns, 2 * k.rows * k.columns
+        rows = setup.cached_rows
+        whole = Matrix(KV_CACHE, 0, rows, width, width)
+        keys, values = (
+            batched(msgspec.structs.replace(whole, offset=batch * i * rows * width), batch, rows * width)
+            for i in range(2)
+        )
+        late = layout.displaced > 1 and setup.patch
+        if late:
+            self.items.append(Wait(stream=DISPLACED, of_layer=True))
+        for fresh, kept in ((k, keys), (v, values)):
+            self.permute(fresh, kept.part(rows=fresh.rows), (batch, fresh.rows, width), (0, 1, 2), 0)
+        if layout.ring > 1:
+            self.collective("all_gather", "kv", layout.ring * size, "ring")
+        elif layout.displaced > 1:
+            self.collective("all_gather", "kv", layout.displaced * size, "displaced", DISPLACED if late else None)
+        self.attention("attention", q, keys, values, mine)
+        if setup.ulysses > 1:
+            self.to_tokens("output", mine, y)
 
     def _packed_attention(self, qkv: Matrix, y: Matrix) -> None:
         """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""

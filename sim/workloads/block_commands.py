@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 from sim.program import RankBuilder
@@ -28,6 +28,8 @@ class BlockCommands:
         """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
         self._copied: list[str] = []
         """Buffers that kernels read, as they have been copied into."""
+        self._detached: dict[tuple[str, int], int] = {}
+        """Stream and layer -> the event behind what is detached there, and was issued last."""
 
     def declare(self, ops: Iterable[Op], known: str) -> None:
         """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
@@ -67,8 +69,8 @@ class BlockCommands:
                     used = (*reads, *self._copied) if self._copied else reads
                     self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
-                    stream = self._fork(op.stream)
-                    with self.around(stream):
+                    stream = self._fork(op.stream, op.detached)
+                    with self._keeping_clear(stream, op.detached, layer):
                         self.rank.collective(
                             stream,
                             op.name or op.kind,
@@ -80,9 +82,11 @@ class BlockCommands:
                             group=op.groups[0] if op.groups else None,
                         )
                 case Transfers():
-                    stream = self._fork(op.stream)
-                    with self.around(stream):
-                        self.rank.point_to_point(stream, op.name, *op.transfers, step=step, layer=layer)
+                    stream = self._fork(op.stream, op.detached)
+                    with self._keeping_clear(stream, op.detached, layer):
+                        self.rank.point_to_point(
+                            stream, op.name, *op.transfers, step=step, layer=layer, communicator=op.communicator
+                        )
                 case EnginePart():
                     stream = self._fork(op.whole.stream)
                     with self.around(stream):
@@ -90,7 +94,10 @@ class BlockCommands:
                 case CopyOp():
                     self._copy(op, step, layer)
                 case Wait():
-                    self._join(op.stream)
+                    if not op.of_layer:
+                        self._join(op.stream)
+                    elif (event := self._detached.pop((op.stream, layer), None)) is not None:
+                        self.rank.wait(COMPUTE, event)
                 case Shift() | EngineCollective():
                     raise TypeError(f"a {type(op).__name__} is of all ranks: Workload.of says what one does")
                 case _:
@@ -121,13 +128,24 @@ class BlockCommands:
             if op.device_buffer not in there:
                 there.append(op.device_buffer)
 
-    def _fork(self, stream: str | None) -> str:
+    def _fork(self, stream: str | None, detached: bool = False) -> str:
         """The stream that an entry goes on; another one than the compute stream waits for that one first."""
         if stream is None or stream == COMPUTE:
             return COMPUTE
         self.rank.wait(stream, self.rank.record(COMPUTE))
-        self._forked.setdefault(stream, [])
+        if not detached:
+            self._forked.setdefault(stream, [])
         return stream
+
+    @contextmanager
+    def _keeping_clear(self, stream: str, detached: bool, layer: int) -> Iterator[None]:
+        """Around a collective. Nothing keeps clear of what is detached: it may wait for its peers for long."""
+        if not detached:
+            with self.around(stream):
+                yield
+            return
+        yield
+        self._detached[stream, layer] = self.rank.record(stream)
 
     def _join(self, stream: str) -> None:
         if (copied := self._forked.pop(stream, None)) is not None:

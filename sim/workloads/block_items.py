@@ -110,7 +110,7 @@ class CollectiveOp(Config, frozen=True):
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
     `stream` names another. `algorithm`, with `piece_bytes`, says by what it runs, in place of the workload's
-    `collectives`.
+    `collectives`. `detached`: nothing waits for it at its block's end, as it is used by a later step.
     """
 
     kind: CollectiveKind
@@ -120,6 +120,7 @@ class CollectiveOp(Config, frozen=True):
     stream: str | None = None
     algorithm: CommunicationAlgorithm | None = None
     piece_bytes: Bytes | None = None
+    detached: bool = False
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -128,6 +129,10 @@ class CollectiveOp(Config, frozen=True):
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
         yield from wrong_piece(self.algorithm, self.piece_bytes)
+        if self.detached and self.stream is None:
+            yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
+        if self.detached and self.algorithm == "copy_engine":
+            yield Fault("algorithm", "is copy_engine, but nothing waits for what is detached: only nccl can run it")
         if self.group is None or isinstance(self.group, str):
             return
         lists = [isinstance(part, tuple) for part in self.group]
@@ -199,17 +204,26 @@ class CopyOp(Config, frozen=True):
 
 
 class Wait(Config, frozen=True):
-    """The compute stream waits for all that was issued on another stream."""
+    """The compute stream waits for all that was issued on another stream.
+
+    `of_layer`: for what is `detached` on it, and was issued last in a block of this layer; for nothing if there is none.
+    """
 
     stream: str
+    of_layer: bool = False
 
 
 class Transfers(NamedTuple):
-    """Sends and receives of one rank that run together."""
+    """Sends and receives of one rank that run together, on the communicator of the stream's name unless given.
+
+    What is `detached`, on a stream of its own, goes on beyond its block: nothing waits for it at the block's end.
+    """
 
     name: str
     transfers: tuple[Send | Recv, ...]
     stream: str | None = None
+    detached: bool = False
+    communicator: str | None = None
 
 
 class Shift(NamedTuple):

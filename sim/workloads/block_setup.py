@@ -16,7 +16,11 @@ Parallelism = Literal["ulysses", "tensor"] | Layout
 
 
 class Setup(NamedTuple):
-    """How a model runs. `tokens` are those of one image or video, `local` those of them on a rank."""
+    """How a model runs. `tokens` are those of one image or video, `local` those of them on a rank.
+
+    A block is that of one `patch` where the layout has stale activations and warm-up is over. Text of a joint attention
+    goes with it or, `with_text` False, its keys and values are those of the patch that it went with.
+    """
 
     model: Model
     parallelism: Parallelism
@@ -26,6 +30,8 @@ class Setup(NamedTuple):
     text: int
     cross_attention: int
     weights: Weights = AS_COMPUTED
+    patch: bool = False
+    with_text: bool = True
 
     @property
     def layout(self) -> Layout:
@@ -50,12 +56,34 @@ class Setup(NamedTuple):
     @property
     def local(self) -> int:
         """Image tokens on a rank; the last one's are padded."""
-        return -(-self.tokens // (self.ulysses * self.ring))
+        return -(-self.tokens // self.parts)
+
+    @property
+    def parts(self) -> int:
+        """Parts of the image tokens of which a block works on one: those of ranks, and those of time."""
+        layout = self.layout
+        return layout.ulysses * layout.ring * layout.displaced * (layout.patches if self.patch else 1)
+
+    @property
+    def words(self) -> int:
+        """Text rows of a joint attention that the block works on."""
+        return self.text if self.with_text else 0
 
     @property
     def rows(self) -> int:
         """Rows of a rank's hidden vectors of one sample: its image tokens and, where they attend jointly, the text."""
-        return self.local + (0 if any(b.kind == "cross" for b in self.model.blocks) else self.text)
+        return self.local + (0 if self.is_cross else self.words)
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether the text is in no sequence with the image."""
+        return any(b.kind == "cross" for b in self.model.blocks)
+
+    @property
+    def cached_rows(self) -> int:
+        """Rows of the keys and values of all tokens, padded, with the text as often as it is exchanged."""
+        padded = self._replace(patch=True)
+        return padded.local * padded.parts + (0 if self.is_cross else self.ulysses * self.text)
 
     @property
     def latent_elements(self) -> int:

@@ -77,6 +77,8 @@ class LayerBuilder:
                 return item
             if not self.setup.weights.computable and any(isinstance(op, Linear) for op in item.ops):
                 return replace(item, ops=())  # what they read is not stored as matrices of bf16
+            if self.setup.patch or self.setup.layout.displaced > 1:
+                return replace(item, ops=())  # where the patch lies in the cache is not the same in all passes
             return replace(item, ops=tuple(map(self.registers.place, item.ops)))
 
         return Block(Layer(self.weight_bytes, tuple(map(placed, self.items))), elements, self.scratch)
@@ -159,7 +161,17 @@ class LayerBuilder:
         """Name of the buffer of a collective over `elements` of each sample."""
         return collective_buffer(kind, elements * self.setup.batch * BF16)
 
-    def collective(self, kind: CollectiveKind, name: str, elements: int, among: Dimension = "ulysses") -> None:
-        """Run a collective over a buffer of `elements` of each sample."""
+    def collective(
+        self, kind: CollectiveKind, name: str, elements: int, among: Dimension = "ulysses", detached: str | None = None
+    ) -> None:
+        """Run a collective over a buffer of `elements` of each sample, or start it on the stream `detached`."""
         size = Bytes(elements * self.setup.batch * BF16)
-        self.items.append(CollectiveOp(kind=kind, bytes=size, name=name, group=self.setup.groups(among)))
+        op = CollectiveOp(
+            kind=kind,
+            bytes=size,
+            name=name,
+            group=self.setup.groups(among),
+            stream=detached,
+            detached=detached is not None,
+        )
+        self.items.append(op)

@@ -12,7 +12,7 @@ from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.workloads.block_items import CollectiveOp, Groups, Op, too_few
 
-Dimension = Literal["tensor", "ulysses", "ring", "pipeline", "cfg", "data"]
+Dimension = Literal["tensor", "ulysses", "ring", "displaced", "pipeline", "cfg", "data"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 """From the one whose ranks are next to each other to the one whose ranks are furthest apart, as xDiT orders them."""
 
@@ -20,22 +20,44 @@ DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 class Layout(Config, frozen=True):
     """Ranks of each dimension; their product is the number of ranks.
 
-    `tensor` cuts matrices; `ulysses` and `ring` cut the tokens; `pipeline` cuts the layers; `cfg` the passes of a step;
-    `data` runs requests side by side.
+    `tensor` cuts matrices; `ulysses` and `ring` cut the tokens, and so does `displaced`, whose ranks attend to the keys
+    and values that others had a step ago (DistriFusion); `pipeline` cuts the layers; `cfg` the passes of a step; `data`
+    runs requests side by side.
+
+    With `patches` the stages of a pipeline work on so many parts of the tokens, one after the other, each attending to
+    what the other parts were a step ago (PipeFusion). The first `warmup_steps` of a request use nothing stale.
     """
 
     tensor: int = 1
     ulysses: int = 1
     ring: int = 1
+    displaced: int = 1
     pipeline: int = 1
     cfg: int = 1
     data: int = 1
+    patches: int = 1
+    warmup_steps: int = 1
 
     def __post_init__(self) -> None:
-        refuse(too_few(self, DIMENSIONS))
+        refuse(self._wrong())
+
+    def _wrong(self) -> Iterator[Fault]:
+        yield from too_few(self, (*DIMENSIONS, "patches"))
+        if self.warmup_steps < 0:
+            yield Fault("warmup_steps", f"is {self.warmup_steps}, expected 0 or more")
+        if self.patches > 1 and self.pipeline == 1:
+            yield Fault("patches", f"is {self.patches}, but only the stages of a pipeline take patches: give pipeline")
+        if self.displaced > 1 and (self.pipeline > 1 or self.ring > 1):
+            yield Fault("displaced", "does not go with pipeline or ring: expected tensor, ulysses, cfg or data")
 
     def __str__(self) -> str:
-        return " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
+        words = " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
+        return f"{words} in {self.patches} patches" if self.patches > 1 else words
+
+    @property
+    def stale(self) -> bool:
+        """Whether ranks attend to what others were a step ago."""
+        return self.patches > 1 or self.displaced > 1
 
     @property
     def sizes(self) -> dict[Dimension, int]:

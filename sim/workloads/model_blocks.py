@@ -13,16 +13,17 @@ from sim.workloads.model_shapes import BlockShape
 def block(setup: Setup, shape: BlockShape) -> Block:
     """One block of kind `shape`: the weights of a rank in bytes, and what it runs in program order."""
     made = BlockBuilder(setup, shape)
-    image, text = (0, setup.local), (setup.local, setup.text)
+    image, text = (0, setup.local), (setup.local, setup.words)
+    both = [image, text] if setup.with_text else [image]
     match shape.kind:
         case "cross":
             _cross(made, [image])
         case "joint":
-            _streams(made, [(0, setup.local + setup.text)], [6, 6])
+            _streams(made, [(0, setup.local + setup.words)], [6, 6])
         case "double":
-            _streams(made, [image, text], [6, 6])
+            _streams(made, both, [6, 6][: len(both)])
         case "double_last":
-            _streams(made, [image, text], [6, 2], last=True)
+            _streams(made, both, [6, 2][: len(both)], last=True)
         case "single":
             _single(made)
         case _:

@@ -14,6 +14,7 @@ from sim.workloads.block_setup import Parallelism, Setup, layout_of
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
+from sim.workloads.patches import displaced
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.stages import divided
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
@@ -53,6 +54,8 @@ class Named(Config, frozen=True):
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
     collectives: dict[str, Any] = msgspec.field(default_factory=dict)
+    patch_text: Literal["first", "each"] = "first"
+    """Patches that the text of a joint attention goes with: the first one of a step, or each, as in xDiT."""
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -127,6 +130,8 @@ class Named(Config, frozen=True):
         if (passes := self._passes(model)) % layout.cfg:
             says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
             yield _wrong("parallelism", says)
+        if layout.patches > self.tokens(model):
+            yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
             yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
         if self.layers is not None and self.layers > model.layers:
@@ -155,7 +160,11 @@ class Named(Config, frozen=True):
         activations = scratch = 0
         for shape in model.blocks:
             made = block(setup, shape)
-            every += [made.layer] * shape.repeat
+            layer = made.layer
+            if setup.layout.stale:
+                patches = [block(setup._replace(patch=True, with_text=text), shape) for text in (True, False)]
+                layer = layer._replace(others=tuple(patch.layer.block for patch in patches))
+            every += [layer] * shape.repeat
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
         layers = tuple(every[i * len(every) // count] for i in range(count))
@@ -170,7 +179,9 @@ class Named(Config, frozen=True):
             phase_layers(self.before, layout, world_size),
             phase_layers(self.after, layout, world_size),
         )
-        return Algorithms(self.collectives).applied(divided(whole, setup), world_size)
+        if layout.displaced > 1:
+            whole = displaced(whole, setup)
+        return Algorithms(self.collectives).applied(divided(whole, setup, self.patch_text == "each"), world_size)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

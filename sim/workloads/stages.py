@@ -8,10 +8,8 @@ from sim.workloads.activation_memory import ACTIVATIONS
 from sim.workloads.block_items import CollectiveOp, Op, Transfers
 from sim.workloads.block_setup import Setup
 from sim.workloads.layer_builder import BF16
+from sim.workloads.patches import LATENTS, StageOfPatches
 from sim.workloads.workload import Layer, Workload
-
-LATENTS = "latents"
-"""The buffer of what a step has predicted."""
 
 
 def stage_layers(count: int, stages: int, stage: int) -> range:
@@ -21,13 +19,16 @@ def stage_layers(count: int, stages: int, stage: int) -> range:
     return range(first, first + each + (stage < more))
 
 
-def divided(whole: Workload, setup: Setup) -> Workload:
+def divided(whole: Workload, setup: Setup, text_each: bool = False) -> Workload:
     """`whole`, what a rank of one stage does, as what each rank does of a pipeline, with guidance over its groups.
 
     Stages hand on the hidden vectors of each pass. The last one joins the passes of guidance and sends the latents of
-    the next step to the first one, as xDiT and vLLM-Omni do. Sends are on the compute stream.
+    the next step to the first one, as xDiT and vLLM-Omni do. Sends are on the compute stream. With patches see
+    `sim.workloads.patches`; `text_each`: each of them goes with the text.
     """
     layout = setup.layout
+    if layout.patches > 1:
+        return _in_patches(whole, setup, text_each)
     latents = setup.latent_elements * setup.batch * BF16
     joined: tuple[Op, ...] = ()
     if layout.cfg > 1:
@@ -53,6 +54,18 @@ def divided(whole: Workload, setup: Setup) -> Workload:
         elif stage == layout.pipeline - 1:
             closing = (*joined, Transfers(LATENTS, (Send(group[0], latents, LATENTS),)))
         ranks.append(whole._replace(layers=tuple(layers), closing=closing))
+    return ranks[0]._replace(ranks=tuple(ranks))
+
+
+def _in_patches(whole: Workload, setup: Setup, text_each: bool) -> Workload:
+    layout = setup.layout
+    of = {rank: group for group in layout.groups("pipeline") for rank in group}
+    ranks: list[Workload] = []
+    for rank in range(setup.world_size):
+        stage = layout.place(rank, "pipeline")
+        own = tuple(whole.layers[i] for i in stage_layers(len(whole.layers), layout.pipeline, stage))
+        made = StageOfPatches(setup, of[rank], stage, whole.passes_per_step, text_each)
+        ranks.append(made.workload(whole, own))
     return ranks[0]._replace(ranks=tuple(ranks))
 
 

@@ -17,12 +17,30 @@ if TYPE_CHECKING:
 class Layer(NamedTuple):
     """One layer: its weights in bytes, and its block in program order.
 
-    `memory` is device memory that it takes while it runs, B, on top of the workload's activations.
+    `memory` is device memory that it takes while it runs, B, on top of the workload's activations. `others` are what
+    it does instead of `block` in passes of another form (`Forms`).
     """
 
     bytes: int
     block: tuple[Op, ...]
     memory: int = 0
+    others: tuple[tuple[Op, ...], ...] = ()
+
+    @property
+    def blocks(self) -> tuple[tuple[Op, ...], ...]:
+        """By form: `block`, then `others`."""
+        return (self.block, *self.others)
+
+
+class Forms(NamedTuple):
+    """The form of each pass, by steps: those of the `first` steps, those of all that follow, and those of the last one.
+
+    A form is the number of a block in `Layer.blocks`.
+    """
+
+    first: tuple[tuple[int, ...], ...]
+    then: tuple[int, ...]
+    last: tuple[int, ...]
 
 
 class Workload(NamedTuple):
@@ -30,8 +48,9 @@ class Workload(NamedTuple):
 
     `scratch_bytes` are taken by kernels for themselves, on top of the activations. `synchronous`: the host issues a
     step when the GPU has ended the one before. `before` and `after` are layers that run once, around all steps;
-    `closing` is what ends each step. Ranks that do not do the same have `ranks`, a workload each, whose steps count as
-    those of this one; other fields are then those of rank 0.
+    `closing` is what ends each step. Passes that are not alike have `forms`; `passes_per_step` is then their number in a
+    step after the first ones. `cache_bytes` hold keys and values from step to step. Ranks that do not do the same have
+    `ranks`, a workload each, whose steps count as those of this one; other fields are then those of rank 0.
     """
 
     layers: tuple[Layer, ...]
@@ -46,6 +65,37 @@ class Workload(NamedTuple):
     ranks: tuple[Workload, ...] = ()
     recorded: RecordedProgram | None = None
     """What a host issued in a measured pass, of which `layers` are the blocks."""
+    forms: Forms | None = None
+    cache_bytes: int = 0
+
+    def forms_of(self, step: int) -> tuple[int, ...]:
+        """The form of each pass of a step."""
+        if self.forms is None:
+            return (0,) * self.passes_per_step
+        if step < len(self.forms.first):
+            return self.forms.first[step]
+        return self.forms.last if step == self.steps - 1 else self.forms.then
+
+    @property
+    def steady(self) -> tuple[int, ...]:
+        """The form of each pass of a step that is neither one of the first ones nor the last one."""
+        return (0,) * self.passes_per_step if self.forms is None else self.forms.then
+
+    def step_of(self, number: int) -> tuple[int, int]:
+        """The step of a pass, counted from the first one of all steps on, and which one of that step it is."""
+        first = () if self.forms is None else self.forms.first
+        for step, forms in enumerate(first):
+            if number < len(forms):
+                return step, number
+            number -= len(forms)
+        step, number = divmod(number, self.passes_per_step)
+        return len(first) + step, number
+
+    @property
+    def passes(self) -> int:
+        """Passes of all steps."""
+        first = () if self.forms is None else self.forms.first[: self.steps]
+        return sum(map(len, first)) + (self.steps - len(first)) * self.passes_per_step
 
     @property
     def all_layers(self) -> tuple[Layer, ...]:
@@ -55,8 +105,8 @@ class Workload(NamedTuple):
     @property
     def alike(self) -> bool:
         """Whether all ranks do the same: `of` then gives what it is asked of."""
-        blocks = {id(layer.block): layer.block for layer in self.all_layers}.values()
-        ops = (op for block in (*blocks, self.closing) for op in block)
+        found = {id(block): block for layer in self.all_layers for block in layer.blocks}.values()
+        ops = (op for block in (*found, self.closing) for op in block)
         return not self.ranks and not any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
 
     def of(self, rank: int) -> Workload:
@@ -73,7 +123,8 @@ class Workload(NamedTuple):
             known: dict[int, Layer] = {}
             for layer in layers:
                 if id(layer) not in known:
-                    known[id(layer)] = layer._replace(block=mine(layer.block))
+                    others = tuple(map(mine, layer.others))
+                    known[id(layer)] = layer._replace(block=mine(layer.block), others=others)
             return tuple(known[id(layer)] for layer in layers)
 
         return own._replace(

@@ -1,0 +1,168 @@
+"""Patch pipelines (PipeFusion): what a rank of a stage does in each pass, of a whole sequence or of one patch of it.
+
+The first `warmup_steps` send whole sequences through the stages, one stage at a time. Later steps send patch after
+patch, and a patch attends to what the others were a step ago, so that stages work at the same time. As in xDiT's
+asynchronous loop, a stage receives a patch when its compute stream gets there, works on it and starts to send it on a
+stream of its own; the last one has the scheduler's latents to send, which the first one receives a step later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sim.inputs.units import Bytes
+from sim.program import Recv, Send
+from sim.workloads.block_items import CollectiveOp, Op, Transfers
+from sim.workloads.block_setup import Setup
+from sim.workloads.layer_builder import BF16
+from sim.workloads.workload import Forms, Layer, Workload
+
+WHOLE, WITH_TEXT, WITHOUT_TEXT = range(3)
+"""Blocks of a layer of `in_patches`: of the whole sequence, of a patch with the text, of a patch without it."""
+SENDS = "stage"
+"""The stream on which a stage sends what it computed."""
+LATENTS = "latents"
+"""The buffer of what a step has predicted."""
+
+
+class _Pass(NamedTuple):
+    """A pass of a stage: its block, what it receives and sends (B, 0 for nothing), and whether it joins guidance."""
+
+    block: int
+    receives: int
+    sends: int
+    joins: int
+
+
+class StageOfPatches(NamedTuple):
+    """One rank of a patch pipeline: its `group`, from the first stage to the last, and which `stage` it is."""
+
+    setup: Setup
+    group: tuple[int, ...]
+    stage: int
+    passes: int
+    """Passes of guidance that a rank runs one after the other."""
+    text_each: bool
+    """Whether each patch goes with the text, not only the first one."""
+
+    def workload(self, whole: Workload, layers: tuple[Layer, ...]) -> Workload:
+        """What the rank does: `whole` of `layers`, its own ones, which have the three blocks."""
+        layout = self.setup.layout
+        first = [self._warm_up()] * layout.warmup_steps
+        if self.stage == 0:  # it has the latents of the last warm-up step, or noise
+            first.append([p._replace(receives=0) for p in self._step(False)])
+        then, last = self._step(False), self._step(True)
+        numbers = {p: i for i, p in enumerate(dict.fromkeys(p for step in (*first, then, last) for p in step))}
+        forms = Forms(
+            tuple(tuple(numbers[p] for p in step) for step in first),
+            tuple(numbers[p] for p in then),
+            tuple(numbers[p] for p in last),
+        )
+        known: dict[tuple[int, int], Layer] = {}
+        made = []
+        for at, layer in enumerate(layers):
+            ends = (at == 0) + 2 * (at == len(layers) - 1)
+            if (id(layer), ends) not in known:
+                blocks = [self._block(layer.blocks[p.block], p, ends) for p in numbers]
+                known[id(layer), ends] = layer._replace(block=blocks[0], others=tuple(blocks[1:]))
+            made.append(known[id(layer), ends])
+        cache = kv_cache_bytes(self.setup, len(layers)) * self.passes
+        return whole._replace(layers=tuple(made), passes_per_step=len(then), forms=forms, cache_bytes=cache)
+
+    @property
+    def _is_last(self) -> bool:
+        return self.stage == len(self.group) - 1
+
+    def _warm_up(self) -> list[_Pass]:
+        """The passes of a step that is not pipelined; the first stage then waits for the latents."""
+        hidden, latents = hidden_bytes(self.setup), latent_bytes(self.setup)
+        found = []
+        for number in range(self.passes):
+            ends = number == self.passes - 1
+            found.append(
+                _Pass(
+                    WHOLE,
+                    (latents if ends else 0) if self.stage == 0 else hidden,
+                    (latents if ends else 0) if self._is_last else hidden,
+                    ends,
+                )
+            )
+        return found
+
+    def _step(self, last: bool) -> list[_Pass]:
+        """The passes of a step in patches; of the `last` one nothing is sent to the first stage."""
+        found = []
+        for patch in range(self.setup.layout.patches):
+            with_text = patch == 0 or self.text_each
+            setup = self.setup._replace(patch=True, with_text=with_text)
+            hidden, latents = hidden_bytes(setup), latent_bytes(setup)
+            for number in range(self.passes):
+                ends = number == self.passes - 1
+                receives = (latents if number == 0 else 0) if self.stage == 0 else hidden
+                sends = (latents if ends and not last else 0) if self._is_last else hidden
+                found.append(_Pass(WITH_TEXT if with_text else WITHOUT_TEXT, receives, sends, ends))
+        return found
+
+    def _block(self, block: tuple[Op, ...], made: _Pass, ends: int) -> tuple[Op, ...]:
+        """`block` with what the stage's first layer (bit 0 of `ends`) and last one (bit 1) send and receive."""
+        before: list[Op] = []
+        after: list[Op] = []
+        asynchronous = made.block != WHOLE
+        waits_at_end = self.stage == 0 and not asynchronous
+        if ends & 1 and made.receives and not waits_at_end:
+            before.append(self._receive(made.receives))
+        if ends & 2:
+            if self._is_last and made.joins:
+                after += self._joined(asynchronous)
+            if made.sends:
+                after.append(self._send(made.sends, asynchronous))
+            if waits_at_end and made.receives:
+                after.append(self._receive(made.receives))
+        return (*before, *block, *after) if before or after else block
+
+    def _receive(self, size: int) -> Transfers:
+        source = self.stage - 1
+        name = LATENTS if self.stage == 0 else "stage input"
+        recv = Recv(self.group[source], size, name)
+        return Transfers(name, (recv,), communicator=self._edge(source % len(self.group)))
+
+    def _send(self, size: int, asynchronous: bool) -> Transfers:
+        target = (self.stage + 1) % len(self.group)
+        send = Send(self.group[target], size, LATENTS if self._is_last else "stage output")
+        stream = SENDS if asynchronous else None
+        return Transfers(send.buffer, (send,), stream, asynchronous, self._edge(self.stage))
+
+    def _edge(self, stage: int) -> str:
+        """The communicator from one stage to the next: xDiT has one for each pair and direction."""
+        return f"from stage {stage}"
+
+    def _joined(self, asynchronous: bool) -> Iterator[Op]:
+        cfg = self.setup.layout.cfg
+        if cfg > 1:
+            size = Bytes(cfg * latent_bytes(self.setup._replace(patch=asynchronous)))
+            yield CollectiveOp(kind="all_gather", bytes=size, name="guidance", group=self.setup.groups("cfg"))
+
+
+def hidden_bytes(setup: Setup) -> int:
+    """Hidden vectors that a rank hands on, B."""
+    return setup.rows * setup.model.transformer.hidden * setup.batch * BF16
+
+
+def latent_bytes(setup: Setup) -> int:
+    """Latents of a rank's tokens, B."""
+    return -(-setup.latent_elements // setup.parts) * setup.batch * BF16
+
+
+def kv_cache_bytes(setup: Setup, layers: int) -> int:
+    """Keys and values of all tokens for a rank's heads of so many layers, B: 2 A a layer, over Ulysses and tensor."""
+    width = setup.model.transformer.hidden // (setup.layout.tensor * setup.ulysses)
+    return 2 * setup.cached_rows * width * setup.batch * BF16 * layers
+
+
+def displaced(whole: Workload, setup: Setup) -> Workload:
+    """`whole` with warm-up: its ranks then attend to what the others' keys and values were a step ago."""
+    warm, late = (WHOLE,) * whole.passes_per_step, (WITH_TEXT,) * whole.passes_per_step
+    forms = Forms((warm,) * setup.layout.warmup_steps, late, late)
+    cache = kv_cache_bytes(setup, len(whole.layers)) * whole.passes_per_step
+    return whole._replace(forms=forms, cache_bytes=cache)
