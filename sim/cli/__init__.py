@@ -17,6 +17,7 @@ from sim.cli import (
     plan,
     run,
     sensitivity,
+    serve,
     sweep,
     validate,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "plan",
     "run",
     "sensitivity",
+    "serve",
     "sweep",
     "validate",
 ]

@@ -1,0 +1,8 @@
+"""Schedulers of requests, one file each, found by being here or by `register`."""
+
+from __future__ import annotations
+
+from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.schedulers.registry import kinds, register, union, unregister
+
+__all__ = ["Decider", "Scheduler", "kinds", "register", "union", "unregister"]
