@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes, Number, Seconds
 
 MAX_STEPS = 10_000
+
+Stage = Literal["encode", "denoise", "decode"]
 
 
 class Deadline(Config, frozen=True):
@@ -105,5 +108,5 @@ class RequestClass(Config, frozen=True):
 
 
 def _ascending(name: str, values: tuple[int, ...]) -> Iterator[Fault]:
-    if not values or values[0] < 1 or any(a >= b for a, b in zip(values, values[1:], strict=False)):
+    if not values or values[0] < 1 or any(a >= b for a, b in pairwise(values)):
         yield Fault(name, f"is {list(values)}, expected whole numbers from 1 on, ascending")

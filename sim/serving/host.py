@@ -11,16 +11,21 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from sim.environment import Environment, Process
+from sim.serving.classes import Stage
 from sim.serving.costs import Costs
-from sim.serving.jobs import EPSILON, Job, Request, Stage
+from sim.serving.jobs import EPSILON, Job, Request
 from sim.serving.memory import Memory
 from sim.serving.step_times import ClassModel, Contention, Running
 
-if TYPE_CHECKING:
-    from sim.serving.schedulers.base import Decider
+
+class Decider(Protocol):
+    """Decides what runs on a host, for one run."""
+
+    def decide(self) -> None:
+        """Start what is to run now, and stop what is to end early."""
 
 
 class Segment(NamedTuple):

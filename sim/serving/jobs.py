@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from sim.serving.classes import Stage
+from sim.serving.step_times import ClassModel
 
-if TYPE_CHECKING:
-    from sim.serving.step_times import ClassModel
-
-Stage = Literal["encode", "denoise", "decode"]
 EPSILON = 1e-9
 """Steps: what is nearer to a step's end has reached it."""
 
@@ -105,7 +102,7 @@ class Job:
     )
 
     def __init__(self, request: Request) -> None:
-        self.requests = (request,)
+        self.requests: tuple[Request, ...] = (request,)
         self.cls = request.cls
         self.number = request.number
         self.deadline = request.deadline

@@ -49,7 +49,7 @@ class Replicates(NamedTuple):
 
     def to_plain(self) -> dict[str, Any]:
         """What `serve --json` prints: means over seeds, and under `interval_95` half widths of the same keys."""
-        means = _map(self.figures, lambda values: mean_of(values).mean)
+        means: dict[str, Any] = _map(self.figures, lambda values: mean_of(values).mean)
         means["seed"] = self.first.seed
         means["seeds"] = len(self.figures)
         if len(self.figures) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
@@ -79,7 +79,7 @@ class ServingScenario(Config, frozen=True):
         """Build one from plain data, as YAML gives it. Raises `InputError`."""
         fields = [("scheduler", union())]
         form = msgspec.defstruct("ServingScenario", fields, bases=(cls,), frozen=True, kw_only=True, module=__name__)
-        read = convert(data, form, source)
+        read: Any = convert(data, cast(type[Any], form), source)
         if read.hardware is not None:
             try:
                 profile_file(read.hardware)

@@ -12,9 +12,8 @@ from sim.inputs.config import InputError
 from sim.policies import build
 from sim.program import Program
 from sim.scenario import Scenario
-from sim.serving.classes import RequestClass
+from sim.serving.classes import RequestClass, Stage
 from sim.serving.corun import Group, steps_together
-from sim.serving.jobs import Stage
 from sim.serving.shared_resources import Alike, components, resources_used
 from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job as StepJob
@@ -44,7 +43,10 @@ class Cell(NamedTuple):
 
 
 class ClassModel:
-    """A class of requests with its step times and memory, by degree and batch: `cells` has those that fit a GPU, `every` all."""
+    """A class of requests with its step times and memory, by degree and batch.
+
+    `every` has all of them, `cells` those that fit a GPU.
+    """
 
     def __init__(
         self, name: str, given: RequestClass, every: Mapping[tuple[int, int], Cell], degrees: tuple[int, ...], most: int
@@ -170,10 +172,10 @@ class SimulatedContention:
         self.simulated += 1
         alone = [self._alone(group, self._layers) for group in groups]
         least = min(alone)
-        layers = []
-        for group, step in zip(groups, alone, strict=True):
-            ratio = step / least
-            layers.append(self._layers if ratio <= 4.0 else max(2, round(4.0 * self._layers / ratio)))
+        # a group whose steps are much longer would need many steps of the others
+        layers = [
+            self._layers if step <= 4.0 * least else max(2, round(4.0 * self._layers * least / step)) for step in alone
+        ]
         made = [
             Group(self._maker(group, count), self._alone(group, count))
             for group, count in zip(groups, layers, strict=True)

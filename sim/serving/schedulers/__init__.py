@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.host import Decider
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.registry import kinds, register, union, unregister
 
 __all__ = ["Decider", "Scheduler", "kinds", "register", "union", "unregister"]

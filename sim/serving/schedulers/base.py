@@ -8,17 +8,8 @@ starts and stops jobs by the `Host` that it was made with; stops take effect at 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from sim.inputs.config import Config
-from sim.serving.host import Host
-
-
-class Decider(Protocol):
-    """Decides what runs, for one run."""
-
-    def decide(self) -> None:
-        """Start what is to run now, and stop what is to end early."""
+from sim.serving.host import Decider, Host
 
 
 class Scheduler(Config, frozen=True, tag_field="kind"):

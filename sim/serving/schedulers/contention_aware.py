@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sim.inputs.units import Number, Seconds
-from sim.serving.host import Host, running_of, slowdowns
+from sim.serving.host import Decider, Host, running_of, slowdowns
 from sim.serving.jobs import Job
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.elastic import Elastic
 from sim.serving.schedulers.registry import register
 from sim.serving.step_times import Running

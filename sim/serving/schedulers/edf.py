@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.serving.host import Host
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.host import Decider, Host
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.in_order import InOrder
 from sim.serving.schedulers.registry import register
 

@@ -8,8 +8,8 @@ deadlines. What a choice is worth to that knapsack is not public: `Elastic.worth
 from __future__ import annotations
 
 from sim.inputs.units import Number, Seconds
-from sim.serving.host import Host
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.host import Decider, Host
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.elastic import Elastic
 from sim.serving.schedulers.registry import register
 

@@ -1,4 +1,4 @@
-"""What schedulers have in common that bind each request, when it comes, to a lane: GPUs that stay its own to the end."""
+"""What schedulers have in common that bind each request, when it comes, to a lane: GPUs that it keeps to the end."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.faults import Fault, refuse
-from sim.serving.host import Host
+from sim.serving.host import Decider, Host
 from sim.serving.jobs import Job
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.registry import register
 
 
@@ -54,14 +54,14 @@ class _Decider:
         for job in list(self.host.fresh.values()):
             size = self._size(job)
             if size not in full:
-                group = next((group for group in self._groups[size] if group not in self._taken), None)
-                if group is None:
+                free = [group for group in self._groups[size] if group not in self._taken]
+                if free:
+                    self._taken[free[0]] = job
+                    self._start(job, free[0])
+                else:
                     full.add(size)
                     if len(full) == len(self._groups):
                         return
-                else:
-                    self._taken[group] = job
-                    self._start(job, group)
 
     def _start(self, job: Job, group: tuple[int, ...]) -> None:
         degree = max(d for d in self.host.degrees(job) if d <= min(len(group), self.host.fixed_degree(job)))

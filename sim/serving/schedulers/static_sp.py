@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import cycle
 
-from sim.serving.host import Host
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.host import Decider, Host
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.lanes import Lanes
 from sim.serving.schedulers.registry import register
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sim.inputs.units import Seconds
-from sim.serving.host import Host
+from sim.serving.host import Decider, Host
 from sim.serving.jobs import Job
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.registry import register
 
 

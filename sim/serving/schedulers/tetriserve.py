@@ -6,9 +6,9 @@ import math
 
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Seconds
-from sim.serving.host import Host
+from sim.serving.host import Decider, Host
 from sim.serving.jobs import Job
-from sim.serving.schedulers.base import Decider, Scheduler
+from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.knapsack import Option, best_widths
 from sim.serving.schedulers.registry import register
 
