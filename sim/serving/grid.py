@@ -52,7 +52,8 @@ def with_value(data: Any, path: str, value: object, source: str = "scenario") ->
     made = copy.deepcopy(data)
     if not isinstance(made, dict):
         raise InputError(source, "", "holds no serving scenario: expected a mapping of keys to values")
-    *above, last = path.split(".")
+    # YAML reads keys such as a number of GPUs as numbers
+    *above, last = (int(key) if key.isdecimal() and len(key) < 10 else key for key in path.split("."))
     at = made
     for key in above:
         if at.get(key) is None:

@@ -55,35 +55,42 @@ class _Decider:
         self.demoted = demoted
 
     def decide(self) -> None:
+        """As `Decider` says."""
         host = self.host
         jobs = [*host.running.values(), *host.waiting()]
         if not jobs:
             return
-        # the highest that is there may be background: then there is none to give way to
         top = max(job.cls.priority for job in jobs)
+        # where the highest that is there is background, there is nothing to give way to
         foreground = [job for job in jobs if job.cls.priority == top and not job.cls.preemptible]
+        others = [job for job in jobs if job.cls.priority < top and not job.cls.preemptible]
         background = [job for job in jobs if job.cls.preemptible]
-        others = [job for job in jobs if not job.cls.preemptible and job.cls.priority < top]
-        if foreground:
-            for job in background:
-                if job.number in host.running and len(job.gpus) > self.demoted and not self._held_long(job):
-                    host.stop(job)
-        self._start(foreground, max(host.gpus, 1))
+        aged = [job for job in background if self._aged(job)]
+        young = [job for job in background if job not in aged]
+        self._start(foreground, host.gpus)
         self._start(others, host.gpus)
-        if not foreground:
-            self._start(background, host.gpus)
-            return
-        self._start([job for job in background if self._held_long(job)], host.gpus)
-        if self.demoted:
-            self._start([job for job in background if not self._held_long(job)], self.demoted)
-        waits = [job for job in background if job.number in host.begun]
-        if self.max_pause and waits:
-            host_next = min(job.ready_since for job in waits) + self.max_pause
-            if host_next > host.now:
-                host.wake(host_next)
+        self._start(aged, host.gpus)
+        self._share(young, self.demoted if foreground else host.gpus)
+        waits = [job.ready_since for job in young if job.number in host.begun]
+        if foreground and waits and self.max_pause:
+            host.wake(min(waits) + self.max_pause)
 
-    def _held_long(self, job: Job) -> bool:
+    def _aged(self, job: Job) -> bool:
         return job.number in self.host.begun and self.host.now - job.ready_since >= self.max_pause
+
+    def _share(self, jobs: Sequence[Job], most: int) -> None:
+        """Give background what others leave: the same width to all of it, anew between steps."""
+        host = self.host
+        for job in jobs:
+            if job.rate and job.denoising:
+                left = host.free_count + sum(len(job.gpus) for job in jobs if job.rate)
+                fair = [d for d in host.degrees(job) if d <= most and d * len(jobs) <= left]
+                smallest = host.degrees(job)[0]
+                width = max(fair, default=smallest if smallest <= most else 0)
+                if len(job.gpus) != width:
+                    host.stop(job)
+        if most:
+            self._start(jobs, most)
 
     def _start(self, jobs: Sequence[Job], most: int) -> None:
         host = self.host
@@ -92,10 +99,8 @@ class _Decider:
             if not host.free_count:
                 return
             allowed = [degree for degree in host.degrees(job) if degree <= most]
-            if not allowed:
-                continue
             left = len(waiting) - place
             wide = [degree for degree in allowed if degree * left <= host.free_count]
-            for degree in sorted({*wide, allowed[0]}, reverse=True):
+            for degree in sorted({*wide, *allowed[:1]}, reverse=True):
                 if host.start_on(job, degree):
                     break
