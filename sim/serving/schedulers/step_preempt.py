@@ -68,9 +68,12 @@ class _Decider:
         aged = [job for job in background if self._aged(job)]
         young = [job for job in background if job not in aged]
         self._start(foreground, host.gpus)
-        self._start(others, host.gpus)
+        short = self._short(foreground)
+        self._share(others, host.gpus, short)
         self._start(aged, host.gpus)
-        self._share(young, self.demoted if foreground else host.gpus)
+        # what is demoted keeps its GPUs: it pauses for nobody
+        needed = 0 if self.demoted and foreground else short + self._short(others)
+        self._share(young, self.demoted if foreground else host.gpus, needed)
         waits = [job.ready_since for job in young if job.number in host.begun]
         if foreground and waits and self.max_pause:
             host.wake(min(waits) + self.max_pause)
@@ -78,23 +81,28 @@ class _Decider:
     def _aged(self, job: Job) -> bool:
         return job.number in self.host.begun and self.host.now - job.ready_since >= self.max_pause
 
-    def _share(self, jobs: Sequence[Job], most: int) -> None:
-        """Give background what others leave: the same width to all of it, anew between steps."""
+    def _short(self, jobs: Sequence[Job]) -> int:
+        """GPUs that jobs which wait need at least."""
+        return sum(self.host.degrees(job)[0] for job in jobs if not job.rate)
+
+    def _share(self, jobs: Sequence[Job], most: int, short: int) -> None:
+        """Give jobs what others leave, who still need `short`: the same width to all of them, anew between steps."""
         host = self.host
-        for job in jobs:
-            if job.rate and job.denoising:
-                left = host.free_count + sum(len(job.gpus) for job in jobs if job.rate)
-                fair = [d for d in host.degrees(job) if d <= most and d * len(jobs) <= left]
-                smallest = host.degrees(job)[0]
-                width = max(fair, default=smallest if smallest <= most else 0)
-                if len(job.gpus) != width:
-                    host.stop(job)
-        if most:
+        room = host.free_count + sum(len(job.gpus) for job in jobs if job.rate) - short
+        left = room
+        for job in sorted(jobs, key=_urgency):
+            fair = [d for d in host.degrees(job) if d <= most and d * len(jobs) <= room]
+            smallest = host.degrees(job)[0]
+            width = max(fair, default=smallest if smallest <= min(most, left) else 0)
+            left -= width
+            if job.rate and job.denoising and len(job.gpus) != width:
+                host.stop(job)
+        if most and room > 0:
             self._start(jobs, most)
 
     def _start(self, jobs: Sequence[Job], most: int) -> None:
         host = self.host
-        waiting = sorted((job for job in jobs if not job.rate), key=lambda job: (job.deadline, job.number))
+        waiting = sorted((job for job in jobs if not job.rate), key=_urgency)
         for place, job in enumerate(waiting):
             if not host.free_count:
                 return
@@ -104,3 +112,7 @@ class _Decider:
             for degree in sorted({*wide, *allowed[:1]}, reverse=True):
                 if host.start_on(job, degree):
                     break
+
+
+def _urgency(job: Job) -> tuple[float, int]:
+    return job.deadline, job.number
