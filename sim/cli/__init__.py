@@ -18,6 +18,7 @@ from sim.cli import (
     plan,
     run,
     sensitivity,
+    serve,
     sweep,
     validate,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "plan",
     "run",
     "sensitivity",
+    "serve",
     "sweep",
     "validate",
 ]

@@ -1,0 +1,92 @@
+"""What `chunkflow-sim serve` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.inputs.units import show_bytes, show_seconds
+from sim.report.terminal import say, show, table
+from sim.serving import Replicates
+from sim.serving.figures import REASONS
+from sim.serving.grid import GridRow
+from sim.serving.replicates import Mean
+
+
+def percent(of: Mean) -> str:
+    """A share with its interval, in percent."""
+    width = f" \N{PLUS-MINUS SIGN} {100 * of.half_width:.1f}" if of.half_width else ""
+    return f"{100 * of.mean:.1f}{width} %"
+
+
+def seconds(of: Mean) -> str:
+    """A time with its interval."""
+    width = f" \N{PLUS-MINUS SIGN} {show_seconds(of.half_width)}" if of.half_width else ""
+    return show_seconds(of.mean) + width
+
+
+def class_rows(found: Replicates) -> list[list[str]]:
+    """A row a class, and one of all requests."""
+    paths: list[tuple[str, ...]] = [("classes", name) for name in found.first.prepared.classes]
+    rows = []
+    for path in [*paths, ()]:
+        mean = found.mean
+        rows.append(
+            [
+                path[-1] if path else "all",
+                f"{mean(*path, 'requests').mean:.0f}",
+                percent(mean(*path, "attainment")),
+                *(seconds(mean(*path, key)) for key in ("latency_mean_s", *_PERCENTILES)),
+                percent(mean(*path, "utilisation")),
+            ]
+        )
+    return rows
+
+
+_PERCENTILES = ("latency_p50_s", "latency_p90_s", "latency_p99_s")
+CLASS_COLUMNS = ("class", "requests", "in time", "mean", "p50", "p90", "p99", "GPU time")
+
+
+def print_served(name: str, found: Replicates) -> None:
+    """Figures by class, why requests were late, and what the run was."""
+    prepared = found.first.prepared
+    made = table(*CLASS_COLUMNS, title=f"{name}: {prepared.scenario.scheduler.kind} on {prepared.gpus} GPUs")
+    for row in class_rows(found):
+        made.add_row(*row)
+    late = table("late because of", *REASONS)
+    for cls in prepared.classes:
+        late.add_row(cls, *(f"{found.mean('classes', cls, 'missed', reason).mean:.4g}" for reason in REASONS))
+    show(made, late)
+    plain = found.figures[0]
+    memory = ""
+    if prepared.profile is not None or prepared.scenario.memory is not None:
+        peak = show_bytes(max(of["peak_memory_bytes"] for of in found.figures))
+        memory = f" Peak memory of a GPU: {peak} of {show_bytes(prepared.memory)}."
+    seeds = f", {len(found.figures)} seeds" if len(found.figures) > 1 else ""
+    say(f"{plain['rate_per_s']:.4g} requests a second{seeds}.{memory}")
+
+
+def grid_columns(rows: Sequence[GridRow]) -> list[str]:
+    """Axes, then figures."""
+    return [*rows[0].values, "in time", *rows[0].found.first.prepared.classes, "p90", "GPU time"]
+
+
+def grid_rows(rows: Sequence[GridRow]) -> list[list[str]]:
+    """A row a point: its values; requests in time, of all and by class; p90 of latencies; utilisation."""
+    return [
+        [
+            *map(str, row.values.values()),
+            percent(row.mean("attainment")),
+            *(percent(row.mean("classes", name, "attainment")) for name in row.found.first.prepared.classes),
+            seconds(row.mean("latency_p90_s")),
+            percent(row.mean("utilisation")),
+        ]
+        for row in rows
+    ]
+
+
+def print_grid(name: str, rows: Sequence[GridRow]) -> None:
+    """Print a row a point."""
+    made = table(*grid_columns(rows), title=f"{name}: requests in time, of all and by class")
+    for cells in grid_rows(rows):
+        made.add_row(*cells)
+    show(made)

@@ -1,0 +1,100 @@
+"""Grids of serving scenarios: keys over values, several seeds a point."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from sim.inputs.config import InputError
+from sim.serving.replicates import Mean, Replicates, replicate
+from sim.serving.scenario import ServingScenario
+from sim.serving.serve import prepare
+from sim.sweeps.evaluation import Evaluator
+
+MAX_POINTS = 10_000
+
+
+class Grid(NamedTuple):
+    """Plain data of a serving scenario, and axes: key path -> values."""
+
+    data: Any
+    axes: Mapping[str, Sequence[object]]
+    seeds: int = 1
+    source: str = "scenario"
+
+
+class GridRow(NamedTuple):
+    """A point of a grid, and what came of it."""
+
+    values: dict[str, object]
+    found: Replicates
+
+    def mean(self, *path: str) -> Mean:
+        """Of a figure over seeds."""
+        return self.found.mean(*path)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As `serve --json` prints it."""
+        return {"values": {key: str(value) for key, value in self.values.items()}, **self.found.to_plain()}
+
+
+def with_value(data: Any, path: str, value: object, source: str = "scenario") -> Any:
+    """A copy of plain data with one key set; keys above it are made where they are missing.
+
+    Another kind of scheduler, or of arrivals, keeps what both kinds have, and drops the rest.
+
+    Raises:
+        InputError: a key above it is no mapping.
+    """
+    made = copy.deepcopy(data)
+    if not isinstance(made, dict):
+        raise InputError(source, "", "holds no serving scenario: expected a mapping of keys to values")
+    # YAML reads keys such as a number of GPUs as numbers
+    *above, last = (int(key) if key.isdecimal() and len(key) < 10 else key for key in path.split("."))
+    at = made
+    for key in above:
+        if at.get(key) is None:
+            at[key] = {}
+        at = at[key]
+        if not isinstance(at, dict):
+            raise InputError(source, path, f"{key} is no mapping: there is no key {last} in it")
+    if last == "kind" and at.get("kind") != value:
+        kept = {"load", "rate"} if above == ["arrivals"] else set()
+        for key in [key for key in at if key not in kept]:
+            del at[key]
+    at[last] = copy.deepcopy(value)
+    return made
+
+
+def points(grid: Grid) -> Iterator[tuple[dict[str, object], Any]]:
+    """(values, plain data) of each point; the first axis is the slowest. Raises InputError."""
+    count = math.prod(map(len, grid.axes.values()))
+    if count > MAX_POINTS:
+        raise InputError(grid.source, "", f"the grid has {count} points, at most {MAX_POINTS} are run")
+    # a kind drops keys of other kinds: it is set before them
+    order = sorted(grid.axes, key=lambda path: not path.endswith(".kind"))
+    for values in product(*grid.axes.values()):
+        chosen = dict(zip(grid.axes, values, strict=True))
+        data = grid.data
+        for path in order:
+            data = with_value(data, path, chosen[path], grid.source)
+        yield chosen, data
+
+
+def run_grid(
+    grid: Grid, evaluator: Evaluator | None = None, progress: Callable[[int], None] = lambda done: None
+) -> list[GridRow]:
+    """Run all points. Step times are simulated once for all. Raises InputError, as `prepare` and `serve`."""
+    evaluator = evaluator or Evaluator()
+    rows = []
+    scenarios = [
+        (v, ServingScenario.from_plain(d, grid.source)) for v, d in points(grid)
+    ]  # all checked before any runs
+    for values, scenario in scenarios:
+        prepared = prepare(scenario, evaluator, grid.source)
+        rows.append(GridRow(values, replicate(prepared, grid.seeds)))
+        progress(len(rows))
+    return rows

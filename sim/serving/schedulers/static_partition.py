@@ -1,0 +1,91 @@
+"""GPUs divided once and for all into groups of several sizes, each class on groups of its own size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sim.inputs.faults import Fault, refuse
+from sim.serving.host import Decider, Host
+from sim.serving.jobs import Job
+from sim.serving.schedulers.base import Scheduler
+from sim.serving.schedulers.registry import register
+
+
+@register
+class StaticPartition(Scheduler, frozen=True, tag="static_partition"):
+    """Groups of `sizes`, side by side: a request runs on one of its class's `degree`, first come first served.
+
+    Without `sizes`, each degree gets GPUs by the share of its classes in all work, at least one group. A class whose
+    degree has no group runs on part of a larger group, or on a smaller one.
+    """
+
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = [] if all(size >= 1 for size in self.sizes) else [Fault("sizes", "expected numbers of GPUs, from 1 on")]
+        refuse(wrong)
+
+    def decider(self, host: Host) -> Decider:
+        """As `Scheduler` says."""
+        return _Decider(host, self.sizes)
+
+
+class _Decider:
+    def __init__(self, host: Host, sizes: tuple[int, ...]) -> None:
+        self.host = host
+        self._groups: dict[int, list[tuple[int, ...]]] = {}
+        first = 0
+        for size in sizes or self._divided():
+            if first + size <= host.gpus:
+                self._groups.setdefault(size, []).append(tuple(range(first, first + size)))
+                first += size
+        self._group: dict[int, tuple[int, ...]] = {}
+        """Where a job has begun."""
+        self._taken: dict[tuple[int, ...], Job] = {}
+
+    def decide(self) -> None:
+        """Start the first of each size whose group is free."""
+        for group, job in list(self._taken.items()):
+            if job.stage_number == len(job.stages):
+                del self._taken[group]
+            elif not job.rate:
+                self._start(job, group)
+        full: set[int] = set()
+        for job in list(self.host.fresh.values()):
+            size = self._size(job)
+            if size not in full:
+                free = [group for group in self._groups[size] if group not in self._taken]
+                if free:
+                    self._taken[free[0]] = job
+                    self._start(job, free[0])
+                else:
+                    full.add(size)
+                    if len(full) == len(self._groups):
+                        return
+
+    def _start(self, job: Job, group: tuple[int, ...]) -> None:
+        degree = max(d for d in self.host.degrees(job) if d <= min(len(group), self.host.fixed_degree(job)))
+        self.host.start(job, group[:degree])
+
+    def _size(self, job: Job) -> int:
+        sizes = sorted(size for size in self._groups if size >= job.cls.degrees[0])
+        if not sizes:
+            raise ValueError(f"no group of the partition is large enough for class {job.cls.name}")
+        return next((size for size in sizes if size >= job.cls.degree), sizes[-1])
+
+    def _divided(self) -> Iterator[int]:
+        """Sizes of groups by work: the largest first."""
+        work: dict[int, float] = {}
+        for cls in self.host.classes.values():
+            if cls.given.share > 0.0:
+                of = float(cls.given.share) * cls.degree * cls.latency(cls.degree)
+                work[cls.degree] = work.get(cls.degree, 0.0) + of
+        left, whole = self.host.gpus, sum(work.values())
+        wanted = sorted(work, reverse=True)
+        for number, degree in enumerate(wanted):
+            most = (left - sum(wanted[number + 1 :])) // degree  # the others get a group each
+            last = number == len(wanted) - 1
+            share = work[degree] / whole * self.host.gpus / degree
+            count = left // degree if last else max(min(round(share), most), 0)
+            yield from [degree] * count
+            left -= degree * count

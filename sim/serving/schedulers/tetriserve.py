@@ -1,0 +1,108 @@
+"""Rounds in which each request gets the fewest GPUs by which it is still in time, as TetriServe (arXiv 2510.01565)."""
+
+from __future__ import annotations
+
+import math
+
+from sim.inputs.faults import Fault, refuse
+from sim.inputs.units import Seconds
+from sim.serving.host import Decider, Host
+from sim.serving.jobs import Job
+from sim.serving.schedulers.base import Scheduler
+from sim.serving.schedulers.knapsack import Option, best_widths
+from sim.serving.schedulers.registry import register
+
+MAX_JOBS = 3
+"""Jobs a GPU that a round looks at, the most urgent ones."""
+
+
+@register
+class TetriServe(Scheduler, frozen=True, tag="tetriserve"):
+    """At each round's start, GPUs are given anew: by a knapsack, to as many requests as can still be in time.
+
+    A request that gets GPUs takes as many steps as end within the round, one at least. Where `round` is not given, it
+    is five steps of the class with the shortest ones, on its smallest degree. GPUs that are left go to the most urgent
+    of those that got none, and then widen the others. Encoding and decoding do not wait for a round.
+    """
+
+    round: Seconds | None = None
+
+    def __post_init__(self) -> None:
+        refuse([Fault("round", "is 0, expected more")] if self.round is not None and not self.round > 0.0 else [])
+
+    def decider(self, host: Host) -> Decider:
+        """As `Scheduler` says."""
+        shortest = min(cls.step(cls.degrees[0]) for cls in host.classes.values())
+        return _Decider(host, float(self.round) if self.round is not None else 5.0 * shortest)
+
+
+class _Decider:
+    def __init__(self, host: Host, length: float) -> None:
+        self.host = host
+        self.length = length
+        self._ends = 0.0
+
+    def decide(self) -> None:
+        """Nothing within a round but encoding and decoding, on GPUs that are free."""
+        host = self.host
+        if host.now < self._ends - 1e-12:
+            for job in sorted((job for job in host.waiting() if not job.denoising), key=self._urgency):
+                if not host.start_on(job, 1):
+                    return
+            return
+        jobs = sorted(host.waiting(), key=self._urgency)
+        if not jobs and not host.running:
+            return  # the next request begins a round
+        self._ends = host.now + self.length
+        host.wake(self._ends)
+        for job in jobs:
+            if not job.denoising:
+                host.start_on(job, 1)
+        self._give([job for job in jobs if job.denoising])
+
+    def _urgency(self, job: Job) -> tuple[float, int]:
+        return job.deadline, job.number
+
+    def _give(self, jobs: list[Job]) -> None:
+        host = self.host
+        if not jobs or not host.free_count:
+            return
+        # those that can be in time first, and no more than could be given anything
+        jobs = sorted(jobs, key=lambda job: self._least(job) is None)[: MAX_JOBS * host.gpus]
+        options = []
+        for job in jobs:
+            least = self._least(job)
+            fastest = min(host.remaining(job, degree) for degree in job.cls.degrees)
+            late = host.now + self.length + fastest > job.deadline
+            options.append([Option(0, 0.0 if late else 1.0)])
+            if least is not None:
+                options[-1].append(Option(least, 1.0 - 1e-6 * least))
+        widths = best_widths(options, host.free_count)
+        left = host.free_count - sum(widths)
+        for place, job in enumerate(jobs):
+            if not widths[place] and left:
+                least = self._least(job) or host.degrees(job)[0]
+                widths[place] = least if least <= left else host.degrees(job)[0] if host.degrees(job)[0] <= left else 0
+                left -= widths[place]
+        for place, job in enumerate(jobs):
+            if widths[place]:
+                wider = [d for d in host.degrees(job) if widths[place] < d <= widths[place] + left]
+                faster = [d for d in wider if host.remaining(job, d) < host.remaining(job, widths[place])]
+                if faster:
+                    left -= faster[-1] - widths[place]
+                    widths[place] = faster[-1]
+        order = sorted(range(len(jobs)), key=lambda place: (-widths[place], place))
+        for place in order:
+            job, width = jobs[place], widths[place]
+            if not width:
+                continue
+            steps = max(math.floor(self.length / job.cls.cells[width, job.batch].step + 1e-9), 1)
+            # GPUs that are free may not lie together
+            for degree in [d for d in reversed(host.degrees(job)) if d <= width]:
+                if host.start_on(job, degree, float(steps)):
+                    break
+
+    def _least(self, job: Job) -> int | None:
+        """The fewest GPUs by which it is in time; None where none are enough."""
+        host = self.host
+        return next((d for d in host.degrees(job) if host.now + host.remaining(job, d) <= job.deadline), None)
