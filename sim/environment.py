@@ -3,10 +3,14 @@
 The order of all that happens is SimPy's: by time, by priority, and at equal ones by when it was scheduled. What is
 scheduled for the present instant waits in a queue beside the heap, a process that waits for a time needs no event, and
 what is to be done when all else of an instant is done (`at_end_of_instant`) is called from `step`.
+
+Times may be kept on a grid (`on_grid`): sums and differences of such times are exact, so that what happens does not
+depend on when it happens, to the last bit.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -71,13 +75,19 @@ class Environment(simpy.Environment):
     now: float = 0.0
     """Present time, s: as SimPy's property, which takes a call to read."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: float = 0.0) -> None:
         super().__init__(self.now)
+        self.longest = 2.0 ** math.ceil(math.log2(longest)) if longest > 0 else 0.0
+        """Up to this time, at least `longest` s, the grid is exact: it is 2 ** -52 of it. 0: there is no grid."""
         self._queue: list[Any] = []
         """Heap of (time, priority, number, event or action)."""
         self._present: deque[tuple[float, int, int, Event | Action]] = deque()
         """As `_queue`, what is scheduled for now with normal priority, in order."""
         self._end_of_instant: deque[Action] = deque()
+
+    def on_grid(self, seconds: float) -> float:
+        """The duration nearest to `seconds` (0 or more, less than `longest`) that lies on the grid of times."""
+        return (seconds + self.longest) - self.longest
 
     def entries(self) -> Iterator[tuple[float, int, Event | Action]]:
         """What is scheduled, in no order: (time, priority, event or action)."""

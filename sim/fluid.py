@@ -247,7 +247,7 @@ class Fabric:
         if not flows:
             self._wake = None
             return
-        now = self.env.now
+        now, longest = self.env.now, self.env.longest
         first = math.inf
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
@@ -261,7 +261,8 @@ class Fabric:
                 if rate <= 0:
                     flow.finish = math.inf
                 else:
-                    flow.finish = now + remaining / rate if remaining > 0 else now
+                    # as `on_grid`, without a call
+                    flow.finish = now + ((remaining / rate + longest) - longest) if remaining > 0 else now
             if flow.finish < first:
                 first = flow.finish
         if first == math.inf:

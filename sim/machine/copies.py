@@ -77,7 +77,7 @@ class Copies:
         start = began = env.now
         costs = self._costs_of(command, rank)
         moving = command.bytes / costs.rate
-        setup = max(costs.setup, costs.minimum - moving)
+        setup = max(costs.setup, env.on_grid(max(costs.minimum - moving, 0.0)))
         engine = costs.engine
         if stream.name not in engine.holders:
             if engine.free:
@@ -132,7 +132,7 @@ class Copies:
         rate = min(costs.rate, pageable.rate.value)
         slow = costs.spec._replace(cap=min(costs.spec.cap, pageable.rate.value))
         isolated = pageable.setup.value + (command.bytes - staged) / rate + staged / costs.rate
-        yield self._env.now + pageable.setup.value
+        yield self._env.now + self._env.on_grid(pageable.setup.value)
         if command.kind == "h2d":
             yield self._fabric.transfer(slow, command.bytes - staged).done
             if returned is not None:
@@ -141,7 +141,7 @@ class Copies:
             return isolated, 0.0
         yield self._fabric.transfer(costs.spec, staged).done
         yield self._fabric.transfer(slow, command.bytes - staged).done
-        return isolated, staged / pageable.rate.value
+        return isolated, self._env.on_grid(staged / pageable.rate.value)
 
     def _costs_of(self, command: Copy, rank: Rank) -> _Costs:
         peer = None if command.peer is msgspec.UNSET else self._gpus[command.peer]
@@ -150,7 +150,8 @@ class Copies:
         if costs is None:
             spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind, rank.gpu)
             rate = self._law([spec], self._profile.capacities)[0]
-            times = float(cls.setup.value), float(cls.minimum.value), float(cls.switch.value)
+            on_grid = self._env.on_grid
+            times = on_grid(cls.setup.value), float(cls.minimum.value), on_grid(cls.switch.value)
             costs = self._costs[key] = _Costs(spec, rate, *times, self._engine(command.kind, rank.gpu))
         return costs
 

@@ -48,7 +48,7 @@ class HostThread:
     process: Process
 
     def __init__(self, env: Environment, profile: Profile, rank: Rank, number: int, spans: list[HostSpan]) -> None:
-        host = profile.host
+        host, on_grid = profile.host, env.on_grid
         self.env = env
         self.pageable = profile.pageable
         self.rank = rank
@@ -59,22 +59,23 @@ class HostThread:
         """Commands issued before the one at which it last waited; all of them once it has ended."""
         self.depth = int(host.queue_depth.value)
         self.wake = float(host.wake.value)
-        self.sync = float(host.sync.value)
+        self.sync = on_grid(host.sync.value)
         self.spread = float(host.wake_spread.value)
-        self.device_copy = (host.device_copy or host.copy).value
+        self.device_copy = on_grid((host.device_copy or host.copy).value)
         # seeded by its place in the program: the same scenario gives the same timeline
         self.random = random.Random(f"{rank.number}/{number}")
-        self.issue_cost: dict[type, float] = {
-            Kernel: host.kernel.value,
-            Copy: host.copy.value,
-            Collective: host.collective.value,
-            PointToPoint: (host.point_to_point or host.collective).value,
-            RecordEvent: host.event.value,
-            WaitEvent: host.event.value,
-            HostWaitEvent: host.event.value,
-            WriteFlag: host.memop.value,
-            WaitFlag: host.memop.value,
+        costs = {
+            Kernel: host.kernel,
+            Copy: host.copy,
+            Collective: host.collective,
+            PointToPoint: host.point_to_point or host.collective,
+            RecordEvent: host.event,
+            WaitEvent: host.event,
+            HostWaitEvent: host.event,
+            WriteFlag: host.memop,
+            WaitFlag: host.memop,
         }
+        self.issue_cost: dict[type, float] = {kind: on_grid(cost.value) for kind, cost in costs.items()}
         self.on_host: dict[type, Callable[[Any], Steps]] = {
             HostWaitEvent: self._wait_event,
             HostAdd: self._add,
@@ -156,7 +157,7 @@ class HostThread:
         """
         costs = self.pageable.h2d
         staged = min(command.bytes, int(costs.staging.value)) if command.kind == "h2d" else 0
-        self.clock += staged / costs.rate.value
+        self.clock += self.env.on_grid(staged / costs.rate.value)
         if staged == command.bytes:
             self._enqueue(stream, command, 1, None)
             return
@@ -186,6 +187,7 @@ class HostThread:
     def _next_look(self, since: float, poll: float) -> Steps:
         """Advance a thread that polls every `poll` seconds from `since` on to its next poll."""
         if poll > 0:
+            poll = self.env.on_grid(poll) or poll
             self.clock = max(since + math.ceil((self.env.now - since) / poll - 1e-9) * poll, self.env.now)
             yield from self._catch_up()
 
@@ -196,7 +198,7 @@ class HostThread:
             waiter = Event(self.env)
             self.rank.event_waiters.setdefault(command.event, []).append(waiter)
             yield from self._block(waiter, f"event {command.event}")
-            self.clock += self.wake * (1.0 + self.spread * self.random.uniform(-1.0, 1.0))
+            self.clock += self.env.on_grid(self.wake * (1.0 + self.spread * self.random.uniform(-1.0, 1.0)))
         if self.rank.events[command.event] > since:
             yield from self._next_look(since, command.poll)
         self._held(since, event=command.event)

@@ -84,10 +84,10 @@ class Communications:
         env, fabric, members = self._env, self._fabric, rendezvous.members
         *before, last = self._flows_of(command, rendezvous) or [collectives.PhaseFlows(0.0, ())]
         for phase in before:
-            yield env.now + phase.latency
+            yield env.now + env.on_grid(phase.latency)
             self._moves(rendezvous)
             yield env.all_of([fabric.transfer(spec, part.size).done for spec, part in phase.flows])
-        yield env.now + last.latency
+        yield env.now + env.on_grid(last.latency)
         self._moves(rendezvous)
         left = dict.fromkeys(members, 0)
         for spec, part in last.flows:
@@ -115,7 +115,7 @@ class Communications:
         if key not in self._transfers:
             self._transfers[key] = collectives.transfer(self._profile, *key)
         latency, spec = self._transfers[key]
-        yield self._env.now + latency
+        yield self._env.now + self._env.on_grid(latency)
         self._moves(rendezvous)
         yield self._fabric.transfer(spec, size).done
         for event in rendezvous.done.values():

@@ -38,6 +38,10 @@ from sim.timeline import HostSpan, Span, Timeline
 from sim.timeline.composed import composed_spans
 
 
+LONGEST = 4.0
+"""How many times as long as estimated a run may take without being run again with a coarser grid of times."""
+
+
 class SimulatedMachine:
     """Runs programs on `profile`; `rate_law` shares the fabric's resources."""
 
@@ -45,12 +49,16 @@ class SimulatedMachine:
         self.profile = profile
         self.rate_law = rate_law
 
-    def run(self, program: Program) -> Timeline:
+    def run(self, program: Program, lasts: float | None = None) -> Timeline:
         """Simulate `program` to its end; raises as `run_marked`."""
-        return self.run_marked(program, ())[0]
+        return self.run_marked(program, (), lasts)[0]
 
-    def run_marked(self, program: Program, marks: Iterable[AnyCommand]) -> tuple[Timeline, list[Snapshot]]:
+    def run_marked(
+        self, program: Program, marks: Iterable[AnyCommand], lasts: float | None = None
+    ) -> tuple[Timeline, list[Snapshot]]:
         """Simulate `program` to its end; also the state when each of `marks`, commands of rank 0, has ended.
+
+        `lasts` is about how long it takes, s, estimated unless given: the grid of its times follows from it.
 
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
@@ -65,29 +73,55 @@ class SimulatedMachine:
         ranks = {id(rank): rank for rank in program.ranks}.values()
         for kind in {c.kind for rank in ranks for c in rank.commands() if isinstance(c, Copy)}:
             self.profile.copy_class(kind)
-        run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)))
-        return run.run(), run.states
+        longest = LONGEST * (lasts or self.estimated_length(program))
+        while True:
+            run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)), longest)
+            timeline = run.run()
+            if run.env.now < run.env.longest:
+                return timeline, run.states
+            longest *= LONGEST**2
+
+    def estimated_length(self, program: Program) -> float:
+        """About how long `program` takes, s: kernels and copies of the busiest stream at their isolated rates."""
+        busy: dict[tuple[int, str], float] = {}
+        for rank, gpu in zip(program.ranks, program.gpus, strict=True):
+            for command in rank.commands():
+                if isinstance(command, Kernel):
+                    seconds = self.profile.kernel_seconds(command, gpu)
+                elif isinstance(command, Copy):
+                    seconds = command.bytes / self.profile.copy_class(command.kind, gpu).cap.value
+                else:
+                    continue
+                busy[gpu, command.stream] = busy.get((gpu, command.stream), 0.0) + seconds
+        return max(busy.values(), default=0.0) or 1.0
 
 
 class Run:
     """One run of one program."""
 
-    def __init__(self, profile: Profile, program: Program, rate_law: RateLaw, marks: frozenset[int]) -> None:
+    def __init__(
+        self, profile: Profile, program: Program, rate_law: RateLaw, marks: frozenset[int], longest: float
+    ) -> None:
         self.marks = marks
         self.states: list[Snapshot] = []
         self.profile = profile
         self.program = program
         self.rate_law = rate_law
-        self.env = Environment()
+        self.env = Environment(longest)
         self.fabric = Fabric(self.env, profile.capacities, rate_law)
         self.ranks = [Rank(i, gpu, r) for i, (gpu, r) in enumerate(zip(program.gpus, program.ranks, strict=True))]
         self.host_flags = Flags()
         self.spans: list[Span] = []
         self.blocked: list[HostSpan] = []
         self.kernel_flows: dict[tuple[int, float, int], FlowSpec] = {}
-        self.beside_kernel = float(profile.streams.beside_kernel.value)
+        on_grid, streams = self.env.on_grid, profile.streams
+        self.beside_kernel = on_grid(streams.beside_kernel.value)
         """What a stream's front end loses on a command while a kernel runs, s."""
-        self.wait_cost = {on_host: profile.streams.wait_cost(on_host) for on_host in (False, True)}
+        self.event_cost, self.wake = on_grid(streams.event.value), on_grid(streams.wake.value)
+        places = (False, True)  # on the device, in host memory
+        self.write_cost = {on_host: on_grid(streams.write_cost(on_host)) for on_host in places}
+        self.wait_cost = {on_host: on_grid(streams.wait_cost(on_host)) for on_host in places}
+        self.flag_wake = {on_host: on_grid(streams.wake_cost(on_host)) for on_host in places}
         self.copy_start: dict[CollectiveKind, float] = {}
         self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
         self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
@@ -191,13 +225,13 @@ class Run:
             if not moving.done[rank.number].triggered:
                 kind = moving.kind
                 if kind not in self.copy_start:
-                    self.copy_start[kind] = self.profile.collective_class(kind).copy_start.value
+                    self.copy_start[kind] = self.env.on_grid(self.profile.collective_class(kind).copy_start.value)
                 delay = max(delay, self.copy_start[kind])
         return delay
 
     def _record_event(self, rank: Rank, command: RecordEvent, _: Ticket) -> Steps:
         start = self.env.now
-        cost = float(self.profile.streams.event.value)
+        cost = self.event_cost
         yield self._busy(rank, cost)
         rank.events[command.event] = self.env.now
         for waiter in rank.event_waiters.pop(command.event, ()):
@@ -216,13 +250,13 @@ class Run:
         if self.env.now > start:
             stream = rank.streams[command.stream]
             stream.released, stream.released_by = self.env.now, stream.ended
-            yield self.env.now + self.profile.streams.wake.value
+            yield self.env.now + self.wake
             self._span(rank, command, start, start, 0.0)
 
     def _write_flag(self, rank: Rank, command: WriteFlag, _: Ticket) -> Steps:
         start = self.env.now
         flags = self.host_flags if command.on_host else rank.flags
-        cost = self.profile.streams.write_cost(command.on_host)
+        cost = self.write_cost[command.on_host]
         yield self._busy(rank, cost)
         flags.words[command.flag] = command.value
         for waiter in flags.waiters.pop(command.flag, ()):
@@ -242,7 +276,7 @@ class Run:
                 flags.waiters.setdefault(command.flag, []).append(waiter)
                 yield waiter
             if self.env.now > ready:  # it polls: a gate that has closed again by then was never seen open
-                yield self.env.now + self.profile.streams.wake_cost(on_host)
+                yield self.env.now + self.flag_wake[on_host]
         self._span(rank, command, start, start, cost)
 
     def _span(self, rank: Rank, command: AnyCommand, start: float, ready: float, isolated: float) -> None:

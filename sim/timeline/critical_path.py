@@ -72,6 +72,10 @@ Each cause is in one group. The largest group is what binds.
 """
 
 
+ROUNDING = 1e-12
+"""Share of a step below which a difference is one of rounded times."""
+
+
 class Segment(NamedTuple):
     """A piece of the critical path: from `start` to `end` (s) on `stream`, for one cause."""
 
@@ -258,4 +262,5 @@ def waterfall(by_cause: dict[str, float], resident: dict[str, float]) -> Waterfa
     kept = ("compute", "collective_alone")
     hidden = sum(by_cause[c] - resident[c] for c in kept)
     parts = [("hidden", hidden)] + [(c, by_cause[c] - resident[c]) for c in CAUSES if c not in kept]
-    return Waterfall(sum(resident.values()), tuple((c, s) for c, s in parts if s != 0.0), sum(by_cause.values()))
+    step = sum(by_cause.values())
+    return Waterfall(sum(resident.values()), tuple((c, s) for c, s in parts if abs(s) > ROUNDING * step), step)
