@@ -68,9 +68,15 @@ class _CudaEvent(Event):
 
 
 class _CudaStream(Stream):
+    """A stream that can be ended, which those of torch cannot.
+
+    A stream whose last command was a copy issues its flags on the copy engine's channel, where they wait for the
+    copies of other streams: 40 turns by flags take 0.85 ms beside copies instead of 0.66 ms (docs/measurements).
+    """
+
     def __init__(self, device: CudaDevice) -> None:
-        self.stream = torch.cuda.Stream(device.torch_device)
-        self._handle = driver.CUstream(self.stream.cuda_stream)
+        self._handle = checked(driver.cuStreamCreate, driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
+        self.stream = torch.cuda.ExternalStream(int(self._handle), device.torch_device)
         self._device = device
 
     def run(self, call: Call) -> Call:
@@ -115,6 +121,9 @@ class _CudaStream(Stream):
     def idle(self) -> bool:
         return bool(self.stream.query())
 
+    def end(self) -> None:
+        checked(driver.cuStreamDestroy, self._handle)
+
 
 class CudaDevice(Device):
     """GPU `index`. Raises MissingBindingsError without cuda-bindings."""
@@ -155,6 +164,13 @@ class CudaDevice(Device):
         if name not in self._streams:
             self._streams[name] = _CudaStream(self)
         return self._streams[name]
+
+    def end_streams(self) -> None:
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        for stream in self._streams.values():
+            stream.end()
+        self._streams.clear()
+        torch._C._cuda_clearCublasWorkspaces()  # one a stream, kept for good
 
     def flag(self, name: str, memory: FlagMemory = "device") -> Any:
         """The device address of a flag."""

@@ -96,6 +96,9 @@ class Device(ABC):
     def stream(self, name: str) -> Stream:
         """The stream of that name, made on first use."""
 
+    def end_streams(self) -> None:  # noqa: B027, threads of a CPU keep nothing of what they did
+        """End the streams, all idle: a stream of the next program has not done anything yet."""
+
     @abstractmethod
     def event(self, timed: bool) -> Event:
         """A new event."""

@@ -151,6 +151,7 @@ class Runner:
         self.memory.close()
         self.peers.close()
         self.host.close()
+        self.device.end_streams()
 
     def _all_ranks(self) -> Call:
         """A collective that ends when all ranks have come to it."""
