@@ -23,6 +23,7 @@ from sim.program.ops import Add
 from sim.scenario import Scenario
 from sim.timeline import Timeline, between_events
 from sim.timeline.composed import composed_spans
+from sim.workloads.block_commands import COMPUTE
 
 SETTLED = 3
 """Steps of a simulated run with events: the last one is shown, and simulated runs have settled by then."""
@@ -72,7 +73,7 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
         event = min(max(longer / max(len(operations), 1), 0.0), EVENT_S)
         seconds = [max((op.end - op.start) * 1e-6 - event, 0.0) for op in operations]
         kernels = sum(s for op, s in zip(operations, seconds, strict=True) if op.kind == "Kernel")
-        left = case.step_time_s - (sum(seconds) - kernels)
+        left = case.step_time_s - (sum(seconds) - kernels) - _idle(case, event)
         if left <= 0 or kernels == 0:
             problem = f"leave {left:.3g} s of the step to kernels that take {kernels:.3g} s, expected more of both"
             raise InputError(f"measured case {case.number}", "operations", problem)
@@ -88,6 +89,21 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
             since = []
         _add(rank0, other_ranks, since, 0.0)
     return KernelTimes({k: mean(v) for k, v in rank0.items()}, {k: mean(v) for k, v in other_ranks.items()})
+
+
+def _idle(case: MeasuredCase, event: float) -> float:
+    """How long the compute stream of a step ran no kernel and no collective, as it sent, received or waited for that, s.
+
+    Only for programs with sends and receives: without them a resident step has a kernel or a collective at any time.
+    """
+    if not any(op.kind == "PointToPoint" for op in case.operations):
+        return 0.0
+    idle, end = 0.0, 0.0
+    busy = (op for op in case.operations if op.stream == COMPUTE and op.kind != "PointToPoint")
+    for op in sorted(busy, key=lambda op: op.start):
+        idle += max((op.start - end) * 1e-6 - event, 0.0)
+        end = max(end, op.end)
+    return idle + max(case.instrumented_step_times_s[-1] - end * 1e-6, 0.0)
 
 
 def _isolated_times(program: Program, profile: Profile) -> dict[str, float]:

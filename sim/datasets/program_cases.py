@@ -18,7 +18,7 @@ from sim.program.commands import CollectiveKind, CopyKind, FlagTest, HostMemory
 STEPS = 12
 KIB, MIB = 2**10, 2**20
 LARGE = 512 * MIB
-"""More than the caches of a processor hold."""
+"""More than the caches of a processor or of a GPU hold."""
 
 Body = Callable[["Rank", int], None]
 """Adds a step's commands to a rank, given the number of the step."""
@@ -33,7 +33,7 @@ class Rank:
         self.begun: int | None = None
         self.used: list[str] = []
         self.staged = 0
-        """Which part of pageable memory is copied next."""
+        """Which part of a large buffer is copied next."""
         self._declared: set[str] = set()
 
     def on(self, stream: str) -> str:
@@ -125,17 +125,15 @@ def copies(
     def body(rank: Rank, step: int) -> None:
         rank.on(stream)
         for i in range(count):
-            # two places in turn are enough, and need little memory
+            # two places in turn are enough on one side; what is read is another part each time, of more than caches hold
             buffer = rank.device(f"{stream} {kind} {i % 2}", size)
-            at = 0
+            places = max(LARGE // size, 1)
+            at = rank.staged % places * size
+            rank.staged += places // 61 + 1
             if kind == "d2d":
-                other = rank.device(f"{stream} from", size)
-            elif memory == "pageable":  # another part each time, of more than a processor's caches hold
-                places = max(LARGE // size, 1)
-                other, at = rank.host(f"{stream} {memory}", places * size, memory), rank.staged % places * size
-                rank.staged += places // 61 + 1
+                other = rank.device(f"{stream} from", places * size)
             else:
-                other = rank.host(f"{stream} {memory}", size, memory)
+                other = rank.host(f"{stream} {memory}", places * size, memory)
             rank.builder.copy(stream, f"{kind} {i}", size, buffer, kind=kind, other=other, other_offset=at)
             if between == "write":
                 rank.builder.write_flag(stream, f"{stream} turn", 1)
