@@ -218,7 +218,7 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
     done = invoke("plan", file, "--memory", "20MiB")
     assert done.exit_code == 1
     assert "Nothing fits 20 MiB: the smallest schedule" in done.stdout
-    assert "collective buffers" in done.stdout and "It fits with --memory 50MiB or more" in done.stdout
+    assert "buffers of collectives 8 MiB" in done.stdout and "It fits with --memory 50MiB or more" in done.stdout
     assert invoke("plan", file, "--memory", "50MiB").exit_code == 0
     plain = json.loads(invoke("plan", file, "--memory", "40MiB", "--json").stdout)
     assert plain["best"] is None and plain["pareto"] == []

@@ -53,10 +53,13 @@ def _counts(text: str) -> tuple[int, ...]:
 @click.option(
     "--reserve",
     callback=parsed(_size),
-    default="0",
-    help="Of it, for what no peak counts: CUDA context, NCCL, encoders.",
+    help="Of it, for what no peak counts: CUDA context, NCCL, encoders. What calibrate measured, or 0, unless given.",
 )
-@click.option("--host-memory", callback=parsed(_size), help="Host memory for pinned weights of all ranks together.")
+@click.option(
+    "--host-memory",
+    callback=parsed(_size),
+    help="Host memory for pinned weights of all ranks together; the profile's unless given.",
+)
 @click.option(
     "--within", callback=parsed(_share), default="1%", show_default=True, help="How much longer the smallest may take."
 )
@@ -78,7 +81,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def plan(
     given: Given,
     memory: int | None,
-    reserve: int,
+    reserve: int | None,
     host_memory: int | None,
     within: float,
     runtime: str,

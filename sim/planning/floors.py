@@ -28,6 +28,8 @@ class Floors:
             whole = job.scenario.workload.resolve(self.world_size)
         workload = whole.of(0)
         self.workload = workload
+        self.ranks_differ = bool(whole.ranks)
+        """Whether ranks have workloads of their own: what the others copy is not known here."""
         gpus = job.scenario.gpus
         self.stream_s, taken = 0.0, [0.0] * len(profile.capacities)
         buffers = [0]

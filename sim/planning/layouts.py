@@ -9,7 +9,7 @@ import msgspec
 from sim.hardware import Profile
 from sim.inputs.config import InputError
 from sim.planning.floors import Floors
-from sim.planning.space import Layout
+from sim.planning.space import Deployment
 from sim.policies import Resident
 from sim.scenario import Scenario
 from sim.sweeps.job import Job
@@ -21,7 +21,7 @@ STEPS = 2
 """Steps of a point: the second one is as all later ones, or more are simulated until they repeat."""
 
 
-def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Layout]:
+def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Deployment]:
     """The scenario's own layout; or with each of `gpus` and, with `every`, those of `divisions` too.
 
     Raises:
@@ -41,7 +41,7 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
         try:
             changed.check(profile)
             job = Job.of(changed, profile)._replace(shortcuts=True)
-            found.append(Layout(job, Floors(job)))
+            found.append(Deployment(job, Floors(job)))
         except InputError as error:
             refused.append(error)
     if not found:

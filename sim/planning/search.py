@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sim.planning.simulated import MOST, Found, Limits, Simulated
-from sim.planning.space import Family, Layout, Places, largest_fit, place_of
+from sim.planning.space import Deployment, Family, Places, largest_fit, place_of
 from sim.policies import Policy, count_commands
 from sim.sweeps.evaluation import Evaluator
 
@@ -32,7 +32,7 @@ class Search(Simulated):
     """Searches families of schedules; several `run`s share what is known."""
 
     def __init__(
-        self, layouts: Sequence[Layout], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
+        self, layouts: Sequence[Deployment], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
     ) -> None:
         super().__init__(layouts, limits, evaluator, most)
         self.small = small

@@ -36,6 +36,10 @@ class Suggestion(NamedTuple):
     peak_memory_bytes: int
     fits_memory: bool
 
+    def rank(self) -> tuple[bool, float]:
+        """Its place among others: what fits by its step, the rest by its peak."""
+        return not self.fits_memory, self.step_time_s if self.fits_memory else self.peak_memory_bytes
+
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = self._asdict()
@@ -71,9 +75,9 @@ def suggestions(
         gain = None if not best_step_s else 1 - step / best_step_s
         tip = Suggestion(change.words, policy, step, gain, peak, fits)
         before = found.get(change.words)
-        if before is None or _rank(tip) < _rank(before):
+        if before is None or tip.rank() < before.rank():
             found[change.words] = tip
-    return sorted(found.values(), key=_rank)
+    return sorted(found.values(), key=Suggestion.rank)
 
 
 def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
@@ -81,11 +85,6 @@ def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
     floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
     may = [policy for policy in policies if floors.memory(policy) <= limit]
     return list(dict.fromkeys([*may[:1], *(may[-1:] if may and may[-1] == policies[-1] else ())])) or list(policies[:1])
-
-
-def _rank(suggestion: Suggestion) -> tuple[bool, float]:
-    fits = suggestion.fits_memory
-    return not fits, suggestion.step_time_s if fits else suggestion.peak_memory_bytes
 
 
 def _changes(job: Job) -> Iterator[Change]:
