@@ -8,7 +8,7 @@ from sim.hardware import Profile
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning.points import Point
-from sim.planning.runtimes import Nearest
+from sim.planning.runtimes import Nearest, allowed_by
 from sim.planning.suggestions import Suggestion
 from sim.scenario import Scenario
 from sim.timeline.critical_path import Waterfall
@@ -67,6 +67,10 @@ class Plan(NamedTuple):
             return None
         first, second = self.best.interval, self.runner_up.interval
         return None if first is None or second is None else second[0] <= first[1]
+
+    def allows(self, point: Point) -> bool:
+        """Whether a point is one that the plan's runtimes have."""
+        return allowed_by(self.runtime, point.world_size)(point.policy)
 
     def chosen(self) -> Scenario:
         """The scenario with the best policy. Raises ValueError where nothing fits."""

@@ -24,6 +24,8 @@ PROMISING = 0.1
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
+TOGETHER = 8
+"""Schedules of different families that are simulated at once."""
 DESCENTS = 2
 """Families from whose best schedules a search goes on."""
 
@@ -38,25 +40,39 @@ class Search(Simulated):
         self.small = small
 
     def run(self, families: Sequence[Family], briefly: bool = False) -> None:
-        """Search families; what is found is in `best`, `smallest` and `known`. `briefly`: without refining it."""
+        """Search families; what is found is in `best`, `smallest` and `known`.
+
+        `briefly`: one schedule of each family with the most residency that fits, and of the best family one with the
+        least.
+        """
         if sum(self._cost(family) for family in families) <= self.small:
             for family in families:
                 places = sorted(family.all_places(), key=lambda at: tuple(at.values()))
                 self.simulate((family.layout, family.policy(at)) for at in places)
             return
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
-        self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
+        if briefly:
+            self._in_turn(families, {n: self._filled(families[n], at) or at for n, at in starts.items()})
+            self._in_turn(families, {n: starts[n] for n in self._ranked(families, starts)[:1]})
+            return
+        self._in_turn(families, starts)
         closed = self.closed(families)  # then more residency serves only to find the smallest
         order = self._ranked(families, starts)
         larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
-        self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
-        if briefly:
-            return
+        self._in_turn(families, {n: at for n, at in larger.items() if at})
         for number in self._ranked(families, starts)[:DESCENTS]:
             if self._promising(families[number]):
                 self._descend(families[number], starts[number], families)
         for number in self._ranked(families, starts)[:DESCENTS]:
             self._shrink(families[number])
+
+    def _in_turn(self, families: Sequence[Family], places: Mapping[int, Places]) -> None:
+        """Simulate a schedule of each family, those with low floors first: what they come to may rule out others."""
+        policies = {n: policy for n, at in places.items() if (policy := families[n].policy(at)) is not None}
+        floors = {n: self.layouts[families[n].layout].floors.step_s(policy) for n, policy in policies.items()}
+        order = sorted(floors, key=lambda n: floors[n])
+        for first in range(0, len(order), TOGETHER):
+            self.simulate((families[n].layout, policies[n]) for n in order[first : first + TOGETHER])
 
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""

@@ -16,7 +16,7 @@ from sim.planning.floors import Floors
 from sim.planning.layouts import divided, divisions, with_gpus
 from sim.planning.points import plain_policy
 from sim.planning.space import under
-from sim.policies import Policy, describe
+from sim.policies import Policy, Resident, describe
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job
@@ -81,10 +81,11 @@ def suggestions(
 
 
 def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
-    """The first that may fit, by what is proved of its memory, and the last; the first where none may."""
+    """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first."""
     floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
     may = [policy for policy in policies if floors.memory(policy) <= limit]
-    return list(dict.fromkeys([*may[:1], *(may[-1:] if may and may[-1] == policies[-1] else ())])) or list(policies[:1])
+    resident: list[Policy] = [policy for policy in may if isinstance(policy, Resident)]
+    return (resident or may or list(policies))[:1]
 
 
 def _changes(job: Job) -> Iterator[Change]:
