@@ -126,3 +126,12 @@ def test_what_cuda_takes_is_left_free_where_the_profile_says_it(tmp_path: Path) 
     assert found.reserve_bytes == 30 * MIB and found.memory_limit_bytes == 60 * MIB
     assert found.best is not None and found.best.peak_memory_bytes <= 60 * MIB
     assert sim.plan(scenario, memory=90 * MIB, reserve=0).memory_limit_bytes == 90 * MIB
+
+
+def test_what_runs_once_has_no_share_of_a_step(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(yaml.safe_dump(plain({"kind": "resident"}, **PHASES)))
+    lines = [
+        line for line in invoke("run", file).stdout.splitlines() if "once a request" in line or "of a step" in line
+    ]
+    assert len(lines) >= 3 and all("%" not in line for line in lines)

@@ -39,6 +39,8 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
     found, refused = [], []
     for changed in _variants(scenario, counts, every):
         try:
+            if changed.workload.resolve(changed.world_size).ranks:  # whose steps settle slowly
+                changed = changed.with_steps(scenario.workload.steps)
             changed.check(profile)
             job = Job.of(changed, profile)._replace(shortcuts=True)
             found.append(Deployment(job, Floors(job)))

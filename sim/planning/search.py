@@ -24,8 +24,6 @@ PROMISING = 0.1
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
-TOGETHER = 8
-"""Schedules of different families that are simulated at once."""
 DESCENTS = 2
 """Families from whose best schedules a search goes on."""
 
@@ -67,12 +65,17 @@ class Search(Simulated):
             self._shrink(families[number])
 
     def _in_turn(self, families: Sequence[Family], places: Mapping[int, Places]) -> None:
-        """Simulate a schedule of each family, those with low floors first: what they come to may rule out others."""
-        policies = {n: policy for n, at in places.items() if (policy := families[n].policy(at)) is not None}
-        floors = {n: self.layouts[families[n].layout].floors.step_s(policy) for n, policy in policies.items()}
-        order = sorted(floors, key=lambda n: floors[n])
-        for first in range(0, len(order), TOGETHER):
-            self.simulate((families[n].layout, policies[n]) for n in order[first : first + TOGETHER])
+        """Simulate a schedule of each family, a layout after the other: those with low floors may rule out others."""
+        together: dict[int, list[Policy]] = {}
+        lowest: dict[int, float] = {}
+        for number, at in places.items():
+            policy, layout = families[number].policy(at), families[number].layout
+            if policy is not None:
+                together.setdefault(layout, []).append(policy)
+                floor = self.layouts[layout].floors.step_s(policy)
+                lowest[layout] = min(lowest.get(layout, floor), floor)
+        for layout in sorted(together, key=lambda layout: lowest[layout]):
+            self.simulate((layout, policy) for policy in together[layout])
 
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""
@@ -130,7 +133,7 @@ class Search(Simulated):
         layout = self.layouts[family.layout]
         limit = layout.memory if memory is None else min(layout.memory, memory)
         last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
-        beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
+        beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=layout.floors.beside)
 
         def fits(policy: Policy) -> bool:
             weights = policy.weight_bytes(layout.floors.workload, layout.world_size)

@@ -19,7 +19,8 @@ from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Figures
 from sim.timeline.critical_path import CAUSE_LABELS, LABEL_FOOTNOTES, Waterfall
-from sim.timeline.metrics import fit, fit_host, shown
+from sim.timeline.metrics import ONCE, fit, fit_host, shown
+from sim.workloads.model_shapes import NO_SOURCE
 from sim.workloads.named import Model, block_bytes, parameters
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figu
     step = metrics["step_time_s"]
     for key, label, value, remark in shown(metrics):
         if key.endswith("_s"):
-            made.add_row(label, show_seconds(value), share(value, step), remark)
+            made.add_row(label, show_seconds(value), "" if key in ONCE else share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
@@ -253,3 +254,11 @@ def print_model(model: Model) -> None:
     published = model.parameters.published
     said = "none published" if published is None else f"{published:,} published"
     say(f"Counted from these shapes: {parameters(model):,} parameters ({said}); blocks in bf16: {blocks}.")
+    passes, attention = model.guidance.passes, model.ulysses.cross_attention
+    taken = []
+    if passes == 1 and model.guidance.source == NO_SOURCE:
+        taken.append("1 pass a step (`guidance.passes`; 2 where guidance runs a second one)")
+    if not attention and model.ulysses.source == NO_SOURCE and any(b.kind == "cross" for b in model.blocks):
+        taken.append("no all-to-all of a cross-attention (`ulysses.cross_attention`; 4 where Ulysses divides it)")
+    if taken:
+        say(f"Taken, as the file does not say: {'; '.join(taken)}.")

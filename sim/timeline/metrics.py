@@ -97,6 +97,8 @@ SHOWN = {
 _COPIES, _ONCE = ("block_copy_bytes_per_step",), ("before_s", "after_s")
 _SHOWN_IF = dict.fromkeys(("block_copy_s", *_COPIES), _COPIES) | dict.fromkeys(("request_time_s", *_ONCE), _ONCE)
 """What is shown only where one of other figures is not 0."""
+ONCE = ("request_time_s", *_ONCE)
+"""Figures that are not of a step."""
 _SHOWN_OF_MEANS = {
     "step_time_s": "mean of the last steps, which are not alike",
     "lower_bound_s": "no schedule with these copies takes less in the mean",
