@@ -12,12 +12,13 @@ from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_bytes, show_seconds
 from sim.isolated_runs import isolated_times
 from sim.machine import SimulatedMachine
-from sim.policies import describe
+from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
 from sim.timeline.composed import with_isolated
-from sim.timeline.metrics import Metrics, fit, metrics, shown
+from sim.timeline.metrics import Metrics, Weights, fit, metrics, shown
+from sim.workloads.workload import Workload
 
 
 class Result(NamedTuple):
@@ -97,4 +98,19 @@ def simulate(
         workload = scenario.workload.resolve(scenario.world_size)
         alone = isolated_times(machine, workload, scenario.world_size, scenario.placement or ())
         timeline = with_isolated(timeline, alone)
-    return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)
+    found = metrics(timeline, profile, steps=scenario.workload.steps, weights=_weights(scenario))
+    return Result(scenario, profile, timeline, found, *counts)
+
+
+def _weights(scenario: Scenario) -> Weights:
+    """What host memory holds of them, and how many layers run once."""
+    ranks, policy = scenario.world_size, scenario.policy
+    whole = scenario.workload.resolve(ranks)
+    each = [_pinned(whole.of(rank), policy, ranks) for rank in range(ranks if whole.ranks else 1)]
+    first = whole.of(0)
+    pinned = sum(each) if whole.ranks else ranks * each[0]
+    return Weights(pinned, len(first.before) + len(first.after))
+
+
+def _pinned(workload: Workload, policy: Policy, ranks: int) -> int:
+    return sum(policy.least_copied(number, layer.bytes, ranks) for number, layer in enumerate(workload.all_layers))

@@ -194,6 +194,23 @@ def test_models_shows_a_file_and_counts_it(folder: Path) -> None:
     assert json.loads(plain.stdout)["transformer"]["hidden"] == 64
 
 
+def test_models_says_what_it_takes_because_a_file_does_not_say_it(folder: Path) -> None:
+    file = folder / "models" / "mine.yaml"
+    assert "1 pass a step (`guidance.passes`; 2 where" in invoke("models", file).stdout
+    assert "cross-attention" not in invoke("models", file).stdout
+    given = {"guidance": {"passes": 1, "source": "mine"}, "text": {"tokens": 16}}
+    blocks = [{"kind": "cross", "repeat": 2, "small_parameters": 64}]
+    file.write_text(yaml.safe_dump(MINE | given | {"blocks": blocks}))
+    shown = invoke("models", file).stdout
+    assert "pass a step" not in shown
+    assert "Taken, as the file does not say: no all-to-all of a cross-attention (`ulysses.cross_attention`; 4" in shown
+    file.write_text(
+        yaml.safe_dump(MINE | given | {"blocks": blocks, "ulysses": {"cross_attention": 4, "source": "mine"}})
+    )
+    assert "Taken, as" not in invoke("models", file).stdout
+    assert "Taken, as" not in invoke("models", "wan2.2-14b").stdout
+
+
 def test_the_example_of_the_documents_is_a_model(tmp_path: Path) -> None:
     (example,) = re.findall(r"```yaml\n(name: my-model\n.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(example.splitlines()) <= 24

@@ -218,7 +218,7 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
     done = invoke("plan", file, "--memory", "20MiB")
     assert done.exit_code == 1
     assert "Nothing fits 20 MiB: the smallest schedule" in done.stdout
-    assert "collective buffers" in done.stdout and "It fits with --memory 50MiB or more" in done.stdout
+    assert "buffers of collectives 8 MiB" in done.stdout and "It fits with --memory 50MiB or more" in done.stdout
     assert invoke("plan", file, "--memory", "50MiB").exit_code == 0
     plain = json.loads(invoke("plan", file, "--memory", "40MiB", "--json").stdout)
     assert plain["best"] is None and plain["pareto"] == []
@@ -345,3 +345,18 @@ def test_a_limit_above_the_card_is_noted(file: Path) -> None:
     assert done.exit_code == 0
     assert done.stderr.startswith("note: --memory 1024 GiB is more than the GPU's 140.4 GiB")
     assert json.loads(done.stdout)["best"]["policy"]["kind"] == "resident"
+
+
+def test_figures_of_pipelines_are_those_of_run() -> None:
+    model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 6, "steps": 5}
+    divided = scenario_of(model | {"parallelism": {"pipeline": 2}}, {"kind": "resident"}, 2)
+    found = sim.plan(divided, memory=int(0.9 * sim.simulate(divided).metrics["peak_memory_bytes"]))
+    assert found.best is not None and found.best.policy.kind != "resident"
+    for point in (found.best, found.resident):
+        assert sim.simulate(point.scenario).metrics["step_time_s"] == pytest.approx(point.step_time_s, rel=1e-9)
+
+
+def test_what_helps_most_is_a_sentence_and_the_first_suggestion(today: Plan) -> None:
+    fitting = [tip.step_time_s for tip in today.suggestions if tip.fits_memory]
+    assert fitting == sorted(fitting)
+    assert any(f"What would help most: {today.suggestions[0].words}" in sentence for sentence in today.sentences)

@@ -10,7 +10,7 @@ from sim.hardware.profile_parameters import changed
 from sim.planning.floors import Floors
 from sim.planning.search import Search
 from sim.planning.simulated import Limits
-from sim.planning.space import Family, Layout, families
+from sim.planning.space import Deployment, Family, families
 from sim.policies import Resident, kinds
 from sim.run import simulate
 from sim.sweeps.evaluation import Evaluator
@@ -26,16 +26,16 @@ FEW = {"resident_fraction": (0.0, 0.5), "prefetch_layers": (1, 2), "chunk_bytes"
 """Values of each axis, so that all schedules can be simulated."""
 
 
-def layout(case: Case, memory: int | None = None) -> Layout:
+def layout(case: Case, memory: int | None = None) -> Deployment:
     """The workload on its host, whose GPUs have `memory` bytes if that is given."""
     profile = case.profile
     if memory is not None:
         profile = changed(profile, {"device.memory": lambda _: memory})
     job = Job.of(case.scenario, profile)
-    return Layout(job, Floors(job))
+    return Deployment(job, Floors(job))
 
 
-def thinned(of: Layout) -> list[Family]:
+def thinned(of: Deployment) -> list[Family]:
     """What policies offer, with `FEW` values of each axis."""
     found = []
     for family in families([of]):

@@ -35,7 +35,15 @@ from validation import comparison_tables, report
 from validation.bounds import Bound, Fallback, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs
 from validation.datasets import DATA, case_name, kind, load_set, session, shipped_sets
-from validation.error_statistics import choices, errors, errors_by, memory_errors, resident_spread, step_errors
+from validation.error_statistics import (
+    choices,
+    errors,
+    errors_by,
+    memory_errors,
+    plan_choices,
+    resident_spread,
+    step_errors,
+)
 from validation.predict import predict
 from validation.run import plan, validate
 
@@ -285,6 +293,26 @@ def test_regret_is_the_loss_against_the_best_measured_case() -> None:
     [found] = choices(rows)
     assert (found.candidates, found.chosen.number, found.best.number) == (2, 2, 1)
     assert found.regret == pytest.approx(0.1)
+
+
+def test_a_plan_chooses_among_all_that_fits_each_amount_of_memory() -> None:
+    def at(measured: float, predicted: float, memory: int, **other: Any) -> Compared:
+        return case(measured, predicted, **other)._replace(predicted=side(predicted, memory))
+
+    rows = [
+        at(1.0, 1.2, 100, number=1),
+        at(1.1, 1.0, 100, number=2),
+        at(0.5, 0.6, 200, number=3, resident_fraction=0.5),
+        at(0.4, 0.7, 300, number=4, resident_fraction=0.7),
+        at(0.1, 0.1, 400, group="resident", number=5),
+    ]
+    found = [(c.memory, c.candidates, c.chosen.number, c.best.number) for c in plan_choices(rows)]
+    assert found == [("up to 100 B", 2, 2, 1), ("up to 200 B", 3, 3, 3), ("up to 300 B", 4, 3, 4)]
+    assert [round(c.regret, 9) for c in plan_choices(rows)] == [0.1, 0.0, 0.25]
+    said = comparison_tables.plan_regret(rows)
+    assert "within 1 % of the best one measured that fits at 1 of 3 memory limits" in said
+    assert "10.00 % in the median, 25.00 % at most" in said
+    assert comparison_tables.plan_regret(rows[:1]) == ""
 
 
 @pytest.mark.slow

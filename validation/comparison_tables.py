@@ -13,7 +13,7 @@ from sim.report.html import Badge, Table
 from validation.bounds import Bound, Judged, Verdict
 from validation.compare import COPY, KERNEL, Compared, Side
 from validation.datasets import kind, session
-from validation.error_statistics import Errors, choices, errors, errors_by
+from validation.error_statistics import Choice, Errors, choices, errors, errors_by, plan_choices
 from validation.markdown import table
 from validation.prediction_intervals import LEVEL, Covered, by_group
 
@@ -25,6 +25,9 @@ _TONES: dict[Verdict, Literal["good", "fair", "bad", "plain"]] = {
 }
 
 _FIGURES = {"median": "median", "p95": "95th percentile", "max": "largest"}
+
+PLAN_TARGET = 0.01
+"""How much longer than the best measured schedule that fits the one may take that a plan chooses."""
 
 
 def verdict(judged: Sequence[Judged]) -> str:
@@ -174,6 +177,33 @@ def choices_table(compared: Sequence[Compared]) -> Table:
         for c in sorted(choices(compared), key=lambda c: -c.regret)
     ]
     return Table(("set and workload", "memory", "candidates", "chosen", "best measured", "regret"), rows)
+
+
+def plan_table(compared: Sequence[Compared]) -> Table:
+    """The regret of plans by set and workload: the worst of all amounts of memory."""
+    found: dict[tuple[str, str], list[Choice]] = {}
+    for choice in plan_choices(compared):
+        found.setdefault((choice.session, choice.workload), []).append(choice)
+    rows = []
+    for (name, workload), of in sorted(found.items(), key=lambda item: -max(c.regret for c in item[1])):
+        worst = max(of, key=lambda c: c.regret)
+        cells = (worst.memory, worst.candidates, worst.chosen.schedule, worst.best.schedule)
+        rows.append((f"{name}, {workload}", len(of), f"{100 * worst.regret:.2f} %", *cells))
+    headers = ("set and workload", "memory limits", "largest regret", "at", "candidates", "chosen", "best measured")
+    return Table(headers, rows)
+
+
+def plan_regret(compared: Sequence[Compared]) -> str:
+    """The regret of plans in a sentence; empty where there is none."""
+    found = sorted(choice.regret for choice in plan_choices(compared))
+    if not found:
+        return ""
+    within = sum(regret <= PLAN_TARGET for regret in found)
+    return (
+        f"Plans choose a schedule within {100 * PLAN_TARGET:g} % of the best one measured that fits at {within} of "
+        f"{len(found)} memory limits; their regret is {100 * median(found):.2f} % in the median, "
+        f"{100 * found[-1]:.2f} % at most."
+    )
 
 
 def coverage_table(covered: Sequence[Covered]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from statistics import mean, median
 from typing import NamedTuple, TypeVar
 
+from sim.inputs.units import show_bytes
 from validation.compare import Compared
 
 K = TypeVar("K", bound=Hashable)
@@ -90,6 +91,25 @@ def choices(compared: Sequence[Compared]) -> list[Choice]:
         for (name, workload, fraction, ahead), cases in found.items()
         if len(cases) > 1
     ]
+
+
+def plan_choices(compared: Sequence[Compared]) -> list[Choice]:
+    """What a plan would choose for each workload at each amount of memory, of all schedules measured that fit it.
+
+    The amounts are the simulated peaks of those schedules: with each of them one more fits.
+    """
+    found: dict[tuple[str, str], list[Compared]] = defaultdict(list)
+    for c in compared:
+        if c.group != "resident" and not c.disturbed:
+            found[c.session, c.workload].append(c)
+    chosen = []
+    for (name, workload), cases in found.items():
+        for limit in sorted({c.predicted.memory_bytes for c in cases}):
+            fit = [c for c in cases if c.predicted.memory_bytes <= limit]
+            if len(fit) > 1:
+                fastest = min(fit, key=lambda c: c.predicted.step_s), min(fit, key=lambda c: c.measured.step_s)
+                chosen.append(Choice(name, workload, f"up to {show_bytes(limit)}", len(fit), *fastest))
+    return chosen
 
 
 def regrets(compared: Sequence[Compared]) -> dict[str, float]:

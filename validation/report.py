@@ -225,7 +225,13 @@ def _choices(compared: Sequence[Compared]) -> list[Section]:
     table = comparison_tables.choices_table(compared)
     text = """The schedule with the shortest simulated step, of those that were measured with the same memory for
     weights (r: resident fraction, k: layers ahead), and what its measured step costs over the best measured one."""
-    return [Section("Regret of choosing by simulation", text, table)] if table.rows else []
+    sections = [Section("Regret of choosing by simulation", text, table)] if table.rows else []
+    plans = comparison_tables.plan_table(compared)
+    if plans.rows:
+        text = f"""{comparison_tables.plan_regret(compared)} At each amount of memory it chooses among all offloaded
+        schedules whose simulated peak is no larger. For each workload the amount with the largest regret."""
+        sections.append(Section("Regret of plans", text, plans, under=True))
+    return sections
 
 
 def _cross(cross: Sequence[Compared]) -> list[Section]:

@@ -20,6 +20,7 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
         ),
         "Operations": (comparison_tables.operations_table(validation.compared), 8),
         "Regret of choosing by simulation": (comparison_tables.choices_table(validation.compared), 6),
+        "Regret of plans": (comparison_tables.plan_table(validation.compared), 7),
         "Errors of step times": (
             comparison_tables.errors_table("set and group", validation.compared, comparison_tables.group),
             6,
@@ -40,6 +41,8 @@ def print_validation(validation: Validation, with_cases: bool) -> None:
             show(made)
     if validation.covered:
         say(comparison_tables.covers(validation.covered))
+    if regret := comparison_tables.plan_regret(validation.compared):
+        say(regret)
     say(comparison_tables.verdict(validation.judged))
 
 

@@ -23,6 +23,7 @@ from calibration.fitting.pageable import fit_pageable
 from calibration.fitting.selection import Rows
 from calibration.fitting.stream_interference import fit_stream_interference
 from calibration.fitting.streams import fit_streams
+from calibration.host import HOST_MEMORY
 from sim.hardware import Profile
 from sim.hardware.profile_text import InOneLine
 
@@ -77,10 +78,18 @@ def fit_plain(
             k.split(".")[1]: number(v, "" if k == "host.queue_depth" else "s")
             for k, v in streams.items()
             if k.startswith("host.")
-        },
+        }
+        | _host_memory(fingerprint),
         **{name: _class(copies, name) for name in ("d2d", "p2p") if f"{name}.cap" in copies},
         **({"pageable": _staged(pageable)} if pageable else {}),
     }
+
+
+def _host_memory(fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """The host's memory, where its fingerprint says it."""
+    if HOST_MEMORY not in fingerprint:
+        return {}
+    return {"memory": _Line(value=fingerprint[HOST_MEMORY], source="/proc/meminfo, or the control group's limit")}
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}

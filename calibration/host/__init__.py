@@ -5,7 +5,7 @@ Nothing here changes a setting.
 """
 
 from calibration.host.facts import Gpu, Host, Port, Torch, by_kind
-from calibration.host.inspection import fingerprint, inspect, now
+from calibration.host.inspection import HOST_MEMORY, fingerprint, inspect, now
 from calibration.host.sampler import IDLE, Sampler
 
-__all__ = ["IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "by_kind", "fingerprint", "inspect", "now"]
+__all__ = ["HOST_MEMORY", "IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "by_kind", "fingerprint", "inspect", "now"]

@@ -20,6 +20,9 @@ from calibration.host.facts import Host, Torch, by_kind
 from calibration.host.nvidia_smi import GPU_FIELDS, known_fields, parse_gpus, parse_peers, parse_topology, query
 from calibration.host.shell import read, run
 
+HOST_MEMORY = "host memory"
+"""Key of a fingerprint: the host's memory, or what its control group allows."""
+
 ENVIRONMENT = ("NCCL_", "CUDA_", "PYTORCH_", "TORCH_NCCL_")
 """Beginnings of the environment variables that matter."""
 
@@ -108,6 +111,9 @@ def fingerprint(host: Host) -> dict[str, str]:
     }
     memory = {f"{g.memory:g} MiB" for g in host.gpus if g.memory}
     reported = {"memory": " / ".join(sorted(memory))} if memory else {}
+    room = [size for size in (host.memory_total, host.memory_limit) if size is not None]
+    if room:
+        reported[HOST_MEMORY] = f"{min(room) // 2**20} MiB"
     return {**hardware, **reported, "host": digest, **software}
 
 

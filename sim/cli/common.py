@@ -112,8 +112,12 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A remark on standard error."""
-    say(f"note: {text}")
+    """A remark on standard error, once a command."""
+    context = click.get_current_context(silent=True)
+    said = set() if context is None else context.meta.setdefault("notes", set())
+    if text not in said:
+        said.add(text)
+        say(f"note: {text}")
 
 
 def note_borrowed_tables(profiles: Mapping[str, Profile]) -> None:

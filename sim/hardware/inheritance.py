@@ -57,7 +57,7 @@ def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
     known = [e for e in entries if isinstance(e, dict) and isinstance(e.get("key"), str) and "profile" in e]
     before = {entry["key"]: entry["profile"] for entry in known}
     marked = {entry["key"] for entry in known if entry.get("another_topology")}
-    base = {key: value for key, value in base.items() if key != "kept"}
+    base = {key: _without_memory(value) if key == "host" else value for key, value in base.items() if key != "kept"}
     inherited = []
     for key in _left_out(base, data, "", tuple(before)):
         another = key in marked or (replaced and key.split(".")[0] in _OF_THE_HOST)
@@ -65,6 +65,11 @@ def merged(base: Any, name: str, data: dict[str, Any]) -> Any:
         inherited.append({"key": key, "profile": of, "another_topology": another})
     over: dict[str, Any] = _over(_inherited(base, name, replaced), data)
     return over | {"kept": inherited}
+
+
+def _without_memory(host: Any) -> Any:
+    """Of the other host, all but how much memory it has."""
+    return {key: value for key, value in host.items() if key != "memory"} if isinstance(host, dict) else host
 
 
 def _above(key: str) -> Iterator[str]:

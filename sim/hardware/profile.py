@@ -145,6 +145,16 @@ class Profile(Config, frozen=True, dict=True):
         """Memory of the smallest of `gpus`, B."""
         return min(int(self.device_of(gpu).memory.value) for gpu in gpus)
 
+    def overhead_of(self, gpus: Iterable[int]) -> int | None:
+        """The most that CUDA's context and NCCL take of any of `gpus`, B; None where it is not known."""
+        known = [of.overhead for gpu in gpus if (of := self.device_of(gpu)).overhead is not msgspec.UNSET]
+        return max((int(one.value) for one in known), default=None)
+
+    @property
+    def host_memory(self) -> int | None:
+        """Memory of the host, B; None where it is not known."""
+        return None if self.host.memory is msgspec.UNSET else int(self.host.memory.value)
+
     @cached_property
     def graph(self) -> Graph:
         """The topology's resources and routes."""

@@ -26,6 +26,9 @@ class Device(Config, frozen=True):
     beside_collective: Sourced[Number] = Sourced(Number(1.0), "not given: taken as 1")
     """Time of a kernel while a collective of another stream moves data on its GPU, relative to its isolated time,
     without `streams.crowd_delay`."""
+    overhead: Sourced[Bytes] | msgspec.UnsetType = msgspec.UNSET
+    """Memory that the CUDA context and NCCL take, which is in no peak. Not given is not known, and no part of a
+    profile's digest."""
 
 
 class DeviceGroup(Device, frozen=True, kw_only=True):
@@ -160,3 +163,6 @@ class HostIssue(Config, frozen=True):
     """A group of sends and receives; as `collective` where it is not given."""
     wake_spread: Sourced[Number] = Sourced(Number(0.0), "not given: taken as 0")
     """Jitter of `wake`: uniform in [1 - wake_spread, 1 + wake_spread] times its value."""
+    memory: Sourced[Bytes] | msgspec.UnsetType = msgspec.UNSET
+    """The host's memory, of which pinned weights are a part. Not given is not known, and no part of a profile's digest;
+    it is never another host's (`like`)."""

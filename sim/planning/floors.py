@@ -28,6 +28,8 @@ class Floors:
             whole = job.scenario.workload.resolve(self.world_size)
         workload = whole.of(0)
         self.workload = workload
+        self.ranks_differ = bool(whole.ranks)
+        """Whether ranks have workloads of their own: what the others copy is not known here."""
         gpus = job.scenario.gpus
         self.stream_s, taken = 0.0, [0.0] * len(profile.capacities)
         buffers = [0]
@@ -61,7 +63,8 @@ class Floors:
             for resource, multiplier in profile.copy_flow("h2d", gpu).route:
                 self._each[resource] += multiplier / profile.capacities[resource]
         self._cap = profile.copy_flow("h2d", gpus[0]).cap
-        self._beside = workload.activation_bytes + workload.scratch_bytes + workload.cache_bytes + max(buffers)
+        self.beside = workload.activation_bytes + workload.scratch_bytes + workload.cache_bytes + max(buffers)
+        """Of a peak, what is not weights, at least, B."""
 
     def copied(self, policy: Policy) -> int:
         """Bytes that a rank copies in a step, at least."""
@@ -77,4 +80,4 @@ class Floors:
 
     def memory(self, policy: Policy) -> int:
         """No run under `policy` has a smaller peak than this, B."""
-        return policy.weight_bytes(self.workload, self.world_size) + self._beside
+        return policy.weight_bytes(self.workload, self.world_size) + self.beside

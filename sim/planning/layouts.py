@@ -9,7 +9,7 @@ import msgspec
 from sim.hardware import Profile
 from sim.inputs.config import InputError
 from sim.planning.floors import Floors
-from sim.planning.space import Layout
+from sim.planning.space import Deployment
 from sim.policies import Resident
 from sim.scenario import Scenario
 from sim.sweeps.job import Job
@@ -21,7 +21,7 @@ STEPS = 2
 """Steps of a point: the second one is as all later ones, or more are simulated until they repeat."""
 
 
-def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Layout]:
+def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Deployment]:
     """The scenario's own layout; or with each of `gpus` and, with `every`, those of `divisions` too.
 
     Raises:
@@ -39,9 +39,11 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
     found, refused = [], []
     for changed in _variants(scenario, counts, every):
         try:
+            if changed.workload.resolve(changed.world_size).ranks:  # whose steps settle slowly
+                changed = changed.with_steps(scenario.workload.steps)
             changed.check(profile)
             job = Job.of(changed, profile)._replace(shortcuts=True)
-            found.append(Layout(job, Floors(job)))
+            found.append(Deployment(job, Floors(job)))
         except InputError as error:
             refused.append(error)
     if not found:

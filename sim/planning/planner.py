@@ -7,12 +7,16 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from sim.analysis.binding import what_binds
 from sim.analysis.model_error import model_error
 from sim.analysis.sensitivity import around
 from sim.hardware import Profile
 from sim.hardware.profile_parameters import changed, numbers_by_path
+from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
+from sim.inputs.units import Bytes
 from sim.planning.layouts import layouts_of
 from sim.planning.points import Point, pareto
 from sim.planning.result import Plan
@@ -20,7 +24,7 @@ from sim.planning.runtimes import ANY, TODAY, allowed_by, nearest
 from sim.planning.search import WORTH, Search
 from sim.planning.sentences import sentences
 from sim.planning.simulated import Found, Limits
-from sim.planning.space import Family, Layout, families, restricted
+from sim.planning.space import Deployment, Family, families, restricted
 from sim.planning.suggestions import Suggestion, suggestions
 from sim.policies import Resident
 from sim.scenario import Scenario
@@ -44,10 +48,10 @@ class Asked(NamedTuple):
     runtime: str = TODAY
     gpus: Sequence[int] = ()
     every_parallelism: bool = False
-    reserve: int = 0
-    """B of `memory` that something else takes: CUDA context, NCCL, encoders."""
+    reserve: int | None = None
+    """B of `memory` that something else takes: CUDA context, NCCL, encoders; what the profile says unless given."""
     host_memory: int | None = None
-    """Host memory for pinned weights, B; not looked at unless given."""
+    """Host memory for pinned weights, B; what the profile says unless given."""
 
 
 def plan(
@@ -57,14 +61,15 @@ def plan(
     runtime: str = TODAY,
     gpus: Sequence[int] = (),
     parallelism: str | None = None,
-    reserve: int = 0,
+    reserve: int | None = None,
     host_memory: int | None = None,
     profile: Profile | None = None,
     evaluator: Evaluator | None = None,
 ) -> Plan:
     """Search the schedules of a scenario's workload and host; its own policy plays no part.
 
-    `memory`, `reserve` and `host_memory` in bytes (`memory` is the card's unless given); `within` relative;
+    `memory`, `reserve` and `host_memory` in bytes: the card's memory, what CUDA's context and NCCL take of it, and the
+    host's memory, each as the profile says unless given; `within` relative;
     `runtime` is `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`,
     here unless given.
 
@@ -75,6 +80,11 @@ def plan(
         raise InputError("--parallelism", str(parallelism), "expected auto: the scenario says any other")
     asked = Asked(memory, within, runtime, tuple(gpus), parallelism == "auto", reserve, host_memory)
     return _Planning(scenario, profile or scenario.profile(), asked, evaluator or Evaluator()).run()
+
+
+def measured_overhead(profile: Profile) -> int | None:
+    """What CUDA's context and NCCL take of a GPU, B; None where the profile does not say."""
+    return profile.overhead_of(range(profile.gpus))
 
 
 _MEMORY = re.compile(r"device\.memory|devices\[\d+\]\.memory")
@@ -91,12 +101,17 @@ class _Planning:
         self.evaluator = evaluator
         if asked.memory is not None and asked.memory < 1:
             raise InputError("--memory", str(asked.memory), "expected at least 1 byte")
+        self.reserve = (measured_overhead(profile) or 0) if asked.reserve is None else asked.reserve
         # what every rank is judged by, so that figures say of each whether it fits: GPUs of each kind have their own
         kinds = [path for path in numbers_by_path(profile) if _MEMORY.fullmatch(path)]
         limited = changed(profile, dict.fromkeys(kinds, self._allowed))
+        if asked.host_memory is not None:
+            given = Sourced(Bytes(asked.host_memory), "--host-memory")
+            limited = replace(limited, host=replace(limited.host, memory=given))
+        self.host_memory = limited.host_memory
         self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
         self.limit = max(layout.memory for layout in self.layouts)
-        self.limits = Limits(asked.within, asked.host_memory)
+        self.limits = Limits(asked.within)
         self.deviation = {}
         for layout in self.layouts:
             known = model_error(profile, layout.world_size)
@@ -105,9 +120,9 @@ class _Planning:
     def _allowed(self, memory: float) -> int:
         """Of a GPU's memory, B. Raises `InputError` if nothing is left."""
         given = int(memory) if self.asked.memory is None else self.asked.memory
-        if given <= self.asked.reserve:
-            raise InputError("--reserve", "", f"is {self.asked.reserve}, and leaves nothing of {given}")
-        return given - self.asked.reserve
+        if given <= self.reserve:
+            raise InputError("--reserve", "", f"is {self.reserve}, and leaves nothing of {given}")
+        return given - self.reserve
 
     def run(self) -> Plan:
         """Search, then look at what was found."""
@@ -136,7 +151,7 @@ class _Planning:
         """Whether some schedule of a family is one that a named runtime has."""
         return restricted(family, allowed_by(TODAY, self.layouts[family.layout].world_size)) is not None
 
-    def _point(self, found: Found, search: Search) -> Point:
+    def _point(self, found: Found) -> Point:
         metrics = found.figures.metrics
         layout = self.layouts[found.layout]
         step, deviation = metrics["step_time_s"], self.deviation[layout.world_size]
@@ -145,20 +160,22 @@ class _Planning:
             step,
             None if deviation is None else around(step, [deviation * step], LEVEL),
             metrics["peak_memory_bytes"],
-            found.fits,
-            search.host_memory(found.layout, found.policy),
+            metrics["fits_memory"],
+            metrics["memory_bytes"],
+            metrics["pinned_memory_bytes"],
+            metrics["fits_host_memory"],
             metrics["lower_bound_s"],
             metrics["exposed_prefetch_s"],
         )
 
-    def _causes(self, layout: Layout, found: Found) -> Figures:
+    def _causes(self, layout: Deployment, found: Found) -> Figures:
         job = layout.job._replace(scenario=layout.job.scenario.with_policy(found.policy), causes=True)
         return self.evaluator.one(job).figures()
 
     def _plan(self, search: Search, wider: Search, chosen: Sequence[Family]) -> Plan:
         needed = None if search.best is not None else self._smallest_peak(search, chosen)
         simulated = [found for found in (search.known | wider.known).values() if found is not None]
-        points = {(f.layout, f.policy): self._point(f, search) for f in simulated}
+        points = {(f.layout, f.policy): self._point(f) for f in simulated}
         ordered = sorted(points.values(), key=lambda p: (p.step_time_s, p.peak_memory_bytes))
         mine = [points[f.layout, f.policy] for f in search.fitting()]
         allowed = [p for p in mine if allowed_by(self.asked.runtime, p.world_size)(p.policy)]
@@ -179,7 +196,9 @@ class _Planning:
             self.profile,
             self.asked.runtime,
             self.limit,
-            self.asked.reserve,
+            self.reserve,
+            self.asked.reserve is not None or measured_overhead(self.profile) is not None,
+            self.host_memory,
             self.asked.within,
             best,
             smallest,
@@ -191,7 +210,7 @@ class _Planning:
             min(residents, key=lambda p: p.step_time_s),
             _runner_up(best, allowed),
             [] if best is None else nearest(best, (points[f.layout, f.policy] for f in wider.fitting())),
-            None if needed is None else self._point(needed, search),
+            None if needed is None else self._point(needed),
             fall,
             by_cause,
             len(wider.pruned),
@@ -225,7 +244,7 @@ class _Planning:
             for words, f in others.items()
             if f is not None and (f is not wider.best or words == OWN)
         ]
-        return [*own_runtime, *tips]
+        return sorted([*own_runtime, *tips], key=Suggestion.rank)
 
 
 def _shallow(family: Family) -> dict[str, int]:

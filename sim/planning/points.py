@@ -22,8 +22,12 @@ class Point(NamedTuple):
     peak_memory_bytes: int
     fits_memory: bool
     """On every rank, within the plan's limit."""
+    memory_bytes: Mapping[str, int]
+    """The peak by component."""
     host_memory_bytes: int
-    """Pinned, of all ranks together, for the weights that are copied: at least."""
+    """Pinned, of all ranks together: at least."""
+    fits_host_memory: bool | None
+    """None where it is not known how much the host has."""
     lower_bound_s: float
     exposed_prefetch_s: float
 
@@ -31,6 +35,11 @@ class Point(NamedTuple):
     def policy(self) -> Policy:
         """The schedule."""
         return self.scenario.policy
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits the GPUs, and the host as far as its memory is known."""
+        return self.fits_memory and self.fits_host_memory is not False
 
     @property
     def world_size(self) -> int:
@@ -58,7 +67,9 @@ class Point(NamedTuple):
             "interval": None if self.interval is None else list(self.interval),
             "peak_memory_bytes": self.peak_memory_bytes,
             "fits_memory": self.fits_memory,
+            "memory_bytes": dict(self.memory_bytes),
             "host_memory_bytes": self.host_memory_bytes,
+            "fits_host_memory": self.fits_host_memory,
             "lower_bound_s": self.lower_bound_s,
             "exposed_prefetch_s": self.exposed_prefetch_s,
             "runtimes": dict(self.runtimes),

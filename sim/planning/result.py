@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 from sim.hardware import Profile
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_bytes, show_seconds
-from sim.planning.memory import components
 from sim.planning.points import Point
-from sim.planning.runtimes import Nearest
+from sim.planning.runtimes import Nearest, allowed_by
 from sim.planning.suggestions import Suggestion
 from sim.scenario import Scenario
 from sim.timeline.critical_path import Waterfall
@@ -31,6 +30,10 @@ class Plan(NamedTuple):
     """What a rank's peak may take."""
     reserve_bytes: int
     """What was left of the given memory for what no peak counts."""
+    reserve_known: bool
+    """Whether that was given or measured; else nothing was left."""
+    host_memory_bytes: int | None
+    """The host's memory; None where it is not known."""
     within: float
     best: Point | None
     """The fastest that fits; None where nothing does."""
@@ -64,6 +67,10 @@ class Plan(NamedTuple):
             return None
         first, second = self.best.interval, self.runner_up.interval
         return None if first is None or second is None else second[0] <= first[1]
+
+    def allows(self, point: Point) -> bool:
+        """Whether a point is one that the plan's runtimes have."""
+        return allowed_by(self.runtime, point.world_size)(point.policy)
 
     def chosen(self) -> Scenario:
         """The scenario with the best policy. Raises ValueError where nothing fits."""
@@ -134,6 +141,7 @@ class Plan(NamedTuple):
             "runtime": self.runtime,
             "memory_limit_bytes": self.memory_limit_bytes,
             "reserve_bytes": self.reserve_bytes,
+            "host_memory_bytes": self.host_memory_bytes,
             "within": self.within,
             "best": plain(self.best),
             "smallest_within": plain(self.smallest_within),
@@ -145,7 +153,7 @@ class Plan(NamedTuple):
             "binding": self.binding,
             "causes_s": self.causes_s,
             "waterfall": None if self.fall is None else self.fall._asdict(),
-            "memory_bytes": {} if self.best is None else components(self.best),
+            "memory_bytes": {} if self.best is None else dict(self.best.memory_bytes),
             "suggestions": [suggestion.to_plain() for suggestion in self.suggestions],
             "nearest_flags": [
                 {"runtime": n.runtime, "flags": n.flags, "lacks": n.lacks, "cost": n.cost, **n.point.to_plain()}

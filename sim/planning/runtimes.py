@@ -52,7 +52,7 @@ def nearest(best: Point, points: Iterable[Point]) -> list[Nearest]:
     """For each runtime that has any of `points`, the fastest."""
     found: dict[str, Point] = {}
     for point in sorted(points, key=lambda p: p.step_time_s):
-        for runtime in point.runtimes if point.fits_memory else ():
+        for runtime in point.runtimes if point.fits else ():
             found.setdefault(runtime, point)
     return [
         Nearest(

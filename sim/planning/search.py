@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sim.planning.simulated import MOST, Found, Limits, Simulated
-from sim.planning.space import Family, Layout, Places, largest_fit, place_of
+from sim.planning.space import Deployment, Family, Places, largest_fit, place_of
 from sim.policies import Policy, count_commands
 from sim.sweeps.evaluation import Evaluator
 
@@ -32,31 +32,50 @@ class Search(Simulated):
     """Searches families of schedules; several `run`s share what is known."""
 
     def __init__(
-        self, layouts: Sequence[Layout], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
+        self, layouts: Sequence[Deployment], limits: Limits, evaluator: Evaluator, small: int = SMALL, most: int = MOST
     ) -> None:
         super().__init__(layouts, limits, evaluator, most)
         self.small = small
 
     def run(self, families: Sequence[Family], briefly: bool = False) -> None:
-        """Search families; what is found is in `best`, `smallest` and `known`. `briefly`: without refining it."""
+        """Search families; what is found is in `best`, `smallest` and `known`.
+
+        `briefly`: one schedule of each family with the most residency that fits, and of the best family one with the
+        least.
+        """
         if sum(self._cost(family) for family in families) <= self.small:
             for family in families:
                 places = sorted(family.all_places(), key=lambda at: tuple(at.values()))
                 self.simulate((family.layout, family.policy(at)) for at in places)
             return
         starts = {number: start for number, family in enumerate(families) if (start := self._least(family))}
-        self.simulate((families[n].layout, families[n].policy(at)) for n, at in starts.items())
+        if briefly:
+            self._in_turn(families, {n: self._filled(families[n], at) or at for n, at in starts.items()})
+            self._in_turn(families, {n: starts[n] for n in self._ranked(families, starts)[:1]})
+            return
+        self._in_turn(families, starts)
         closed = self.closed(families)  # then more residency serves only to find the smallest
         order = self._ranked(families, starts)
         larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
-        self.simulate((families[n].layout, families[n].policy(at)) for n, at in larger.items() if at)
-        if briefly:
-            return
+        self._in_turn(families, {n: at for n, at in larger.items() if at})
         for number in self._ranked(families, starts)[:DESCENTS]:
             if self._promising(families[number]):
                 self._descend(families[number], starts[number], families)
         for number in self._ranked(families, starts)[:DESCENTS]:
             self._shrink(families[number])
+
+    def _in_turn(self, families: Sequence[Family], places: Mapping[int, Places]) -> None:
+        """Simulate a schedule of each family, a layout after the other: those with low floors may rule out others."""
+        together: dict[int, list[Policy]] = {}
+        lowest: dict[int, float] = {}
+        for number, at in places.items():
+            policy, layout = families[number].policy(at), families[number].layout
+            if policy is not None:
+                together.setdefault(layout, []).append(policy)
+                floor = self.layouts[layout].floors.step_s(policy)
+                lowest[layout] = min(lowest.get(layout, floor), floor)
+        for layout in sorted(together, key=lambda layout: lowest[layout]):
+            self.simulate((layout, policy) for policy in together[layout])
 
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""
@@ -114,7 +133,7 @@ class Search(Simulated):
         layout = self.layouts[family.layout]
         limit = layout.memory if memory is None else min(layout.memory, memory)
         last = [f for f in self.known.values() if f is not None and f.layout == family.layout]
-        beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=0)
+        beside = min((f.peak - self._weights(f.layout, f.policy) for f in last), default=layout.floors.beside)
 
         def fits(policy: Policy) -> bool:
             weights = policy.weight_bytes(layout.floors.workload, layout.world_size)

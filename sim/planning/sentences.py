@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sim.inputs.units import show_bytes, show_seconds
-from sim.planning.memory import components
 from sim.planning.points import Point
 from sim.planning.result import Plan
-from sim.timeline.metrics import LEFT_OUT
+from sim.timeline.metrics import COMPONENTS, LEFT_OUT
 
 WORTH = 0.0005
 """Differences below this share of a step are none."""
@@ -20,7 +19,9 @@ def sentences(plan: Plan) -> list[str]:
     """The answer, whether to offload, what binds, and how sure it is."""
     if plan.best is None:
         return list(_nothing_fits(plan))
-    return [*_answer(plan, plan.best), *_offload(plan, plan.best), plan.binding, *_sure(plan, plan.best)]
+    best = plan.best
+    answer = [*_answer(plan, best), *_offload(plan, best), *_memory(plan, best)]
+    return [*answer, plan.binding, *_helps(plan), *_sure(plan, best)]
 
 
 def _nothing_fits(plan: Plan) -> Iterator[str]:
@@ -30,9 +31,12 @@ def _nothing_fits(plan: Plan) -> Iterator[str]:
         return
     need = show_bytes(plan.needed.peak_memory_bytes)
     yield f"Nothing fits {limit}: the smallest schedule, {plan.needed.words}, peaks at {need}, before {LEFT_OUT}."
-    parts = sorted(components(plan.needed).items(), key=lambda item: -item[1])
-    listed = ", ".join(f"{name.replace('_', ' ')} {show_bytes(size)}" for name, size in parts if size)
+    parts = sorted(plan.needed.memory_bytes.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{COMPONENTS[name]} {show_bytes(size)}" for name, size in parts if size)
     yield f"Of it are {listed}."
+    if plan.needed.fits_memory:
+        there = show_bytes(plan.host_memory_bytes or 0)
+        yield f"That would fit the GPUs, but {pinned(plan.needed)}, and the host has {there}."
     helps = [s for s in plan.suggestions if s.fits_memory]
     for tip in helps:
         yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
@@ -49,7 +53,7 @@ def _answer(plan: Plan, best: Point) -> Iterator[str]:
     limit = show_bytes(plan.memory_limit_bytes)
     yield (
         f"Fastest that fits {limit}: {best.words}{plan.layout_words(best)}, step {show_seconds(best.step_time_s)}, "
-        f"{_over_floor(plan, best)}, peak {show_bytes(best.peak_memory_bytes)} (before {LEFT_OUT})."
+        f"{_over_floor(plan, best)}, peak {show_bytes(best.peak_memory_bytes)}."
     )
     small = plan.smallest_within
     if small is None:
@@ -80,6 +84,38 @@ def _offload(plan: Plan, best: Point) -> Iterator[str]:
         yield f"All weights fit ({peak}): there is no need to offload; the resident step takes {step}."
         return
     yield f"All weights fit ({peak}, step {step}), but the step is {-100 * change:.2f} % shorter with this schedule."
+
+
+def _helps(plan: Plan) -> Iterator[str]:
+    tip = next((tip for tip in plan.suggestions if tip.fits_memory and (tip.gain or 0.0) >= WORTH), None)
+    if tip is not None:
+        step = show_seconds(tip.step_time_s)
+        yield f"What would help most: {tip.words}, {100 * (tip.gain or 0.0):.1f} % off the step ({step})."
+
+
+def pinned(point: Point) -> str:
+    """What a schedule pins in host memory."""
+    every = show_bytes(point.host_memory_bytes)
+    if point.world_size == 1:
+        return f"it pins {every} of host memory"
+    each = show_bytes(point.host_memory_bytes / point.world_size)
+    return f"every rank pins {each}: {point.world_size} ranks need {every}"
+
+
+def _memory(plan: Plan, best: Point) -> Iterator[str]:
+    if best.host_memory_bytes:
+        there = plan.host_memory_bytes
+        known = (
+            "how much the host has is not known (--host-memory)"
+            if there is None
+            else f"of the host's {show_bytes(there)}"
+        )
+        words = pinned(best)
+        yield f"{words[0].upper()}{words[1:]}{';' if there is None else ''} {known}."
+    if plan.reserve_known:
+        yield f"{show_bytes(plan.reserve_bytes)} of the given memory are left for {LEFT_OUT}."
+    else:
+        yield f"Nothing is left for {LEFT_OUT}, which were not measured on this host: give --reserve."
 
 
 def _sure(plan: Plan, best: Point) -> Iterator[str]:

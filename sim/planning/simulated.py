@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sim.inputs.config import InputError
 from sim.machine import DeadlockError
-from sim.planning.space import Layout, under
+from sim.planning.space import Deployment, under
 from sim.policies import Policy, count_commands
 from sim.program import ProgramError
 from sim.sweeps.evaluation import Evaluator, Figures
@@ -38,8 +38,9 @@ class Found(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether every rank fits."""
-        return self.figures.metrics["fits_memory"]
+        """Whether every rank fits its GPU, and all together the host as far as its memory is known."""
+        metrics = self.figures.metrics
+        return metrics["fits_memory"] and metrics["fits_host_memory"] is not False
 
 
 class Limits(NamedTuple):
@@ -47,14 +48,12 @@ class Limits(NamedTuple):
 
     within: float
     """How much longer than the fastest the smallest may take, relative."""
-    host_memory: int | None = None
-    """Pinned memory of all ranks together, B."""
 
 
 class Simulated:
     """What is known of a space."""
 
-    def __init__(self, layouts: Sequence[Layout], limits: Limits, evaluator: Evaluator, most: int = MOST) -> None:
+    def __init__(self, layouts: Sequence[Deployment], limits: Limits, evaluator: Evaluator, most: int = MOST) -> None:
         self.layouts = layouts
         self.limits = limits
         self.evaluator = evaluator
@@ -81,15 +80,16 @@ class Simulated:
         return at.floors.memory(policy) <= at.memory and self._fits_host(layout, policy)
 
     def _fits_host(self, layout: int, policy: Policy) -> bool:
-        host = self.limits.host_memory
+        host = self.layouts[layout].job.profile.host_memory
         return host is None or self.host_memory(layout, policy) <= host
 
     def host_memory(self, layout: int, policy: Policy) -> int:
         """Pinned bytes of all ranks for the weights that are copied, at least."""
         at = self.layouts[layout]
-        return at.world_size * sum(
-            policy.least_copied(i, layer.bytes, at.world_size) for i, layer in enumerate(at.floors.workload.layers)
-        )
+        if at.floors.ranks_differ:
+            return 0
+        layers = enumerate(at.floors.workload.all_layers)
+        return at.world_size * sum(policy.least_copied(i, layer.bytes, at.world_size) for i, layer in layers)
 
     def needed(self, layout: int, policy: Policy) -> bool:
         """Whether a schedule may be the fastest, or smaller than the smallest and nearly as fast; by floors alone."""
@@ -140,7 +140,7 @@ class Simulated:
                 self._note(found)
 
     def _note(self, found: Found) -> None:
-        if not self._kept(found):
+        if not found.fits:
             return
         if self.best is None or found.step_s < self.best.step_s:
             self.best = self.smallest = found
@@ -154,11 +154,7 @@ class Simulated:
 
     def fitting(self) -> Iterator[Found]:
         """What was simulated and fits."""
-        return (found for found in self.known.values() if found is not None and self._kept(found))
-
-    def _kept(self, found: Found) -> bool:
-        """Whether a schedule keeps to the limits."""
-        return found.fits and self._fits_host(found.layout, found.policy)
+        return (found for found in self.known.values() if found is not None and found.fits)
 
 
 def _size(found: Found) -> tuple[int, float]:

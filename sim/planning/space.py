@@ -21,7 +21,7 @@ Places = dict[str, int]
 """A position on each axis."""
 
 
-class Layout(NamedTuple):
+class Deployment(NamedTuple):
     """A workload on so many GPUs, divided in one way, whose schedules are to be compared with those of others."""
 
     job: Job
@@ -90,7 +90,7 @@ class Family(NamedTuple):
             yield dict(zip(self.axes, places, strict=True))
 
 
-def families(layouts: list[Layout], of: Mapping[str, type[Policy]] | None = None) -> list[Family]:
+def families(layouts: list[Deployment], of: Mapping[str, type[Policy]] | None = None) -> list[Family]:
     """What the known kinds of policies offer on each layout, but for all weights resident."""
     found = []
     for number, layout in enumerate(layouts):

@@ -16,7 +16,7 @@ from sim.planning.floors import Floors
 from sim.planning.layouts import divided, divisions, with_gpus
 from sim.planning.points import plain_policy
 from sim.planning.space import under
-from sim.policies import Policy, describe
+from sim.policies import Policy, Resident, describe
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job
@@ -35,6 +35,10 @@ class Suggestion(NamedTuple):
     """How much shorter the step is than the plan's best, relative; None where there is none."""
     peak_memory_bytes: int
     fits_memory: bool
+
+    def rank(self) -> tuple[bool, float]:
+        """Its place among others: what fits by its step, the rest by its peak."""
+        return not self.fits_memory, self.step_time_s if self.fits_memory else self.peak_memory_bytes
 
     def to_plain(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -71,21 +75,17 @@ def suggestions(
         gain = None if not best_step_s else 1 - step / best_step_s
         tip = Suggestion(change.words, policy, step, gain, peak, fits)
         before = found.get(change.words)
-        if before is None or _rank(tip) < _rank(before):
+        if before is None or tip.rank() < before.rank():
             found[change.words] = tip
-    return sorted(found.values(), key=_rank)
+    return sorted(found.values(), key=Suggestion.rank)
 
 
 def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
-    """The first that may fit, by what is proved of its memory, and the last; the first where none may."""
+    """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first."""
     floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
     may = [policy for policy in policies if floors.memory(policy) <= limit]
-    return list(dict.fromkeys([*may[:1], *(may[-1:] if may and may[-1] == policies[-1] else ())])) or list(policies[:1])
-
-
-def _rank(suggestion: Suggestion) -> tuple[bool, float]:
-    fits = suggestion.fits_memory
-    return not fits, suggestion.step_time_s if fits else suggestion.peak_memory_bytes
+    resident: list[Policy] = [policy for policy in may if isinstance(policy, Resident)]
+    return (resident or may or list(policies))[:1]
 
 
 def _changes(job: Job) -> Iterator[Change]:

@@ -9,13 +9,13 @@ from pathlib import Path
 from sim.inputs.atomic_files import write_atomically
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning import Plan
-from sim.planning.memory import components
 from sim.planning.points import Point
 from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report import figures
 from sim.report.html import Badge, Cell, Section, Table, page
 from sim.report.step_sections import why
+from sim.timeline.metrics import COMPONENTS, LEFT_OUT
 
 
 def write_page(file: Path, name: str, plan: Plan) -> None:
@@ -49,7 +49,7 @@ beats those on the front in both."""
 def _front(plan: Plan) -> Iterator[Section]:
     if not plan.pareto:
         return
-    drawn = [_drawn(point) for point in plan.evaluated if point.fits_memory]
+    drawn = [_drawn(point) for point in plan.evaluated if point.fits]
     figure = figures.memory_against_step(drawn, plan.memory_limit_bytes, [_drawn(point) for point in plan.pareto])
     yield Section("Memory against step time", _FRONT, figure)
     yield Section("The front", "Of schedules that the chosen runtimes have.", Table(COLUMNS, plan.rows()), under=True)
@@ -77,9 +77,12 @@ def _memory(plan: Plan) -> Iterator[Section]:
     point = plan.best or plan.needed
     if point is None:
         return
-    rows: list[tuple[Cell, ...]] = [(part.replace("_", " "), show_bytes(b)) for part, b in components(point).items()]
+    rows: list[tuple[Cell, ...]] = [(COMPONENTS[part], show_bytes(b)) for part, b in point.memory_bytes.items() if b]
     rows.append(("peak of a rank", show_bytes(point.peak_memory_bytes)))
+    rows.append((f"left for {LEFT_OUT}", show_bytes(plan.reserve_bytes)))
     rows.append(("pinned in host memory, all ranks together", show_bytes(point.host_memory_bytes)))
+    there = plan.host_memory_bytes
+    rows.append(("host memory", "not known" if there is None else show_bytes(there)))
     yield Section("Memory by component", f"Of {point.words}.", Table(("", "bytes"), rows))
 
 
@@ -131,7 +134,7 @@ def _points(plan: Plan) -> Table:
             show_seconds(point.exposed_prefetch_s),
             show_bytes(point.peak_memory_bytes),
             show_bytes(point.host_memory_bytes),
-            _fits(point.fits_memory),
+            _fits(point.fits),
             ", ".join(point.runtimes),
         )
         for point in plan.evaluated

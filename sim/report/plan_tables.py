@@ -6,12 +6,12 @@ from pathlib import Path
 
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning import Plan
-from sim.planning.memory import components
 from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report.tables import print_waterfall
 from sim.report.terminal import say, show, styled, table
 from sim.scenario import with_files_of
+from sim.timeline.metrics import COMPONENTS
 
 
 def print_plan(name: str, plan: Plan) -> None:
@@ -54,8 +54,9 @@ def print_plan(name: str, plan: Plan) -> None:
         show(made)
     if plan.best is not None:
         made = table("peak memory by component", "", title=f"memory of {plan.best.words}")
-        for part, size in components(plan.best).items():
-            made.add_row(part.replace("_", " "), show_bytes(size))
+        for part, size in plan.best.memory_bytes.items():
+            if size:
+                made.add_row(COMPONENTS[part], show_bytes(size))
         if pinned := plan.best.host_memory_bytes:
             made.add_row("pinned in host memory, all ranks together", show_bytes(pinned))
         show(made)

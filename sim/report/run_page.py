@@ -17,7 +17,7 @@ from sim.report.theme import signed
 from sim.run import Result
 from sim.timeline import settling
 from sim.timeline.critical_path import CAUSE_GROUPS, CAUSE_LABELS, WEIGHT_COPIES, Waterfall
-from sim.timeline.metrics import fit, shown
+from sim.timeline.metrics import ONCE, fit, fit_host, shown
 
 WORTH = 0.0005
 """Differences below this share of a step are none."""
@@ -25,7 +25,8 @@ WORTH = 0.0005
 
 def write_run(file: Path, name: str, result: Result, fall: Waterfall) -> None:
     """Write the page of a run. Raises OSError."""
-    words = [finding(result, fall), _sentence(fit(result.metrics)[1]), settling.words(result.timeline)]
+    memory = [fit(result.metrics)[1], fit_host(result.metrics, result.scenario.world_size)]
+    words = [finding(result, fall), *map(_sentence, filter(None, memory)), settling.words(result.timeline)]
     sections = [Section("Finding", _paragraphs(words)), *_step(result, fall), _figures(result)]
     _write(file, name, result, fall, sections)
 
@@ -81,7 +82,7 @@ def _figures(result: Result) -> Section:
     rows: list[tuple[Cell, ...]] = []
     for key, label, value, remark in shown(result.metrics):
         if key.endswith("_s"):
-            rows.append((label, show_seconds(value), share(value, step), remark))
+            rows.append((label, show_seconds(value), "" if key in ONCE else share(value, step), remark))
         else:
             rows.append((label, show_bytes(value), "", remark))
     return Section("Figures", "Of rank 0 and the last step, unless said.", Table(("", "", "of a step", ""), rows))

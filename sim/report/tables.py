@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sim.hardware import IsolatedTimes, Profile, is_session
+from sim.hardware import Profile, is_session
 from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import describe, describe_plain
 from sim.report.profile_rows import ANOTHER_TOPOLOGY, rows_of
+from sim.report.profile_rows import shown as shown_value
 from sim.report.terminal import say, show, styled, table
 from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Figures
 from sim.timeline.critical_path import CAUSE_LABELS, LABEL_FOOTNOTES, Waterfall
-from sim.timeline.metrics import fit, shown
+from sim.timeline.metrics import ONCE, fit, fit_host, shown
+from sim.workloads.model_shapes import NO_SOURCE
 from sim.workloads.named import Model, block_bytes, parameters
 
 if TYPE_CHECKING:
@@ -38,13 +40,15 @@ def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figu
     metrics = figures.metrics
     fits, sentence = fit(metrics)
     say(styled(sentence, "" if fits else "bold red"))
+    if host := fit_host(metrics, scenario.world_size):
+        say(styled(f"host memory: {host}", "bold red" if metrics["fits_host_memory"] is False else ""))
     title = f"{name} on {profile.name}: {describe(scenario.policy)}"
     made = table("rank 0", "", "of a step", title=title)
     made.add_column("of the last step, unless said", style="dim")
     step = metrics["step_time_s"]
     for key, label, value, remark in shown(metrics):
         if key.endswith("_s"):
-            made.add_row(label, show_seconds(value), share(value, step), remark)
+            made.add_row(label, show_seconds(value), "" if key in ONCE else share(value, step), remark)
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
@@ -188,13 +192,7 @@ def print_profile(profile: Profile) -> None:
     made = table("number", "value", title=f"{profile.name}: {profile.description}")
     made.add_column("source", style="dim")
     for path, value, source, _ in rows_of(profile):
-        if isinstance(value, IsolatedTimes):
-            shown = f"{len(value.bytes)} rows"
-        elif isinstance(value, tuple):
-            shown = ", ".join(map(_as_yaml, value))
-        else:
-            shown = f"{value:.6g}" if isinstance(value, float) else str(value)
-        made.add_row(path, shown, source)
+        made.add_row(path, shown_value(value), source)
     show(made)
     if profile.kept:
         print_kept(profile)
@@ -258,3 +256,11 @@ def print_model(model: Model) -> None:
     published = model.parameters.published
     said = "none published" if published is None else f"{published:,} published"
     say(f"Counted from these shapes: {parameters(model):,} parameters ({said}); blocks in bf16: {blocks}.")
+    passes, attention = model.guidance.passes, model.ulysses.cross_attention
+    taken = []
+    if passes == 1 and model.guidance.source == NO_SOURCE:
+        taken.append("1 pass a step (`guidance.passes`; 2 where guidance runs a second one)")
+    if not attention and model.ulysses.source == NO_SOURCE and any(b.kind == "cross" for b in model.blocks):
+        taken.append("no all-to-all of a cross-attention (`ulysses.cross_attention`; 4 where Ulysses divides it)")
+    if taken:
+        say(f"Taken, as the file does not say: {'; '.join(taken)}.")

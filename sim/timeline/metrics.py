@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from itertools import pairwise
 from statistics import median
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import msgspec
 
@@ -44,6 +44,10 @@ class Metrics(TypedDict):
     """Between the shortest and the longest of the steps that the figures are means of."""
     simulated_steps: int
     peak_memory_bytes: int
+    memory_bytes: dict[str, int]
+    """The peak by component."""
+    pinned_memory_bytes: int
+    """Host memory that all ranks together pin, at least: weights that are copied, and buffers that blocks name."""
     h2d_bytes_per_step: int
     h2d_busy_s: float
     h2d_uncovered_s: float
@@ -63,7 +67,9 @@ class Metrics(TypedDict):
     lower_bound_s: float
     device_memory_bytes: int
     fits_memory: bool
+    host_memory_bytes: int | None
     fits_host_memory: bool | None
+    """None where the profile does not say how much memory the host has."""
 
 
 SHOWN = {
@@ -92,6 +98,8 @@ SHOWN = {
 _COPIES, _ONCE = ("block_copy_bytes_per_step",), ("before_s", "after_s")
 _SHOWN_IF = dict.fromkeys(("block_copy_s", *_COPIES), _COPIES) | dict.fromkeys(("request_time_s", *_ONCE), _ONCE)
 """What is shown only where one of other figures is not 0."""
+ONCE = ("request_time_s", *_ONCE)
+"""Figures that are not of a step."""
 _SHOWN_OF_MEANS = {
     "step_time_s": "mean of the last steps, which are not alike",
     "lower_bound_s": "no schedule with these copies takes less in the mean",
@@ -128,8 +136,27 @@ def fit(figures: Metrics) -> tuple[bool, str]:
     return False, f"memory: DOES NOT FIT: {what}, before {LEFT_OUT}, exceeds the GPU's {there}"
 
 
-def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | None = None) -> Metrics:
-    """The figures that `run --json` prints, for `rank`. A request has so many `steps`; all of them unless given."""
+def fit_host(figures: Metrics, ranks: int) -> str:
+    """What is pinned in host memory, and whether it fits, in a sentence; nothing where nothing is."""
+    pinned = figures["pinned_memory_bytes"]
+    if not pinned:
+        return ""
+    all_of_them = show_bytes(pinned)
+    words = f"every rank pins {show_bytes(pinned / ranks)}: {ranks} ranks need {all_of_them}"
+    words = words if ranks > 1 else f"{all_of_them} are pinned in host memory"
+    there = figures["host_memory_bytes"]
+    if there is None:
+        return f"{words}; how much the host has is not known (`host.memory` of the profile)"
+    return f"{words}{' of' if figures['fits_host_memory'] else ', which DOES NOT FIT:'} the host's {show_bytes(there)}"
+
+
+def metrics(
+    timeline: Timeline, profile: Profile, rank: int = 0, steps: int | None = None, weights: Weights | None = None
+) -> Metrics:
+    """The figures that `run --json` prints, for `rank`. A request has so many `steps`; all of them unless given.
+
+    `weights` says what the program does not: without it none count as pinned, and none as those of phases.
+    """
     times, shown = timeline.step_times(rank), timeline.shown
     start, end = timeline.window(rank)
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
@@ -145,6 +172,9 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls if s.isolated_time >= 0) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
+    parts = _components(timeline, rank, weights)
+    pinned = (0 if weights is None else weights.pinned) + _pinned_buffers(timeline.program)
+    there = profile.host_memory
     return {
         "schema_version": SCHEMA_VERSION,
         "step_time_s": median(times[1:] or times) if settled else (end - start) / len(shown),
@@ -153,7 +183,9 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
         "period_steps": timeline.period,
         "step_time_spread_s": max(lasting) - min(lasting),
         "simulated_steps": len(times),
-        "peak_memory_bytes": max(level for _, level in timeline.memory(rank)),
+        "peak_memory_bytes": sum(parts.values()),
+        "memory_bytes": parts,
+        "pinned_memory_bytes": pinned,
         "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step in shown) // len(shown),
         "h2d_busy_s": measure(in_flight) / len(shown),
         "h2d_uncovered_s": (measure(in_flight) - overlap(in_flight, kernels)) / len(shown),
@@ -171,7 +203,8 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
         "lower_bound_s": lower_bound(timeline, profile, rank),
         "device_memory_bytes": profile.memory_of(timeline.program.gpus),
         "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
-        "fits_host_memory": None,  # profiles do not say how much there is
+        "host_memory_bytes": there,
+        "fits_host_memory": None if there is None else pinned <= there,
     }
 
 
@@ -182,6 +215,45 @@ def _other_copies(timeline: Timeline, rank: int) -> list[tuple[Span, Copy]]:
         return copies
     parts = program.composed_streams
     return [(s, c) for s, c in copies if c.stream not in parts and c.kind in ("h2d", "d2h")]
+class Weights(NamedTuple):
+    """What is known of a workload's weights under its policy."""
+
+    pinned: int
+    """B in host memory that all ranks together copy, at least."""
+    once_layers: int
+    """How many of the layers run once a request; they come after those of steps."""
+
+
+COMPONENTS = {
+    "resident_weights": "weights that stay on the GPU",
+    "phase_weights": "of encoders, VAE and what else runs once",
+    "slots": "slots for weights that are copied",
+    "activations": "activations",
+    "scratch": "scratch memory of kernels",
+    "collective_buffers": "buffers of collectives",
+}
+"""Parts of a peak, and what a reader is shown of them."""
+
+
+def _components(timeline: Timeline, rank: int, weights: Weights | None) -> dict[str, int]:
+    """The peak of `rank` by component, B."""
+    of = timeline.peak_memory(rank)
+    layers = timeline.program.ranks[rank].weights
+    once = 0 if weights is None else sum(layer.resident for layer in layers[len(layers) - weights.once_layers :])
+    parts = (of["weights"] - once, once, of["slot"], of["activations"], of["scratch"], of["collective"])
+    return dict(zip(COMPONENTS, parts, strict=True))
+
+
+def _pinned_buffers(program: Program) -> int:
+    """Host memory that ranks name and pin, B; shared buffers count once."""
+    shared, own = {}, 0
+    for rank in program.ranks:
+        for buffer in rank.host_memory.values():
+            if buffer.shared:
+                shared[buffer.name] = buffer.bytes
+            elif buffer.memory == "pinned":
+                own += buffer.bytes
+    return own + sum(shared.values())
 
 
 def _fits(timeline: Timeline, rank: int, memory: int) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never, get_args
 
 import msgspec
 
@@ -16,6 +16,7 @@ from sim.inputs.units import show_seconds
 from sim.program import (
     AnyCommand,
     Buffer,
+    BufferKind,
     Collective,
     Command,
     Communication,
@@ -221,15 +222,35 @@ class Timeline(_Fields):
         Static buffers are live throughout; another buffer from the start of the first write after its last use to
         the end of its last access. A write that begins while another access is in flight is no new life.
         """
-        changes: dict[float, int] = {0.0: 0}
-        changes[0.0] += sum(b.bytes for b in self.program.ranks[rank].buffers if b.static)
-        buffers = {b.name: b for b in self.program.ranks[rank].buffers if not b.static}
-        open_: dict[str, tuple[float, float, bool]] = {}
+        return self._levels(rank, self._live(rank))
 
-        def close(buffer: Buffer, start: float, end: float) -> None:
+    def peak_memory(self, rank: int = 0) -> dict[BufferKind, int]:
+        """What is live of `rank` at the first moment of its peak, B by kind of buffer; together they are the peak."""
+        live = self._live(rank)
+        peak = max(self._levels(rank, live), key=lambda point: point[1])[0]
+        found = dict.fromkeys(get_args(BufferKind), 0)
+        for buffer in self.program.ranks[rank].buffers:
+            found[buffer.kind] += buffer.bytes if buffer.static else 0
+        for buffer, start, end in live:
+            found[buffer.kind] += buffer.bytes if start <= peak < end else 0
+        return found
+
+    def _levels(self, rank: int, live: Sequence[tuple[Buffer, float, float]]) -> list[tuple[float, int]]:
+        changes: dict[float, int] = {0.0: sum(b.bytes for b in self.program.ranks[rank].buffers if b.static)}
+        for buffer, start, end in live:
             changes[start] = changes.get(start, 0) + buffer.bytes
             changes[end] = changes.get(end, 0) - buffer.bytes
+        level, steps = 0, []
+        for time in sorted(changes):
+            level += changes[time]
+            steps.append((time, level))
+        return steps
 
+    def _live(self, rank: int) -> list[tuple[Buffer, float, float]]:
+        """When buffers that are not static are live, s."""
+        buffers = {b.name: b for b in self.program.ranks[rank].buffers if not b.static}
+        open_: dict[str, tuple[float, float, bool]] = {}
+        live: list[tuple[Buffer, float, float]] = []
         # commands of most types use no buffer: the order among equals is that of all spans
         users = [s for s in self.of(rank) if isinstance(s.command, Kernel | Copy | Communication)] if buffers else []
         for span in sorted(users, key=lambda s: s.ready):
@@ -240,17 +261,11 @@ class Timeline(_Fields):
                 now = open_.get(name)
                 if now is None or (writes and now[2] and span.ready >= now[1]):
                     if now:
-                        close(buffers[name], now[0], now[1])
+                        live.append((buffers[name], now[0], now[1]))
                     open_[name] = (span.ready, span.end, used)
                 else:
                     open_[name] = (now[0], max(now[1], span.end), now[2] or used)
-        for name, (start, end, _) in open_.items():
-            close(buffers[name], start, end)
-        level, steps = 0, []
-        for time in sorted(changes):
-            level += changes[time]
-            steps.append((time, level))
-        return steps
+        return [*live, *((buffers[name], start, end) for name, (start, end, _) in open_.items())]
 
 
 def between_events(
