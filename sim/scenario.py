@@ -223,6 +223,8 @@ def _check_size(scenario: Scenario) -> None:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
+    if faults := list(policy.wrong_for(workload)):
+        raise InputError.of("scenario", [(f"policy.{path}", problem) for path, problem in faults])
     commands = policies.count_commands(workload, policy, scenario.world_size)
     if commands > MAX_COMMANDS:
         problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MAX_COMMANDS} are "

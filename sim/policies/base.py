@@ -122,6 +122,14 @@ class Policy(Config, frozen=True, tag_field="kind"):
         """Policies of this kind that differ in one thing, for `explain` to compare; only valid ones."""
         return iter(())
 
+    def variants_on(self, workload: Workload, world_size: int) -> Iterator[Policy]:
+        """More of them, which depend on what the workload does."""
+        return iter(())
+
+    def wrong_for(self, workload: Workload) -> Iterator[Fault]:
+        """What does not fit this workload, by key path: names of it that the workload does not have."""
+        return iter(())
+
     @classmethod
     def from_policy(cls, other: Policy, world_size: int) -> Self | None:
         """This kind of policy with the values of all fields that `other` has too; None if that is invalid."""

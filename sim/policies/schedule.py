@@ -44,6 +44,8 @@ class Schedule:
         """Layers executed that are fetched when their pass begins -> the event that it begins with."""
         self.communication_stream = COMPUTE
         """The stream of the collective that is about to be issued, or has been."""
+        self.communication = ""
+        """The name of that collective."""
         self.block = BlockCommands(self.rank, self._around)
         self.once = bool(workload.before or workload.after)
         self.period = len(workload.layers)
@@ -155,8 +157,8 @@ class Schedule:
             self.rank.wait(stream, free)
 
     @contextmanager
-    def _around(self, stream: str) -> Iterator[None]:
-        self.communication_stream = stream
+    def _around(self, stream: str, name: str) -> Iterator[None]:
+        self.communication_stream, self.communication = stream, name
         self.before_collective()
         yield
         self.after_collective()

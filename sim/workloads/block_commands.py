@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from typing import assert_never
 
 from sim.program import RankBuilder
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait, meeting_name
 
 COMPUTE = "compute"
 
-Around = Callable[[str], AbstractContextManager[None]]
-"""What a policy issues around a collective on the stream of that name."""
+Around = Callable[[str, str], AbstractContextManager[None]]
+"""What a policy issues around a collective: of a stream and the collective's name."""
 
 
 class BlockCommands:
@@ -60,10 +60,10 @@ class BlockCommands:
                     self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
                     stream = self._fork(op.stream)
-                    with self.around(stream):
+                    with self.around(stream, meeting_name(op)):
                         self.rank.collective(
                             stream,
-                            op.name or op.kind,
+                            meeting_name(op),
                             op.kind,
                             int(op.bytes),
                             writes=(op.buffer,),
@@ -73,7 +73,7 @@ class BlockCommands:
                         )
                 case Transfers():
                     stream = self._fork(op.stream)
-                    with self.around(stream):
+                    with self.around(stream, meeting_name(op)):
                         self.rank.point_to_point(stream, op.name, *op.transfers, step=step, layer=layer)
                 case CopyOp():
                     self._copy(op, step, layer)

@@ -242,6 +242,11 @@ class Item(Config, frozen=True):
         return found
 
 
+def meeting_name(op: CollectiveOp | Transfers | Shift) -> str:
+    """What a collective, or sends and receives, are called: the kind of a collective without a name."""
+    return (op.name or op.kind) if isinstance(op, CollectiveOp) else op.name
+
+
 def side_streams(block: Sequence[Op]) -> tuple[str, ...]:
     """Streams besides the compute stream that a block issues on, in order of first use."""
     streams = (op.stream for op in block if not isinstance(op, Compute | Wait))
