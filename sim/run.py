@@ -11,7 +11,7 @@ from sim.hardware import Profile
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_bytes, show_seconds
 from sim.machine import SimulatedMachine
-from sim.policies import describe
+from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
@@ -31,6 +31,8 @@ class Result(NamedTuple):
     metrics: Metrics
     simulated_layers: int
     repeated_layers: int
+    policy: Policy
+    """What ran: the scenario's policy with all decisions made."""
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -76,13 +78,14 @@ def simulate(
     """
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
+    policy = scenario.decided(profile)
     counts = (0, 0)
 
     def run(steps: int) -> Timeline:
         nonlocal counts
         workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
         found = run_layers(
-            machine, workload, scenario.policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
+            machine, workload, policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
         )
         counts = found.simulated_layers, found.repeated_layers
         return found.timeline
@@ -91,4 +94,5 @@ def simulate(
     if settle:
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
-    return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)
+    figures = metrics(timeline, profile, steps=scenario.workload.steps)
+    return Result(scenario, profile, timeline, figures, *counts, policy)

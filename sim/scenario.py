@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import msgspec
 
 from sim import policies
+from sim.contention import host_rates
 from sim.hardware import MAX_GPUS, Profile, load_profile, profile_file
 from sim.hardware.collectives import domains_of, hierarchical_kinds
 from sim.inputs import units
@@ -193,10 +194,24 @@ class Scenario(Config, frozen=True):
         """The scenario with so many steps."""
         return msgspec.structs.replace(self, workload=msgspec.structs.replace(self.workload, steps=steps))
 
-    def program(self) -> Program:
-        """What the policy makes of the workload."""
+    def decided(self, profile: Profile | None = None) -> Policy:
+        """The policy with all decisions made, by the rates of `profile` (its own profile's unless given).
+
+        Raises:
+            InputError: the profile cannot be loaded, or has too few GPUs.
+        """
+        policy = self.policy
+        if type(policy).decided is Policy.decided:
+            return policy
         workload = self.workload.resolve(self.world_size)
-        return policies.build(workload, self.policy, self.world_size, self.placement or ())
+        if policy.needs_rates:
+            policy = policy.with_rates(host_rates(profile or self.profile(), workload, self.gpus))
+        return policy.decided(workload, self.world_size)
+
+    def program(self) -> Program:
+        """What the policy makes of the workload. Raises `InputError` as `decided`."""
+        workload = self.workload.resolve(self.world_size)
+        return policies.build(workload, self.decided(), self.world_size, self.placement or ())
 
 
 def _given(plain: Any) -> Any:

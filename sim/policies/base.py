@@ -17,6 +17,7 @@ from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
+from sim.policies.host_rates import HostRates
 from sim.program import CollectiveKind, RankProgram
 from sim.workloads.block_items import CollectiveOp, Shift, Transfers, command_count
 from sim.workloads.workload import Workload
@@ -184,6 +185,19 @@ class Policy(Config, frozen=True, tag_field="kind"):
         issues, and should be hardly larger.
         """
         raise NotImplementedError
+
+    @property
+    def needs_rates(self) -> bool:
+        """Whether the policy decides by rates of a host that it has not been given yet."""
+        return False
+
+    def with_rates(self, rates: HostRates) -> Self:
+        """The policy with the rates of a host."""
+        return self
+
+    def decided(self, workload: Workload, world_size: int) -> Policy:
+        """The policy with all decisions made: what runs. Most have nothing to decide."""
+        return self
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """The program of `rank`: all that it issues in all steps of `workload`."""

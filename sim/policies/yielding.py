@@ -30,7 +30,8 @@ from sim.workloads.block_items import CollectiveOp, Shift, Transfers, meeting_na
 from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
-TO_ALL, TO_NONE = "all", "none"
+TO_ALL: Literal["all"] = "all"
+TO_NONE: Literal["none"] = "none"
 """Values of `yield_to` besides names of collectives."""
 ACTIVE, REQUESTED, PREFETCHED, LOCK = "active collectives", "requested layers", "prefetched layers", "copy lock"
 

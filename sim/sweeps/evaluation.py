@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, Self, cast
 
 import msgspec
 
-from sim.policies import Programs, programs_shared
+from sim.policies import Programs, describe, programs_shared
 from sim.run import Result
 from sim.sweeps.job import Job
 from sim.sweeps.worker_pool import NoWorkersError
@@ -47,12 +47,16 @@ class Figures(NamedTuple):
     """Hash of the program that ran, with causes."""
     gathers: bool = False
     """Whether its weights are gathered from other ranks, with causes."""
+    decided: str = ""
+    """The schedule that ran, where the policy decided on one."""
     causes_s: dict[str, float] = {}  # noqa: RUF012 - nobody changes it
 
     @classmethod
     def of(cls, result: Result, with_causes: bool = False) -> Self:
         """Those of a run."""
-        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, settling.words(result.timeline))
+        decided = "" if result.policy == result.scenario.policy else describe(result.policy)
+        steps = settling.words(result.timeline)
+        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, steps, decided=decided)
         if not with_causes:
             return found
         program = result.timeline.program
