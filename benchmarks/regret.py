@@ -1,9 +1,9 @@
 """What `adaptive` loses to the best fixed schedule, over generated scenarios: `make regret`.
 
-Each scenario is one host, one workload and one residency, drawn from a seed. `adaptive` is simulated, and so is a grid of
-fixed schedules: whole layers, chunks, and gates of several sizes and sets of collectives, with and without drain. A row
-a scenario is appended to a file as JSON; a run goes on behind the rows that are there. Prints the distribution of the
-regret, step / shortest fixed step - 1, and every scenario beyond the bound. Exit code 1 if there is one.
+Each scenario is one host, one workload and one residency, drawn from a seed. `adaptive` is simulated, and so is a grid
+of fixed schedules: whole layers, chunks, and gates of several sizes and sets of collectives, with and without drain. A
+row a scenario is appended to a file as JSON; a run goes on behind the rows that are there. Prints the distribution of
+the regret, step / shortest fixed step - 1, and every scenario beyond the bound. Exit code 1 if there is one.
 """
 
 from __future__ import annotations
