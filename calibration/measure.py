@@ -17,7 +17,7 @@ import msgspec
 
 from calibration.host import Sampler, fingerprint, inspect, now
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks, unsupported
-from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of
+from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of, with_nccl
 from sim.hardware import Profile, load_profile
 from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone, write_atomically
 from sim.inputs.config import InputError
@@ -64,14 +64,14 @@ def scenarios(file: Path, settings: Sequence[str] = ()) -> list[dict[str, Any]]:
 
 
 def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
-    """`cases` in order, each workload's own begun, interleaved and ended with the baseline."""
+    """`cases` in order, each workload's own begun, interleaved and ended with the baseline: resident, with NCCL."""
     chosen: list[dict[str, Any]] = []
 
     def resident(data: dict[str, Any]) -> dict[str, Any]:
-        return {**data, "policy": {"kind": "resident"}}
+        return {**with_nccl(data), "policy": {"kind": "resident"}}
 
     def workload(data: dict[str, Any]) -> tuple[Any, Any]:
-        return data["workload"], (data["world_size"], data.get("placement"))
+        return with_nccl(data)["workload"], (data["world_size"], data.get("placement"))
 
     since = 0
     for i, data in enumerate(cases):
@@ -81,7 +81,7 @@ def plan(cases: Sequence[dict[str, Any]]) -> list[Measurement]:
         if new or since == RESIDENT_EVERY:
             chosen.append(resident(data))
             since = 0
-        if data["policy"]["kind"] != "resident":
+        if data["policy"]["kind"] != "resident" or with_nccl(data) != data:
             chosen.append(data)
             since += 1
     if cases:

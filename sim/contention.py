@@ -14,10 +14,13 @@ import msgspec
 from sim.fluid import FlowSpec, rates_together
 from sim.hardware import Profile, collectives
 from sim.inputs.units import Bandwidth, Bytes, FlopRate, Number, Seconds
+from sim.isolated_runs import isolated_times
+from sim.machine import SimulatedMachine
 from sim.policies.host_rates import CollectiveRates, HostRates, PhaseRates
 from sim.program import CollectiveKind
-from sim.workloads.block_items import CollectiveOp, Groups, Shift, Transfers
-from sim.workloads.workload import Workload
+from sim.workloads.block_items import CollectiveOp, Groups, Op, Shift, Transfers
+from sim.workloads.engine_collectives import EngineCollective
+from sim.workloads.workload import Layer, Workload
 
 
 class PhaseTimes(NamedTuple):
@@ -101,6 +104,7 @@ def host_rates(profile: Profile, workload: Workload, gpus: Sequence[int]) -> Hos
         host_collective=host.collective.value,
         host_event=host.event.value,
         host_memop=host.memop.value,
+        queue_depth=max(int(host.queue_depth.value), 1),
     )
 
 
@@ -121,23 +125,43 @@ def _collectives(profile: Profile, workload: Workload, gpus: Sequence[int]) -> I
         )
         start = profile.collective_class(kind).copy_start.value
         yield CollectiveRates(kind, Bytes(size), ranks, tuple(rates), start)
+    yield from _by_copy_engines(profile, workload, gpus)
+
+
+def _by_copy_engines(profile: Profile, workload: Workload, gpus: Sequence[int]) -> Iterator[CollectiveRates]:
+    """Those of collectives by copy engines: each is simulated alone, and lasts as long as on its slowest rank."""
+    asked = {op for op in _ops(workload) if isinstance(op, EngineCollective)}
+    found: dict[tuple[CollectiveKind, int, int, int], float] = {}
+    for op in asked:
+        times = isolated_times(SimulatedMachine(profile), Workload((Layer(2, (op,)),), steps=1), len(gpus), gpus)
+        key = op.kind, op.bytes, len(op.groups[0]), op.piece_bytes
+        found[key] = max(found.get(key, 0.0), *times.values())
+    rate = Bandwidth(copy_rate(profile, gpus))
+    for (kind, size, ranks, piece), seconds in found.items():
+        phase = PhaseRates(Seconds(0.0), Seconds(seconds), Seconds(0.0), rate)
+        yield CollectiveRates(kind, Bytes(size), ranks, (phase,), piece_bytes=Bytes(piece))
+
+
+def _ops(workload: Workload) -> Iterator[Op]:
+    """Entries of the blocks of all ranks; equal blocks once."""
+    for own in workload.ranks or (workload,):
+        blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
+        yield from (op for block in (*blocks, own.closing) for op in block)
 
 
 def _asked(workload: Workload, world_size: int) -> Iterator[tuple[tuple[CollectiveKind, int, int], Groups]]:
     seen = set[object]()
-    for own in workload.ranks or (workload,):
-        blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
-        for op in (op for block in (*blocks, own.closing) for op in block):
-            if isinstance(op, CollectiveOp):
-                ranks = len(op.groups[0]) if op.groups else world_size
-                asked = (op.kind, int(op.bytes), ranks), op.groups
-            elif isinstance(op, Shift):
-                asked = ("send_recv", op.bytes, len(op.groups[0])), op.groups
-            elif isinstance(op, Transfers):
-                # sends between two of the ranks: as those of the first pair
-                asked = ("send_recv", max(t.bytes for t in op.transfers), 2), ((0, 1),)
-            else:
-                continue
-            if asked not in seen:
-                seen.add(asked)
-                yield asked
+    for op in _ops(workload):
+        if isinstance(op, CollectiveOp):
+            ranks = len(op.groups[0]) if op.groups else world_size
+            asked = (op.kind, int(op.bytes), ranks), op.groups
+        elif isinstance(op, Shift):
+            asked = ("send_recv", op.bytes, len(op.groups[0])), op.groups
+        elif isinstance(op, Transfers):
+            # sends between two of the ranks: as those of the first pair
+            asked = ("send_recv", max(t.bytes for t in op.transfers), 2), ((0, 1),)
+        else:
+            continue
+        if asked not in seen:
+            seen.add(asked)
+            yield asked

@@ -10,11 +10,13 @@ from typing import NamedTuple
 from sim.hardware import Profile
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_bytes, show_seconds
+from sim.isolated_runs import isolated_times
 from sim.machine import SimulatedMachine
 from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
+from sim.timeline.composed import with_isolated
 from sim.timeline.metrics import Metrics, fit, metrics, shown
 
 
@@ -94,5 +96,9 @@ def simulate(
     if settle:
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
+    if timeline.composed:
+        workload = scenario.workload.resolve(scenario.world_size)
+        alone = isolated_times(machine, workload, scenario.world_size, scenario.placement or ())
+        timeline = with_isolated(timeline, alone)
     figures = metrics(timeline, profile, steps=scenario.workload.steps)
     return Result(scenario, profile, timeline, figures, *counts, policy)

@@ -19,8 +19,10 @@ from sim.hardware.collectives import isolated_time
 from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
 from sim.program import AnyCommand, Collective, Kernel, Program, RankProgram, RecordEvent, instrument
+from sim.program.ops import Add
 from sim.scenario import Scenario
 from sim.timeline import Timeline, between_events
+from sim.timeline.composed import composed_spans
 
 SETTLED = 3
 """Steps of a simulated run with events: the last one is shown, and simulated runs have settled by then."""
@@ -128,7 +130,7 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         if not isinstance(command, Kernel):
             return command
         place = command.layer, command.name
-        if command.step < 0 and not known[place]:  # what runs once is in no step that was timed
+        if not known[place] and (command.step < 0 or _adds(command)):  # in no step that was timed
             return command
         if not known[place]:
             problem = f"have no kernel {command.name!r} of layer {command.layer}, which the program has"
@@ -136,6 +138,11 @@ def _timed(thread: Sequence[AnyCommand], times: dict[tuple[int, str, int], float
         return msgspec.structs.replace(command, seconds=times[*place, next(numbers) % known[place]])
 
     return tuple(map(timed, thread))
+
+
+def _adds(kernel: Kernel) -> bool:
+    """Whether it is a part of a collective by copy engines, which baselines leave to NCCL."""
+    return bool(kernel.ops) and all(isinstance(op, Add) for op in kernel.ops)
 
 
 def _numbers(kernels: Iterable[tuple[int, str]]) -> Iterator[int]:
@@ -179,7 +186,8 @@ def predict_instrumented(case: MeasuredCase, baselines: Sequence[MeasuredCase], 
     for span in timeline.spans:
         if isinstance(span.command, RecordEvent):
             times[span.rank][span.command.event] = span.end
-    return Timeline(program, between_events(brackets, times), timeline.steps)
+    spans, composed = between_events(brackets, times), composed_spans(program, times)
+    return Timeline(program, spans, timeline.steps, composed=composed)
 
 
 def _program(scenario: Scenario, baselines: Sequence[MeasuredCase], profile: Profile) -> Program:

@@ -23,6 +23,7 @@ from calibration.torch_machine.worker import Answer, serve
 from sim.machine import DeadlockError
 from sim.program import Program, instrument
 from sim.timeline import Timeline, between_events
+from sim.timeline.composed import composed_spans
 
 __all__ = ["Execution", "Kind", "MachineError", "RankResult", "TorchMachine", "check_ranks", "devices", "unsupported"]
 
@@ -116,6 +117,7 @@ class TorchMachine:
             timed = set(rank_program.step_events)
             if run:
                 timed |= {e for _, start, end in run.brackets[rank] for e in (start, end)}
+                timed |= rank_program.composed_events
             jobs.append(Job(rank_program, sorted(timed), self.timeout_s, needed, world, shared, list(keep)))
         try:
             with shared_file(shared.bytes) as file:
@@ -125,8 +127,11 @@ class TorchMachine:
             raise
         ranks = tuple(r for r in results if r is not None)
         steps = tuple(tuple(r.events[e] for e in p.step_events) for r, p in zip(ranks, executed.ranks, strict=True))
-        spans = between_events(run.brackets, [r.events for r in ranks]) if run else ()
-        return Execution(Timeline(executed, spans, steps), ranks)
+        if run is None:
+            return Execution(Timeline(executed, (), steps), ranks)
+        times = [r.events for r in ranks]
+        spans, composed = between_events(run.brackets, times), composed_spans(executed, times)
+        return Execution(Timeline(executed, spans, steps, composed=composed), ranks)
 
     def close(self, patience_s: float = 10.0) -> None:
         """End the processes; kill those that take longer than `patience_s`."""

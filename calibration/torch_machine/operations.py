@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from calibration.torch_machine.device import Call
-from sim.program.ops import AnyOperation, Attention, Gate, Gelu, Linear, Matrix, Normalise, Permute, Rotate
+from sim.program.ops import Add, AnyOperation, Attention, Gate, Gelu, Linear, Matrix, Normalise, Permute, Rotate
 
 EPSILON = 1e-6
 """Of norms."""
@@ -40,6 +40,9 @@ def build(op: AnyOperation, views: Views, on_gpu: bool) -> Call:
         return _permute(op, views)
     if isinstance(op, Normalise):
         return _normalise(op, views, on_gpu)
+    if isinstance(op, Add):
+        x, y = views.of(op.x), views.of(op.y)
+        return lambda: torch.add(y, x, out=y)
     if isinstance(op, Gelu):
         return _gelu(views.of(op.x), on_gpu)
     if isinstance(op, Gate):

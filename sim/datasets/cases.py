@@ -7,7 +7,7 @@ the date and the command that made it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
@@ -19,6 +19,7 @@ from sim.hardware import shipped
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.json_lines import load_json, load_lines
 from sim.inputs.yaml_files import read_yaml
+from sim.program import AnyCommand, Copy
 from sim.scenario import Scenario
 from sim.timeline import Timeline
 
@@ -146,7 +147,8 @@ class MeasuredCase(Config, frozen=True):
 
 
 def operations_of(timeline: Timeline) -> tuple[Operation, ...]:
-    """What rank 0 did in the last step of an instrumented timeline."""
+    """What rank 0 did in the last step of an instrumented timeline; of composed collectives each is one operation."""
+    parts = timeline.program.ranks[0].composed_streams
     start, end = timeline.steps[0][-2:]
 
     def since(time: float) -> float:
@@ -163,9 +165,14 @@ def operations_of(timeline: Timeline) -> tuple[Operation, ...]:
             since(s.ready),
             since(s.end),
         )
-        for s in timeline.of(0)
-        if s.end > start and s.start < end
+        for s in timeline.drawn(0)
+        if s.end > start and s.start < end and s.command.stream not in parts and not _within_gpu(s.command)
     )
+
+
+def _within_gpu(command: AnyCommand) -> bool:
+    """Whether it is a copy from the GPU's memory to itself, as collectives by copy engines make."""
+    return isinstance(command, Copy) and command.kind == "d2d"
 
 
 def load_cases(folder: Path) -> list[MeasuredCase]:
@@ -203,14 +210,37 @@ def references(cases: Sequence[MeasuredCase]) -> dict[str, list[MeasuredCase]]:
     """The baselines of each workload."""
     found: dict[str, list[MeasuredCase]] = defaultdict(list)
     for case in cases:
-        if case.scenario["policy"]["kind"] == "resident" and not case.error:
+        if (
+            case.scenario["policy"]["kind"] == "resident"
+            and not case.error
+            and with_nccl(case.scenario) == case.scenario
+        ):
             found[workload_key(case)].append(case)
     return dict(found)
 
 
 def workload_key(case: MeasuredCase) -> str:
     """What a case shares with those that do the same work."""
-    return msgspec.json.encode((case.scenario["workload"], case.scenario["world_size"]), order="sorted").decode()
+    plain = with_nccl(case.scenario)
+    return msgspec.json.encode((plain["workload"], plain["world_size"]), order="sorted").decode()
+
+
+def with_nccl(scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """A scenario, as plain data, whose collectives run on NCCL's kernels: it computes the same."""
+
+    def plain(data: Any) -> Any:
+        if isinstance(data, list | tuple):
+            return [plain(item) for item in data]
+        if not isinstance(data, Mapping):
+            return data
+        entry = data.get("collective")
+        if isinstance(entry, Mapping):
+            own = {key: value for key, value in entry.items() if key not in ("algorithm", "piece_bytes")}
+            return {**data, "collective": own}
+        return {key: plain(value) for key, value in data.items()}
+
+    workload = {key: plain(value) for key, value in scenario["workload"].items() if key != "collectives"}
+    return {**scenario, "workload": workload}
 
 
 def load_origin(folder: Path) -> Origin:

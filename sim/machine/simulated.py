@@ -35,6 +35,7 @@ from sim.program import (
     WriteFlag,
 )
 from sim.timeline import HostSpan, Span, Timeline
+from sim.timeline.composed import composed_spans
 
 
 class SimulatedMachine:
@@ -115,7 +116,8 @@ class Run:
             tuple(rank.events[e] for e in program.step_events)
             for rank, program in zip(self.ranks, self.program.ranks, strict=True)
         )
-        return Timeline(self.program, tuple(self.spans), steps, tuple(self.blocked))
+        composed = composed_spans(self.program, [rank.events for rank in self.ranks])
+        return Timeline(self.program, tuple(self.spans), steps, tuple(self.blocked), composed=composed)
 
     def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""

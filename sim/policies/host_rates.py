@@ -16,7 +16,10 @@ from sim.program import CollectiveKind
 
 class PhaseRates(Config, frozen=True):
     """One phase of a collective: `latency`, then its bytes take `isolated` s, or `beside_copies` s where each rank
-    copies meanwhile, at `copy_rate`."""
+    copies meanwhile, at `copy_rate`.
+
+    One by copy engines has `beside_copies` 0: it stands still while a copy has the engine.
+    """
 
     latency: Seconds
     isolated: Seconds
@@ -25,13 +28,17 @@ class PhaseRates(Config, frozen=True):
 
 
 class CollectiveRates(Config, frozen=True):
-    """A collective of `bytes` per rank among `ranks` ranks; `copy_start` is what a copy that starts beside it loses."""
+    """A collective of `bytes` per rank among `ranks` ranks; `copy_start` is what a copy that starts beside it loses.
+
+    With `piece_bytes` it runs on copy engines.
+    """
 
     kind: CollectiveKind
     bytes: Bytes
     ranks: int
     phases: tuple[PhaseRates, ...]
     copy_start: Seconds = Seconds(0.0)
+    piece_bytes: Bytes = Bytes(0)
 
 
 class HostRates(Config, frozen=True):
@@ -40,7 +47,7 @@ class HostRates(Config, frozen=True):
     `copy_rate` is that of an H2D copy beside nothing but those of other ranks, `d2h_rate` of one to the host. A launch
     loses `launch_delay` while copies move at `copy_rate`. Kernels follow the roofline of `flops`, `attention_flops` and
     `memory_bandwidth`, times `compute_factor`, and of those with a time of their own that time.
-    `host_*` is what a host thread takes to issue a command.
+    `host_*` is what a host thread takes to issue a command; it blocks with `queue_depth` of them pending on a stream.
     """
 
     copy_rate: Bandwidth
@@ -66,6 +73,7 @@ class HostRates(Config, frozen=True):
     host_collective: Seconds = Seconds(0.0)
     host_event: Seconds = Seconds(0.0)
     host_memop: Seconds = Seconds(0.0)
+    queue_depth: int = 1024
 
     def __post_init__(self) -> None:
         refuse(self._wrong())

@@ -12,13 +12,25 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple, assert_never
 
 from sim.policies.host_rates import CollectiveRates, HostRates, PhaseRates
 from sim.policies.yielding import Yielding
 from sim.workloads.block_commands import COMPUTE
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait, meeting_name
+from sim.workloads.block_items import (
+    MEETINGS,
+    CollectiveOp,
+    Compute,
+    CopyOp,
+    Meeting,
+    Op,
+    Shift,
+    Wait,
+    meeting_name,
+    stream_of,
+)
+from sim.workloads.engine_collectives import EngineCollective, EnginePart
 from sim.workloads.workload import Layer, Workload
 
 KEPT = 4
@@ -96,7 +108,7 @@ class _Prediction:
     def __init__(self, workload: Workload, policy: Yielding, rates: HostRates, world_size: int) -> None:
         self.workload, self.policy, self.rates = workload, policy, rates
         self.world_size = world_size
-        self.collectives = {(c.kind, int(c.bytes), c.ranks): c for c in rates.collectives}
+        self.collectives = {(c.kind, int(c.bytes), c.ranks, int(c.piece_bytes)): c for c in rates.collectives}
         numbered = [(layer, policy.copied_of_layer(i, layer.bytes)) for i, layer in enumerate(workload.layers)]
         self.groups = [(key, len(list(equal))) for key, equal in groupby(numbered)]
         kept = KEPT + policy.prefetch_layers
@@ -111,18 +123,33 @@ class _Prediction:
         self.gates: set[str] = set()
         """Streams whose gate is shut."""
         self.rest = 0.0
-        """Chunks behind a gate."""
+        """Chunks of the piece that stay behind a gate."""
+        self.taken = 0.0
+        """Commands that the copy stream has taken from its queue."""
         self.now = 0.0
         self.attention = False
         self.side: dict[str, _Stream] = {}
-        self.queues: dict[str, deque[CollectiveOp | Transfers | Shift | CopyOp]] = {}
+        self.queues: dict[str, deque[Meeting | CopyOp]] = {}
         self.pending: dict[str, int] = {}
         chunk, gated = int(policy.chunk_bytes), policy.yield_to != "none"
         self.commands = 1 + gated + 2 * policy.drain
         self.overhead = gated * float(rates.wait_flag) + policy.drain * 2 * float(rates.write_flag)
         self.chunk = chunk
+        depth = rates.queue_depth
+        most = max((self._copy_commands(copied) for _, copied in self.executed), default=0)
+        self.at_once = (
+            float(max(depth // self.commands // 4, 1)) if most * (policy.prefetch_layers + 1) > depth else math.inf
+        )
+        """Chunks that are one piece: few where the host may have to wait for the copy stream."""
+        ahead = (*self.executed, *self.executed[: self.per_pass])
+        self.issued = list(accumulate(self._copy_commands(copied) for _, copied in ahead))
+        """Commands of the copy stream, of all layers up to each."""
         self.compute = _Stream(self._compute())
         self.copying = _Stream(self._copy())
+
+    def _copy_commands(self, copied: int) -> int:
+        """Those of a layer's copies: its chunks, an event, a wait."""
+        return -(-copied // self.chunk) * self.commands + 2 if copied else 0
 
     def step(self) -> float:
         """Walk, and add up what the second pass shows."""
@@ -179,8 +206,10 @@ class _Prediction:
                 case _Chunks():
                     found.append(1 / each)
                 case _Move(phase, _):
-                    beside = float(phase.beside_copies)
-                    found.append(1 - duty + duty * float(phase.isolated) / beside if beside else 1.0)
+                    if phase.beside_copies:
+                        found.append(1 - duty + duty * float(phase.isolated) / float(phase.beside_copies))
+                    else:
+                        found.append(0.0 if each else 1.0)
                 case _Work(seconds, launches):
                     delay = launches / max(seconds, 1e-18)
                     slower = 1 + busy * float(self.rates.launch_delay) * delay
@@ -203,7 +232,12 @@ class _Prediction:
     def _compute(self) -> _Pieces:
         """What the compute stream does, layer by layer."""
         rates, landed = self.rates, 0
-        for layer, copied in self.executed:
+        ahead, depth = self.policy.prefetch_layers, self.rates.queue_depth
+        for number, (layer, copied) in enumerate(self.executed):
+            # the host issues the copies for a layer ahead before this layer's kernels
+            before = self.issued[min(number + ahead, len(self.issued) - 1)] - depth
+            if before > self.taken:
+                yield _Until(lambda needed=before: self.taken >= needed)  # type: ignore[misc]
             if copied:
                 landed += 1
                 yield from self._wait(lambda needed=landed: self.landed >= needed)  # type: ignore[misc]
@@ -226,21 +260,17 @@ class _Prediction:
                 self.attention = False
             case Wait():
                 yield from self._join(op.stream)
-            case CollectiveOp() | Transfers() | Shift() | CopyOp():
-                if op.stream is None or op.stream == COMPUTE:
-                    yield from self._run_here(op, COMPUTE)
-                else:
-                    yield from self._fork(op, op.stream)
             case _:
-                assert_never(op)
+                stream = stream_of(op) or COMPUTE
+                yield from self._run_here(op, COMPUTE) if stream == COMPUTE else self._fork(op, stream)
 
-    def _run_here(self, op: CollectiveOp | Transfers | Shift | CopyOp, stream: str) -> _Pieces:
+    def _run_here(self, op: Meeting | CopyOp, stream: str) -> _Pieces:
         """A collective, with its gate, or a copy that a block names."""
         if isinstance(op, CopyOp):
             yield _Spend(self._isolated(op))
             return
         rates, policy = self.rates, self.policy
-        yields = self.offloads and policy.yields_to(meeting_name(op))
+        yields = self.offloads and policy.yields_to(op)
         if yields:
             yield _Spend(float(rates.write_flag))
             self._shut(stream)
@@ -257,7 +287,7 @@ class _Prediction:
             yield _Spend(float(rates.write_flag))
             self.gates.discard(stream)
 
-    def _fork(self, op: CollectiveOp | Transfers | Shift | CopyOp, name: str) -> _Pieces:
+    def _fork(self, op: Meeting | CopyOp, name: str) -> _Pieces:
         """Hand an entry to a stream of its own, which starts it when the compute stream has got there."""
         yield _Spend(float(self.rates.event))
         self.queues.setdefault(name, deque()).append(op)
@@ -293,6 +323,7 @@ class _Prediction:
                     yield from self._chunks(float(count), size)
                 yield _Spend(float(self.rates.event))
                 self.landed += 1
+                self.taken += 2
             turn += self.counts_all or copied > 0
 
     def _chunks(self, count: float, size: int) -> _Pieces:
@@ -304,8 +335,10 @@ class _Prediction:
                 if self.gates:  # it polls: shut again
                     continue
             self.rest = 0.0
-            yield _Chunks(count, size)
-            count = self.rest
+            piece = min(count, self.at_once)
+            yield _Chunks(piece, size)
+            self.taken += (piece - self.rest) * self.commands
+            count += self.rest - piece
 
     def _shut(self, stream: str) -> None:
         """Shut a gate: the chunk in flight goes on, others stay."""
@@ -322,12 +355,17 @@ class _Prediction:
             if begun <= 0:
                 self.copying.next()
 
-    def _rates_of(self, op: CollectiveOp | Transfers | Shift) -> CollectiveRates | None:
+    def _rates_of(self, op: Meeting) -> CollectiveRates | None:
         """Those of a collective; None of one that moves nothing."""
+        if isinstance(op, EnginePart):
+            op = op.whole
+        if isinstance(op, EngineCollective):
+            return self.collectives.get((op.kind, op.bytes, len(op.groups[0]), op.piece_bytes))
         if isinstance(op, CollectiveOp):
-            return self.collectives.get((op.kind, int(op.bytes), len(op.groups[0]) if op.groups else self.world_size))
+            ranks = len(op.groups[0]) if op.groups else self.world_size
+            return self.collectives.get((op.kind, int(op.bytes), ranks, 0))
         if isinstance(op, Shift):
-            return self.collectives.get(("send_recv", op.bytes, len(op.groups[0])))
+            return self.collectives.get(("send_recv", op.bytes, len(op.groups[0]), 0))
         sizes = [t.bytes for t in op.transfers]
         return next((c for c in self.collectives.values() if c.kind == "send_recv" and int(c.bytes) in sizes), None)
 
@@ -356,9 +394,9 @@ class _Prediction:
         for op in layer.block:
             if isinstance(op, Compute):
                 seconds += op.launches * float(rates.host_kernel)
-            elif isinstance(op, CollectiveOp | Transfers | Shift):
+            elif isinstance(op, MEETINGS):
                 seconds += float(rates.host_collective)
-                if copied and policy.yields_to(meeting_name(op)):
+                if copied and policy.yields_to(op):
                     seconds += (2 + 2 * policy.drain) * float(rates.host_memop)
         return seconds
 
@@ -366,4 +404,4 @@ class _Prediction:
 def names_of(workload: Workload) -> Iterator[str]:
     """Names of the collectives of a step's layers, each once."""
     ops = (op for layer in dict.fromkeys(workload.layers) for op in layer.block)
-    yield from dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, CollectiveOp | Transfers | Shift))
+    yield from dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, MEETINGS))

@@ -26,12 +26,15 @@ from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
 from sim.workloads.block_commands import COMPUTE
-from sim.workloads.block_items import CollectiveOp, Shift, Transfers, meeting_name
+from sim.workloads.block_items import MEETINGS, Meeting, meeting_name, stream_of
+from sim.workloads.copy_engine import receive_stream
+from sim.workloads.engine_collectives import EngineCollective, EnginePart
 from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
 TO_ALL: Literal["all"] = "all"
 TO_NONE: Literal["none"] = "none"
+TO_PIECES: Literal["pieces"] = "pieces"
 """Values of `yield_to` besides names of collectives."""
 ACTIVE, REQUESTED, PREFETCHED, LOCK = "active collectives", "requested layers", "prefetched layers", "copy lock"
 
@@ -48,7 +51,9 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
       sees by polling every `poll`.
 
     `yield_to` says to which collectives: `all`, `none` (then chunks go as those of `chunked`), or a list of names. One
-    without a name is called by its kind; names of the blocks are those of all ranks.
+    without a name is called by its kind; names of the blocks are those of all ranks. With `pieces`, chunks keep clear
+    of each piece of a collective by copy engines that has come to the host, from then on until it is on the GPU, and
+    fill the time in which it waits for peers; of other collectives they keep clear as with `all`.
 
     The host threads of `launch` and `kernel` may have `slots` layers on the GPU (prefetch_layers + 1 unless given): the
     published code takes memory for each layer from an allocator, so its host runs ahead until a queue is full. A lock
@@ -61,7 +66,7 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     poll: Seconds = Seconds(1e-3)
     slots: int | None = None
     lock: Literal["issued", "landed"] = "issued"
-    yield_to: Literal["all", "none"] | tuple[str, ...] = TO_ALL
+    yield_to: Literal["all", "none", "pieces"] | tuple[str, ...] = TO_ALL
 
     label_fields: ClassVar[tuple[str, ...]] = ("window", "drain")
 
@@ -77,12 +82,14 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         if not self.wrap_around and self.window != "device_gate":
             yield Fault("wrap_around", "false is for window device_gate")
         if self.yield_to == ():
-            yield Fault("yield_to", "is empty, expected all, none, or names of collectives, such as [q, k, v]")
+            yield Fault("yield_to", "is empty, expected all, none, pieces, or names of collectives, such as [q, k, v]")
         elif len(set(self.yield_to)) < len(self.yield_to) and not isinstance(self.yield_to, str):
             twice = next(name for name in self.yield_to if self.yield_to.count(name) > 1)
             yield Fault("yield_to", f"names {twice!r} twice")
-        if self.drain and self.yield_to == TO_NONE:
-            yield Fault("drain", "needs collectives to yield to, but yield_to is none")
+        if self.yield_to == TO_PIECES and self.window != "device_gate":
+            yield Fault("yield_to", "pieces is for window device_gate")
+        if self.drain and self.yield_to in (TO_NONE, TO_PIECES):
+            yield Fault("drain", f"needs collectives to yield to as a whole, but yield_to is {self.yield_to}")
         if self.slots is not None and (self.window == "device_gate" or self.slots <= self.prefetch_layers):
             yield Fault("slots", "is for windows launch and kernel, and more than prefetch_layers")
 
@@ -96,9 +103,11 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
                 expected = f"expected names among {', '.join(known)}" if known else "the workload has no collectives"
                 yield Fault(f"yield_to[{number}]", f"is {name!r}, which is no collective of the workload: {expected}")
 
-    def yields_to(self, name: str) -> bool:
-        """Whether copies keep clear of the collectives of that name."""
-        return self.yield_to == TO_ALL if isinstance(self.yield_to, str) else name in self.yield_to
+    def yields_to(self, op: Meeting) -> bool:
+        """Whether copies keep clear of a collective from its begin to its end."""
+        if self.yield_to == TO_PIECES:
+            return not isinstance(op, EngineCollective | EnginePart)
+        return self.yield_to == TO_ALL if isinstance(self.yield_to, str) else meeting_name(op) in self.yield_to
 
     @property
     def slot_count(self) -> int:
@@ -131,7 +140,11 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
     def variants_on(self, workload: Workload, world_size: int) -> Iterator[Policy]:
         """To one collective less, whichever; to one more."""
         names = workload.collective_names
-        now = tuple(name for name in names if self.yields_to(name))
+        if self.yield_to != TO_PIECES:
+            ops = (op for layer in dict.fromkeys(workload.all_layers) for op in layer.block)
+            if self.window == "device_gate" and any(isinstance(op, EngineCollective | EnginePart) for op in ops):
+                yield from self.changed(yield_to=TO_PIECES)
+        now = names if self.yield_to in (TO_ALL, TO_PIECES) else () if self.yield_to == TO_NONE else self.yield_to
         for name in names:
             other = tuple(n for n in names if (n == name) != (n in now))
             yield from self.changed(yield_to=other or TO_NONE, drain=self.drain and bool(other))
@@ -147,6 +160,9 @@ class Yielding(Chunked, frozen=True, tag="yielding"):
         """As of `Chunked`; a chunk waits for the gate of each stream with collectives."""
         gates = len(communication_streams(workload, self)) - 1 if self.window == "device_gate" else 0
         more = max(gates, 0) * self.copies_of_layer(layer, workload)
+        if self.yield_to == TO_PIECES:  # a piece has more commands than its two flags
+            block = workload.all_layers[layer].block
+            more += sum(op.commands for op in block if isinstance(op, EngineCollective | EnginePart))
         return super().commands_per_layer(layer, workload, world_size) + world_size * more
 
     @property
@@ -169,12 +185,18 @@ def gate(stream: str) -> str:
 def communication_streams(workload: Workload, policy: Yielding) -> tuple[str, ...]:
     """Streams that chunks keep clear of: those with collectives, or sends, that they yield to.
 
-    The compute stream is one where chunks yield to all.
+    The compute stream is one where chunks yield to all. With `pieces` those on which they come.
     """
     blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
-    meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
-    streams = (op.stream or COMPUTE for op in meetings if policy.yields_to(meeting_name(op)))
-    return tuple(dict.fromkeys((*[COMPUTE] * (policy.yield_to == TO_ALL), *streams)))
+    meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
+    streams = [COMPUTE] if policy.yield_to == TO_ALL else []
+    for op in meetings:
+        stream = stream_of(op) or COMPUTE
+        if policy.yields_to(op):
+            streams.append(stream)
+        elif policy.yield_to == TO_PIECES:
+            streams.append(receive_stream(stream))
+    return tuple(dict.fromkeys(streams))
 
 
 class _YieldingSchedule(Schedule):
@@ -185,7 +207,7 @@ class _YieldingSchedule(Schedule):
     @property
     def yields(self) -> bool:
         """Whether chunks yield to the collective that is about to be issued, or has been."""
-        return self.offloads and self.policy.yields_to(self.communication)
+        return self.offloads and self.communication is not None and self.policy.yields_to(self.communication)
 
 
 class GatedSchedule(_YieldingSchedule):
@@ -221,6 +243,16 @@ class GatedSchedule(_YieldingSchedule):
         """End the yield window: open the gate."""
         if self.yields:
             self.rank.write_flag(self.communication_stream, gate(self.communication_stream), 0)
+
+    def before_piece(self, stream: str) -> None:
+        """Keep chunks clear of a piece that has come."""
+        if self.offloads and self.policy.yield_to == TO_PIECES:
+            self.rank.write_flag(stream, gate(stream), 1)
+
+    def after_piece(self, stream: str) -> None:
+        """Let chunks go on."""
+        if self.offloads and self.policy.yield_to == TO_PIECES:
+            self.rank.write_flag(stream, gate(stream), 0)
 
 
 class HostSchedule(_YieldingSchedule):

@@ -45,7 +45,7 @@ from sim.program.commands import (
 )
 from sim.program.instrumentation import Instrumented, instrument
 from sim.program.program import Program
-from sim.program.rank_program import RankProgram
+from sim.program.rank_program import ComposedCollective, RankProgram
 
 __all__ = [
     "COLLECTIVES",
@@ -57,6 +57,7 @@ __all__ = [
     "Command",
     "Communication",
     "Communicator",
+    "ComposedCollective",
     "Copy",
     "CopyKind",
     "FlagMemory",

@@ -8,7 +8,7 @@ from typing import assert_never
 
 import msgspec
 
-from sim.program.buffer_use import WHOLE
+from sim.program.buffer_use import WHOLE, Span
 from sim.program.commands import (
     COLLECTIVES,
     WORD,
@@ -29,8 +29,8 @@ from sim.program.commands import (
     WriteFlag,
 )
 from sim.program.memory_use import MemoryUse
-from sim.program.ops import AnyOperation
-from sim.program.rank_program import RankProgram
+from sim.program.ops import AnyOperation, bytes_used
+from sim.program.rank_program import ComposedCollective, RankProgram
 from sim.program.sequences import check_next
 
 
@@ -50,6 +50,7 @@ class RankBuilder(MemoryUse):
         """Flag -> the value written last, and the stream that wrote it."""
         self._last_on: dict[Communicator, tuple[str, int, int]] = {}
         """Communicator -> stream, position and host thread of the last command that communicates on it."""
+        self._composed: list[ComposedCollective] = []
 
     def sequence(self, flag: str) -> str:
         """Declare that only this rank writes host flag `flag`, each value ahead of the one before; returns its name.
@@ -88,10 +89,18 @@ class RankBuilder(MemoryUse):
         if launches < 1:
             raise ProgramError(f"kernel {name!r} stands for {launches} launches, at least 1 is needed")
         self._on_device(name, (*reads, *writes))
-        self._touch(stream, name, dict.fromkeys(reads, WHOLE), dict.fromkeys(writes, WHOLE))
+        spans = [{b: self._used(b, ops) for b in names} for names in (reads, writes)]
+        self._touch(stream, name, *spans)
         self._issue(
             Kernel(stream, name, seconds, flops, hbm_bytes, launches, reads, writes, step, layer, attention, ops)
         )
+
+    def _used(self, buffer: str, ops: tuple[AnyOperation, ...]) -> Span:
+        """Bytes of a buffer that a kernel may use; of layers' weights all, whatever its operations say."""
+        known = self._buffers.get(buffer)
+        if not ops or known is None or known.kind in ("weights", "slot"):
+            return WHOLE
+        return bytes_used(ops, buffer) or WHOLE
 
     def copy(
         self,
@@ -293,6 +302,12 @@ class RankBuilder(MemoryUse):
             )
         )
 
+    def composed(self, call: Collective, begins: int, ends: Sequence[int]) -> None:
+        """Say that what lies between event `begins` and events `ends` makes the collective that `call` would be."""
+        for event in (begins, *ends):
+            self._recorded(event)
+        self._composed.append(ComposedCollective(call, begins, tuple(ends)))
+
     def _check_word(self, flag: str, value: int) -> None:
         if not 0 <= value < WORD:
             raise ProgramError(f"flag {flag!r} is given {value}, which is not an unsigned 32-bit number")
@@ -313,6 +328,7 @@ class RankBuilder(MemoryUse):
             tuple(self._host_buffers.values()) or msgspec.UNSET,
             tuple(self._sequences) or msgspec.UNSET,
             self._request() or msgspec.UNSET,
+            tuple(self._composed) or msgspec.UNSET,
         )
 
     def _request(self) -> tuple[int, int] | None:

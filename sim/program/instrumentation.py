@@ -23,6 +23,8 @@ def instrument(
 ) -> Instrumented:
     """The program with an event recorded before and after each command of `kinds`, as a measured timeline has.
 
+    Parts of composed collectives on streams of their own have none: those begin and end with events as it is.
+
     Each copy has two events of its own; on other streams the event after a command also serves as the one before the
     next. Those events cost time on their streams; step times are therefore taken without them.
     """
@@ -42,12 +44,13 @@ def _instrument_rank(
     event = max((c.event for c in rank.commands() if isinstance(c, RecordEvent)), default=-1)
     brackets: list[tuple[AnyCommand, int, int]] = []
     threads = []
+    parts = rank.composed_streams
     for thread in rank.threads:
         commands: list[AnyCommand] = []
         fresh: dict[str, int] = {}
         """Stream -> the event that was recorded right after its last command."""
         for command in thread:
-            if not isinstance(command, kinds):
+            if not isinstance(command, kinds) or command.stream in parts:
                 commands.append(command)
                 fresh.pop(command.stream, None)
                 continue

@@ -6,6 +6,8 @@ bf16; offsets, rows, columns and strides count elements.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 WEIGHTS = "weights"
@@ -136,6 +138,13 @@ class Gate(Operation, frozen=True, gc=False):
     by: Matrix
 
 
+class Add(Operation, frozen=True, gc=False):
+    """y = y + x, element by element, rounded once: a step of a sum over ranks."""
+
+    x: Matrix
+    y: Matrix
+
+
 class Permute(Operation, frozen=True, gc=False):
     """y = x, read as an array of `shape`, its axes in `order`; samples are an axis of both."""
 
@@ -145,4 +154,19 @@ class Permute(Operation, frozen=True, gc=False):
     order: tuple[int, ...]
 
 
-AnyOperation = Linear | Attention | Normalise | Rotate | Gelu | Gate | Permute
+AnyOperation = Linear | Attention | Normalise | Rotate | Gelu | Gate | Add | Permute
+
+BF16 = 2
+"""Bytes of an element."""
+
+
+def bytes_used(ops: Sequence[AnyOperation], buffer: str) -> tuple[int, int] | None:
+    """First byte of `buffer` that operations use, and the first one behind it.
+
+    None where they do not name it, or where that depends on the rank.
+    """
+    places = [m for op in ops for m in op.operands() if m.buffer == buffer]
+    if not places or any(m.per_rank for m in places):
+        return None
+    ends = (m.offset + (m.batch - 1) * m.step + (m.rows - 1) * m.stride + m.columns for m in places)
+    return BF16 * min(m.offset for m in places), BF16 * max(ends)

@@ -4,7 +4,7 @@ Every stream has a vector clock: how many commands of each stream of every rank 
 Clocks are merged where one command waits for another: at events, where ranks meet, where a host thread waits, and at
 flags in host memory that follow the protocol of a sequence (`RankProgram.sequences`). Two accesses to the same bytes,
 one of which writes, must be ordered by those clocks. Flags of the device, host flags that are no sequence, counters and
-locks order nothing here.
+locks order nothing here. A host thread that waits for a counter that only grows issues nothing before it is there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from sim.program.commands import (
     Collective,
     Communicator,
     Copy,
+    HostAdd,
+    HostWait,
     HostWaitEvent,
     PointToPoint,
     ProgramError,
@@ -74,6 +76,12 @@ class _Proof:
         self.issued = {(r, t): 0 for r, program in enumerate(ranks) for t in range(len(program.threads))}
         self.host_clock: dict[tuple[int, int], Clock] = {key: {} for key in self.issued}
         self.feeders = [program.feeders() for program in ranks]
+        self.counters: dict[tuple[int, str], int] = {}
+        """(rank, counter) -> its value; of counters that only grow."""
+        for r, program in enumerate(ranks):
+            deltas = [(c.counter, c.delta) for c in program.commands() if isinstance(c, HostAdd)]
+            shrink = {name for name, delta in deltas if delta < 0}
+            self.counters |= {(r, name): 0 for name, _ in deltas if name not in shrink}
         self.events: dict[tuple[int, int], Clock] = {}
         self.arrived: dict[tuple[Communicator, int], dict[int, Clock]] = {}
         self.calls: dict[tuple[int, Communicator], int] = {}
@@ -131,6 +139,9 @@ class _Proof:
                 if (rank, command.event) not in self.events:
                     break
                 self.host_clock[key] = _merged(self.host_clock[key], self.events[rank, command.event])
+            elif isinstance(command, HostAdd | HostWait):
+                if not self._counts(rank, command):
+                    break
             elif command.stream:
                 mine = self.feeders[rank].get(command.stream, thread) == thread
                 if not mine and (not anywhere or self.issued[key] > first):
@@ -141,6 +152,16 @@ class _Proof:
                     self.blocked[key] = command, stream.ended + len(stream.pending)
             self.issued[key] += 1
         return self.issued[key] > first
+
+    def _counts(self, rank: int, command: HostAdd | HostWait) -> bool:
+        """Change a counter that only grows, or say whether it is as large as is waited for; others hold nobody."""
+        key = rank, command.counter
+        if key not in self.counters:
+            return True
+        if isinstance(command, HostAdd):
+            self.counters[key] += command.delta
+            return True
+        return command.least is None or self.counters[key] >= command.least
 
     def _ends(self, stream: _Stream) -> bool:
         """Let the first pending command of `stream` end; whether it could."""
@@ -237,6 +258,8 @@ class _Proof:
             copy = self.blocked[key][0]
             return f"copy {copy.name!r} of pageable memory on stream {copy.stream!r}"
         command = self._commands(key)[self.issued[key]]
+        if isinstance(command, HostWait):
+            return f"counter {command.counter!r} to be at least {command.least}"
         assert isinstance(command, HostWaitEvent), "all else is issued"
         return f"event {command.event}"
 

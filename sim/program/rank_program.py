@@ -9,6 +9,18 @@ import msgspec
 from sim.program.commands import AnyCommand, Buffer, Collective, Copy, HostBuffer, LayerWeights, RecordEvent
 
 
+class ComposedCollective(msgspec.Struct, frozen=True, gc=False):
+    """A collective that is made of other commands, such as copies: what it would be as one command, and its events.
+
+    It begins with event `begins`, which its own stream records, and has ended when all of `ends` have been recorded.
+    Machines run the commands and know nothing of it; timelines say how long it took.
+    """
+
+    call: Collective
+    begins: int
+    ends: tuple[int, ...]
+
+
 class RankProgram(msgspec.Struct, frozen=True):
     """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
 
@@ -16,7 +28,7 @@ class RankProgram(msgspec.Struct, frozen=True):
     an entry a layer. `host_buffers` is the host memory that copies name. `sequences` are flags in host memory that
     only this rank writes, each value ahead of the one before: who waits for such a value, on any rank, waits for what
     comes before its write. `request_events` bound what a request does once, around its steps: from the first one to the
-    first step's, and from the last step's to the second one.
+    first step's, and from the last step's to the second one. `composed` names collectives that other commands make.
     """
 
     threads: tuple[tuple[AnyCommand, ...], ...]
@@ -26,6 +38,7 @@ class RankProgram(msgspec.Struct, frozen=True):
     host_buffers: tuple[HostBuffer, ...] | msgspec.UnsetType = msgspec.UNSET
     sequences: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     request_events: tuple[int, int] | msgspec.UnsetType = msgspec.UNSET
+    composed: tuple[ComposedCollective, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __repr__(self) -> str:
         return f"<RankProgram: {len(self.threads)} host threads, {sum(map(len, self.threads))} commands>"
@@ -45,6 +58,24 @@ class RankProgram(msgspec.Struct, frozen=True):
             return False
         buffer = self.host_memory.get(copy.other)
         return buffer is not None and buffer.memory == "pageable"
+
+    @property
+    def composed_collectives(self) -> tuple[ComposedCollective, ...]:
+        """Collectives that are made of other commands, in issue order."""
+        return () if self.composed is msgspec.UNSET else self.composed
+
+    @property
+    def composed_events(self) -> set[int]:
+        """Events that say when composed collectives begin and end."""
+        return {event for whole in self.composed_collectives for event in (whole.begins, *whole.ends)}
+
+    @property
+    def composed_streams(self) -> frozenset[str]:
+        """Streams that run nothing but parts of composed collectives."""
+        last = {event for whole in self.composed_collectives for event in whole.ends}
+        own = {whole.call.stream for whole in self.composed_collectives}
+        recording = (c for c in self.commands() if isinstance(c, RecordEvent) and c.event in last) if last else ()
+        return frozenset(c.stream for c in recording) - own
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def timeline(timeline: Timeline, rank: int, start_s: float, end_s: float) -> go.
 
     Bars alternate in shade from layer to layer. Hatched parts are beyond the isolated time of the command.
     """
-    drawn = bars(timeline.of(rank), start_s, end_s)
+    drawn = bars(timeline.drawn(rank), start_s, end_s)
     streams = timeline.program.ranks[rank].streams
     computing = {b.stream for b in drawn if b.kind == "kernel"}
     # the highest number is drawn on top: streams that compute come first

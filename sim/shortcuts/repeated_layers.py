@@ -16,6 +16,7 @@ from sim.shortcuts.expand import lengthened
 from sim.shortcuts.repeats import Region, find
 from sim.timeline import Timeline
 from sim.workloads.block_items import CopyOp
+from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Layer, Workload
 
 MIN_KEPT = 6
@@ -49,7 +50,9 @@ def run_layers(
     """
     # what is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next
     shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
-    shortcuts = shortcuts and not any(isinstance(op, CopyOp) for layer in workload.layers for op in layer.block)
+    # and flags of collectives by copy engines count through all layers
+    uncommon = CopyOp | EngineCollective
+    shortcuts = shortcuts and not any(isinstance(op, uncommon) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
     passes, kept = workload.steps * workload.passes_per_step, MIN_KEPT + 2 * policy.prefetch_layers
     layers = len(workload.layers)

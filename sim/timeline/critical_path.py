@@ -8,6 +8,7 @@ walk continues there. Every piece of time gets one cause, so the causes sum to t
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from typing import Generic, NamedTuple, TypeVar
@@ -128,6 +129,11 @@ class _Walk:
         self.spans: defaultdict[str, _Backwards[Span]] = defaultdict(_Backwards)
         self.blocked: defaultdict[int, _Backwards[HostSpan]] = defaultdict(_Backwards)
         self.recorded: dict[int, Span] = {}
+        self.composed: dict[int, tuple[Span, int]] = {}
+        """Event that ends a composed collective -> its span, and the event that it begins with."""
+        spans = {id(s.command): s for s in timeline.composed if s.rank == rank}
+        for whole in program.composed_collectives:
+            self.composed |= {end: (spans[id(whole.call)], whole.begins) for end in whole.ends}
         for span in timeline.of(rank):
             self.spans[span.command.stream].add(span)
             if isinstance(span.command, RecordEvent):
@@ -144,6 +150,8 @@ class _Walk:
                 continue
             span = self.spans[self.stream].take(self.time)
             command = span.command
+            if isinstance(command, WaitEvent) and self._composed(command):
+                continue
             if isinstance(command, WaitEvent) and (record := self.recorded.get(command.event)):
                 self._to_record(record, "stream_overhead")
                 continue
@@ -171,6 +179,21 @@ class _Walk:
             waited = "skew" if command.on_host else "yield_wait"
             return [(waited, extra), ("stream_overhead", span.isolated_time)]
         return [("stream_overhead", span.end - span.start)]
+
+    def _composed(self, wait: WaitEvent) -> bool:
+        """Go back through the composed collective whose end its own stream waited for, if `wait` did that."""
+        span, begins = self.composed.get(wait.event, (None, 0))
+        if span is None or span.command.stream != wait.stream or (record := self.recorded.get(begins)) is None:
+            return False
+        self._back(span.end, "stream_overhead")
+        if math.isnan(span.isolated_time):
+            span = span._replace(isolated_time=span.end - span.ready)
+        *later, (first, _) = self._parts(span)
+        for cause, seconds in later:
+            self._back(max(self.time - seconds, span.start), cause)
+        self._back(span.start, first)
+        self.spans[self.stream].forget_after(record)
+        return True
 
     def _to_record(self, record: Span, cause: str) -> None:
         """Go on where an event was recorded; what passed since is for `cause`."""

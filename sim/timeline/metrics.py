@@ -18,7 +18,8 @@ from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
 from sim.inputs.units import show_bytes
 from sim.program import Collective, Communication, Copy, CopyKind, Kernel, Program, RecordEvent, Send, WaitEvent
-from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
+from sim.timeline import Intervals, Span, Timeline, clip, measure, overlap, union
+from sim.timeline.composed import least_held
 
 SCHEMA_VERSION = 1
 
@@ -132,7 +133,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
     times, shown = timeline.step_times(rank), timeline.shown
     start, end = timeline.window(rank)
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
-    others = [(s, c) for s, c in timeline.commands(rank, Copy) if not c.brings_weights]
+    others = [(s, c) for s, c in _other_copies(timeline, rank) if not c.brings_weights]
     before, after = timeline.once(rank)
     in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
     kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
@@ -141,7 +142,7 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
     communicating = clip(union((s.start, s.end) for s, _ in communications), start, end)
     skew = sum(s.ready - s.start for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster while a copy slows another
-    contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
+    contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls if s.isolated_time >= 0) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
     return {
@@ -172,6 +173,15 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
         "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
         "fits_host_memory": None,  # profiles do not say how much there is
     }
+
+
+def _other_copies(timeline: Timeline, rank: int) -> list[tuple[Span, Copy]]:
+    """Copies that are no parts of collectives; of weights and of what blocks name."""
+    copies, program = timeline.commands(rank, Copy), timeline.program.ranks[rank]
+    if not program.composed_collectives:
+        return copies
+    parts = program.composed_streams
+    return [(s, c) for s, c in copies if c.stream not in parts and c.kind in ("h2d", "d2h")]
 
 
 def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
@@ -218,7 +228,8 @@ def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
 def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     """A floor of the steps shown, s a step: the largest of
 
-    - the isolated kernels and collectives of `rank`, one after the other on each stream;
+    - the isolated kernels and collectives of `rank`, one after the other on each stream (of a collective that copies
+      make, the bytes of those at their demand cap);
     - its copied bytes at their demand cap, on each stream;
     - for each resource, what all ranks' copies and collectives take of it, at its capacity.
 
@@ -243,6 +254,10 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
         for s, c in timeline.communications(rank)
         if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
+    for stream, seconds in least_held(timeline, profile, rank, [s for s, _ in calls]):
+        isolated[stream] = isolated.get(stream, 0.0) + seconds
+    composed = {id(whole.call) for whole in program.ranks[rank].composed_collectives}
+    calls = [(s, c) for s, c in calls if id(c) not in composed]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
         isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
     copied: dict[str, float] = {}

@@ -24,7 +24,7 @@ def trace_events(timeline: Timeline) -> list[dict[str, Any]]:
                 {"ph": "M", "pid": number, "tid": tid, "name": "thread_name", "args": {"name": f"{stream} stream"}}
             )
         tids = {stream: tid for tid, stream in enumerate(rank.streams)}
-        events += [_event(span, tids[span.command.stream]) for span in timeline.of(number)]
+        events += [_event(span, tids[span.command.stream]) for span in timeline.drawn(number)]
         for step, (start, end) in enumerate(pairwise(timeline.steps[number])):
             events.append(
                 _complete(number, len(tids), f"step {step}", "Step", start, end, {"step_time_s": end - start})

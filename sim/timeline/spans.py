@@ -93,6 +93,8 @@ class _Fields(NamedTuple):
     period: int = 1
     repeats: tuple[Repeat, ...] = ()
     """Parts of the simulated run that stood for more like them, in its own times (docs/performance.md)."""
+    composed: tuple[Span, ...] = ()
+    """Collectives that are made of other commands of the program, in order of their ends (`sim.timeline.composed`)."""
 
 
 class Timeline(_Fields):
@@ -138,6 +140,10 @@ class Timeline(_Fields):
         """Spans of `rank`, in order of their ends."""
         return [s for s in self.spans if s.rank == rank]
 
+    def drawn(self, rank: int) -> list[Span]:
+        """Spans of `rank` as they are drawn: with collectives that are made of others on their own streams."""
+        return [*self.of(rank), *(s for s in self.composed if s.rank == rank)]
+
     def commands(self, rank: int, kind: type[C]) -> list[tuple[Span, C]]:
         """Spans of `rank` with their commands, for one type of command."""
         found = [same for of, same in self._by_rank.get(rank, {}).items() if issubclass(of, kind)]
@@ -146,11 +152,17 @@ class Timeline(_Fields):
         return [(s, s.command) for same in found for s in same]  # type: ignore[misc]
 
     def communications(self, rank: int) -> list[tuple[Span, Communication]]:
-        """Spans of the commands at which `rank` meets others: collectives, sends and receives."""
-        both = self.commands(rank, Collective), self.commands(rank, PointToPoint)
-        if not all(both):
-            return [*both[0], *both[1]]
-        return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Communication)]
+        """Spans of what `rank` meets others at, in order of their ends: collectives, sends and receives.
+
+        Collectives that are made of other commands are among them.
+        """
+        made = [(s, s.command) for s in self.composed if s.rank == rank and isinstance(s.command, Collective)]
+        kinds = [found for found in (self.commands(rank, Collective), self.commands(rank, PointToPoint), made) if found]
+        if len(kinds) < 2:
+            return list(kinds[0]) if kinds else []
+        if not made:
+            return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Communication)]
+        return sorted((pair for found in kinds for pair in found), key=lambda pair: pair[0].end)
 
     def step_times(self, rank: int = 0) -> list[float]:
         """Duration of each step, s."""
@@ -207,7 +219,7 @@ class Timeline(_Fields):
         """Live device memory of `rank` as a step function: (time in s, bytes from then on), from time 0.
 
         Static buffers are live throughout; another buffer from the start of the first write after its last use to
-        the end of its last access.
+        the end of its last access. A write that begins while another access is in flight is no new life.
         """
         changes: dict[float, int] = {0.0: 0}
         changes[0.0] += sum(b.bytes for b in self.program.ranks[rank].buffers if b.static)
@@ -226,7 +238,7 @@ class Timeline(_Fields):
                     continue
                 used = not writes or buffers[name].kind == "collective"
                 now = open_.get(name)
-                if now is None or (writes and now[2]):
+                if now is None or (writes and now[2] and span.ready >= now[1]):
                     if now:
                         close(buffers[name], now[0], now[1])
                     open_[name] = (span.ready, span.end, used)

@@ -7,20 +7,26 @@ from contextlib import AbstractContextManager
 from typing import assert_never
 
 from sim.program import RankBuilder
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait, meeting_name
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Meeting, Op, Shift, Transfers, Wait, meeting_name
+from sim.workloads.copy_engine import AroundPiece, CopyEngine
+from sim.workloads.engine_collectives import EngineCollective, EnginePart
 
 COMPUTE = "compute"
 
-Around = Callable[[str, str], AbstractContextManager[None]]
-"""What a policy issues around a collective: of a stream and the collective's name."""
+Around = Callable[[str, Meeting], AbstractContextManager[None]]
+"""What a policy issues around a collective on the stream of that name."""
 
 
 class BlockCommands:
-    """Issues blocks of one rank; `around` is what a policy issues around each collective."""
+    """Issues blocks of one rank; `around` is what a policy issues around each collective.
 
-    def __init__(self, rank: RankBuilder, around: Around) -> None:
+    `around_piece` is what it issues around the copy of each piece that has come, of a collective by copy engines.
+    """
+
+    def __init__(self, rank: RankBuilder, around: Around, around_piece: AroundPiece) -> None:
         self.rank = rank
         self.around = around
+        self.copy_engine = CopyEngine(rank, around_piece)
         self._forked: dict[str, list[str]] = {}
         """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
         self._copied: list[str] = []
@@ -31,9 +37,13 @@ class BlockCommands:
         collectives: dict[str, int] = {}
         device: dict[str, int] = {}
         host: dict[str, CopyOp] = {}
+        engines: list[tuple[EnginePart, str]] = []
         for op in ops:
             if isinstance(op, CollectiveOp):
                 collectives[op.buffer] = op.buffer_bytes
+            elif isinstance(op, EnginePart):
+                collectives[op.whole.buffer] = op.whole.buffer_bytes
+                engines.append((op, op.whole.stream or COMPUTE))
             elif isinstance(op, Transfers):
                 for t in (t for t in op.transfers if t.buffer != known):
                     collectives[t.buffer] = max(collectives.get(t.buffer, 0), t.offset + t.bytes)
@@ -44,6 +54,7 @@ class BlockCommands:
                     host[op.host_buffer] = op
         for name, size in collectives.items():
             self.rank.buffer(name, size, "collective")
+        self.copy_engine.declare(engines)
         for name, size in device.items():
             self.rank.buffer(name, size, "activations")
         for name, copy in host.items():
@@ -60,7 +71,7 @@ class BlockCommands:
                     self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
                     stream = self._fork(op.stream)
-                    with self.around(stream, meeting_name(op)):
+                    with self.around(stream, op):
                         self.rank.collective(
                             stream,
                             meeting_name(op),
@@ -73,14 +84,18 @@ class BlockCommands:
                         )
                 case Transfers():
                     stream = self._fork(op.stream)
-                    with self.around(stream, meeting_name(op)):
+                    with self.around(stream, op):
                         self.rank.point_to_point(stream, op.name, *op.transfers, step=step, layer=layer)
+                case EnginePart():
+                    stream = self._fork(op.whole.stream)
+                    with self.around(stream, op):
+                        self.copy_engine.issue(op, stream, step, layer)
                 case CopyOp():
                     self._copy(op, step, layer)
                 case Wait():
                     self._join(op.stream)
-                case Shift():
-                    raise TypeError("a shift is of all ranks: Workload.of says what one does")
+                case Shift() | EngineCollective():
+                    raise TypeError(f"a {type(op).__name__} is of all ranks: Workload.of says what one does")
                 case _:
                     assert_never(op)
         for stream in list(self._forked):

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bytes, Flops, Seconds
 from sim.program import CollectiveKind, HostCopyKind, HostMemory, Recv, Send
 from sim.program.ops import AnyOperation
+from sim.workloads.engine_collectives import ELEMENT, EngineCollective, EnginePart
 
 TAKEN_STREAMS = ("copy", "gather")
 """Streams of prefetches."""
+
+CommunicationAlgorithm = Literal["nccl", "copy_engine"]
+"""What runs a collective: NCCL's kernels, or copy engines through host memory that ranks share."""
 
 Groups = tuple[tuple[int, ...], ...]
 """Groups of ranks, each rank in one at most."""
@@ -36,6 +40,16 @@ def wrong_stream(stream: str | None) -> Iterator[Fault]:
         yield Fault("stream", f"is {stream}, on which weights are prefetched: expected another name, such as comm")
     elif stream == "":
         yield Fault("stream", "is empty, expected a name, such as comm")
+
+
+def wrong_piece(algorithm: CommunicationAlgorithm | None, piece_bytes: int | None) -> Iterator[Fault]:
+    """Faults of the size of pieces, beside the algorithm that it is for."""
+    if piece_bytes is None:
+        return
+    if algorithm != "copy_engine":
+        yield Fault("piece_bytes", "is for algorithm: copy_engine")
+    elif piece_bytes < ELEMENT:
+        yield Fault("piece_bytes", f"is {int(piece_bytes)}, at least {ELEMENT} is needed")
 
 
 class KernelWork(TypedDict):
@@ -95,7 +109,8 @@ class CollectiveOp(Config, frozen=True):
 
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
-    `stream` names another.
+    `stream` names another. `algorithm`, with `piece_bytes`, says by what it runs, in place of the workload's
+    `collectives`.
     """
 
     kind: CollectiveKind
@@ -103,6 +118,8 @@ class CollectiveOp(Config, frozen=True):
     name: str = ""
     group: str | tuple[int | tuple[int, ...], ...] | None = None
     stream: str | None = None
+    algorithm: CommunicationAlgorithm | None = None
+    piece_bytes: Bytes | None = None
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -110,6 +127,7 @@ class CollectiveOp(Config, frozen=True):
     def _wrong(self) -> Iterator[Fault]:
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
+        yield from wrong_piece(self.algorithm, self.piece_bytes)
         if self.group is None or isinstance(self.group, str):
             return
         lists = [isinstance(part, tuple) for part in self.group]
@@ -217,7 +235,21 @@ class Shift(NamedTuple):
         return Transfers(self.name, (send, Recv(before, self.bytes, self.buffer, self.target)), self.stream)
 
 
-Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift
+Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift | EngineCollective | EnginePart
+Meeting = CollectiveOp | Transfers | Shift | EngineCollective | EnginePart
+MEETINGS = CollectiveOp, Transfers, Shift, EngineCollective, EnginePart
+"""Entries at which ranks meet."""
+
+
+def stream_of(op: Op) -> str | None:
+    """The stream of its own that an entry names, if it does."""
+    match op:
+        case Compute():
+            return None
+        case EnginePart():
+            return op.whole.stream
+        case _:
+            return op.stream
 
 
 class Item(Config, frozen=True):
@@ -242,14 +274,15 @@ class Item(Config, frozen=True):
         return found
 
 
-def meeting_name(op: CollectiveOp | Transfers | Shift) -> str:
+def meeting_name(op: Meeting) -> str:
     """What a collective, or sends and receives, are called: the kind of a collective without a name."""
-    return (op.name or op.kind) if isinstance(op, CollectiveOp) else op.name
+    whole = op.whole if isinstance(op, EnginePart) else op
+    return (whole.name or whole.kind) if isinstance(whole, CollectiveOp | EngineCollective) else whole.name
 
 
 def side_streams(block: Sequence[Op]) -> tuple[str, ...]:
     """Streams besides the compute stream that a block issues on, in order of first use."""
-    streams = (op.stream for op in block if not isinstance(op, Compute | Wait))
+    streams = (stream_of(op) for op in block if not isinstance(op, Wait))
     return tuple(dict.fromkeys(stream for stream in streams if stream))
 
 
@@ -268,5 +301,6 @@ def wrong_block(block: Sequence[Item]) -> Iterator[Fault]:
 
 def command_count(block: Sequence[Op]) -> int:
     """Commands that one rank issues for a block: each entry, and an event and its wait for each change of streams."""
-    forks = sum(2 for op in block if isinstance(op, Wait) or getattr(op, "stream", None))
-    return len(block) + forks + 2 * len(side_streams(block))
+    forks = sum(2 for op in block if stream_of(op))
+    copied = sum(op.commands for op in block if isinstance(op, EngineCollective | EnginePart))
+    return len(block) + forks + 2 * len(side_streams(block)) + copied

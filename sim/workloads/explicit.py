@@ -7,10 +7,14 @@ scenario files.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
+from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_items import CollectiveOp, Compute, Item, collective_buffer, too_few, wrong_block
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
@@ -34,7 +38,8 @@ class Explicit(Config, frozen=True):
     """A workload written out: one kind of layer (`layers`, `layer_bytes`, `block`) or several (`blocks`).
 
     `synchronous`: the host waits for the GPU after each step, as profilers make it do. `parallelism` names groups of
-    ranks for the blocks' collectives. `before` and `after` run once, around the steps.
+    ranks for the blocks' collectives. `before` and `after` run once, around the steps. `collectives` says by what
+    collectives run (`sim.workloads.algorithms`).
     """
 
     steps: int = 4
@@ -48,6 +53,7 @@ class Explicit(Config, frozen=True):
     parallelism: Layout | None = None
     before: tuple[Phase, ...] = ()
     after: tuple[Phase, ...] = ()
+    collectives: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -84,7 +90,7 @@ class Explicit(Config, frozen=True):
         for _, group in self._groups():
             block = tuple(with_ranks(item.op, layout, world_size) for item in group.block)
             layers += [Layer(int(group.layer_bytes), block)] * group.repeat
-        return Workload(
+        whole = Workload(
             tuple(layers),
             self.steps,
             self.passes_per_step,
@@ -93,6 +99,7 @@ class Explicit(Config, frozen=True):
             before=phase_layers(self.before, layout, world_size),
             after=phase_layers(self.after, layout, world_size),
         )
+        return Algorithms(self.collectives).applied(whole, world_size)
 
     def _groups(self) -> Iterator[tuple[str, Blocks]]:
         """The key path and the content of what holds a block."""

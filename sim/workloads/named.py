@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
+from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_setup import Parallelism, Setup, layout_of
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
@@ -28,7 +31,8 @@ class Named(Config, frozen=True):
     `frames`, `height` and `width` are those of the output, in pixels; `frames` is 1 and may be left out for images.
     `passes_per_step`, `text_tokens` and `cross_attention_collectives` are the model's unless given. With `layers`,
     that many of the model's blocks are simulated, evenly spread over them. `synchronous`: the host waits for the GPU
-    after each step, as profilers make it do. `weights` says how they are stored (`Weights`).
+    after each step, as profilers make it do. `weights` says how they are stored (`Weights`), `collectives` by what
+    collectives run (`sim.workloads.algorithms`).
     """
 
     model: str
@@ -48,6 +52,7 @@ class Named(Config, frozen=True):
     weights: Weights = AS_COMPUTED
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
+    collectives: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -165,7 +170,7 @@ class Named(Config, frozen=True):
             phase_layers(self.before, layout, world_size),
             phase_layers(self.after, layout, world_size),
         )
-        return divided(whole, setup)
+        return Algorithms(self.collectives).applied(divided(whole, setup), world_size)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from sim.workloads.block_items import CollectiveOp, Op, Shift, Transfers, meeting_name
+from sim.workloads.block_items import MEETINGS, CollectiveOp, Op, Shift, meeting_name
+from sim.workloads.engine_collectives import EngineCollective
 
 
 class Layer(NamedTuple):
@@ -53,7 +54,7 @@ class Workload(NamedTuple):
         for own in self.ranks or (self,):
             blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
             ops = (op for block in (*blocks, own.closing) for op in block)
-            names |= dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, CollectiveOp | Transfers | Shift))
+            names |= dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, MEETINGS))
         return tuple(names)
 
     @property
@@ -61,7 +62,7 @@ class Workload(NamedTuple):
         """Whether all ranks do the same: `of` then gives what it is asked of."""
         blocks = {id(layer.block): layer.block for layer in self.all_layers}.values()
         ops = (op for block in (*blocks, self.closing) for op in block)
-        return not self.ranks and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
+        return not self.ranks and not any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
@@ -94,7 +95,7 @@ def _grouped(op: Op) -> bool:
 
 def _of(op: Op, rank: int) -> Op | None:
     """What `rank` does of an entry; None if it takes no part."""
-    if isinstance(op, Shift):
+    if isinstance(op, Shift | EngineCollective):
         return op.of(rank)
     if not isinstance(op, CollectiveOp) or op.group is None:
         return op

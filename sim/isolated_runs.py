@@ -1,0 +1,41 @@
+"""Isolated times of collectives that are made of other commands: each is simulated alone, its ranks in step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sim import policies
+from sim.inputs.units import Seconds
+from sim.machine import SimulatedMachine
+from sim.policies import Resident
+from sim.timeline.composed import IsolatedKey, isolated_key
+from sim.workloads.block_items import Compute
+from sim.workloads.engine_collectives import EngineCollective
+from sim.workloads.workload import Layer, Workload
+
+ISSUE_S = 1e-4
+"""More than a host takes to issue a command, s: a kernel that lasts as long for each comes before the collective."""
+
+
+def isolated_times(
+    machine: SimulatedMachine, workload: Workload, world_size: int, placement: Sequence[int] = ()
+) -> dict[IsolatedKey, float]:
+    """Seconds of each collective by copy engines of `workload` on each rank of its group, with nothing beside it."""
+    found: dict[IsolatedKey, float] = {}
+    for whole in dict.fromkeys(_engine_collectives(workload)):
+        for group in whole.groups:
+            alone = whole._replace(groups=(group,))
+            lead = Compute(name="lead", seconds=Seconds(ISSUE_S * alone.commands))
+            # the second time it finds slots that have been used, as in the middle of a run
+            only = Workload((Layer(2, (lead, alone)),), steps=2)
+            program = policies.build(only, Resident(), world_size, placement)
+            for span in machine.run(program).composed:
+                found[isolated_key(span)] = span.end - span.start
+    return found
+
+
+def _engine_collectives(workload: Workload) -> Iterator[EngineCollective]:
+    for own in workload.ranks or (workload,):
+        blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
+        for block in (*blocks, own.closing):
+            yield from (op for op in block if isinstance(op, EngineCollective))
