@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ from sim.program import (
     WaitEvent,
     WaitFlag,
     WriteFlag,
+    ops,
 )
-from sim.program.ops import Add
 from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_items import CollectiveOp
 from sim.workloads.copy_engine import CopyEngine
@@ -54,11 +54,11 @@ class Call(NamedTuple):
         return found
 
 
-def engine_program(ranks: int, calls: Sequence[Call]) -> Program:
+def engine_program(ranks: int, calls: Sequence[Call], builder: type[RankBuilder] = RankBuilder) -> Program:
     """The collectives one after the other on the compute stream, between two step events."""
     found = []
     for number in range(ranks):
-        rank = RankBuilder()
+        rank = builder()
         rank.record_step(MAIN)
         lowered = [call.lowered() for call in calls]
         sizes = {whole.buffer: whole.buffer_bytes for whole in lowered}
@@ -123,6 +123,55 @@ class Memory:
                     mine[:] = other
                 if command.kind in self.moved:
                     self.moved[command.kind][rank] += command.bytes
-            case Kernel(ops=(Add() as add,)):
-                x, y = (device[m.buffer][2 * m.offset :][: 2 * m.columns].view(np.int16) for m in (add.x, add.y))
+            case Kernel(ops=(ops.Add() as add,)):
+                x, y = (device[m.buffer][2 * m.offset :][: 2 * m.columns].view(np.float16) for m in (add.x, add.y))
                 y += x
+
+
+def initial(call: Call, ranks: int, seed: int) -> list[np.ndarray]:
+    """Random float16 numbers for every rank's buffer; adding them in another order gives other bits."""
+    made = np.random.default_rng(seed)
+    room = call.lowered().buffer_bytes
+    return [made.normal(size=room // 2 + 1).astype(np.float16).view(np.uint8)[:room].copy() for _ in range(ranks)]
+
+
+Sum = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""The bytes of the sums of numbers of 2 bytes."""
+
+
+def half(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Sums of float16 numbers."""
+    return (a.view(np.float16) + b.view(np.float16)).view(np.uint8)
+
+
+def expected(call: Call, before: Sequence[np.ndarray], add: Sum = half) -> list[np.ndarray]:
+    """What the collective leaves in every rank's buffer.
+
+    A block of a sum is added up where it belongs: the rank's own numbers, then those of the rank before it, and so on.
+    """
+    after = [content.copy() for content in before]
+    for group in call.groups:
+        count, size = len(group), call.bytes // 2 * 2
+        part = size // 2 // count * 2
+        sums: dict[int, np.ndarray] = {}
+        each = -(-(size // 2) // count) * 2 if call.kind == "all_reduce" else part
+        for place in range(count):
+            span = slice(min(each * place, size), min(each * (place + 1), size))
+            sums[place] = before[group[place]][span].copy()
+            for distance in range(1, count):
+                sums[place] = add(sums[place], before[group[(place - distance) % count]][span])
+        for place, rank in enumerate(group):
+            mine = after[rank]
+            for other, peer in enumerate(group):
+                match call.kind:
+                    case "all_to_all":
+                        mine[size + part * other :][:part] = before[peer][part * place :][:part]
+                    case "all_gather":
+                        mine[part * other :][:part] = before[peer][part * other :][:part]
+                    case "all_reduce":
+                        mine[each * other :][: len(sums[other])] = sums[other]
+            if call.kind == "send_recv":
+                mine[size : 2 * size] = before[group[place - 1]][:size]
+            elif call.kind == "reduce_scatter":
+                mine[part * place :][:part] = sums[place]
+    return after

@@ -36,17 +36,25 @@ def check_flags(ranks: SequenceOf[RankProgram]) -> dict[str, int]:
     owners = _owners(ranks)
     for flag, owner in owners.items():
         _check_sequence(flag, owner, written.get(flag, {}))
-    values = {flag: {w.value for writes in by.values() for w in writes} for flag, by in written.items()}
+    values = {flag: sorted({w.value for writes in by.values() for w in writes}) for flag, by in written.items()}
     known: set[tuple[str, int, bool]] = set()
     for rank, wait in waits:
         key = wait.flag, wait.value, wait.test == "at_least"
-        if key not in known and not any(map(wait.holds, values.get(wait.flag, ()))):
+        if key not in known and not _reached(wait, values.get(wait.flag, ())):
             raise ProgramError(
                 f"rank {rank} stream {wait.stream!r} waits for host flag {wait.flag!r} to be "
                 f"{'at least ' * (wait.test == 'at_least')}{wait.value}, which nobody writes"
             )
         known.add(key)
     return owners
+
+
+def _reached(wait: WaitFlag, values: SequenceOf[int]) -> bool:
+    """Whether one of `values`, ascending, ends `wait`."""
+    if not values:
+        return False
+    # the first value at or ahead of it, which may be the smallest of all: none is nearer
+    return wait.holds(values[bisect_left(values, wait.value) % len(values)])
 
 
 def _owners(ranks: SequenceOf[RankProgram]) -> dict[str, int]:

@@ -19,8 +19,9 @@ from sim.sweeps.points import Points, Setting, points
 class Experiment(Config, frozen=True):
     """What an experiment's file holds.
 
-    `x` is the axis to plot against; `axes` are lists, text as `sweep --set` takes it, or one value. `plot: curves`
-    needs numbers, or quantities with a unit, on `x`.
+    `x` is the axis to plot against; `axes` are lists, text as `sweep --set` takes it, or one value. A value
+    `{name, set}` stands for keys that change together, as a case does. `plot: curves` needs numbers, or quantities with
+    a unit, on `x`.
     """
 
     title: str
@@ -66,12 +67,22 @@ def _values(given: object, source: str, path: str) -> list[object]:
     if isinstance(given, list):
         if not given:
             raise InputError(source, path, "has no values")
-        return given
+        return [_setting(value, source, f"{path}[{i}]") for i, value in enumerate(given)]
     if isinstance(given, str):
         return parse_values(given, source, path)
     if given is None:
         raise InputError(source, path, "expected a list of values, or text such as 1MiB..256MiB:x2")
     return [given]
+
+
+def _setting(value: object, source: str, path: str) -> object:
+    """A value of an axis; one with a name and keys to set as a `Setting`."""
+    if not (isinstance(value, dict) and set(value) == set(Setting.__struct_fields__)):
+        return value
+    try:
+        return convert(value, Setting, source)
+    except InputError as error:
+        raise error.within(source, path) from None
 
 
 _FILES = ShippedFiles("experiments", "an experiment", "chunkflow-sim experiment")

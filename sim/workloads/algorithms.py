@@ -23,9 +23,9 @@ DEFAULT = "default"
 
 
 class Algorithm(Config, frozen=True):
-    """How a collective runs; `piece_bytes` is what copy engines copy at a time."""
+    """How a collective runs, by NCCL unless given; `piece_bytes` is what copy engines copy at a time."""
 
-    algorithm: CommunicationAlgorithm = "nccl"
+    algorithm: CommunicationAlgorithm | None = None
     piece_bytes: Bytes | None = None
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Algorithms:
         if not isinstance(op, CollectiveOp):
             return op
         chosen = self.of(op)
-        if chosen.algorithm == "nccl":
+        if chosen.algorithm != "copy_engine":
             return op if op.algorithm is None else msgspec.structs.replace(op, algorithm=None, piece_bytes=None)
         piece = PIECE if chosen.piece_bytes is None else chosen.piece_bytes
         groups = op.groups or (tuple(range(world_size)),)

@@ -43,10 +43,10 @@ def wrong_stream(stream: str | None) -> Iterator[Fault]:
 
 
 def wrong_piece(algorithm: CommunicationAlgorithm | None, piece_bytes: int | None) -> Iterator[Fault]:
-    """Faults of the size of pieces, beside the algorithm that it is for."""
+    """Faults of the size of pieces, beside the algorithm: given with NCCL's it is for a sweep over both."""
     if piece_bytes is None:
         return
-    if algorithm != "copy_engine":
+    if algorithm is None:
         yield Fault("piece_bytes", "is for algorithm: copy_engine")
     elif piece_bytes < ELEMENT:
         yield Fault("piece_bytes", f"is {int(piece_bytes)}, at least {ELEMENT} is needed")
