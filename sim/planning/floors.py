@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
-from sim.hardware import collectives
+import math
+
+from sim.hardware import Profile, collectives
 from sim.policies import Policy
 from sim.program import Kernel
 from sim.sweeps.job import Job
+from sim.timeline.floor_terms import (
+    Segment,
+    Turn,
+    chain_floor,
+    collective_segments,
+    kernel_segment,
+    merged,
+    overlap_floor,
+    rest_rate,
+)
 from sim.workloads.block_items import CollectiveOp, Compute
+from sim.workloads.engine_collectives import EnginePart
 from sim.workloads.named import remembered
+
+
+def _engine_seconds(profile: Profile, part: EnginePart, gpu: int) -> float:
+    """A collective by copy engines lasts at least as long as its copies of one direction, s."""
+    down = sum(part.sent(turn)[1] for turn in part.turns())
+    up = sum(size for turn in part.turns() for _, _, size in part.sources(turn))
+    return max(down / profile.copy_flow("d2h", gpu).cap, up / profile.copy_flow("h2d", gpu).cap)
 
 
 class Floors:
@@ -15,7 +35,9 @@ class Floors:
 
     Of the step time (s), in the steady state, the largest of
 
-    - the isolated kernels and collectives of the block, which rank 0 runs one after the other;
+    - the isolated kernels and collectives of the block, which rank 0 runs one after the other, and what copies cost
+      them where they cost least (`sim.timeline.floor_terms`);
+    - the chain of layers, their copies, and the slots that layers leave to copies;
     - the bytes that it copies at least (`Policy.least_copied`) at their demand cap;
     - for each resource, what the copies of all ranks and the block's collectives take of it, at its capacity.
 
@@ -30,12 +52,27 @@ class Floors:
         self.workload = workload
         gpus = job.scenario.gpus
         self.stream_s, taken = 0.0, [0.0] * len(profile.capacities)
+        segments: list[Segment] = []
+        known: dict[tuple[str, int], list[Segment]] = {}
+        self._turns: list[Turn] = []
+        """The layers of a pass, without copies."""
         buffers = [0]
         isolated: dict[tuple[str, int], tuple[float, list[float]]] = {}
         for layer in workload.layers:
+            held = whole_s = 0.0
             for op in layer.block:
                 if isinstance(op, Compute):
-                    self.stream_s += profile.kernel_seconds(Kernel("", op.name, **op.work()), gpus[0])
+                    seconds = profile.kernel_seconds(Kernel("", op.name, **op.work()), gpus[0])
+                    self.stream_s += seconds
+                    segments.append(kernel_segment(profile, gpus[0], seconds, op.launches))
+                    whole_s += seconds
+                    held = whole_s
+                if isinstance(op, EnginePart) and op.whole.stream is None:
+                    held_by = _engine_seconds(profile, op, gpus[0])
+                    self.stream_s += held_by
+                    segments.append(Segment(held_by, 0.0, math.inf))
+                    whole_s += held_by if held else 0.0
+                    buffers.append(op.whole.buffer_bytes)
                 # what only some ranks do, or what runs beside the compute stream, is left out: the floor is lower
                 if not isinstance(op, CollectiveOp) or op.group is not None or op.stream is not None:
                     continue
@@ -48,13 +85,20 @@ class Floors:
                                 loads[resource] += multiplier * part.size
                     lasts = collectives.isolated_times(profile, op.kind, size, gpus)[0]
                     isolated[op.kind, size] = lasts, loads
+                    known[op.kind, size] = list(collective_segments(profile, op.kind, size, gpus, 0))
                 seconds, loads = isolated[op.kind, size]
                 self.stream_s += seconds
+                segments += known[op.kind, size]
+                if held:  # what comes before the first kernel may come before the weights
+                    whole_s += seconds
                 taken = [t + load for t, load in zip(taken, loads, strict=True)]
                 if seconds > 0:  # one that takes no time holds its buffers for none
                     buffers.append(op.buffer_bytes)
+            self._turns.append(Turn(0.0, held, whole_s))
         passes = workload.passes_per_step
         self.stream_s *= passes
+        self._segments = merged(segments * passes)
+        self._rest = rest_rate(profile, gpus[0])
         self._loads = [passes * t / c for t, c in zip(taken, profile.capacities, strict=True)]
         self._each = [0.0] * len(taken)
         """Seconds of each resource for one byte that every rank copies."""
@@ -75,7 +119,17 @@ class Floors:
         """No step under `policy` takes less than this, s."""
         copied = self.copied(policy)
         shared = (load + copied * each for load, each in zip(self._loads, self._each, strict=True))
-        return max(self.stream_s, copied / self._cap, *shared)
+        overlap = overlap_floor(self._segments, copied, self._rest)
+        return max(self.stream_s, copied / self._cap, overlap, self._chain(policy), *shared)
+
+    def _chain(self, policy: Policy) -> float:
+        """The chain of slots, s."""
+        copies = (
+            policy.least_copied(i, layer.bytes, self.world_size) / self._cap
+            for i, layer in enumerate(self.workload.layers)
+        )
+        turns = [turn._replace(copy=copy) for turn, copy in zip(self._turns, copies, strict=True)]
+        return self.workload.passes_per_step * chain_floor(turns, policy.slot_count)
 
     def memory(self, policy: Policy) -> int:
         """No run under `policy` has a smaller peak than this, B."""

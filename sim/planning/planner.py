@@ -94,7 +94,7 @@ class _Planning:
         # what every rank is judged by, so that figures say of each whether it fits: GPUs of each kind have their own
         kinds = [path for path in numbers_by_path(profile) if _MEMORY.fullmatch(path)]
         limited = changed(profile, dict.fromkeys(kinds, self._allowed))
-        self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
+        self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism, asked.runtime == ANY)
         self.limit = max(layout.memory for layout in self.layouts)
         self.limits = Limits(asked.within, asked.host_memory)
         self.deviation = {}
@@ -149,6 +149,7 @@ class _Planning:
             search.host_memory(found.layout, found.policy),
             metrics["lower_bound_s"],
             metrics["exposed_prefetch_s"],
+            found.figures.decided,
         )
 
     def _causes(self, layout: Layout, found: Found) -> Figures:

@@ -26,6 +26,8 @@ class Point(NamedTuple):
     """Pinned, of all ranks together, for the weights that are copied: at least."""
     lower_bound_s: float
     exposed_prefetch_s: float
+    decided: str = ""
+    """The schedule that ran, where the policy decided on one."""
 
     @property
     def policy(self) -> Policy:
@@ -62,6 +64,7 @@ class Point(NamedTuple):
             "lower_bound_s": self.lower_bound_s,
             "exposed_prefetch_s": self.exposed_prefetch_s,
             "runtimes": dict(self.runtimes),
+            **({"decided": self.decided} if self.decided else {}),
         }
 
 

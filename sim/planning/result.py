@@ -21,6 +21,10 @@ COLUMNS = ("", "schedule", "step time", "over the floor", "peak memory", "runtim
 """What `Plan.rows` has."""
 
 
+BY_COPIES = ", collectives by copy engines"
+"""What is said of a point whose collectives run so, and the scenario's do not."""
+
+
 class Plan(NamedTuple):
     """The answer, and all that was simulated for it (s, B)."""
 
@@ -106,7 +110,8 @@ class Plan(NamedTuple):
         kind = getattr(point.scenario.workload, "parallelism", None)
         if kind != getattr(self.scenario.workload, "parallelism", None):
             words.append(str(kind))
-        return f" on {', '.join(words)}" if words else ""
+        by_copies = "" if point.scenario.workload.collectives == self.scenario.workload.collectives else BY_COPIES
+        return (f" on {', '.join(words)}" if words else "") + by_copies
 
     def __repr__(self) -> str:
         if self.best is None:

@@ -40,6 +40,15 @@ class Segment(NamedTuple):
     most: float
 
 
+def merged(segments: Iterable[Segment]) -> list[Segment]:
+    """Segments of one cost as one."""
+    found: dict[float, Segment] = {}
+    for seconds, cost, most in segments:
+        known = found.get(cost, Segment(0.0, cost, 0.0))
+        found[cost] = Segment(known.seconds + seconds, cost, known.most + most)
+    return list(found.values())
+
+
 def overlap_floor(segments: Iterable[Segment], copied: float, rate: float) -> float:
     """Seconds of all segments with `copied` bytes copied beside them or, at `rate` B/s, after them."""
     segments = sorted(segments, key=lambda segment: segment.cost)
