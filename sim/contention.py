@@ -5,7 +5,7 @@ Ranks are taken to be alike and in step. All rates are max-min fair rates of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -74,8 +74,8 @@ def _beside_copies(
     )
 
 
-def host_rates(profile: Profile, workload: Workload, gpus: Sequence[int]) -> HostRates:
-    """The rates of `profile` for what `workload` does on `gpus`, that of rank r first."""
+def host_rates(profile: Profile, workloads: Iterable[Workload], gpus: Sequence[int]) -> HostRates:
+    """The rates of `profile` for what any of `workloads` does; rank r is on GPU `gpus[r]`."""
     device, streams, host = profile.device_of(gpus[0]), profile.streams, profile.host
     rate = copy_rate(profile, gpus)
     attention = device.attention_efficiency or device.compute_efficiency
@@ -86,7 +86,7 @@ def host_rates(profile: Profile, workload: Workload, gpus: Sequence[int]) -> Hos
         flops=FlopRate(device.peak_flops.value * device.compute_efficiency.value),
         attention_flops=FlopRate(device.peak_flops.value * attention.value),
         memory_bandwidth=Bandwidth(device.hbm_bandwidth.value * device.hbm_efficiency.value),
-        collectives=tuple(_collectives(profile, workload, gpus)),
+        collectives=tuple(dict.fromkeys(c for workload in workloads for c in _collectives(profile, workload, gpus))),
         compute_factor=Number(factor),
         setup=profile.h2d.setup.value,
         minimum=profile.h2d.minimum.value,
@@ -138,7 +138,9 @@ def _by_copy_engines(profile: Profile, workload: Workload, gpus: Sequence[int]) 
         found[key] = max(found.get(key, 0.0), *times.values())
     rate = Bandwidth(copy_rate(profile, gpus))
     for (kind, size, ranks, piece), seconds in found.items():
-        phase = PhaseRates(Seconds(0.0), Seconds(seconds), Seconds(0.0), rate)
+        received = collectives.sent_per_rank(kind, size, ranks)
+        one = Seconds(seconds * min(piece / received, 1.0) if received else 0.0)
+        phase = PhaseRates(Seconds(0.0), Seconds(seconds), Seconds(0.0), rate, one)
         yield CollectiveRates(kind, Bytes(size), ranks, (phase,), piece_bytes=Bytes(piece))
 
 

@@ -22,7 +22,7 @@ from sim.inputs.notebook_html import html_text
 from sim.inputs.other_formats import foreign_json, foreign_text, other_file
 from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
-from sim.policies import Policy
+from sim.policies import Decided, Policy
 from sim.program import Program
 from sim.workloads.block_items import CollectiveOp, too_few
 from sim.workloads.explicit import Explicit
@@ -194,24 +194,22 @@ class Scenario(Config, frozen=True):
         """The scenario with so many steps."""
         return msgspec.structs.replace(self, workload=msgspec.structs.replace(self.workload, steps=steps))
 
-    def decided(self, profile: Profile | None = None) -> Policy:
-        """The policy with all decisions made, by the rates of `profile` (its own profile's unless given).
+    def decided(self, profile: Profile | None = None) -> Decided:
+        """The policy with all decisions made, and what it runs; by `profile` (its own unless given).
 
         Raises:
             InputError: the profile cannot be loaded, or has too few GPUs.
         """
-        policy = self.policy
-        if type(policy).decided is Policy.decided:
-            return policy
-        workload = self.workload.resolve(self.world_size)
+        policy, workload = self.policy, self.workload.resolve(self.world_size)
         if policy.needs_rates:
-            policy = policy.with_rates(host_rates(profile or self.profile(), workload, self.gpus))
+            choices = policy.choices(workload, self.world_size)
+            policy = policy.with_rates(host_rates(profile or self.profile(), choices, self.gpus))
         return policy.decided(workload, self.world_size)
 
     def program(self) -> Program:
         """What the policy makes of the workload. Raises `InputError` as `decided`."""
-        workload = self.workload.resolve(self.world_size)
-        return policies.build(workload, self.decided(), self.world_size, self.placement or ())
+        policy, workload = self.decided()
+        return policies.build(workload, policy, self.world_size, self.placement or ())
 
 
 def _given(plain: Any) -> Any:

@@ -76,7 +76,7 @@ def test_the_model_of_a_step_agrees_with_the_simulator(workload: Plain, data: st
     of = scenario(workload, data.draw(st.sampled_from(fixed(workload)[2:])), hardware=HOST)
     own, policy = of.workload.resolve(2), of.policy
     assert isinstance(policy, Yielding)
-    found = predicted_step(own.of(0), policy, host_rates(PROFILE, own, of.gpus), 2)
+    found = predicted_step(own.of(0), policy, host_rates(PROFILE, [own], of.gpus), 2)
     assert found == pytest.approx(simulate(of, PROFILE).metrics["step_time_s"], rel=0.02)
 
 
@@ -85,7 +85,11 @@ WORKLOAD: Plain = {"layers": 6, "steps": 3, "layer_bytes": 600 * MIB, "block": B
 
 
 def decided(hardware: str = HOST, policy: Plain | None = None, block: list[Plain] | None = None) -> Yielding:
-    found = scenario(WORKLOAD | {"block": block or BLOCK}, policy or {"kind": "adaptive"}, hardware=hardware).decided()
+    found = (
+        scenario(WORKLOAD | {"block": block or BLOCK}, policy or {"kind": "adaptive"}, hardware=hardware)
+        .decided()
+        .policy
+    )
     assert isinstance(found, Yielding)
     return found
 
@@ -99,7 +103,7 @@ def test_it_yields_where_collectives_share_the_link_and_not_where_they_do_not() 
 
 def test_rates_of_a_file_are_taken_instead_of_the_profiles() -> None:
     of = scenario(WORKLOAD, {"kind": "adaptive"}, hardware="h200x2-nvlink")
-    rates = host_rates(PROFILE, of.workload.resolve(2), of.gpus)
+    rates = host_rates(PROFILE, [of.workload.resolve(2)], of.gpus)
     plain = msgspec.to_builtins(rates, enc_hook=units.plain)
     assert decided("h200x2-nvlink", {"kind": "adaptive", "rates": plain}) == decided(HOST)
 
@@ -107,9 +111,9 @@ def test_rates_of_a_file_are_taken_instead_of_the_profiles() -> None:
 def test_it_decides_the_same_for_the_same_rates_whatever_ran_before() -> None:
     of = scenario(WORKLOAD, {"kind": "adaptive"}, hardware=HOST)
     own = of.workload.resolve(2)
-    policy = Adaptive(rates=host_rates(PROFILE, own, of.gpus))
-    assert policy.decided(own, 2) == of.decided() == decided()
-    assert policy.schedule(own, 2, 0) == of.decided().schedule(own, 2, 0)
+    policy = Adaptive(rates=host_rates(PROFILE, [own], of.gpus))
+    assert policy.decided(own, 2).policy == of.decided().policy == decided()
+    assert policy.schedule(own, 2, 0) == of.program().ranks[0]
 
 
 def test_it_cannot_decide_without_rates() -> None:
@@ -121,7 +125,7 @@ def test_it_cannot_decide_without_rates() -> None:
 @pytest.mark.parametrize("name", ["copy_rate", "memory_bandwidth"])
 def test_rates_of_nothing_are_refused(name: str) -> None:
     of = scenario(WORKLOAD, {"kind": "adaptive"}, hardware=HOST)
-    plain = msgspec.to_builtins(host_rates(PROFILE, of.workload.resolve(2), of.gpus), enc_hook=units.plain)
+    plain = msgspec.to_builtins(host_rates(PROFILE, [of.workload.resolve(2)], of.gpus), enc_hook=units.plain)
     with pytest.raises(InputError) as error:
         Scenario.from_plain(of.to_plain() | {"policy": {"kind": "adaptive", "rates": plain | {name: 0}}})
     assert f"policy.rates.{name}: is 0, expected more" in str(error.value)

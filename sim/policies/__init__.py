@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sim.policies.base import Axes, Offload, Policy, copied_bytes
+from sim.policies.base import Axes, Decided, Offload, Policy, copied_bytes
 from sim.policies.registry import (
     all_fields,
     fields_of,
@@ -33,6 +33,7 @@ __all__ = [
     "COMPUTE",
     "COPY",
     "Axes",
+    "Decided",
     "Offload",
     "Policy",
     "Programs",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -38,6 +38,13 @@ Axes = Mapping[str, Sequence[Any]]
 def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
     """Bytes of a layer that are copied: floor(layer_bytes (1 - r)), rounded down to 2 (one bf16)."""
     return math.floor(layer_bytes * (1 - Fraction(str(resident_fraction)))) // 2 * 2
+
+
+class Decided(NamedTuple):
+    """What runs: a policy that has nothing to decide, and the workload by the algorithms that were chosen."""
+
+    policy: Policy
+    workload: Workload
 
 
 class Policy(Config, frozen=True, tag_field="kind"):
@@ -195,9 +202,13 @@ class Policy(Config, frozen=True, tag_field="kind"):
         """The policy with the rates of a host."""
         return self
 
-    def decided(self, workload: Workload, world_size: int) -> Policy:
-        """The policy with all decisions made: what runs. Most have nothing to decide."""
-        return self
+    def choices(self, workload: Workload, world_size: int) -> Iterator[Workload]:
+        """`workload` by each of the algorithms of collectives that the policy may choose: what it needs rates for."""
+        yield workload
+
+    def decided(self, workload: Workload, world_size: int) -> Decided:
+        """The policy with all decisions made, and the workload: what runs. Most have nothing to decide."""
+        return Decided(self, workload)
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """The program of `rank`: all that it issues in all steps of `workload`."""

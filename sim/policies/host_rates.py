@@ -18,13 +18,15 @@ class PhaseRates(Config, frozen=True):
     """One phase of a collective: `latency`, then its bytes take `isolated` s, or `beside_copies` s where each rank
     copies meanwhile, at `copy_rate`.
 
-    One by copy engines has `beside_copies` 0: it stands still while a copy has the engine.
+    One by copy engines has `beside_copies` 0: it stands still while a copy has the engine. Where the engine turns to it
+    after each copy, it makes a piece, which takes `piece` s.
     """
 
     latency: Seconds
     isolated: Seconds
     beside_copies: Seconds
     copy_rate: Bandwidth
+    piece: Seconds = Seconds(0.0)
 
 
 class CollectiveRates(Config, frozen=True):

@@ -132,6 +132,7 @@ class _Prediction:
         self.queues: dict[str, deque[Meeting | CopyOp]] = {}
         self.pending: dict[str, int] = {}
         chunk, gated = int(policy.chunk_bytes), policy.yield_to != "none"
+        self.gated = gated
         self.commands = 1 + gated + 2 * policy.drain
         self.overhead = gated * float(rates.wait_flag) + policy.drain * 2 * float(rates.write_flag)
         self.chunk = chunk
@@ -196,6 +197,9 @@ class _Prediction:
             rates, size = self.rates, self.copying.piece.bytes
             rate = min((float(m.phase.copy_rate) for m in moving), default=float(rates.copy_rate))
             each, overhead = self._chunk_seconds(size, rate, max((m.copy_start for m in moving), default=0.0), working)
+            if self.turns:
+                piece = max((float(m.phase.piece) for m in moving), default=0.0)
+                each, overhead = each + piece, overhead + piece
             duty = 1 - overhead / each
             busy = duty * rate / float(rates.copy_rate)
         found = []
@@ -209,7 +213,7 @@ class _Prediction:
                     if phase.beside_copies:
                         found.append(1 - duty + duty * float(phase.isolated) / float(phase.beside_copies))
                     else:
-                        found.append(0.0 if each else 1.0)
+                        found.append((float(phase.piece) / each if self.turns else 0.0) if each else 1.0)
                 case _Work(seconds, launches):
                     delay = launches / max(seconds, 1e-18)
                     slower = 1 + busy * float(self.rates.launch_delay) * delay
@@ -221,6 +225,11 @@ class _Prediction:
                 case _:
                     assert_never(stream.piece)
         return found
+
+    @property
+    def turns(self) -> bool:
+        """Whether a copy engine turns from chunks to pieces of a collective: at flags, behind an open gate."""
+        return self.gated and not self.gates
 
     def _chunk_seconds(self, size: int, rate: float, copy_start: float, working: bool) -> tuple[float, float]:
         """Seconds of a chunk, and those of them in which it moves nothing."""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, Self, cast
 
 import msgspec
 
-from sim.policies import Programs, describe, programs_shared
+from sim.policies import Programs, programs_shared
 from sim.run import Result
 from sim.sweeps.job import Job
 from sim.sweeps.worker_pool import NoWorkersError
@@ -54,9 +54,8 @@ class Figures(NamedTuple):
     @classmethod
     def of(cls, result: Result, with_causes: bool = False) -> Self:
         """Those of a run."""
-        decided = "" if result.policy == result.scenario.policy else describe(result.policy)
         steps = settling.words(result.timeline)
-        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, steps, decided=decided)
+        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, steps, decided=result.decided)
         if not with_causes:
             return found
         program = result.timeline.program
