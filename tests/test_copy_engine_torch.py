@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from copy_engine_programs import Call, engine_program, expected
@@ -24,11 +25,13 @@ from sim.policies import Policy, build
 from sim.program import COLLECTIVES
 from sim.scenario import Scenario
 from sim.workloads.algorithms import Algorithms
+from sim.workloads.block_setup import Parallelism
 from sim.workloads.workload import Workload
 
 torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 
 from calibration.torch_machine import Kind, TorchMachine  # noqa: E402
+from calibration.torch_machine.buffer_plan import BufferPlan  # noqa: E402
 from calibration.torch_machine.memory import fill, seed  # noqa: E402
 
 KIND: Kind = "cuda" if torch.cuda.device_count() >= 2 else "cpu"
@@ -61,9 +64,14 @@ def by_copy_engines(workload: Workload, piece: int = 500) -> Workload:
     return Algorithms({"algorithm": "copy_engine", "piece_bytes": piece}).applied(workload, 2)
 
 
-@pytest.mark.parametrize("parallelism", ["ulysses", pytest.param("tensor", marks=pytest.mark.slow)])
-def test_every_policy_computes_what_resident_does_with_nccl(machine: TorchMachine, parallelism: str) -> None:
-    workload = tiny("wan2.1-1.3b", parallelism)[0]  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("model", "parallelism"),
+    [("wan2.1-1.3b", "ulysses"), pytest.param("flux.1-dev", "tensor", marks=pytest.mark.slow)],
+)
+def test_every_policy_computes_what_resident_does_with_nccl(
+    machine: TorchMachine, model: str, parallelism: Parallelism
+) -> None:
+    workload = tiny(model, parallelism)[0]
     expected = machine.execute(build(workload, policy_of({"kind": "resident"}), 2))
     assert all(r.finite for r in expected.ranks)
     lowered = by_copy_engines(workload)
@@ -145,3 +153,17 @@ def test_nothing_is_left_in_shared_memory_whenever_a_run_is_killed(kills: int, t
     for _ in range(kills):
         kill_at(moments.uniform(0.0, 1.5), tmp_path / "parent.py")
     assert shared_names() <= before
+
+
+def test_buffers_of_collectives_lie_in_one_anothers_memory() -> None:
+    """Whatever makes the collectives: their copies use each buffer only between its collective's begin and end."""
+    workload = tiny("wan2.1-1.3b")[0]
+    plans = [
+        [BufferPlan(rank).sharing for rank in build(of, policy_of({"kind": "chunked", "chunk_bytes": 5000}), 2).ranks]
+        for of in (workload, by_copy_engines(workload))
+    ]
+    assert len(plans[0][0]) > 1
+    assert plans[0] == plans[1]
+    program = build(by_copy_engines(workload), policy_of({"kind": "resident"}), 2).ranks[0]
+    of_none = msgspec.structs.replace(program, composed=msgspec.UNSET)  # copies that nobody says belong together
+    assert BufferPlan(of_none).sharing == []

@@ -11,9 +11,8 @@ from typing import NamedTuple
 from sim.datasets.cases import MeasuredCase, Operation, operations_of, workload_key
 from sim.hardware import Profile, load_profile
 from sim.inputs.config import InputError
-from sim.policies import describe
 from sim.timeline import clip, measure, overlap, union
-from validation.datasets import DataSet, session
+from validation.datasets import DataSet, schedule_name, session
 from validation.predict import Prediction, predict, predict_instrumented
 
 COLLECTIVE, COPY, KERNEL = "Collective", "Copy", "Kernel"
@@ -100,8 +99,7 @@ def jobs(data: DataSet, profile: Profile | None = None, steps_only: bool = False
     found = []
     for case in data.cases:
         key = workload_key(case)
-        resident = case.scenario["policy"]["kind"] == "resident"
-        group = "resident" if resident else "fitted" if case.number in data.fitted else "unseen"
+        group = "resident" if case.is_baseline else "fitted" if case.number in data.fitted else "unseen"
         found.append(Job(data.name, case, baselines.get(key, ()), profile, data.workloads[key], group, steps_only))
     return found
 
@@ -144,8 +142,8 @@ def compared_sides(
         job.profile.name,
         case.number,
         job.workload,
-        describe(policy, short=True),
-        policy.label(),
+        schedule_name(case),
+        policy.label() + ("+copy_engine" if case.by_copy_engines else ""),
         policy.chunk_bytes,
         policy.resident_fraction,
         policy.prefetch_layers,

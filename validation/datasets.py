@@ -127,4 +127,9 @@ def _workload(case: MeasuredCase) -> str:
 
 def case_name(case: MeasuredCase) -> str:
     """Workload and schedule of a case in a few words."""
-    return f"{_workload(case)} {describe(case.load_scenario().policy, short=True)}"
+    return f"{_workload(case)} {schedule_name(case)}"
+
+
+def schedule_name(case: MeasuredCase) -> str:
+    """The policy of a case in a few words, and whether copy engines run collectives."""
+    return describe(case.load_scenario().policy, short=True) + ", copy engines" * case.by_copy_engines

@@ -78,16 +78,28 @@ def _sharing(program: RankProgram, targets: Collection[str]) -> list[str]:
     """Buffers of collectives of all ranks that come one after the other on one stream, in the order of their last use.
 
     Each is done with when the next one is written: a buffer that is read after that has memory of its own, as all then.
+    Copies that make a collective are in its place: its own stream waits for them.
     """
+    parts = program.composed_streams
+    made = {whole.call.writes: whole.call.stream for whole in program.composed_collectives}
     names = {b.name for b in program.buffers if b.kind == "collective" and not b.static and b.name not in targets}
     streams: set[str] = set()
     last = ""
     order: dict[str, None] = {}
     for command in program.commands():
         if isinstance(command, Copy):
-            used = {command.buffer, command.other if command.kind == "d2d" else command.buffer}
-            if names.intersection(used):
+            used = names.intersection({command.buffer, command.other if command.kind == "d2d" else command.buffer})
+            if not used:
+                continue
+            stream = made.get((command.buffer,))
+            if stream is None or len(used) > 1 or command.stream not in {*parts, stream}:
                 return []
+            streams.add(stream)
+            if len(streams) > 1:
+                return []
+            last = command.buffer
+            order.pop(last, None)
+            order[last] = None
         elif isinstance(command, Kernel | Collective | PointToPoint):
             reads, writes = names.intersection(command.reads), names.intersection(command.writes)
             if not reads and not writes:

@@ -135,6 +135,16 @@ class MeasuredCase(Config, frozen=True):
         """Whether the runs without events took longer than one with them could explain."""
         return len(self.instrumented_step_times_s) > 1 and self.event_overhead < -DISTURBED
 
+    @property
+    def by_copy_engines(self) -> bool:
+        """Whether it says so of some of its collectives."""
+        return with_nccl(self.scenario) != self.scenario
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether kernels take their times from it: it is resident, and NCCL runs all of its collectives."""
+        return self.scenario["policy"]["kind"] == "resident" and not self.by_copy_engines
+
     def load_scenario(self, source: str = "") -> Scenario:
         """The scenario. Raises InputError, of `source` if given.
 
@@ -207,14 +217,10 @@ def _check_figures(case: MeasuredCase, ranks: int, where: str) -> None:
 
 
 def references(cases: Sequence[MeasuredCase]) -> dict[str, list[MeasuredCase]]:
-    """The baselines of each workload."""
+    """The baselines of each workload that ran."""
     found: dict[str, list[MeasuredCase]] = defaultdict(list)
     for case in cases:
-        if (
-            case.scenario["policy"]["kind"] == "resident"
-            and not case.error
-            and with_nccl(case.scenario) == case.scenario
-        ):
+        if case.is_baseline and not case.error:
             found[workload_key(case)].append(case)
     return dict(found)
 

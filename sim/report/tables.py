@@ -142,6 +142,8 @@ def _value(axis: str, value: object) -> str:
 
 def print_measured(cases: Sequence[MeasuredCase]) -> None:
     """Measured cases, a line each."""
+    from sim.datasets.cases import workload_key
+
     made = table(
         "policy", "chunk", "resident", "step", "spread %", "events %", "peak memory", "simulated %", "same output"
     )
@@ -150,14 +152,14 @@ def print_measured(cases: Sequence[MeasuredCase]) -> None:
         policy = case.load_scenario().policy
         chunk = policy.chunk_bytes
         cells = [
-            policy.label(),
+            policy.label() + "+copy_engine" * case.by_copy_engines,
             show_bytes(chunk) if chunk else "",
             f"{policy.resident_fraction:g}",
         ]
         if case.error:
             made.add_row(*cells, case.error)
             continue
-        expected = outputs.setdefault(str((case.scenario["workload"], case.scenario["world_size"])), case.output)
+        expected = outputs.setdefault(workload_key(case), case.output)
         peak = max(case.memory_bytes)
         made.add_row(
             *cells,

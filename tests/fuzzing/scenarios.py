@@ -51,6 +51,8 @@ def good_scenarios() -> list[Plain]:
     made = [SCENARIO, NAMED, *[GROUPED, QUANTISED, *FORMS] * 20]
     drawn = zip(pool(workloads(), 300, 2), pool(policies, 300, 3), strict=False)
     made += [scenario(workload, policy) for workload, policy in drawn]
+    by_copies = {"collectives": {"algorithm": "copy_engine", "piece_bytes": 6}}
+    made += [{**data, "workload": {**data["workload"], **by_copies}} for data in made[-100:]]
     policy = {"kind": "yielding", "chunk_bytes": "64 MiB"}
     for name in named.shipped():
         frames = {"frames": 17} if named.load_model(name).vae.temporal > 1 else {}
