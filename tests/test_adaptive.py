@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import Plain, compute, scenario
+from strategies import Case, Plain, cases, compute, scenario
 
 from sim.contention import host_rates
 from sim.hardware import load_profile
@@ -78,6 +78,29 @@ def test_the_model_of_a_step_agrees_with_the_simulator(workload: Plain, data: st
     assert isinstance(policy, Yielding)
     found = predicted_step(own.of(0), policy, host_rates(PROFILE, [own], of.gpus), 2)
     assert found == pytest.approx(simulate(of, PROFILE).metrics["step_time_s"], rel=0.02)
+
+
+@settings(max_examples=25)
+@given(cases(policy=st.just({"kind": "adaptive"})))
+def test_it_decides_and_runs_on_any_host(case: Case) -> None:
+    found = case.run()
+    assert found.policy.kind == "yielding"
+    assert found.metrics["lower_bound_s"] <= found.metrics["step_time_s"] * (1 + 1e-9) + 1e-9
+
+
+def test_copy_engines_are_chosen_where_they_are_faster_and_only_where_allowed() -> None:
+    own = simulate(scenario(WORKLOAD, {"kind": "adaptive"}, hardware=HOST), PROFILE)
+    both = {"kind": "adaptive", "algorithms": ["nccl", "copy_engine"]}
+    found = simulate(scenario(WORKLOAD, both, hardware=HOST), PROFILE)
+    assert found.metrics["step_time_s"] < 0.95 * own.metrics["step_time_s"]
+    assert "by copy engines: q" in found.decided
+    assert "copy engines" not in own.decided
+    # what the workload says stays: only what is left to NCCL may be chosen
+    copied = WORKLOAD | {"collectives": {"algorithm": "copy_engine", "piece_bytes": 8 * MIB}}
+    assert "q (8 MiB), k (8 MiB)" in simulate(scenario(copied, {"kind": "adaptive"}, hardware=HOST), PROFILE).decided
+    with pytest.raises(InputError) as error:
+        scenario(WORKLOAD, {"kind": "adaptive", "algorithms": ["copy_engine"]})
+    assert "policy.algorithms: is [copy_engine], expected [nccl] or [nccl, copy_engine]" in str(error.value)
 
 
 BLOCK = [compute(1e-3, "k"), named("q", 80 * MIB), compute(0.1e-3, "t"), named("k", 80 * MIB), compute(9e-3, "rest")]

@@ -127,7 +127,7 @@ def _copies(paths: Iterable[str]) -> bool:
 def _copy_engines(job: Job) -> Iterator[Change]:
     """Collectives as copies through host memory, with prefetches that keep clear of them."""
     if (scenario := by_copy_engines(job.scenario)) is not None and job.profile.topology.peers == "host":
-        words = "collectives by copy engines (docs/beyond.md), and a runtime that has them"
+        words = "collectives by copy engines (docs/beyond.md), and a runtime for it"
         yield Change(words, _job(scenario, job), adaptive=True)
 
 
