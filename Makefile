@@ -5,7 +5,7 @@ OUT := out
 PIP := pip install --quiet --disable-pip-version-check
 EXAMPLE := examples/wan2.2-14b.yaml
 
-.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation bench ci clean
+.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate findings findings-update lint lock mutation bench regret ci clean
 
 # Pinned versions with hashes, for running alone. The project itself is installed as it stands, without its build tools' newest.
 $(VENV)/run: pyproject.toml requirements.txt
@@ -105,6 +105,10 @@ mutation: $(VENV)/dev
 # What simulations and commands cost, as ratios within one run.
 bench: $(VENV)/run
 	$(BIN)/python benchmarks/speed.py --commands
+
+# What the policy `adaptive` loses to fixed schedules over generated scenarios: hours; resumable.
+regret: $(VENV)/run
+	$(BIN)/python benchmarks/regret.py --out $(OUT)/regret.jsonl
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

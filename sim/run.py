@@ -18,6 +18,8 @@ from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
 from sim.timeline.composed import with_isolated
 from sim.timeline.metrics import Metrics, Weights, fit, metrics, shown
+from sim.workloads.block_items import meeting_name
+from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Workload
 
 
@@ -34,6 +36,10 @@ class Result(NamedTuple):
     metrics: Metrics
     simulated_layers: int
     repeated_layers: int
+    policy: Policy
+    """What ran: the scenario's policy with all decisions made."""
+    decided: str = ""
+    """What that is, in words, where the policy had to decide."""
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -63,6 +69,13 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+def engine_collectives(workload: Workload) -> dict[str, int]:
+    """Names of the collectives by copy engines of a workload's steps -> B of their pieces."""
+    blocks = dict.fromkeys(layer.block for own in workload.ranks or (workload,) for layer in own.layers)
+    ops = (op for block in blocks for op in block)
+    return {meeting_name(op): op.piece_bytes for op in ops if isinstance(op, EngineCollective)}
+
+
 @_collector_paused()
 def simulate(
     scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
@@ -79,13 +92,14 @@ def simulate(
     """
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
+    policy, decided = scenario.decided(profile)
     counts = (0, 0)
 
     def run(steps: int) -> Timeline:
         nonlocal counts
-        workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
+        workload = decided._replace(steps=steps)
         found = run_layers(
-            machine, workload, scenario.policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
+            machine, workload, policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
         )
         counts = found.simulated_layers, found.repeated_layers
         return found.timeline
@@ -95,16 +109,18 @@ def simulate(
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
     if timeline.composed:
-        workload = scenario.workload.resolve(scenario.world_size)
-        alone = isolated_times(machine, workload, scenario.world_size, scenario.placement or ())
+        alone = isolated_times(machine, decided, scenario.world_size, scenario.placement or ())
         timeline = with_isolated(timeline, alone)
-    found = metrics(timeline, profile, steps=scenario.workload.steps, weights=_weights(scenario))
-    return Result(scenario, profile, timeline, found, *counts)
+    figures = metrics(timeline, profile, steps=scenario.workload.steps, weights=_weights(scenario, policy))
+    words = "" if policy == scenario.policy else describe(policy)
+    if words and (engines := engine_collectives(decided)):
+        words += f", by copy engines: {', '.join(f'{name} ({show_bytes(size)})' for name, size in engines.items())}"
+    return Result(scenario, profile, timeline, figures, *counts, policy, words)
 
 
-def _weights(scenario: Scenario) -> Weights:
+def _weights(scenario: Scenario, policy: Policy) -> Weights:
     """What host memory holds of them, and how many layers run once."""
-    ranks, policy = scenario.world_size, scenario.policy
+    ranks = scenario.world_size
     whole = scenario.workload.resolve(ranks)
     each = [_pinned(whole.of(rank), policy, ranks) for rank in range(ranks if whole.ranks else 1)]
     first = whole.of(0)

@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import msgspec
 
 from sim import policies
+from sim.contention import host_rates
 from sim.hardware import MAX_GPUS, Profile, load_profile, profile_file
 from sim.hardware.collectives import domains_of, hierarchical_kinds
 from sim.inputs import units
@@ -21,7 +22,7 @@ from sim.inputs.notebook_html import html_text
 from sim.inputs.other_formats import foreign_content, foreign_text, is_scenario, other_file
 from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
-from sim.policies import Policy
+from sim.policies import Decided, Policy
 from sim.program import Program
 from sim.workloads.block_items import CollectiveOp, too_few
 from sim.workloads.explicit import Explicit
@@ -196,10 +197,22 @@ class Scenario(Config, frozen=True):
         """The scenario with so many steps."""
         return msgspec.structs.replace(self, workload=msgspec.structs.replace(self.workload, steps=steps))
 
+    def decided(self, profile: Profile | None = None) -> Decided:
+        """The policy with all decisions made, and what it runs; by `profile` (its own unless given).
+
+        Raises:
+            InputError: the profile cannot be loaded, or has too few GPUs.
+        """
+        policy, workload = self.policy, self.workload.resolve(self.world_size)
+        if policy.needs_rates:
+            choices = policy.choices(workload, self.world_size)
+            policy = policy.with_rates(host_rates(profile or self.profile(), choices, self.gpus))
+        return policy.decided(workload, self.world_size)
+
     def program(self) -> Program:
-        """What the policy makes of the workload."""
-        workload = self.workload.resolve(self.world_size)
-        return policies.build(workload, self.policy, self.world_size, self.placement or ())
+        """What the policy makes of the workload. Raises `InputError` as `decided`."""
+        policy, workload = self.decided()
+        return policies.build(workload, policy, self.world_size, self.placement or ())
 
 
 def _given(plain: Any) -> Any:
@@ -226,6 +239,8 @@ def _check_size(scenario: Scenario) -> None:
         if not 0 <= number < len(workload.layers):
             problem = f"has {number}, but the workload's layers are 0 to {len(workload.layers) - 1}"
             raise InputError("scenario", "policy.resident_layers", problem)
+    if faults := list(policy.wrong_for(workload)):
+        raise InputError.of("scenario", [(f"policy.{path}", problem) for path, problem in faults])
     commands = policies.count_commands(workload, policy, scenario.world_size)
     if commands > MAX_COMMANDS:
         problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MAX_COMMANDS} are "

@@ -42,6 +42,8 @@ POLICIES: dict[str, Plain] = {
     "drain": {"kind": "yielding", "chunk_bytes": "32 MiB", "drain": True},
     "launch": {"kind": "yielding", "chunk_bytes": "32 MiB", "window": "launch"},
     "kernel": {"kind": "yielding", "chunk_bytes": "32 MiB", "window": "kernel", "slots": 3, "lock": "landed"},
+    "no gate": {"kind": "yielding", "chunk_bytes": "32 MiB", "yield_to": "none"},
+    "adaptive": {"kind": "adaptive", "algorithms": ["nccl", "copy_engine"]},
     "sharded": {"kind": "sharded"},
     "sharded in chunks": {"kind": "sharded", "chunk_bytes": "32 MiB", "prefetch_layers": 2},
     "sharded on the GPUs": {"kind": "sharded", "store": "device"},

@@ -15,7 +15,8 @@ from sim.program import Collective, Copy, Program, RankBuilder
 from sim.run import simulate
 from sim.timeline import HostSpan
 from sim.timeline.critical_path import causes
-from sim.timeline.metrics import Metrics, lower_bound, metrics
+from sim.timeline.lower_bound import lower_bound
+from sim.timeline.metrics import Metrics, metrics
 
 # Links move 8 B/s. A layer is copied in 2 s, in 4 chunks; a collective of 32 bytes sends 16 and takes 2 s alone. See
 # test_policies.test_yielding for the timelines.

@@ -30,7 +30,7 @@ from sim.hardware import load_profile
 from sim.hardware.profile_parameters import numbers_by_path
 from sim.inputs import units
 from sim.inputs.config import InputError
-from sim.timeline.metrics import lower_bound
+from sim.timeline.lower_bound import lower_bound
 from validation import comparison_tables, report
 from validation.bounds import Bound, Fallback, Limits, judge, load_bounds
 from validation.compare import Compared, Job, Side, compare, compare_all, cross_jobs, jobs

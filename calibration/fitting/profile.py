@@ -89,7 +89,7 @@ def _host_memory(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     """The host's memory, where its fingerprint says it."""
     if HOST_MEMORY not in fingerprint:
         return {}
-    return {"memory": _Line(value=fingerprint[HOST_MEMORY], source="/proc/meminfo, or the control group's limit")}
+    return {"memory": InOneLine(value=fingerprint[HOST_MEMORY], source="/proc/meminfo, or the control group's limit")}
 
 
 _DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}

@@ -26,6 +26,7 @@ from sim.sweeps.evaluation import Evaluated, Evaluator, Figures, evaluate
 from sim.sweeps.job import Job
 from sim.timeline.critical_path import CAUSE_LABELS, Waterfall, waterfall
 from sim.timeline.metrics import LEFT_OUT, is_mean
+from sim.workloads.named import remembered
 
 FIT_STEP = 0.01
 """Step of the search for the largest resident fraction that fits."""
@@ -94,7 +95,10 @@ def explain_job(job: Job, evaluator: Evaluator) -> Explanation:
 def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanation:
     """Of a job, with its figures and causes where they are known."""
     job = job._replace(causes=True)
-    others = list(policies.variants(job.scenario.policy, job.scenario.world_size))
+    scenario = job.scenario
+    with remembered(job.models):
+        workload = scenario.workload.resolve(scenario.world_size)
+    others = list(policies.variants(scenario.policy, scenario.world_size, workload))
     jobs = [variant for policy in others if (variant := _variant(job, policy)) is not None]
     first = [resident(job)] if own is not None else [job, resident(job)]
     found: dict[int, Evaluated] = {}

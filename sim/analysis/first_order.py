@@ -14,14 +14,14 @@ flows have side by side. docs/first_order.md compares both with published figure
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import product, zip_longest
+from collections.abc import Sequence
+from itertools import product
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from sim.fluid import rates_together
-from sim.hardware import Profile, collectives
+from sim.contention import copy_rate, launch_delay, phases
+from sim.hardware import Profile
 from sim.policies import copied_bytes
 from sim.program import Kernel
 from sim.workloads.block_items import CollectiveOp, Compute, CopyOp
@@ -159,20 +159,20 @@ def layer_time(
     the block names take their isolated time. Sends are left out.
     """
     gpus = placement or range(world_size)
-    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
-    free = min(rates_together(copies, profile.capacities))
+    free = copy_rate(profile, gpus)
+    delay = launch_delay(profile, gpus[0], free)
     walk = _Walk(copied + profile.h2d.setup.value * free if copied else 0.0)
     for item in layer.block:
         if isinstance(item, Compute):
             seconds = kernel_seconds(profile, item)
-            walk.through(seconds, seconds + _launch_delay(profile, item, free, gpus[0]), free)
+            walk.through(seconds, seconds + item.launches * delay, free)
         elif isinstance(item, CopyOp):
             seconds = profile.h2d.setup.value + int(item.bytes) / profile.copy_class(item.kind).cap.value
             if item.memory == "pageable":
                 seconds = profile.pageable_seconds(item.kind, int(item.bytes))
             walk.through(seconds, seconds, free)
         elif isinstance(item, CollectiveOp):
-            for latency, data, contended, copying in _collective(profile, item, gpus):
+            for latency, data, contended, copying in phases(profile, item.kind, int(item.bytes), item.groups, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, contended, copying)
     exposed = walk.left / free
@@ -228,30 +228,3 @@ class _Walk:
 
 def _flops(layer: Layer) -> float:
     return sum(float(item.flops or 0) for item in layer.block if isinstance(item, Compute))
-
-
-def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> float:
-    """What copies at `rate` B/s add to the launches of `item`, s: in proportion to the load of the GPU's link."""
-    flow = profile.kernel_flow(gpu, 1.0)
-    assert flow.drag is not None
-    link = flow.drag[0]
-    load = sum(m * rate for resource, m in profile.copy_flow("h2d", gpu).route if resource == link)
-    return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
-
-
-def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
-    """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
-    copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
-    groups = [[gpus[rank] for rank in group] for group in op.groups] or [list(gpus)]
-    found = [collectives.flows(profile, op.kind, int(op.bytes), group) for group in groups]
-    for together in zip_longest(*found):
-        flows = [flow for phase in together if phase is not None for flow in phase.flows]
-        phase = collectives.PhaseFlows(max(p.latency for p in together if p is not None), tuple(flows))
-        specs = [spec for spec, _ in phase.flows]
-        contended = rates_together([*copies, *specs], profile.capacities)
-        yield (
-            phase.latency,
-            collectives.phase_time(phase, profile.capacities),
-            max(part.size / rate for rate, (_, part) in zip(contended[len(gpus) :], phase.flows, strict=True)),
-            min(contended[: len(gpus)]),
-        )

@@ -84,6 +84,8 @@ def run(
 
         layers = {"simulated_layers": figures.simulated_layers, "repeated_layers": figures.repeated_layers}
         shown = {**figures.metrics, **layers, "causes_s": by_cause, "waterfall": fall._asdict()}
+        if figures.decided:
+            shown["decided"] = figures.decided
         shown |= given.fits.shown(profile)
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -16,13 +16,19 @@ from sim.sweeps.job import Job
 from sim.workloads import layouts
 from sim.workloads.block_setup import Parallelism
 from sim.workloads.named import Named
+from sim.workloads.recorded import Recorded
 
 STEPS = 2
 """Steps of a point: the second one is as all later ones, or more are simulated until they repeat."""
 
 
-def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False) -> list[Deployment]:
+def layouts_of(
+    scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), every: bool = False, copy_engines: bool = False
+) -> list[Deployment]:
     """The scenario's own layout; or with each of `gpus` and, with `every`, those of `divisions` too.
+
+    With `copy_engines` each is there again with its collectives by copy engines, unless the scenario says what runs
+    them.
 
     Raises:
         InputError: numbers of GPUs that the host or the workload does not have, or none is possible.
@@ -37,7 +43,7 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
         if not 1 <= count <= profile.gpus:
             raise InputError("--gpus", str(count), f"{profile.name} has {profile.gpus} GPUs")
     found, refused = [], []
-    for changed in _variants(scenario, counts, every):
+    for changed in _with_copy_engines(_variants(scenario, counts, every), copy_engines):
         try:
             if changed.workload.resolve(changed.world_size).ranks:  # whose steps settle slowly
                 changed = changed.with_steps(scenario.workload.steps)
@@ -49,6 +55,22 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
     if not found:
         raise refused[0]
     return found
+
+
+def by_copy_engines(scenario: Scenario) -> Scenario | None:
+    """The scenario with all collectives by copy engines; None where it says what runs them, or has none."""
+    workload = scenario.workload
+    if isinstance(workload, Recorded) or workload.collectives or not scenario.workload.resolve(scenario.world_size).collective_names:
+        return None
+    changed = msgspec.structs.replace(workload, collectives={"algorithm": "copy_engine"})
+    return msgspec.structs.replace(scenario, workload=changed)
+
+
+def _with_copy_engines(scenarios: Iterable[Scenario], wanted: bool) -> Iterator[Scenario]:
+    for scenario in scenarios:
+        yield scenario
+        if wanted and (changed := by_copy_engines(scenario)) is not None:
+            yield changed
 
 
 def _variants(scenario: Scenario, counts: Sequence[int], every: bool) -> Iterator[Scenario]:

@@ -109,7 +109,7 @@ class _Planning:
             given = Sourced(Bytes(asked.host_memory), "--host-memory")
             limited = replace(limited, host=replace(limited.host, memory=given))
         self.host_memory = limited.host_memory
-        self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism)
+        self.layouts = layouts_of(scenario, limited, asked.gpus, asked.every_parallelism, asked.runtime == ANY)
         self.limit = max(layout.memory for layout in self.layouts)
         self.limits = Limits(asked.within)
         self.deviation = {}
@@ -166,6 +166,7 @@ class _Planning:
             metrics["fits_host_memory"],
             metrics["lower_bound_s"],
             metrics["exposed_prefetch_s"],
+            found.figures.decided,
         )
 
     def _causes(self, layout: Deployment, found: Found) -> Figures:

@@ -30,6 +30,8 @@ class Point(NamedTuple):
     """None where it is not known how much the host has."""
     lower_bound_s: float
     exposed_prefetch_s: float
+    decided: str = ""
+    """The schedule that ran, where the policy decided on one."""
 
     @property
     def policy(self) -> Policy:
@@ -73,6 +75,7 @@ class Point(NamedTuple):
             "lower_bound_s": self.lower_bound_s,
             "exposed_prefetch_s": self.exposed_prefetch_s,
             "runtimes": dict(self.runtimes),
+            **({"decided": self.decided} if self.decided else {}),
         }
 
 

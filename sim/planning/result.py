@@ -20,6 +20,10 @@ COLUMNS = ("", "schedule", "step time", "over the floor", "peak memory", "runtim
 """What `Plan.rows` has."""
 
 
+BY_COPIES = ", collectives by copy engines"
+"""What is said of a point whose collectives run so, and the scenario's do not."""
+
+
 class Plan(NamedTuple):
     """The answer, and all that was simulated for it (s, B)."""
 
@@ -113,7 +117,10 @@ class Plan(NamedTuple):
         kind = getattr(point.scenario.workload, "parallelism", None)
         if kind != getattr(self.scenario.workload, "parallelism", None):
             words.append(str(kind))
-        return f" on {', '.join(words)}" if words else ""
+        by_copies = BY_COPIES
+        if getattr(point.scenario.workload, "collectives", None) == getattr(self.scenario.workload, "collectives", None):
+            by_copies = ""
+        return (f" on {', '.join(words)}" if words else "") + by_copies
 
     def __repr__(self) -> str:
         if self.best is None:

@@ -55,6 +55,8 @@ def _answer(plan: Plan, best: Point) -> Iterator[str]:
         f"Fastest that fits {limit}: {best.words}{plan.layout_words(best)}, step {show_seconds(best.step_time_s)}, "
         f"{_over_floor(plan, best)}, peak {show_bytes(best.peak_memory_bytes)}."
     )
+    if best.decided:
+        yield f"{best.policy.kind} chose {best.decided}."
     small = plan.smallest_within
     if small is None:
         return

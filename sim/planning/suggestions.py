@@ -13,10 +13,11 @@ from sim.hardware.profile_parameters import changed
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes
 from sim.planning.floors import Floors
-from sim.planning.layouts import divided, divisions, with_gpus
+from sim.planning.layouts import by_copy_engines, divided, divisions, with_gpus
 from sim.planning.points import plain_policy
 from sim.planning.space import under
-from sim.policies import Policy, Resident, describe
+from sim.policies import Offload, Policy, Resident, describe
+from sim.policies.adaptive import Adaptive
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job
@@ -51,6 +52,8 @@ class Change(NamedTuple):
 
     words: str
     job: Job
+    adaptive: bool = False
+    """Whether schedules of `adaptive` are tried, too: what it needs is no named runtime's anyway."""
 
 
 def suggestions(
@@ -63,7 +66,7 @@ def suggestions(
     tried = [
         (change, policy, made)
         for change in _changes(job)
-        for policy in _worth_trying(change.job, policies)
+        for policy in _worth_trying(change.job, _policies(change, policies))
         if (made := under(change.job, policy))
     ]
     found: dict[str, Suggestion] = {}
@@ -80,6 +83,15 @@ def suggestions(
     return sorted(found.values(), key=Suggestion.rank)
 
 
+def _policies(change: Change, policies: Sequence[Policy]) -> list[Policy]:
+    """Those to be tried under a change."""
+    if not change.adaptive:
+        return list(policies)
+    ranks = change.job.scenario.world_size
+    deciding = [Adaptive.from_policy(policy, ranks) for policy in policies if isinstance(policy, Offload)]
+    return [*(policy for policy in deciding if policy is not None), *policies]
+
+
 def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
     """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first."""
     floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
@@ -90,7 +102,7 @@ def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
 
 def _changes(job: Job) -> Iterator[Change]:
     """Those that the host and the workload can express."""
-    for make in (_faster_link, _smaller_weights, _more_gpus, _other_parallelism):
+    for make in (_faster_link, _smaller_weights, _copy_engines, _more_gpus, _other_parallelism):
         try:
             yield from make(job)
         except (InputError, ValueError):  # the changed host or workload is none
@@ -110,6 +122,13 @@ def _faster_link(job: Job) -> Iterator[Change]:
 
 def _copies(paths: Iterable[str]) -> bool:
     return any(path in ("h2d.cap", "d2h.cap") for path in paths)
+
+
+def _copy_engines(job: Job) -> Iterator[Change]:
+    """Collectives as copies through host memory, with prefetches that keep clear of them."""
+    if (scenario := by_copy_engines(job.scenario)) is not None and job.profile.topology.peers == "host":
+        words = "collectives by copy engines (docs/beyond.md), and a runtime for it"
+        yield Change(words, _job(scenario, job), adaptive=True)
 
 
 def _smaller_weights(job: Job) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sim.policies.base import Axes, Offload, Policy, copied_bytes
+from sim.policies.base import Axes, Decided, Offload, Policy, copied_bytes
 from sim.policies.registry import (
     all_fields,
     fields_of,
@@ -33,6 +33,7 @@ __all__ = [
     "COMPUTE",
     "COPY",
     "Axes",
+    "Decided",
     "Offload",
     "Policy",
     "Programs",
@@ -101,11 +102,15 @@ def count_commands(workload: Workload, policy: Policy, world_size: int) -> int:
     return passes * sum(each) + sum(each[:beyond]) + 2 * once + steps
 
 
-def variants(policy: Policy, world_size: int) -> Iterator[Policy]:
-    """Valid policies that differ from `policy` in one thing: a field, or the kind with all fields that both have."""
+def variants(policy: Policy, world_size: int, workload: Workload | None = None) -> Iterator[Policy]:
+    """Valid policies that differ from `policy` in one thing: a field, or the kind with all fields that both have.
+
+    Of a `workload`, those that depend on it, too.
+    """
     seen = {policy}
     others = (kind.from_policy(policy, world_size) for kind in kinds().values() if kind is not type(policy))
-    for variant in (*others, *policy.variants(world_size)):
+    more = () if workload is None else policy.variants_on(workload, world_size)
+    for variant in (*others, *policy.variants(world_size), *more):
         if variant is not None and variant not in seen:
             seen.add(variant)
             yield variant

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -17,6 +17,7 @@ from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
+from sim.policies.host_rates import HostRates
 from sim.program import CollectiveKind, RankProgram
 from sim.workloads.block_items import MEETINGS, command_count
 from sim.workloads.workload import Workload
@@ -37,6 +38,13 @@ Axes = Mapping[str, Sequence[Any]]
 def copied_bytes(layer_bytes: int, resident_fraction: float) -> int:
     """Bytes of a layer that are copied: floor(layer_bytes (1 - r)), rounded down to 2 (one bf16)."""
     return math.floor(layer_bytes * (1 - Fraction(str(resident_fraction)))) // 2 * 2
+
+
+class Decided(NamedTuple):
+    """What runs: a policy that has nothing to decide, and the workload by the algorithms that were chosen."""
+
+    policy: Policy
+    workload: Workload
 
 
 class Policy(Config, frozen=True, tag_field="kind"):
@@ -122,6 +130,14 @@ class Policy(Config, frozen=True, tag_field="kind"):
         """Policies of this kind that differ in one thing, for `explain` to compare; only valid ones."""
         return iter(())
 
+    def variants_on(self, workload: Workload, world_size: int) -> Iterator[Policy]:
+        """More of them, which depend on what the workload does."""
+        return iter(())
+
+    def wrong_for(self, workload: Workload) -> Iterator[Fault]:
+        """What does not fit this workload, by key path: names of it that the workload does not have."""
+        return iter(())
+
     @classmethod
     def from_policy(cls, other: Policy, world_size: int) -> Self | None:
         """This kind of policy with the values of all fields that `other` has too; None if that is invalid."""
@@ -176,6 +192,23 @@ class Policy(Config, frozen=True, tag_field="kind"):
         issues, and should be hardly larger.
         """
         raise NotImplementedError
+
+    @property
+    def needs_rates(self) -> bool:
+        """Whether the policy decides by rates of a host that it has not been given yet."""
+        return False
+
+    def with_rates(self, rates: HostRates) -> Self:
+        """The policy with the rates of a host."""
+        return self
+
+    def choices(self, workload: Workload, world_size: int) -> Iterator[Workload]:
+        """`workload` by each of the algorithms of collectives that the policy may choose: what it needs rates for."""
+        yield workload
+
+    def decided(self, workload: Workload, world_size: int) -> Decided:
+        """The policy with all decisions made, and the workload: what runs. Most have nothing to decide."""
+        return Decided(self, workload)
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """The program of `rank`: all that it issues in all steps of `workload`."""

@@ -17,7 +17,7 @@ from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
 from sim.workloads.block_commands import COMPUTE, BlockCommands
-from sim.workloads.block_items import Op, Transfers
+from sim.workloads.block_items import Meeting, Op, Transfers
 from sim.workloads.workload import Workload
 
 COPY = "copy"
@@ -44,7 +44,9 @@ class Schedule:
         """Layers executed that are fetched when their pass begins -> the event that it begins with."""
         self.communication_stream = COMPUTE
         """The stream of the collective that is about to be issued, or has been."""
-        self.block = BlockCommands(self.rank, self._around)
+        self.communication: Meeting | None = None
+        """That collective."""
+        self.block = BlockCommands(self.rank, self._around, self._around_piece)
         self.once = bool(workload.before or workload.after)
         self.period = len(workload.layers)
         """Executed layers after which the same ones come again."""
@@ -137,6 +139,12 @@ class Schedule:
     def after_collective(self) -> None:
         """Issue what follows each collective."""
 
+    def before_piece(self, stream: str) -> None:
+        """Issue what precedes the copy of a piece that has come, of a collective by copy engines, on `stream`."""
+
+    def after_piece(self, stream: str) -> None:
+        """Issue what follows it."""
+
     def chunks(self, n: int) -> Iterator[tuple[str, int, int]]:
         """(name, offset, bytes) of the copies for the n-th layer executed."""
         _, _, size = self.place(n)
@@ -157,11 +165,17 @@ class Schedule:
             self.rank.wait(stream, free)
 
     @contextmanager
-    def _around(self, stream: str) -> Iterator[None]:
-        self.communication_stream = stream
+    def _around(self, stream: str, op: Meeting) -> Iterator[None]:
+        self.communication_stream, self.communication = stream, op
         self.before_collective()
         yield
         self.after_collective()
+
+    @contextmanager
+    def _around_piece(self, stream: str) -> Iterator[None]:
+        self.before_piece(stream)
+        yield
+        self.after_piece(stream)
 
     def slot_bytes(self) -> int:
         """Size of a slot."""

@@ -52,6 +52,8 @@ def print_figures(name: str, scenario: Scenario, profile: Profile, figures: Figu
         else:
             made.add_row(label, show_bytes(value), "", remark)
     show(made)
+    if figures.decided:
+        say(f"{scenario.policy.kind} chose: {figures.decided}")
     if figures.steps:
         say(figures.steps)
 

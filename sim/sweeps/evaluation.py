@@ -47,12 +47,15 @@ class Figures(NamedTuple):
     """Hash of the program that ran, with causes."""
     gathers: bool = False
     """Whether its weights are gathered from other ranks, with causes."""
+    decided: str = ""
+    """The schedule that ran, where the policy decided on one."""
     causes_s: dict[str, float] = {}  # noqa: RUF012 - nobody changes it
 
     @classmethod
     def of(cls, result: Result, with_causes: bool = False) -> Self:
         """Those of a run."""
-        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, settling.words(result.timeline))
+        steps = settling.words(result.timeline)
+        found = cls(result.metrics, result.simulated_layers, result.repeated_layers, steps, decided=result.decided)
         if not with_causes:
             return found
         program = result.timeline.program

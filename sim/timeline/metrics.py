@@ -6,25 +6,18 @@ definitions are in docs/modelling.md. All seconds and bytes.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple, TypedDict, cast
 
-import msgspec
-
-from sim.fluid import FlowSpec
-from sim.hardware import Profile, collectives
+from sim.hardware import Profile
 from sim.inputs.units import show_bytes
-from sim.program import Collective, Communication, Copy, CopyKind, Kernel, Program, RecordEvent, Send, WaitEvent
+from sim.program import Copy, Kernel, Program, RecordEvent, WaitEvent
 from sim.timeline import Intervals, Span, Timeline, clip, measure, overlap, union
-from sim.timeline.composed import least_held
+from sim.timeline.lower_bound import lower_bound
 
 SCHEMA_VERSION = 1
-
-_Way = tuple[str, CopyKind, int | None]
-"""A copy's stream, kind and peer."""
 
 LEFT_OUT = "CUDA context, NCCL buffers, text encoder and VAE"
 """What takes device memory as well, and is in no peak."""
@@ -295,105 +288,3 @@ def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
         c.stream for c in program.commands() if isinstance(c, Copy) and c.brings_weights
     }
     return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}
-
-
-def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
-    """A floor of the steps shown, s a step: the largest of
-
-    - the isolated kernels and collectives of `rank`, one after the other on each stream (of a collective that copies
-      make, the bytes of those at their demand cap);
-    - its copied bytes at their demand cap, on each stream;
-    - for each resource, what all ranks' copies and collectives take of it, at its capacity.
-
-    The steps' copies count as far as they can have run inside them: before a run has settled, a step may find layers
-    prefetched that it does not prefetch again. Collectives count if they ran inside them. Where the last period is not
-    as long as the one before, or on all ranks, and too short to have moved all of its copies, resources count what has
-    surely moved within it.
-    """
-    shown, window = timeline.shown, timeline.window(rank)
-    ranks = range(timeline.program.world_size)
-    lasts = window[1] - window[0]
-    begins = shown.start - len(shown)
-    settled = begins >= 0 and all(
-        math.isclose(steps[stop] - steps[start], lasts, rel_tol=1e-9)
-        for steps in timeline.steps
-        for start, stop in ((begins, shown.start), (shown.start, shown.stop))
-    )
-    isolated: dict[str, float] = {}
-    program = timeline.program
-    calls = [
-        (s, c)
-        for s, c in timeline.communications(rank)
-        if c.step in shown and window[0] <= s.start and s.end <= window[1]
-    ]
-    for stream, seconds in least_held(timeline, profile, rank, [s for s, _ in calls]):
-        isolated[stream] = isolated.get(stream, 0.0) + seconds
-    composed = {id(whole.call) for whole in program.ranks[rank].composed_collectives}
-    calls = [(s, c) for s, c in calls if id(c) not in composed]
-    for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
-        isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
-    copied: dict[str, float] = {}
-    taken = [0.0] * len(profile.capacities)
-    surely = [0.0] * len(profile.capacities)
-    for other in ranks:
-        for (stream, kind, peer), (most, least) in _copied(timeline, profile, other, shown, window).items():
-            spec = profile.copy_flow(kind, program.gpus[other], None if peer is None else program.gpus[peer])
-            if other == rank:
-                copied[stream] = copied.get(stream, 0.0) + most / spec.cap
-            for resource, multiplier in spec.route:
-                taken[resource] += multiplier * most
-                surely[resource] += multiplier * least
-    moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
-    for _, call in calls:
-        what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
-        if what not in moved:
-            moved[what] = list(_moved(program, profile, rank, call))
-        for spec, size in moved[what]:
-            for resource, multiplier in spec.route:
-                taken[resource] += multiplier * size
-                surely[resource] += multiplier * size
-    shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
-    if shared > lasts and not settled:
-        shared = proved
-    return max(0.0, shared, *isolated.values(), *copied.values()) / len(shown)
-
-
-def _moved(program: Program, profile: Profile, rank: int, call: Communication) -> Iterator[tuple[FlowSpec, float]]:
-    """The flows of a collective, or of the sends and receives of `rank`, and the bytes of each."""
-    if isinstance(call, Collective):
-        gpus = [program.gpus[member] for member in call.members(program.world_size)]
-        for phase in collectives.flows(profile, call.kind, call.bytes, gpus):
-            yield from ((spec, part.size) for spec, part in phase.flows)
-        return
-    for t in call.transfers:
-        ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
-        source, target = (program.gpus[end] for end in ends)
-        yield collectives.transfer(profile, t.bytes, source, target)[1], float(t.bytes)
-
-
-def _copied(
-    timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
-) -> dict[_Way, tuple[float, float]]:
-    """Bytes copied for `steps` each way: at most what can have moved in `window`, and what surely did."""
-    start, end = window
-    wanted: dict[_Way, float] = {}
-    within: dict[_Way, tuple[float, float]] = {}
-    caps: dict[CopyKind, float] = {}
-    for span, copy in timeline.commands(rank, Copy):
-        if copy.step not in steps and (span.start >= end or span.end <= start):
-            continue
-        key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
-        if copy.step in steps:
-            wanted[key] = wanted.get(key, 0.0) + copy.bytes
-        inside = min(span.end, end) - max(span.start, start)
-        if inside > 0:
-            if copy.kind not in caps:
-                caps[copy.kind] = profile.copy_class(copy.kind).cap.value
-            cap = caps[copy.kind]
-            outside = span.end - span.start - inside
-            most, least = within.get(key, (0.0, 0.0))
-            within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)
-    return {
-        key: (min(size, within.get(key, (0.0, 0.0))[0]), min(size, within.get(key, (0.0, 0.0))[1]))
-        for key, size in wanted.items()
-    }

@@ -7,23 +7,26 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 from sim.program import RankBuilder
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait
-from sim.workloads.copy_engine import CopyEngine
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Meeting, Op, Shift, Transfers, Wait, meeting_name
+from sim.workloads.copy_engine import AroundPiece, CopyEngine
 from sim.workloads.engine_collectives import EngineCollective, EnginePart
 
 COMPUTE = "compute"
 
-Around = Callable[[str], AbstractContextManager[None]]
+Around = Callable[[str, Meeting], AbstractContextManager[None]]
 """What a policy issues around a collective on the stream of that name."""
 
 
 class BlockCommands:
-    """Issues blocks of one rank; `around` is what a policy issues around each collective."""
+    """Issues blocks of one rank; `around` is what a policy issues around each collective.
 
-    def __init__(self, rank: RankBuilder, around: Around) -> None:
+    `around_piece` is what it issues around the copy of each piece that has come, of a collective by copy engines.
+    """
+
+    def __init__(self, rank: RankBuilder, around: Around, around_piece: AroundPiece) -> None:
         self.rank = rank
         self.around = around
-        self.copy_engine = CopyEngine(rank)
+        self.copy_engine = CopyEngine(rank, around_piece)
         self._forked: dict[str, list[str]] = {}
         """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
         self._copied: list[str] = []
@@ -70,10 +73,10 @@ class BlockCommands:
                     self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
                     stream = self._fork(op.stream, op.detached)
-                    with self._keeping_clear(stream, op.detached, layer):
+                    with self._keeping_clear(stream, op, layer):
                         self.rank.collective(
                             stream,
-                            op.name or op.kind,
+                            meeting_name(op),
                             op.kind,
                             int(op.bytes),
                             writes=(op.buffer,),
@@ -83,13 +86,13 @@ class BlockCommands:
                         )
                 case Transfers():
                     stream = self._fork(op.stream, op.detached)
-                    with self._keeping_clear(stream, op.detached, layer):
+                    with self._keeping_clear(stream, op, layer):
                         self.rank.point_to_point(
                             stream, op.name, *op.transfers, step=step, layer=layer, communicator=op.communicator
                         )
                 case EnginePart():
                     stream = self._fork(op.whole.stream)
-                    with self.around(stream):
+                    with self.around(stream, op):
                         self.copy_engine.issue(op, stream, step, layer)
                 case CopyOp():
                     self._copy(op, step, layer)
@@ -138,10 +141,10 @@ class BlockCommands:
         return stream
 
     @contextmanager
-    def _keeping_clear(self, stream: str, detached: bool, layer: int) -> Iterator[None]:
+    def _keeping_clear(self, stream: str, op: CollectiveOp | Transfers, layer: int) -> Iterator[None]:
         """Around a collective. Nothing keeps clear of what is detached: it may wait for its peers for long."""
-        if not detached:
-            with self.around(stream):
+        if not op.detached:
+            with self.around(stream, op):
                 yield
             return
         yield

@@ -250,6 +250,7 @@ class Shift(NamedTuple):
 
 
 Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift | EngineCollective | EnginePart
+Meeting = CollectiveOp | Transfers | Shift | EngineCollective | EnginePart
 MEETINGS = CollectiveOp, Transfers, Shift, EngineCollective, EnginePart
 """Entries at which ranks meet."""
 
@@ -285,6 +286,12 @@ class Item(Config, frozen=True):
         found = self.compute or self.collective or self.copy
         assert found is not None
         return found
+
+
+def meeting_name(op: Meeting) -> str:
+    """What a collective, or sends and receives, are called: the kind of a collective without a name."""
+    whole = op.whole if isinstance(op, EnginePart) else op
+    return (whole.name or whole.kind) if isinstance(whole, CollectiveOp | EngineCollective) else whole.name
 
 
 def side_streams(block: Sequence[Op]) -> tuple[str, ...]:

@@ -26,8 +26,13 @@ SLOTS = 4
 LANDINGS = 2
 """Buffers on the GPU for what is to be added: one is filled while the other is added."""
 
-Around = Callable[[str], AbstractContextManager[None]]
+AroundPiece = Callable[[str], AbstractContextManager[None]]
 """What a policy issues around the copy of a piece that has come, on the stream of that name."""
+
+
+def receive_stream(stream: str) -> str:
+    """The stream on which the pieces of collectives on `stream` come."""
+    return f"{stream} receive"
 
 
 class _Ring:
@@ -70,7 +75,7 @@ class _Ring:
 class CopyEngine:
     """Issues collectives of one rank as copies; `around_piece` is what a policy issues around each piece received."""
 
-    def __init__(self, rank: RankBuilder, around_piece: Around = lambda _: nullcontext()) -> None:
+    def __init__(self, rank: RankBuilder, around_piece: AroundPiece = lambda _: nullcontext()) -> None:
         self.rank = rank
         self.around_piece = around_piece
         self._rings: dict[tuple[tuple[int, ...], str], _Ring] = {}
@@ -104,7 +109,7 @@ class CopyEngine:
             own, size = part.span(0 if whole.kind == "send_recv" else part.place, 0)[0], part.block_bytes
         else:
             own = size = 0
-        send, receive = f"{stream} send", f"{stream} receive"
+        send, receive = f"{stream} send", receive_stream(stream)
         turns = list(part.turns())
         begins = rank.record(stream)
         if turns:
@@ -157,7 +162,7 @@ class _Exchange:
         self.part = part
         self.label = part.whole.name or part.whole.kind
         self.ring = engine._ring(part, stream)
-        self.stream, self.send, self.receive = stream, f"{stream} send", f"{stream} receive"
+        self.stream, self.send, self.receive = stream, f"{stream} send", receive_stream(stream)
         self.step, self.layer = step, layer
         self.summed: dict[int, int] = {}
         """Piece of the rank's own block -> event after its last addition."""

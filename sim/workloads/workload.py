@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from sim.workloads.block_items import CollectiveOp, Op, Shift
+from sim.workloads.block_items import MEETINGS, CollectiveOp, Op, Shift, meeting_name
 from sim.workloads.engine_collectives import EngineCollective
 
 if TYPE_CHECKING:
@@ -101,6 +101,16 @@ class Workload(NamedTuple):
     def all_layers(self) -> tuple[Layer, ...]:
         """Those of a pass, then those before and after all steps: layers are numbered so."""
         return (*self.layers, *self.before, *self.after) if self.before or self.after else self.layers
+
+    @property
+    def collective_names(self) -> tuple[str, ...]:
+        """What the collectives, sends and receives of all ranks are called, each once, in program order."""
+        names: dict[str, None] = {}
+        for own in self.ranks or (self,):
+            blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
+            ops = (op for block in (*blocks, own.closing) for op in block)
+            names |= dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, MEETINGS))
+        return tuple(names)
 
     @property
     def alike(self) -> bool:
