@@ -79,7 +79,7 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
     default = _default_link(tree, wanted, card, remarks)
     links = [_link_of(place.link, wanted.link, default) for place in tree.places]
     fabric = _Fabric.of(tree, card)
-    all_nvlink = count > 1 and len(fabric.direct) == count * (count - 1) // 2
+    all_nvlink = count > 1 and len(fabric.direct) == count * (count - 1) // 2 and wanted.peers != "host"
     like = wanted.like or (NVLINK if all_nvlink else HOSTPATH)
     base = profile_of({"like": like}, like)
     if card is None:
@@ -276,7 +276,7 @@ def _peers(tree: HostTree, wanted: Wanted, card: Card | None, fabric: _Fabric, r
     count = len(tree.places)
     if count < 2:
         return "host"
-    if wanted.peers is not None and (wanted.peers == "direct" or not fabric.direct):
+    if wanted.peers is not None:
         return wanted.peers
     pairs = {(a, b) for a, b in combinations(range(count), 2) if (a, b) in fabric.direct}
     if len(pairs) == count * (count - 1) // 2:

@@ -219,13 +219,16 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
             for a, b in (link.get("ends") or ("", "") for link in plain["topology"]["links"])
             if a[3:].isdecimal() and b[3:].isdecimal()
         }
-        if missing := sorted(fabric - pairs):
+        held = plain["topology"].get("peers", "direct")
+        if (missing := sorted(fabric - pairs)) and held != "host":
+            a, b = missing[0]
             remarks.append(
-                f"contradiction: {source}: GPUs {missing[0]} cannot access each other, but NVLink joins them: kept"
+                f"contradiction: {source}: GPUs {a} and {b} cannot access each other, but {profile.name} joins them by "
+                "NVLink: `peers` is kept; --peers host of import topo says that NVLink is not used"
             )
-            pairs |= fabric  # type: ignore[arg-type]
-        groups: Any = peer_groups(count, pairs)
-        plain["topology"]["peers"] = groups
+        elif not missing:
+            groups: Any = peer_groups(count, pairs)
+            plain["topology"]["peers"] = groups
     matrix = found.one_way.get(True)
     if matrix and pairs:
         rates = {
