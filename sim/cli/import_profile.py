@@ -109,7 +109,7 @@ class Target(NamedTuple):
         """(plain data to fill, remarks); a host of `count` GPUs where no profile is given."""
         from sim.importers.base_profile import base_of, unknown_host
 
-        plain = base_of(self.into, self.hardware, self.output.stem)
+        plain = base_of(self.into, self.hardware)
         if plain is not None:
             return plain, []
         return unknown_host(count, gpus, self.wanted, self.output.stem, ", ".join(file.name for file in files))
@@ -119,6 +119,8 @@ class Target(NamedTuple):
         from sim.importers.host_profile import profile_of
 
         names = ", ".join(file.name for file in files)
+        if self.hardware is not None:
+            plain["name"] = self.output.stem
         profile_of(plain, names)
         description = str(plain.get("description", "")).replace("; not measured", "")
         plain["description"] = description if names in description else f"{description}; {names}"

@@ -93,6 +93,7 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
             )
             link["kind"] = "PCIe"
         forward = (way == "h2d") != from_gpu
+        _widen(link, forward, rate, way)
         set_direction(link, forward, number(quantity(rate), f"{said}: a copy by itself fills the link"))
     for upper, up_forward, sharing in list(links.above(tuple(range(links.profile.gpus)))):
         toward = up_forward if way == "h2d" else not up_forward
@@ -100,6 +101,7 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
         needed = max(usual if equal or g >= len(rates) else rates[g] for g in sharing)
         pcie = is_assumed(held) and upper.get("kind", "").startswith("PCIe")
         if held is not None and (pcie or rate_of(held) < needed):
+            _widen(upper, toward, needed, way)
             set_direction(upper, toward, number(quantity(needed), f"assumed: an uplink as a GPU's link; {said}"))
     if not equal:
         low, high = min(rates), max(rates)
@@ -107,6 +109,15 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
     top = usual if equal else max(rates)
     plain[way] = {**plain.get(way, {}), "cap": number(quantity(top), said)}
     return list(dict.fromkeys(remarks[:1] + remarks[-1:] if len(remarks) > 2 else remarks))
+
+
+def _widen(link: Plain, forward: bool, rate: float, way: str) -> None:
+    """An assumed limit of both directions at once grows or shrinks with a direction that is measured as `rate`."""
+    held, both = direction(link, forward), link.get("both_ways")
+    if held is None or not is_assumed(both):
+        return
+    scaled = rate_of(both) * rate / rate_of(held) if way == "h2d" else max(rate_of(both), rate)
+    link["both_ways"] = number(quantity(scaled), both["source"])
 
 
 def _limit(link: Plain) -> float:
