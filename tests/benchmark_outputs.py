@@ -29,7 +29,14 @@ def nvbandwidth_json(tests: Mapping[str, Sequence[float]], text: bool = True, gp
 
 def nvbandwidth_text(tests: Mapping[str, Sequence[float]], gpu: str = "NVIDIA A100-SXM4-80GB") -> str:
     count = max(map(len, tests.values()))
-    lines = ["nvbandwidth Version: v0.5", "Built from Git version: v0.5", "", "CUDA Runtime Version: 12040", "Driver Version: 550.1", ""]
+    lines = [
+        "nvbandwidth Version: v0.5",
+        "Built from Git version: v0.5",
+        "",
+        "CUDA Runtime Version: 12040",
+        "Driver Version: 550.1",
+        "",
+    ]
     lines += [f"Device {g}: {gpu} (00000000:0{g}:00)" for g in range(count)]
     for name, rates in tests.items():
         lines += ["", f"Running {name}.", "memcpy CE CPU(row) -> GPU(column) bandwidth (GB/s)"]
@@ -38,7 +45,9 @@ def nvbandwidth_text(tests: Mapping[str, Sequence[float]], gpu: str = "NVIDIA A1
     return "\n".join(lines) + "\n"
 
 
-def nccl_row(test: str, ranks: int, size: int, micros: float, root: bool = True, wrong: str = "0", in_place: float | None = None) -> str:
+def nccl_row(
+    test: str, ranks: int, size: int, micros: float, root: bool = True, wrong: str = "0", in_place: float | None = None
+) -> str:
     full = test in ("all_reduce", "sendrecv", "broadcast")
     redop = "sum" if test in ("all_reduce", "reduce_scatter", "sendrecv") else "none"
     share = 1.0 if test in ("sendrecv", "broadcast") else (ranks - 1) / ranks * (2 if test == "all_reduce" else 1)
@@ -52,17 +61,42 @@ def nccl_row(test: str, ranks: int, size: int, micros: float, root: bool = True,
 
 
 def nccl_output(
-    test: str, ranks: int, times: Mapping[int, float], named: bool = True, listed: bool = True, root: bool = True, gpu: str = "NVIDIA A100-SXM4-80GB"
+    test: str,
+    ranks: int,
+    times: Mapping[int, float],
+    named: bool = True,
+    listed: bool = True,
+    root: bool = True,
+    gpu: str = "NVIDIA A100-SXM4-80GB",
 ) -> str:
     """A test's output; `times` are us by bytes."""
-    lines = ["# nccl-tests version 2.17.6 nccl-headers=22807 nccl-library=22807", f"# Collective test starting: {test}_perf"] if named else []
-    lines += [f"# nThread 1 nGpus {ranks} minBytes 1024 maxBytes 1073741824 step: 2(factor) warmup iters: 5 iters: 20", "#"]
+    lines = (
+        [
+            "# nccl-tests version 2.17.6 nccl-headers=22807 nccl-library=22807",
+            f"# Collective test starting: {test}_perf",
+        ]
+        if named
+        else []
+    )
+    lines += [
+        f"# nThread 1 nGpus {ranks} minBytes 1024 maxBytes 1073741824 step: 2(factor) warmup iters: 5 iters: 20",
+        "#",
+    ]
     if listed:
         lines.append("# Using devices")
-        lines += [f"#  Rank {n:2d} Group  0 Pid   4711 on    host17 device {n:2d} [0000:{n:02x}:00] {gpu}" for n in range(ranks)]
+        lines += [
+            f"#  Rank {n:2d} Group  0 Pid   4711 on    host17 device {n:2d} [0000:{n:02x}:00] {gpu}"
+            for n in range(ranks)
+        ]
     head = "#       size         count      type   redop " + ("   root " if root else "")
-    lines += ["#", "#                                 out-of-place                       in-place", head + "    time   algbw   busbw #wrong     time   algbw   busbw #wrong"]
-    lines.append("#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)")
+    lines += [
+        "#",
+        "#                                 out-of-place                       in-place",
+        head + "    time   algbw   busbw #wrong     time   algbw   busbw #wrong",
+    ]
+    lines.append(
+        "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)"
+    )
     lines += [nccl_row(test, ranks, size, time, root) for size, time in times.items()]
     return "\n".join([*lines, "# Out of bounds values : 0 OK", "# Avg bus bandwidth    : 12.3", "#"]) + "\n"
 
@@ -75,21 +109,49 @@ def line_times(latency: float, rate: float, sizes: Sequence[int], factor: float 
 SIZES = tuple(2**k for k in range(13, 31, 2))
 
 
-def p2p_output(one_way: Sequence[Sequence[float]], reach: Sequence[Sequence[int]], gpu: str = "NVIDIA RTX A6000") -> str:
+def p2p_output(
+    one_way: Sequence[Sequence[float]], reach: Sequence[Sequence[int]], gpu: str = "NVIDIA RTX A6000"
+) -> str:
     count = len(one_way)
 
     def matrix(title: str, head: str, rows: Sequence[Sequence[float]], form: str) -> list[str]:
         cells = ["".join(f"{value:{form}} " for value in row) for row in rows]
-        return [title, f"   {head}" + "".join(f"{g:6d} " for g in range(count)), *(f"{g:6d} {row}" for g, row in enumerate(cells))]
+        return [
+            title,
+            f"   {head}" + "".join(f"{g:6d} " for g in range(count)),
+            *(f"{g:6d} {row}" for g, row in enumerate(cells)),
+        ]
 
     lines = ["[P2P (Peer-to-Peer) GPU Bandwidth Latency Test]"]
     lines += [f"Device: {g}, {gpu}, pciBusID: {g:x}, pciDeviceID: 0, pciDomainID:0" for g in range(count)]
-    lines += [f"Device={a} {'CAN' if reach[a][b] else 'CANNOT'} Access Peer Device={b}" for a in range(count) for b in range(count) if a != b]
+    lines += [
+        f"Device={a} {'CAN' if reach[a][b] else 'CANNOT'} Access Peer Device={b}"
+        for a in range(count)
+        for b in range(count)
+        if a != b
+    ]
     lines += ["", "P2P Connectivity Matrix", "     D\\D" + "".join(f"{g:6d}" for g in range(count))]
     lines += [f"{g:6d}\t" + "".join(f"{value:6d}" for value in row) for g, row in enumerate(reach)]
-    lines += matrix("Unidirectional P2P=Disabled Bandwidth Matrix (GB/s)", "D\\D", [[v if a == b else 9.5 for b, v in enumerate(row)] for a, row in enumerate(one_way)], "6.2f")
+    lines += matrix(
+        "Unidirectional P2P=Disabled Bandwidth Matrix (GB/s)",
+        "D\\D",
+        [[v if a == b else 9.5 for b, v in enumerate(row)] for a, row in enumerate(one_way)],
+        "6.2f",
+    )
     lines += matrix("Unidirectional P2P=Enabled Bandwidth (P2P Writes) Matrix (GB/s)", "D\\D", one_way, "6.2f")
-    lines += matrix("Bidirectional P2P=Enabled Bandwidth Matrix (GB/s)", "D\\D", [[2 * v for v in row] for row in one_way], "6.2f")
-    lines += matrix("P2P=Enabled Latency (P2P Writes) Matrix (us)", "GPU", [[2.1 if a == b else 1.5 for b in range(count)] for a in range(count)], "6.2f")
-    lines += ["", *matrix("", "CPU", [[3.0] * count] * count, "6.2f")[1:], "", "NOTE: The CUDA Samples are not meant for performance measurements."]
+    lines += matrix(
+        "Bidirectional P2P=Enabled Bandwidth Matrix (GB/s)", "D\\D", [[2 * v for v in row] for row in one_way], "6.2f"
+    )
+    lines += matrix(
+        "P2P=Enabled Latency (P2P Writes) Matrix (us)",
+        "GPU",
+        [[2.1 if a == b else 1.5 for b in range(count)] for a in range(count)],
+        "6.2f",
+    )
+    lines += [
+        "",
+        *matrix("", "CPU", [[3.0] * count] * count, "6.2f")[1:],
+        "",
+        "NOTE: The CUDA Samples are not meant for performance measurements.",
+    ]
     return "\n".join(lines) + "\n"

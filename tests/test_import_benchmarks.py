@@ -134,11 +134,12 @@ def test_a_profile_is_filled_in_place_if_an_import_wrote_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("test", "ranks"), [("all_reduce", 2), ("all_reduce", 8), *((test, 4) for test in sorted(KINDS) if test != "all_reduce")]
+    ("test", "ranks"),
+    [("all_reduce", 2), ("all_reduce", 8), *((test, 4) for test in sorted(KINDS) if test != "all_reduce")],
 )
 def test_times_of_every_kind_are_the_profiles_isolated_times(test: str, ranks: int) -> None:
     times = line_times(20, 9.0, SIZES)
-    made, said = filled("nccl-tests", nccl_output(test, ranks, times))
+    made, _ = filled("nccl-tests", nccl_output(test, ranks, times))
     kind = KINDS[test]
     for size, micros in times.items():
         if size >= 2**15:
@@ -152,7 +153,9 @@ def test_times_of_every_kind_are_the_profiles_isolated_times(test: str, ranks: i
 
 
 def test_several_tests_in_one_file_and_several_files() -> None:
-    first = nccl_output("all_reduce", 4, line_times(20, 8, SIZES)) + nccl_output("alltoall", 4, line_times(25, 5, SIZES))
+    first = nccl_output("all_reduce", 4, line_times(20, 8, SIZES)) + nccl_output(
+        "alltoall", 4, line_times(25, 5, SIZES)
+    )
     Path("more.txt").write_text(nccl_output("all_reduce", 8, line_times(30, 6, SIZES)))
     done("import", "topo", "topo.txt", "-o", "a100x8.yaml", "--gpu", "A100")
     Path("first.txt").write_text(first)
@@ -185,7 +188,10 @@ def test_what_an_output_does_not_say_is_inferred_or_asked_for() -> None:
     assert runs("reduce_scatter", 8) == [("reduce_scatter", 8)]
     assert runs("alltoall", 8, kind="alltoall") == [("all_to_all", 8)]
     assert runs("sendrecv", 2, kind="sendrecv", ranks=2) == [("send_recv", 2)]
-    for test, told in (("alltoall", "could be all_gather or alltoall: give --kind"), ("broadcast", "of which a profile has no times")):
+    for test, told in (
+        ("alltoall", "could be all_gather or alltoall: give --kind"),
+        ("broadcast", "of which a profile has no times"),
+    ):
         with pytest.raises(InputError, match=told):
             runs(test, 4)
     with pytest.raises(InputError, match="has rates of all_reduce on 4 ranks, but --ranks says 8"):
@@ -197,11 +203,21 @@ def test_prefixes_of_launchers_and_old_columns_are_read(prefix: str) -> None:
     text = nccl_output("all_reduce", 2, line_times(20, 9, SIZES), root=False)
     log = "host:12:34 [0] NCCL INFO Channel 00/02 : 0 1\n" + "".join(f"{prefix}{line}\n" for line in text.splitlines())
     (found,) = read_nccl_tests(lines_of(log.encode(), "f"), "f")
-    assert (found.kind, found.ranks, found.gpu, len(found.times)) == ("all_reduce", 2, "NVIDIA A100-SXM4-80GB", len(SIZES))
+    assert (found.kind, found.ranks, found.gpu, len(found.times)) == (
+        "all_reduce",
+        2,
+        "NVIDIA A100-SXM4-80GB",
+        len(SIZES),
+    )
 
 
 def test_rows_with_wrong_results_are_left_out_and_in_place_can_be_taken() -> None:
-    rows = [outputs.nccl_row("all_reduce", 2, 2**k, 100.0 * 2 ** (k - 20), wrong="7" if k == 22 else "0", in_place=90.0 * 2 ** (k - 20)) for k in (20, 22, 24)]
+    rows = [
+        outputs.nccl_row(
+            "all_reduce", 2, 2**k, 100.0 * 2 ** (k - 20), wrong="7" if k == 22 else "0", in_place=90.0 * 2 ** (k - 20)
+        )
+        for k in (20, 22, 24)
+    ]
     text = nccl_output("all_reduce", 2, {}) + "\n".join(rows)
     (found,) = read_nccl_tests(lines_of(text.encode(), "f"), "f")
     assert found.times == {2**20: pytest.approx(100e-6), 2**24: pytest.approx(1600e-6)}
@@ -219,7 +235,9 @@ def test_a_collective_above_its_links_is_said_and_holds() -> None:
 
 
 def test_ranks_of_several_hosts_or_more_than_gpus_are_refused() -> None:
-    two = nccl_output("all_reduce", 4, line_times(20, 9, SIZES)).replace("on    host17 device  3", "on    host18 device  0")
+    two = nccl_output("all_reduce", 4, line_times(20, 9, SIZES)).replace(
+        "on    host17 device  3", "on    host18 device  0"
+    )
     Path("two.txt").write_text(two)
     refused = run("import", "nccl-tests", "two.txt", "-o", "x.yaml")
     assert refused.exit_code == 2 and "ran on 2 hosts (host17, host18)" in refused.stderr
@@ -254,16 +272,32 @@ def test_old_text_and_json_of_nvbandwidth_say_the_same() -> None:
     ("command", "text", "told"),
     [
         ("nvbandwidth", nvbandwidth_json(PAIRS)[:-300], "is not JSON"),
-        ("nvbandwidth", nvbandwidth_json({H2D: [1e9]}), "nvbandwidth.testcases[0].bandwidth_matrix[0][0]: is '1000000000.00'"),
+        (
+            "nvbandwidth",
+            nvbandwidth_json({H2D: [1e9]}),
+            "nvbandwidth.testcases[0].bandwidth_matrix[0][0]: is '1000000000.00'",
+        ),
         ("nvbandwidth", nvbandwidth_json({"host_to_device_memcpy_sm": [20.0]}), "has no test that a profile holds"),
         ("nvbandwidth", '{"nvbandwidth": {"error": "no GPU"}}', "nvbandwidth.testcases: is missing: no GPU"),
-        ("nvbandwidth", nvbandwidth_text(PAIRS).replace("     25.00     25.00\n", "     25.00\n", 1), "has 7 of 8 rates of"),
+        (
+            "nvbandwidth",
+            nvbandwidth_text(PAIRS).replace("     25.00     25.00\n", "     25.00\n", 1),
+            "has 7 of 8 rates of",
+        ),
         ("nvbandwidth", "some text\n", "has no matrix of nvbandwidth"),
         ("nccl-tests", nccl_output("all_reduce", 2, line_times(20, 9, SIZES)).replace("4.56", "45.6"), ""),
-        ("nccl-tests", nccl_output("all_reduce", 2, {2**20: 100.0}).replace("   10.49", "   99.49"), "algbw is not size / time"),
+        (
+            "nccl-tests",
+            nccl_output("all_reduce", 2, {2**20: 100.0}).replace("   10.49", "   99.49"),
+            "algbw is not size / time",
+        ),
         ("nccl-tests", nccl_output("all_reduce", 1, {2**20: 100.0}), "ran on one rank"),
         ("nccl-tests", "# nThread 1 nGpus 2\n", "has no row of nccl-tests"),
-        ("p2p", p2p_output([[9.0, 8.0], [8.0, 9.0]], [[1, 1], [1, 1]]).split("Bidirectional")[0][:-20], "has 1 rows of 2"),
+        (
+            "p2p",
+            p2p_output([[9.0, 8.0], [8.0, 9.0]], [[1, 1], [1, 1]]).split("Bidirectional")[0][:-20],
+            "has 1 rows of 2",
+        ),
         ("p2p", "P2P Connectivity Matrix\n", "has no matrix of p2pBandwidthLatencyTest"),
     ],
 )

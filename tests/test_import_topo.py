@@ -98,7 +98,9 @@ def test_rates_follow_from_generation_and_width_and_say_so() -> None:
     assert (wide.h2d.cap.value, narrow.h2d.cap.value) == (25e9, 12.5e9)
     assert re.match(r"assumed: PCIe 4.0 x8, 15.75 GB/s \(--link\), at the 79 %", narrow.h2d.cap.source)
     assert profile(dumps.NODE_4, link=parse_link("Gen5 x16", "")).h2d.cap.value == pytest.approx(55.35e9, rel=1e-3)
-    for path, source in ((link.ends, c.source) for link in wide.topology.links for c in (link.each_way, link.both_ways) if c):
+    for path, source in (
+        (link.ends, c.source) for link in wide.topology.links for c in (link.each_way, link.both_ways) if c
+    ):
         assert source.startswith("assumed"), path
 
 

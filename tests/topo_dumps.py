@@ -21,17 +21,32 @@ def cell(code: str) -> str:
 
 
 def dump(
-    rows: str, numa: Sequence[str] = (), nics: int = 0, nic: str = "NIC{}", gap: str = "\t", ansi: bool = False, last: bool = True
+    rows: str,
+    numa: Sequence[str] = (),
+    nics: int = 0,
+    nic: str = "NIC{}",
+    gap: str = "\t",
+    ansi: bool = False,
+    last: bool = True,
 ) -> str:
     """`rows`: a line a device, cells between blanks: X S N H B P O, or how many NVLinks. GPUs first, then `nics`."""
     cells = [[cell(code) for code in row.split()] for row in rows.split("/")]
     gpus = len(cells) - nics
     names = [f"GPU{g}" for g in range(gpus)] + [nic.format(n) for n in range(nics)]
-    heads = names + (["CPU Affinity"] if numa else []) + (["NUMA Affinity"] if numa and numa[0] else []) + (["GPU NUMA ID"] if last and numa else [])
+    heads = (
+        names
+        + (["CPU Affinity"] if numa else [])
+        + (["NUMA Affinity"] if numa and numa[0] else [])
+        + (["GPU NUMA ID"] if last and numa else [])
+    )
     header = gap + gap.join(f"\x1b[4m{h}\x1b[0m" if ansi else h for h in heads)
     lines = [header]
     for i, row in enumerate(cells):
-        extra = [f"{i * 8}-{i * 8 + 7}", *([numa[i]] if numa[i] else []), *(["N/A"] if last else [])] if numa and i < gpus else []
+        extra = (
+            [f"{i * 8}-{i * 8 + 7}", *([numa[i]] if numa[i] else []), *(["N/A"] if last else [])]
+            if numa and i < gpus
+            else []
+        )
         lines.append(gap.join([names[i], *row, *extra]))
     return "\n".join(lines) + "\n" + LEGEND
 
@@ -54,12 +69,23 @@ def wrapped(text: str, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-PXB_PAIRS = dump("X B N N S S S S/B X N N S S S S/N N X B S S S S/N N B X S S S S/S S S S X B N N/S S S S B X N N/S S S S N N X B/S S S S N N B X", "00001111", gap="    ", last=False)
+PXB_PAIRS = dump(
+    "X B N N S S S S/B X N N S S S S/N N X B S S S S/N N B X S S S S/S S S S X B N N/S S S S B X N N/S S S S N N X B/S S S S N N B X",
+    "00001111",
+    gap="    ",
+    last=False,
+)
 DGX_H100 = dump(
     "X 18 18 18 B N S S/18 X 18 18 N B S S/18 18 X 18 S S B N/18 18 18 X S S N B/B N S S X N S S/N B S S N X S S/S S B N S S X N/S S N B S S N X",
-    "0011", nics=4,
+    "0011",
+    nics=4,
 )
-DGX_A100 = dump("X 12 12 12 B B S/12 X 12 12 B B S/12 12 X 12 S S B/12 12 12 X S S B/B B S S X P S/B B S S P X S/S S B B S S X", ["3", "3", "1", "1"], nics=3, nic="mlx5_{}")
+DGX_A100 = dump(
+    "X 12 12 12 B B S/12 X 12 12 B B S/12 12 X 12 S S B/12 12 12 X S S B/B B S S X P S/B B S S P X S/S S B B S S X",
+    ["3", "3", "1", "1"],
+    nics=3,
+    nic="mlx5_{}",
+)
 ALL_SYS = dump("/".join(" ".join("X" if a == b else "S" for b in range(8)) for a in range(8)), "00001111")
 NODE_4 = dump("X N N N/N X N N/N N X N/N N N X", "0000")
 BRIDGED_3090 = dump("X 4/4 X", "00")

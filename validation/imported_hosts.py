@@ -1,8 +1,8 @@
 """How much worse a profile of four outputs of common tools is than a calibrated one, on hosts where both exist.
 
 For each data set with probes, the outputs are written as those tools would have: `nvidia-smi topo -m` from the host's
-fingerprint, nvbandwidth, nccl-tests and p2pBandwidthLatencyTest from the probes' rates and times. They are imported as a
-user would, and the measured cases of the set are predicted on what comes out, on its own calibrated profile, and on
+fingerprint, nvbandwidth, nccl-tests and p2pBandwidthLatencyTest from the probes' rates and times. They are imported as
+a user would, and the measured cases of the set are predicted on what comes out, on its own calibrated profile, and on
 what the topology alone gives.
 
 `python -m validation.imported_hosts` prints the table; with `--document docs/importing.md` it is put there, with
@@ -53,7 +53,9 @@ def outputs(name: str) -> dict[str, str]:
     count = gpus_of(name)
     found = {"topo.txt": _topology(name, count), "nvbandwidth.json": _nvbandwidth(rows, count)}
     for kind, test in TESTS.items():
-        ranks = sorted({int(r.params["ranks"]) for r in rows if r.kind == "collective" and r.params["collective"] == kind})
+        ranks = sorted(
+            {int(r.params["ranks"]) for r in rows if r.kind == "collective" and r.params["collective"] == kind}
+        )
         for n in ranks:
             found[f"{test}_{n}.txt"] = _nccl_tests(rows, kind, test, n)
     if count > 1:
@@ -90,7 +92,10 @@ def _nvbandwidth(rows: Sequence[Row], count: int) -> str:
     }
     every = {test: row * count if row is not None else None for test, row in tests.items()}
     if count > 1:
-        every |= {"host_to_all_memcpy_ce": rates(["h2d"], count, "h2d"), "all_to_host_memcpy_ce": rates(["d2h"], count, "d2h")}
+        every |= {
+            "host_to_all_memcpy_ce": rates(["h2d"], count, "h2d"),
+            "all_to_host_memcpy_ce": rates(["d2h"], count, "d2h"),
+        }
     local = [r.ranks[0]["rate"].median / 2e9 for r in rows if r.kind == "device_copy"]
     every["device_local_copy"] = local * count or None
     cases = [
@@ -104,7 +109,9 @@ def _nvbandwidth(rows: Sequence[Row], count: int) -> str:
 def _nccl_tests(rows: Sequence[Row], kind: CollectiveKind, test: str, ranks: int) -> str:
     held = [r for r in rows if r.kind == "collective" and (r.params["collective"], r.params["ranks"]) == (kind, ranks)]
     lines = [f"# Collective test starting: {test}_perf", "# nThread 1 nGpus 1 minBytes 65536", "#", "# Using devices"]
-    lines += [f"#  Rank {n:2d} Group  0 Pid   100 on box device {n:2d} [0000:0{n}:00] NVIDIA H200" for n in range(ranks)]
+    lines += [
+        f"#  Rank {n:2d} Group  0 Pid   100 on box device {n:2d} [0000:0{n}:00] NVIDIA H200" for n in range(ranks)
+    ]
     lines.append("#       size         count      type   redop    root     time   algbw   busbw #wrong")
     for row in sorted(held, key=lambda r: int(r.params["bytes"])):
         size = int(row.params["bytes"])
@@ -120,7 +127,11 @@ def _nccl_tests(rows: Sequence[Row], kind: CollectiveKind, test: str, ranks: int
 
 def _peers(count: int, direct: bool) -> str:
     """Only who reaches whom: the probes measured no copies between GPUs."""
-    lines = ["[P2P (Peer-to-Peer) GPU Bandwidth Latency Test]", "P2P Connectivity Matrix", "     D\\D" + "".join(f"{g:6d}" for g in range(count))]
+    lines = [
+        "[P2P (Peer-to-Peer) GPU Bandwidth Latency Test]",
+        "P2P Connectivity Matrix",
+        "     D\\D" + "".join(f"{g:6d}" for g in range(count)),
+    ]
     lines += [f"{a:6d}\t" + "".join(f"{int(a == b or direct):6d}" for b in range(count)) for a in range(count)]
     return "\n".join(lines) + "\n"
 
@@ -146,8 +157,15 @@ def imported(name: str) -> Imported:
         topology = profile_of(made.plain, "topo.txt")
         plain = made.plain
         remarks = [*made.remarks]
-        remarks += measured_copies.fill_nvbandwidth(plain, nvbandwidth.read_file(files["nvbandwidth.json"]), "nvbandwidth.json")
-        runs = [run for file, at in files.items() if file.endswith(".txt") and "_" in file for run in nccl_tests.read_file(at)]
+        remarks += measured_copies.fill_nvbandwidth(
+            plain, nvbandwidth.read_file(files["nvbandwidth.json"]), "nvbandwidth.json"
+        )
+        runs = [
+            run
+            for file, at in files.items()
+            if file.endswith(".txt") and "_" in file
+            for run in nccl_tests.read_file(at)
+        ]
         if "p2p.txt" in files:
             remarks += measured_copies.fill_p2p(plain, p2p.read_file(files["p2p.txt"]), "p2p.txt")
         if runs:

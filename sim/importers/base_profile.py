@@ -1,4 +1,4 @@
-"""The profile that measured rates and times are put into: one that was imported, another one, or a host of their own."""
+"""The profile that measurements are put into: one that was imported, another one, or a host of their own."""
 
 from __future__ import annotations
 

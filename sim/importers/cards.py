@@ -16,7 +16,7 @@ SHEET = "vendor datasheet"
 
 
 class Card(NamedTuple):
-    """A GPU. Dense bf16 FLOP/s; bytes; B/s. `nvlinks` of `nvlink` B/s each way; `p2p`: whether drivers allow PCIe P2P."""
+    """A GPU: GB, dense bf16 TFLOP/s, GB/s; `nvlinks` of `nvlink` B/s each way; `p2p`: if drivers allow it over PCIe."""
 
     name: str
     pattern: str

@@ -112,7 +112,7 @@ def _measured(like: CollectiveClass) -> bool:
     return _ASSUMED not in like.alone.source
 
 
-def _plain_tables(like: CollectiveClass) -> Plain:
+def _plain_tables(like: CollectiveClass) -> dict[int, Plain]:
     return {
         n: {"bytes": [int(b) for b in t.bytes], "seconds": [float(s) for s in t.seconds], "source": t.source}
         for n, t in like.alone_by_ranks.items()
@@ -174,7 +174,7 @@ def _scale_others(
 
 
 def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list[str]:
-    """Lower what a byte takes of the links where a measured time is shorter than they allow; say where that is a lot."""
+    """Lower what a byte takes of links where a measured time is shorter than they allow; say where that is a lot."""
     remarks = []
     for _ in range(_ROUNDS):
         profile = profile_of(plain, source)
@@ -205,8 +205,8 @@ def _above(profile: Profile, check: Any, taken: float) -> list[str]:
     )
     return [
         f"contradiction: {check.kind} on {check.ranks} ranks moves {quantity(sent / check.table_s)} a rank, above what "
-        f"{full or 'the links'} would let it: taken as measured, a byte takes {taken:.2g} of the links; they are wider, or "
-        "GPUs reach each other another way (NVLink, --peers)"
+        f"{full or 'the links'} would let it: taken as measured, a byte takes {taken:.2g} of the links; "
+        "they are wider, or GPUs reach each other another way (NVLink, --peers)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""nvbandwidth's and p2pBandwidthLatencyTest's rates in a profile: links, shared links, memories, copies between GPUs."""
+"""Rates of nvbandwidth and p2pBandwidthLatencyTest in a profile: links, uplinks, memories, copies between GPUs."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
             source, "", f"has no test that a profile holds (host_to_device_memcpy_ce, ...), but {seen[:300]}"
         )
     remarks: list[str] = []
-    if found.count > profile.gpus:
-        problem = f"has rates of {found.count} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
+    if found.width > profile.gpus:
+        problem = f"has rates of {found.width} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
         raise InputError(source, "", problem)
-    if found.count < profile.gpus and any(rows.values()):
-        remarks.append(f"{source} has {found.count} of {profile.gpus} GPUs: the others are taken to be like them")
+    if found.width < profile.gpus and any(rows.values()):
+        remarks.append(f"{source} has {found.width} of {profile.gpus} GPUs: the others are taken to be like them")
     links = Links(plain, profile)
     alone = {_ALONE[name]: [r * 1e9 for r in row] for name in _ALONE if (row := rows[name])}
     both = {_BOTH[name]: [r * 1e9 for r in row] for name in _BOTH if (row := rows[name])}
@@ -56,13 +56,13 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
         remarks += _fill_both(plain, links, both, alone, source)
     for name, way in _ALL.items():
         if (row := rows[name]) is not None and way in alone and len(row) > 1 and len(row) == len(alone[way]):
-            remarks += _fill_shared(plain, links, way, [r * 1e9 for r in row], alone[way], f"{source}, {name}")
+            _fill_shared(links, way, [r * 1e9 for r in row], alone[way], f"{source}, {name}")
     links.store()
     for name in _PEERS:
         if (matrix := found.tests.get(name)) and len(matrix) > 1:
-            rates = {(i, j): r * 1e9 for i, row in enumerate(matrix) for j, r in enumerate(row) if r and i != j}
-            if rates:
-                remarks += _fill_peers(plain, rates, f"{source}, {name}", None)
+            pairs = {(i, j): r * 1e9 for i, row in enumerate(matrix) for j, r in enumerate(row) if r and i != j}
+            if pairs:
+                remarks += _fill_peers(plain, pairs, f"{source}, {name}", None)
                 break
     if (local := found.tests.get("device_local_copy")) and (cells := [r for row in local for r in row if r]):
         _set_class(plain, "d2d", median(cells) * 1e9, f"{source}, device_local_copy")
@@ -114,7 +114,7 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
 def _widen(link: Plain, forward: bool, rate: float, way: str) -> None:
     """An assumed limit of both directions at once grows or shrinks with a direction that is measured as `rate`."""
     held, both = direction(link, forward), link.get("both_ways")
-    if held is None or not is_assumed(both):
+    if held is None or both is None or not is_assumed(both):
         return
     scaled = rate_of(both) * rate / rate_of(held) if way == "h2d" else max(rate_of(both), rate)
     link["both_ways"] = number(quantity(scaled), both["source"])
@@ -168,9 +168,7 @@ def _limit_sum(link: Plain, total: float, said: str) -> None:
         link["both_ways"] = number(quantity(total), said)
 
 
-def _fill_shared(
-    plain: Plain, links: Links, way: str, rates: Sequence[float], alone: Sequence[float], said: str
-) -> list[str]:
+def _fill_shared(links: Links, way: str, rates: Sequence[float], alone: Sequence[float], said: str) -> None:
     """Rates of all GPUs at once: an uplink that moves little more than one GPU is what limits them, else a memory."""
     gpus = tuple(range(len(rates)))
     explained: set[int] = set()
@@ -188,7 +186,6 @@ def _fill_shared(
                 set_direction(
                     link, toward, number(quantity(total), f"{said}: GPUs {_names(sharing)} at once, at least")
                 )
-    remarks = []
     pinned = links.profile.graph.pinned
     for memory in dict.fromkeys(pinned[g] for g in gpus):
         near = [g for g in gpus if pinned[g] == memory]
@@ -202,7 +199,6 @@ def _fill_shared(
                 f"{said}: GPUs {_names(near)} at once; copies alone move {quantity(sum(alone[g] for g in near))}",
             )
             node[key]["carries"] = "copies"
-    return remarks
 
 
 def _names(gpus: Sequence[int]) -> str:
@@ -212,11 +208,11 @@ def _names(gpus: Sequence[int]) -> str:
 def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
     """Put what p2pBandwidthLatencyTest measured into `plain`. Returns remarks. Raises InputError of `source`."""
     profile = profile_of(plain, source)
-    if found.count > profile.gpus:
-        problem = f"has {found.count} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
+    if found.width > profile.gpus:
+        problem = f"has {found.width} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
         raise InputError(source, "", problem)
     remarks = []
-    count = found.count
+    count = found.width
     if count < profile.gpus:
         remarks.append(f"{source} has {count} of {profile.gpus} GPUs")
     pairs = {
@@ -265,7 +261,7 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
 
 
 def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, setup: float | None) -> list[str]:
-    """Copies between GPUs: the cap is that of the fastest pair; links between sockets that are slower get their rate."""
+    """Copies between GPUs: the cap is that of the fastest pair; NVLinks and links of sockets are as wide at least."""
     profile = profile_of(plain, said)
     remarks = []
     best = max(rates.values())
@@ -284,7 +280,8 @@ def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, se
         held = link.get("each_way")
         if own and held and is_assumed(held) and max(own) > rate_of(held):
             remarks.append(
-                f"contradiction: {said}: {quantity(max(own))} is above {' - '.join(link['ends'])}, {held['value']}: taken as measured"
+                f"contradiction: {said}: {quantity(max(own))} is above {' - '.join(link['ends'])}, {held['value']}: "
+                "taken as measured"
             )
             link["each_way"] = number(quantity(max(own)), said)
     memory = profile.graph.pinned
