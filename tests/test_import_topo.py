@@ -274,3 +274,11 @@ def test_every_card_is_found_by_its_own_name_and_has_a_link() -> None:
         assert card.link.rate > 5e9
         device = card.device()
         assert device["name"] and all("source" in value for value in device.values() if isinstance(value, dict))
+
+
+def test_gpus_of_several_kinds_are_told_apart() -> None:
+    mixed = TREE.replace("GA100 [A100 PCIe 80GB]", "AD102 [GeForce RTX 4090]", 2)
+    tree = read_lspci_tree(lines_of(mixed.encode(), "lspci"))
+    made = profile_of(host_profile(tree, Wanted(), "host", "lspci").plain, "lspci")
+    assert [made.device_of(g).name for g in (0, 3)] == ["NVIDIA GeForce RTX 4090", "NVIDIA A100 80GB PCIe"]
+    assert made.cards == made.fingerprint["gpu"] == "2 x NVIDIA GeForce RTX 4090 + 2 x NVIDIA A100 80GB PCIe"

@@ -36,10 +36,10 @@ def read_profile(file: Path) -> Any:
     for heir, own in reversed(heirs):
         data = merged(data, file.stem, own)
         file = heir
-    return _whole_devices(data)
+    return whole_devices(data)
 
 
-def _whole_devices(data: Any) -> Any:
+def whole_devices(data: Any) -> Any:
     """Plain data of a profile, each of its `devices` with what it has from `device`."""
     if not isinstance(data, dict) or not isinstance(data.get("devices"), list):
         return data

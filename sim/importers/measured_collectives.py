@@ -8,7 +8,8 @@ from typing import Any
 from sim.hardware import CollectiveClass, Profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile
-from sim.importers.host_profile import number, profile_of, quantity
+from sim.importers.host_profile import profile_of
+from sim.importers.host_topology import number, quantity
 from sim.importers.nccl_tests import Run
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind
@@ -122,8 +123,8 @@ def _plain_tables(like: CollectiveClass) -> dict[int, Plain]:
 def _whole(like: CollectiveClass, kind: str, name: str) -> Plain:
     """What a class of collectives needs beside its tables, as another kind."""
     said = f"as {kind} of {name}"
-    units = {"latency": "s", "latency_per_rank": "s", "weight": "", "overhead": "", "copy_start": "s"}
-    return {key: number(float(getattr(like, key).value), said) for key in units}
+    shares = {key: number(float(getattr(like, key).value), said) for key in ("weight", "overhead")}
+    return shares | {"copy_start": number(f"{float(like.copy_start.value) * 1e6:.4g} us", said)}
 
 
 def _set_latency(given: Plain, late: Mapping[int, float], like: CollectiveClass) -> None:

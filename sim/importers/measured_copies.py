@@ -7,7 +7,8 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from sim.importers.host_profile import number, peer_groups, profile_of, quantity
+from sim.importers.host_profile import peer_groups, profile_of
+from sim.importers.host_topology import number, quantity
 from sim.importers.nvbandwidth import Bandwidths
 from sim.importers.p2p import PeerRates
 from sim.importers.pci_links import parse_link
