@@ -132,6 +132,7 @@ class Recorded(Config, frozen=True):
             steps=self.steps,
             passes_per_step=self.passes_per_step,
             activation_bytes=self.activation_bytes,
+            outside_bytes=Bytes(program.outside_bytes),
         )
         return blocks.resolve(world_size)._replace(recorded=program)
 

@@ -22,6 +22,8 @@ class Layer(NamedTuple):
     bytes: int
     block: tuple[Op, ...]
     memory: int = 0
+    tensors: int = 0
+    """Tensors that its weights are, which some runtimes copy one by one; 0 where that is not known."""
 
 
 class Workload(NamedTuple):
@@ -43,6 +45,8 @@ class Workload(NamedTuple):
     after: tuple[Layer, ...] = ()
     closing: tuple[Op, ...] = ()
     ranks: tuple[Workload, ...] = ()
+    outside_bytes: int = 0
+    """Weights of no layer, which runtimes may copy, too; they are in no other figure."""
     recorded: RecordedProgram | None = None
     """What a host issued in a measured pass, of which `layers` are the blocks."""
 

@@ -14,6 +14,7 @@ from sim.importers.trace.host_calls import Step, steps_of
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import Call, Operation
 from sim.importers.trace.reference import Reference
+from sim.importers.trace.weights import by_time
 from sim.inputs.units import show_bytes
 from sim.workloads.recorded import GENERATOR
 
@@ -111,10 +112,7 @@ def _blocks(parts: Sequence[Piece], sizes: Sequence[int], notes: Notes) -> list[
             each.append(sum(sizes[at : at + count]) // max(count, 1))
             at += count
     else:
-        notes.assume("weights of each block by its share of the layers' time, as copies and blocks differ in number")
-        times = [sum(e["compute"]["seconds"] for e in p.block if "compute" in e) * (p.run.count > 1) for p in kept]
-        total = sum(t * p.run.count for t, p in zip(times, kept, strict=True))
-        each = [int(sum(sizes) * t / total) if total else 0 for t in times]
+        each = by_time(sum(sizes), kept, notes)
     return [
         {"repeat": part.run.count, "layer_bytes": size // 2 * 2, "block": part.block}
         for part, size in zip(kept, each, strict=True)

@@ -15,6 +15,7 @@ from sim.importers.trace.operations import of_file
 from sim.importers.trace.rates import changed_profile, fitted, nearest
 from sim.importers.trace.recorded import recorded_program, to_json
 from sim.importers.trace.reference import Reference, reference
+from sim.importers.trace.weights import weights_of
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
 
@@ -68,6 +69,8 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
             raise InputError("--hardware", hardware, problem)
         file = profile_file(hardware)
         named = hardware if not Path(hardware).exists() else str(file.resolve())
+    if offloaded and weights is not None:
+        notes.assume(f"--weights {weights} is not used: the trace's copies say what is copied")
     if offloaded:
         program = to_json(recorded_program(found, parts, profile, notes))
         scenario = _head(found, named) | {
@@ -75,7 +78,7 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
             "policy": {"kind": "replay"},
         }
     else:
-        scenario = _resident(found, parts, named, notes)
+        scenario = _resident(found, parts, named, weights, notes)
     return Imported(scenario, changes, program, notes, found.of.step)
 
 
@@ -83,18 +86,24 @@ def _head(found: Reference, hardware: str) -> dict[str, Any]:
     return {"hardware": hardware, "world_size": found.world_size}
 
 
-def _resident(found: Reference, parts: Sequence[Piece], hardware: str, notes: Notes) -> dict[str, Any]:
+def _resident(
+    found: Reference, parts: Sequence[Piece], hardware: str, weights: str | None, notes: Notes
+) -> dict[str, Any]:
+    known = None if weights is None else weights_of(weights, found, parts, notes)
     blocks = []
-    for part in parts:
+    for number, part in enumerate(parts):
         if not part.block:
             continue
-        blocks.append({"repeat": part.run.count, "layer_bytes": 0, "block": part.block})
+        size, tensors = known.layers[number] if known else (0, 0)
+        entry: dict[str, Any] = {"repeat": part.run.count, "layer_bytes": size}
+        blocks.append(entry | ({"tensors": tensors} if tensors else {}) | {"block": part.block})
     layers = [f"{p.run.count} x {p.run.length} operations" for p in parts if p.run.count > 1]
     notes.find(f"layers: {', '.join(layers)}" if layers else "no layers: nothing in the pass repeats")
+    outside = {"outside_bytes": known.outside} if known and known.outside else {}
     if copied := found.host_bytes():
         notes.leave_out(f"copies between host and GPU of {show_bytes(copied)} a pass")
     return _head(found, hardware) | {
-        "workload": {"steps": STEPS, "blocks": blocks},
+        "workload": {"steps": STEPS} | outside | {"blocks": blocks},
         "policy": {"kind": "resident"},
     }
 
