@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal, Self
 
 import msgspec
@@ -178,7 +179,9 @@ class _GroupSchedule(Schedule):
     def slot_buffers(self) -> Iterator[tuple[str, int]]:
         """A buffer for each group of each of the layers that may be on the GPU at once, as large as what it holds."""
         known: dict[str, int] = {}
-        for n in {layer: n for n, layer in ((n, self.place(n)[1]) for n in range(self.period)) if self.copied[layer]}.values():
+        for n in {
+            layer: n for n, layer in ((n, self.place(n)[1]) for n in range(self.period)) if self.copied[layer]
+        }.values():
             for group in range(groups_of(self.of, self.layers[self.place(n)[1]])):
                 sizes = self._sizes(n, group)
                 for turn in range(self.slots):
@@ -254,9 +257,7 @@ class _GroupSchedule(Schedule):
         sizes, buffer = self._sizes(n, group), self._buffer(n, group)
         for at, size in sizes:
             self.rank.host_work("tensor", float(self.of.per_tensor))
-            self.rank.copy(
-                stream, "tensor", size, buffer, offset=at - sizes[0][0], step=step, layer=layer, other=other
-            )
+            self.rank.copy(stream, "tensor", size, buffer, offset=at - sizes[0][0], step=step, layer=layer, other=other)
         if self.of.stream:
             self.ready[n, group] = self.rank.record(COPY)
 
@@ -275,18 +276,29 @@ class _GroupSchedule(Schedule):
             return
         units = max(total // 2, 1)
         bounds = [2 * (units * i // OUTSIDE_TENSORS) for i in range(OUTSIDE_TENSORS + 1)]
-        for a, b in zip(bounds, bounds[1:], strict=False):
+        for a, b in pairwise(bounds):
             if b == a:
                 continue
             self.rank.host_work("tensor", float(self.of.per_tensor))
             if kind == "h2d":
-                self.rank.copy(COMPUTE, "outside", b - a, "outside", offset=a, step=step, other="outside up", other_offset=a)
+                self.rank.copy(
+                    COMPUTE, "outside", b - a, "outside", offset=a, step=step, other="outside up", other_offset=a
+                )
             else:
                 self._down(b - a, "outside", a, "outside down", step, -1)
 
     def _down(self, size: int, buffer: str, offset: int, other: str, step: int, layer: int) -> None:
         self.rank.copy(
-            COMPUTE, "back", size, buffer, kind="d2h", offset=offset, step=step, layer=layer, other=other, other_offset=offset
+            COMPUTE,
+            "back",
+            size,
+            buffer,
+            kind="d2h",
+            offset=offset,
+            step=step,
+            layer=layer,
+            other=other,
+            other_offset=offset,
         )
         if self.of.new_pages:
             self.rank.host_work("new pages", size / float(self.of.page_rate))
@@ -315,6 +327,8 @@ def _parts(block: Sequence[Op], groups: int) -> list[list[Op]]:
 
 def _share(op: Compute, share: float) -> Compute:
     changed = {
-        name: type(value)(value * share) for name in ("seconds", "flops", "bytes") if (value := getattr(op, name)) is not None
+        name: type(value)(value * share)
+        for name in ("seconds", "flops", "bytes")
+        if (value := getattr(op, name)) is not None
     }
     return msgspec.structs.replace(op, **changed, launches=max(round(op.launches * share), 1), ops=())

@@ -14,7 +14,16 @@ from sim.inputs.units import Bytes
 from sim.policies.base import Axes, Policy
 from sim.policies.registry import register
 from sim.program import LayerWeights, RankBuilder, RankProgram
-from sim.workloads.recorded import Await, Launch, Meet, Move, Operation, Record, RecordedProgram, Synchronise
+from sim.workloads.recorded_operations import (
+    Await,
+    Launch,
+    Meet,
+    Move,
+    Operation,
+    Record,
+    RecordedPass,
+    Synchronise,
+)
 from sim.workloads.workload import Workload
 
 
@@ -87,14 +96,16 @@ class Replay(Policy, frozen=True, tag="replay"):
         return _Schedule(workload, _recorded(workload), self, rank).build()
 
 
-def _recorded(workload: Workload) -> RecordedProgram:
+def _recorded(workload: Workload) -> RecordedPass:
     if workload.recorded is None:
-        problem = "is replay, which is of recorded programs: give workload.program, as `chunkflow-sim import trace` does"
+        problem = (
+            "is replay, which is of recorded programs: give workload.program, as `chunkflow-sim import trace` does"
+        )
         raise InputError("scenario", "policy.kind", problem)
     return workload.recorded
 
 
-def _device_buffers(recorded: RecordedProgram) -> dict[tuple[str, str, bool], int]:
+def _device_buffers(recorded: RecordedPass) -> dict[tuple[str, str, bool], int]:
     """(stream, kind, whether of weights of layers) -> bytes on the GPU: two of the largest layers, or one copy."""
     layers: dict[tuple[str, str, int], int] = {}
     sizes: dict[tuple[str, str, bool], int] = {}
@@ -115,7 +126,7 @@ class _Schedule:
     """Emits the operations of one rank."""
 
     workload: Workload
-    recorded: RecordedProgram
+    recorded: RecordedPass
     policy: Replay
     rank: int
     builder: RankBuilder = field(default_factory=RankBuilder)
@@ -200,9 +211,7 @@ class _Schedule:
                 self.builder.wait_flag(op.stream, "gate", 0)
             size = min(chunk, op.bytes - offset)
             buffer = _device(op.stream, op.kind, op.layer >= 0)
-            self.builder.copy(
-                op.stream, name, size, buffer, kind=op.kind, other=other, step=step, layer=op.layer
-            )
+            self.builder.copy(op.stream, name, size, buffer, kind=op.kind, other=other, step=step, layer=op.layer)
         if memory == "pageable" and op.memory == "pageable" and op.staging_s > 0:
             self.builder.host_work("new pages", op.staging_s)
 
@@ -243,5 +252,3 @@ def _merged(operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         else:
             found.append(op)
     return tuple(found)
-
-

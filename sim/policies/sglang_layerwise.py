@@ -58,7 +58,9 @@ class SglangLayerwise(Offload, frozen=True, tag="sglang_layerwise"):
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """One copy a layer on the copy stream."""
-        return HookedSchedule(workload, plain_schedule(self, "after_compute"), float(self.hook), float(self.per_tensor)).build()
+        return HookedSchedule(
+            workload, plain_schedule(self, "after_compute"), float(self.hook), float(self.per_tensor)
+        ).build()
 
 
 class HookedSchedule(WholeLayerSchedule):

@@ -18,8 +18,8 @@ from sim.workloads.workload import Workload
 class VllmOmniLayerwise(Offload, frozen=True, tag="vllm_omni_layerwise"):
     """`--enable-layerwise-offload`: weights of a layer lie in one pinned buffer, and are one copy.
 
-    It waits for its slot only, as `whole_layer` does. Weights of no block stay on the GPU. `hook` is the host's time for a layer, `per_tensor` that for each tensor which it makes a
-    view of the layer's buffer.
+    It waits for its slot only, as `whole_layer` does. Weights of no block stay on the GPU. `hook` is the host's time
+    for a layer, `per_tensor` that for each tensor which it makes a view of the layer's buffer.
     """
 
     hook: Seconds = Seconds(50e-6)

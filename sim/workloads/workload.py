@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sim.workloads.block_items import CollectiveOp, Op, Shift
-
-if TYPE_CHECKING:
-    from sim.workloads.recorded import RecordedProgram
+from sim.workloads.recorded_operations import RecordedPass
 
 
 class Layer(NamedTuple):
@@ -47,7 +45,7 @@ class Workload(NamedTuple):
     ranks: tuple[Workload, ...] = ()
     outside_bytes: int = 0
     """Weights of no layer, which runtimes may copy, too; they are in no other figure."""
-    recorded: RecordedProgram | None = None
+    recorded: RecordedPass | None = None
     """What a host issued in a measured pass, of which `layers` are the blocks."""
 
     @property

@@ -12,7 +12,9 @@ from sim.cli.common import OutputPath, check_outputs_shared, force_option, say, 
 @click.command("trace")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=OutputPath(), help="Write the scenario to this file.")
-@click.option("--hardware", help="The host's profile (a name, or a YAML file); the nearest shipped one, scaled, unless given.")
+@click.option(
+    "--hardware", help="The host's profile (a name, or a YAML file); the nearest shipped one, scaled, unless given."
+)
 @click.option("--weights", help="Weights of the layers: a model (a name, or a YAML file), or bytes of all together.")
 @force_option
 @with_exit_codes

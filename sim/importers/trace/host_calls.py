@@ -68,9 +68,7 @@ def _is_sync(name: str) -> bool:
     return name.endswith(("StreamSynchronize", "DeviceSynchronize", "EventSynchronize", "CtxSynchronize"))
 
 
-def _by_calls(
-    found: Reference, launched: Sequence[Step], calls: Sequence[Call], notes: Notes
-) -> Iterator[Step]:
+def _by_calls(found: Reference, launched: Sequence[Step], calls: Sequence[Call], notes: Notes) -> Iterator[Step]:
     """Steps in the order of calls; a record is kept only if something waits for it."""
     row = sorted(
         [*((s.call.start if s.call else found.operations[s.number].start, 0, s) for s in launched)]

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from sim.importers.trace.communication import Exchange, exchange, is_collective
-from sim.importers.trace.kineto import Args, Device, Event, number, whole, words
 from sim.importers.trace.files import TraceFile
+from sim.importers.trace.kineto import Args, Device, Event, number, whole, words
 from sim.inputs.config import InputError
 from sim.program import HostCopyKind, HostMemory
 
@@ -101,8 +101,8 @@ def of_file(trace: TraceFile) -> RankTrace:
             gpu.append((event, _GPU[category], start, end))
         elif category in _HOST:
             correlation = whole(event.args.correlation) if event.args else None
-            call = Call(start, end, words(event.tid), name, -1 if correlation is None else correlation)
-            calls[call.correlation if call.correlation >= 0 else -2 - len(calls)] = call
+            made = Call(start, end, words(event.tid), name, -1 if correlation is None else correlation)
+            calls[made.correlation if made.correlation >= 0 else -2 - len(calls)] = made
         elif name == "record_param_comms" and event.args:
             if (external := whole(event.args.external)) is not None:
                 described[external] = event.args
@@ -138,7 +138,9 @@ def of_file(trace: TraceFile) -> RankTrace:
         world = max([*sizes, *ranks, rank + 1])
     steps.sort()
     ordered = sorted(calls.values())
-    return RankTrace(source, rank, world, about_device, len(document.devices), operations, ordered, steps, dict(left_out))
+    return RankTrace(
+        source, rank, world, about_device, len(document.devices), operations, ordered, steps, dict(left_out)
+    )
 
 
 def _one_device(

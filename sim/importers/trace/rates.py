@@ -72,9 +72,7 @@ def rates_of(found: Reference) -> Rates:
     high = {key: _percentile(values, 0.9) for key, values in rows.items()}
     high |= {key: median(values) for key, values in free.items() if len(values) >= 3 and not key[1]}
     middle = {key: median(values) for key, values in rows.items()}
-    return Rates(
-        high.get(("h2d", False)), high.get(("d2h", False)), middle.get(("h2d", True)), high.get(("d2h", True))
-    )
+    return Rates(high.get(("h2d", False)), high.get(("d2h", False)), middle.get(("h2d", True)), high.get(("d2h", True)))
 
 
 def call_costs(found: Reference) -> CallCosts:
@@ -176,7 +174,9 @@ def fitted(
             changes[key] = {"cap": _number(rate, "B/s", f"{source}: copies of 1 MiB and more")}
     if rates.h2d is not None and rates.h2d > profile.h2d.cap.value * (1 + _CHANGED):
         changes["topology"] = _faster_links(profile, rates.h2d / profile.h2d.cap.value, source)
-        notes.assume(f"all links of {like} are {rates.h2d / profile.h2d.cap.value:.3g} times as fast, as its copies are")
+        notes.assume(
+            f"all links of {like} are {rates.h2d / profile.h2d.cap.value:.3g} times as fast, as its copies are"
+        )
     staged: dict[str, Any] = {}
     for key, rate in (("h2d", rates.pageable_h2d), ("d2h", rates.pageable_d2h)):
         if rate is not None:
@@ -184,7 +184,11 @@ def fitted(
     if staged:
         changes["pageable"] = staged
     host = {"kernel": per_launch or costs.kernel, "copy": costs.copy, "wake": costs.wake}
-    given = {key: _number(value, "s", f"{source}: median, with the profiler's own cost") for key, value in host.items() if value}
+    given = {
+        key: _number(value, "s", f"{source}: median, with the profiler's own cost")
+        for key, value in host.items()
+        if value
+    }
     if given:
         changes["host"] = given
     head: dict[str, Any] = {
@@ -196,8 +200,8 @@ def fitted(
         memory = found.trace.device.memory or int(profile.device.memory.value)
         head["device"] = {"name": found.trace.device.name, "memory": _number(memory, "B", source)}
         notes.assume(
-            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; times of kernels are "
-            "the trace's, contention and latencies are that profile's"
+            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; "
+            "times of kernels are the trace's, contention and latencies are that profile's"
         )
     return {**head, **changes}
 
@@ -208,9 +212,7 @@ def changed_profile(like: str, changes: dict[str, Any]) -> Profile:
     return convert(merged(read_profile(profile_file(like)), like, own), Profile, str(changes["name"]))
 
 
-def _collectives(
-    found: Reference, profile: Profile, changes: dict[str, Any], source: str, notes: Notes
-) -> Profile:
+def _collectives(found: Reference, profile: Profile, changes: dict[str, Any], source: str, notes: Notes) -> Profile:
     """`profile` on which all uncontended collectives of a kind take as long together as in the trace."""
     kinds: defaultdict[CollectiveKind, list[Met]] = defaultdict(list)
     for met in found.met.values():
@@ -225,10 +227,14 @@ def _collectives(
         # of the class that several kinds share, the one that takes most time decides
         if any(profile.like(k) == like and _total(m) > _total(alone) for k, m in kinds.items() if k != kind):
             continue
+        if found.offloaded:  # a peer's copies slow some, and peers are late: neither is part of an isolated time
+            alone = _typical(alone)
         wanted = _total(alone)
 
-        def take(factor: float, like: CollectiveKind = like, alone: list[Met] = alone) -> float:
-            scaled = with_byte_times(profile, factor, "", (like,))
+        def take(
+            factor: float, base: Profile = profile, like: CollectiveKind = like, alone: list[Met] = alone
+        ) -> float:
+            scaled = with_byte_times(base, factor, "", (like,))
             return _predicted(scaled, alone, found.world_size)
 
         low, one = Point(1e-6, take(1e-6)), Point(1.0, take(1.0))
@@ -255,6 +261,14 @@ def _predicted(profile: Profile, of: Iterable[Met], world: int) -> float:
     for met in of:
         counted[met.kind, met.bytes, len(met.group) if met.group else world] += 1
     return sum(n * isolated_time(profile, kind, size, range(ranks)) for (kind, size, ranks), n in counted.items())
+
+
+def _typical(of: list[Met]) -> list[Met]:
+    """Each with the median time of those of its bytes and group."""
+    times: defaultdict[tuple[int, object], list[float]] = defaultdict(list)
+    for met in of:
+        times[met.bytes, met.group].append(met.seconds)
+    return [met._replace(seconds=median(times[met.bytes, met.group])) for met in of]
 
 
 def _total(of: Iterable[Met]) -> float:

@@ -70,6 +70,11 @@ def to_json(program: dict[str, Any]) -> bytes:
     return msgspec.json.encode(head)[:-1] + b',\n"operations":[\n' + lines + b"\n]}\n"
 
 
+def layer_copies(found: Reference) -> dict[int, int]:
+    """Number of each copy of a layer's weights in the pass -> its layer."""
+    return _layers(found, steps_of(found, Notes()))
+
+
 def _layers(found: Reference, steps: Sequence[Step]) -> dict[int, int]:
     """Number of each copy of a layer's weights -> its layer: copies in a row, of sizes that come again in the pass."""
     rows: list[list[int]] = []
@@ -103,18 +108,18 @@ def _alike(one: Operation, other: Operation) -> bool:
 def _blocks(parts: Sequence[Piece], sizes: Sequence[int], notes: Notes) -> list[dict[str, Any]]:
     """Blocks whose weights are what was copied: in order where there are as many copies as layers, else by share."""
     kept = [part for part in parts if part.block]
-    layers = sum(part.run.count for part in kept if part.run.count > 1)
+    layers = sum(part.run.repeat for part in kept if part.run.repeat > 1)
     each: list[int] = []
     if layers and layers == len(sizes):
         at = 0
         for part in kept:
-            count = part.run.count if part.run.count > 1 else 0
+            count = part.run.repeat if part.run.repeat > 1 else 0
             each.append(sum(sizes[at : at + count]) // max(count, 1))
             at += count
     else:
         each = by_time(sum(sizes), kept, notes)
     return [
-        {"repeat": part.run.count, "layer_bytes": size // 2 * 2, "block": part.block}
+        {"repeat": part.run.repeat, "layer_bytes": size // 2 * 2, "block": part.block}
         for part, size in zip(kept, each, strict=True)
     ]
 
@@ -140,7 +145,9 @@ def _with_host_time(
                 owed = min(host, 0.0)
                 host = max(host, 0.0)
             behind = max(behind or 0.0, call.end)
-            cost = {"copy": costs.copy, "collective": costs.collective, "kernel": costs.kernel}.get(entry["op"], costs.event)
+            cost = {"copy": costs.copy, "collective": costs.collective, "kernel": costs.kernel}.get(
+                entry["op"], costs.event
+            )
             pageable = entry.get("memory") == "pageable"
             if pageable:
                 extra = _staging(found.operations[step.number], call, profile)
@@ -164,9 +171,7 @@ def _end_before(found: Reference, steps: Sequence[Step]) -> float | None:
     return max(ends, default=None)
 
 
-def _entry(
-    found: Reference, step: Step, layers: dict[int, int], before: int | None, notes: Notes
-) -> dict[str, Any]:
+def _entry(found: Reference, step: Step, layers: dict[int, int], before: int | None, notes: Notes) -> dict[str, Any]:
     stream = stream_name(found, step.stream)
     if step.kind in ("record", "wait"):
         return {"op": step.kind, "stream": stream, "event": step.number}
@@ -192,7 +197,9 @@ def _entry(
 def _staging(op: Operation, call: Call, profile: Profile) -> float:
     """How much longer a pageable copy took than the profile says, s, without the wait for its stream."""
     assert op.transfer is not None
-    began = max(call.start, op.start) if op.transfer.kind == "d2h" or op.start - call.start > BLOCKED * 10 else call.start
+    began = (
+        max(call.start, op.start) if op.transfer.kind == "d2h" or op.start - call.start > BLOCKED * 10 else call.start
+    )
     return call.end - began - profile.pageable_seconds(op.transfer.kind, op.transfer.bytes)
 
 

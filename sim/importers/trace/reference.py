@@ -23,6 +23,10 @@ OVERLAP = 0.05
 """Share of a collective beside copies up to which it counts as uncontended."""
 
 
+OFFLOADED = 0.01
+"""Share of a pass that copies between host and GPU take from which it counts as offloaded."""
+
+
 class Met(NamedTuple):
     """A collective of the pass: its kind and bytes as they are taken, its group, its time without the wait (s).
 
@@ -61,9 +65,10 @@ class Reference(NamedTuple):
         """Bytes that copies move between host and GPU in the pass."""
         return sum(op.transfer.bytes for op in self.operations if op.transfer)
 
-    def copy_share(self) -> float:
-        """Time of copies between host and GPU, relative to the pass."""
-        return sum(op.seconds for op in self.operations if op.transfer) / max(self.of.seconds, 1e-12)
+    @property
+    def offloaded(self) -> bool:
+        """Whether copies between host and GPU take a share of the pass that counts."""
+        return sum(op.seconds for op in self.operations if op.transfer) >= OFFLOADED * self.of.seconds > 0
 
 
 def reference(ranks: Sequence[RankTrace], notes: Notes) -> Reference:
@@ -81,9 +86,7 @@ def reference(ranks: Sequence[RankTrace], notes: Notes) -> Reference:
         if op.exchange is None and op.transfer is None:
             times[op.stream] += op.seconds
     compute = max(times, key=lambda stream: (times[stream], -stream)) if times else operations[0].stream
-    found = Reference(
-        first, passes, max(first.world_size, len(ranks)), operations, _gaps(operations), {}, compute
-    )
+    found = Reference(first, passes, max(first.world_size, len(ranks)), operations, _gaps(operations), {}, compute)
     found.met.update(_met(found, of_others, notes))
     _say(found, len(ranks), notes)
     return found
@@ -151,9 +154,7 @@ def _met(found: Reference, others: Sequence[Pass], notes: Notes) -> dict[int, Me
     return met
 
 
-def _group(
-    ranks: tuple[int, ...] | None, size: int | None, found: Reference, notes: Notes
-) -> tuple[int, ...] | None:
+def _group(ranks: tuple[int, ...] | None, size: int | None, found: Reference, notes: Notes) -> tuple[int, ...] | None:
     """The ranks that take part; None if all do."""
     world = found.world_size
     if size is None or size == world:
@@ -168,7 +169,9 @@ def _group(
 def _say(found: Reference, ranks: int, notes: Notes) -> None:
     trace, pass_ = found.trace, found.of
     device = trace.device.name or "an unnamed GPU"
-    notes.find(f"rank {trace.rank} of {found.world_size} on {device}" + (f", traces of {ranks} ranks" if ranks > 1 else ""))
+    notes.find(
+        f"rank {trace.rank} of {found.world_size} on {device}" + (f", traces of {ranks} ranks" if ranks > 1 else "")
+    )
     notes.find(found.passes.how)
     wait = f" without {show_seconds(pass_.peer_wait)} for which its first collective waited for a peer"
     notes.find(f"the last complete pass takes {show_seconds(pass_.step)}" + wait * (pass_.peer_wait > 0))

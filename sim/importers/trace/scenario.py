@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 from sim.hardware import load_profile, profile_file
 from sim.importers.trace.blocks import Piece, pieces
 from sim.importers.trace.files import read_traces
+from sim.importers.trace.findings import explained, sentences
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import of_file
 from sim.importers.trace.rates import changed_profile, fitted, nearest
@@ -19,8 +21,6 @@ from sim.importers.trace.weights import weights_of
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
 
-OFFLOADED = 0.01
-"""Share of a pass that copies between host and GPU take from which it counts as offloaded."""
 STEPS = 4
 
 
@@ -52,7 +52,7 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
     notes = Notes()
     found = read(paths, notes)
     parts = pieces(found, notes)
-    offloaded = found.copy_share() >= OFFLOADED
+    offloaded = found.offloaded
     changes = program = None
     if hardware is None:
         like, base = nearest(found)
@@ -71,8 +71,11 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
         named = hardware if not Path(hardware).exists() else str(file.resolve())
     if offloaded and weights is not None:
         notes.assume(f"--weights {weights} is not used: the trace's copies say what is copied")
+    findings = sentences(explained(found, notes))
+    for sentence in findings:
+        notes.find(sentence)
     if offloaded:
-        program = to_json(recorded_program(found, parts, profile, notes))
+        program = to_json(recorded_program(found, parts, profile, notes) | {"findings": findings})
         scenario = _head(found, named) | {
             "workload": {"program": f"{output.stem}.program.json", "steps": STEPS},
             "policy": {"kind": "replay"},
@@ -95,9 +98,9 @@ def _resident(
         if not part.block:
             continue
         size, tensors = known.layers[number] if known else (0, 0)
-        entry: dict[str, Any] = {"repeat": part.run.count, "layer_bytes": size}
+        entry: dict[str, Any] = {"repeat": part.run.repeat, "layer_bytes": size}
         blocks.append(entry | ({"tensors": tensors} if tensors else {}) | {"block": part.block})
-    layers = [f"{p.run.count} x {p.run.length} operations" for p in parts if p.run.count > 1]
+    layers = [f"{p.run.repeat} x {p.run.length} operations" for p in parts if p.run.repeat > 1]
     notes.find(f"layers: {', '.join(layers)}" if layers else "no layers: nothing in the pass repeats")
     outside = {"outside_bytes": known.outside} if known and known.outside else {}
     if copied := found.host_bytes():
@@ -109,10 +112,10 @@ def _resident(
 
 
 def _per_launch(found: Reference) -> float | None:
-    """What the host takes from one launch to the next, s: the least of all passes' medians, as a full queue blocks it."""
+    """What the host takes from one launch to the next, s: the least median of all passes, as a full queue blocks it."""
     medians = []
     for pass_ in found.passes.passes:
         starts = sorted(op.call.start for op in pass_.operations if op.call is not None)
         if len(starts) > 1:
-            medians.append(median(b - a for a, b in zip(starts, starts[1:], strict=False)))
+            medians.append(median(b - a for a, b in pairwise(starts)))
     return min(medians) if medians else None

@@ -27,7 +27,7 @@ class Weights(NamedTuple):
 
 def weights_of(text: str, found: Reference, parts: Sequence[Piece], notes: Notes) -> Weights:
     """What `text`, a model or a size, says of the pieces of a pass. Raises `InputError` of `--weights`."""
-    if not any(part.run.count > 1 for part in parts):
+    if not any(part.run.repeat > 1 for part in parts):
         raise InputError("--weights", text, "the pass has no layers: nothing in it repeats")
     try:
         total = int(units.parse(Bytes, text))
@@ -40,9 +40,9 @@ def weights_of(text: str, found: Reference, parts: Sequence[Piece], notes: Notes
 
 def by_time(total: int, parts: Sequence[Piece], notes: Notes) -> list[int]:
     """Bytes of a layer of each piece: `total` by the share of the layers' time in matrix products, or in all."""
-    times = [_time(part) * (part.run.count > 1) for part in parts]
-    every = sum(t * part.run.count for t, part in zip(times, parts, strict=True))
-    if sum(part.run.count > 1 for part in parts) > 1:
+    times = [_time(part) * (part.run.repeat > 1) for part in parts]
+    every = sum(t * part.run.repeat for t, part in zip(times, parts, strict=True))
+    if sum(part.run.repeat > 1 for part in parts) > 1:
         notes.assume(f"{show_bytes(total)} of weights are divided among layers by the time of their kernels")
     return [int(total * t / every) // 2 * 2 if every else 0 for t in times]
 
@@ -55,23 +55,23 @@ def _of_model(model: Model, found: Reference, parts: Sequence[Piece], notes: Not
     setup = Setup(model, "ulysses", world_size=1, batch=1, tokens=1, text=1, cross_attention=0)
     shapes = [(block(setup, shape).layer, shape.repeat) for shape in model.blocks]
     outside = model.parameters.outside * BF16
-    repeated = [part for part in parts if part.run.count > 1]
+    repeated = [part for part in parts if part.run.repeat > 1]
     if found.world_size > 1:
         notes.assume("each rank holds all weights of a layer, as under Ulysses")
     if len(repeated) == len(shapes):
         given = iter(shapes)
         layers = []
         for part in parts:
-            if part.run.count == 1:
+            if part.run.repeat == 1:
                 layers.append((0, 0))
                 continue
             layer, count = next(given)
             layers.append((layer.bytes, tensors_of(layer)))
-            if count != part.run.count:
-                notes.assume(f"{part.run.count} layers of a kind of which {model.name} has {count}")
+            if count != part.run.repeat:
+                notes.assume(f"{part.run.repeat} layers of a kind of which {model.name} has {count}")
         return Weights(layers, outside)
     total = sum(layer.bytes * count for layer, count in shapes)
-    count = sum(part.run.count for part in repeated)
+    count = sum(part.run.repeat for part in repeated)
     total = total * count // model.layers
     notes.assume(
         f"{model.name} has {len(shapes)} kinds of block, the pass {len(repeated)} runs of layers: "
