@@ -71,6 +71,6 @@ def _explain_trace(given: Given, as_json: bool) -> None:
         }
         click.echo(json.dumps(plain, indent=2))
         return
-    from sim.report.tables import print_measured
+    from sim.report.tables import print_trace
 
-    print_measured(given.name, sentences(found), notes.lines(), found.waterfall)
+    print_trace(given.name, sentences(found), notes.lines(), found.waterfall)

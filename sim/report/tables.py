@@ -72,7 +72,7 @@ def print_waterfall(fall: Waterfall) -> None:
     show(made)
 
 
-def print_measured(name: str, sentences: Sequence[str], notes: Sequence[str], fall: Waterfall) -> None:
+def print_trace(name: str, sentences: Sequence[str], notes: Sequence[str], fall: Waterfall) -> None:
     """What a trace says of its pass: in words, what was found in it, and the waterfall."""
     say(styled(name, "bold"))
     for sentence in sentences:

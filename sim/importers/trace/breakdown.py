@@ -95,11 +95,9 @@ def _collectives(exchanges: Sequence[Operation], copies: Sequence[Operation], ke
         alone = median(alike[op.exchange[:2]]) if alike[op.exchange[:2]] else op.seconds
         isolated = min(alone, shown)
         found["collective_alone"] += isolated
-        others = [
-            o.seconds
-            for o, s in zip(exchanges, beside, strict=True)
-            if s == shared and o.exchange[:2] == op.exchange[:2]
-        ]  # type: ignore[index]
+        kind = op.exchange[:2]
+        pairs = zip(exchanges, beside, strict=True)
+        others = [o.seconds for o, s in pairs if s == shared and o.exchange and o.exchange[:2] == kind]
         late = max(min(op.seconds - median(others), shown - isolated), 0.0) if number == 0 else 0.0
         found["skew"] += late
         found["collective_contention" if shared else "skew"] += shown - isolated - late

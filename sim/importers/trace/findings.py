@@ -27,7 +27,10 @@ class Finding(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Causes of a measured pass, what adds up to it, and findings, largest first. `step_s` is without the first wait."""
+    """Causes of a measured pass, what adds up to it, and findings, largest first.
+
+    `step_s` is what it takes without the wait at its first collective, s.
+    """
 
     step_s: float
     breakdown: Breakdown

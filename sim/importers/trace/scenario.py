@@ -22,6 +22,7 @@ from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
 
 STEPS = 4
+REPLAYED_STEPS = 3
 
 
 class Imported(NamedTuple):
@@ -77,7 +78,7 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
     if offloaded:
         program = to_json(recorded_program(found, parts, profile, notes) | {"findings": findings})
         scenario = _head(found, named) | {
-            "workload": {"program": f"{output.stem}.program.json", "steps": STEPS},
+            "workload": {"program": f"{output.stem}.program.json", "steps": REPLAYED_STEPS},
             "policy": {"kind": "replay"},
         }
     else:
