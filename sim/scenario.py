@@ -26,6 +26,7 @@ from sim.program import Program
 from sim.workloads.block_items import CollectiveOp, too_few
 from sim.workloads.explicit import Explicit
 from sim.workloads.named import Named
+from sim.workloads.recorded import Recorded
 
 MAX_LAYERS = 10_000
 MAX_COMMANDS = 10_000_000
@@ -48,7 +49,7 @@ def read_plain(file: Path) -> Any:
 def with_files_of(folder: Path, data: Any) -> Any:
     """Plain data of a scenario that was read in `folder`: what it names by a path from there has an absolute one."""
     workload = data.get("workload") if isinstance(data, dict) else None
-    for holder, key in ((data, "hardware"), (workload, "model")):
+    for holder, key in ((data, "hardware"), (workload, "model"), (workload, "program")):
         if isinstance(holder, dict) and isinstance(holder.get(key), str) and is_file(folder / holder[key]):
             holder[key] = str((folder / holder[key]).resolve())
     return data
@@ -75,7 +76,7 @@ class Scenario(Config, frozen=True):
 
     hardware: str
     world_size: int
-    workload: Explicit | Named
+    workload: Explicit | Named | Recorded
     policy: Policy
     placement: tuple[int, ...] | None = None
     """The GPU of each rank; rank r sits on GPU r without it."""
@@ -130,8 +131,9 @@ class Scenario(Config, frozen=True):
             InputError: it is wrong, or names a profile that is not there.
         """
         workload = data.get("workload") if isinstance(data, Mapping) else None
-        named = isinstance(workload, Mapping) and "model" in workload
-        form = _form(Named if named else Explicit, policies.union())
+        keys = workload.keys() if isinstance(workload, Mapping) else ()
+        kind = Named if "model" in keys else Recorded if "program" in keys else Explicit
+        form = _form(kind, policies.union())
         faults: list[Fault] = []
         read = None
         try:
@@ -235,8 +237,8 @@ def _check_size(scenario: Scenario) -> None:
 def _form(workload: type, policy: Any) -> type[Scenario]:
     """The type that a scenario file is read as.
 
-    A workload is of a model if it has the key `model`: unions of structs need a tag to be told apart, so each form of
-    scenario is a type of its own. Policies are those known now.
+    A workload is of a model if it has the key `model`, of a recorded program if it has `program`: unions of structs
+    need a tag to be told apart, so each form of scenario is a type of its own. Policies are those known now.
     """
     fields = [("workload", workload), ("policy", policy)]
     form = msgspec.defstruct("Scenario", fields, bases=(Scenario,), frozen=True, kw_only=True, module=__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 import torch
@@ -36,6 +37,7 @@ from sim.program import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    HostWork,
     Kernel,
     PointToPoint,
     RankProgram,
@@ -101,6 +103,7 @@ class Runner:
             HostWait: self._host_wait,
             HostAcquire: lambda c: self._lock(c.lock).acquire,
             HostRelease: lambda c: self._lock(c.lock).release,
+            HostWork: lambda c: partial(_work, c.seconds),
         }
         self.threads = [[self.prepare[type(c)](c) for c in thread] for thread in program.threads]
 
@@ -304,6 +307,13 @@ class Runner:
 
     def _lock(self, name: str) -> FairLock:
         return self.locks.setdefault(name, FairLock())
+
+
+def _work(seconds: float) -> None:
+    """Keep this thread busy, as a program does between its calls; a sleep would come back late."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
 
 
 def _crossing(program: RankProgram) -> set[int]:

@@ -11,12 +11,15 @@ from sim.inputs.overwriting import Kind
 from sim.inputs.safe_text import printable
 
 
-def write_files(
-    output: Path, scenario: dict[str, Any], beside: Path, profile: dict[str, Any] | None, notes: Sequence[str]
-) -> None:
-    """Write a scenario, and the profile beside it first, if there is one: a scenario names a file that is there."""
-    if profile is not None:
-        write_atomically(beside, f"{Kind.PROFILE.value.decode()} import\n{_yaml(profile)}")
+def profile_text(profile: dict[str, Any]) -> str:
+    """A profile as a file."""
+    return f"{Kind.PROFILE.value.decode()} import\n{_yaml(profile)}"
+
+
+def write_files(output: Path, scenario: dict[str, Any], beside: dict[Path, str | bytes], notes: Sequence[str]) -> None:
+    """Write a scenario, and the files beside it first: it names files that are there."""
+    for file, content in beside.items():
+        write_atomically(file, content)
     head = "".join(f"# {printable(line)}\n" for line in notes)
     write_atomically(output, f"{Kind.IMPORTED.value.decode()}\n{head}{_yaml(scenario)}")
 

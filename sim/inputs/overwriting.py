@@ -31,13 +31,15 @@ class Kind(Enum):
     SCENARIO = b"# Chosen by chunkflow-sim plan"
     IMPORTED = b"# Imported by chunkflow-sim"
     """A scenario of files of other tools."""
+    PROGRAM = b'{"generator":"chunkflow-sim recorded program"'
+    """A recorded program."""
     RECORDS = b'{"schema":'
     """JSON, an object a line: raw rows and measured cases."""
     ORIGIN = b'"fingerprint"'
 
     def made(self, head: bytes) -> bool:
         """Whether a file that begins with `head` is of this kind; one that is empty or cut off inside its mark, too."""
-        if self in (Kind.ROWS, Kind.PROFILE, Kind.SCENARIO, Kind.IMPORTED, Kind.RECORDS):
+        if self in (Kind.ROWS, Kind.PROFILE, Kind.SCENARIO, Kind.IMPORTED, Kind.PROGRAM, Kind.RECORDS):
             return head.startswith(self.value) or self.value.startswith(head)
         return not head or self.value in head
 

@@ -27,6 +27,7 @@ from sim.program import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    HostWork,
     Kernel,
     PointToPoint,
     RecordEvent,
@@ -87,6 +88,9 @@ class HostThread:
         env, rank, streams, depth = self.env, self.rank, self.rank.streams, self.depth
         issue_cost = self.issue_cost
         for index, command in enumerate(commands):
+            if isinstance(command, HostWork):
+                self.clock += command.seconds
+                continue
             if not command.stream:
                 self.clock += self.sync
                 self.issued = index

@@ -281,10 +281,17 @@ class HostRelease(Command, frozen=True, gc=False):
     lock: str
 
 
+class HostWork(Command, frozen=True, gc=False):
+    """The issuing host thread works for `seconds` before it goes on: what a program does between its calls."""
+
+    name: str
+    seconds: float
+
+
 Communication = Collective | PointToPoint
 """Commands at which ranks meet."""
 StreamCommand = Kernel | Copy | Collective | PointToPoint | RecordEvent | WaitEvent | WriteFlag | WaitFlag
-HostCommand = HostWaitEvent | HostAdd | HostWait | HostAcquire | HostRelease
+HostCommand = HostWaitEvent | HostAdd | HostWait | HostAcquire | HostRelease | HostWork
 AnyCommand = StreamCommand | HostCommand
 
 

@@ -14,6 +14,7 @@ from sim.program.commands import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    HostWork,
     ProgramError,
     RecordEvent,
     WaitEvent,
@@ -116,6 +117,12 @@ class IssueOrder:
             raise ProgramError(f"host thread {self._thread} gives back lock {lock!r}, which it does not hold")
         self._locks_taken.remove((lock, self._thread))
         self._issue(HostRelease("", lock))
+
+    def host_work(self, name: str, seconds: float) -> None:
+        """Let the issuing host thread work for `seconds`."""
+        if not 0.0 <= seconds < math.inf:
+            raise ProgramError(f"host work {name!r} has seconds {seconds}, which must be finite and not negative")
+        self._issue(HostWork("", name, seconds))
 
     def _issue(self, command: AnyCommand) -> None:
         self._threads[self._thread].append(command)

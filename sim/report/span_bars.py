@@ -14,6 +14,7 @@ from sim.program import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    HostWork,
     Kernel,
     PointToPoint,
     RecordEvent,
@@ -103,7 +104,7 @@ def _kind(command: AnyCommand) -> Kind:
             return "flag"
         case RecordEvent() | WaitEvent() | WaitFlag() | HostWaitEvent() | HostAdd() | HostWait():
             return "wait"
-        case HostAcquire() | HostRelease():
+        case HostAcquire() | HostRelease() | HostWork():
             return "wait"
         case _:
             assert_never(command)

@@ -16,10 +16,14 @@ from sim.inputs import units
 from sim.policies import Policy, loaded_contents
 from sim.run import Result, simulate
 from sim.scenario import Scenario
-from sim.workloads.named import Model, remembered
+from sim.workloads.named import remembered
 
 _SHOWING = ("cli", "cli.py", "report")
 """Parts of the package that only show figures: rows do not depend on them."""
+
+
+NAMING = ("model", "program")
+"""Keys of a workload that name a file, or something shipped."""
 
 
 class Job(NamedTuple):
@@ -27,7 +31,8 @@ class Job(NamedTuple):
 
     scenario: Scenario
     profile: Profile
-    models: dict[str, Model]
+    models: dict[str, Any]
+    """Models and recorded programs."""
     code: str
     causes: bool = False
     """Whether the causes of the critical path are wanted, too."""
@@ -56,7 +61,8 @@ class Job(NamedTuple):
         """
         plain = msgspec.to_builtins(self.scenario, enc_hook=units.plain)
         del plain["hardware"]
-        plain["workload"].pop("model", None)
+        for key in NAMING:
+            plain["workload"].pop(key, None)
         models = list(self.models.values())
         content = [plain, to_plain(self.profile), models, self.code, self.causes, self.shortcuts, sys.version]
         return hashlib.sha256(canonical(content)).hexdigest()
@@ -105,7 +111,7 @@ class Identity(NamedTuple):
 
 def canonical(data: object) -> bytes:
     """`data` as JSON in which equal data are equal bytes."""
-    return msgspec.json.encode(msgspec.to_builtins(data, str_keys=True), order="sorted")
+    return msgspec.json.encode(msgspec.to_builtins(data, str_keys=True, enc_hook=units.plain), order="sorted")
 
 
 def digest(data: bytes) -> str:
@@ -118,7 +124,7 @@ def profile_digest(profile: Profile) -> str:
     return digest(canonical(to_plain(profile)))
 
 
-def models_digest(models: dict[str, Model]) -> str:
+def models_digest(models: dict[str, Any]) -> str:
     """Of the shapes of `models`, by name; a file's path does not count, so that it can be moved."""
     return digest(canonical({as_named(name): model for name, model in models.items()}))
 
@@ -131,8 +137,9 @@ def as_named(model: str) -> str:
 def scenario_digest(plain: Mapping[str, Any]) -> str:
     """Of a scenario's plain data, wherever the file of its model lies."""
     workload = plain.get("workload")
-    if isinstance(workload, Mapping) and isinstance(model := workload.get("model"), str):
-        plain = {**plain, "workload": {**workload, "model": as_named(model)}}
+    if isinstance(workload, Mapping):
+        named = {key: as_named(name) for key in NAMING if isinstance(name := workload.get(key), str)}
+        plain = {**plain, "workload": {**workload, **named}}
     return digest(canonical(plain))
 
 

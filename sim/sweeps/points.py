@@ -18,9 +18,9 @@ from sim.inputs.faults import unreadable
 from sim.policies import all_fields, fields_of
 from sim.scenario import Scenario
 from sim.sweeps.axes import MAX_POINTS
-from sim.sweeps.job import Identity, Job, canonical, code_digest, models_digest, profile_digest, scenario_digest
+from sim.sweeps.job import NAMING, Identity, Job, canonical, code_digest, models_digest, profile_digest, scenario_digest
 from sim.sweeps.results_file import Point
-from sim.workloads.named import Model, remembered
+from sim.workloads.named import remembered
 
 Axes = Mapping[str, Sequence[object]]
 """Key path -> values, as they would stand in the YAML file."""
@@ -207,13 +207,13 @@ class _Read(NamedTuple):
 
     profiles: dict[str, Profile]
     digests: dict[str, str]
-    models: dict[str, dict[str, Model]]
+    models: dict[str, dict[str, Any]]
     check_gpu_count: bool
 
     def job(self, data: dict[str, Any], source: str) -> tuple[Identity, Job]:
         """What is run for plain scenario data, and of which content it is. Raises `InputError`."""
         workload = data.get("workload")
-        model = repr(workload.get("model")) if isinstance(workload, Mapping) else ""
+        model = repr([workload.get(key) for key in NAMING]) if isinstance(workload, Mapping) else ""
         with remembered(self.models.setdefault(model, {})) as used:
             scenario = Scenario.from_plain(data, source, known=self.profiles)
         name = scenario.hardware

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from sim.inputs.faults import Fault, refuse
 from sim.inputs.other_formats import other_than_model
 from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
+
+T = TypeVar("T")
 
 BlockKind = Literal["cross", "joint", "double", "double_last", "single"]
 """How a block is built:
@@ -181,12 +183,15 @@ class Model(Config, frozen=True, kw_only=True):
         return sum(b.repeat for b in self.blocks)
 
 
-_REMEMBERED: ContextVar[dict[str, Model] | None] = ContextVar("models", default=None)
+_REMEMBERED: ContextVar[dict[str, Any] | None] = ContextVar("models", default=None)
 
 
 @contextmanager
-def remembered(models: dict[str, Model]) -> Iterator[dict[str, Model]]:
-    """Let `load_model` take what `models` has instead of reading it, and add what it reads: each model once."""
+def remembered(models: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Let `load_model` take what `models` has instead of reading it, and add what it reads: each model once.
+
+    Recorded programs, which workloads name too, are remembered with them (`remember`).
+    """
     token = _REMEMBERED.set(models)
     try:
         yield models
@@ -204,13 +209,19 @@ def load_model(name: str, source: str = "", path: str = "") -> Model:
     Raises:
         InputError: there is neither; it names `source` and key `path`, and close names. Or the file's content is wrong.
     """
+    return remember(name, lambda: _read_model(name, source, path))
+
+
+def remember(name: str, read: Callable[[], T]) -> T:
+    """What `read` gives, or gave for this name before, inside of `remembered`."""
     known = _REMEMBERED.get()
     if known is not None and name in known:
-        return known[name]
-    model = _read_model(name, source, path)
+        found: T = known[name]
+        return found
+    found = read()
     if known is not None:
-        known[name] = model
-    return model
+        known[name] = found
+    return found
 
 
 def _read_model(name: str, source: str, path: str) -> Model:

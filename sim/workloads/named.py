@@ -164,6 +164,7 @@ class Named(Config, frozen=True):
             self.synchronous,
             phase_layers(self.before, layout, world_size),
             phase_layers(self.after, layout, world_size),
+            outside_bytes=model.parameters.outside * BF16,
         )
         return divided(whole, setup)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from sim.workloads.block_items import CollectiveOp, Op, Shift
+from sim.workloads.recorded_operations import RecordedPass
 
 
 class Layer(NamedTuple):
@@ -19,6 +20,8 @@ class Layer(NamedTuple):
     bytes: int
     block: tuple[Op, ...]
     memory: int = 0
+    tensors: int = 0
+    """Tensors that its weights are, which some runtimes copy one by one; 0 where that is not known."""
 
 
 class Workload(NamedTuple):
@@ -40,6 +43,10 @@ class Workload(NamedTuple):
     after: tuple[Layer, ...] = ()
     closing: tuple[Op, ...] = ()
     ranks: tuple[Workload, ...] = ()
+    outside_bytes: int = 0
+    """Weights of no layer, which runtimes may copy, too; they are in no other figure."""
+    recorded: RecordedPass | None = None
+    """What a host issued in a measured pass, of which `layers` are the blocks."""
 
     @property
     def all_layers(self) -> tuple[Layer, ...]:

@@ -21,16 +21,22 @@ from sim.cli.common import OutputPath, check_outputs_shared, force_option, say, 
 def command(files: tuple[Path, ...], output: Path, hardware: str | None, weights: str | None, force: bool) -> None:
     """Make a scenario of the profiler's traces FILES (Kineto; one or more ranks, also compressed and in folders)."""
     from sim.importers.trace.scenario import import_trace
-    from sim.importers.writing import write_files
+    from sim.importers.writing import profile_text, write_files
     from sim.inputs.units import show_seconds
 
     made = import_trace(files, output, hardware, weights)
-    beside = output.with_name(f"{output.stem}.hardware.yaml")
     outputs = [("--output", output, "IMPORTED")]
+    beside: dict[Path, str | bytes] = {}
     if made.profile is not None:
-        outputs.append(("the profile beside --output", beside, "PROFILE"))
+        file = output.with_name(f"{output.stem}.hardware.yaml")
+        outputs.append(("profile beside --output", file, "PROFILE"))
+        beside[file] = profile_text(made.profile)
+    if made.program is not None:
+        file = output.with_name(f"{output.stem}.program.json")
+        outputs.append(("recorded program beside --output", file, "PROGRAM"))
+        beside[file] = made.program
     check_outputs_shared(force, *outputs)
-    write_files(output, made.scenario, beside, made.profile, made.notes.lines())
+    write_files(output, made.scenario, beside, made.notes.lines())
     for line in made.notes.lines():
         say(line)
     say(f"{output}: chunkflow-sim run it; the trace's step is {show_seconds(made.step_s)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sim.importers.trace.layers import Run, runs
@@ -19,7 +20,7 @@ COMM = "comm"
 
 
 class Piece(NamedTuple):
-    """`count` equal layers: their operations by number, layer after layer, and the block of one, as plain data."""
+    """Equal layers: their operations by number, layer after layer, and the block of one, as plain data."""
 
     run: Run
     layers: tuple[tuple[int, ...], ...]
@@ -35,7 +36,7 @@ def pieces(found: Reference, notes: Notes) -> list[Piece]:
 
 def _piece(found: Reference, run: Run, numbers: list[int], notes: Notes) -> Piece:
     layers = tuple(
-        tuple(numbers[run.start + i * run.length : run.start + (i + 1) * run.length]) for i in range(run.count)
+        tuple(numbers[run.start + i * run.length : run.start + (i + 1) * run.length]) for i in range(run.repeat)
     )
     return Piece(run, layers, _block(found, layers, notes))
 
@@ -97,7 +98,7 @@ def collective(found: Reference, met: Met, seconds: float, notes: Notes) -> dict
 def partition(group: tuple[int, ...], world: int, notes: Notes) -> list[list[int]]:
     """Groups like `group`, which one rank is in, for all ranks; only that one where they cannot be told."""
     size = len(group)
-    strides = {b - a for a, b in zip(group, group[1:], strict=False)}
+    strides = {b - a for a, b in pairwise(group)}
     if len(strides) == 1 and (stride := strides.pop()) > 0 and world % (size * stride) == 0:
         firsts = [base + i for base in range(0, world, size * stride) for i in range(stride)]
         every = [[first + k * stride for k in range(size)] for first in firsts]

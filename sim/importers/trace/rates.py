@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from sim.analysis.fit_collective import with_byte_times
 from sim.analysis.roots import Point, bracket, solve
-from sim.hardware import Profile, is_session, load_profile, shipped, to_plain
+from sim.hardware import Profile, is_session, load_profile, profile_file, shipped, to_plain
 from sim.hardware.collectives import isolated_time
+from sim.hardware.inheritance import merged
+from sim.hardware.profile_files import read_profile
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.reference import Met, Reference
 from sim.inputs import units
-from sim.inputs.config import InputError
+from sim.inputs.config import InputError, convert
 from sim.inputs.units import show_seconds
 from sim.program import CollectiveKind
 
@@ -45,14 +47,6 @@ class Rates(NamedTuple):
     d2h: float | None
     pageable_h2d: float | None
     pageable_d2h: float | None
-
-
-class Fitted(NamedTuple):
-    """A profile for a trace: the shipped one that it is like, what differs from that (plain data), and itself."""
-
-    like: str
-    changes: dict[str, Any]
-    profile: Profile
 
 
 def rates_of(found: Reference) -> Rates:
@@ -122,7 +116,7 @@ def nearest(found: Reference) -> tuple[str, Profile]:
         off += _off(profile, alone, world)
         score = (
             _unlike(profile.device.name, found.trace.device.name),
-            round(sum(map(abs, off)) / _SAME_RATE),
+            int(sum(map(abs, off)) / _SAME_RATE),
             abs(profile.gpus - max(world, found.trace.gpus)),
             bool(profile.kept),  # what was measured before what is derived
             sum(map(abs, off)),
@@ -163,8 +157,13 @@ def _off(profile: Profile, alone: Iterable[Met], world: int) -> list[float]:
     return [sum(logs) / total] if logs and total else []
 
 
-def fitted(found: Reference, like: str, profile: Profile, own: str, notes: Notes, per_launch: float | None) -> Fitted:
-    """The profile `like` with the rates and costs of the trace; `own` is its name, `per_launch` what a launch costs."""
+def fitted(
+    found: Reference, like: str, profile: Profile, own: str, notes: Notes, per_launch: float | None
+) -> dict[str, Any]:
+    """What a profile like `like` gives of its own: the rates and costs of the trace, as plain data.
+
+    `own` is its name, `per_launch` what a launch costs, s; the call alone unless given.
+    """
     changes: dict[str, Any] = {}
     source = f"from {_file(found)}"
     rates, costs = rates_of(found), call_costs(found)
@@ -201,10 +200,16 @@ def fitted(found: Reference, like: str, profile: Profile, own: str, notes: Notes
         memory = found.trace.device.memory or int(profile.device.memory.value)
         head["device"] = {"name": found.trace.device.name, "memory": _number(memory, "B", source)}
         notes.assume(
-            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; times of kernels are "
-            "the trace's, contention and latencies are that profile's"
+            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; "
+            "times of kernels are the trace's, contention and latencies are that profile's"
         )
-    return Fitted(like, {**head, **changes}, profile)
+    return {**head, **changes}
+
+
+def changed_profile(like: str, changes: dict[str, Any]) -> Profile:
+    """The shipped profile `like` with what a file beside a scenario changes."""
+    own = {key: value for key, value in changes.items() if key != "like"}
+    return convert(merged(read_profile(profile_file(like)), like, own), Profile, str(changes["name"]))
 
 
 def _collectives(found: Reference, profile: Profile, changes: dict[str, Any], source: str, notes: Notes) -> Profile:
@@ -222,10 +227,14 @@ def _collectives(found: Reference, profile: Profile, changes: dict[str, Any], so
         # of the class that several kinds share, the one that takes most time decides
         if any(profile.like(k) == like and _total(m) > _total(alone) for k, m in kinds.items() if k != kind):
             continue
+        if found.offloaded:  # a peer's copies slow some, and peers are late: neither is part of an isolated time
+            alone = _typical(alone)
         wanted = _total(alone)
 
-        def take(factor: float, like: CollectiveKind = like, alone: list[Met] = alone) -> float:
-            scaled = with_byte_times(profile, factor, "", (like,))
+        def take(
+            factor: float, base: Profile = profile, like: CollectiveKind = like, alone: list[Met] = alone
+        ) -> float:
+            scaled = with_byte_times(base, factor, "", (like,))
             return _predicted(scaled, alone, found.world_size)
 
         low, one = Point(1e-6, take(1e-6)), Point(1.0, take(1.0))
@@ -252,6 +261,14 @@ def _predicted(profile: Profile, of: Iterable[Met], world: int) -> float:
     for met in of:
         counted[met.kind, met.bytes, len(met.group) if met.group else world] += 1
     return sum(n * isolated_time(profile, kind, size, range(ranks)) for (kind, size, ranks), n in counted.items())
+
+
+def _typical(of: list[Met]) -> list[Met]:
+    """Each with the median time of those of its bytes and group."""
+    times: defaultdict[tuple[int, object], list[float]] = defaultdict(list)
+    for met in of:
+        times[met.bytes, met.group].append(met.seconds)
+    return [met._replace(seconds=median(times[met.bytes, met.group])) for met in of]
 
 
 def _total(of: Iterable[Met]) -> float:
