@@ -150,7 +150,7 @@ def test_nothing_is_told_of_tables_that_are_not_used_or_are_the_host_s_own() -> 
 @pytest.mark.parametrize(
     "name", ["p2p", "nccl-tests", "topo", "nvbandwidth text", "lspci tree", "lstopo", "trace", "trace.gz"]
 )
-@pytest.mark.parametrize("command", ["topo", "nvbandwidth", "nccl-tests", "p2p"])
+@pytest.mark.parametrize("command", ["topo", "nvbandwidth", "nccl-tests", "p2p", "trace"])
 def test_an_import_of_another_kind_of_file_names_the_right_one(name: str, command: str) -> None:
     content = GIVEN[name][0]
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())

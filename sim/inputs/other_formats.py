@@ -51,7 +51,8 @@ def refuse_other(content: bytes, source: str, command: str) -> None:
         raise InputError(source, "", problem.replace(", no scenario", ""))
     text = head.decode(errors="replace").removeprefix("\ufeff")
     start = text.lstrip()[:1]
-    known = (*(JSON if start in ("{", "[") else MARKUP if start == "<" else ()), *TEXT)
+    by_start = {"{": JSON, "[": (*JSON, *TEXT), "<": (*MARKUP, *TEXT)}
+    known = by_start.get(start, TEXT)
     if any(one.command == command and one.pattern.search(text) for one in known):
         return
     found = _first(known, text)

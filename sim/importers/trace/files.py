@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sim.importers.trace.kineto import Document, decode
 from sim.inputs.config import InputError
 from sim.inputs.input_files import read_bytes
+from sim.inputs.other_formats import refuse_other
 
 MAX_FILE = 2**30
 """Bytes of a file, and of what it unpacks to."""
@@ -78,6 +79,7 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     if not content.strip():
         raise InputError(str(path), "", "is empty")
+    refuse_other(content, str(path), "trace")
     yield str(path), content
 
 
