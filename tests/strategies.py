@@ -199,8 +199,14 @@ sharded = st.fixed_dictionaries(
     | {"store": st.sampled_from(["host", "device"])}
     | _offload
 )
+_host = {"hook": costs, "per_tensor": costs}
+runtimes = st.fixed_dictionaries(
+    {"kind": st.just("diffusers_group_offload"), "level": st.sampled_from(["block", "leaf"])}
+    | {"stream": st.booleans(), "record_stream": st.booleans(), "new_pages": st.booleans()}
+    | _host
+) | st.fixed_dictionaries({"kind": st.sampled_from(["sglang_layerwise", "vllm_omni_layerwise"])} | _offload | _host)
 offloading = whole_layer | quiescing | chunked | gated | windowed
-policies = st.just({"kind": "resident"}) | offloading | sharded
+policies = st.just({"kind": "resident"}) | offloading | sharded | runtimes
 
 _changes: dict[str, st.SearchStrategy[float]] = {
     "down": rates,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
+import msgspec
+
 from sim.inputs.config import Config
 from sim.program import CollectiveKind, HostCopyKind, HostMemory
 
@@ -80,3 +84,20 @@ class RecordedPass(Config, frozen=True, eq=False, kw_only=True):
     notes: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     """What the trace says of its pass: what costs how much of it."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some collective is of other ranks than all."""
+        return any(isinstance(op, Meet) and op.group for op in self.operations)
+
+    def of(self, rank: int) -> Self:
+        """What `rank` does: with its own group of each collective, without those that it takes no part in."""
+        mine: list[Operation] = []
+        for op in self.operations:
+            if isinstance(op, Meet) and op.group:
+                group = next((group for group in op.group if rank in group), ())
+                if len(group) < 2:
+                    continue
+                op = msgspec.structs.replace(op, group=(group,))
+            mine.append(op)
+        return msgspec.structs.replace(self, operations=tuple(mine))

@@ -58,7 +58,8 @@ class Workload(NamedTuple):
         """Whether all ranks do the same: `of` then gives what it is asked of."""
         blocks = {id(layer.block): layer.block for layer in self.all_layers}.values()
         ops = (op for block in (*blocks, self.closing) for op in block)
-        return not self.ranks and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
+        grouped = self.recorded is not None and self.recorded.grouped
+        return not self.ranks and not grouped and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
@@ -82,6 +83,7 @@ class Workload(NamedTuple):
             before=of_all(own.before),
             after=of_all(own.after),
             closing=mine(own.closing),
+            recorded=None if own.recorded is None else own.recorded.of(rank),
         )
 
 

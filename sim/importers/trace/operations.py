@@ -110,7 +110,7 @@ def of_file(trace: TraceFile) -> RankTrace:
         elif category == "user_annotation" and _STEP.match(name):
             steps.append((start, end))
     if not gpu:
-        raise InputError(source, "", "has nothing that ran on a GPU: profile with ProfilerActivity.CUDA")
+        raise InputError(source, "", "is a trace in which nothing ran on a GPU: profile with ProfilerActivity.CUDA")
     device, gpu = _one_device(gpu, left_out)
     for rows in sided.values():
         rows.sort(key=lambda row: row[0])

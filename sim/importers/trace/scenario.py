@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from sim.hardware import load_profile, profile_file
@@ -15,11 +13,12 @@ from sim.importers.trace.findings import explained, sentences
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import of_file
 from sim.importers.trace.rates import changed_profile, fitted, nearest
-from sim.importers.trace.recorded import recorded_program, to_json
+from sim.importers.trace.recorded import BLOCKED, recorded_program, to_json
 from sim.importers.trace.reference import Reference, reference
 from sim.importers.trace.weights import weights_of
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
+from sim.timeline.intervals import clip, measure, union
 
 STEPS = 4
 REPLAYED_STEPS = 3
@@ -113,10 +112,15 @@ def _resident(
 
 
 def _per_launch(found: Reference) -> float | None:
-    """What the host takes from one launch to the next, s: the least median of all passes, as a full queue blocks it."""
-    medians = []
+    """What the host takes from one launch to the next, s: the least mean of all passes.
+
+    Without what it was held for: waits for the GPU, and calls that a full queue blocked.
+    """
+    held = [(c.start, c.end) for c in found.trace.calls if c.end - c.start > BLOCKED]
+    means = []
     for pass_ in found.passes.passes:
         starts = sorted(op.call.start for op in pass_.operations if op.call is not None)
         if len(starts) > 1:
-            medians.append(median(b - a for a, b in pairwise(starts)))
-    return min(medians) if medians else None
+            busy = starts[-1] - starts[0] - measure(clip(union(held), starts[0], starts[-1]))
+            means.append(busy / (len(starts) - 1))
+    return min(means) if means else None
