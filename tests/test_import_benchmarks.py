@@ -92,6 +92,16 @@ def test_gpus_of_different_links_keep_their_own_rates() -> None:
     assert "GPUs differ, 12.4 GB/s to 25 GB/s" in said
 
 
+def test_tables_of_another_host_follow_the_measured_link() -> None:
+    Path("topo.txt").write_text(dumps.NODE_4)
+    slow, _ = filled("nvbandwidth", nvbandwidth_json({H2D: [6.25] * 4, D2H: [6.25] * 4}), base="node.yaml")
+    assumed, size = load_profile("node.yaml"), 2**28
+    for kind in ("all_to_all", "all_reduce"):
+        ratio = isolated_time(slow, kind, size, range(2)) / isolated_time(assumed, kind, size, range(2))  # type: ignore[arg-type]
+        assert ratio == pytest.approx(4, rel=0.01)
+    assert not contradictions(slow)
+
+
 def test_a_benchmark_above_its_link_is_said_and_taken() -> None:
     made, said = filled("nvbandwidth", nvbandwidth_json({H2D: [55.0] * 8}))
     assert "contradiction" in said and "above its link, PCIe Gen4 x16" in said and "31.51 GB/s" in said
@@ -109,10 +119,10 @@ def test_files_of_different_numbers_of_gpus_are_said() -> None:
 
 
 def test_measurements_are_put_into_a_shipped_profile_or_a_host_of_their_own() -> None:
-    Path("b.json").write_text(nvbandwidth_json({H2D: [20.0, 20.0]}, gpu="NVIDIA GeForce RTX 4090"))
+    Path("b.json").write_text(nvbandwidth_json({H2D: [50.0, 50.0]}, gpu="NVIDIA GeForce RTX 4090"))
     done("import", "nvbandwidth", "b.json", "--hardware", "h200x2-hostpath", "-o", "like.yaml")
     like, base = load_profile("like.yaml"), load_profile("h200x2-hostpath")
-    assert together(like, ("h2d", 0)) == [pytest.approx(20)]
+    assert together(like, ("h2d", 0)) == [pytest.approx(50)]
     assert like.collectives == base.collectives and like.streams == base.streams
     said = done("import", "nvbandwidth", "b.json", "-o", "own.yaml").stderr
     own = load_profile("own.yaml")
@@ -166,6 +176,17 @@ def test_several_tests_in_one_file_and_several_files() -> None:
     big = SIZES[-1]
     assert isolated_time(made, "all_to_all", big, range(4)) == pytest.approx(big / 5e9, rel=0.02)
     assert isolated_time(made, "all_reduce", big, range(8)) == pytest.approx(big / 6e9, rel=0.02)
+
+
+def test_the_order_of_imports_does_not_matter_to_whether_a_profile_holds() -> None:
+    done("import", "topo", "topo.txt", "-o", "host.yaml", "--gpu", "A100")
+    Path("n.txt").write_text(nccl_output("all_reduce", 8, line_times(20, 10, SIZES)))
+    Path("b.json").write_text(nvbandwidth_json({H2D: [13.0] * 8, D2H: [13.0] * 8}))
+    done("import", "nccl-tests", "n.txt", "--into", "host.yaml")
+    said = done("import", "nvbandwidth", "b.json", "--into", "host.yaml").stderr
+    made = load_profile("host.yaml")
+    assert not contradictions(made) and "contradiction: all_reduce on 8 ranks" in said
+    assert isolated_time(made, "all_reduce", SIZES[-1], range(8)) == pytest.approx(SIZES[-1] / 10e9, rel=0.01)
 
 
 def test_kinds_that_were_not_measured_follow_the_one_that_was() -> None:

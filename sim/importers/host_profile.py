@@ -24,6 +24,10 @@ Plain = dict[str, Any]
 HOSTPATH, NVLINK = "h200x2-hostpath", "h200x2-nvlink-20261121c"
 """Profiles that imported ones are like: collectives through host memory, and over NVLink."""
 
+SCALED = "rates scaled with the link"
+"""Marks tables of another host in their source."""
+_SLOWED = ", and no faster than as the resources between GPU 0 and 1 move"
+
 _TABLE = (1_000_000, 1_000_000_000)
 """Bytes of scaled tables of isolated times: two rows, as a line is all that scaling knows."""
 
@@ -98,7 +102,7 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
             plain["devices"] = groups
     plain |= {"topology": topology, "h2d": cap, "d2h": d2h}
     plain["collectives"] = _scaled(base, ratio, like)
-    _fit_tables(plain, evidence)
+    fit_tables(plain, evidence)
     return Imported(plain, tuple(dict.fromkeys(remarks)))
 
 
@@ -189,25 +193,37 @@ def _scaled(base: Profile, ratio: float, like: str) -> Plain:
             continue
         seconds = [float(f"{cls.latency.value + size / (cls.demand_cap(2, size) * ratio):.6g}") for size in _TABLE]
         scaled[kind] = {
-            "alone": {"bytes": list(_TABLE), "seconds": seconds, "source": f"{like}, rates scaled with the link"},
+            "alone": {"bytes": list(_TABLE), "seconds": seconds, "source": f"{like}, {SCALED}"},
             **({"alone_by_ranks": {}} if cls.alone_by_ranks else {}),
         }
     return scaled
 
 
-def _fit_tables(plain: Plain, evidence: str) -> None:
+def fit_tables(plain: Plain, source: str) -> None:
     """Slow assumed tables down to what the resources move: a switch's uplink may be what limits two GPUs."""
-    profile = profile_of(plain, evidence)
-    for check in check_profile(profile):
+    for check in check_profile(profile_of(plain, source)):
         _, kind, *rest = check.table.split(".")
-        if not check.contradicts or rest != ["alone"]:
+        table = plain.get("collectives", {}).get(kind, {}).get("alone", {})
+        if not check.contradicts or rest != ["alone"] or SCALED not in table.get("source", ""):
             continue
-        table = plain["collectives"][kind]["alone"]
-        sizes = table["bytes"]
-        times = [_isolated(profile, check.kind, size) for size in sizes]
+        profile = profile_of(plain, source)
+        times = [_isolated(profile, check.kind, size) for size in table["bytes"]]
         table["seconds"] = [float(f"{t * (1 + TOLERANCE / 4):.6g}") for t in times]
-        if "as the resources" not in table["source"]:
-            table["source"] += ", and no faster than as the resources between GPU 0 and 1 move"
+        if _SLOWED not in table["source"]:
+            table["source"] += _SLOWED
+
+
+def rescale(plain: Plain, before: Profile, source: str) -> None:
+    """Scale assumed tables of collectives through host memory with the link, now that it is measured."""
+    after = profile_of(plain, source)
+    ratio = float(after.h2d.cap.value) / float(before.h2d.cap.value)
+    for kind, given in plain.get("collectives", {}).items():
+        table = given.get("alone", {})
+        own = SCALED in table.get("source", "") and not table["source"].startswith("by ")  # not by what was measured
+        if own and after.topology.peers != "direct":
+            late = float(getattr(before.collectives, kind).latency.value)
+            table["seconds"] = [float(f"{late + (float(t) - late) / ratio:.6g}") for t in table["seconds"]]
+    fit_tables(plain, source)
 
 
 def _isolated(profile: Profile, kind: CollectiveKind, sent: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from sim.hardware import CollectiveClass, Profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile
-from sim.importers.host_profile import profile_of
+from sim.importers.host_profile import SCALED, fit_tables, profile_of
 from sim.importers.host_topology import number, quantity
 from sim.importers.nccl_tests import Run
 from sim.inputs.config import InputError
@@ -19,7 +19,6 @@ Plain = dict[str, Any]
 SMALL = 2**16
 """Bytes that a rank sends up to which a time is mostly latency."""
 _LIKE: dict[str, CollectiveKind] = {"reduce_scatter": "all_gather", "send_recv": "all_to_all"}
-_ASSUMED = "rates scaled with the link"
 _ROUNDS = 4
 CLOSE = 0.005
 """Measured times are met within this, relative, where the links are what keeps them from it."""
@@ -50,7 +49,8 @@ def fill_nccl_tests(plain: Plain, runs: Sequence[Run]) -> list[str]:
         tables = {ranks: found for (of, ranks), found in together.items() if of == kind}
         _fill_kind(plain, before, kind, tables)
     remarks += _scale_others(plain, before, together)
-    remarks += _reconcile(plain, runs[0].source, {kind for kind, _ in together})
+    remarks += reconcile(plain, runs[0].source)
+    fit_tables(plain, runs[0].source)
     return list(dict.fromkeys(remarks))
 
 
@@ -101,7 +101,7 @@ def _fill_kind(plain: Plain, before: Profile, kind: CollectiveKind, tables: Mapp
     fewest = min(by_ranks)
     if fewest == 2:
         given["alone"] = by_ranks.pop(2)
-    elif _ASSUMED in like.alone.source or "alone" not in given:
+    elif SCALED in like.alone.source or "alone" not in given:
         given["alone"] = by_ranks[fewest] | {"source": f"{by_ranks[fewest]['source']}; not measured with fewer"}
     kept = {n: t for n, t in (given.get("alone_by_ranks") or _plain_tables(like)).items() if int(n) not in by_ranks}
     if by_ranks or kept:
@@ -110,7 +110,7 @@ def _fill_kind(plain: Plain, before: Profile, kind: CollectiveKind, tables: Mapp
 
 
 def _measured(like: CollectiveClass) -> bool:
-    return _ASSUMED not in like.alone.source
+    return SCALED not in like.alone.source
 
 
 def _plain_tables(like: CollectiveClass) -> dict[int, Plain]:
@@ -160,7 +160,7 @@ def _scale_others(
     others = []
     for other in ("all_to_all", "all_reduce", "all_gather"):
         cls: CollectiveClass = getattr(before.collectives, other)
-        if other in done or _ASSUMED not in cls.alone.source:
+        if other in done or SCALED not in cls.alone.source:
             continue
         late = float(cls.latency.value)
         times = [float(f"{late + factor * (float(t) - late):.6g}") for t in cls.alone.seconds]
@@ -174,16 +174,27 @@ def _scale_others(
     return [f"{said}: no times are given; scaled by {factor:.3g}, as {kind} of {ranks} ranks is to what was assumed"]
 
 
-def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list[str]:
+def _kinds_with_own_times(plain: Plain) -> set[str]:
+    """Kinds of collective whose tables are the profile's own, and not another host's."""
+    own = set()
+    for kind, given in plain.get("collectives", {}).items():
+        tables = [given.get("alone"), *(given.get("alone_by_ranks") or {}).values()]
+        if any(table and SCALED not in table.get("source", "") and not table.get("inherited_from") for table in tables):
+            own.add(kind)
+    return own
+
+
+def reconcile(plain: Plain, source: str) -> list[str]:
     """Lower what a byte takes of links where a measured time is shorter than they allow; say where that is a lot."""
     remarks = []
+    measured = _kinds_with_own_times(plain)
     for _ in range(_ROUNDS):
         profile = profile_of(plain, source)
         worst: dict[tuple[CollectiveKind, int], tuple[float, Any]] = {}
         for check in check_profile(profile):
             late = profile.collective_class(check.kind).latency_of(check.ranks)
             room = max(check.table_s - late, 1e-9) / max(check.isolated_s - late, 1e-9)
-            slow = check.contradicts or (check.kind in measured and check.error > CLOSE)
+            slow = check.kind in measured and (check.contradicts or check.error > CLOSE)
             if slow and room < worst.get((check.kind, check.ranks), (1.0, None))[0]:
                 worst[check.kind, check.ranks] = room, check
         if not worst:
@@ -193,7 +204,7 @@ def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list
             share = cls.contention(ranks)
             held = float((share.isolated_overhead or share.overhead).value)
             taken = float(f"{held * room * 0.995:.4g}")
-            remarks += _above(profile, check, taken) if kind in measured and taken < 0.95 else []
+            remarks += _above(profile, check, taken) if taken < 0.95 else []
             _set_overhead(plain["collectives"].setdefault(kind, {}), profile, kind, ranks, taken, source)
     return list({remark.partition(" moves ")[0]: remark for remark in remarks}.values())
 

@@ -7,8 +7,9 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from sim.importers.host_profile import peer_groups, profile_of
+from sim.importers.host_profile import fit_tables, peer_groups, profile_of, rescale
 from sim.importers.host_topology import number, quantity
+from sim.importers.measured_collectives import reconcile
 from sim.importers.nvbandwidth import Bandwidths
 from sim.importers.p2p import PeerRates
 from sim.importers.pci_links import parse_link
@@ -67,6 +68,8 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
                 break
     if (local := found.tests.get("device_local_copy")) and (cells := [r for row in local for r in row if r]):
         _set_class(plain, "d2d", median(cells) * 1e9, f"{source}, device_local_copy")
+    rescale(plain, profile, source)
+    remarks += reconcile(plain, source)
     unused = sorted(set(found.tests) - _USED)
     if unused:
         remarks.append(f"{source}: not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}")
@@ -258,7 +261,8 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
                 median(cells) / 2 * 1e9,
                 f"{source}, diagonal: {quantity(median(cells) * 1e9)} read and written",
             )
-    return remarks
+    fit_tables(plain, source)
+    return [*remarks, *reconcile(plain, source)]
 
 
 def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, setup: float | None) -> list[str]:
