@@ -8,28 +8,19 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 from sim.hardware import MAX_GPUS, Profile
-from sim.hardware.collectives import isolated_time
 from sim.hardware.inheritance import merged
-from sim.hardware.profile_check import TOLERANCE, check_profile
 from sim.hardware.profile_files import profile_file, read_profile, whole_devices
 from sim.importers.cards import Card, card_of
 from sim.importers.host_topology import Fabric, TreeTopology, number, quantity
 from sim.importers.host_tree import HostTree, groups_of
 from sim.importers.pci_links import PciLink, parse_link
+from sim.importers.scaled_tables import fit_tables, scaled_tables
 from sim.inputs.config import InputError, convert
-from sim.program import CollectiveKind
 
 Plain = dict[str, Any]
 
-HOSTPATH, NVLINK = "h200x2-hostpath", "h200x2-nvlink-20261121c"
-"""Profiles that imported ones are like: collectives through host memory, and over NVLink."""
-
-SCALED = "rates scaled with the link"
-"""Marks tables of another host in their source."""
-_SLOWED = ", and no faster than as the resources between GPU 0 and 1 move"
-
-_TABLE = (1_000_000, 1_000_000_000)
-"""Bytes of scaled tables of isolated times: two rows, as a line is all that scaling knows."""
+HOSTPATH, HOSTPATH_OF_MANY, NVLINK = "h200x2-hostpath", "h200x4-hostpath-20261121d", "h200x2-nvlink-20261121c"
+"""Profiles that imported ones are like: collectives through host memory of two GPUs, of more, and over NVLink."""
 
 
 class Wanted(NamedTuple):
@@ -71,7 +62,7 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
     links = [wanted.link or p.link or (own.link if own else default) for p, own in zip(tree.places, cards, strict=True)]
     fabric = Fabric.of(tree, card)
     all_nvlink = count > 1 and len(fabric.direct) == count * (count - 1) // 2 and wanted.peers != "host"
-    like = wanted.like or (NVLINK if all_nvlink else HOSTPATH)
+    like = wanted.like or (NVLINK if all_nvlink else HOSTPATH if count < 3 else HOSTPATH_OF_MANY)
     base = profile_of({"like": like}, like)
     if card is None:
         said = f"{names[0]!r} is not known" if names else "the GPU is not named"
@@ -101,8 +92,8 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
         if groups := _other_devices(cards, card):
             plain["devices"] = groups
     plain |= {"topology": topology, "h2d": cap, "d2h": d2h}
-    plain["collectives"] = _scaled(base, ratio, like)
-    fit_tables(plain, evidence)
+    plain["collectives"] = scaled_tables(base, ratio, count)
+    fit_tables(plain, profile_of, evidence)
     return Imported(plain, tuple(dict.fromkeys(remarks)))
 
 
@@ -182,50 +173,3 @@ def peer_groups(count: int, pairs: set[tuple[int, int]]) -> Any:
         else:
             found += [list(pair) for pair in wanted if pair in pairs]
     return found or "host"
-
-
-def _scaled(base: Profile, ratio: float, like: str) -> Plain:
-    """Tables of isolated times of the base, their rates scaled with the link."""
-    scaled: Plain = {}
-    for kind in ("all_to_all", "all_reduce", "all_gather", "reduce_scatter", "send_recv"):
-        cls = getattr(base.collectives, kind)
-        if cls is None:
-            continue
-        seconds = [float(f"{cls.latency.value + size / (cls.demand_cap(2, size) * ratio):.6g}") for size in _TABLE]
-        scaled[kind] = {
-            "alone": {"bytes": list(_TABLE), "seconds": seconds, "source": f"{like}, {SCALED}"},
-            **({"alone_by_ranks": {}} if cls.alone_by_ranks else {}),
-        }
-    return scaled
-
-
-def fit_tables(plain: Plain, source: str) -> None:
-    """Slow assumed tables down to what the resources move: a switch's uplink may be what limits two GPUs."""
-    for check in check_profile(profile_of(plain, source)):
-        _, kind, *rest = check.table.split(".")
-        table = plain.get("collectives", {}).get(kind, {}).get("alone", {})
-        if not check.contradicts or rest != ["alone"] or SCALED not in table.get("source", ""):
-            continue
-        profile = profile_of(plain, source)
-        times = [_isolated(profile, check.kind, size) for size in table["bytes"]]
-        table["seconds"] = [float(f"{t * (1 + TOLERANCE / 4):.6g}") for t in times]
-        if _SLOWED not in table["source"]:
-            table["source"] += _SLOWED
-
-
-def rescale(plain: Plain, before: Profile, source: str) -> None:
-    """Scale assumed tables of collectives through host memory with the link, now that it is measured."""
-    after = profile_of(plain, source)
-    ratio = float(after.h2d.cap.value) / float(before.h2d.cap.value)
-    for kind, given in plain.get("collectives", {}).items():
-        table = given.get("alone", {})
-        own = SCALED in table.get("source", "") and not table["source"].startswith("by ")  # not by what was measured
-        if own and after.topology.peers != "direct":
-            late = float(getattr(before.collectives, kind).latency.value)
-            table["seconds"] = [float(f"{late + (float(t) - late) / ratio:.6g}") for t in table["seconds"]]
-    fit_tables(plain, source)
-
-
-def _isolated(profile: Profile, kind: CollectiveKind, sent: int) -> float:
-    """Seconds of a collective of 2 ranks in which each sends `sent` B."""
-    return isolated_time(profile, kind, sent if kind in ("send_recv", "all_reduce") else 2 * sent, range(2))

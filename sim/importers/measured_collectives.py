@@ -8,9 +8,10 @@ from typing import Any
 from sim.hardware import CollectiveClass, Profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile
-from sim.importers.host_profile import SCALED, fit_tables, profile_of
+from sim.importers.host_profile import profile_of
 from sim.importers.host_topology import number, quantity
 from sim.importers.nccl_tests import Run
+from sim.importers.scaled_tables import fit_tables, is_scaled, scale, table_of, tables
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind
 
@@ -50,7 +51,7 @@ def fill_nccl_tests(plain: Plain, runs: Sequence[Run]) -> list[str]:
         _fill_kind(plain, before, kind, tables)
     remarks += _scale_others(plain, before, together)
     remarks += reconcile(plain, runs[0].source)
-    fit_tables(plain, runs[0].source)
+    fit_tables(plain, profile_of, runs[0].source)
     return list(dict.fromkeys(remarks))
 
 
@@ -101,16 +102,12 @@ def _fill_kind(plain: Plain, before: Profile, kind: CollectiveKind, tables: Mapp
     fewest = min(by_ranks)
     if fewest == 2:
         given["alone"] = by_ranks.pop(2)
-    elif SCALED in like.alone.source or "alone" not in given:
+    elif "alone" not in given and getattr(before.collectives, kind) is None:
         given["alone"] = by_ranks[fewest] | {"source": f"{by_ranks[fewest]['source']}; not measured with fewer"}
-    kept = {n: t for n, t in (given.get("alone_by_ranks") or _plain_tables(like)).items() if int(n) not in by_ranks}
+    kept = {int(n): t for n, t in (given.get("alone_by_ranks") or _plain_tables(like)).items()}
     if by_ranks or kept:
-        given["alone_by_ranks"] = {**({int(n): t for n, t in kept.items()} if _measured(like) else {}), **by_ranks}
+        given["alone_by_ranks"] = {**kept, **by_ranks}
     _set_latency(given, late, like)
-
-
-def _measured(like: CollectiveClass) -> bool:
-    return SCALED not in like.alone.source
 
 
 def _plain_tables(like: CollectiveClass) -> dict[int, Plain]:
@@ -151,50 +148,40 @@ def _set_latency(given: Plain, late: Mapping[int, float], like: CollectiveClass)
 def _scale_others(
     plain: Plain, before: Profile, together: Mapping[tuple[CollectiveKind, int], Sequence[Run]]
 ) -> list[str]:
-    """Scale tables of other kinds, which were another host's, by how much slower the measured kind is than its own."""
-    (kind, ranks), runs = max(together.items(), key=lambda item: (item[0][1] == 2, max(item[1][0].times)))
-    size, seconds = max(runs[0].times.items())
-    assumed = isolated_time(before, kind, size, range(ranks))
-    factor = seconds / assumed
-    done = {of for of, _ in together}
+    """Scale tables that are another host's by how much slower what was measured is than they said of it.
+
+    A kind that was measured with another number of ranks goes by itself, the others by all-to-all, or what there is.
+    """
+    factors: dict[str, tuple[float, str]] = {}
+    for (kind, ranks), runs in sorted(together.items(), key=lambda item: item[0][1], reverse=True):
+        size, seconds = max(runs[0].times.items())
+        factor = seconds / isolated_time(before, kind, size, range(ranks))
+        factors[kind] = factor, f"as {kind} of {ranks} ranks in {runs[0].source} is to what was assumed"
+    reference = factors.get("all_to_all") or next(iter(factors.values()))
     others = []
-    for other in ("all_to_all", "all_reduce", "all_gather"):
-        cls: CollectiveClass = getattr(before.collectives, other)
-        if other in done or SCALED not in cls.alone.source:
-            continue
-        late = float(cls.latency.value)
-        times = [float(f"{late + factor * (float(t) - late):.6g}") for t in cls.alone.seconds]
-        source = f"by {factor:.3g}, as {kind} of {runs[0].source} is to what was assumed: {cls.alone.source}"
-        table = {"bytes": [int(b) for b in cls.alone.bytes], "seconds": times, "source": source}
-        plain["collectives"].setdefault(other, {})["alone"] = table
-        others.append(other)
+    for other, ranks, table in tables(plain):
+        if is_scaled(table):
+            factor, said = factors.get(other, reference)
+            scale(table, before.collective_class(other).latency_of(ranks), factor, said)
+            others += [other] if other not in factors else []
     if not others:
         return []
-    said = ", ".join(others)
-    return [f"{said}: no times are given; scaled by {factor:.3g}, as {kind} of {ranks} ranks is to what was assumed"]
-
-
-def _kinds_with_own_times(plain: Plain) -> set[str]:
-    """Kinds of collective whose tables are the profile's own, and not another host's."""
-    own = set()
-    for kind, given in plain.get("collectives", {}).items():
-        tables = [given.get("alone"), *(given.get("alone_by_ranks") or {}).values()]
-        if any(table and SCALED not in table.get("source", "") and not table.get("inherited_from") for table in tables):
-            own.add(kind)
-    return own
+    said = ", ".join(dict.fromkeys(others))
+    return [f"{said}: no times are given; scaled by {reference[0]:.3g}, {reference[1]}"]
 
 
 def reconcile(plain: Plain, source: str) -> list[str]:
     """Lower what a byte takes of links where a measured time is shorter than they allow; say where that is a lot."""
     remarks = []
-    measured = _kinds_with_own_times(plain)
     for _ in range(_ROUNDS):
         profile = profile_of(plain, source)
         worst: dict[tuple[CollectiveKind, int], tuple[float, Any]] = {}
         for check in check_profile(profile):
             late = profile.collective_class(check.kind).latency_of(check.ranks)
             room = max(check.table_s - late, 1e-9) / max(check.isolated_s - late, 1e-9)
-            slow = check.kind in measured and (check.contradicts or check.error > CLOSE)
+            table = table_of(plain, check)
+            own = bool(table) and not is_scaled(table) and not table.get("inherited_from")
+            slow = own and (check.contradicts or check.error > CLOSE)
             if slow and room < worst.get((check.kind, check.ranks), (1.0, None))[0]:
                 worst[check.kind, check.ranks] = room, check
         if not worst:

@@ -7,13 +7,14 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from sim.importers.host_profile import fit_tables, peer_groups, profile_of, rescale
+from sim.importers.host_profile import peer_groups, profile_of
 from sim.importers.host_topology import number, quantity
 from sim.importers.measured_collectives import reconcile
 from sim.importers.nvbandwidth import Bandwidths
 from sim.importers.p2p import PeerRates
 from sim.importers.pci_links import parse_link
 from sim.importers.profile_links import Links, Plain, direction, is_assumed, rate_of, set_direction
+from sim.importers.scaled_tables import fit_tables, rescale
 from sim.inputs.config import InputError
 
 ALIKE = 0.03
@@ -68,7 +69,10 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
                 break
     if (local := found.tests.get("device_local_copy")) and (cells := [r for row in local for r in row if r]):
         _set_class(plain, "d2d", median(cells) * 1e9, f"{source}, device_local_copy")
-    rescale(plain, profile, source)
+    after = profile_of(plain, source)
+    if after.topology.peers != "direct":  # through host memory, by the links of copies
+        rescale(plain, profile, float(after.h2d.cap.value) / float(profile.h2d.cap.value))
+    fit_tables(plain, profile_of, source)
     remarks += reconcile(plain, source)
     unused = sorted(set(found.tests) - _USED)
     if unused:
@@ -261,7 +265,7 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
                 median(cells) / 2 * 1e9,
                 f"{source}, diagonal: {quantity(median(cells) * 1e9)} read and written",
             )
-    fit_tables(plain, source)
+    fit_tables(plain, profile_of, source)
     return [*remarks, *reconcile(plain, source)]
 
 
