@@ -18,7 +18,7 @@ from sim.hardware.routes import Graph
 from sim.hardware.topology import Topology
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
-from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
+from sim.program import COLLECTIVES, HostWait, HostWaitEvent, HostWork, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 
@@ -101,6 +101,8 @@ def scaled(data: T, factor: float) -> T:
     if isinstance(data, Kernel):
         seconds = None if data.seconds is None else data.seconds * factor
         return msgspec.structs.replace(data, seconds=seconds)
+    if isinstance(data, HostWork):
+        return msgspec.structs.replace(data, seconds=data.seconds * factor)
     if isinstance(data, HostWait | HostWaitEvent):
         return msgspec.structs.replace(data, poll=data.poll * factor)
     if isinstance(data, msgspec.Struct):

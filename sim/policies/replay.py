@@ -36,7 +36,8 @@ class Replay(Policy, frozen=True, tag="replay"):
     - `copies: layer`: copies of a layer that follow each other on a stream are one.
     - `chunk_bytes`: copies are cut into chunks of at most so many bytes.
     - `yielding`: between chunks a copy waits while a collective runs (a gate on the device).
-    - `synchronise: false`: where the host waited for a stream, the compute stream does.
+    - `synchronise: false`: where the host waited for a stream, the compute stream does, and that stream for it: what is
+      copied next takes the place of the layer before.
     """
 
     memory: Literal["recorded", "pinned", "pageable"] = "recorded"
@@ -84,7 +85,7 @@ class Replay(Policy, frozen=True, tag="replay"):
             return 0
         count = 0
         for op in recorded.operations:
-            count += 3
+            count += 5
             if isinstance(op, Move) and self.chunk_bytes:
                 count += 2 * -(-op.bytes // int(self.chunk_bytes))
             elif self.yielding:
@@ -198,7 +199,10 @@ class _Schedule:
                 if self.policy.synchronise:
                     build.host_wait(event)
                 elif op.stream != self.recorded.compute:
+                    # what is copied next goes where the layer before lay: as much memory as with the host's wait
+                    done = build.record(self.recorded.compute)
                     build.wait(self.recorded.compute, event)
+                    build.wait(op.stream, done)
 
     def _copy(self, op: Move, step: int) -> None:
         memory, brings = self._memory(op), self._brings(op)

@@ -11,7 +11,6 @@ from sim.importers.trace.layers import Run, runs
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.passes import token
 from sim.importers.trace.reference import Met, Reference
-from sim.inputs.units import show_seconds
 
 ASYNC = 0.2
 """Share of a collective beside kernels from which it counts as one of a stream of its own."""
@@ -71,7 +70,7 @@ def _block(found: Reference, layers: tuple[tuple[int, ...], ...], notes: Notes) 
             continue
         flush()
         beside = sum(_beside(found, layer[place]) for layer in layers) / len(layers) > ASYNC
-        entry = collective(found, met, found.operations[number].seconds, notes)
+        entry = collective(found, met, notes)
         if beside:
             entry["stream"] = COMM
             pending.append(number)
@@ -80,16 +79,9 @@ def _block(found: Reference, layers: tuple[tuple[int, ...], ...], notes: Notes) 
     return block
 
 
-def collective(found: Reference, met: Met, seconds: float, notes: Notes) -> dict[str, Any]:
+def collective(found: Reference, met: Met, notes: Notes) -> dict[str, Any]:
     """The entry of a collective."""
-    size = met.bytes
-    if not size:
-        size = max(int(seconds * 1e9), 2)
-        notes.assume(
-            f"{met.kind} of unknown bytes: as many as take its time at 1 GB/s, {show_seconds(seconds)} the first one; "
-            "record_param_comms of torch 2.3 and later tells them"
-        )
-    entry: dict[str, Any] = {"kind": met.kind, "bytes": size}
+    entry: dict[str, Any] = {"kind": met.kind, "bytes": met.bytes}
     if met.group is not None:
         entry["group"] = partition(met.group, found.world_size, notes)
     return entry

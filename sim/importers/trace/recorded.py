@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from sim.hardware import Profile
-from sim.importers.trace.blocks import Piece, collective, partition
+from sim.importers.trace.blocks import Piece, collective
 from sim.importers.trace.host_calls import Step, steps_of
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import Call, Operation
@@ -186,9 +186,7 @@ def _entry(found: Reference, step: Step, layers: dict[int, int], before: int | N
         entry = {"op": "copy", "stream": stream, "kind": op.transfer.kind, "bytes": op.transfer.bytes, "memory": memory}
         return entry | ({"layer": layers[step.number]} if step.number in layers else {})
     if (met := found.met.get(step.number)) is not None:
-        about = collective(found, met, op.seconds, notes)
-        entry = {"op": "collective", "stream": stream, "kind": about["kind"], "bytes": about["bytes"]}
-        return entry | ({"group": partition(met.group, found.world_size, notes)} if met.group is not None else {})
+        return {"op": "collective", "stream": stream} | collective(found, met, notes)
     same = before is not None and found.operations[before].stream == op.stream
     gap = found.gaps[step.number] if same else 0.0
     return {"op": "kernel", "stream": stream, "name": op.name[:60], "seconds": _short(op.seconds + gap)}

@@ -174,7 +174,7 @@ def _say(found: Reference, ranks: int, notes: Notes) -> None:
     )
     notes.find(found.passes.how)
     wait = f" without {show_seconds(pass_.peer_wait)} for which its first collective waited for a peer"
-    notes.find(f"the last complete pass takes {show_seconds(pass_.step)}" + wait * (pass_.peer_wait > 0))
+    notes.find(f"the last complete pass takes {show_seconds(pass_.step)}" + wait * (pass_.peer_wait > 1e-6))
     sizes: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in found.met.values():
         sizes[one.kind, one.bytes].append(one.seconds)

@@ -15,6 +15,7 @@ from sim.importers.trace.operations import of_file
 from sim.importers.trace.rates import changed_profile, fitted, nearest
 from sim.importers.trace.recorded import BLOCKED, recorded_program, to_json
 from sim.importers.trace.reference import Reference, reference
+from sim.importers.trace.sizes import with_sizes
 from sim.importers.trace.weights import weights_of
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
@@ -51,7 +52,6 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
     """
     notes = Notes()
     found = read(paths, notes)
-    parts = pieces(found, notes)
     offloaded = found.offloaded
     changes = program = None
     if hardware is None:
@@ -69,6 +69,8 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
             raise InputError("--hardware", hardware, problem)
         file = profile_file(hardware)
         named = hardware if not Path(hardware).exists() else str(file.resolve())
+    found = with_sizes(found, profile, notes)
+    parts = pieces(found, notes)
     if offloaded and weights is not None:
         notes.assume(f"--weights {weights} is not used: the trace's copies say what is copied")
     findings = sentences(explained(found, notes))
