@@ -223,6 +223,19 @@ def test_lstopo_tells_packages_bridges_and_links(tmp_path: Path) -> None:
     assert (refused.exit_code, "entities" in refused.stderr) == (2, True)
 
 
+def test_a_whole_report_names_its_gpus(tmp_path: Path) -> None:
+    row = "|   {}  NVIDIA RTX A4000               On  |   00000000:0{}:00.0 Off |                    0 |"
+    table = [
+        "| NVIDIA-SMI 580.95.05    Driver Version: 580.95.05    CUDA Version: 13.0 |",
+        *(row.format(g, g + 1) for g in range(4)),
+    ]
+    report, out = tmp_path / "report.md", tmp_path / "p.yaml"
+    report.write_text("## GPUs\n\n" + "\n".join(table) + "\n\n```\n" + dumps.NODE_4 + "```\n")
+    done = invoke("import", "topo", str(report), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    assert load_profile(str(out)).device.name == "NVIDIA RTX A4000"
+
+
 def test_several_dumps_of_one_host_are_put_together(tmp_path: Path) -> None:
     matrix, tree, out = tmp_path / "topo.txt", tmp_path / "lspci.txt", tmp_path / "p.yaml"
     matrix.write_text(dumps.dump("X 12 S S/12 X S S/S S X 12/S S 12 X", "0011"))

@@ -51,6 +51,7 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
         '<?xml version="1.0"?>\n<topology version="2.0"></topology>\n',
         "lstopo (XML), no scenario: import it with",
     ),
+    "NCCL topology": ('<system version="1">\n<cpu numaid="0">\n', "a topology of NCCL (XML), no scenario"),
     "lstopo text": ("Machine (62GB total)\n  Package L#0\n", "give `lstopo --of xml` to `chunkflow-sim import topo`"),
     "nvbandwidth as a mapping": ("nvbandwidth Version: v0.8\nDriver Version: 1\n", "nvbandwidth (text), no scenario"),
     "nvidia-smi": ("| NVIDIA-SMI 580.1  Driver Version: 580.1 |\n", "give `nvidia-smi topo -m` to"),
@@ -177,3 +178,15 @@ def test_an_import_of_our_own_files_says_what_they_are() -> None:
     assert "give it as --into" in invoke("import", "nccl-tests", "p.yaml", "-o", "out.yaml").stderr
     Path("z.gz").write_bytes(gzip.compress(b"PK\x03\x04" + bytes(99)))
     assert "is a zip archive" in invoke("import", "p2p", "z.gz", "-o", "out.yaml").stderr
+
+
+@pytest.mark.parametrize("name", ["topo", "nvbandwidth", "nccl-tests", "trace.gz", "zip"])
+def test_another_file_as_hardware_is_named(name: str) -> None:
+    content, told = GIVEN[name]
+    Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
+    Path("s.yaml").write_text(yaml.safe_dump(SMALL))
+    done = invoke("run", "s.yaml", "--hardware", "given")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert (
+        told.split(", no ")[0].removeprefix("the output of ") in done.stderr and "no hardware profile: " in done.stderr
+    )
