@@ -86,6 +86,12 @@ def test_all_gpus_at_once_are_limited_by_their_memory_where_no_uplink_explains_i
     assert together(made, ("h2d", 0), ("h2d", 4)) == [pytest.approx(55)] * 2
 
 
+def test_a_memory_that_is_slower_than_its_uplinks_limits_all_of_its_gpus() -> None:
+    made, _ = filled("nvbandwidth", nvbandwidth_json({H2D: [25.0] * 8, "host_to_all_memcpy_ce": [6.0] * 8}))
+    assert together(made, *(("h2d", g) for g in range(8))) == [pytest.approx(6)] * 8
+    assert together(made, ("h2d", 0), ("h2d", 4)) == [pytest.approx(24)] * 2  # what each memory gives four GPUs
+
+
 def test_gpus_of_different_links_keep_their_own_rates() -> None:
     made, said = filled("nvbandwidth", nvbandwidth_json({H2D: [25, 25, 25, 25, 25, 25, 25, 12.4]}))
     assert [together(made, ("h2d", g))[0] for g in (0, 7)] == [pytest.approx(25), pytest.approx(12.4)]

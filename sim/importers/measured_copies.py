@@ -185,10 +185,9 @@ def _fill_shared(links: Links, way: str, rates: Sequence[float], alone: Sequence
             total = sum(rates[g] for g in sharing)
             toward = forward if way == "h2d" else not forward
             most = max(alone[g] for g in sharing)
-            if total < 1.2 * most and all(rates[g] < SHARED * alone[g] for g in sharing):
-                set_direction(
-                    link, toward, number(quantity(max(total, 0.98 * most)), f"{said}: GPUs {_names(sharing)} at once")
-                )
+            # an uplink lets one GPU by itself have its rate: what is slower than that is slowed elsewhere
+            if 0.9 * most < total < 1.2 * most and all(rates[g] < SHARED * alone[g] for g in sharing):
+                set_direction(link, toward, number(quantity(total), f"{said}: GPUs {_names(sharing)} at once"))
                 explained |= set(sharing)
             elif total > rate_of(direction(link, toward) or {}) > 0:
                 set_direction(
