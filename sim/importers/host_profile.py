@@ -64,6 +64,8 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
     all_nvlink = count > 1 and len(fabric.direct) == count * (count - 1) // 2 and wanted.peers != "host"
     like = wanted.like or (NVLINK if all_nvlink else HOSTPATH if count < 3 else HOSTPATH_OF_MANY)
     base = profile_of({"like": like}, like)
+    if any("MIG " in name for name in names):
+        remarks.append("a GPU is split (MIG): memory and compute are those of the whole card, give them in the profile")
     if card is None:
         said = f"{names[0]!r} is not known" if names else "the GPU is not named"
         remarks.append(f"{said}: the device is that of {like}; give --gpu")
