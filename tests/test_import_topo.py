@@ -185,6 +185,16 @@ def test_lspci_records_tell_links_and_nodes_an_idle_gpu_has_its_width() -> None:
     assert memories(made) == [(0, 1), (2,)]
 
 
+def test_a_plain_list_of_devices_tells_how_many_gpus_there_are(tmp_path: Path) -> None:
+    listed, out = tmp_path / "lspci.txt", tmp_path / "p.yaml"
+    listed.write_text("\n".join(line for line in RECORDS.splitlines() if not line.startswith("\t")))
+    done = invoke("import", "topo", str(listed), "-o", str(out), "--link", "gen3x8")
+    assert done.exit_code == 0 and "lspci shows no bridges" in done.stderr
+    made = load_profile(str(out))
+    assert (made.gpus, made.device.name, uplinks(made)) == (3, "NVIDIA RTX A5000", [])
+    assert together(made, ("h2d", 0)) == [pytest.approx(6.25, rel=1e-3)]
+
+
 LSTOPO = """\
 <?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE topology SYSTEM "hwloc2.dtd">

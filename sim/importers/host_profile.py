@@ -68,7 +68,7 @@ def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Im
         remarks.append("a GPU is split (MIG): memory and compute are those of the whole card, give them in the profile")
     if card is None:
         said = f"{names[0]!r} is not known" if names else "the GPU is not named"
-        remarks.append(f"{said}: the device is that of {like}; give --gpu")
+        remarks.append(f"{said}: the device is that of {like}; give --gpu, or write its `device`")
     topology = TreeTopology(tree, links, card, base, fabric).plain()
     topology["peers"] = _peers(tree, wanted, card, fabric, remarks)
     top = max(links, key=lambda link: link.rate)
