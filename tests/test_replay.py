@@ -157,7 +157,9 @@ def test_files_that_are_no_recorded_programs_are_refused(tmp_path: Path) -> None
         file.write_text(content)
         with pytest.raises(InputError) as refused:
             Scenario.from_plain(plain)
-        assert problem in str(refused.value)
+        assert problem in str(refused.value) and "workload.program" in str(refused.value) + "workload.program" * (
+            problem == "world_size"
+        )
 
 
 def test_a_layer_s_tensors_are_counted() -> None:

@@ -121,13 +121,19 @@ class DiffusersGroupOffload(Policy, frozen=True, tag="diffusers_group_offload"):
         return self.copied_of_layer(layer, layer_bytes) if self.stream else 0
 
     def commands_per_layer(self, layer: int, workload: Workload, world_size: int) -> int:
-        """The block; for each tensor a copy and the host's work, twice without a stream; what a group waits for."""
+        """The block; for each tensor the host's work and a copy, and its way back; what groups wait for."""
         of = workload.all_layers[layer]
-        tensors, groups = tensors_of(of), groups_of(self, of)
-        count = command_count(of.block) + groups * 10 + (4 + 2 * (not self.stream)) * tensors
-        if layer in (0, len(workload.layers) - 1):
-            count += 4 * OUTSIDE_TENSORS
-        return world_size * (count + 3)
+        down = 2 + self.new_pages
+        count = command_count(of.block) + 1
+        if copied := self.copied_of_layer(layer, of.bytes):
+            groups = groups_of(self, of)
+            waits = 3 + 2 * (not self.record_stream) if self.stream else 1
+            tensors = min(max(tensors_of(of), groups), copied // 2)
+            count += 1 + waits * groups + tensors * (2 if self.stream else 2 + down)
+            count += groups if groups > 1 else 0  # kernels that are cut
+        if layer == 0 and self.level == "block":
+            count += min(OUTSIDE_TENSORS, workload.outside_bytes // 2) * (2 + down)
+        return world_size * count
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Groups one after the other."""
@@ -151,7 +157,7 @@ def tensors_of(layer: Layer) -> int:
 
 def groups_of(policy: DiffusersGroupOffload, layer: Layer) -> int:
     """Groups that a layer is: one, or as many as leaf modules."""
-    if policy.level == "block" or not layer.bytes:
+    if policy.level == "block" or layer.bytes < 2:
         return 1
     return max(tensors_of(layer) // 2, 1)
 

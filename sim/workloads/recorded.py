@@ -80,7 +80,15 @@ class Recorded(Config, frozen=True):
 
 def load_program(name: str) -> RecordedProgram:
     """The recorded program in the file of that name. Raises `InputError`, of the scenario's key that names it."""
-    return remember(name, lambda: _read(Path(name)))
+
+    def read() -> RecordedProgram:
+        try:
+            return _read(Path(name))
+        except InputError as error:
+            said = [": ".join(part for part in (error.source, *fault) if part) for fault in error.faults]
+            raise InputError.of("scenario", [("workload.program", problem) for problem in said]) from None
+
+    return remember(name, read)
 
 
 def _read(file: Path) -> RecordedProgram:
