@@ -66,6 +66,7 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
     "web page": ("<html><body></body></html>", "a web page (HTML)"),
     "settings": ('[project]\nname = "a"\n', "a project's settings (TOML)"),
     "cases": ('{"schema":1,"number":0,"scenario":{}}\n', "rows of probes or measured cases of ours"),
+    "recorded program": ('{"generator":"chunkflow-sim recorded program"}', "a scenario names it as workload.program"),
     "config": ('{"_class_name": "FluxTransformer2DModel"}', "the configuration of a published model"),
     "program": ("import torch\ntorch.cuda.init()\n", "a Python program"),
     "profile": (

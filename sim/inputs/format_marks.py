@@ -32,6 +32,11 @@ JSON = (
         r'"otherData"\s*:\s*\{\s*"generator"\s*:\s*"chunkflow-sim"',
         advice="open it in Perfetto",
     ),
+    _of(
+        "a recorded program of ours",
+        r'\A\{"generator":"chunkflow-sim recorded program"',
+        advice="a scenario names it as workload.program; docs/traces.md",
+    ),
     _of(TRACE, r'"traceEvents"\s*:|\A\s*\[[^\]]{,400}"ph"\s*:', "trace"),
     _of(TRACE, r'"deviceProperties"\s*:\s*\[', "trace"),
     _of("the output of nvbandwidth (JSON)", r'\A\s*\{\s*"nvbandwidth"\s*:', "nvbandwidth"),
