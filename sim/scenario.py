@@ -253,8 +253,8 @@ def _check_size(scenario: Scenario) -> None:
 def _form(workload: type, policy: Any) -> type[Scenario]:
     """The type that a scenario file is read as.
 
-    A workload is of a model if it has the key `model`, of a recorded program if it has `program`: unions of structs need a tag to be told apart, so each form of
-    scenario is a type of its own. Policies are those known now.
+    A workload is of a model if it has the key `model`, of a recorded program if it has `program`: unions of structs
+    need a tag to be told apart, so each form of scenario is a type of its own. Policies are those known now.
     """
     fields = [("workload", workload), ("policy", policy)]
     form = msgspec.defstruct("Scenario", fields, bases=(Scenario,), frozen=True, kw_only=True, module=__name__)

@@ -18,7 +18,7 @@ from sim.hardware.routes import Graph
 from sim.hardware.topology import Topology
 from sim.inputs.config import convert
 from sim.inputs.units import Bandwidth, FlopRate, Seconds
-from sim.program import COLLECTIVES, HostWait, HostWaitEvent, Kernel, Program, RankBuilder, RankProgram
+from sim.program import COLLECTIVES, HostWait, HostWaitEvent, HostWork, Kernel, Program, RankBuilder, RankProgram
 from sim.run import Result, simulate
 from sim.scenario import Scenario
 
@@ -101,6 +101,8 @@ def scaled(data: T, factor: float) -> T:
     if isinstance(data, Kernel):
         seconds = None if data.seconds is None else data.seconds * factor
         return msgspec.structs.replace(data, seconds=seconds)
+    if isinstance(data, HostWork):
+        return msgspec.structs.replace(data, seconds=data.seconds * factor)
     if isinstance(data, HostWait | HostWaitEvent):
         return msgspec.structs.replace(data, poll=data.poll * factor)
     if isinstance(data, msgspec.Struct):
@@ -199,8 +201,14 @@ sharded = st.fixed_dictionaries(
     | {"store": st.sampled_from(["host", "device"])}
     | _offload
 )
+_host = {"hook": costs, "per_tensor": costs}
+runtimes = st.fixed_dictionaries(
+    {"kind": st.just("diffusers_group_offload"), "level": st.sampled_from(["block", "leaf"])}
+    | {"stream": st.booleans(), "record_stream": st.booleans(), "new_pages": st.booleans()}
+    | _host
+) | st.fixed_dictionaries({"kind": st.sampled_from(["sglang_layerwise", "vllm_omni_layerwise"])} | _offload | _host)
 offloading = whole_layer | quiescing | chunked | gated | windowed
-policies = st.just({"kind": "resident"}) | offloading | sharded
+policies = st.just({"kind": "resident"}) | offloading | sharded | runtimes
 
 _changes: dict[str, st.SearchStrategy[float]] = {
     "down": rates,

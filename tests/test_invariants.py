@@ -43,6 +43,7 @@ from sim.program import (
     HostRelease,
     HostWait,
     HostWaitEvent,
+    HostWork,
     Kernel,
     RecordEvent,
     WaitEvent,
@@ -262,6 +263,9 @@ def one_at_a_time(timeline: Timeline, profile: Profile) -> float:
     ranks, total = timeline.program.world_size, 0.0
     for rank, program in enumerate(timeline.program.ranks):
         for c in program.commands():
+            if isinstance(c, HostWork):
+                total += c.seconds
+                continue
             if isinstance(c, HostWait | HostAdd | HostAcquire | HostRelease | HostWaitEvent):
                 total += getattr(c, "poll", 0.0) + host.wake.value + host.event.value + host.sync.value
                 continue

@@ -21,6 +21,7 @@ NCCL = """\
 #       size         count      type   redop    root     time   algbw   busbw #wrong
     33554432       8388608     float     sum      -1   3966.7    8.46   12.69      0
 """
+P2P = "[P2P (Peer-to-Peer) GPU Bandwidth Latency Test]\nP2P Connectivity Matrix\n     D\\D     0     1\n"
 TOPO = "\tGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\nGPU0\t X \tPXB\t0-31\t0\nGPU1\tPXB\t X \t0-31\t0\n"
 GIVEN: dict[str, tuple[str | bytes, str]] = {
     "nvbandwidth": ('{"nvbandwidth": {"git_version": "v0.8", "testcases": []}}', "nvbandwidth (JSON), no scenario"),
@@ -37,6 +38,37 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
     "trace.gz": (gzip.compress(TRACE.encode(), mtime=0), "a profiler's trace"),
     "events alone": ('[{"name": "a", "ph": "X", "ts": 1}]', "a profiler's trace"),
     "long trace": (TRACE + " " * 2**27, "a profiler's trace"),
+    "p2p": (P2P, "p2pBandwidthLatencyTest, no scenario: import it with `chunkflow-sim import p2p given -o OUT.yaml`"),
+    "lspci": (
+        "16:01.0 PCI bridge: Intel Corporation Device 347a (rev 04)\n\tBus: primary=16\n",
+        "is the output of lspci,",
+    ),
+    "lspci tree": (
+        "-[0000:00]-+-00.0  Intel Corporation\n           \\-01.0-[01]----00.0  NVIDIA\n",
+        "of lspci -tv, no",
+    ),
+    "lstopo": (
+        '<?xml version="1.0"?>\n<topology version="2.0"></topology>\n',
+        "lstopo (XML), no scenario: import it with",
+    ),
+    "NCCL topology": ('<system version="1">\n<cpu numaid="0">\n', "a topology of NCCL (XML), no scenario"),
+    "lstopo text": ("Machine (62GB total)\n  Package L#0\n", "give `lstopo --of xml` to `chunkflow-sim import topo`"),
+    "nvbandwidth as a mapping": ("nvbandwidth Version: v0.8\nDriver Version: 1\n", "nvbandwidth (text), no scenario"),
+    "nvidia-smi": ("| NVIDIA-SMI 580.1  Driver Version: 580.1 |\n", "give `nvidia-smi topo -m` to"),
+    "NCCL": ("box:12:34 [0] NCCL INFO Bootstrap\n", "a log of NCCL, no scenario: it holds no times"),
+    "nsys": (b"SQLite format 3\0" + bytes(99), "a database (SQLite), perhaps of nsys export"),
+    "perfetto": (b"\x0a\x10\0\0" + bytes(99), "perhaps a trace of Perfetto (protobuf)"),
+    "zip": (b"PK\x03\x04" + bytes(99), "a zip archive"),
+    "tar": (bytes(257) + b"ustar" + bytes(99), "a tar archive"),
+    "pickle": (b"\x80\x04\x95" + bytes(99), "a pickle of Python, no scenario: it is not opened"),
+    "rows": ("scenario_v3,world_size\n1,2\n", "rows of a sweep of ours (CSV)"),
+    "page": ('<!doctype html><meta name="generator" content="chunkflow-sim">', "a page that chunkflow-sim wrote"),
+    "web page": ("<html><body></body></html>", "a web page (HTML)"),
+    "settings": ('[project]\nname = "a"\n', "a project's settings (TOML)"),
+    "cases": ('{"schema":1,"number":0,"scenario":{}}\n', "rows of probes or measured cases of ours"),
+    "recorded program": ('{"generator":"chunkflow-sim recorded program"}', "a scenario names it as workload.program"),
+    "config": ('{"_class_name": "FluxTransformer2DModel"}', "the configuration of a published model"),
+    "program": ("import torch\ntorch.cuda.init()\n", "a Python program"),
     "profile": (
         "name: a\nlike: h200x2-hostpath\n",
         "hardware profile, no scenario: give it as `hardware` in a scenario",
@@ -63,8 +95,10 @@ def test_other_file_formats_are_named(name: str) -> None:
     for args in (["run"], ["explain"], ["sweep", "--set", "world_size=1"]):
         done = invoke(*args, "given")
         assert (done.exit_code, done.stdout) == (2, "")
-        assert done.stderr.startswith("Error: given: is ") and done.stderr.count("\n") == 1
-        assert told in done.stderr
+        assert done.stderr.startswith("Error: given: ") and done.stderr.count("\n") == 1
+        # what `explain` is given may be a trace, of which it says what is wrong
+        is_trace = "profiler's trace" in told or name == "tar"
+        assert (told in done.stderr and ": is " in done.stderr) or (args == ["explain"] and is_trace)
 
 
 def test_a_scenario_may_cite_other_formats() -> None:
@@ -115,3 +149,45 @@ def test_nothing_is_told_of_tables_that_are_not_used_or_are_the_host_s_own() -> 
     for hardware, ranks in (("h100x8-nvlink", 1), ("h200x2-hostpath", 2)):
         on(hardware, ranks)
         assert [invoke(*args, "s.yaml").stderr for args in COMMANDS] == [""] * 3
+
+
+@pytest.mark.parametrize(
+    "name", ["p2p", "nccl-tests", "topo", "nvbandwidth text", "lspci tree", "lstopo", "trace", "trace.gz"]
+)
+@pytest.mark.parametrize("command", ["topo", "nvbandwidth", "nccl-tests", "p2p", "trace"])
+def test_an_import_of_another_kind_of_file_names_the_right_one(name: str, command: str) -> None:
+    content = GIVEN[name][0]
+    Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
+    right = {"nvbandwidth text": "nvbandwidth", "lspci tree": "topo", "lstopo": "topo", "trace.gz": "trace"}.get(
+        name, name
+    )
+    done = invoke("import", command, "given", "-o", "out.yaml")
+    if right == command:
+        assert "chunkflow-sim import" not in done.stderr
+        return
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert (
+        done.stderr.startswith("Error: given: is ")
+        and f"`chunkflow-sim import {right} given -o OUT.yaml`" in done.stderr
+    )
+
+
+def test_an_import_of_our_own_files_says_what_they_are() -> None:
+    Path("s.yaml").write_text(yaml.safe_dump(SMALL))
+    assert "is a scenario: run it with" in invoke("import", "topo", "s.yaml", "-o", "out.yaml").stderr
+    Path("p.yaml").write_text("name: a\nlike: h200x2-hostpath\n")
+    assert "give it as --into" in invoke("import", "nccl-tests", "p.yaml", "-o", "out.yaml").stderr
+    Path("z.gz").write_bytes(gzip.compress(b"PK\x03\x04" + bytes(99)))
+    assert "is a zip archive" in invoke("import", "p2p", "z.gz", "-o", "out.yaml").stderr
+
+
+@pytest.mark.parametrize("name", ["topo", "nvbandwidth", "nccl-tests", "trace.gz", "zip"])
+def test_another_file_as_hardware_is_named(name: str) -> None:
+    content, told = GIVEN[name]
+    Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
+    Path("s.yaml").write_text(yaml.safe_dump(SMALL))
+    done = invoke("run", "s.yaml", "--hardware", "given")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert (
+        told.split(", no ")[0].removeprefix("the output of ") in done.stderr and "no hardware profile: " in done.stderr
+    )

@@ -134,7 +134,8 @@ def test_flags_say_what_docs_say() -> None:
     assert "--dit-layerwise-resident-layers 2" in flags(**late, resident_layers=[0, 1])["sglang"]
     assert flags(**late, resident_layers=[1]) == {}
     assert flags(**late, prefetch_layers=0) == {}
-    assert set(flags(kind="whole_layer")) == {"vllm-omni", "diffusers"}
+    assert set(flags(kind="whole_layer")) == {"vllm-omni"}
+    assert set(flags(kind="diffusers_group_offload")) == {"diffusers"}
     assert set(flags(kind="whole_layer", prefetch_layers=2)) == {"vllm-omni"}
     assert flags(kind="whole_layer", resident_fraction=0.5) == flags(kind="whole_layer", quiesce=True) == {}
     assert set(flags(kind="sharded")) == {"vllm-omni"}

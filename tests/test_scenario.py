@@ -19,6 +19,7 @@ from strategies import Plain, policies, workloads
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.inputs import units
 from sim.inputs.config import InputError, convert
+from sim.policies import kinds
 from sim.scenario import Scenario
 
 DOCUMENTED = """
@@ -100,7 +101,7 @@ def test_what_is_read_can_be_written_and_read_again(workload: Plain, policy: Pla
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 
 REMOVED = object()
-POLICIES = "chunked, resident, sharded, whole_layer, yielding"
+POLICIES = ", ".join(sorted(kinds()))
 
 
 def changed(path: str, value: object) -> Plain:

@@ -27,6 +27,7 @@ from sim.sweeps.job import Job
 from sim.timeline.critical_path import CAUSE_LABELS, Waterfall, waterfall
 from sim.timeline.metrics import LEFT_OUT, is_mean
 from sim.workloads.named import remembered
+from sim.workloads.recorded import Recorded
 
 FIT_STEP = 0.01
 """Step of the search for the largest resident fraction that fits."""
@@ -112,7 +113,16 @@ def _explained(job: Job, own: Figures | None, evaluator: Evaluator) -> Explanati
     facts = facts_of(job, run.figures, fall)
     tried = [_tried(variant, evaluated) for variant, evaluated in zip(jobs, figures[len(first) :], strict=True)]
     changes = sorted(_changes(run, [one for one in tried if one is not None], evaluator), key=lambda c: c.step_s)
-    return Explanation([*_what_binds(run, facts), *_what_helps(facts, changes)], fall, changes)
+    said = [*_in_trace(job), *_what_binds(run, facts), *_what_helps(facts, changes)]
+    return Explanation(said, fall, changes)
+
+
+def _in_trace(job: Job) -> Iterator[str]:
+    """What the trace says of its pass, of a scenario that was imported from one."""
+    workload = job.scenario.workload
+    if isinstance(workload, Recorded):
+        with remembered(job.models):
+            yield from (f"In the trace: {finding}." for finding in workload.recorded().findings)
 
 
 def _what_binds(run: _Run, facts: Facts) -> Iterator[str]:

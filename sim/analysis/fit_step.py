@@ -22,6 +22,7 @@ from sim.run import simulate
 from sim.scenario import Scenario
 from sim.workloads.block_items import Item
 from sim.workloads.named import Named
+from sim.workloads.recorded import Recorded
 
 _MAX_FACTOR = 1e12
 
@@ -35,6 +36,7 @@ def on_one_gpu(scenario: Scenario) -> Scenario:
     if isinstance(workload, Named):
         workload = replace(workload, parallelism="ulysses", before=(), after=())
     else:
+        workload = workload.explicit() if isinstance(workload, Recorded) else workload
         block, blocks = workload.block, workload.blocks
         workload = replace(
             workload,

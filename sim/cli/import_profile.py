@@ -23,7 +23,7 @@ HOST_OPTIONS = (
     click.option(
         "--peers",
         type=click.Choice(["direct", "host"]),
-        help="Whether GPUs reach each other directly, or through host memory; taken from NVLink and switches unless given.",
+        help="How GPUs reach each other: by themselves, or through host memory; by NVLink and switches unless given.",
     ),
 )
 """What says more of a host than a dump does."""
@@ -66,7 +66,7 @@ def write_profile(output: Path, plain: dict[str, Any], command: str, files: Sequ
 
     check_outputs_shared(force, ("-o", output, "PROFILE"))
     names = " ".join(file.name for file in files)
-    remarks = f"Written by chunkflow-sim import {command} {names}. Sources say where numbers come from; `assumed`: not measured."
+    remarks = f"Written by chunkflow-sim import {command} {names}. `source` says where a number comes from."
     write_atomically(output, to_yaml(numbers_in_lines(plain), remarks))
     say(f"profile: {output}")
 
@@ -109,7 +109,7 @@ class Target(NamedTuple):
         """(plain data to fill, remarks); a host of `count` GPUs where no profile is given."""
         from sim.importers.base_profile import base_of, unknown_host
 
-        plain = base_of(self.into, self.hardware, self.output.stem)
+        plain = base_of(self.into, self.hardware)
         if plain is not None:
             return plain, []
         return unknown_host(count, gpus, self.wanted, self.output.stem, ", ".join(file.name for file in files))
@@ -119,6 +119,8 @@ class Target(NamedTuple):
         from sim.importers.host_profile import profile_of
 
         names = ", ".join(file.name for file in files)
+        if self.hardware is not None:
+            plain["name"] = self.output.stem
         profile_of(plain, names)
         description = str(plain.get("description", "")).replace("; not measured", "")
         plain["description"] = description if names in description else f"{description}; {names}"

@@ -33,7 +33,7 @@ def to_yaml(plain: Mapping[str, Any], remarks: str) -> str:
         return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=not any(map(_block, items)))
 
     Dumper.add_representer(list, sequence)
-    Dumper.add_representer(tuple, sequence)
+    Dumper.add_representer(tuple, lambda dumper, items: sequence(dumper, list(items)))
     comment = "".join(f"# {line}\n" for line in remarks.splitlines())
     return comment + yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, width=118, allow_unicode=True)
 

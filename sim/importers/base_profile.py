@@ -1,4 +1,4 @@
-"""The profile that measured rates and times are put into: one that was imported, another one, or a host of their own."""
+"""The profile that measurements are put into: one that was imported, another one, or a host of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sim.inputs.yaml_files import read_yaml
 Plain = dict[str, Any]
 
 
-def base_of(into: Path | None, hardware: str | None, name: str) -> Plain | None:
+def base_of(into: Path | None, hardware: str | None) -> Plain | None:
     """Plain data of the profile to fill; None where neither is given. Raises InputError.
 
     `into` keeps what it is like; of `hardware` all numbers are taken over, each with the profile that gave it.
@@ -32,8 +32,7 @@ def base_of(into: Path | None, hardware: str | None, name: str) -> Plain | None:
         return plain if "topology" in plain else _whole(into)
     if hardware is None:
         return None
-    plain = _whole(profile_file(hardware))
-    return plain | {"name": name, "description": f"{plain.get('description', hardware)}, with imported measurements"}
+    return _whole(profile_file(hardware))
 
 
 def _whole(file: Path) -> Plain:

@@ -16,7 +16,7 @@ SHEET = "vendor datasheet"
 
 
 class Card(NamedTuple):
-    """A GPU. Dense bf16 FLOP/s; bytes; B/s. `nvlinks` of `nvlink` B/s each way; `p2p`: whether drivers allow PCIe P2P."""
+    """A GPU: GB, dense bf16 TFLOP/s, GB/s; `nvlinks` of `nvlink` B/s each way; `p2p`: if drivers allow it over PCIe."""
 
     name: str
     pattern: str
@@ -54,12 +54,12 @@ class Card(NamedTuple):
 _A100 = (11e9, 25e9, "nvbandwidth of A100s, issues 11 and 53: H2D 11 to 13 GB/s beside D2H 24 to 25")
 
 CARDS = (
+    Card("NVIDIA GH200", r"gh200", 96, 989, 4000, "gen5x16", 18),
     Card("NVIDIA H200 NVL", r"h200nvl", 141, 835, 4800, "gen5x16", 18),
     Card("NVIDIA H200", r"h200", pcie="gen5x16", nvlinks=18, shipped="h200x2-hostpath"),
     Card("NVIDIA H100 NVL", r"h100nvl", 94, 835, 3900, "gen5x16", 12),
     Card("NVIDIA H100 PCIe", r"h100(?:80gb)?pcie", pcie="gen5x16", nvlinks=12, shipped="h100x2-pcie"),
     Card("NVIDIA H100 SXM", r"h100", pcie="gen5x16", nvlinks=18, shipped="h100x8-nvlink"),
-    Card("NVIDIA GH200", r"gh200", 96, 989, 4000, "gen5x16", 18),
     Card("NVIDIA H800", r"h800", 80, 989, 3350, "gen5x16", 8),
     Card("NVIDIA H20", r"h20", 96, 148, 4000, "gen5x16", 18),
     Card("NVIDIA B300", r"b300", 288, 2250, 8000, "gen6x16", 18, 50e9),

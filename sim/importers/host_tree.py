@@ -1,4 +1,4 @@
-"""What a dump says of a host's GPUs: where each sits under PCIe bridges, its NUMA node, its links; and what is assumed."""
+"""What a dump says of a host's GPUs: where each sits under PCIe bridges, its memory, its links, what is assumed."""
 
 from __future__ import annotations
 

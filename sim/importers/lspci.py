@@ -148,7 +148,9 @@ def read_lspci_records(lines: Sequence[Line]) -> HostTree:
         [] if set(gpus) <= set(numa) else ["lspci names no NUMA nodes: all GPUs are taken to be next to one memory"]
     )
     if not any(place.link for place in places):
-        remarks.append("lspci shows no links of GPUs: only root sees them (sudo lspci -vv)")
+        remarks.append("lspci shows no links of GPUs: sudo lspci -vv does")
+    if not bridge_of:
+        remarks.append("lspci shows no bridges: each GPU is taken to have a root port of its own (lspci -vv tells)")
     uplinks = {address: link for address, link in links.items() if address not in gpus}
     return HostTree(tuple(places), {}, tuple(remarks), uplinks, "NUMA node")
 

@@ -8,8 +8,10 @@ from typing import Any
 from sim.hardware import CollectiveClass, Profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile
-from sim.importers.host_profile import number, profile_of, quantity
+from sim.importers.host_profile import profile_of
+from sim.importers.host_topology import number, quantity
 from sim.importers.nccl_tests import Run
+from sim.importers.scaled_tables import fit_tables, is_scaled, scale, table_of, tables
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind
 
@@ -18,8 +20,9 @@ Plain = dict[str, Any]
 SMALL = 2**16
 """Bytes that a rank sends up to which a time is mostly latency."""
 _LIKE: dict[str, CollectiveKind] = {"reduce_scatter": "all_gather", "send_recv": "all_to_all"}
-_ASSUMED = "rates scaled with the link"
 _ROUNDS = 4
+CLOSE = 0.005
+"""Measured times are met within this, relative, where the links are what keeps them from it."""
 
 
 def fill_nccl_tests(plain: Plain, runs: Sequence[Run]) -> list[str]:
@@ -47,7 +50,8 @@ def fill_nccl_tests(plain: Plain, runs: Sequence[Run]) -> list[str]:
         tables = {ranks: found for (of, ranks), found in together.items() if of == kind}
         _fill_kind(plain, before, kind, tables)
     remarks += _scale_others(plain, before, together)
-    remarks += _reconcile(plain, runs[0].source, {kind for kind, _ in together})
+    remarks += reconcile(plain, runs[0].source)
+    fit_tables(plain, profile_of, runs[0].source)
     return list(dict.fromkeys(remarks))
 
 
@@ -98,19 +102,15 @@ def _fill_kind(plain: Plain, before: Profile, kind: CollectiveKind, tables: Mapp
     fewest = min(by_ranks)
     if fewest == 2:
         given["alone"] = by_ranks.pop(2)
-    elif _ASSUMED in like.alone.source or "alone" not in given:
+    elif "alone" not in given and getattr(before.collectives, kind) is None:
         given["alone"] = by_ranks[fewest] | {"source": f"{by_ranks[fewest]['source']}; not measured with fewer"}
-    kept = {n: t for n, t in (given.get("alone_by_ranks") or _plain_tables(like)).items() if int(n) not in by_ranks}
+    kept = {int(n): t for n, t in (given.get("alone_by_ranks") or _plain_tables(like)).items()}
     if by_ranks or kept:
-        given["alone_by_ranks"] = {**({int(n): t for n, t in kept.items()} if _measured(like) else {}), **by_ranks}
+        given["alone_by_ranks"] = {**kept, **by_ranks}
     _set_latency(given, late, like)
 
 
-def _measured(like: CollectiveClass) -> bool:
-    return _ASSUMED not in like.alone.source
-
-
-def _plain_tables(like: CollectiveClass) -> Plain:
+def _plain_tables(like: CollectiveClass) -> dict[int, Plain]:
     return {
         n: {"bytes": [int(b) for b in t.bytes], "seconds": [float(s) for s in t.seconds], "source": t.source}
         for n, t in like.alone_by_ranks.items()
@@ -120,8 +120,8 @@ def _plain_tables(like: CollectiveClass) -> Plain:
 def _whole(like: CollectiveClass, kind: str, name: str) -> Plain:
     """What a class of collectives needs beside its tables, as another kind."""
     said = f"as {kind} of {name}"
-    units = {"latency": "s", "latency_per_rank": "s", "weight": "", "overhead": "", "copy_start": "s"}
-    return {key: number(float(getattr(like, key).value), said) for key in units}
+    shares = {key: number(float(getattr(like, key).value), said) for key in ("weight", "overhead")}
+    return shares | {"copy_start": number(f"{float(like.copy_start.value) * 1e6:.4g} us", said)}
 
 
 def _set_latency(given: Plain, late: Mapping[int, float], like: CollectiveClass) -> None:
@@ -148,31 +148,30 @@ def _set_latency(given: Plain, late: Mapping[int, float], like: CollectiveClass)
 def _scale_others(
     plain: Plain, before: Profile, together: Mapping[tuple[CollectiveKind, int], Sequence[Run]]
 ) -> list[str]:
-    """Scale tables of other kinds, which were another host's, by how much slower the measured kind is than its own."""
-    (kind, ranks), runs = max(together.items(), key=lambda item: (item[0][1] == 2, max(item[1][0].times)))
-    size, seconds = max(runs[0].times.items())
-    assumed = isolated_time(before, kind, size, range(ranks))
-    factor = seconds / assumed
-    done = {of for of, _ in together}
+    """Scale tables that are another host's by how much slower what was measured is than they said of it.
+
+    A kind that was measured with another number of ranks goes by itself, the others by all-to-all, or what there is.
+    """
+    factors: dict[str, tuple[float, str]] = {}
+    for (kind, ranks), runs in sorted(together.items(), key=lambda item: item[0][1], reverse=True):
+        size, seconds = max(runs[0].times.items())
+        factor = seconds / isolated_time(before, kind, size, range(ranks))
+        factors[kind] = factor, f"as {kind} of {ranks} ranks in {runs[0].source} is to what was assumed"
+    reference = factors.get("all_to_all") or next(iter(factors.values()))
     others = []
-    for other in ("all_to_all", "all_reduce", "all_gather"):
-        cls: CollectiveClass = getattr(before.collectives, other)
-        if other in done or _ASSUMED not in cls.alone.source:
-            continue
-        late = float(cls.latency.value)
-        times = [float(f"{late + factor * (float(t) - late):.6g}") for t in cls.alone.seconds]
-        source = f"by {factor:.3g}, as {kind} of {runs[0].source} is to what was assumed: {cls.alone.source}"
-        table = {"bytes": [int(b) for b in cls.alone.bytes], "seconds": times, "source": source}
-        plain["collectives"].setdefault(other, {})["alone"] = table
-        others.append(other)
+    for other, ranks, table in tables(plain):
+        if is_scaled(table):
+            factor, said = factors.get(other, reference)
+            scale(table, before.collective_class(other).latency_of(ranks), factor, said)
+            others += [other] if other not in factors else []
     if not others:
         return []
-    said = ", ".join(others)
-    return [f"{said}: no times are given; scaled by {factor:.3g}, as {kind} of {ranks} ranks is to what was assumed"]
+    said = ", ".join(dict.fromkeys(others))
+    return [f"{said}: no times are given; scaled by {reference[0]:.3g}, {reference[1]}"]
 
 
-def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list[str]:
-    """Lower what a byte takes of the links where a measured time is shorter than they allow; say where that is a lot."""
+def reconcile(plain: Plain, source: str) -> list[str]:
+    """Lower what a byte takes of links where a measured time is shorter than they allow; say where that is a lot."""
     remarks = []
     for _ in range(_ROUNDS):
         profile = profile_of(plain, source)
@@ -180,9 +179,11 @@ def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list
         for check in check_profile(profile):
             late = profile.collective_class(check.kind).latency_of(check.ranks)
             room = max(check.table_s - late, 1e-9) / max(check.isolated_s - late, 1e-9)
-            if check.error > 0.002 and room < worst.get((check.kind, check.ranks), (1.0, None))[0]:
+            table = table_of(plain, check)
+            own = bool(table) and not is_scaled(table) and not table.get("inherited_from")
+            slow = own and (check.contradicts or check.error > CLOSE)
+            if slow and room < worst.get((check.kind, check.ranks), (1.0, None))[0]:
                 worst[check.kind, check.ranks] = room, check
-        worst = {key: found for key, found in worst.items() if found[1].contradicts}
         if not worst:
             break
         for (kind, ranks), (room, check) in worst.items():
@@ -190,7 +191,7 @@ def _reconcile(plain: Plain, source: str, measured: set[CollectiveKind]) -> list
             share = cls.contention(ranks)
             held = float((share.isolated_overhead or share.overhead).value)
             taken = float(f"{held * room * 0.995:.4g}")
-            remarks += _above(profile, check, taken) if kind in measured and taken < 0.95 else []
+            remarks += _above(profile, check, taken) if taken < 0.95 else []
             _set_overhead(plain["collectives"].setdefault(kind, {}), profile, kind, ranks, taken, source)
     return list({remark.partition(" moves ")[0]: remark for remark in remarks}.values())
 
@@ -203,8 +204,8 @@ def _above(profile: Profile, check: Any, taken: float) -> list[str]:
     )
     return [
         f"contradiction: {check.kind} on {check.ranks} ranks moves {quantity(sent / check.table_s)} a rank, above what "
-        f"{full or 'the links'} would let it: taken as measured, a byte takes {taken:.2g} of the links; they are wider, or "
-        "GPUs reach each other another way (NVLink, --peers)"
+        f"{full or 'the links'} would let it: taken as measured, a byte takes {taken:.2g} of the links; "
+        "they are wider, or GPUs reach each other another way (NVLink, --peers)"
     ]
 
 

@@ -1,4 +1,4 @@
-"""nvbandwidth's and p2pBandwidthLatencyTest's rates in a profile: links, shared links, memories, copies between GPUs."""
+"""Rates of nvbandwidth and p2pBandwidthLatencyTest in a profile: links, uplinks, memories, copies between GPUs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from sim.importers.host_profile import number, peer_groups, profile_of, quantity
+from sim.importers.host_profile import peer_groups, profile_of
+from sim.importers.host_topology import number, quantity
+from sim.importers.measured_collectives import reconcile
 from sim.importers.nvbandwidth import Bandwidths
 from sim.importers.p2p import PeerRates
 from sim.importers.pci_links import parse_link
 from sim.importers.profile_links import Links, Plain, direction, is_assumed, rate_of, set_direction
+from sim.importers.scaled_tables import fit_tables, rescale
 from sim.inputs.config import InputError
 
 ALIKE = 0.03
@@ -42,11 +45,11 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
             source, "", f"has no test that a profile holds (host_to_device_memcpy_ce, ...), but {seen[:300]}"
         )
     remarks: list[str] = []
-    if found.count > profile.gpus:
-        problem = f"has rates of {found.count} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
+    if found.width > profile.gpus:
+        problem = f"has rates of {found.width} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
         raise InputError(source, "", problem)
-    if found.count < profile.gpus and any(rows.values()):
-        remarks.append(f"{source} has {found.count} of {profile.gpus} GPUs: the others are taken to be like them")
+    if found.width < profile.gpus and any(rows.values()):
+        remarks.append(f"{source} has {found.width} of {profile.gpus} GPUs: the others are taken to be like them")
     links = Links(plain, profile)
     alone = {_ALONE[name]: [r * 1e9 for r in row] for name in _ALONE if (row := rows[name])}
     both = {_BOTH[name]: [r * 1e9 for r in row] for name in _BOTH if (row := rows[name])}
@@ -56,16 +59,21 @@ def fill_nvbandwidth(plain: Plain, found: Bandwidths, source: str) -> list[str]:
         remarks += _fill_both(plain, links, both, alone, source)
     for name, way in _ALL.items():
         if (row := rows[name]) is not None and way in alone and len(row) > 1 and len(row) == len(alone[way]):
-            remarks += _fill_shared(plain, links, way, [r * 1e9 for r in row], alone[way], f"{source}, {name}")
+            _fill_shared(links, way, [r * 1e9 for r in row], alone[way], f"{source}, {name}")
     links.store()
     for name in _PEERS:
         if (matrix := found.tests.get(name)) and len(matrix) > 1:
-            rates = {(i, j): r * 1e9 for i, row in enumerate(matrix) for j, r in enumerate(row) if r and i != j}
-            if rates:
-                remarks += _fill_peers(plain, rates, f"{source}, {name}", None)
+            pairs = {(i, j): r * 1e9 for i, row in enumerate(matrix) for j, r in enumerate(row) if r and i != j}
+            if pairs:
+                remarks += _fill_peers(plain, pairs, f"{source}, {name}", None)
                 break
     if (local := found.tests.get("device_local_copy")) and (cells := [r for row in local for r in row if r]):
         _set_class(plain, "d2d", median(cells) * 1e9, f"{source}, device_local_copy")
+    after = profile_of(plain, source)
+    if after.topology.peers != "direct":  # through host memory, by the links of copies
+        rescale(plain, profile, float(after.h2d.cap.value) / float(profile.h2d.cap.value))
+    fit_tables(plain, profile_of, source)
+    remarks += reconcile(plain, source)
     unused = sorted(set(found.tests) - _USED)
     if unused:
         remarks.append(f"{source}: not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}")
@@ -93,6 +101,7 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
             )
             link["kind"] = "PCIe"
         forward = (way == "h2d") != from_gpu
+        _widen(link, forward, rate, way)
         set_direction(link, forward, number(quantity(rate), f"{said}: a copy by itself fills the link"))
     for upper, up_forward, sharing in list(links.above(tuple(range(links.profile.gpus)))):
         toward = up_forward if way == "h2d" else not up_forward
@@ -100,6 +109,7 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
         needed = max(usual if equal or g >= len(rates) else rates[g] for g in sharing)
         pcie = is_assumed(held) and upper.get("kind", "").startswith("PCIe")
         if held is not None and (pcie or rate_of(held) < needed):
+            _widen(upper, toward, needed, way)
             set_direction(upper, toward, number(quantity(needed), f"assumed: an uplink as a GPU's link; {said}"))
     if not equal:
         low, high = min(rates), max(rates)
@@ -107,6 +117,15 @@ def _fill_alone(plain: Plain, links: Links, way: str, rates: Sequence[float], so
     top = usual if equal else max(rates)
     plain[way] = {**plain.get(way, {}), "cap": number(quantity(top), said)}
     return list(dict.fromkeys(remarks[:1] + remarks[-1:] if len(remarks) > 2 else remarks))
+
+
+def _widen(link: Plain, forward: bool, rate: float, way: str) -> None:
+    """An assumed limit of both directions at once grows or shrinks with a direction that is measured as `rate`."""
+    held, both = direction(link, forward), link.get("both_ways")
+    if held is None or both is None or not is_assumed(both):
+        return
+    scaled = rate_of(both) * rate / rate_of(held) if way == "h2d" else max(rate_of(both), rate)
+    link["both_ways"] = number(quantity(scaled), both["source"])
 
 
 def _limit(link: Plain) -> float:
@@ -157,9 +176,7 @@ def _limit_sum(link: Plain, total: float, said: str) -> None:
         link["both_ways"] = number(quantity(total), said)
 
 
-def _fill_shared(
-    plain: Plain, links: Links, way: str, rates: Sequence[float], alone: Sequence[float], said: str
-) -> list[str]:
+def _fill_shared(links: Links, way: str, rates: Sequence[float], alone: Sequence[float], said: str) -> None:
     """Rates of all GPUs at once: an uplink that moves little more than one GPU is what limits them, else a memory."""
     gpus = tuple(range(len(rates)))
     explained: set[int] = set()
@@ -168,16 +185,14 @@ def _fill_shared(
             total = sum(rates[g] for g in sharing)
             toward = forward if way == "h2d" else not forward
             most = max(alone[g] for g in sharing)
-            if total < 1.2 * most and all(rates[g] < SHARED * alone[g] for g in sharing):
-                set_direction(
-                    link, toward, number(quantity(max(total, 0.98 * most)), f"{said}: GPUs {_names(sharing)} at once")
-                )
+            # an uplink lets one GPU by itself have its rate: what is slower than that is slowed elsewhere
+            if 0.9 * most < total < 1.2 * most and all(rates[g] < SHARED * alone[g] for g in sharing):
+                set_direction(link, toward, number(quantity(total), f"{said}: GPUs {_names(sharing)} at once"))
                 explained |= set(sharing)
             elif total > rate_of(direction(link, toward) or {}) > 0:
                 set_direction(
                     link, toward, number(quantity(total), f"{said}: GPUs {_names(sharing)} at once, at least")
                 )
-    remarks = []
     pinned = links.profile.graph.pinned
     for memory in dict.fromkeys(pinned[g] for g in gpus):
         near = [g for g in gpus if pinned[g] == memory]
@@ -191,7 +206,6 @@ def _fill_shared(
                 f"{said}: GPUs {_names(near)} at once; copies alone move {quantity(sum(alone[g] for g in near))}",
             )
             node[key]["carries"] = "copies"
-    return remarks
 
 
 def _names(gpus: Sequence[int]) -> str:
@@ -201,11 +215,11 @@ def _names(gpus: Sequence[int]) -> str:
 def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
     """Put what p2pBandwidthLatencyTest measured into `plain`. Returns remarks. Raises InputError of `source`."""
     profile = profile_of(plain, source)
-    if found.count > profile.gpus:
-        problem = f"has {found.count} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
+    if found.width > profile.gpus:
+        problem = f"has {found.width} GPUs, but {profile.name} has {profile.gpus}: is it of another host?"
         raise InputError(source, "", problem)
     remarks = []
-    count = found.count
+    count = found.width
     if count < profile.gpus:
         remarks.append(f"{source} has {count} of {profile.gpus} GPUs")
     pairs = {
@@ -219,13 +233,16 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
             for a, b in (link.get("ends") or ("", "") for link in plain["topology"]["links"])
             if a[3:].isdecimal() and b[3:].isdecimal()
         }
-        if missing := sorted(fabric - pairs):
+        held = plain["topology"].get("peers", "direct")
+        if (missing := sorted(fabric - pairs)) and held != "host":
+            a, b = missing[0]
             remarks.append(
-                f"contradiction: {source}: GPUs {missing[0]} cannot access each other, but NVLink joins them: kept"
+                f"contradiction: {source}: GPUs {a} and {b} cannot access each other, but {profile.name} joins them by "
+                "NVLink: `peers` is kept; --peers host of import topo says that NVLink is not used"
             )
-            pairs |= fabric  # type: ignore[arg-type]
-        groups: Any = peer_groups(count, pairs)
-        plain["topology"]["peers"] = groups
+        elif not missing:
+            groups: Any = peer_groups(count, pairs)
+            plain["topology"]["peers"] = groups
     matrix = found.one_way.get(True)
     if matrix and pairs:
         rates = {
@@ -247,11 +264,12 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
                 median(cells) / 2 * 1e9,
                 f"{source}, diagonal: {quantity(median(cells) * 1e9)} read and written",
             )
-    return remarks
+    fit_tables(plain, profile_of, source)
+    return [*remarks, *reconcile(plain, source)]
 
 
 def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, setup: float | None) -> list[str]:
-    """Copies between GPUs: the cap is that of the fastest pair; links between sockets that are slower get their rate."""
+    """Copies between GPUs: the cap is that of the fastest pair; NVLinks and links of sockets are as wide at least."""
     profile = profile_of(plain, said)
     remarks = []
     best = max(rates.values())
@@ -270,7 +288,8 @@ def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, se
         held = link.get("each_way")
         if own and held and is_assumed(held) and max(own) > rate_of(held):
             remarks.append(
-                f"contradiction: {said}: {quantity(max(own))} is above {' - '.join(link['ends'])}, {held['value']}: taken as measured"
+                f"contradiction: {said}: {quantity(max(own))} is above {' - '.join(link['ends'])}, {held['value']}: "
+                "taken as measured"
             )
             link["each_way"] = number(quantity(max(own)), said)
     memory = profile.graph.pinned

@@ -1,7 +1,7 @@
 """Output of nccl-tests and rccl-tests: times of collectives by size.
 
-Versions differ in their columns: without a root, without a reduction, with or without an in-place half. What a row means
-is told by its own numbers: its algorithm bandwidth is its size over its time.
+Versions differ in their columns: without a root, without a reduction, with or without an in-place half. What a row
+means is told by its own numbers: its algorithm bandwidth is its size over its time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Timed(NamedTuple):
 
     line: Line
     size: int
-    count: int
+    elements: int
     dtype: str
     redop: str
     root: int
@@ -172,13 +172,6 @@ def _half(words: Sequence[str], size: int) -> tuple[float, float] | None:
 def _ratio(section: _Section) -> float:
     """Bus over algorithm bandwidth, of the row where rounding matters least."""
     return max(section.rows, key=lambda row: row.size).ratio
-
-
-def _per_rank(section: _Section) -> int:
-    """Bytes of a row over those of its elements: as many as there are ranks where `count` is a rank's share."""
-    row = max(section.rows, key=lambda row: row.size)
-    elements = row.count * _SIZES.get(row.dtype, 0)
-    return round(row.size / elements) if elements else 0
 
 
 def _inferred(section: _Section, source: str, ranks: int | None) -> str:

@@ -34,7 +34,7 @@ class Bandwidths(NamedTuple):
         return [value for value in matrix[0] if value is not None]
 
     @property
-    def count(self) -> int:
+    def width(self) -> int:
         """How many GPUs the widest matrix has."""
         return max((len(row) for matrix in self.tests.values() for row in matrix), default=0)
 

@@ -28,14 +28,18 @@ class PeerRates(NamedTuple):
     """As the GPU sees it."""
 
     @property
-    def count(self) -> int:
+    def width(self) -> int:
         """How many GPUs the matrices have."""
-        found = [self.connected, *self.one_way.values(), *self.both_ways.values(), *self.latency.values()]
-        return max((len(matrix) for matrix in found), default=0)
+        return max(map(len, self.matrices()), default=0)
+
+    def matrices(self) -> list[Sequence[Sequence[float]]]:
+        """All that there are."""
+        return [self.connected, *self.one_way.values(), *self.both_ways.values(), *self.latency.values()]
 
 
 _TITLE = re.compile(
-    r"(?P<kind>Unidirectional|Bidirectional)? ?P2P=(?P<on>Enabled|Disabled) (?P<what>Bandwidth|Latency)|P2P Connectivity Matrix"
+    r"(?P<kind>Unidirectional|Bidirectional)? ?P2P=(?P<on>Enabled|Disabled) (?P<what>Bandwidth|Latency)"
+    r"|P2P Connectivity Matrix"
 )
 
 
@@ -63,7 +67,7 @@ def read_p2p(lines: Sequence[Line], source: str) -> PeerRates:
             matrix, columns = None, 0  # how the host sees the same times
         elif matrix is not None and columns and re.match(r"\d+\s", text):
             _add(matrix, columns, line, title, source)
-    found_any = [rates.connected, *rates.one_way.values(), *rates.both_ways.values(), *rates.latency.values()]
+    found_any = rates.matrices()
     if not any(found_any):
         raise InputError(source, "", "has no matrix of p2pBandwidthLatencyTest (`Unidirectional P2P=Enabled ...`)")
     for one in found_any:

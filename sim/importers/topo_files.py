@@ -16,6 +16,9 @@ from sim.inputs.other_formats import refuse_other
 
 _NAMED = re.compile(r"\|\s+\d+\s+(\S.*?)\s+(?:On|Off|N/A)\s+\||\AGPU \d+: (.*?) \(UUID")
 """A GPU in the table of nvidia-smi, or in its list."""
+_TREE = re.compile(r"\s*-(?:\+-|-)?\[[0-9a-f:]+\]-|[ |]*[+\\]-\[[0-9a-f]{4}:[0-9a-f]{2}\]-")
+_RECORD = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] \S")
+"""Lines that only `lspci -tv`, or only a list of `lspci`, has."""
 
 
 def read_topologies(files: Sequence[Path]) -> HostTree:
@@ -42,14 +45,11 @@ def _read(file: Path) -> HostTree:
         return read_lstopo(content, source)
     lines = lines_of(content, source)
     try:
-        if any(
-            re.match(r"\s*-\+?-?\[?[0-9a-f]{0,4}:?|-\[", line.text) and "[" in line.text for line in lines[:50]
-        ) and not _has_matrix(lines):
-            return read_lspci_tree(lines)
-        if any(re.search(r"LnkCap:|Kernel driver in use:|NUMA node:", line.text) for line in lines) and not _has_matrix(
-            lines
-        ):
-            return read_lspci_records(lines)
+        if not _has_matrix(lines):
+            if any(_TREE.match(line.text) for line in lines):
+                return read_lspci_tree(lines)
+            if any(_RECORD.match(line.text) for line in lines):
+                return read_lspci_records(lines)
         tree = tree_of(read_matrix(lines))
     except (MatrixError, LspciError) as error:
         raise InputError(source, "", str(error)) from None

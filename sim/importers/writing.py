@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.hardware.profile_text import numbers_in_lines, to_yaml
 from sim.inputs.atomic_files import write_atomically
 from sim.inputs.overwriting import Kind
 from sim.inputs.safe_text import printable
@@ -13,7 +14,7 @@ from sim.inputs.safe_text import printable
 
 def profile_text(profile: dict[str, Any]) -> str:
     """A profile as a file."""
-    return f"{Kind.PROFILE.value.decode()} import\n{_yaml(profile)}"
+    return to_yaml(numbers_in_lines(profile), f"{Kind.PROFILE.value.decode().removeprefix('# ')} import")
 
 
 def write_files(output: Path, scenario: dict[str, Any], beside: dict[Path, str | bytes], notes: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from sim.sweeps.evaluation import Evaluator
 from sim.sweeps.job import Job
 from sim.workloads.explicit import Blocks
 from sim.workloads.named import Named
+from sim.workloads.recorded import Recorded
 from sim.workloads.weight_formats import Weights
 
 
@@ -141,6 +142,7 @@ def _smaller_weights(job: Job) -> Iterator[Change]:
             smaller = replace(workload, weights=Weights(dtype="fp8"))
             yield Change("weights in fp8 (compute as it is)", _job(replace(scenario, workload=smaller), job))
         return
+    workload = workload.explicit() if isinstance(workload, Recorded) else workload
     halved = replace(workload, layer_bytes=_half(workload.layer_bytes), blocks=_halved(workload.blocks))
     words = "weights of half the bytes (fp8 instead of bf16; compute as it is)"
     yield Change(words, _job(replace(scenario, workload=halved), job))

@@ -14,7 +14,16 @@ from sim.inputs.units import Bytes
 from sim.policies.base import Axes, Policy
 from sim.policies.registry import register
 from sim.program import LayerWeights, RankBuilder, RankProgram
-from sim.workloads.recorded import Await, Launch, Meet, Move, Operation, Record, RecordedProgram, Synchronise
+from sim.workloads.recorded_operations import (
+    Await,
+    Launch,
+    Meet,
+    Move,
+    Operation,
+    Record,
+    RecordedPass,
+    Synchronise,
+)
 from sim.workloads.workload import Workload
 
 
@@ -27,7 +36,8 @@ class Replay(Policy, frozen=True, tag="replay"):
     - `copies: layer`: copies of a layer that follow each other on a stream are one.
     - `chunk_bytes`: copies are cut into chunks of at most so many bytes.
     - `yielding`: between chunks a copy waits while a collective runs (a gate on the device).
-    - `synchronise: false`: where the host waited for a stream, the compute stream does.
+    - `synchronise: false`: where the host waited for a stream, the compute stream does, and that stream for it: what is
+      copied next takes the place of the layer before.
     """
 
     memory: Literal["recorded", "pinned", "pageable"] = "recorded"
@@ -75,7 +85,7 @@ class Replay(Policy, frozen=True, tag="replay"):
             return 0
         count = 0
         for op in recorded.operations:
-            count += 3
+            count += 5
             if isinstance(op, Move) and self.chunk_bytes:
                 count += 2 * -(-op.bytes // int(self.chunk_bytes))
             elif self.yielding:
@@ -84,10 +94,10 @@ class Replay(Policy, frozen=True, tag="replay"):
 
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """The operations of all steps."""
-        return _Schedule(workload, _recorded(workload), self, rank).build()
+        return _Schedule(workload, _recorded(workload), self).build()
 
 
-def _recorded(workload: Workload) -> RecordedProgram:
+def _recorded(workload: Workload) -> RecordedPass:
     if workload.recorded is None:
         problem = (
             "is replay, which is of recorded programs: give workload.program, as `chunkflow-sim import trace` does"
@@ -96,7 +106,7 @@ def _recorded(workload: Workload) -> RecordedProgram:
     return workload.recorded
 
 
-def _device_buffers(recorded: RecordedProgram) -> dict[tuple[str, str, bool], int]:
+def _device_buffers(recorded: RecordedPass) -> dict[tuple[str, str, bool], int]:
     """(stream, kind, whether of weights of layers) -> bytes on the GPU: two of the largest layers, or one copy."""
     layers: dict[tuple[str, str, int], int] = {}
     sizes: dict[tuple[str, str, bool], int] = {}
@@ -117,9 +127,8 @@ class _Schedule:
     """Emits the operations of one rank."""
 
     workload: Workload
-    recorded: RecordedProgram
+    recorded: RecordedPass
     policy: Replay
-    rank: int
     builder: RankBuilder = field(default_factory=RankBuilder)
     events: dict[int, int] = field(default_factory=dict)
     """Event of the recorded program -> the one that was recorded last for it."""
@@ -190,7 +199,10 @@ class _Schedule:
                 if self.policy.synchronise:
                     build.host_wait(event)
                 elif op.stream != self.recorded.compute:
+                    # what is copied next goes where the layer before lay: as much memory as with the host's wait
+                    done = build.record(self.recorded.compute)
                     build.wait(self.recorded.compute, event)
+                    build.wait(op.stream, done)
 
     def _copy(self, op: Move, step: int) -> None:
         memory, brings = self._memory(op), self._brings(op)
@@ -207,9 +219,7 @@ class _Schedule:
             self.builder.host_work("new pages", op.staging_s)
 
     def _collective(self, op: Meet, step: int) -> None:
-        group = next((g for g in op.group if self.rank in g), None)
-        if op.group and group is None:
-            return
+        group = op.group[0] if op.group else None
         if self.policy.yielding:
             self.builder.write_flag(op.stream, "gate", 1)
         self.builder.collective(

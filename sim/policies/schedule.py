@@ -181,6 +181,11 @@ class Schedule:
         """Size of a slot."""
         return max(self.copied)
 
+    def slot_buffers(self) -> Iterator[tuple[str, int]]:
+        """Names and sizes of all slots."""
+        for slot in range(self.slots):
+            yield f"slot{slot}", self.slot_bytes()
+
     def _end_step(self) -> None:
         ended = self.rank.record_step(COMPUTE)
         if self.workload.synchronous:
@@ -194,8 +199,8 @@ class Schedule:
         if self.offloads:
             # an allocator's slots come and go, others are taken once
             static = self.slots == self.ahead + 1
-            for slot in range(self.slots):
-                self.rank.buffer(f"slot{slot}", self.slot_bytes(), "slot", static=static)
+            for name, size in self.slot_buffers():
+                self.rank.buffer(name, size, "slot", static=static)
         if self.workload.activation_bytes:
             self.rank.buffer(ACTIVATIONS, int(self.workload.activation_bytes), "activations", static=True)
         if self.workload.scratch_bytes:

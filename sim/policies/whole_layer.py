@@ -46,12 +46,7 @@ class WholeLayer(Offload, frozen=True, tag="whole_layer"):
             return {"sglang": f"--dit-layerwise-offload --dit-offload-prefetch-size {self.prefetch_layers}{kept}"}
         if self.issue != "async" or count:
             return {}
-        found = {"vllm-omni": f"--enable-layerwise-offload --layerwise-num-gpu-layers {self.prefetch_layers}"}
-        if self.prefetch_layers == 1:
-            found["diffusers"] = (
-                'enable_group_offload(offload_type="block_level", num_blocks_per_group=1, use_stream=True)'
-            )
-        return found
+        return {"vllm-omni": f"--enable-layerwise-offload --layerwise-num-gpu-layers {self.prefetch_layers}"}
 
     def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
         """All that is not resident."""

@@ -78,6 +78,16 @@ def print_waterfall(fall: Waterfall) -> None:
     show(made)
 
 
+def print_trace(name: str, sentences: Sequence[str], notes: Sequence[str], fall: Waterfall) -> None:
+    """What a trace says of its pass: in words, what was found in it, and the waterfall."""
+    say(styled(name, "bold"))
+    for sentence in sentences:
+        say(f"- {sentence}")
+    for note in notes:
+        say(styled(f"  {note}", "dim"))
+    print_waterfall(fall)
+
+
 def print_explanation(name: str, explanation: Explanation) -> None:
     """What binds, in words; the waterfall; the variants that were tried."""
     say(styled(name, "bold"))

@@ -87,6 +87,10 @@ class Compute(Config, frozen=True):
         if self.launches < 1:
             raise FaultsError([Fault("launches", f"is {self.launches}, at least 1 is needed")])
 
+    def weight(self) -> float:
+        """How long it takes relative to others of its block: seconds, or FLOP, or bytes at 200 FLOP each."""
+        return float(self.seconds) if self.seconds is not None else float(max(self.flops or 0, 200 * (self.bytes or 0)))
+
     def work(self) -> KernelWork:
         """The fields of the kernel that this is."""
         return {

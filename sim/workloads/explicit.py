@@ -29,9 +29,11 @@ class Blocks(Config, frozen=True):
     repeat: int
     layer_bytes: Bytes
     block: tuple[Item, ...]
+    tensors: int | None = None
+    """Tensors that the weights of a layer are."""
 
     def __post_init__(self) -> None:
-        refuse((*too_few(self, ("repeat",)), *wrong_block(self.block)))
+        refuse((*too_few(self, ("repeat", "tensors")), *wrong_block(self.block)))
 
 
 class Explicit(Config, frozen=True):
@@ -54,6 +56,8 @@ class Explicit(Config, frozen=True):
     before: tuple[Phase, ...] = ()
     after: tuple[Phase, ...] = ()
     collectives: dict[str, Any] = msgspec.field(default_factory=dict)
+    outside_bytes: Bytes = Bytes(0)
+    """Weights of no layer: they stay on the GPU, but for runtimes that copy them in every pass."""
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -89,7 +93,7 @@ class Explicit(Config, frozen=True):
         layers: list[Layer] = []
         for _, group in self._groups():
             block = tuple(with_ranks(item.op, layout, world_size) for item in group.block)
-            layers += [Layer(int(group.layer_bytes), block)] * group.repeat
+            layers += [Layer(int(group.layer_bytes), block, tensors=group.tensors or 0)] * group.repeat
         whole = Workload(
             tuple(layers),
             self.steps,
@@ -98,6 +102,7 @@ class Explicit(Config, frozen=True):
             synchronous=self.synchronous,
             before=phase_layers(self.before, layout, world_size),
             after=phase_layers(self.after, layout, world_size),
+            outside_bytes=int(self.outside_bytes),
         )
         return Algorithms(self.collectives).applied(whole, world_size)
 

@@ -178,6 +178,7 @@ class Named(Config, frozen=True):
             self.synchronous,
             phase_layers(self.before, layout, world_size),
             phase_layers(self.after, layout, world_size),
+            outside_bytes=model.parameters.outside * BF16,
         )
         if layout.displaced > 1:
             whole = displaced(whole, setup)

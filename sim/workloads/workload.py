@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from sim.workloads.block_items import MEETINGS, CollectiveOp, Op, Shift, meeting_name
 from sim.workloads.engine_collectives import EngineCollective
-
-if TYPE_CHECKING:
-    from sim.workloads.recorded import RecordedProgram
+from sim.workloads.recorded_operations import RecordedPass
 
 
 class Layer(NamedTuple):
@@ -25,6 +23,8 @@ class Layer(NamedTuple):
     block: tuple[Op, ...]
     memory: int = 0
     others: tuple[tuple[Op, ...], ...] = ()
+    tensors: int = 0
+    """Tensors that its weights are, which some runtimes copy one by one; 0 where that is not known."""
 
     @property
     def blocks(self) -> tuple[tuple[Op, ...], ...]:
@@ -63,7 +63,9 @@ class Workload(NamedTuple):
     after: tuple[Layer, ...] = ()
     closing: tuple[Op, ...] = ()
     ranks: tuple[Workload, ...] = ()
-    recorded: RecordedProgram | None = None
+    outside_bytes: int = 0
+    """Weights of no layer, which runtimes may copy, too; they are in no other figure."""
+    recorded: RecordedPass | None = None
     """What a host issued in a measured pass, of which `layers` are the blocks."""
     forms: Forms | None = None
     cache_bytes: int = 0
@@ -117,7 +119,9 @@ class Workload(NamedTuple):
         """Whether all ranks do the same: `of` then gives what it is asked of."""
         found = {id(block): block for layer in self.all_layers for block in layer.blocks}.values()
         ops = (op for block in (*found, self.closing) for op in block)
-        return not self.ranks and not any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
+        grouped = self.recorded is not None and self.recorded.grouped
+        apart = any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
+        return not self.ranks and not grouped and not apart
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
@@ -142,6 +146,7 @@ class Workload(NamedTuple):
             before=of_all(own.before),
             after=of_all(own.after),
             closing=mine(own.closing),
+            recorded=None if own.recorded is None else own.recorded.of(rank),
         )
 
 

@@ -26,10 +26,10 @@ def command(files: tuple[Path, ...], force: bool, **given: Any) -> None:
 
     target = Target.of(given, force)
     found = [(file, read_file(file)) for file in files]
-    widest = max(found, key=lambda one: one[1].count)[1]
-    plain, remarks = target.start(widest.count, widest.gpus, files)
-    for file, bandwidths in sorted(found, key=lambda one: one[1].count):
-        if bandwidths.count < widest.count:
-            remarks.append(f"contradiction: {file} has {bandwidths.count} GPUs, another file {widest.count}")
+    widest = max(found, key=lambda one: one[1].width)[1]
+    plain, remarks = target.start(widest.width, widest.gpus, files)
+    for file, bandwidths in sorted(found, key=lambda one: one[1].width):
+        if bandwidths.width < widest.width:
+            remarks.append(f"contradiction: {file} has {bandwidths.width} GPUs, another file {widest.width}")
         remarks += fill_nvbandwidth(plain, bandwidths, file.name)
     target.finish(plain, "nvbandwidth", files, remarks)

@@ -26,10 +26,10 @@ def command(files: tuple[Path, ...], force: bool, **given: Any) -> None:
 
     target = Target.of(given, force)
     found = [(file, read_file(file)) for file in files]
-    widest = max(found, key=lambda one: one[1].count)[1]
-    plain, remarks = target.start(widest.count, widest.gpus, files)
-    for file, rates in sorted(found, key=lambda one: one[1].count):
-        if rates.count < widest.count:
-            remarks.append(f"contradiction: {file} has {rates.count} GPUs, another file {widest.count}")
+    widest = max(found, key=lambda one: one[1].width)[1]
+    plain, remarks = target.start(widest.width, widest.gpus, files)
+    for file, rates in sorted(found, key=lambda one: one[1].width):
+        if rates.width < widest.width:
+            remarks.append(f"contradiction: {file} has {rates.width} GPUs, another file {widest.width}")
         remarks += fill_p2p(plain, rates, file.name)
     target.finish(plain, "p2p", files, remarks)

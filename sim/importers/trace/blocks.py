@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sim.importers.trace.layers import Run, runs
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.passes import token
 from sim.importers.trace.reference import Met, Reference
-from sim.inputs.units import show_seconds
 
 ASYNC = 0.2
 """Share of a collective beside kernels from which it counts as one of a stream of its own."""
@@ -19,7 +19,7 @@ COMM = "comm"
 
 
 class Piece(NamedTuple):
-    """`count` equal layers: their operations by number, layer after layer, and the block of one, as plain data."""
+    """Equal layers: their operations by number, layer after layer, and the block of one, as plain data."""
 
     run: Run
     layers: tuple[tuple[int, ...], ...]
@@ -35,7 +35,7 @@ def pieces(found: Reference, notes: Notes) -> list[Piece]:
 
 def _piece(found: Reference, run: Run, numbers: list[int], notes: Notes) -> Piece:
     layers = tuple(
-        tuple(numbers[run.start + i * run.length : run.start + (i + 1) * run.length]) for i in range(run.count)
+        tuple(numbers[run.start + i * run.length : run.start + (i + 1) * run.length]) for i in range(run.repeat)
     )
     return Piece(run, layers, _block(found, layers, notes))
 
@@ -70,7 +70,7 @@ def _block(found: Reference, layers: tuple[tuple[int, ...], ...], notes: Notes) 
             continue
         flush()
         beside = sum(_beside(found, layer[place]) for layer in layers) / len(layers) > ASYNC
-        entry = collective(found, met, found.operations[number].seconds, notes)
+        entry = collective(found, met, notes)
         if beside:
             entry["stream"] = COMM
             pending.append(number)
@@ -79,16 +79,9 @@ def _block(found: Reference, layers: tuple[tuple[int, ...], ...], notes: Notes) 
     return block
 
 
-def collective(found: Reference, met: Met, seconds: float, notes: Notes) -> dict[str, Any]:
+def collective(found: Reference, met: Met, notes: Notes) -> dict[str, Any]:
     """The entry of a collective."""
-    size = met.bytes
-    if not size:
-        size = max(int(seconds * 1e9), 2)
-        notes.assume(
-            f"{met.kind} of unknown bytes: as many as take its time at 1 GB/s, {show_seconds(seconds)} the first one; "
-            "record_param_comms of torch 2.3 and later tells them"
-        )
-    entry: dict[str, Any] = {"kind": met.kind, "bytes": size}
+    entry: dict[str, Any] = {"kind": met.kind, "bytes": met.bytes}
     if met.group is not None:
         entry["group"] = partition(met.group, found.world_size, notes)
     return entry
@@ -97,7 +90,7 @@ def collective(found: Reference, met: Met, seconds: float, notes: Notes) -> dict
 def partition(group: tuple[int, ...], world: int, notes: Notes) -> list[list[int]]:
     """Groups like `group`, which one rank is in, for all ranks; only that one where they cannot be told."""
     size = len(group)
-    strides = {b - a for a, b in zip(group, group[1:], strict=False)}
+    strides = {b - a for a, b in pairwise(group)}
     if len(strides) == 1 and (stride := strides.pop()) > 0 and world % (size * stride) == 0:
         firsts = [base + i for base in range(0, world, size * stride) for i in range(stride)]
         every = [[first + k * stride for k in range(size)] for first in firsts]

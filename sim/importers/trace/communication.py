@@ -6,7 +6,7 @@ import math
 import re
 from typing import NamedTuple
 
-from sim.importers.trace.kineto import Args, Distributed, whole, words
+from sim.importers.trace.kineto import Args, Distributed, plain, whole, words
 from sim.program import CollectiveKind
 
 _KERNEL = re.compile(r"^(?:nccl|rccl)(?:Dev)?(?:Kernel)?_?([A-Za-z]+)", re.IGNORECASE)
@@ -78,8 +78,9 @@ def exchange(kernel: str, args: Args | None, distributed: Distributed | None) ->
     elements = out if kind == "all_gather" else into
     size = element_size(words(args.dtype))
     count = None if elements is None or size is None else elements * size
-    if count is None and isinstance(args.dims, list) and isinstance(args.types, list):
-        count = _described(args.dims, args.types)
+    if count is None:
+        dims, types = plain(args.dims), plain(args.types)
+        count = _described(dims, types) if isinstance(dims, list) and isinstance(types, list) else None
     ranks = _ranks(args, distributed)
     members = whole(args.group_size)
     return Exchange(kind, count or None, members or (len(ranks) if ranks else None), ranks, name)
@@ -87,14 +88,14 @@ def exchange(kernel: str, args: Args | None, distributed: Distributed | None) ->
 
 def kind_of(name: str) -> CollectiveKind | None:
     """The kind of collective that a name stands for."""
-    plain = re.sub(r"[^a-z]", "", name.lower())
-    return next((kind for part, kind in _KINDS if part in plain), None)
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    return next((kind for part, kind in _KINDS if part in letters), None)
 
 
 def element_size(dtype: str) -> int | None:
     """Bytes of an element of a torch type, by its name; None if that is not known."""
-    plain = dtype.lower().removeprefix("c10::")
-    return 1 if plain.startswith("float8") else _SIZES.get(plain)
+    name = dtype.lower().removeprefix("c10::")
+    return 1 if name.startswith("float8") else _SIZES.get(name)
 
 
 def _described(dims: list[object], types: list[object]) -> int | None:

@@ -12,10 +12,14 @@ from typing import NamedTuple
 from sim.importers.trace.kineto import Document, decode
 from sim.inputs.config import InputError
 from sim.inputs.input_files import read_bytes
+from sim.inputs.other_formats import refuse_other
 
 MAX_FILE = 2**30
 """Bytes of a file, and of what it unpacks to."""
 MAX_FILES = 1024
+_HEAD = 2**18
+"""Bytes at a file's start that are looked at."""
+_MARKS = (b'"traceEvents"', b'"deviceProperties"', b'"distributedInfo"', b'"ph"')
 _GZIP = b"\x1f\x8b"
 _SUFFIXES = (".json", ".json.gz", ".tar.gz", ".tgz", ".tar")
 
@@ -25,6 +29,23 @@ class TraceFile(NamedTuple):
 
     source: str
     document: Document
+
+
+def is_trace(file: Path) -> bool:
+    """Whether a file begins as a trace of a profiler does, also compressed; no for one of a simulated run."""
+    try:
+        if not file.is_file():  # opening a pipe waits for who writes to it
+            return False
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD)
+        if head.startswith(_GZIP):
+            head = zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+    except (OSError, ValueError, zlib.error):
+        return False
+    if head[257:262] == b"ustar":
+        return True
+    begins = head.lstrip()[:1] in (b"{", b"[") and any(mark in head for mark in _MARKS)
+    return begins and b'"generator":"chunkflow-sim' not in head
 
 
 def read_traces(paths: Iterable[Path]) -> Iterator[TraceFile]:
@@ -58,6 +79,7 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
         return
     if not content.strip():
         raise InputError(str(path), "", "is empty")
+    refuse_other(content, str(path), "trace")
     yield str(path), content
 
 

@@ -52,8 +52,24 @@ def _calls_of(found: Reference) -> list[Call]:
     if not starts:
         return []
     ends = [op.call.end for op in found.operations if op.call]
-    first, last = min(starts), max(ends) + TAIL
-    return [c for c in found.trace.calls if first <= c.start <= last and _orders(c.name)]
+    first, last = min(starts), max(ends)
+    calls = [c for c in found.trace.calls if first <= c.start <= last + TAIL and _orders(c.name)]
+    if _waits_between(found, first):
+        return calls
+    # whoever records a trace waits for the GPU at its end
+    return [c for c in calls if c.start <= last or not _of_device(c.name)]
+
+
+def _waits_between(found: Reference, first: float) -> bool:
+    """Whether the host waited for the whole GPU between the pass before and the first launch of this one."""
+    if len(found.passes.passes) < 2:
+        return False
+    before = max((op.call.end for op in found.passes.passes[-2].operations if op.call), default=first)
+    return any(before <= c.start <= first and _of_device(c.name) for c in found.trace.calls)
+
+
+def _of_device(name: str) -> bool:
+    return "DeviceSynchronize" in name or "CtxSynchronize" in name
 
 
 def _orders(name: str) -> bool:
@@ -68,9 +84,7 @@ def _is_sync(name: str) -> bool:
     return name.endswith(("StreamSynchronize", "DeviceSynchronize", "EventSynchronize", "CtxSynchronize"))
 
 
-def _by_calls(
-    found: Reference, launched: Sequence[Step], calls: Sequence[Call], notes: Notes
-) -> Iterator[Step]:
+def _by_calls(found: Reference, launched: Sequence[Step], calls: Sequence[Call], notes: Notes) -> Iterator[Step]:
     """Steps in the order of calls; a record is kept only if something waits for it."""
     row = sorted(
         [*((s.call.start if s.call else found.operations[s.number].start, 0, s) for s in launched)]
@@ -122,7 +136,7 @@ def _awaited(call: Call, found: Reference, ends: dict[int, float], last: Operati
     """The streams that a waiting host waits for."""
     if not ends or last is None:
         return []
-    if "Device" in call.name or "Ctx" in call.name:
+    if _of_device(call.name):
         return sorted(ends)
     over = {stream: end for stream, end in ends.items() if end <= call.end + SLACK}
     held = {stream: end for stream, end in over.items() if end >= call.end - RETURN}

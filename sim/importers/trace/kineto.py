@@ -21,7 +21,6 @@ class Args(msgspec.Struct, frozen=True, gc=False):
     device: Any = None
     stream: Any = None
     bytes: Any = None
-    grid: Any = None
     collective: Any = msgspec.field(default=None, name="Collective name")
     elements_in: Any = msgspec.field(default=None, name="In msg nelems")
     elements_out: Any = msgspec.field(default=None, name="Out msg nelems")
@@ -29,11 +28,9 @@ class Args(msgspec.Struct, frozen=True, gc=False):
     dtype: Any = None
     ranks: Any = msgspec.field(default=None, name="Process Group Ranks")
     group_name: Any = msgspec.field(default=None, name="Process Group Name")
-    dims: Any = msgspec.field(default=None, name="Input Dims")
-    types: Any = msgspec.field(default=None, name="Input type")
-    sync_kind: Any = msgspec.field(default=None, name="cuda_sync_kind")
-    waits_on_stream: Any = msgspec.field(default=None, name="wait_on_stream")
-    record_correlation: Any = msgspec.field(default=None, name="wait_on_cuda_event_record_corr_id")
+    dims: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Input Dims")
+    types: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Input type")
+    """Left as they are: most operators have some, and few are looked at."""
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -128,6 +125,11 @@ def whole(value: object) -> int | None:
     if found is None or abs(found) > 2**63:
         return None
     return int(value) if isinstance(value, int | str) and str(value).lstrip("-").isdigit() else int(found)
+
+
+def plain(value: msgspec.Raw) -> Any:
+    """What a field that was left as it is holds; None for nothing."""
+    return msgspec.json.decode(value) if bytes(value) else None
 
 
 def words(value: object) -> str:

@@ -16,20 +16,20 @@ _MAX_RUNS = 12
 
 
 class Run(NamedTuple):
-    """`count` equal layers of `length` operations each, from operation `start` on; a single one is no layer."""
+    """`repeat` equal layers of `length` operations each, from operation `start` on; a single one is no layer."""
 
     start: int
     length: int
-    count: int
+    repeat: int
 
     @property
     def end(self) -> int:
         """The operation behind it."""
-        return self.start + self.length * self.count
+        return self.start + self.length * self.repeat
 
 
 def runs(tokens: Sequence[Hashable], weights: Sequence[float]) -> list[Run]:
-    """The sequence as runs of layers, and pieces between them (count 1) that hold what does not repeat.
+    """The sequence as runs of layers, and pieces between them (repeat 1) that hold what does not repeat.
 
     `weights` is the time of each token: the run that repeats most of it is found first, then others beside it.
     """
@@ -59,7 +59,7 @@ def runs(tokens: Sequence[Hashable], weights: Sequence[float]) -> list[Run]:
 def _extended(row: object, run: Run, start: int, end: int) -> Run:
     """The run with a layer more before and behind it, where these are nearly the same."""
     part = row[run.start : run.start + run.length]  # type: ignore[index]
-    first, count = run.start, run.count
+    first, count = run.start, run.repeat
     if first - run.length >= start and (row[first - run.length : first] == part).mean() >= NEARLY:  # type: ignore[index]
         first, count = first - run.length, count + 1
     behind = first + count * run.length

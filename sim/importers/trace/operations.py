@@ -101,8 +101,8 @@ def of_file(trace: TraceFile) -> RankTrace:
             gpu.append((event, _GPU[category], start, end))
         elif category in _HOST:
             correlation = whole(event.args.correlation) if event.args else None
-            call = Call(start, end, words(event.tid), name, -1 if correlation is None else correlation)
-            calls[call.correlation if call.correlation >= 0 else -2 - len(calls)] = call
+            made = Call(start, end, words(event.tid), name, -1 if correlation is None else correlation)
+            calls[made.correlation if made.correlation >= 0 else -2 - len(calls)] = made
         elif name == "record_param_comms" and event.args:
             if (external := whole(event.args.external)) is not None:
                 described[external] = event.args
@@ -110,7 +110,7 @@ def of_file(trace: TraceFile) -> RankTrace:
         elif category == "user_annotation" and _STEP.match(name):
             steps.append((start, end))
     if not gpu:
-        raise InputError(source, "", "has nothing that ran on a GPU: profile with ProfilerActivity.CUDA")
+        raise InputError(source, "", "is a trace in which nothing ran on a GPU: profile with ProfilerActivity.CUDA")
     device, gpu = _one_device(gpu, left_out)
     for rows in sided.values():
         rows.sort(key=lambda row: row[0])

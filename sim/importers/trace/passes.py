@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def _from_kernels(
     """Passes from the first kernel of one to the one before the next, by order of launches."""
     place = {id(op): i for i, op in enumerate(operations)}
     bounds = [place[id(kernels[start])] for start in starts] + [len(operations)]
-    return [operations[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [operations[a:b] for a, b in pairwise(bounds)]
 
 
 def repeats_after(tokens: Sequence[Hashable]) -> int | None:
@@ -109,7 +110,7 @@ def repeats_after(tokens: Sequence[Hashable]) -> int | None:
         # some token that repeats least often tells the period
         for rare in sorted((t for t in often if often[t] > 1), key=lambda t: often[t])[:3]:
             (at,) = np.nonzero(row == rare)
-            distances = sorted({int(at[-1] - other) for other in at[:-1]} | {int(b - a) for a, b in zip(at, at[1:])})
+            distances = sorted({int(at[-1] - other) for other in at[:-1]} | {int(b - a) for a, b in pairwise(at)})
             for period in distances[:_MAX_CANDIDATES]:
                 if period <= count // 2 and (row[period:] == row[:-period]).mean() >= share:
                     return period

@@ -200,8 +200,8 @@ def fitted(
         memory = found.trace.device.memory or int(profile.device.memory.value)
         head["device"] = {"name": found.trace.device.name, "memory": _number(memory, "B", source)}
         notes.assume(
-            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; times of kernels are "
-            "the trace's, contention and latencies are that profile's"
+            f"no shipped profile of as many GPUs is of {found.trace.device.name}: {like} is the nearest; "
+            "times of kernels are the trace's, contention and latencies are that profile's"
         )
     return {**head, **changes}
 
@@ -227,10 +227,14 @@ def _collectives(found: Reference, profile: Profile, changes: dict[str, Any], so
         # of the class that several kinds share, the one that takes most time decides
         if any(profile.like(k) == like and _total(m) > _total(alone) for k, m in kinds.items() if k != kind):
             continue
+        if found.offloaded:  # a peer's copies slow some, and peers are late: neither is part of an isolated time
+            alone = _typical(alone)
         wanted = _total(alone)
 
-        def take(factor: float, like: CollectiveKind = like, alone: list[Met] = alone) -> float:
-            scaled = with_byte_times(profile, factor, "", (like,))
+        def take(
+            factor: float, base: Profile = profile, like: CollectiveKind = like, alone: list[Met] = alone
+        ) -> float:
+            scaled = with_byte_times(base, factor, "", (like,))
             return _predicted(scaled, alone, found.world_size)
 
         low, one = Point(1e-6, take(1e-6)), Point(1.0, take(1.0))
@@ -257,6 +261,14 @@ def _predicted(profile: Profile, of: Iterable[Met], world: int) -> float:
     for met in of:
         counted[met.kind, met.bytes, len(met.group) if met.group else world] += 1
     return sum(n * isolated_time(profile, kind, size, range(ranks)) for (kind, size, ranks), n in counted.items())
+
+
+def _typical(of: list[Met]) -> list[Met]:
+    """Each with the median time of those of its bytes and group."""
+    times: defaultdict[tuple[int, object], list[float]] = defaultdict(list)
+    for met in of:
+        times[met.bytes, met.group].append(met.seconds)
+    return [met._replace(seconds=median(times[met.bytes, met.group])) for met in of]
 
 
 def _total(of: Iterable[Met]) -> float:

@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from sim.hardware import Profile
-from sim.importers.trace.blocks import Piece, collective, partition
+from sim.importers.trace.blocks import Piece, collective
 from sim.importers.trace.host_calls import Step, steps_of
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import Call, Operation
 from sim.importers.trace.reference import Reference
+from sim.importers.trace.weights import by_time
 from sim.inputs.units import show_bytes
 from sim.workloads.recorded import GENERATOR
 
@@ -69,6 +70,11 @@ def to_json(program: dict[str, Any]) -> bytes:
     return msgspec.json.encode(head)[:-1] + b',\n"operations":[\n' + lines + b"\n]}\n"
 
 
+def layer_copies(found: Reference) -> dict[int, int]:
+    """Number of each copy of a layer's weights in the pass -> its layer."""
+    return _layers(found, steps_of(found, Notes()))
+
+
 def _layers(found: Reference, steps: Sequence[Step]) -> dict[int, int]:
     """Number of each copy of a layer's weights -> its layer: copies in a row, of sizes that come again in the pass."""
     rows: list[list[int]] = []
@@ -102,21 +108,18 @@ def _alike(one: Operation, other: Operation) -> bool:
 def _blocks(parts: Sequence[Piece], sizes: Sequence[int], notes: Notes) -> list[dict[str, Any]]:
     """Blocks whose weights are what was copied: in order where there are as many copies as layers, else by share."""
     kept = [part for part in parts if part.block]
-    layers = sum(part.run.count for part in kept if part.run.count > 1)
+    layers = sum(part.run.repeat for part in kept if part.run.repeat > 1)
     each: list[int] = []
     if layers and layers == len(sizes):
         at = 0
         for part in kept:
-            count = part.run.count if part.run.count > 1 else 0
+            count = part.run.repeat if part.run.repeat > 1 else 0
             each.append(sum(sizes[at : at + count]) // max(count, 1))
             at += count
     else:
-        notes.assume("weights of each block by its share of the layers' time, as copies and blocks differ in number")
-        times = [sum(e["compute"]["seconds"] for e in p.block if "compute" in e) * (p.run.count > 1) for p in kept]
-        total = sum(t * p.run.count for t, p in zip(times, kept, strict=True))
-        each = [int(sum(sizes) * t / total) if total else 0 for t in times]
+        each = by_time(sum(sizes), kept, notes)
     return [
-        {"repeat": part.run.count, "layer_bytes": size // 2 * 2, "block": part.block}
+        {"repeat": part.run.repeat, "layer_bytes": size // 2 * 2, "block": part.block}
         for part, size in zip(kept, each, strict=True)
     ]
 
@@ -142,7 +145,9 @@ def _with_host_time(
                 owed = min(host, 0.0)
                 host = max(host, 0.0)
             behind = max(behind or 0.0, call.end)
-            cost = {"copy": costs.copy, "collective": costs.collective, "kernel": costs.kernel}.get(entry["op"], costs.event)
+            cost = {"copy": costs.copy, "collective": costs.collective, "kernel": costs.kernel}.get(
+                entry["op"], costs.event
+            )
             pageable = entry.get("memory") == "pageable"
             if pageable:
                 extra = _staging(found.operations[step.number], call, profile)
@@ -166,9 +171,7 @@ def _end_before(found: Reference, steps: Sequence[Step]) -> float | None:
     return max(ends, default=None)
 
 
-def _entry(
-    found: Reference, step: Step, layers: dict[int, int], before: int | None, notes: Notes
-) -> dict[str, Any]:
+def _entry(found: Reference, step: Step, layers: dict[int, int], before: int | None, notes: Notes) -> dict[str, Any]:
     stream = stream_name(found, step.stream)
     if step.kind in ("record", "wait"):
         return {"op": step.kind, "stream": stream, "event": step.number}
@@ -183,9 +186,7 @@ def _entry(
         entry = {"op": "copy", "stream": stream, "kind": op.transfer.kind, "bytes": op.transfer.bytes, "memory": memory}
         return entry | ({"layer": layers[step.number]} if step.number in layers else {})
     if (met := found.met.get(step.number)) is not None:
-        about = collective(found, met, op.seconds, notes)
-        entry = {"op": "collective", "stream": stream, "kind": about["kind"], "bytes": about["bytes"]}
-        return entry | ({"group": partition(met.group, found.world_size, notes)} if met.group is not None else {})
+        return {"op": "collective", "stream": stream} | collective(found, met, notes)
     same = before is not None and found.operations[before].stream == op.stream
     gap = found.gaps[step.number] if same else 0.0
     return {"op": "kernel", "stream": stream, "name": op.name[:60], "seconds": _short(op.seconds + gap)}
@@ -194,7 +195,9 @@ def _entry(
 def _staging(op: Operation, call: Call, profile: Profile) -> float:
     """How much longer a pageable copy took than the profile says, s, without the wait for its stream."""
     assert op.transfer is not None
-    began = max(call.start, op.start) if op.transfer.kind == "d2h" or op.start - call.start > BLOCKED * 10 else call.start
+    began = (
+        max(call.start, op.start) if op.transfer.kind == "d2h" or op.start - call.start > BLOCKED * 10 else call.start
+    )
     return call.end - began - profile.pageable_seconds(op.transfer.kind, op.transfer.bytes)
 
 

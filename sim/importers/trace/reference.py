@@ -23,6 +23,10 @@ OVERLAP = 0.05
 """Share of a collective beside copies up to which it counts as uncontended."""
 
 
+OFFLOADED = 0.01
+"""Share of a pass that copies between host and GPU take from which it counts as offloaded."""
+
+
 class Met(NamedTuple):
     """A collective of the pass: its kind and bytes as they are taken, its group, its time without the wait (s).
 
@@ -61,9 +65,10 @@ class Reference(NamedTuple):
         """Bytes that copies move between host and GPU in the pass."""
         return sum(op.transfer.bytes for op in self.operations if op.transfer)
 
-    def copy_share(self) -> float:
-        """Time of copies between host and GPU, relative to the pass."""
-        return sum(op.seconds for op in self.operations if op.transfer) / max(self.of.seconds, 1e-12)
+    @property
+    def offloaded(self) -> bool:
+        """Whether copies between host and GPU take a share of the pass that counts."""
+        return sum(op.seconds for op in self.operations if op.transfer) >= OFFLOADED * self.of.seconds > 0
 
 
 def reference(ranks: Sequence[RankTrace], notes: Notes) -> Reference:
@@ -169,7 +174,7 @@ def _say(found: Reference, ranks: int, notes: Notes) -> None:
     )
     notes.find(found.passes.how)
     wait = f" without {show_seconds(pass_.peer_wait)} for which its first collective waited for a peer"
-    notes.find(f"the last complete pass takes {show_seconds(pass_.step)}" + wait * (pass_.peer_wait > 0))
+    notes.find(f"the last complete pass takes {show_seconds(pass_.step)}" + wait * (pass_.peer_wait > 1e-6))
     sizes: dict[tuple[str, int], list[float]] = defaultdict(list)
     for one in found.met.values():
         sizes[one.kind, one.bytes].append(one.seconds)

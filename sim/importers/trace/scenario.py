@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from sim.hardware import load_profile, profile_file
 from sim.importers.trace.blocks import Piece, pieces
 from sim.importers.trace.files import read_traces
+from sim.importers.trace.findings import explained, sentences
 from sim.importers.trace.notes import Notes
 from sim.importers.trace.operations import of_file
 from sim.importers.trace.rates import changed_profile, fitted, nearest
-from sim.importers.trace.recorded import recorded_program, to_json
+from sim.importers.trace.recorded import BLOCKED, recorded_program, to_json
 from sim.importers.trace.reference import Reference, reference
+from sim.importers.trace.sizes import with_sizes
+from sim.importers.trace.weights import weights_of
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
+from sim.timeline.intervals import clip, measure, union
 
-OFFLOADED = 0.01
-"""Share of a pass that copies between host and GPU take from which it counts as offloaded."""
 STEPS = 4
+REPLAYED_STEPS = 3
 
 
 class Imported(NamedTuple):
@@ -50,8 +52,7 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
     """
     notes = Notes()
     found = read(paths, notes)
-    parts = pieces(found, notes)
-    offloaded = found.copy_share() >= OFFLOADED
+    offloaded = found.offloaded
     changes = program = None
     if hardware is None:
         like, base = nearest(found)
@@ -68,14 +69,21 @@ def import_trace(paths: Sequence[Path], output: Path, hardware: str | None, weig
             raise InputError("--hardware", hardware, problem)
         file = profile_file(hardware)
         named = hardware if not Path(hardware).exists() else str(file.resolve())
+    found = with_sizes(found, profile, notes)
+    parts = pieces(found, notes)
+    if offloaded and weights is not None:
+        notes.assume(f"--weights {weights} is not used: the trace's copies say what is copied")
+    findings = sentences(explained(found, notes))
+    for sentence in findings:
+        notes.find(sentence)
     if offloaded:
-        program = to_json(recorded_program(found, parts, profile, notes))
+        program = to_json(recorded_program(found, parts, profile, notes) | {"findings": findings})
         scenario = _head(found, named) | {
-            "workload": {"program": f"{output.stem}.program.json", "steps": STEPS},
+            "workload": {"program": f"{output.stem}.program.json", "steps": REPLAYED_STEPS},
             "policy": {"kind": "replay"},
         }
     else:
-        scenario = _resident(found, parts, named, notes)
+        scenario = _resident(found, parts, named, weights, notes)
     return Imported(scenario, changes, program, notes, found.of.step)
 
 
@@ -83,27 +91,38 @@ def _head(found: Reference, hardware: str) -> dict[str, Any]:
     return {"hardware": hardware, "world_size": found.world_size}
 
 
-def _resident(found: Reference, parts: Sequence[Piece], hardware: str, notes: Notes) -> dict[str, Any]:
+def _resident(
+    found: Reference, parts: Sequence[Piece], hardware: str, weights: str | None, notes: Notes
+) -> dict[str, Any]:
+    known = None if weights is None else weights_of(weights, found, parts, notes)
     blocks = []
-    for part in parts:
+    for number, part in enumerate(parts):
         if not part.block:
             continue
-        blocks.append({"repeat": part.run.count, "layer_bytes": 0, "block": part.block})
-    layers = [f"{p.run.count} x {p.run.length} operations" for p in parts if p.run.count > 1]
+        size, tensors = known.layers[number] if known else (0, 0)
+        entry: dict[str, Any] = {"repeat": part.run.repeat, "layer_bytes": size}
+        blocks.append(entry | ({"tensors": tensors} if tensors else {}) | {"block": part.block})
+    layers = [f"{p.run.repeat} x {p.run.length} operations" for p in parts if p.run.repeat > 1]
     notes.find(f"layers: {', '.join(layers)}" if layers else "no layers: nothing in the pass repeats")
+    outside = {"outside_bytes": known.outside} if known and known.outside else {}
     if copied := found.host_bytes():
         notes.leave_out(f"copies between host and GPU of {show_bytes(copied)} a pass")
     return _head(found, hardware) | {
-        "workload": {"steps": STEPS, "blocks": blocks},
+        "workload": {"steps": STEPS} | outside | {"blocks": blocks},
         "policy": {"kind": "resident"},
     }
 
 
 def _per_launch(found: Reference) -> float | None:
-    """What the host takes from one launch to the next, s: the least of all passes' medians, as a full queue blocks it."""
-    medians = []
+    """What the host takes from one launch to the next, s: the least mean of all passes.
+
+    Without what it was held for: waits for the GPU, and calls that a full queue blocked.
+    """
+    held = [(c.start, c.end) for c in found.trace.calls if c.end - c.start > BLOCKED]
+    means = []
     for pass_ in found.passes.passes:
         starts = sorted(op.call.start for op in pass_.operations if op.call is not None)
         if len(starts) > 1:
-            medians.append(median(b - a for a, b in zip(starts, starts[1:], strict=False)))
-    return min(medians) if medians else None
+            busy = starts[-1] - starts[0] - measure(clip(union(held), starts[0], starts[-1]))
+            means.append(busy / (len(starts) - 1))
+    return min(means) if means else None
