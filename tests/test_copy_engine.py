@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from copy_engine_programs import MAIN, Call, Memory, engine_program, expected, initial
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, Plain, cases, collective, compute, gated, scenario, tiny_profile, workloads
 from timeline_checks import SLACK, check_order
@@ -213,6 +213,7 @@ ALGORITHMS: list[Plain] = [
 ]
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(cases(), st.sampled_from(ALGORITHMS))
 def test_what_holds_of_every_run_holds_with_copy_engines(case: Case, algorithms: Plain) -> None:
     lowered = case._replace(workload=case.workload | {"collectives": algorithms})
@@ -246,6 +247,7 @@ def _count(workload: Any, policy: Any, ranks: int) -> int:
     return count_commands(workload, policy, ranks)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(cases(policy=gated))
 def test_no_chunk_passes_its_gate_during_a_collective(case: Case) -> None:
     timeline = case._replace(workload=case.workload | {"collectives": ALGORITHMS[0]}).run().timeline
@@ -259,6 +261,7 @@ def test_no_chunk_passes_its_gate_during_a_collective(case: Case) -> None:
             assert not [time for time in passed if max(before) < time < span.end and time > span.start]
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(workloads(), st.integers(1, 4))
 def test_nccl_where_it_is_said_is_the_same_program(workload: Plain, ranks: int) -> None:
     policy = {"kind": "yielding", "chunk_bytes": 8}
