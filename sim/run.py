@@ -15,7 +15,8 @@ from sim.policies import Policy, describe
 from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
-from sim.timeline.metrics import Metrics, Weights, fit, metrics, shown
+from sim.timeline.memory_components import Weights
+from sim.timeline.metrics import Metrics, fit, metrics, shown
 from sim.workloads.workload import Workload
 
 
