@@ -17,7 +17,8 @@ from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
 from sim.timeline import Timeline, settling
 from sim.timeline.composed import with_isolated
-from sim.timeline.metrics import Metrics, Weights, fit, metrics, shown
+from sim.timeline.memory_components import Weights
+from sim.timeline.metrics import Metrics, fit, metrics, shown
 from sim.workloads.block_items import meeting_name
 from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Workload

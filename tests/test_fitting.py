@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from calibration.calibrate import RESIDUALS, write
 from calibration.fitting import Calibrated, FitError, fit_rows, to_yaml
 from calibration.fitting.estimators import undisturbed
+from calibration.fitting.profile import fit_plain
+from calibration.fitting.selection import Rows
 from calibration.fitting.stream_interference import LIKE_MORE, LIKE_NVLINK, LIKE_TWO
+from calibration.host import HOST_MEMORY
 from calibration.probes.case import ProbeCase
 from calibration.probes.plan import plan
 from sim import SimulatedMachine
@@ -95,6 +98,9 @@ class Bench:
 
     def _device(self, p: Plain) -> Numbers:
         return {"memory": self.profile.device.memory.value}
+
+    def _device_overhead(self, p: Plain) -> Numbers:
+        return {"overhead": 1.25e9}
 
     def _gemm(self, p: Plain) -> Numbers:
         return {"seconds": 2 * p["m"] * p["n"] * p["k"] / 700e12}
@@ -747,3 +753,13 @@ def test_yaml_keeps_small_and_large_numbers(measured: list[Row]) -> None:
     assert text.startswith("# two\n# lines\nname: found\n")
     assert plain["streams"]["beside_kernel"]["value"] == "128 ns"
     assert plain["device"]["memory"]["value"] == "150.8 GB"
+    assert plain["device"]["overhead"]["value"] == "1.25 GB"
+    assert plain["device"]["overhead"]["source"].startswith("device/overhead: CUDA's context and NCCL")
+
+
+def test_the_hosts_memory_is_what_its_fingerprint_says(measured: list[Row]) -> None:
+    rows, name = Rows(measured), "found"
+    fallback = load_profile("h200x2-hostpath")
+    plain = fit_plain(rows, name, "x", {"gpu": "x", HOST_MEMORY: "131072 MiB"}, fallback)
+    assert plain["host"]["memory"]["value"] == "131072 MiB"
+    assert "memory" not in fit_plain(rows, name, "x", {"gpu": "x"}, fallback)["host"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import Case, cases, collective, compute, offloading, sharded, workloads
@@ -45,10 +48,12 @@ def thinned(of: Deployment) -> list[Family]:
     return found
 
 
-def searched(case: Case, memory: int, small: int, evaluator: Evaluator) -> Search:
+def searched(case: Case, memory: int, small: int, evaluator: Evaluator, only: Sequence[int] = ()) -> Search:
+    """What is found in all families, or in some of them, by number."""
     at = layout(case, memory)
     search = Search([at], Limits(0.01), evaluator, small=small, most=10**9)
-    search.run(thinned(at))
+    every = thinned(at)
+    search.run([every[n % len(every)] for n in dict.fromkeys(only)] if only else every)
     return search
 
 
@@ -83,6 +88,21 @@ def test_a_search_finds_nearly_the_best_of_all_schedules_and_discards_none_that_
             assert search.smallest.peak <= search.best.peak
     if brief.best is not None and whole.best is not None:
         assert brief.best.step_s <= whole.best.step_s * NEARLY
+
+
+@pytest.mark.slow
+@given(spaces(), st.sampled_from([0.8, 0.5]), st.tuples(*[st.integers(0, 11)] * 2))
+@settings(max_examples=max(settings().max_examples, 100))
+def test_searches_of_a_hundred_scenarios_are_nearly_as_good_as_trying_all(
+    case: Case, share: float, only: tuple[int, ...]
+) -> None:
+    memory = int(layout(case).floors.memory(Resident()) * share)
+    evaluator = Evaluator()
+    brief, whole = (searched(case, memory, small, evaluator, only) for small in (0, 10**9))
+    assert (brief.best is None) == (whole.best is None)
+    if brief.best is not None and whole.best is not None:
+        assert brief.best.step_s <= whole.best.step_s * NEARLY
+        assert brief.best.fits
 
 
 def test_a_schedule_is_discarded_exactly_where_its_floor_says_so() -> None:

@@ -53,6 +53,9 @@ def fit_device(rows: Rows) -> dict[str, Fitted]:
         if memory
         else Fitted(80e9, None, "not measured: assumed"),
     }
+    if taken := rows.find("device_overhead"):
+        most = max(of["overhead"].median for of in taken[0].ranks if "overhead" in of)
+        found["overhead"] = Fitted(most, None, f"{taken[0].case}: CUDA's context and NCCL, the largest of the ranks")
     if gemm:
         found["compute_efficiency"] = Fitted(gemm[0] / peak, rows.spread(gemms, "seconds"), gemm[1])
     else:

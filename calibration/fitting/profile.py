@@ -92,7 +92,7 @@ def _host_memory(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     return {"memory": InOneLine(value=fingerprint[HOST_MEMORY], source="/proc/meminfo, or the control group's limit")}
 
 
-_DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B"}
+_DEVICE = {"peak_flops": "FLOP/s", "hbm_bandwidth": "B/s", "memory": "B", "overhead": "B"}
 _COPIES = {"cap": "B/s", "rate": "B/s", "setup": "s", "minimum": "s", "switch": "s", "staging": "B"}
 _COLLECTIVES = {"latency": "s", "latency_per_rank": "s", "copy_start": "s"}
 

@@ -22,6 +22,18 @@ def device(context: Context, params: Params, background_scale: int) -> Measured:
     return Measured({"memory": [float(memory)]})
 
 
+def overhead(context: Context, params: Params, background_scale: int) -> Measured:
+    """ "overhead": device memory that this process takes beside its tensors, B: CUDA's context, libraries, NCCL.
+
+    It is to run after all collectives: each communicator has buffers of its own.
+    """
+    taken = 2**20
+    if context.cuda:
+        free, total = torch.cuda.mem_get_info(context.device.torch_device)
+        taken = total - free - torch.cuda.memory_reserved(context.device.torch_device)
+    return Measured({"overhead": [float(taken)]})
+
+
 def _timed(context: Context, calls: Sequence[Call], repeats: int) -> list[float]:
     """Seconds of `calls` on the compute stream, one after the other, for each repeat; a rehearsal comes first."""
     for call in _chain(context, calls)[0]:

@@ -69,7 +69,8 @@ def plan(gpus: int, quick: bool, device: Kind = "cuda") -> list[ProbeCase]:
     if device == "cuda":
         cases += _sm_copies(scale, gpus, quick)
     # last: more streams change how fast a stream of the process hears of another
-    return [*cases, *copy_cases(scale, gpus), *host_flag_cases(scale, gpus)]
+    cases = [*cases, *copy_cases(scale, gpus), *host_flag_cases(scale, gpus)]
+    return [*cases, ProbeCase("device/overhead", "device_overhead", {}, 0.05)]
 
 
 def listing(cases: Sequence[ProbeCase]) -> list[str]:

@@ -19,6 +19,7 @@ from calibration.torch_machine.group import join_group, open_device
 
 PROBES = {
     "device": compute.device,
+    "device_overhead": compute.overhead,
     "gemm": compute.gemm,
     "attention": compute.attention,
     "device_copy": compute.device_copy,

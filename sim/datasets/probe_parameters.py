@@ -156,6 +156,7 @@ PARAMETERS: dict[str, type[Parameters]] = {
     "depth": Call,
     "device": Parameters,
     "device_copy": Parameters,
+    "device_overhead": Parameters,
     "engine": Engine,
     "gemm": Gemm,
     "host": Parameters,

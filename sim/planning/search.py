@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from sim.planning.simulated import MOST, Found, Limits, Simulated
 from sim.planning.space import Deployment, Family, Places, largest_fit, place_of
-from sim.policies import Policy, count_commands
+from sim.policies import Policy, Resident, count_commands
 from sim.sweeps.evaluation import Evaluator
 
 CLOSED = 0.002
@@ -75,7 +75,15 @@ class Search(Simulated):
                 floor = self.layouts[layout].floors.step_s(policy)
                 lowest[layout] = min(lowest.get(layout, floor), floor)
         for layout in sorted(together, key=lambda layout: lowest[layout]):
-            self.simulate((layout, policy) for policy in together[layout])
+            if not self._behind(layout):
+                self.simulate((layout, policy) for policy in together[layout])
+
+    def _behind(self, layout: int) -> bool:
+        """Whether a layout takes longer with all weights resident than the best schedule found on another one does."""
+        resident = self.known.get((layout, Resident()))
+        if resident is None or self.best is None or self.best.layout == layout:
+            return False
+        return resident.step_s >= self.best.step_s
 
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning.points import Point
 from sim.planning.result import Plan
-from sim.timeline.metrics import COMPONENTS, LEFT_OUT
+from sim.timeline.memory_components import COMPONENTS
+from sim.timeline.metrics import LEFT_OUT
 
 WORTH = 0.0005
 """Differences below this share of a step are none."""

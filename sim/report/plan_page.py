@@ -15,7 +15,8 @@ from sim.policies import describe
 from sim.report import figures
 from sim.report.html import Badge, Cell, Section, Table, page
 from sim.report.step_sections import why
-from sim.timeline.metrics import COMPONENTS, LEFT_OUT
+from sim.timeline.memory_components import COMPONENTS
+from sim.timeline.metrics import LEFT_OUT
 
 
 def write_page(file: Path, name: str, plan: Plan) -> None:

@@ -11,7 +11,7 @@ from sim.policies import describe
 from sim.report.tables import print_waterfall
 from sim.report.terminal import say, show, styled, table
 from sim.scenario import with_files_of
-from sim.timeline.metrics import COMPONENTS
+from sim.timeline.memory_components import COMPONENTS
 
 
 def print_plan(name: str, plan: Plan) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple, TypedDict, cast
+from typing import TypedDict, cast
 
 from sim.hardware import Profile
 from sim.inputs.units import show_bytes
-from sim.program import Copy, Kernel, Program, RecordEvent, WaitEvent
+from sim.program import Copy, Kernel, RecordEvent, WaitEvent
 from sim.timeline import Intervals, Span, Timeline, clip, measure, overlap, union
 from sim.timeline.lower_bound import lower_bound
+from sim.timeline.memory_components import Weights, components, pinned_buffers
 
 SCHEMA_VERSION = 1
 
@@ -165,8 +166,8 @@ def metrics(
     contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls if s.isolated_time >= 0) / len(shown)
     lasting = [times[step] for step in shown]
     settled = timeline.period == 1
-    parts = _components(timeline, rank, weights)
-    pinned = (0 if weights is None else weights.pinned) + _pinned_buffers(timeline.program)
+    parts = components(timeline, rank, weights)
+    pinned = (0 if weights is None else weights.pinned) + pinned_buffers(timeline.program)
     there = profile.host_memory
     return {
         "schema_version": SCHEMA_VERSION,
@@ -208,45 +209,6 @@ def _other_copies(timeline: Timeline, rank: int) -> list[tuple[Span, Copy]]:
         return copies
     parts = program.composed_streams
     return [(s, c) for s, c in copies if c.stream not in parts and c.kind in ("h2d", "d2h")]
-class Weights(NamedTuple):
-    """What is known of a workload's weights under its policy."""
-
-    pinned: int
-    """B in host memory that all ranks together copy, at least."""
-    once_layers: int
-    """How many of the layers run once a request; they come after those of steps."""
-
-
-COMPONENTS = {
-    "resident_weights": "weights that stay on the GPU",
-    "phase_weights": "of encoders, VAE and what else runs once",
-    "slots": "slots for weights that are copied",
-    "activations": "activations",
-    "scratch": "scratch memory of kernels",
-    "collective_buffers": "buffers of collectives",
-}
-"""Parts of a peak, and what a reader is shown of them."""
-
-
-def _components(timeline: Timeline, rank: int, weights: Weights | None) -> dict[str, int]:
-    """The peak of `rank` by component, B."""
-    of = timeline.peak_memory(rank)
-    layers = timeline.program.ranks[rank].weights
-    once = 0 if weights is None else sum(layer.resident for layer in layers[len(layers) - weights.once_layers :])
-    parts = (of["weights"] - once, once, of["slot"], of["activations"], of["scratch"], of["collective"])
-    return dict(zip(COMPONENTS, parts, strict=True))
-
-
-def _pinned_buffers(program: Program) -> int:
-    """Host memory that ranks name and pin, B; shared buffers count once."""
-    shared, own = {}, 0
-    for rank in program.ranks:
-        for buffer in rank.host_memory.values():
-            if buffer.shared:
-                shared[buffer.name] = buffer.bytes
-            elif buffer.memory == "pinned":
-                own += buffer.bytes
-    return own + sum(shared.values())
 
 
 def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
