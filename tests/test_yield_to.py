@@ -126,3 +126,63 @@ def test_variants_yield_to_one_collective_more_or_less(case: Case, data: st.Data
         assert policies.count_commands(workload, variant, case.ranks) >= sum(
             len(list(rank.commands())) for rank in policies.build(workload, variant, case.ranks).ranks
         )
+
+
+COPIED: Plain = {
+    "layers": 3,
+    "steps": 3,
+    "layer_bytes": 64,
+    "collectives": {"algorithm": "copy_engine", "piece_bytes": 8},
+    "block": [compute(1), named("a", 64), compute(1)],
+}
+
+
+def by_copies(yield_to: object, changes: dict[str, float] | None = None) -> Timeline:
+    policy = {"kind": "yielding", "chunk_bytes": 8, "yield_to": yield_to}
+    return simulate(scenario(COPIED, policy), tiny_profile(2, changes)).timeline
+
+
+def prefetched_within_collectives(timeline: Timeline) -> float:
+    """Seconds in which rank 0 prefetches while a collective by copy engines is not at its end."""
+    copies = [s for s, c in timeline.commands(0, Copy) if c.brings_weights]
+    calls = [s for s in timeline.composed if s.rank == 0]
+    return sum(max(min(a.end, b.end) - max(a.ready, b.ready), 0.0) for a in calls for b in copies)
+
+
+def test_chunks_fill_the_time_in_which_a_collective_has_no_piece() -> None:
+    # the first piece goes down for 1 s before any is there to come up
+    assert prefetched_within_collectives(by_copies("all")) == pytest.approx(0)
+    assert prefetched_within_collectives(by_copies("pieces")) >= 3 * 2 * 1.0
+    assert by_copies("pieces").step_times()[-1] < by_copies("all").step_times()[-1]
+
+
+@pytest.mark.parametrize("setup", [0.0, 0.25])
+def test_no_chunk_passes_its_gate_while_a_piece_is_there(setup: float) -> None:
+    timeline = by_copies("pieces", {"h2d.setup": setup, "streams.wait_flag": 0.05})
+    for rank in range(2):
+        shut = [(s.end, c.value) for s, c in timeline.commands(rank, WriteFlag) if c.flag == "gate compute receive"]
+        assert [value for _, value in shut] == [1, 0] * (len(shut) // 2)
+        closed = [(a, b) for (a, _), (b, _) in zip(shut[::2], shut[1::2], strict=True)]
+        passed = [s.end for s, c in timeline.commands(rank, WaitFlag) if c.flag == "gate compute receive"]
+        assert passed
+        assert closed
+        assert not [t for t in passed for a, b in closed if a + 1e-9 < t < b - 1e-9]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"drain": True}, "policy.drain: needs collectives to yield to as a whole, but yield_to is pieces"),
+        ({"window": "launch"}, "policy.yield_to: pieces is for window device_gate"),
+    ],
+)
+def test_pieces_are_for_the_gate_on_the_gpu(more: Plain, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        scenario(COPIED, {"kind": "yielding", "chunk_bytes": 8, "yield_to": "pieces", **more})
+    assert message in str(error.value)
+
+
+def test_copies_of_pieces_are_counted_before_a_program_is_built() -> None:
+    of = scenario(COPIED, {"kind": "yielding", "chunk_bytes": 8, "yield_to": "pieces"})
+    made = sum(len(list(rank.commands())) for rank in of.program().ranks)
+    assert made <= policies.count_commands(of.workload.resolve(2), of.policy, 2) < 3 * made
