@@ -160,6 +160,13 @@ class Host:
             size *= 2
         return block != job.gpus and not (degree == 1 and block[0] in job.gpus), loads, around, block[0]
 
+    def could_have(self, job: Job, degree: int) -> bool:
+        """Whether there would be a place for a running job on so many GPUs, if it gave its own back now."""
+        mine = set(job.gpus)
+        if not self._aligned:
+            return degree <= self.free_count + len(mine)
+        return any(all(self.free[gpu] or gpu in mine for gpu in block) for block in self.blocks(degree))
+
     # what schedulers do
 
     def start_on(self, job: Job, degree: int, steps: float = math.inf) -> bool:
@@ -192,14 +199,15 @@ class Host:
     def stop(self, job: Job) -> None:
         """Let a running job give its GPUs back after the step that runs; another stage than denoising runs to its end.
 
-        Nothing for a job that is started at this instant, or does not run.
+        A job that has just started takes one step. Nothing for one that does not run.
         """
         if job.number not in self.running or not job.denoising:
             return
-        boundary = math.ceil(self.done(job) - EPSILON)
+        # one step at least is taken, or two jobs could take turns for ever without any
+        boundary = max(math.ceil(self.done(job) - EPSILON), job.done_before + 1.0)
         if boundary < job.target:
             self._advance(job)
-            job.target = float(boundary)
+            job.target = boundary
             self._schedule_end(job)
 
     def join(self, job: Job, others: Sequence[Job]) -> None:

@@ -73,7 +73,7 @@ class Elastic:
         movable = movable[: MAX_JOBS * host.gpus]
         widths = dict(zip(movable, best_widths([self._options(job) for job in movable], max(room, 0)), strict=True))
         for job, width in widths.items():
-            if job.rate and width != len(job.gpus):
+            if job.rate and width != len(job.gpus) and (width < len(job.gpus) or host.could_have(job, width)):
                 host.stop(job)
         waiting = [job for job, width in widths.items() if width and not job.rate]
         for job in sorted(waiting, key=lambda job: (-widths[job], slack[job.number], job.number)):
