@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.inputs.config import InputError
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.faults import Fault, refuse
 from sim.serving.replicates import Mean, Replicates, replicate
-from sim.serving.scenario import ServingScenario
+from sim.serving.scenario import ServingScenario, read_plain
 from sim.serving.serve import prepare
 from sim.sweeps.evaluation import Evaluator
 
@@ -98,3 +100,48 @@ def run_grid(
         rows.append(GridRow(values, replicate(prepared, grid.seeds)))
         progress(len(rows))
     return rows
+
+
+class Assumptions(Config, frozen=True):
+    """Keys that are varied one at a time, at each point of further axes."""
+
+    vary: dict[str, list[Any]]
+    axes: dict[str, list[Any]] = {}  # noqa: RUF012 - a frozen struct's default, copied by msgspec
+
+
+class GridFile(Config, frozen=True):
+    """A grid as a YAML file: a serving scenario, axes of keys, and assumptions that are varied one at a time."""
+
+    serving: str
+    axes: dict[str, list[Any]]
+    seeds: int = 1
+    assumptions: Assumptions | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [Fault("seeds", f"is {self.seeds}, expected 1 to 1000")] if not 1 <= self.seeds <= 1000 else []
+        wrong += [Fault(f"axes.{axis}", "has no values") for axis, values in self.axes.items() if not values]
+        refuse(wrong)
+
+
+def is_grid(data: Any) -> bool:
+    """Whether plain data are of a grid's file."""
+    return isinstance(data, Mapping) and "serving" in data
+
+
+def grids_of(data: Any, folder: Path, source: str, settings: Mapping[str, object]) -> Iterator[tuple[str, Grid]]:
+    """(what is varied, grid) of a grid's file read in `folder`: first its axes, then each assumption.
+
+    `settings` are keys of the serving scenario that are set for all points.
+
+    Raises:
+        InputError: it is wrong, or its serving scenario is.
+    """
+    given = convert(data, GridFile, source)
+    plain = read_plain(folder / given.serving)
+    for path, value in settings.items():
+        plain = with_value(plain, path, value, source)
+    yield "", Grid(plain, given.axes, given.seeds, source)
+    if given.assumptions is not None:
+        for path, values in given.assumptions.vary.items():
+            axes = {**given.assumptions.axes, path: values}
+            yield path, Grid(plain, axes, given.seeds, source)
