@@ -13,7 +13,7 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.serving.replicates import Mean, Replicates, replicate
 from sim.serving.scenario import ServingScenario, read_plain
-from sim.serving.serve import prepare
+from sim.serving.serve import Known, prepare
 from sim.sweeps.evaluation import Evaluator
 
 MAX_POINTS = 10_000
@@ -90,14 +90,16 @@ def run_grid(
     grid: Grid, evaluator: Evaluator | None = None, progress: Callable[[int], None] = lambda done: None
 ) -> list[GridRow]:
     """Run all points. Step times are simulated once for all. Raises InputError, as `prepare` and `serve`."""
-    evaluator = evaluator or Evaluator()
-    rows = []
+    evaluator, known = evaluator or Evaluator(), Known({}, {})
+    rows: list[GridRow] = []
     scenarios = [
         (v, ServingScenario.from_plain(d, grid.source)) for v, d in points(grid)
     ]  # all checked before any runs
     for values, scenario in scenarios:
-        prepared = prepare(scenario, evaluator, grid.source)
-        rows.append(GridRow(values, replicate(prepared, grid.seeds)))
+        prepared = prepare(scenario, evaluator, grid.source, known)
+        found = replicate(prepared, grid.seeds)
+        # requests of many points would fill the memory
+        rows.append(GridRow(values, found._replace(first=found.first._replace(requests=[]))))
         progress(len(rows))
     return rows
 

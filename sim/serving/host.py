@@ -17,7 +17,7 @@ from sim.environment import Environment, Process
 from sim.serving.classes import Stage
 from sim.serving.costs import Costs
 from sim.serving.jobs import EPSILON, Job, Request
-from sim.serving.memory import Memory
+from sim.serving.placement import Gpus
 from sim.serving.step_times import ClassModel, Contention, Running
 
 
@@ -42,7 +42,7 @@ class Segment(NamedTuple):
     steps: float
 
 
-class Host:
+class Host(Gpus):
     """`gpus` GPUs. Schedulers read its fields, and call `start`, `stop`, `join` and `wake`."""
 
     def __init__(
@@ -56,9 +56,9 @@ class Host:
         aligned: bool = True,
         record: tuple[float, float] | None = None,
     ) -> None:
+        super().__init__(gpus, memory, aligned)
         self.env = Environment()
         self.classes = classes
-        self.gpus = gpus
         self.costs = costs
         self.contention = contention
         """None where groups do not slow each other."""
@@ -67,19 +67,14 @@ class Host:
         self.begun: dict[int, Job] = {}
         """Other jobs that wait."""
         self.running: dict[int, Job] = {}
-        self.free = [True] * gpus
-        self.free_count = gpus
-        self.memory = Memory(gpus, memory)
         self.segments: list[Segment] = []
         self.busy: dict[str, float] = {}
         """GPU-seconds of each class."""
         self.decider: Decider | None = None
         self.left = 0
         """Requests that are not done."""
-        self._aligned = aligned
         self._load_seconds = load_seconds
         self._record = record
-        self._blocks: dict[int, list[tuple[int, ...]]] = {}
         self._asked = False
         self._ended: list[Job] = []
         self._starting: list[tuple[Job, float]] = []
@@ -125,47 +120,6 @@ class Host:
     def slack(self, job: Job, degree: int) -> float:
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""
         return job.deadline - self.now - self.remaining(job, degree)
-
-    def blocks(self, degree: int) -> list[tuple[int, ...]]:
-        """Where a group of `degree` may be, by `placement: aligned`."""
-        found = self._blocks.get(degree)
-        if found is None:
-            starts = range(0, self.gpus - degree + 1, degree)
-            found = self._blocks[degree] = [tuple(range(start, start + degree)) for start in starts]
-        return found
-
-    def places(self, job: Job, degree: int) -> list[tuple[int, ...]]:
-        """Free GPUs on which a job could start, the best first: where it was, where its model is, in filled corners."""
-        if degree > self.free_count:
-            return []
-        free = self.free
-        if self._aligned:
-            found = [block for block in self.blocks(degree) if all(free[gpu] for gpu in block)]
-        else:
-            where = [gpu for gpu in range(self.gpus) if free[gpu]]
-            found = [tuple(where[:degree])]
-            if len(job.gpus) == degree and all(free[gpu] for gpu in job.gpus) and job.gpus != found[0]:
-                found.append(job.gpus)
-        if len(found) > 1:
-            found.sort(key=partial(self._preference, job, degree))
-        return found
-
-    def _preference(self, job: Job, degree: int, block: tuple[int, ...]) -> tuple[bool, int, int, int]:
-        name, memory = job.cls.weights_name, self.memory
-        loads = sum(not memory.has_model(gpu, name) for gpu in block)
-        around, size = 0, degree * 2
-        while size <= self.gpus:  # free GPUs around it: larger groups need them together
-            start = block[0] // size * size
-            around = around * self.gpus + sum(self.free[start : start + size])
-            size *= 2
-        return block != job.gpus and not (degree == 1 and block[0] in job.gpus), loads, around, block[0]
-
-    def could_have(self, job: Job, degree: int) -> bool:
-        """Whether there would be a place for a running job on so many GPUs, if it gave its own back now."""
-        mine = set(job.gpus)
-        if not self._aligned:
-            return degree <= self.free_count + len(mine)
-        return any(all(self.free[gpu] or gpu in mine for gpu in block) for block in self.blocks(degree))
 
     # what schedulers do
 

@@ -48,8 +48,11 @@ class Elastic:
     def _images(self, images: list[Job], room: int) -> int:
         """Start images where GPUs are free; returns how many GPUs they have, or are to get from videos."""
         host, taken = self.host, 0
-        images.sort(key=lambda job: (not job.started, job.deadline, job.number))
+        # those that are late in any case come last, as with videos; more than could be started are left out
+        late = {job.number: host.slack(job, job.cls.degree) < 0.0 for job in images}
+        images.sort(key=lambda job: (not job.started, late[job.number], job.deadline, job.number))
         fresh = [job for job in images if not job.started]
+        fresh = fresh[: host.gpus * max((job.cls.batches[-1] for job in fresh), default=1)]
         groups = batches(host, fresh, lambda job: job.cls.degree) if self.batching else [[job] for job in fresh]
         for first, *others in [*([job] for job in images if job.started), *groups]:
             degree = host.fixed_degree(first)
