@@ -9,17 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
+from click.testing import CliRunner, Result
+from html_reader import Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_scenarios import KINDS, check, run, serving_scenarios, stated
 from strategies import Plain
 
+from sim.cli import main
 from sim.inputs.config import InputError
 from sim.serving import ServingScenario, figures, prepare, replicate
-from sim.serving.grid import Grid, run_grid
+from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid
 from sim.serving.replicates import mean_of
+from sim.serving.scenario import read_plain
 from sim.serving.schedulers import kinds
 from sim.serving.schedulers.knapsack import Option, best_widths
+
+SHIPPED = Path(__file__).parents[1] / "scenarios" / "serving"
 
 
 def traced(tmp_path: Path, rows: Sequence[tuple[float, str]], **changes: object) -> Plain:
@@ -84,7 +91,7 @@ def waits(servers: int, load: float, count: int, source: random.Random, tmp_path
 
 @pytest.mark.parametrize("servers", [1, 3])
 def test_equal_service_times_wait_as_theory_says(servers: int, tmp_path: Path) -> None:
-    load, count = 0.7, 20_000
+    load, count = 0.7, 6_000
     found = waits(servers, load, count, random.Random(5), tmp_path)
     # each server gets every c-th request: the recursion is exact for every single one
     source, at, times = random.Random(5), 0.0, []
@@ -96,7 +103,7 @@ def test_equal_service_times_wait_as_theory_says(servers: int, tmp_path: Path) -
         before = n - servers
         exact.append(max(0.0, exact[before] + 1.0 - (times[n] - times[before])) if before >= 0 else 0.0)
     assert found == pytest.approx(exact, abs=1e-6)
-    assert sum(found) / count == pytest.approx(crommelin(servers, load), rel=0.05)
+    assert sum(found) / count == pytest.approx(crommelin(servers, load), rel=0.1)
 
 
 def crommelin(servers: int, load: float) -> float:
@@ -118,7 +125,7 @@ def test_the_closed_form_is_that_of_one_server() -> None:
 def test_exponential_service_times_wait_as_theory_says(tmp_path: Path) -> None:
     source, at, load = random.Random(3), 0.0, 0.6
     lines = ["arrival_s,class,steps"]
-    for _ in range(30_000):
+    for _ in range(15_000):
         at += source.expovariate(load)
         lines.append(f"{at!r},a,{max(round(source.expovariate(1.0) * 1000), 1)}")
     file = tmp_path / "trace.csv"
@@ -126,10 +133,10 @@ def test_exponential_service_times_wait_as_theory_says(tmp_path: Path) -> None:
     cls = {"steps": 1, "degrees": [1], "step_times": {1: 0.001}, "deadline": {"seconds": 5.0}}
     plain = stated(gpus=1, classes={"a": cls}, arrivals={"kind": "trace", "file": str(file)})
     found = run(plain).requests
-    assert sum(r.queued for r in found) / len(found) == pytest.approx(load / (1 - load), rel=0.06)
+    assert sum(r.queued for r in found) / len(found) == pytest.approx(load / (1 - load), rel=0.1)
     # the latency of M/M/1 is exponential: P(T > t) = exp(-(1 - load) t)
     for t in (1.0, 4.0):
-        assert sum(r.latency > t for r in found) / len(found) == pytest.approx(math.exp(-(1 - load) * t), abs=0.02)
+        assert sum(r.latency > t for r in found) / len(found) == pytest.approx(math.exp(-(1 - load) * t), abs=0.03)
 
 
 LONG = {"steps": 10, "degrees": [1], "step_times": {1: 1.0}, "deadline": {"seconds": 99.0}}
@@ -213,12 +220,12 @@ def test_a_late_request_says_why(tmp_path: Path) -> None:
 
 
 def test_arrivals_keep_their_mean_rate_and_their_times() -> None:
-    plain = stated(gpus=8, duration=20_000.0)
+    plain = stated(gpus=8, duration=4_000.0)
     counts = {}
     for kind in ("poisson", "bursts"):
         changed = plain | {"arrivals": {"kind": kind, "rate": 0.5}}
         counts[kind] = len(run(changed).requests)
-        assert counts[kind] == pytest.approx(10_000, rel=0.05)
+        assert counts[kind] == pytest.approx(2_000, rel=0.08)
     b = dict(plain["classes"]["a"])
     times = []
     for share in (0.5, 2.0):
@@ -271,7 +278,7 @@ def test_wrong_traces_name_the_line(text: str, said: str, tmp_path: Path) -> Non
         ("classes.a.batches", [1, 2], r"classes\.a\.batch_factors\.2: expected a batch's step time"),
         ("classes.a.workload", {"model": "sd3-medium"}, r"classes\.a: expected either workload"),
         ("arrivals.load", 1, "arrivals: expected either rate"),
-        ("scheduler.kind", "best", "scheduler.kind: expected one of"),
+        ("scheduler.kind", "best", "scheduler.kind: is 'best'; expected one of contention_aware"),
         ("gpus", 1, r"classes\.a\.degrees: has 2, but there are 1 GPUs"),
         ("gpus", 0, "gpus: is 0, expected 1 to"),
     ],
@@ -302,3 +309,88 @@ def test_a_grid_runs_every_point_and_drops_keys_of_other_kinds() -> None:
     rows = run_grid(Grid(plain, {"scheduler.kind": ["srtf", "fcfs"], "classes.a.step_times.2": [0.5, 0.6]}, 2))
     assert [list(row.values.values()) for row in rows] == [["srtf", 0.5], ["srtf", 0.6], ["fcfs", 0.5], ["fcfs", 0.6]]
     assert rows[0].mean("requests").mean > 0
+
+
+def written(tmp_path: Path, plain: Plain) -> Path:
+    file = tmp_path / "serving.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    return file
+
+
+def cli(*args: object) -> Result:
+    return CliRunner().invoke(main, ["serve", *map(str, args)])
+
+
+def test_the_command_prints_what_the_library_finds(tmp_path: Path) -> None:
+    plain = stated(arrivals={"kind": "poisson", "load": 0.9})
+    file = written(tmp_path, plain)
+    result = cli(file, "--json", "--set", "scheduler.kind=srtf")
+    assert result.exit_code == 0, result.output
+    expected = figures(run(plain | {"scheduler": {"kind": "srtf"}}))
+    assert json.loads(result.stdout) == expected | {"seeds": 1}
+    shown = cli(file, "--seeds", 3).stdout
+    assert "±" in shown and "late because of" in shown
+
+
+def test_the_page_shows_a_minute_and_asks_the_network_for_nothing(tmp_path: Path) -> None:
+    file = written(tmp_path, stated(arrivals={"kind": "poisson", "load": 1.5}))
+    result = cli(file, "--html", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    page = Reader((tmp_path / "page.html").read_text())
+    assert [load for load in page.loads if not load.startswith(("#", "data:,"))] == []
+    text = " ".join(page.text)
+    assert all(title in text for title in ("Requests", "Latency", "Why requests were late", "A minute", "Step times"))
+    drawn = " ".join(page.data)
+    assert "GPU 1" in drawn and "denoise, 10 steps" in drawn
+
+
+def test_a_grid_is_a_file_or_given_by_options(tmp_path: Path) -> None:
+    plain = stated(arrivals={"kind": "poisson", "load": 0.5})
+    written(tmp_path, plain)
+    vary = {"axes": {"scheduler.kind": ["fcfs"]}, "vary": {"costs.reshard": ["0 s", "1 s"]}}
+    grid = {"serving": "serving.yaml", "seeds": 2, "axes": {"arrivals.load": [0.5, 0.9]}, "assumptions": vary}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    rows = json.loads(cli(tmp_path / "grid.yaml", "--json").stdout)["rows"]
+    assert [row["values"] for row in rows] == [
+        {"arrivals.load": "0.5"},
+        {"arrivals.load": "0.9"},
+        {"scheduler.kind": "fcfs", "costs.reshard": "0 s"},
+        {"scheduler.kind": "fcfs", "costs.reshard": "1 s"},
+    ]
+    result = cli(tmp_path / "serving.yaml", "--vary", "arrivals.load=0.5,0.9", "--json", "--html", tmp_path / "p.html")
+    again = json.loads(result.stdout)["rows"]
+    assert [row["values"] for row in again] == [row["values"] for row in rows[:2]]
+    assert "Requests in time, by arrivals.load" in (tmp_path / "p.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--set", "gpus"], "--set: gpus: expected key.path=value"),
+        (["--set", "gpus=1,2"], "expected one value for gpus, got 2: --vary takes several"),
+        (["--set", "classes.a.shares=1"], "serving.yaml: classes.a.shares: unknown key"),
+        (["--vary", "arrivals.load=0"], "serving.yaml: arrivals: expected either rate"),
+    ],
+)
+def test_wrong_options_are_one_error(args: list[str], said: str, tmp_path: Path) -> None:
+    result = cli(written(tmp_path, stated()), *args)
+    assert result.exit_code == 2, result.output
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_scenario_of_steps_is_told_from_one_of_serving(tmp_path: Path) -> None:
+    result = cli(written(tmp_path, {"hardware": "h200x1", "world_size": 1, "workload": {}, "policy": {}}))
+    assert result.exit_code == 2
+    assert "is a scenario of steps, no serving scenario: run it with `chunkflow-sim run`" in result.stderr
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_scenarios_are_read(file: Path) -> None:
+    data = read_plain(file)
+    if is_grid(data):
+        for _, grid in grids_of(data, file.parent, str(file), {}):
+            for _, plain in points(grid):
+                ServingScenario.from_plain(plain, str(file))
+    else:
+        ServingScenario.from_plain(data, str(file))
