@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,6 +29,10 @@ def _settings(texts: tuple[str, ...]) -> dict[str, object]:
         if len(values) != 1:
             raise InputError("--set", text, f"expected one value for {path}, got {len(values)}: --vary takes several")
     return {path: values[0] for path, values in axes.items()}
+
+
+def _further(advance: Callable[[int], None], before: int, done: int) -> None:
+    advance(before + done)
 
 
 @main.command()
@@ -70,7 +76,7 @@ def serve(
     from sim.report.serving_tables import print_grid, print_served
     from sim.report.terminal import progress
     from sim.serving import replicate
-    from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid, with_value
+    from sim.serving.grid import Grid, GridRow, grids_of, is_grid, points, run_grid, with_value
     from sim.serving.scenario import ServingScenario, read_plain
     from sim.serving.serve import prepare
     from sim.sweeps.axes import parse_axes
@@ -92,11 +98,10 @@ def serve(
             data = with_value(data, path, value, source)
         named = [("", Grid(data, parse_axes(vary), seeds or 1, source))] if vary else []
     if named:
-        rows = []
+        rows: list[GridRow] = []
         with progress(sum(len(list(points(grid))) for _, grid in named), "points") as advance:
             for name, grid in named:
-                before = len(rows)
-                found = run_grid(grid, evaluator, lambda done, before=before: advance(before + done))
+                found = run_grid(grid, evaluator, partial(_further, advance, len(rows)))
                 rows += found
                 if not as_json:
                     print_grid(f"{file.name}: {name}" if name else file.name, found)

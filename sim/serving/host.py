@@ -109,13 +109,24 @@ class Host(Gpus):
 
     def remaining(self, job: Job, degree: int, batch: int | None = None) -> float:
         """Isolated time that a job still needs with its steps on `degree` GPUs, s."""
-        count = job.batch if batch is None else batch
-        total = 0.0
-        for number in range(job.stage_number, len(job.stages)):
-            stage, steps = job.stages[number]
-            left = steps - self.done(job) if number == job.stage_number else steps
-            total += left * job.cls.stage_step(stage, degree, count)
+        count = len(job.requests) if batch is None else batch
+        number, stages, step = job.stage_number, job.stages, job.cls.stage_step
+        total = (stages[number][1] - self.done(job)) * step(stages[number][0], degree, count)
+        for stage, steps in stages[number + 1 :]:
+            total += steps * step(stage, degree, count)
         return total
+
+    def remaining_by_degree(self, job: Job) -> dict[int, float]:
+        """`remaining` for each degree of its class."""
+        left, number, batch = job.total - self.done(job), job.stage_number, len(job.requests)
+        stage, step, rest = job.stages[number][0], job.cls.stage_step, job.stages[number + 1 :]
+        found = {}
+        for degree in job.cls.degrees:
+            total = left * step(stage, degree, batch)
+            for other, steps in rest:
+                total += steps * step(other, degree, batch)
+            found[degree] = total
+        return found
 
     def slack(self, job: Job, degree: int) -> float:
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""
