@@ -51,6 +51,7 @@ def _further(advance: Callable[[int], None], before: int, done: int) -> None:
     type=click.FloatRange(0),
     help="Start, s, of the minute that the page shows; the busiest one unless given.",
 )
+@click.option("--together", is_flag=True, help="Print step times of pairs of classes side by side, and serve nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=OutputPath(), help="Write a page to this file.")
 @no_cache_option
@@ -62,6 +63,7 @@ def serve(
     vary: tuple[str, ...],
     seeds: int | None,
     minute: float | None,
+    together: bool,
     as_json: bool,
     html: Path | None,
     no_cache: bool,
@@ -73,10 +75,11 @@ def serve(
     """
     import json
 
-    from sim.report.serving_tables import print_grid, print_served
+    from sim.report.serving_tables import print_grid, print_pairs, print_served
     from sim.report.terminal import progress
     from sim.serving import replicate
     from sim.serving.grid import Grid, GridRow, grids_of, is_grid, points, run_grid, with_value
+    from sim.serving.pairs import pairs
     from sim.serving.scenario import ServingScenario, read_plain
     from sim.serving.serve import prepare
     from sim.sweeps.axes import parse_axes
@@ -114,6 +117,14 @@ def serve(
             say(f"page: {html}")
         return
     prepared = prepare(ServingScenario.from_plain(data, source), evaluator, source)
+    if together:
+        found_pairs = list(pairs(prepared))
+        if as_json:
+            plain = [[side._asdict() for side in pair] for pair in found_pairs]
+            click.echo(json.dumps({"schema_version": 1, "pairs": plain}, indent=2))
+        else:
+            print_pairs(file.name, found_pairs)
+        return
     window = None
     if html is not None:
         window = (0.0, float("inf")) if minute is None else (minute, minute + 60.0)
