@@ -394,3 +394,8 @@ def test_shipped_scenarios_are_read(file: Path) -> None:
                 ServingScenario.from_plain(plain, str(file))
     else:
         ServingScenario.from_plain(data, str(file))
+
+
+def test_far_too_many_requests_are_refused_before_any_is_made() -> None:
+    with pytest.raises(InputError, match=r"arrivals: make about 1e\+12 requests, at most 2000000 are served"):
+        run(stated(arrivals={"kind": "poisson", "rate": 1e9}))

@@ -101,6 +101,19 @@ def test_alike_placements_run_alike() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_a_group_alone_may_be_slower_on_other_gpus() -> None:
+    """Two nodes of eight GPUs each."""
+    host = "h100x16-nvlink-2nodes"
+    scenarios = {("a", 2, 1): steps("resident", 2, host)}
+    contention = SimulatedContention(load_profile(host), scenarios)
+    near, far = (Running("a", 1, gpus) for gpus in ((2, 3), (7, 8)))
+    assert contention.together(frozenset({near}))[near] == 1.0
+    expected = simulate(placed(scenarios["a", 2, 1], (7, 8))).metrics["step_time_s"]
+    expected /= simulate(scenarios["a", 2, 1]).metrics["step_time_s"]
+    assert contention.together(frozenset({far}))[far] == pytest.approx(expected, rel=0.01)
+    assert expected > 1.02
+
+
 @pytest.mark.slow
 def test_few_layers_slow_down_as_many() -> None:
     of = {"frames": 33, "height": 480, "width": 832}

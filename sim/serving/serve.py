@@ -153,6 +153,7 @@ def requests_of(prepared: Prepared, seed: int) -> list[Request]:
     """The requests of a run, in the order of their arrivals. Raises InputError where there are too many, or none."""
     scenario = prepared.scenario
     shares = {name: float(of.share) for name, of in scenario.classes.items()}
+    _check_count(scenario, prepared.rate)
     found: list[Request] = []
     allowances = {name: cls.allowance() for name, cls in prepared.classes.items()}
     given: Iterable[Arrival] = arrivals(scenario.arrivals, shares, float(scenario.duration), prepared.rate, seed)
@@ -165,6 +166,16 @@ def requests_of(prepared: Prepared, seed: int) -> list[Request]:
         steps = cls.given.steps if arrival.steps is None else arrival.steps
         found.append(Request(number, cls, arrival.at, deadline, steps))
     return found
+
+
+def _check_count(scenario: ServingScenario, rate: float) -> None:
+    """Raise InputError where far too many requests are to be expected, before any is made."""
+    given, expected = scenario.arrivals, rate * float(scenario.duration)
+    if isinstance(given, Phases):
+        expected = math.fsum(float(phase.seconds) * float(phase.rate) for phase in given.phases)
+    if expected > 1.1 * MAX_REQUESTS:
+        problem = f"make about {expected:.3g} requests, at most {MAX_REQUESTS} are served: take a shorter duration"
+        raise InputError("scenario", "arrivals", problem)
 
 
 def serve(
