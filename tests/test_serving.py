@@ -25,6 +25,7 @@ from sim.serving.replicates import mean_of
 from sim.serving.scenario import read_plain
 from sim.serving.schedulers import kinds
 from sim.serving.schedulers.knapsack import Option, best_widths
+from sim.sweeps.worker_pool import Workers
 
 SHIPPED = Path(__file__).parents[1] / "scenarios" / "serving"
 
@@ -399,3 +400,9 @@ def test_shipped_scenarios_are_read(file: Path) -> None:
 def test_far_too_many_requests_are_refused_before_any_is_made() -> None:
     with pytest.raises(InputError, match=r"arrivals: make about 1e\+12 requests, at most 2000000 are served"):
         run(stated(arrivals={"kind": "poisson", "rate": 1e9}))
+
+
+def test_a_grid_in_processes_finds_the_same() -> None:
+    grid = Grid(stated(arrivals={"kind": "poisson", "load": 0.9}), {"scheduler.kind": ["srtf", "genserve"]}, 2)
+    with Workers(2) as pool:
+        assert [row.to_plain() for row in run_grid(grid, executor=pool)] == [row.to_plain() for row in run_grid(grid)]

@@ -16,6 +16,7 @@ from sim.cli.common import (
     no_cache_option,
     say,
     with_exit_codes,
+    workers_option,
 )
 
 
@@ -54,6 +55,7 @@ def _further(advance: Callable[[int], None], before: int, done: int) -> None:
 @click.option("--together", is_flag=True, help="Print step times of pairs of classes side by side, and serve nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=OutputPath(), help="Write a page to this file.")
+@workers_option
 @no_cache_option
 @force_option
 @with_exit_codes
@@ -66,6 +68,7 @@ def serve(
     together: bool,
     as_json: bool,
     html: Path | None,
+    workers: int | None,
     no_cache: bool,
     force: bool,
 ) -> None:
@@ -85,6 +88,7 @@ def serve(
     from sim.sweeps.axes import parse_axes
     from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.figures_cache import user_cache
+    from sim.sweeps.worker_pool import Workers
 
     source = str(file)
     data, settings = read_plain(file), _settings(settings_given)
@@ -102,9 +106,10 @@ def serve(
         named = [("", Grid(data, parse_axes(vary), seeds or 1, source))] if vary else []
     if named:
         rows: list[GridRow] = []
-        with progress(sum(len(list(points(grid))) for _, grid in named), "points") as advance:
+        total = sum(len(list(points(grid))) for _, grid in named)
+        with Workers(workers) as pool, progress(total, "points") as advance:
             for name, grid in named:
-                found = run_grid(grid, evaluator, partial(_further, advance, len(rows)))
+                found = run_grid(grid, evaluator, partial(_further, advance, len(rows)), pool)
                 rows += found
                 if not as_json:
                     print_grid(f"{file.name}: {name}" if name else file.name, found)

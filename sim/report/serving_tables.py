@@ -68,7 +68,7 @@ def print_served(name: str, found: Replicates) -> None:
 
 def grid_columns(rows: Sequence[GridRow]) -> list[str]:
     """Axes, then figures."""
-    return [*rows[0].values, "in time", *rows[0].found.first.prepared.classes, "p90", "GPU time"]
+    return [*rows[0].values, "in time", *rows[0].classes, "p90", "GPU time"]
 
 
 def grid_rows(rows: Sequence[GridRow]) -> list[list[str]]:
@@ -77,7 +77,7 @@ def grid_rows(rows: Sequence[GridRow]) -> list[list[str]]:
         [
             *map(str, row.values.values()),
             percent(row.mean("attainment")),
-            *(percent(row.mean("classes", name, "attainment")) for name in row.found.first.prepared.classes),
+            *(percent(row.mean("classes", name, "attainment")) for name in row.classes),
             seconds(row.mean("latency_p90_s")),
             percent(row.mean("utilisation")),
         ]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
-from sim.serving.replicates import Mean, Replicates, replicate
+from sim.serving.replicates import Figures, Mean, mean, replicate, to_plain
 from sim.serving.scenario import ServingScenario, read_plain
 from sim.serving.serve import Known, prepare
+from sim.serving.step_times import Cell
 from sim.sweeps.evaluation import Evaluator
 
 MAX_POINTS = 10_000
@@ -29,18 +31,23 @@ class Grid(NamedTuple):
 
 
 class GridRow(NamedTuple):
-    """A point of a grid, and what came of it."""
+    """A point of a grid, and the figures of its runs."""
 
     values: dict[str, object]
-    found: Replicates
+    runs: Figures
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of its classes."""
+        return list(self.runs[0]["classes"])
 
     def mean(self, *path: str) -> Mean:
         """Of a figure over seeds."""
-        return self.found.mean(*path)
+        return mean(self.runs, *path)
 
     def to_plain(self) -> dict[str, Any]:
         """As `serve --json` prints it."""
-        return {"values": {key: str(value) for key, value in self.values.items()}, **self.found.to_plain()}
+        return {"values": {key: str(value) for key, value in self.values.items()}, **to_plain(self.runs)}
 
 
 def with_value(data: Any, path: str, value: object, source: str = "scenario") -> Any:
@@ -87,21 +94,35 @@ def points(grid: Grid) -> Iterator[tuple[dict[str, object], Any]]:
 
 
 def run_grid(
-    grid: Grid, evaluator: Evaluator | None = None, progress: Callable[[int], None] = lambda done: None
+    grid: Grid,
+    evaluator: Evaluator | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    executor: Executor | None = None,
 ) -> list[GridRow]:
-    """Run all points. Step times are simulated once for all. Raises InputError, as `prepare` and `serve`."""
+    """Run all points, on `executor` if given. Step times of classes are simulated once for all of them.
+
+    Raises:
+        InputError: as `prepare` and `serve`; all points are read before any runs.
+    """
     evaluator, known = evaluator or Evaluator(), Known({}, {})
+    chosen = list(points(grid))
+    prepared = [prepare(ServingScenario.from_plain(d, grid.source), evaluator, grid.source, known) for _, d in chosen]
     rows: list[GridRow] = []
-    scenarios = [
-        (v, ServingScenario.from_plain(d, grid.source)) for v, d in points(grid)
-    ]  # all checked before any runs
-    for values, scenario in scenarios:
-        prepared = prepare(scenario, evaluator, grid.source, known)
-        found = replicate(prepared, grid.seeds)
-        # requests of many points would fill the memory
-        rows.append(GridRow(values, found._replace(first=found.first._replace(requests=[]))))
+    if executor is None:
+        found: Iterable[Figures] = (replicate(of, grid.seeds).figures for of in prepared)
+    else:
+        futures = [executor.submit(_run, data, grid.source, grid.seeds, known.cells) for _, data in chosen]
+        found = (future.result() for future in futures)
+    for (values, _), runs in zip(chosen, found, strict=True):
+        rows.append(GridRow(values, runs))
         progress(len(rows))
     return rows
+
+
+def _run(data: Any, source: str, seeds: int, cells: dict[bytes, Cell]) -> Figures:
+    """One point, in another process."""
+    scenario = ServingScenario.from_plain(data, source)
+    return replicate(prepare(scenario, None, source, Known(cells, {})), seeds).figures
 
 
 class Assumptions(Config, frozen=True):
