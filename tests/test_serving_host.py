@@ -210,3 +210,21 @@ def test_steps_of_qwen_image_on_h20_by_degree(size: int, published: tuple[int, .
             profile = fit_step(scenario, profile, step / 1e3)
         found = simulate(scenario, profile, shortcuts=True).metrics["step_time_s"] * 1e3
         assert found == pytest.approx(step, rel=0.12)
+
+
+def test_the_scheduler_that_knows_the_host_spreads_groups_over_switches(tmp_path: Path) -> None:
+    (tmp_path / "two.csv").write_text("arrival_s,class\n0,image\n0,image\n")
+    image = {"model": "flux.1-dev", "height": 512, "width": 512, "layers": 3}
+    one = {"workload": image, "policy": {"kind": "whole_layer"}, "steps": 5, "degrees": [1], "deadline": {"scale": 1.5}}
+    plain = {
+        "hardware": "h100x8-pcie-2switch",
+        "classes": {"image": one},
+        "arrivals": {"kind": "trace", "file": str(tmp_path / "two.csv")},
+    }
+    met = {}
+    for kind in ("genserve", "contention_aware"):
+        served = run(plain | {"scheduler": {"kind": kind}})
+        met[kind] = [request.met for request in served.requests]
+        sockets = {segment.gpus[0] // 4 for segment in served.segments}
+        assert len(sockets) == (2 if kind == "contention_aware" else 1)
+    assert met == {"genserve": [False, False], "contention_aware": [True, True]}

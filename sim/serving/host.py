@@ -132,6 +132,11 @@ class Host(Gpus):
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""
         return job.deadline - self.now - self.remaining(job, degree)
 
+    def groups(self) -> dict[Running, Job]:
+        """Groups that take steps, and those that are started at this instant, with their jobs."""
+        started = (job for job, _ in self._starting)
+        return {running_of(job): job for job in (*self.running.values(), *started) if job.denoising}
+
     # what schedulers do
 
     def start_on(self, job: Job, degree: int, steps: float = math.inf) -> bool:

@@ -55,7 +55,7 @@ class _Decider(Elastic):
         places = host.places(job, degree)
         if host.contention is None or not job.denoising or not places:
             return next(iter(places), None)
-        running = {running_of(other): other for other in host.running.values() if other.denoising}
+        running = host.groups()
         now = slowdowns(host.contention, frozenset(running))
         best: tuple[float, tuple[int, ...]] | None = None
         for gpus in places:
@@ -75,5 +75,4 @@ class _Decider(Elastic):
         return None if best is None else best[1]
 
     def _others(self, job: Job) -> frozenset[Running]:
-        running = self.host.running.values()
-        return frozenset(running_of(other) for other in running if other.denoising and other is not job)
+        return frozenset(group for group, other in self.host.groups().items() if other is not job)
