@@ -406,3 +406,17 @@ def test_a_grid_in_processes_finds_the_same() -> None:
     grid = Grid(stated(arrivals={"kind": "poisson", "load": 0.9}), {"scheduler.kind": ["srtf", "genserve"]}, 2)
     with Workers(2) as pool:
         assert [row.to_plain() for row in run_grid(grid, executor=pool)] == [row.to_plain() for row in run_grid(grid)]
+
+
+def test_errors_of_a_run_name_the_file(tmp_path: Path) -> None:
+    plain = stated(scheduler={"kind": "static_partition", "sizes": [3]})
+    result = cli(written(tmp_path, plain))
+    assert result.exit_code == 2
+    assert f"{tmp_path}/serving.yaml: scheduler.sizes: makes no group on 2 GPUs for class a" in result.stderr
+
+
+def test_a_run_without_requests_has_figures_and_a_page(tmp_path: Path) -> None:
+    file = written(tmp_path, stated(duration=1e-9))
+    result = cli(file, "--json", "--html", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["requests"] == 0

@@ -39,6 +39,8 @@ class Prepared(NamedTuple):
     contention: Contention | None
     rate: float
     """Requests a second, of arrivals that have a mean rate; else 0."""
+    source: str = "scenario"
+    """What errors call the scenario."""
 
 
 class Known(NamedTuple):
@@ -113,7 +115,7 @@ def prepare(
     contention = None
     if scenario.contention and profile is not None and scenarios:
         contention = known.contention.setdefault(b"".join(keys), SimulatedContention(profile, scenarios))
-    return Prepared(scenario, profile, gpus, int(memory), classes, contention, _rate(scenario, classes, gpus))
+    return Prepared(scenario, profile, gpus, int(memory), classes, contention, _rate(scenario, classes, gpus), source)
 
 
 def _key(hardware: str | None, given: RequestClass, degree: int, batch: int) -> bytes:
@@ -193,7 +195,15 @@ def serve(
     prepared = scenario if isinstance(scenario, Prepared) else prepare(scenario, evaluator)
     scenario = prepared.scenario
     seed = scenario.seed if seed is None else seed
-    requests = requests_of(prepared, seed)
+    try:
+        requests = requests_of(prepared, seed)
+        return _served(prepared, seed, requests, record)
+    except InputError as error:
+        raise error.within(prepared.source) if error.source == "scenario" else error from None
+
+
+def _served(prepared: Prepared, seed: int, requests: list[Request], record: tuple[float, float] | None) -> Served:
+    scenario = prepared.scenario
     host = Host(
         prepared.classes,
         prepared.gpus,

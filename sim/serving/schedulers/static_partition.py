@@ -42,7 +42,9 @@ class _Decider:
                 first += size
         for cls in host.classes.values():
             if not any(size >= cls.degrees[0] for size in self._groups):
-                problem = f"has no group for class {cls.name}, which needs {cls.degrees[0]} GPUs or more"
+                problem = (
+                    f"makes no group on {host.gpus} GPUs for class {cls.name}, which needs {cls.degrees[0]} at least"
+                )
                 raise InputError("scenario", "scheduler.sizes", problem)
         self._taken: dict[tuple[int, ...], Job] = {}
 
