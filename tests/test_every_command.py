@@ -62,7 +62,7 @@ BLOCK = [
     {"compute": {"name": "b", "flops": "1 GFLOP", "launches": 3}},
 ]
 EXPLICIT: Plain = {"layers": 2, "steps": 2, "layer_bytes": "40 MiB", "block": BLOCK}
-TESTED_ELSEWHERE = {"calibrate", "doctor", "import", "measure", "plan", "validate"}
+TESTED_ELSEWHERE = {"calibrate", "doctor", "import", "measure", "plan", "serve", "validate"}
 """Commands that take no policy, profile or model, or that need a machine; test_measure and others run them."""
 
 

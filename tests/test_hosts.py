@@ -88,6 +88,7 @@ MEMORY = {
     "NVIDIA L40": 46_068,
     "NVIDIA H200": 143_771,
     "NVIDIA H100": 81_559,
+    "NVIDIA H20": 97_871,
     "NVIDIA GeForce RTX 4090": 24_564,
     "NVIDIA GeForce RTX 5090": 32_607,
 }
@@ -97,7 +98,7 @@ MEMORY = {
 @pytest.mark.parametrize("name", shipped())
 def test_the_memory_of_a_card_is_what_nvidia_smi_reports(name: str) -> None:
     device = load_profile(name).device
-    [mib] = [m for card, m in MEMORY.items() if device.name.startswith(card)] or [None]
+    [mib] = [m for card, m in MEMORY.items() if f"{device.name} ".startswith(f"{card} ")] or [None]
     if mib is None:
         assert (device.name, device.memory.value) == ("Intel Max 1550, one tile", 64 * GB)
     else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,75 +16,105 @@ from sim.cli.common import (
     no_cache_option,
     say,
     with_exit_codes,
+    workers_option,
 )
 
 
-def _with_settings(data: Any, settings: tuple[str, ...], source: str) -> Any:
-    """Plain data with keys set, as --set gives them: one value each."""
+def _settings(texts: tuple[str, ...]) -> dict[str, object]:
+    """Keys and values, as --set gives them: one value each."""
     from sim.inputs.config import InputError
-    from sim.serving.grid import with_value
     from sim.sweeps.axes import parse_axes
 
-    axes = parse_axes(settings)
-    for (path, values), text in zip(axes.items(), settings, strict=True):
+    axes = parse_axes(texts)
+    for (path, values), text in zip(axes.items(), texts, strict=True):
         if len(values) != 1:
-            raise InputError("--set", text, f"expected one value for {path}, got {len(values)}: see --vary")
-        data = with_value(data, path, values[0], source)
-    return data
+            raise InputError("--set", text, f"expected one value for {path}, got {len(values)}: --vary takes several")
+    return {path: values[0] for path, values in axes.items()}
+
+
+def _further(advance: Callable[[int], None], before: int, done: int) -> None:
+    advance(before + done)
 
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--set", "settings", multiple=True, help="Change the scenario: key.path=value. Repeat for more keys.")
+@click.option(
+    "--set", "settings_given", multiple=True, help="Change the scenario: key.path=value. Repeat for more keys."
+)
 @click.option(
     "--vary",
     multiple=True,
     help="An axis of a grid: key.path=values, such as arrivals.load=0.3..1.1:+0.2. Repeat for more axes.",
 )
-@click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, each with a new seed.")
+@click.option("--seeds", type=click.IntRange(1, 1000), help="Runs of each point, each with a new seed.")
 @click.option(
     "--minute",
     type=click.FloatRange(0),
     help="Start, s, of the minute that the page shows; the busiest one unless given.",
 )
+@click.option("--together", is_flag=True, help="Print step times of pairs of classes side by side, and serve nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--html", type=OutputPath(), help="Write a page to this file.")
+@workers_option
 @no_cache_option
 @force_option
 @with_exit_codes
 def serve(
     file: Path,
-    settings: tuple[str, ...],
+    settings_given: tuple[str, ...],
     vary: tuple[str, ...],
-    seeds: int,
+    seeds: int | None,
     minute: float | None,
+    together: bool,
     as_json: bool,
     html: Path | None,
+    workers: int | None,
     no_cache: bool,
     force: bool,
 ) -> None:
-    """Serve the requests of the serving scenario FILE: who is in time, how long they take, and why some are late."""
+    """Serve the requests of the serving scenario FILE: who is in time, how long they take, and why some are late.
+
+    FILE may also be a grid: a serving scenario with axes of its keys.
+    """
     import json
 
-    from sim.report.serving_tables import print_grid, print_served
+    from sim.report.serving_tables import print_grid, print_pairs, print_served
+    from sim.report.terminal import progress
     from sim.serving import replicate
-    from sim.serving.grid import Grid, run_grid
+    from sim.serving.grid import Grid, GridRow, grids_of, is_grid, points, run_grid, with_value
+    from sim.serving.pairs import pairs
     from sim.serving.scenario import ServingScenario, read_plain
     from sim.serving.serve import prepare
     from sim.sweeps.axes import parse_axes
     from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.figures_cache import user_cache
+    from sim.sweeps.worker_pool import Workers
 
     source = str(file)
-    data = _with_settings(read_plain(file), settings, source)
+    data, settings = read_plain(file), _settings(settings_given)
     check_outputs_shared(force, ("--html", html, "PAGE"))
     evaluator = Evaluator(cache=user_cache(not no_cache))
-    if vary:
-        rows = run_grid(Grid(data, parse_axes(vary), seeds, source), evaluator)
+    if is_grid(data):
+        named = list(grids_of(data, file.parent, source, settings))
+        if vary:
+            named = [("", named[0][1]._replace(axes=parse_axes(vary)))]
+        if seeds is not None:
+            named = [(name, grid._replace(seeds=seeds)) for name, grid in named]
+    else:
+        for path, value in settings.items():
+            data = with_value(data, path, value, source)
+        named = [("", Grid(data, parse_axes(vary), seeds or 1, source))] if vary else []
+    if named:
+        rows: list[GridRow] = []
+        total = sum(len(list(points(grid))) for _, grid in named)
+        with Workers(workers) as pool, progress(total, "points") as advance:
+            for name, grid in named:
+                found = run_grid(grid, evaluator, partial(_further, advance, len(rows)), pool)
+                rows += found
+                if not as_json:
+                    print_grid(f"{file.name}: {name}" if name else file.name, found)
         if as_json:
             click.echo(json.dumps({"schema_version": 1, "rows": [row.to_plain() for row in rows]}, indent=2))
-        else:
-            print_grid(file.name, rows)
         if html is not None:
             from sim.report.serving_page import write_grid_page
 
@@ -91,16 +122,24 @@ def serve(
             say(f"page: {html}")
         return
     prepared = prepare(ServingScenario.from_plain(data, source), evaluator, source)
+    if together:
+        found_pairs = list(pairs(prepared))
+        if as_json:
+            plain = [[side._asdict() for side in pair] for pair in found_pairs]
+            click.echo(json.dumps({"schema_version": 1, "pairs": plain}, indent=2))
+        else:
+            print_pairs(file.name, found_pairs)
+        return
     window = None
     if html is not None:
         window = (0.0, float("inf")) if minute is None else (minute, minute + 60.0)
-    found = replicate(prepared, seeds, window)
+    served = replicate(prepared, seeds or 1, window)
     if as_json:
-        click.echo(json.dumps(found.to_plain(), indent=2))
+        click.echo(json.dumps(served.to_plain(), indent=2))
     else:
-        print_served(file.name, found)
+        print_served(file.name, served)
     if html is not None:
         from sim.report.serving_page import write_page
 
-        write_page(html, file.name, found, minute)
+        write_page(html, file.name, served, minute)
         say(f"page: {html}")

@@ -109,7 +109,7 @@ def grid_page(name: str, rows: Sequence[GridRow]) -> str:
     )
     facts = {
         "points": str(len(rows)),
-        "seeds": str(len(rows[0].found.figures)),
+        "seeds": str(len(rows[0].runs)),
         "chunkflow-sim": version("chunkflow-sim"),
     }
     return page(f"Serving {name}", "a grid of serving scenarios", sections, facts)
@@ -127,7 +127,7 @@ def _curves(rows: Sequence[GridRow]) -> Iterator[tuple[str, Any]]:
         found: dict[str, dict[str, list[float]]] = {}
         for row in rows:
             curve = found.setdefault(str(row.values.get(by, "all")) if axes else "all", {})
-            values = [float(of["attainment"]) for of in row.found.figures]
+            values = [float(of["attainment"]) for of in row.runs]
             curve.setdefault(str(row.values[axis]), []).extend(values)
         if len({x for curve in found.values() for x in curve}) > 1:
             curves = {name: [(x, mean_of(of)) for x, of in curve.items()] for name, curve in found.items()}

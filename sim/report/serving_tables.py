@@ -9,6 +9,7 @@ from sim.report.terminal import say, show, table
 from sim.serving import Replicates
 from sim.serving.figures import REASONS
 from sim.serving.grid import GridRow
+from sim.serving.pairs import Side
 from sim.serving.replicates import Mean
 
 
@@ -67,7 +68,7 @@ def print_served(name: str, found: Replicates) -> None:
 
 def grid_columns(rows: Sequence[GridRow]) -> list[str]:
     """Axes, then figures."""
-    return [*rows[0].values, "in time", *rows[0].found.first.prepared.classes, "p90", "GPU time"]
+    return [*rows[0].values, "in time", *rows[0].classes, "p90", "GPU time"]
 
 
 def grid_rows(rows: Sequence[GridRow]) -> list[list[str]]:
@@ -76,7 +77,7 @@ def grid_rows(rows: Sequence[GridRow]) -> list[list[str]]:
         [
             *map(str, row.values.values()),
             percent(row.mean("attainment")),
-            *(percent(row.mean("classes", name, "attainment")) for name in row.found.first.prepared.classes),
+            *(percent(row.mean("classes", name, "attainment")) for name in row.classes),
             seconds(row.mean("latency_p90_s")),
             percent(row.mean("utilisation")),
         ]
@@ -89,4 +90,15 @@ def print_grid(name: str, rows: Sequence[GridRow]) -> None:
     made = table(*grid_columns(rows), title=f"{name}: requests in time, of all and by class")
     for cells in grid_rows(rows):
         made.add_row(*cells)
+    show(made)
+
+
+def print_pairs(name: str, found: Sequence[tuple[Side, Side]]) -> None:
+    """Print two lines a pair: each class's step alone and beside the other one."""
+    made = table("class", "GPUs", "beside", "alone", "together", "longer", title=f"{name}: steps side by side")
+    for pair in found:
+        for side, other in (pair, pair[::-1]):
+            longer = f"{100 * (side.together_s / side.alone_s - 1):+.1f} %"
+            gpus = ", ".join(map(str, side.gpus))
+            made.add_row(side.cls, gpus, other.cls, show_seconds(side.alone_s), show_seconds(side.together_s), longer)
     show(made)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from sim.inputs.config import InputError
-from sim.serving.replicates import Mean, Replicates, replicate
-from sim.serving.scenario import ServingScenario
-from sim.serving.serve import prepare
+from sim.inputs.config import Config, InputError, convert
+from sim.inputs.faults import Fault, refuse
+from sim.serving.replicates import Figures, Mean, mean, replicate, to_plain
+from sim.serving.scenario import ServingScenario, read_plain
+from sim.serving.serve import Known, prepare
+from sim.serving.step_times import Cell
 from sim.sweeps.evaluation import Evaluator
 
 MAX_POINTS = 10_000
@@ -27,18 +31,23 @@ class Grid(NamedTuple):
 
 
 class GridRow(NamedTuple):
-    """A point of a grid, and what came of it."""
+    """A point of a grid, and the figures of its runs."""
 
     values: dict[str, object]
-    found: Replicates
+    runs: Figures
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of its classes."""
+        return list(self.runs[0]["classes"])
 
     def mean(self, *path: str) -> Mean:
         """Of a figure over seeds."""
-        return self.found.mean(*path)
+        return mean(self.runs, *path)
 
     def to_plain(self) -> dict[str, Any]:
         """As `serve --json` prints it."""
-        return {"values": {key: str(value) for key, value in self.values.items()}, **self.found.to_plain()}
+        return {"values": {key: str(value) for key, value in self.values.items()}, **to_plain(self.runs)}
 
 
 def with_value(data: Any, path: str, value: object, source: str = "scenario") -> Any:
@@ -85,16 +94,77 @@ def points(grid: Grid) -> Iterator[tuple[dict[str, object], Any]]:
 
 
 def run_grid(
-    grid: Grid, evaluator: Evaluator | None = None, progress: Callable[[int], None] = lambda done: None
+    grid: Grid,
+    evaluator: Evaluator | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    executor: Executor | None = None,
 ) -> list[GridRow]:
-    """Run all points. Step times are simulated once for all. Raises InputError, as `prepare` and `serve`."""
-    evaluator = evaluator or Evaluator()
-    rows = []
-    scenarios = [
-        (v, ServingScenario.from_plain(d, grid.source)) for v, d in points(grid)
-    ]  # all checked before any runs
-    for values, scenario in scenarios:
-        prepared = prepare(scenario, evaluator, grid.source)
-        rows.append(GridRow(values, replicate(prepared, grid.seeds)))
+    """Run all points, on `executor` if given. Step times of classes are simulated once for all of them.
+
+    Raises:
+        InputError: as `prepare` and `serve`; all points are read before any runs.
+    """
+    evaluator, known = evaluator or Evaluator(), Known({}, {})
+    chosen = list(points(grid))
+    prepared = [prepare(ServingScenario.from_plain(d, grid.source), evaluator, grid.source, known) for _, d in chosen]
+    rows: list[GridRow] = []
+    if executor is None:
+        found: Iterable[Figures] = (replicate(of, grid.seeds).figures for of in prepared)
+    else:
+        futures = [executor.submit(_run, data, grid.source, grid.seeds, known.cells) for _, data in chosen]
+        found = (future.result() for future in futures)
+    for (values, _), runs in zip(chosen, found, strict=True):
+        rows.append(GridRow(values, runs))
         progress(len(rows))
     return rows
+
+
+def _run(data: Any, source: str, seeds: int, cells: dict[bytes, Cell]) -> Figures:
+    """One point, in another process."""
+    scenario = ServingScenario.from_plain(data, source)
+    return replicate(prepare(scenario, None, source, Known(cells, {})), seeds).figures
+
+
+class Assumptions(Config, frozen=True):
+    """Keys that are varied one at a time, at each point of further axes."""
+
+    vary: dict[str, list[Any]]
+    axes: dict[str, list[Any]] = {}  # noqa: RUF012 - a frozen struct's default, copied by msgspec
+
+
+class GridFile(Config, frozen=True):
+    """A grid as a YAML file: a serving scenario, axes of keys, and assumptions that are varied one at a time."""
+
+    serving: str
+    axes: dict[str, list[Any]]
+    seeds: int = 1
+    assumptions: Assumptions | None = None
+
+    def __post_init__(self) -> None:
+        wrong = [Fault("seeds", f"is {self.seeds}, expected 1 to 1000")] if not 1 <= self.seeds <= 1000 else []
+        wrong += [Fault(f"axes.{axis}", "has no values") for axis, values in self.axes.items() if not values]
+        refuse(wrong)
+
+
+def is_grid(data: Any) -> bool:
+    """Whether plain data are of a grid's file."""
+    return isinstance(data, Mapping) and "serving" in data
+
+
+def grids_of(data: Any, folder: Path, source: str, settings: Mapping[str, object]) -> Iterator[tuple[str, Grid]]:
+    """(what is varied, grid) of a grid's file read in `folder`: first its axes, then each assumption.
+
+    `settings` are keys of the serving scenario that are set for all points.
+
+    Raises:
+        InputError: it is wrong, or its serving scenario is.
+    """
+    given = convert(data, GridFile, source)
+    plain = read_plain(folder / given.serving)
+    for path, value in settings.items():
+        plain = with_value(plain, path, value, source)
+    yield "", Grid(plain, given.axes, given.seeds, source)
+    if given.assumptions is not None:
+        for path, values in given.assumptions.vary.items():
+            axes = {**given.assumptions.axes, path: values}
+            yield path, Grid(plain, axes, given.seeds, source)

@@ -17,7 +17,7 @@ from sim.environment import Environment, Process
 from sim.serving.classes import Stage
 from sim.serving.costs import Costs
 from sim.serving.jobs import EPSILON, Job, Request
-from sim.serving.memory import Memory
+from sim.serving.placement import Gpus
 from sim.serving.step_times import ClassModel, Contention, Running
 
 
@@ -42,7 +42,7 @@ class Segment(NamedTuple):
     steps: float
 
 
-class Host:
+class Host(Gpus):
     """`gpus` GPUs. Schedulers read its fields, and call `start`, `stop`, `join` and `wake`."""
 
     def __init__(
@@ -56,9 +56,9 @@ class Host:
         aligned: bool = True,
         record: tuple[float, float] | None = None,
     ) -> None:
+        super().__init__(gpus, memory, aligned)
         self.env = Environment()
         self.classes = classes
-        self.gpus = gpus
         self.costs = costs
         self.contention = contention
         """None where groups do not slow each other."""
@@ -67,19 +67,14 @@ class Host:
         self.begun: dict[int, Job] = {}
         """Other jobs that wait."""
         self.running: dict[int, Job] = {}
-        self.free = [True] * gpus
-        self.free_count = gpus
-        self.memory = Memory(gpus, memory)
         self.segments: list[Segment] = []
         self.busy: dict[str, float] = {}
         """GPU-seconds of each class."""
         self.decider: Decider | None = None
         self.left = 0
         """Requests that are not done."""
-        self._aligned = aligned
         self._load_seconds = load_seconds
         self._record = record
-        self._blocks: dict[int, list[tuple[int, ...]]] = {}
         self._asked = False
         self._ended: list[Job] = []
         self._starting: list[tuple[Job, float]] = []
@@ -114,51 +109,33 @@ class Host:
 
     def remaining(self, job: Job, degree: int, batch: int | None = None) -> float:
         """Isolated time that a job still needs with its steps on `degree` GPUs, s."""
-        count = job.batch if batch is None else batch
-        total = 0.0
-        for number in range(job.stage_number, len(job.stages)):
-            stage, steps = job.stages[number]
-            left = steps - self.done(job) if number == job.stage_number else steps
-            total += left * job.cls.stage_step(stage, degree, count)
+        count = len(job.requests) if batch is None else batch
+        number, stages, step = job.stage_number, job.stages, job.cls.stage_step
+        total = (stages[number][1] - self.done(job)) * step(stages[number][0], degree, count)
+        for stage, steps in stages[number + 1 :]:
+            total += steps * step(stage, degree, count)
         return total
+
+    def remaining_by_degree(self, job: Job) -> dict[int, float]:
+        """`remaining` for each degree of its class."""
+        left, number, batch = job.total - self.done(job), job.stage_number, len(job.requests)
+        stage, step, rest = job.stages[number][0], job.cls.stage_step, job.stages[number + 1 :]
+        found = {}
+        for degree in job.cls.degrees:
+            total = left * step(stage, degree, batch)
+            for other, steps in rest:
+                total += steps * step(other, degree, batch)
+            found[degree] = total
+        return found
 
     def slack(self, job: Job, degree: int) -> float:
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""
         return job.deadline - self.now - self.remaining(job, degree)
 
-    def blocks(self, degree: int) -> list[tuple[int, ...]]:
-        """Where a group of `degree` may be, by `placement: aligned`."""
-        found = self._blocks.get(degree)
-        if found is None:
-            starts = range(0, self.gpus - degree + 1, degree)
-            found = self._blocks[degree] = [tuple(range(start, start + degree)) for start in starts]
-        return found
-
-    def places(self, job: Job, degree: int) -> list[tuple[int, ...]]:
-        """Free GPUs on which a job could start, the best first: where it was, where its model is, in filled corners."""
-        if degree > self.free_count:
-            return []
-        free = self.free
-        if self._aligned:
-            found = [block for block in self.blocks(degree) if all(free[gpu] for gpu in block)]
-        else:
-            where = [gpu for gpu in range(self.gpus) if free[gpu]]
-            found = [tuple(where[:degree])]
-            if len(job.gpus) == degree and all(free[gpu] for gpu in job.gpus) and job.gpus != found[0]:
-                found.append(job.gpus)
-        if len(found) > 1:
-            found.sort(key=partial(self._preference, job, degree))
-        return found
-
-    def _preference(self, job: Job, degree: int, block: tuple[int, ...]) -> tuple[bool, int, int, int]:
-        name, memory = job.cls.weights_name, self.memory
-        loads = sum(not memory.has_model(gpu, name) for gpu in block)
-        around, size = 0, degree * 2
-        while size <= self.gpus:  # free GPUs around it: larger groups need them together
-            start = block[0] // size * size
-            around = around * self.gpus + sum(self.free[start : start + size])
-            size *= 2
-        return block != job.gpus and not (degree == 1 and block[0] in job.gpus), loads, around, block[0]
+    def groups(self) -> dict[Running, Job]:
+        """Groups that take steps, and those that are started at this instant, with their jobs."""
+        started = (job for job, _ in self._starting)
+        return {running_of(job): job for job in (*self.running.values(), *started) if job.denoising}
 
     # what schedulers do
 
@@ -192,14 +169,15 @@ class Host:
     def stop(self, job: Job) -> None:
         """Let a running job give its GPUs back after the step that runs; another stage than denoising runs to its end.
 
-        Nothing for a job that is started at this instant, or does not run.
+        A job that has just started takes one step. Nothing for one that does not run.
         """
         if job.number not in self.running or not job.denoising:
             return
-        boundary = math.ceil(self.done(job) - EPSILON)
+        # one step at least is taken, or two jobs could take turns for ever without any
+        boundary = max(math.ceil(self.done(job) - EPSILON), job.done_before + 1.0)
         if boundary < job.target:
             self._advance(job)
-            job.target = float(boundary)
+            job.target = boundary
             self._schedule_end(job)
 
     def join(self, job: Job, others: Sequence[Job]) -> None:

@@ -37,25 +37,39 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(mean, quantile * deviation / math.sqrt(count))
 
 
+Figures = tuple[dict[str, Any], ...]
+"""Of runs of one scenario that differ in the seed."""
+
+
+def mean(runs: Figures, *path: str) -> Mean:
+    """Of a figure, by its keys from the outermost on."""
+    return mean_of([float(_at(of, path)) for of in runs])
+
+
+def to_plain(runs: Figures) -> dict[str, Any]:
+    """What `serve --json` prints: means over seeds, and under `interval_95` half widths of the same keys."""
+    means: dict[str, Any] = _map(runs, lambda values: mean_of(values).mean)
+    means["seed"] = runs[0]["seed"]
+    means["seeds"] = len(runs)
+    if len(runs) > 1:
+        widths = _map(runs, lambda values: mean_of(values).half_width)
+        means["interval_95"] = {key: widths[key] for key in widths if key not in _SAME}
+    return means
+
+
 class Replicates(NamedTuple):
     """Runs of one scenario that differ in the seed: the first one whole, and the figures of all."""
 
     first: Served
-    figures: tuple[dict[str, Any], ...]
+    figures: Figures
 
     def mean(self, *path: str) -> Mean:
-        """Of a figure, by its keys from the outermost on."""
-        return mean_of([float(_at(of, path)) for of in self.figures])
+        """As the function."""
+        return mean(self.figures, *path)
 
     def to_plain(self) -> dict[str, Any]:
-        """What `serve --json` prints: means over seeds, and under `interval_95` half widths of the same keys."""
-        means: dict[str, Any] = _map(self.figures, lambda values: mean_of(values).mean)
-        means["seed"] = self.first.seed
-        means["seeds"] = len(self.figures)
-        if len(self.figures) > 1:
-            widths = _map(self.figures, lambda values: mean_of(values).half_width)
-            means["interval_95"] = {key: widths[key] for key in widths if key not in _SAME}
-        return means
+        """As the function."""
+        return to_plain(self.figures)
 
 
 _SAME = ("schema_version", "scheduler", "gpus", "seed", "memory_bytes")

@@ -7,8 +7,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from sim.fluid import weighted_max_min
 from sim.hardware import Profile, load_profile
+from sim.inputs import units
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes
 from sim.scenario import Scenario
@@ -36,6 +39,15 @@ class Prepared(NamedTuple):
     contention: Contention | None
     rate: float
     """Requests a second, of arrivals that have a mean rate; else 0."""
+    source: str = "scenario"
+    """What errors call the scenario."""
+
+
+class Known(NamedTuple):
+    """What was found for other scenarios, by all that it follows from."""
+
+    cells: dict[bytes, Cell]
+    contention: dict[bytes, SimulatedContention]
 
 
 class Served(NamedTuple):
@@ -56,13 +68,21 @@ class Served(NamedTuple):
         return max((request.finish for request in self.requests), default=0.0)
 
 
-def prepare(scenario: ServingScenario, evaluator: Evaluator | None = None, source: str = "scenario") -> Prepared:
+def prepare(
+    scenario: ServingScenario,
+    evaluator: Evaluator | None = None,
+    source: str = "scenario",
+    known: Known | None = None,
+) -> Prepared:
     """Read the host, and get all step times of classes on their own: by simulation where they are not stated.
+
+    What is `known` is not asked for again, and what is found becomes so.
 
     Raises:
         InputError: of `source`: the host has too few GPUs, or a class does not fit it.
     """
     evaluator = evaluator or Evaluator()
+    known = known or Known({}, {})
     try:
         profile = None if scenario.hardware is None else load_profile(scenario.hardware)
         gpus = scenario.gpus or (profile.gpus if profile else 0)
@@ -70,6 +90,7 @@ def prepare(scenario: ServingScenario, evaluator: Evaluator | None = None, sourc
             raise InputError(source, "gpus", f"is {gpus}, but {scenario.hardware} has {profile.gpus} GPUs")
         memory = scenario.memory or (profile.memory_of(range(gpus)) if profile else UNLIMITED)
         scenarios: dict[tuple[str, int, int], Scenario] = {}
+        keys: list[bytes] = []
         classes = {}
         for name, given in scenario.classes.items():
             if given.degrees[-1] > gpus:
@@ -83,14 +104,24 @@ def prepare(scenario: ServingScenario, evaluator: Evaluator | None = None, sourc
                     if given.workload is not None:
                         steps = step_scenario(name, given, scenario.hardware or "", degree, batch)
                         scenarios[name, degree, batch] = steps
-                    cells[degree, batch] = cell(name, given, degree, batch, steps, evaluator)
+                    key = _key(scenario.hardware, given, degree, batch)
+                    keys.append(name.encode() + key)
+                    if key not in known.cells:
+                        known.cells[key] = cell(name, given, degree, batch, steps, evaluator)
+                    cells[degree, batch] = known.cells[key]
             classes[name] = _fitting(name, given, cells, int(memory), source)
     except InputError as error:
         raise error.within(source) from None
     contention = None
     if scenario.contention and profile is not None and scenarios:
-        contention = SimulatedContention(profile, scenarios)
-    return Prepared(scenario, profile, gpus, int(memory), classes, contention, _rate(scenario, classes, gpus))
+        contention = known.contention.setdefault(b"".join(keys), SimulatedContention(profile, scenarios))
+    return Prepared(scenario, profile, gpus, int(memory), classes, contention, _rate(scenario, classes, gpus), source)
+
+
+def _key(hardware: str | None, given: RequestClass, degree: int, batch: int) -> bytes:
+    """Of all that a cell follows from."""
+    stated = given.step_times, given.batch_factors, given.weights, given.memory
+    return msgspec.json.encode([hardware, given.workload, given.policy, stated, degree, batch], enc_hook=units.plain)
 
 
 def _fitting(
@@ -124,6 +155,7 @@ def requests_of(prepared: Prepared, seed: int) -> list[Request]:
     """The requests of a run, in the order of their arrivals. Raises InputError where there are too many, or none."""
     scenario = prepared.scenario
     shares = {name: float(of.share) for name, of in scenario.classes.items()}
+    _check_count(scenario, prepared.rate)
     found: list[Request] = []
     allowances = {name: cls.allowance() for name, cls in prepared.classes.items()}
     given: Iterable[Arrival] = arrivals(scenario.arrivals, shares, float(scenario.duration), prepared.rate, seed)
@@ -136,6 +168,16 @@ def requests_of(prepared: Prepared, seed: int) -> list[Request]:
         steps = cls.given.steps if arrival.steps is None else arrival.steps
         found.append(Request(number, cls, arrival.at, deadline, steps))
     return found
+
+
+def _check_count(scenario: ServingScenario, rate: float) -> None:
+    """Raise InputError where far too many requests are to be expected, before any is made."""
+    given, expected = scenario.arrivals, rate * float(scenario.duration)
+    if isinstance(given, Phases):
+        expected = math.fsum(float(phase.seconds) * float(phase.rate) for phase in given.phases)
+    if expected > 1.1 * MAX_REQUESTS:
+        problem = f"make about {expected:.3g} requests, at most {MAX_REQUESTS} are served: take a shorter duration"
+        raise InputError("scenario", "arrivals", problem)
 
 
 def serve(
@@ -153,7 +195,15 @@ def serve(
     prepared = scenario if isinstance(scenario, Prepared) else prepare(scenario, evaluator)
     scenario = prepared.scenario
     seed = scenario.seed if seed is None else seed
-    requests = requests_of(prepared, seed)
+    try:
+        requests = requests_of(prepared, seed)
+        return _served(prepared, seed, requests, record)
+    except InputError as error:
+        raise error.within(prepared.source) if error.source == "scenario" else error from None
+
+
+def _served(prepared: Prepared, seed: int, requests: list[Request], record: tuple[float, float] | None) -> Served:
+    scenario = prepared.scenario
     host = Host(
         prepared.classes,
         prepared.gpus,

@@ -107,7 +107,7 @@ class Contention(Protocol):
     """What steps take while groups run together."""
 
     def together(self, running: frozenset[Running]) -> Mapping[Running, float]:
-        """How many times as long as uncontended each group's step takes, while just these run."""
+        """How many times as long as its class's isolated step each group's step takes, while just these run."""
 
 
 class NoContention:
@@ -150,7 +150,16 @@ class SimulatedContention:
             for members in components([self._resources(r) for r in groups]):
                 if len(members) > 1:
                     found |= self._component([groups[number] for number in members])
+            for group in groups:
+                found[group] *= self._placed(group)
         return found
+
+    def _placed(self, group: Running) -> float:
+        """How many times as long a step takes alone on these GPUs as on the host's first ones."""
+        first = group._replace(gpus=tuple(range(len(group.gpus))))
+        if self._alike.key(group.gpus) == self._alike.key(first.gpus):
+            return 1.0
+        return self._alone(group, self._layers) / self._alone(first, self._layers)
 
     @staticmethod
     def _key(group: Running) -> tuple[str, int, int]:

@@ -26,7 +26,8 @@ def batches(host: Host, jobs: Sequence[Job], degree_of: Callable[[Job], int]) ->
                 break
         if not joined:
             found.append([job])
-            open_.setdefault(key, []).append(found[-1])
+            if _in_time(host, [job], degree_of(job)):
+                open_.setdefault(key, []).append(found[-1])
     return [part for batch in found for part in _allowed(batch)]
 
 

@@ -31,21 +31,23 @@ class ContentionAware(Scheduler, frozen=True, tag="contention_aware"):
 
 
 class _Decider(Elastic):
-    def needs(self, job: Job, degree: int) -> float:
+    def needs(self, job: Job) -> dict[int, float]:
         """Beside the groups that run now, on the GPUs where they slow it least."""
-        host = self.host
-        if host.contention is None or not job.denoising:
-            return host.remaining(job, degree)
+        alone = super().needs(job)
+        if self.host.contention is None or not job.denoising:
+            return alone
         others = self._others(job)
+        return {degree: needs * self._factor(job, degree, others) for degree, needs in alone.items()}
+
+    def _factor(self, job: Job, degree: int, others: frozenset[Running]) -> float:
+        host = self.host
         if job.rate and len(job.gpus) == degree:
-            factor = slowdowns(host.contention, others | {running_of(job)})[running_of(job)]
-        else:
-            mine = [Running(job.cls.name, job.batch, block) for block in host.blocks(degree)]
-            taken = {gpu for other in others for gpu in other.gpus}
-            apart = [group for group in mine if taken.isdisjoint(group.gpus)]
-            # what runs where it would be moves, or ends: then it is alone there
-            factor = min((slowdowns(host.contention, others | {group})[group] for group in apart), default=1.0)
-        return host.remaining(job, degree) * factor
+            return slowdowns(host.contention, others | {running_of(job)})[running_of(job)]
+        taken = {gpu for other in others for gpu in other.gpus}
+        mine = (Running(job.cls.name, job.batch, block) for block in host.blocks(degree))
+        apart = [group for group in mine if taken.isdisjoint(group.gpus)]
+        # what runs where it would be moves, or ends: then it is alone there
+        return min((slowdowns(host.contention, others | {group})[group] for group in apart), default=1.0)
 
     def place(self, job: Job, degree: int) -> tuple[int, ...] | None:
         """Where it costs the fewest GPU-seconds, of itself and of groups that run; None where it does more harm."""
@@ -53,7 +55,7 @@ class _Decider(Elastic):
         places = host.places(job, degree)
         if host.contention is None or not job.denoising or not places:
             return next(iter(places), None)
-        running = {running_of(other): other for other in host.running.values() if other.denoising}
+        running = host.groups()
         now = slowdowns(host.contention, frozenset(running))
         best: tuple[float, tuple[int, ...]] | None = None
         for gpus in places:
@@ -73,5 +75,4 @@ class _Decider(Elastic):
         return None if best is None else best[1]
 
     def _others(self, job: Job) -> frozenset[Running]:
-        running = self.host.running.values()
-        return frozenset(running_of(other) for other in running if other.denoising and other is not job)
+        return frozenset(group for group, other in self.host.groups().items() if other is not job)

@@ -25,9 +25,9 @@ class Elastic:
         self.period = period
         self._looks_at = 0.0
 
-    def needs(self, job: Job, degree: int) -> float:
-        """Time that a job still needs on `degree` GPUs, s."""
-        return self.host.remaining(job, degree)
+    def needs(self, job: Job) -> dict[int, float]:
+        """Time that a job still needs, s, by number of GPUs."""
+        return self.host.remaining_by_degree(job)
 
     def place(self, job: Job, degree: int) -> tuple[int, ...] | None:
         """Free GPUs to put a job on; None where there are none."""
@@ -48,8 +48,11 @@ class Elastic:
     def _images(self, images: list[Job], room: int) -> int:
         """Start images where GPUs are free; returns how many GPUs they have, or are to get from videos."""
         host, taken = self.host, 0
-        images.sort(key=lambda job: (not job.started, job.deadline, job.number))
+        # those that are late in any case come last, as with videos; more than could be started are left out
+        late = {job.number: host.slack(job, job.cls.degree) < 0.0 for job in images}
+        images.sort(key=lambda job: (not job.started, late[job.number], job.deadline, job.number))
         fresh = [job for job in images if not job.started]
+        fresh = fresh[: host.gpus * max((job.cls.batches[-1] for job in fresh), default=1)]
         groups = batches(host, fresh, lambda job: job.cls.degree) if self.batching else [[job] for job in fresh]
         for first, *others in [*([job] for job in images if job.started), *groups]:
             degree = host.fixed_degree(first)
@@ -73,7 +76,7 @@ class Elastic:
         movable = movable[: MAX_JOBS * host.gpus]
         widths = dict(zip(movable, best_widths([self._options(job) for job in movable], max(room, 0)), strict=True))
         for job, width in widths.items():
-            if job.rate and width != len(job.gpus):
+            if job.rate and width != len(job.gpus) and (width < len(job.gpus) or host.could_have(job, width)):
                 host.stop(job)
         waiting = [job for job, width in widths.items() if width and not job.rate]
         for job in sorted(waiting, key=lambda job: (-widths[job], slack[job.number], job.number)):
@@ -85,25 +88,24 @@ class Elastic:
 
     def _options(self, job: Job) -> list[Option]:
         """{pause, continue, other widths}."""
-        found = [Option(0, self.worth(job, 0))]
+        needs = self.needs(job)
+        fastest = min(needs.values())
+        found = [Option(0, self._worth(job, fastest, waits=True))]
         for degree in self.host.degrees(job):
             changes = job.rate and degree != len(job.gpus)
-            found.append(Option(degree, self.worth(job, degree) - (self.hysteresis if changes else 0.0)))
+            worth = self._worth(job, needs[degree] if job.denoising else fastest)
+            found.append(Option(degree, worth - (self.hysteresis if changes else 0.0)))
         return found
 
-    def worth(self, job: Job, degree: int) -> float:
-        """What it is worth to give a video `degree` GPUs from now on; with 0 it waits.
+    def _worth(self, job: Job, needs: float, waits: bool = False) -> float:
+        """What it is worth to give a video GPUs on which it `needs` so long, or to let it wait.
 
         One where it will be in time, and a tenth of the share of its time that would be left: GPUs that nobody else
         needs make a video faster. Half of the share that is left where it waits, and could still be in time on the
         degree that is fastest: the largest slack waits. `late` or less where it will be late.
         """
-        host = self.host
         allowed = max(job.deadline - job.requests[0].arrival, 1e-9)
-        fastest = min(self.needs(job, d) for d in job.cls.degrees)
-        if not degree:
-            left = (job.deadline - host.now - fastest) / allowed
+        left = (job.deadline - self.host.now - needs) / allowed
+        if waits:
             return 0.5 * min(left, 1.0) if left > 0.0 else 0.0
-        needs = self.needs(job, degree) if job.denoising else fastest
-        left = (job.deadline - host.now - needs) / allowed
         return 1.0 + 0.1 * left if left >= 0.0 else self.late / (1.0 + needs / allowed)

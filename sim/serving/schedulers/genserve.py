@@ -2,7 +2,7 @@
 
 From public summaries of the paper: videos are preempted between steps, those with the largest slack first; a knapsack
 gives each video one of {pause, continue, 2, 4, 8} GPUs; images are batched where all of the batch still meet their
-deadlines. What a choice is worth to that knapsack is not public: `Elastic.worth` says what it is here.
+deadlines. What a choice is worth to that knapsack is not public: `Elastic` says what it is here.
 """
 
 from __future__ import annotations

@@ -26,6 +26,15 @@ class Lanes:
         self._queues: dict[Lane, deque[Job]] = {}
         self._active: dict[Lane, Job] = {}
 
+    def _wide_enough(self, job: Job, lane: Lane) -> Lane:
+        """The lane, or the GPUs around its first one that the class needs at least: these overlap other lanes."""
+        least = job.cls.degrees[0]
+        if len(lane) >= least:
+            return lane
+        self._steps = 1.0
+        blocks = self.host.blocks(least)
+        return blocks[min(lane[0] // least, len(blocks) - 1)]
+
     def decide(self) -> None:
         """As `Decider` says."""
         host = self.host
@@ -34,7 +43,7 @@ class Lanes:
                 del self._active[lane]
         for job in host.fresh.values():
             if job.number not in self._lane:
-                lane = self._lane[job.number] = self._pick(job)
+                lane = self._lane[job.number] = self._wide_enough(job, self._pick(job))
                 self._queues.setdefault(lane, deque()).append(job)
         for lane, queue in self._queues.items():
             if lane not in self._active and queue:

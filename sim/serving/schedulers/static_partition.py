@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.inputs.config import InputError
 from sim.inputs.faults import Fault, refuse
 from sim.serving.host import Decider, Host
 from sim.serving.jobs import Job
@@ -39,8 +40,12 @@ class _Decider:
             if first + size <= host.gpus:
                 self._groups.setdefault(size, []).append(tuple(range(first, first + size)))
                 first += size
-        self._group: dict[int, tuple[int, ...]] = {}
-        """Where a job has begun."""
+        for cls in host.classes.values():
+            if not any(size >= cls.degrees[0] for size in self._groups):
+                problem = (
+                    f"makes no group on {host.gpus} GPUs for class {cls.name}, which needs {cls.degrees[0]} at least"
+                )
+                raise InputError("scenario", "scheduler.sizes", problem)
         self._taken: dict[tuple[int, ...], Job] = {}
 
     def decide(self) -> None:
@@ -69,8 +74,6 @@ class _Decider:
 
     def _size(self, job: Job) -> int:
         sizes = sorted(size for size in self._groups if size >= job.cls.degrees[0])
-        if not sizes:
-            raise ValueError(f"no group of the partition is large enough for class {job.cls.name}")
         return next((size for size in sizes if size >= job.cls.degree), sizes[-1])
 
     def _divided(self) -> Iterator[int]:
@@ -83,9 +86,10 @@ class _Decider:
         left, whole = self.host.gpus, sum(work.values())
         wanted = sorted(work, reverse=True)
         for number, degree in enumerate(wanted):
-            most = (left - sum(wanted[number + 1 :])) // degree  # the others get a group each
+            # the others get a group each where that is possible: else they run on part of a larger one
+            most = max((left - sum(wanted[number + 1 :])) // degree, int(number == 0))
             last = number == len(wanted) - 1
             share = work[degree] / whole * self.host.gpus / degree
-            count = left // degree if last else max(min(round(share), most), 0)
+            count = left // degree if last else min(max(round(share), int(number == 0)), most)
             yield from [degree] * count
             left -= degree * count
