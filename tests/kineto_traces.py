@@ -39,10 +39,11 @@ class Trace:
         whole: bool = False,
         start: float = 5_000_000.0,
         calls: bool = True,
+        syncs: bool = False,
     ) -> None:
         self.events: list[Event] = []
         self.rank, self.world, self.metadata, self.whole = rank, world, metadata, whole
-        self.name, self.collective_name, self.calls = name, collective, calls
+        self.name, self.collective_name, self.calls, self.syncs = name, collective, calls, syncs
         self.host = self.gpu = start
         self.copied = start
         self.correlation = 0
@@ -104,8 +105,7 @@ class Trace:
             "dtype": "BFloat16",
             "Process Group Ranks": str(list(range(self.world))),
         }
-        self.call("cudaEventRecord", 1)
-        self.call("cudaStreamWaitEvent", 1)
+        self.order(7, 17)
         issued = self.host
         self.call("cudaLaunchKernelExC")
         known = {"External id": self.correlation} | (about if self.metadata == "kernel" else {})
@@ -115,8 +115,13 @@ class Trace:
                 {"ph": "X", "cat": "cpu_op", "name": "record_param_comms", "pid": 1, "tid": 1, "ts": issued, "dur": 9}
                 | {"args": about | {"External id": self.correlation}}
             )
-        self.call("cudaEventRecord", 1)
+        self.order(17, 7)
+
+    def order(self, first: int, then: int) -> None:
+        """Let stream `then` wait for stream `first`."""
+        recorded = self.call("cudaEventRecord", 1)
         self.call("cudaStreamWaitEvent", 1)
+        self.told("Stream Wait Event", stream=then, wait_on_stream=first, wait_on_cuda_event_record_corr_id=recorded)
 
     def copy(self, kind: str, size: int, stream: int, pageable: bool = False) -> None:
         arrow = "Pageable" if pageable else "Pinned"
@@ -133,6 +138,16 @@ class Trace:
 
     def synchronise(self, until: float) -> None:
         self.call("cudaStreamSynchronize", max(until + 8 - self.host, 3))
+        self.told("Stream Sync", stream=65)
+
+    def told(self, kind: str, **args: int) -> None:
+        """What the profiler says of the last call where it was asked for synchronisations."""
+        if self.syncs:
+            about = {"cuda_sync_kind": kind, "correlation": self.correlation, "device": self.rank} | args
+            self.events.append(
+                {"ph": "X", "cat": "cuda_sync", "name": kind, "pid": self.rank, "tid": -1, "ts": self.host, "dur": 1}
+                | {"args": about}
+            )
 
     def plain(self) -> dict[str, Any]:
         """The document."""

@@ -255,6 +255,37 @@ def test_an_offloaded_trace_is_a_recorded_program(tmp_path: Path) -> None:
     assert step(tmp_path / "s.yaml") == pytest.approx(17.79, rel=0.05)
 
 
+def test_a_profiler_that_tells_of_synchronisations_is_believed(tmp_path: Path) -> None:
+    guessed = imported(Trace(offload=True).write(tmp_path / "t.json"))
+    told = imported(Trace(offload=True, syncs=True).write(tmp_path / "t.json"))
+    assert guessed.program == told.program
+    trace = Trace(offload=True, syncs=True)
+    for event in trace.events:  # each all-to-all waits for the copies, which no guess would say
+        if event.get("cat") == "cuda_sync" and event["args"].get("wait_on_stream") == 7:
+            event["args"]["wait_on_stream"] = 65
+    plain = json.loads(imported(trace.write(tmp_path / "t.json")).program or b"")
+    records = {op["event"]: op["stream"] for op in plain["operations"] if op["op"] == "record"}
+    waits = [records[op["event"]] for op in plain["operations"] if op["op"] == "wait" and op["stream"] == "stream 17"]
+    assert waits == ["stream 65"] * 3
+
+
+def test_traces_of_amd_gpus(tmp_path: Path) -> None:
+    trace = Trace(offload=True, name="ncclDevKernel_Generic_4(ncclDevKernelArgsStorage<4096ul>)")
+    for event in trace.events:
+        event["name"] = event["name"].replace("cuda", "hip").replace("(Pinned -> Device)", "(Host -> Device)")
+        if event.get("cat") in ("kernel", "gpu_memcpy"):
+            event["args"].pop("External id", None)
+    plain = trace.plain()
+    plain["deviceProperties"] = [{"id": i, "name": "AMD Instinct MI300X", "totalGlobalMem": 2**37} for i in range(2)]
+    (tmp_path / "t.json").write_text(json.dumps(plain))
+    made = imported(tmp_path / "t.json")
+    assert "host memory of copies, which the trace does not name, is pinned" in made.notes.assumed
+    assert any("no shipped profile of as many GPUs is of AMD Instinct MI300X" in note for note in made.notes.assumed)
+    operations = json.loads(made.program or b"")["operations"]
+    assert [op["layer"] for op in operations if op["op"] == "copy" and "layer" in op] == [0, 1, 2]
+    assert sum(op["op"] == "synchronise" for op in operations) == 3
+
+
 def test_rates_of_the_trace_are_in_the_profile(tmp_path: Path) -> None:
     made = imported(Trace(offload=True).write(tmp_path / "t.json"))
     assert made.profile is not None

@@ -412,6 +412,16 @@ def test_memory_of_a_pageable_copy_may_be_used_again_at_once(machine: TorchMachi
         assert result.digests["back"] == digest(np.concatenate([mine, mine]))
 
 
+def test_the_work_of_a_host_passes_before_what_it_issues_next(one_rank: TorchMachine) -> None:
+    rank = Rank()
+    rank.buffer("a", 100, "activations", static=True)
+    rank.host_wait(rank.record(MAIN))
+    rank.host_work("hook", 0.03)
+    rank.kernel(MAIN, "k", seconds=0.0, writes=("a",))
+    (step,) = one_rank.run(program([rank])).step_times()
+    assert step >= 0.03  # the thread was busy that long, whatever the machine
+
+
 def test_one_rank_alone(one_rank: TorchMachine) -> None:
     """All that needs no peer: each copy, host flags on both sides of 2^32, and a group of one."""
     size = 3001

@@ -2,7 +2,8 @@
 
 Runtime events of a trace do not say which stream or event a call is for. A record is taken to be on the stream that was
 launched on last; a wait to be of the stream that is launched on next, for the last record of another stream; the wait
-of a host for the stream whose work ended when it returned. What times contradict is left out.
+of a host for the stream whose work ended when it returned. What times contradict is left out. A profiler that was
+asked for `cuda_sync` says all that.
 """
 
 from __future__ import annotations
@@ -97,10 +98,14 @@ def _by_calls(found: Reference, launched: Sequence[Step], calls: Sequence[Call],
         follows[place] = coming
         if isinstance(row[place][2], Step):
             coming = found.operations[row[place][2].number]  # type: ignore[union-attr]
+    told = found.trace.syncs
+    streams = {s.record: s.waits_on for s in told.values() if s.record is not None and s.waits_on is not None}
     last: Operation | None = None
     ends: dict[int, float] = {}
     records: list[tuple[int, int, float]] = []
     """(event, stream, when what was launched there before ended)."""
+    by_call: dict[int | None, tuple[int, int, float]] = {}
+    """Correlation of a record's call -> its record."""
     steps: list[Step] = []
     waited: set[int] = set()
     dropped = 0
@@ -110,11 +115,17 @@ def _by_calls(found: Reference, launched: Sequence[Step], calls: Sequence[Call],
             ends[last.stream] = max(ends.get(last.stream, 0.0), last.end)
             steps.append(item)
         elif "EventRecord" in item.name:
-            if last is not None:
-                records.append((len(records), last.stream, ends[last.stream]))
-                steps.append(Step("record", item, last.stream, records[-1][0]))
+            stream = streams.get(item.correlation, None if last is None else last.stream)
+            if stream is not None:
+                records.append((len(records), stream, ends.get(stream, 0.0)))
+                by_call[item.correlation] = records[-1]
+                steps.append(Step("record", item, stream, records[-1][0]))
         elif _is_wait(item.name):
-            after = follows[place]
+            after, sync = follows[place], told.get(item.correlation)
+            if sync is not None and sync.stream is not None and sync.record in by_call:
+                waited.add(by_call[sync.record][0])
+                steps.append(Step("wait", item, sync.stream, by_call[sync.record][0]))
+                continue
             if after is None:
                 continue
             event = next((r for r in reversed(records[-16:]) if r[1] != after.stream), None)
@@ -136,6 +147,10 @@ def _awaited(call: Call, found: Reference, ends: dict[int, float], last: Operati
     """The streams that a waiting host waits for."""
     if not ends or last is None:
         return []
+    sync = found.trace.syncs.get(call.correlation)
+    named = None if sync is None else sync.waits_on if sync.waits_on is not None else sync.stream
+    if named is not None:
+        return [named] if named in ends else []
     if _of_device(call.name):
         return sorted(ends)
     over = {stream: end for stream, end in ends.items() if end <= call.end + SLACK}

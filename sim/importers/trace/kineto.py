@@ -28,6 +28,9 @@ class Args(msgspec.Struct, frozen=True, gc=False):
     dtype: Any = None
     ranks: Any = msgspec.field(default=None, name="Process Group Ranks")
     group_name: Any = msgspec.field(default=None, name="Process Group Name")
+    sync_kind: Any = msgspec.field(default=None, name="cuda_sync_kind")
+    waits_on_stream: Any = msgspec.field(default=None, name="wait_on_stream")
+    record_correlation: Any = msgspec.field(default=None, name="wait_on_cuda_event_record_corr_id")
     dims: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Input Dims")
     types: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="Input type")
     """Left as they are: most operators have some, and few are looked at."""

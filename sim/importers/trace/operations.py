@@ -30,6 +30,17 @@ class Call(NamedTuple):
     correlation: int
 
 
+class Sync(NamedTuple):
+    """What a profiler that was asked for `cuda_sync` says of a wait: which stream waits for which, and the record's call.
+
+    Streams are None where it does not say; a host that waits for the whole device has neither.
+    """
+
+    stream: int | None
+    waits_on: int | None
+    record: int | None
+
+
 class Transfer(NamedTuple):
     """A copy between host and GPU; `memory` is None where the trace does not say which the host's is."""
 
@@ -71,6 +82,8 @@ class RankTrace(NamedTuple):
     """GPUs that the process saw."""
     operations: list[Operation]
     calls: list[Call]
+    syncs: dict[int, Sync]
+    """Correlation of a wait's call -> what is known of it."""
     steps: list[tuple[float, float]]
     """The profiler's steps, from the host's start of one to its end."""
     left_out: dict[str, int]
@@ -87,6 +100,7 @@ def of_file(trace: TraceFile) -> RankTrace:
     described: dict[int, Args] = {}
     sided: dict[str, list[tuple[float, float, Args]]] = defaultdict(list)
     steps: list[tuple[float, float]] = []
+    syncs: dict[int, Sync] = {}
     for event in document.events:
         if event.ph != "X":
             continue
@@ -103,6 +117,10 @@ def of_file(trace: TraceFile) -> RankTrace:
             correlation = whole(event.args.correlation) if event.args else None
             made = Call(start, end, words(event.tid), name, -1 if correlation is None else correlation)
             calls[made.correlation if made.correlation >= 0 else -2 - len(calls)] = made
+        elif category == "cuda_sync" and event.args:
+            if (correlation := whole(event.args.correlation)) is not None:
+                ids = (event.args.stream, event.args.waits_on_stream, event.args.record_correlation)
+                syncs[correlation] = Sync(*(n if (n := whole(value)) is not None and n >= 0 else None for value in ids))
         elif name == "record_param_comms" and event.args:
             if (external := whole(event.args.external)) is not None:
                 described[external] = event.args
@@ -139,7 +157,7 @@ def of_file(trace: TraceFile) -> RankTrace:
     steps.sort()
     ordered = sorted(calls.values())
     return RankTrace(
-        source, rank, world, about_device, len(document.devices), operations, ordered, steps, dict(left_out)
+        source, rank, world, about_device, len(document.devices), operations, ordered, syncs, steps, dict(left_out)
     )
 
 
