@@ -86,10 +86,12 @@ COMMANDS = {
     "sweep rows": ("sweep", "s.yaml", "--set", "world_size=1", "--workers", "1", "--out"),
     "sweep page": ("sweep", "s.yaml", "--set", "world_size=1", "--workers", "1", "--html"),
     "hardware": ("hardware", "host.yaml", "--html"),
+    "run page": ("run", "s.yaml", "--html"),
+    "explain page": ("explain", "s.yaml", "--workers", "1", "--html"),
     "experiment rows": ("experiment", "e.yaml", "--workers", "1", "--out"),
     "experiment page": ("experiment", "e.yaml", "--workers", "1", "--html"),
 }
-INPUTS = {"run": "s.yaml", "sweep": "s.yaml", "hardware": "host.yaml", "experiment": "e.yaml"}
+INPUTS = {"run": "s.yaml", "explain": "s.yaml", "sweep": "s.yaml", "hardware": "host.yaml", "experiment": "e.yaml"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -83,7 +83,7 @@ def _memory(plan: Plan) -> Iterator[Section]:
     rows.append((f"left for {LEFT_OUT}", show_bytes(plan.reserve_bytes)))
     rows.append(("pinned in host memory, all ranks together", show_bytes(point.host_memory_bytes)))
     there = plan.host_memory_bytes
-    rows.append(("host memory", "not known" if there is None else show_bytes(there)))
+    rows.append(("host memory: not known", "") if there is None else ("host memory", show_bytes(there)))
     yield Section("Memory by component", f"Of {point.words}.", Table(("", "bytes"), rows))
 
 
