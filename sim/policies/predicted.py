@@ -404,7 +404,10 @@ class _Prediction:
             if isinstance(op, Compute):
                 seconds += op.launches * float(rates.host_kernel)
             elif isinstance(op, MEETINGS):
-                seconds += float(rates.host_collective)
+                if isinstance(op, EnginePart):
+                    seconds += op.commands * (float(rates.host_copy) + 2 * float(rates.host_memop)) / 3
+                else:
+                    seconds += float(rates.host_collective)
                 if copied and policy.yields_to(op):
                     seconds += (2 + 2 * policy.drain) * float(rates.host_memop)
         return seconds
