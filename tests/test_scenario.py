@@ -100,7 +100,7 @@ def test_what_is_read_can_be_written_and_read_again(workload: Plain, policy: Pla
 # ---- mistakes ------------------------------------------------------------------------------------------------------
 
 REMOVED = object()
-POLICIES = "chunked, resident, sharded, whole_layer, yielding"
+POLICIES = "adaptive, chunked, resident, sharded, whole_layer, yielding"
 
 
 def changed(path: str, value: object) -> Plain:
