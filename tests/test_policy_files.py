@@ -173,7 +173,18 @@ def test_register_refuses_classes_that_are_no_policies() -> None:
         register(int)  # type: ignore[type-var]
 
 
-HELPERS = {"__init__", "base", "decision", "host_rates", "predicted", "registry", "schedule", "shared_programs", "text"}
+HELPERS = {
+    "__init__",
+    "base",
+    "block_times",
+    "decision",
+    "host_rates",
+    "predicted",
+    "registry",
+    "schedule",
+    "shared_programs",
+    "text",
+}
 """Modules of the folder that are no policies."""
 
 
