@@ -242,7 +242,7 @@ def _check_size(scenario: Scenario) -> None:
     if commands > MAX_COMMANDS:
         problem = f"makes about {commands} commands on {scenario.world_size} ranks, at most {MAX_COMMANDS} are "
         problem += f"simulated: it would take about {commands * COMMAND_BYTES / 1e9:.3g} GB of memory; "
-        problem += "take fewer steps, prefetch_layers or slots, or larger chunks"
+        problem += "take fewer steps, prefetch_layers or slots, or larger chunks or pieces"
         raise InputError("scenario", "", problem)
 
 

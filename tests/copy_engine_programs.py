@@ -45,7 +45,7 @@ class Call(NamedTuple):
             kind=self.kind,
             bytes=Bytes(self.bytes),
             name=self.name,
-            group=self.groups,
+            group=None if self.groups == ((0,),) else self.groups,
             algorithm="copy_engine",
             piece_bytes=Bytes(self.piece_bytes),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from copy_engine_programs import MAIN, Call, Memory, engine_program, expected, initial
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, Plain, cases, collective, compute, gated, scenario, tiny_profile, workloads
 from timeline_checks import SLACK, check_order
@@ -16,7 +16,17 @@ from timeline_checks import SLACK, check_order
 from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
 from sim.policies import build
-from sim.program import COLLECTIVES, Copy, HostBuffer, Program, ProgramError, RankBuilder, WaitFlag, WriteFlag
+from sim.program import (
+    COLLECTIVES,
+    Collective,
+    Copy,
+    HostBuffer,
+    Program,
+    ProgramError,
+    RankBuilder,
+    WaitFlag,
+    WriteFlag,
+)
 from sim.run import simulate
 from sim.timeline import Timeline
 from sim.timeline.critical_path import causes
@@ -213,6 +223,7 @@ ALGORITHMS: list[Plain] = [
 ]
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(cases(), st.sampled_from(ALGORITHMS))
 def test_what_holds_of_every_run_holds_with_copy_engines(case: Case, algorithms: Plain) -> None:
     lowered = case._replace(workload=case.workload | {"collectives": algorithms})
@@ -246,6 +257,7 @@ def _count(workload: Any, policy: Any, ranks: int) -> int:
     return count_commands(workload, policy, ranks)
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(cases(policy=gated))
 def test_no_chunk_passes_its_gate_during_a_collective(case: Case) -> None:
     timeline = case._replace(workload=case.workload | {"collectives": ALGORITHMS[0]}).run().timeline
@@ -259,6 +271,7 @@ def test_no_chunk_passes_its_gate_during_a_collective(case: Case) -> None:
             assert not [time for time in passed if max(before) < time < span.end and time > span.start]
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(workloads(), st.integers(1, 4))
 def test_nccl_where_it_is_said_is_the_same_program(workload: Plain, ranks: int) -> None:
     policy = {"kind": "yielding", "chunk_bytes": 8}
@@ -312,6 +325,27 @@ def test_wrong_algorithms_are_named(collectives: Plain, path: str, problem: str)
     fault = raised.value.faults[0]
     assert fault.path == f"workload.collectives.{path}"
     assert problem in fault.problem
+
+
+def test_a_rank_alone_in_its_group_takes_no_part() -> None:
+    for by in ({}, {"collectives": {"algorithm": "copy_engine"}}):
+        alone = _blocks(q={"group": [[0], [1]]}, k={"group": [[0]]}, v={"group": [[1, 0]]}) | by
+        rank = scenario(alone, {"kind": "resident"}).program().ranks[0]
+        calls = [c.name for c in rank.commands() if isinstance(c, Collective)]
+        assert [*calls, *(whole.call.name for whole in rank.composed_collectives)] == ["v"]
+        assert not by or not calls
+
+
+def test_pieces_that_are_too_many_are_refused_before_they_are_counted_one_by_one() -> None:
+    many = _blocks(q={"bytes": "1 TB"}) | {"collectives": {"algorithm": "copy_engine", "piece_bytes": 2}}
+    with pytest.raises(InputError, match="larger chunks or pieces"):
+        scenario(many, {"kind": "resident"})
+
+
+@pytest.mark.parametrize("stream", ["compute send", "a b receive"])
+def test_streams_of_copies_are_taken(stream: str) -> None:
+    with pytest.raises(InputError, match="a name for copies of collectives"):
+        scenario(_blocks(q={"stream": stream}), {"kind": "resident"})
 
 
 def test_a_model_names_its_collectives() -> None:

@@ -91,3 +91,22 @@ def test_isolated_times_are_those_of_the_collective_alone() -> None:
     figures = beside.metrics
     assert figures["contention_s"] > 0
     assert figures["collective_time_s"] == pytest.approx(2 * 3.0 + figures["contention_s"] + figures["skew_s"])
+
+
+def test_a_timeline_shows_collectives_by_their_names_and_their_pieces() -> None:
+    found = simulate(scenario(workload(collectives=ENGINES), {"kind": "resident"}), tiny_profile(2)).timeline
+    frame = found.to_frame()
+    calls = frame[(frame["kind"] == "Collective") & (frame["rank"] == 0)]
+    assert list(calls["name"]) == ["all_to_all"] * 6
+    assert set(calls["stream"]) == {"compute"}
+    pieces = frame[(frame["kind"] == "Copy") & (frame["rank"] == 0) & (frame["step"] == 0) & (frame["layer"] == 0)]
+    assert sorted(zip(pieces["stream"], pieces["name"], strict=True)) == [
+        ("compute", "all_to_all own"),
+        ("compute receive", "all_to_all in 0"),
+        ("compute receive", "all_to_all in 1"),
+        ("compute send", "all_to_all out 0"),
+        ("compute send", "all_to_all out 1"),
+    ]
+    within = calls[(calls["step"] == 0) & (calls["layer"] == 0)].iloc[0]
+    assert within["start_s"] <= pieces["start_s"].min()
+    assert within["end_s"] >= pieces["end_s"].max()

@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch", reason="the torch extra is not installed")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "copy_engine_all_to_all.py"
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_the_example_gives_the_bits_of_torch(ranks: int) -> None:
     """30 MB in eight pieces a part or less, several times over: slots are used again."""
     if 0 < torch.cuda.device_count() < ranks:

@@ -261,6 +261,35 @@ def test_an_event_on_the_stream_of_another_thread_may_come_too_late() -> None:
     assert set(said) == {"rank 0 stream 'u' waits for event 0", "rank 0 stream 't' waits for event 1"}
 
 
+def test_a_host_thread_issues_nothing_before_the_counter_that_it_waits_for_is_there() -> None:
+    """What it issues only then cannot come before an event that the other thread has recorded on its stream."""
+
+    def turns(rank: RankBuilder, asked: int) -> None:
+        sequence()(rank)
+        write()(rank)
+        rank.thread()
+        rank.kernel("u", "first", seconds=1.0)
+        rank.host_wait_counter("asked", least=1)
+        rank.switch(0)
+        done = rank.record("u")
+        rank.wait("t", done)
+        begun = rank.record("t")
+        rank.host_add("asked", asked)
+        rank.switch(1)
+        rank.wait("u", begun)  # if this could be issued before `done`, neither stream would go on
+
+    ranks([lambda rank: turns(rank, 1)], [])
+    with pytest.raises(ProgramError, match="rank 0 host thread 1 waits for counter 'asked' to be at least 1"):
+        ranks([lambda rank: turns(rank, 0)], [])
+    with pytest.raises(ProgramError, match="rank 0 stream 'u' waits for event 1"):  # one that shrinks holds nobody
+
+        def shrinks(rank: RankBuilder) -> None:
+            rank.host_add("asked", -1)
+            turns(rank, 2)
+
+        ranks([shrinks], [])
+
+
 # ---- a ring of slots in host memory --------------------------------------------------------------------------------
 
 

@@ -193,7 +193,10 @@ class Timeline(_Fields):
         return self.steps[rank][self.shown.start], self.steps[rank][self.shown.stop]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s."""
+        """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s.
+
+        Those of composed collectives come last.
+        """
         import pandas as pd
 
         rows = [
@@ -210,7 +213,7 @@ class Timeline(_Fields):
                 s.end,
                 s.isolated_time,
             )
-            for s in self.spans
+            for s in (*self.spans, *self.composed)
         ]
         columns = ["rank", "stream", "kind", "name", "step", "layer", "bytes", "start_s", "ready_s", "end_s", "alone_s"]
         return pd.DataFrame(rows, columns=columns)

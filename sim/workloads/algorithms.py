@@ -70,11 +70,12 @@ class Algorithms:
         if not isinstance(op, CollectiveOp):
             return op
         chosen = self.of(op)
-        if chosen.algorithm != "copy_engine":
+        groups = tuple(group for group in op.groups if len(group) > 1)  # a rank alone takes no part
+        if chosen.algorithm != "copy_engine" or (op.groups and not groups):
             return op if op.algorithm is None else msgspec.structs.replace(op, algorithm=None, piece_bytes=None)
         piece = PIECE if chosen.piece_bytes is None else chosen.piece_bytes
-        groups = op.groups or (tuple(range(world_size)),)
-        return EngineCollective(op.kind, int(op.bytes), op.name, int(piece), op.buffer, groups, op.stream)
+        among = groups or (tuple(range(world_size)),)
+        return EngineCollective(op.kind, int(op.bytes), op.name, int(piece), op.buffer, among, op.stream)
 
     def applied(self, workload: Workload, world_size: int) -> Workload:
         """`workload` with its collectives as they run.

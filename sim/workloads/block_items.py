@@ -15,7 +15,7 @@ from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bytes, Flops, Seconds
 from sim.program import CollectiveKind, HostCopyKind, HostMemory, Recv, Send
 from sim.program.ops import AnyOperation
-from sim.workloads.engine_collectives import ELEMENT, EngineCollective, EnginePart
+from sim.workloads.engine_collectives import ELEMENT, EngineCollective, EnginePart, copy_streams
 
 TAKEN_STREAMS = ("copy", "gather")
 """Streams of prefetches."""
@@ -38,6 +38,8 @@ def wrong_stream(stream: str | None) -> Iterator[Fault]:
     """The fault of a stream's name, if it has one."""
     if stream in TAKEN_STREAMS:
         yield Fault("stream", f"is {stream}, on which weights are prefetched: expected another name, such as comm")
+    elif stream is not None and stream in copy_streams(stream.rpartition(" ")[0]):
+        yield Fault("stream", f"is {stream}, a name for copies of collectives: expected another name, such as comm")
     elif stream == "":
         yield Fault("stream", "is empty, expected a name, such as comm")
 

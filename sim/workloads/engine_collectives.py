@@ -28,6 +28,11 @@ LAG = 2
 """Pieces of an all_reduce that are exchanged before a rank shares the sum of the one before them: it is ready then."""
 
 
+def copy_streams(stream: str) -> tuple[str, str]:
+    """The streams of the copies down and up of collectives on `stream`."""
+    return f"{stream} send", f"{stream} receive"
+
+
 class Turn(NamedTuple):
     """Piece number `piece` of a block goes to the rank `distance` places further on; to all others if that is 0."""
 
@@ -163,7 +168,14 @@ class EnginePart(NamedTuple):
     @property
     def commands(self) -> int:
         """At most so many commands."""
-        others = len(self.members) - 1
-        waits = others if self.whole.kind in ("all_reduce", "all_gather") else 1
-        exchanged, shared = waits + 5 + 6 * self.reduces, waits + 5 + 3 * others
-        return 8 + sum(shared if turn.shared else exchanged for turn in self.turns())
+        kind, others = self.whole.kind, len(self.members) - 1
+        pieces = -(-self.block_bytes // self.piece_bytes)
+        exchanges = shares = 0
+        if kind != "all_gather":
+            exchanges = pieces * (1 if kind == "send_recv" else others)
+        if kind in ("all_gather", "all_reduce"):
+            shares = pieces
+        if others == 0:
+            exchanges = shares = 0
+        waits = others if shares else 1
+        return 8 + exchanges * (waits + 5 + 6 * self.reduces) + shares * (waits + 5 + 3 * others)
