@@ -184,6 +184,7 @@ HELPERS = {
     "schedule",
     "shared_programs",
     "text",
+    "walked_streams",
 }
 """Modules of the folder that are no policies."""
 
