@@ -14,13 +14,13 @@ import msgspec
 from sim.fluid import FlowSpec, rates_together
 from sim.hardware import Profile, collectives
 from sim.inputs.units import Bandwidth, Bytes, FlopRate, Number, Seconds
-from sim.isolated_runs import isolated_times
+from sim.isolated_runs import times_together
 from sim.machine import SimulatedMachine
 from sim.policies.host_rates import CollectiveRates, HostRates, PhaseRates
 from sim.program import CollectiveKind
 from sim.workloads.block_items import CollectiveOp, Groups, Op, Shift, Transfers
 from sim.workloads.engine_collectives import EngineCollective
-from sim.workloads.workload import Layer, Workload
+from sim.workloads.workload import Workload
 
 
 class PhaseTimes(NamedTuple):
@@ -133,7 +133,7 @@ def _by_copy_engines(profile: Profile, workload: Workload, gpus: Sequence[int]) 
     asked = {op for op in _ops(workload) if isinstance(op, EngineCollective)}
     found: dict[tuple[CollectiveKind, int, int, int], float] = {}
     for op in asked:
-        times = isolated_times(SimulatedMachine(profile), Workload((Layer(2, (op,)),), steps=1), len(gpus), gpus)
+        times = times_together(SimulatedMachine(profile), op, len(gpus), gpus)
         key = op.kind, op.bytes, len(op.groups[0]), op.piece_bytes
         found[key] = max(found.get(key, 0.0), *times.values())
     rate = Bandwidth(copy_rate(profile, gpus))

@@ -24,14 +24,19 @@ def isolated_times(
     found: dict[IsolatedKey, float] = {}
     for whole in dict.fromkeys(_engine_collectives(workload)):
         for group in whole.groups:
-            alone = whole._replace(groups=(group,))
-            lead = Compute(name="lead", seconds=Seconds(ISSUE_S * alone.commands))
-            # the second time it finds slots that have been used, as in the middle of a run
-            only = Workload((Layer(2, (lead, alone)),), steps=2)
-            program = policies.build(only, Resident(), world_size, placement)
-            for span in machine.run(program).composed:
-                found[isolated_key(span)] = span.end - span.start
+            found |= times_together(machine, whole._replace(groups=(group,)), world_size, placement)
     return found
+
+
+def times_together(
+    machine: SimulatedMachine, whole: EngineCollective, world_size: int, placement: Sequence[int] = ()
+) -> dict[IsolatedKey, float]:
+    """Seconds of a collective by copy engines on each rank of its groups, all of them at once and nothing else."""
+    lead = Compute(name="lead", seconds=Seconds(ISSUE_S * whole.commands))
+    # the second time it finds slots that have been used, as in the middle of a run
+    only = Workload((Layer(2, (lead, whole)),), steps=2)
+    program = policies.build(only, Resident(), world_size, placement)
+    return {isolated_key(span): span.end - span.start for span in machine.run(program).composed}
 
 
 def _engine_collectives(workload: Workload) -> Iterator[EngineCollective]:

@@ -102,9 +102,9 @@ def test_policies_without_chunks_are_offered_chunks_of_the_published_size(policy
 def test_chunks_are_kept_and_offered_larger_and_smaller() -> None:
     own = scenario(GROUPS, {"kind": "chunked", "chunk_bytes": "4 MiB"}).policy
     found = [(v.kind, v.chunk_bytes) for v in policies.variants(own, 2) if v.chunk_bytes != own.chunk_bytes]
-    assert found == [("whole_layer", None), ("chunked", 16 * 2**20), ("chunked", 2**20)]
-    assert {v.kind for v in policies.variants(own, 2)} == {"chunked", "sharded", "whole_layer", "yielding"}
-    assert {v.kind for v in policies.variants(own, 1)} == {"chunked", "whole_layer", "yielding"}
+    assert found == [("whole_layer", None), ("adaptive", None), ("chunked", 16 * 2**20), ("chunked", 2**20)]
+    assert {v.kind for v in policies.variants(own, 2)} == {"adaptive", "chunked", "sharded", "whole_layer", "yielding"}
+    assert {v.kind for v in policies.variants(own, 1)} == {"adaptive", "chunked", "whole_layer", "yielding"}
     small = scenario(GROUPS, {"kind": "chunked", "chunk_bytes": "128 KiB"}).policy
     assert 2**15 not in {v.chunk_bytes for v in policies.variants(small, 2)}, "such a copy costs its set-up"
 

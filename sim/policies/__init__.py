@@ -108,7 +108,9 @@ def variants(policy: Policy, world_size: int, workload: Workload | None = None) 
     Of a `workload`, those that depend on it, too.
     """
     seen = {policy}
-    others = (kind.from_policy(policy, world_size) for kind in kinds().values() if kind is not type(policy))
+    kept = (kind.from_policy(policy, world_size) for kind in kinds().values() if kind is not type(policy))
+    # those that decide come last: what they choose may be what another kind does by its nature
+    others = sorted(kept, key=lambda variant: variant is not None and variant.needs_rates)
     more = () if workload is None else policy.variants_on(workload, world_size)
     for variant in (*others, *policy.variants(world_size), *more):
         if variant is not None and variant not in seen:

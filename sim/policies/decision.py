@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from sim.inputs.units import Bytes
 from sim.policies.base import Decided, Offload
+from sim.policies.block_times import names_of
 from sim.policies.chunked import OFFERED_CHUNKS
 from sim.policies.host_rates import HostRates
-from sim.policies.predicted import names_of, predicted_step
+from sim.policies.predicted import predicted_step
 from sim.policies.yielding import TO_ALL, TO_NONE, Yielding
 from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_items import CollectiveOp, meeting_name

@@ -11,90 +11,28 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
-from sim.policies.host_rates import CollectiveRates, HostRates, PhaseRates
+from sim.policies.block_times import BlockTimes
+from sim.policies.host_rates import HostRates
+from sim.policies.walked_streams import Chunks, Move, Pieces, Spend, Stream, Until, Work
 from sim.policies.yielding import Yielding
 from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import (
-    MEETINGS,
-    CollectiveOp,
     Compute,
     CopyOp,
     Meeting,
     Op,
-    Shift,
     Wait,
-    meeting_name,
     stream_of,
 )
-from sim.workloads.engine_collectives import EngineCollective, EnginePart
-from sim.workloads.workload import Layer, Workload
+from sim.workloads.workload import Workload
 
 KEPT = 4
 """Equal layers in a row that are walked, besides those prefetched."""
 _TINY = 1e-12
-
-
-class _Spend(NamedTuple):
-    """A time that nothing changes, s."""
-
-    seconds: float
-
-
-class _Work(NamedTuple):
-    """A kernel."""
-
-    seconds: float
-    launches: int
-
-
-class _Move(NamedTuple):
-    """Bytes of a collective."""
-
-    phase: PhaseRates
-    copy_start: float
-
-
-class _Chunks(NamedTuple):
-    """Chunks of `bytes`, back to back."""
-
-    chunks: float
-    bytes: int
-
-
-class _Until(NamedTuple):
-    """Blocked until something holds."""
-
-    holds: Callable[[], bool]
-
-
-_Piece = _Spend | _Work | _Move | _Chunks | _Until
-_Pieces = Generator[_Piece, None, None]
-
-
-class _Stream:
-    """A stream: what it does now, and how much of it is left (s of work, or chunks)."""
-
-    def __init__(self, pieces: _Pieces) -> None:
-        self.pieces = pieces
-        self.piece: _Piece | None = None
-        self.left = 0.0
-        self.next()
-
-    def next(self) -> None:
-        self.piece = next(self.pieces, None)
-        match self.piece:
-            case _Spend(seconds) | _Work(seconds, _):
-                self.left = seconds
-            case _Move(phase, _):
-                self.left = float(phase.isolated)
-            case _Chunks(chunks, _):
-                self.left = chunks
-            case _:
-                self.left = math.inf
 
 
 def predicted_step(workload: Workload, policy: Yielding, rates: HostRates, world_size: int) -> float:
@@ -107,8 +45,7 @@ class _Prediction:
 
     def __init__(self, workload: Workload, policy: Yielding, rates: HostRates, world_size: int) -> None:
         self.workload, self.policy, self.rates = workload, policy, rates
-        self.world_size = world_size
-        self.collectives = {(c.kind, int(c.bytes), c.ranks, int(c.piece_bytes)): c for c in rates.collectives}
+        self.times = BlockTimes(rates, world_size)
         numbered = [(layer, policy.copied_of_layer(i, layer.bytes)) for i, layer in enumerate(workload.layers)]
         self.groups = [(key, len(list(equal))) for key, equal in groupby(numbered)]
         kept = KEPT + policy.prefetch_layers
@@ -128,7 +65,7 @@ class _Prediction:
         """Commands that the copy stream has taken from its queue."""
         self.now = 0.0
         self.attention = False
-        self.side: dict[str, _Stream] = {}
+        self.side: dict[str, Stream] = {}
         self.queues: dict[str, deque[Meeting | CopyOp]] = {}
         self.pending: dict[str, int] = {}
         chunk, gated = int(policy.chunk_bytes), policy.yield_to != "none"
@@ -145,8 +82,8 @@ class _Prediction:
         ahead = (*self.executed, *self.executed[: self.per_pass])
         self.issued = list(accumulate(self._copy_commands(copied) for _, copied in ahead))
         """Commands of the copy stream, of all layers up to each."""
-        self.compute = _Stream(self._compute())
-        self.copying = _Stream(self._copy())
+        self.compute = Stream(self._compute())
+        self.copying = Stream(self._copy())
 
     def _copy_commands(self, copied: int) -> int:
         """Those of a layer's copies: its chunks, an event, a wait."""
@@ -162,10 +99,10 @@ class _Prediction:
             walked = min(count, kept)
             spans = [ends[i] - ends[i - 1] for i in range(at, at + walked)]
             each = sum(spans[-2:]) / len(spans[-2:])
-            host = self._host_seconds(layer, copied)
+            host = self.times.host_seconds(layer, copied, self.policy, self.commands)
             total += max(sum(spans) + (count - walked) * each, count * host)
             at += walked
-        closing = sum(self._isolated(op) for op in self.workload.closing)
+        closing = sum(self.times.isolated(op) for op in self.workload.closing)
         return total * self.workload.passes_per_step + closing
 
     def _run(self) -> None:
@@ -173,9 +110,9 @@ class _Prediction:
         while self.compute.piece is not None:
             streams = (self.compute, self.copying, *self.side.values())
             for stream in streams:
-                while isinstance(stream.piece, _Until) and stream.piece.holds():
+                while isinstance(stream.piece, Until) and stream.piece.holds():
                     stream.next()
-            if any(isinstance(s.piece, _Until) and s.piece.holds() for s in streams):
+            if any(isinstance(s.piece, Until) and s.piece.holds() for s in streams):
                 continue
             speeds = self._speeds(streams)
             lasts = min((s.left / v for s, v in zip(streams, speeds, strict=True) if v), default=math.inf)
@@ -188,12 +125,12 @@ class _Prediction:
                     if stream.left <= _TINY:
                         stream.next()
 
-    def _speeds(self, streams: Sequence[_Stream]) -> list[float]:
+    def _speeds(self, streams: Sequence[Stream]) -> list[float]:
         """How fast each stream does what it does: 1 where nothing is in its way, chunks a second for copies."""
-        moving = [s.piece for s in streams if isinstance(s.piece, _Move)]
-        working = any(isinstance(s.piece, _Work) for s in streams)
+        moving = [s.piece for s in streams if isinstance(s.piece, Move)]
+        working = any(isinstance(s.piece, Work) for s in streams)
         busy, duty, each = 0.0, 0.0, 0.0
-        if isinstance(self.copying.piece, _Chunks):
+        if isinstance(self.copying.piece, Chunks):
             rates, size = self.rates, self.copying.piece.bytes
             rate = min((float(m.phase.copy_rate) for m in moving), default=float(rates.copy_rate))
             each, overhead = self._chunk_seconds(size, rate, max((m.copy_start for m in moving), default=0.0), working)
@@ -205,22 +142,22 @@ class _Prediction:
         found = []
         for stream in streams:
             match stream.piece:
-                case _Spend():
+                case Spend():
                     found.append(1.0)
-                case _Chunks():
+                case Chunks():
                     found.append(1 / each)
-                case _Move(phase, _):
+                case Move(phase, _):
                     if phase.beside_copies:
                         found.append(1 - duty + duty * float(phase.isolated) / float(phase.beside_copies))
                     else:
                         found.append((float(phase.piece) / each if self.turns else 0.0) if each else 1.0)
-                case _Work(seconds, launches):
+                case Work(seconds, launches):
                     delay = launches / max(seconds, 1e-18)
                     slower = 1 + busy * float(self.rates.launch_delay) * delay
                     if moving:
                         slower *= float(self.rates.beside_collective) + float(self.rates.crowd_delay) * delay
                     found.append(1 / slower)
-                case _Until() | None:
+                case Until() | None:
                     found.append(0.0)
                 case _:
                     assert_never(stream.piece)
@@ -238,7 +175,7 @@ class _Prediction:
         overhead += working * self.commands * float(rates.beside_kernel)
         return overhead + moves, overhead
 
-    def _compute(self) -> _Pieces:
+    def _compute(self) -> Pieces:
         """What the compute stream does, layer by layer."""
         rates, landed = self.rates, 0
         ahead, depth = self.policy.prefetch_layers, self.rates.queue_depth
@@ -246,7 +183,7 @@ class _Prediction:
             # the host issues the copies for a layer ahead before this layer's kernels
             before = self.issued[min(number + ahead, len(self.issued) - 1)] - depth
             if before > self.taken:
-                yield _Until(lambda needed=before: self.taken >= needed)  # type: ignore[misc]
+                yield Until(lambda needed=before: self.taken >= needed)  # type: ignore[misc]
             if copied:
                 landed += 1
                 yield from self._wait(lambda needed=landed: self.landed >= needed)  # type: ignore[misc]
@@ -255,17 +192,17 @@ class _Prediction:
             for stream in self.queues:
                 yield from self._join(stream)
             if self.offloads:
-                yield _Spend(float(rates.event))
+                yield Spend(float(rates.event))
             if self.counts_all or copied:
                 self.finished += 1
             self.ends.append(self.now)
 
-    def _op(self, op: Op) -> _Pieces:
+    def _op(self, op: Op) -> Pieces:
         match op:
             case Compute():
-                seconds = self._kernel_seconds(op)
+                seconds = self.times.kernel_seconds(op)
                 self.attention = op.attention
-                yield _Work(seconds, op.launches)
+                yield Work(seconds, op.launches)
                 self.attention = False
             case Wait():
                 yield from self._join(op.stream)
@@ -273,55 +210,55 @@ class _Prediction:
                 stream = stream_of(op) or COMPUTE
                 yield from self._run_here(op, COMPUTE) if stream == COMPUTE else self._fork(op, stream)
 
-    def _run_here(self, op: Meeting | CopyOp, stream: str) -> _Pieces:
+    def _run_here(self, op: Meeting | CopyOp, stream: str) -> Pieces:
         """A collective, with its gate, or a copy that a block names."""
         if isinstance(op, CopyOp):
-            yield _Spend(self._isolated(op))
+            yield Spend(self.times.isolated(op))
             return
         rates, policy = self.rates, self.policy
         yields = self.offloads and policy.yields_to(op)
         if yields:
-            yield _Spend(float(rates.write_flag))
+            yield Spend(float(rates.write_flag))
             self._shut(stream)
             if policy.drain:
-                yield _Spend(float(rates.write_flag) + float(rates.wait_flag))
-                yield _Until(lambda: not isinstance(self.copying.piece, _Chunks))
+                yield Spend(float(rates.write_flag) + float(rates.wait_flag))
+                yield Until(lambda: not isinstance(self.copying.piece, Chunks))
         if stream != COMPUTE:
-            yield _Until(lambda: not self.attention)
-        if (found := self._rates_of(op)) is not None:
+            yield Until(lambda: not self.attention)
+        if (found := self.times.rates_of(op)) is not None:
             for phase in found.phases:
-                yield _Spend(float(phase.latency))
-                yield _Move(phase, float(found.copy_start))
+                yield Spend(float(phase.latency))
+                yield Move(phase, float(found.copy_start))
         if yields:
-            yield _Spend(float(rates.write_flag))
+            yield Spend(float(rates.write_flag))
             self.gates.discard(stream)
 
-    def _fork(self, op: Meeting | CopyOp, name: str) -> _Pieces:
+    def _fork(self, op: Meeting | CopyOp, name: str) -> Pieces:
         """Hand an entry to a stream of its own, which starts it when the compute stream has got there."""
-        yield _Spend(float(self.rates.event))
+        yield Spend(float(self.rates.event))
         self.queues.setdefault(name, deque()).append(op)
         self.pending[name] = self.pending.get(name, 0) + 1
         if name not in self.side:
-            self.side[name] = _Stream(self._side(name))
+            self.side[name] = Stream(self._side(name))
 
-    def _side(self, name: str) -> _Pieces:
+    def _side(self, name: str) -> Pieces:
         queue = self.queues[name]
         while True:
-            yield _Until(lambda: bool(queue))
-            yield _Spend(float(self.rates.wake))
+            yield Until(lambda: bool(queue))
+            yield Spend(float(self.rates.wake))
             yield from self._run_here(queue.popleft(), name)
             self.pending[name] -= 1
 
-    def _join(self, name: str) -> _Pieces:
+    def _join(self, name: str) -> Pieces:
         yield from self._wait(lambda: not self.pending.get(name))
 
-    def _wait(self, holds: Callable[[], bool]) -> _Pieces:
+    def _wait(self, holds: Callable[[], bool]) -> Pieces:
         """Wait for an event."""
         if not holds():
-            yield _Until(holds)
-            yield _Spend(float(self.rates.wake))
+            yield Until(holds)
+            yield Spend(float(self.rates.wake))
 
-    def _copy(self) -> _Pieces:
+    def _copy(self) -> Pieces:
         """What the copy stream does."""
         slots, turn = self.policy.slot_count, 0
         for _, copied in (*self.executed, *self.executed[: self.per_pass]):  # what follows is prefetched, too
@@ -330,22 +267,22 @@ class _Prediction:
                 chunk = min(self.chunk, copied)
                 for count, size in ((copied // chunk, chunk), (1, copied % chunk)):
                     yield from self._chunks(float(count), size)
-                yield _Spend(float(self.rates.event))
+                yield Spend(float(self.rates.event))
                 self.landed += 1
                 self.taken += 2
             turn += self.counts_all or copied > 0
 
-    def _chunks(self, count: float, size: int) -> _Pieces:
+    def _chunks(self, count: float, size: int) -> Pieces:
         """Chunks that stop at a gate."""
         while count > 0 and size:
             if self.gates:
-                yield _Until(lambda: not self.gates)
-                yield _Spend(float(self.rates.flag_wake))
+                yield Until(lambda: not self.gates)
+                yield Spend(float(self.rates.flag_wake))
                 if self.gates:  # it polls: shut again
                     continue
             self.rest = 0.0
             piece = min(count, self.at_once)
-            yield _Chunks(piece, size)
+            yield Chunks(piece, size)
             self.taken += (piece - self.rest) * self.commands
             count += self.rest - piece
 
@@ -353,7 +290,7 @@ class _Prediction:
         """Shut a gate: the chunk in flight goes on, others stay."""
         self.gates.add(stream)
         piece = self.copying.piece
-        if isinstance(piece, _Chunks) and self.rest == 0.0:
+        if isinstance(piece, Chunks) and self.rest == 0.0:
             left = self.copying.left
             behind = math.floor(left + _TINY)
             each, _ = self._chunk_seconds(piece.bytes, float(self.rates.copy_rate), 0.0, False)
@@ -363,54 +300,3 @@ class _Prediction:
             self.copying.left, self.rest = begun, float(behind)
             if begun <= 0:
                 self.copying.next()
-
-    def _rates_of(self, op: Meeting) -> CollectiveRates | None:
-        """Those of a collective; None of one that moves nothing."""
-        if isinstance(op, EnginePart):
-            op = op.whole
-        if isinstance(op, EngineCollective):
-            return self.collectives.get((op.kind, op.bytes, len(op.groups[0]), op.piece_bytes))
-        if isinstance(op, CollectiveOp):
-            ranks = len(op.groups[0]) if op.groups else self.world_size
-            return self.collectives.get((op.kind, int(op.bytes), ranks, 0))
-        if isinstance(op, Shift):
-            return self.collectives.get(("send_recv", op.bytes, len(op.groups[0]), 0))
-        sizes = [t.bytes for t in op.transfers]
-        return next((c for c in self.collectives.values() if c.kind == "send_recv" and int(c.bytes) in sizes), None)
-
-    def _kernel_seconds(self, op: Compute) -> float:
-        work = op.work()
-        return self.rates.kernel_seconds(work["seconds"], work["flops"], work["hbm_bytes"], work["attention"])
-
-    def _isolated(self, op: Op) -> float:
-        """Seconds of an entry with nothing else in flight."""
-        if isinstance(op, Compute):
-            return self._kernel_seconds(op)
-        if isinstance(op, CopyOp):
-            rate = self.rates.copy_rate if op.kind == "h2d" else self.rates.d2h_rate
-            return float(self.rates.setup) + int(op.bytes) / float(rate)
-        if isinstance(op, Wait):
-            return 0.0
-        found = self._rates_of(op)
-        return 0.0 if found is None else sum(float(p.latency) + float(p.isolated) for p in found.phases)
-
-    def _host_seconds(self, layer: Layer, copied: int) -> float:
-        """Seconds that a host thread needs to issue a layer."""
-        rates, policy = self.rates, self.policy
-        chunks = -(-copied // self.chunk)
-        seconds = 5 * float(rates.host_event) if copied else 0.0
-        seconds += chunks * (float(rates.host_copy) + (self.commands - 1) * float(rates.host_memop))
-        for op in layer.block:
-            if isinstance(op, Compute):
-                seconds += op.launches * float(rates.host_kernel)
-            elif isinstance(op, MEETINGS):
-                seconds += float(rates.host_collective)
-                if copied and policy.yields_to(op):
-                    seconds += (2 + 2 * policy.drain) * float(rates.host_memop)
-        return seconds
-
-
-def names_of(workload: Workload) -> Iterator[str]:
-    """Names of the collectives of a step's layers, each once."""
-    ops = (op for layer in dict.fromkeys(workload.layers) for op in layer.block)
-    yield from dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, MEETINGS))
