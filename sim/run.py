@@ -61,14 +61,12 @@ def _collector_paused() -> Iterator[None]:
 
 
 @_collector_paused()
-def simulate(
-    scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
-) -> Result:
+def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = True) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
     Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
-    are then those of the last step. With `shortcuts` layers are left out that are found to repeat
-    (docs/performance.md says how exact that is).
+    are then those of the last step. With `shortcuts` layers are left out that are proved to repeat, which changes no
+    figure (docs/performance.md).
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.

@@ -16,8 +16,7 @@ from sim.timeline import Timeline
 from sim.timeline.critical_path import causes
 from sim.timeline.metrics import metrics
 
-REL, ABS = 1e-6, 1e-6
-"""Rounding grows from layer to layer where a period is not stable: a whole run then differs from itself by as much."""
+REL, ABS = 1e-9, 1e-12
 
 
 def both(case: Case, steps: int = 2) -> tuple[Timeline, Timeline, int]:

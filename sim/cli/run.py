@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Add where the step time lies, by the model's error and the profile's.",
 )
-@click.option("--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace.")
+@click.option(
+    "--shortcuts/--no-shortcuts",
+    default=True,
+    help="Leave out layers that are proved to repeat (the default), or simulate every one, as --trace does.",
+)
 @no_cache_option
 @force_option
 @with_exit_codes
@@ -58,11 +62,11 @@ def run(
     scenario, profile = loaded
     evaluator, job = Evaluator(cache=user_cache(not no_cache)), Job.of(*loaded, causes=True)
     if trace is None:
-        figures = evaluator.one(job._replace(shortcuts=shortcuts or None)).figures()
+        figures = evaluator.one(job._replace(shortcuts=None if shortcuts else False)).figures()
     else:
         from sim.timeline.perfetto import write_trace
 
-        result = job.simulate()
+        result = job._replace(shortcuts=False).simulate()
         write_trace(result.timeline, trace)
         figures = Figures.of(result, with_causes=True)
     by_cause = figures.causes_s

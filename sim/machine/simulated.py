@@ -78,12 +78,13 @@ class SimulatedMachine:
             timeline = run.run()
             if run.env.now < run.env.longest:
                 return timeline, run.states
-            longest *= LONGEST**2
+            longest = LONGEST * run.env.now
 
     def estimated_length(self, program: Program) -> float:
         """About how long `program` takes, s: kernels and copies of the busiest stream at their isolated rates."""
         busy: dict[tuple[int, str], float] = {}
-        for rank, gpu in zip(program.ranks, program.gpus, strict=True):
+        different = {id(rank): (rank, gpu) for rank, gpu in zip(program.ranks, program.gpus, strict=True)}
+        for rank, gpu in different.values():
             for command in rank.commands():
                 if isinstance(command, Kernel):
                     seconds = self.profile.kernel_seconds(command, gpu)

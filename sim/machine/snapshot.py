@@ -2,12 +2,12 @@
 
 A state is all that decides what comes: where each host thread and stream is in its commands and within the present one,
 what is in flight and how much of it is left, flags, engines, and when each scheduled event will happen. Times are
-relative to the moment; positions are counted, so that the same layer some layers later compares as equal.
+relative to the moment; positions are counted, so that the same layer some layers later compares as equal. Times lie on
+a grid on which sums are exact, so that equal states are equal to the last bit, and so are their futures.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -17,9 +17,6 @@ from sim.machine.copies import Copies
 from sim.machine.rendezvous import Communications
 from sim.machine.state import Flags, Rank
 from sim.timeline import HostSpan, Span
-
-RELATIVE, ABSOLUTE = 1e-9, 1e-11
-"""Seconds, rates and shares that differ by less than these are equal: rounding of times of up to an hour."""
 
 
 class Running(Protocol):
@@ -49,16 +46,8 @@ class Snapshot(NamedTuple):
     continuous: tuple[float, ...]
 
     def equals(self, other: Snapshot) -> bool:
-        """Whether both are equal; the commands that are still to come are compared separately."""
-        return (
-            self.discrete == other.discrete
-            and len(self.continuous) == len(other.continuous)
-            and all(map(_close, self.continuous, other.continuous))
-        )
-
-
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        """Whether both are equal, to the last bit; the commands that are still to come are compared separately."""
+        return self.discrete == other.discrete and self.continuous == other.continuous
 
 
 def snapshot(run: Running) -> Snapshot:
@@ -86,7 +75,7 @@ def snapshot(run: Running) -> Snapshot:
     discrete.append(run.communications.state())
     for flow in run.fabric.active:
         discrete.append(flow.number)
-        continuous += [run.fabric.left(flow) / flow.size, flow.rate]
+        continuous += [run.fabric.left(flow), flow.size, flow.rate, flow.finish - now]
     for at, priority, what in sorted(_scheduled(run), key=lambda entry: entry[:2]):
         discrete.append((priority, type(what).__name__))
         continuous.append(at - now)

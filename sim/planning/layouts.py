@@ -40,7 +40,7 @@ def layouts_of(scenario: Scenario, profile: Profile, gpus: Sequence[int] = (), e
     for changed in _variants(scenario, counts, every):
         try:
             changed.check(profile)
-            job = Job.of(changed, profile)._replace(shortcuts=True)
+            job = Job.of(changed, profile)
             found.append(Layout(job, Floors(job)))
         except InputError as error:
             refused.append(error)

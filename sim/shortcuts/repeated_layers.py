@@ -9,13 +9,13 @@ from typing import NamedTuple
 import msgspec
 
 from sim import policies
-from sim.machine import SimulatedMachine
+from sim.machine import LONGEST, SimulatedMachine
 from sim.policies import Policy
 from sim.program import AnyCommand, Collective, Kernel, PointToPoint, Program
 from sim.shortcuts.expand import lengthened
 from sim.shortcuts.repeats import Region, find
 from sim.timeline import Timeline
-from sim.workloads.block_items import CopyOp
+from sim.workloads.block_items import Compute, CopyOp
 from sim.workloads.workload import Layer, Workload
 
 MIN_KEPT = 6
@@ -52,20 +52,44 @@ def run_layers(
     shortcuts = shortcuts and not any(isinstance(op, CopyOp) for layer in workload.layers for op in layer.block)
     shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
     passes, kept = workload.steps * workload.passes_per_step, MIN_KEPT + 2 * policy.prefetch_layers
-    layers = len(workload.layers)
+    layers, lasts = len(workload.layers), _length(machine, workload, policy)
     whole: Program | None = None
     while shortcuts and (regions := _regions(workload, policy, kept)):
         whole = whole or policies.build(workload._replace(steps=0), policy, world_size, placement)
         program, marks = _program(workload, policy, world_size, regions, whole, placement)
         left = sum(region.kept for region in regions)
         if len(marks) == passes * left:
-            timeline, states = machine.run_marked(program, marks)
+            timeline, states = machine.run_marked(program, marks, lasts)
             jitter = machine.profile.host.wake_spread.value > 0
             if (repeats := find(program, states, regions, left, jitter)) is not None:
-                return Shortened(lengthened(timeline, tuple(repeats)), passes * left, passes * (layers - left))
+                longer = lengthened(timeline, tuple(repeats))
+                end = max(times[-1] for times in longer.steps)
+                if end >= LONGEST * lasts:  # beyond the grid: again with another, as the machine does
+                    lasts = end
+                    continue
+                return Shortened(longer, passes * left, passes * (layers - left))
         kept *= 2
     program = policies.build(workload, policy, world_size, placement)
-    return Shortened(machine.run(program), passes * layers, 0)
+    return Shortened(machine.run(program, lasts), passes * layers, 0)
+
+
+def _length(machine: SimulatedMachine, workload: Workload, policy: Policy) -> float:
+    """About how long a run takes, s: kernels, and copies at their cap, of rank 0; 1 where there are none.
+
+    It does not depend on whether layers are left out: neither does the grid of times, which follows from it.
+    """
+    profile, once = machine.profile, len(workload.all_layers) - len(workload.layers)
+    kernels: dict[int, float] = {}
+    compute = copied = 0.0
+    for number, layer in enumerate(workload.all_layers):
+        block = id(layer.block)
+        if block not in kernels:
+            works = (Kernel(stream="", name="", **op.work()) for op in layer.block if isinstance(op, Compute))
+            kernels[block] = sum(map(profile.kernel_seconds, works))
+        times = 1 if once and number >= len(workload.layers) else workload.steps * workload.passes_per_step
+        compute += times * kernels[block]
+        copied += times * policy.copied_of_layer(number, layer.bytes)
+    return max(compute, copied / profile.copy_class("h2d").cap.value) or 1.0
 
 
 def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
