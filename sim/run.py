@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 from sim.hardware import Profile
@@ -14,23 +15,30 @@ from sim.machine import SimulatedMachine
 from sim.policies import describe
 from sim.scenario import Scenario
 from sim.shortcuts import expanded, run_layers
-from sim.timeline import Timeline, settling
+from sim.timeline import Sections, Timeline, settling
 from sim.timeline.metrics import Metrics, fit, metrics, shown
 
 
-class Result(NamedTuple):
-    """What a simulation gives.
-
-    Of each rank `simulated_layers` were simulated and `repeated_layers` were not: they repeat what others did. The
-    timeline then has all spans of the steps that figures are of, and gaps before them.
-    """
-
+class _Fields(NamedTuple):
     scenario: Scenario
     profile: Profile
-    timeline: Timeline
+    simulated: Timeline
+    """What was simulated, with the repeats that stand for more."""
     metrics: Metrics
     simulated_layers: int
     repeated_layers: int
+
+
+class Result(_Fields):
+    """What a simulation gives.
+
+    Of each rank `simulated_layers` were simulated and `repeated_layers` were not: they repeat what others did.
+    """
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """All spans of the steps that figures are of; where layers were left out, with gaps before these steps."""
+        return expanded(self.simulated)
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -88,5 +96,6 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     timeline = run(scenario.workload.steps)
     if settle:
         timeline = settling.settle(timeline, run)
-    timeline = expanded(timeline)
+    if any(Sections.of(timeline, rank) is None for rank in range(scenario.world_size)):
+        timeline = expanded(timeline)
     return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)

@@ -36,7 +36,6 @@ from sim.program import (
 )
 from sim.timeline import HostSpan, Span, Timeline
 
-
 LONGEST = 4.0
 """How many times as long as estimated a run may take without being run again with a coarser grid of times."""
 

@@ -23,7 +23,7 @@ def lengthened(timeline: Timeline, repeats: tuple[Repeat, ...]) -> Timeline:
     steps = tuple(
         tuple(time + sum(length for end, length in added if end <= time) for time in times) for times in timeline.steps
     )
-    return timeline._replace(steps=steps, repeats=tuple(sorted(repeats)))
+    return timeline._replace(steps=steps, repeats=tuple(sorted(repeats)), simulated_steps=timeline.steps)
 
 
 def expanded(timeline: Timeline) -> Timeline:
@@ -54,7 +54,7 @@ def expanded(timeline: Timeline) -> Timeline:
         shift += repeat.copies * length
     spans += numbers.spans(timeline.spans[at:], shift)
     host += numbers.host(timeline.host[at_host:], shift)
-    return timeline._replace(spans=tuple(spans), host=tuple(host))
+    return timeline._replace(spans=tuple(spans), host=tuple(host), repeats=(), simulated_steps=())
 
 
 class _View(NamedTuple):

@@ -18,7 +18,7 @@ from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
 from sim.inputs.units import show_bytes
 from sim.program import Collective, Communication, Copy, CopyKind, Kernel, Program, RecordEvent, Send, WaitEvent
-from sim.timeline import Intervals, Timeline, clip, measure, overlap, union
+from sim.timeline import Intervals, Sections, Timeline, clip, union
 
 SCHEMA_VERSION = 1
 
@@ -129,20 +129,23 @@ def fit(figures: Metrics) -> tuple[bool, str]:
 
 def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | None = None) -> Metrics:
     """The figures that `run --json` prints, for `rank`. A request has so many `steps`; all of them unless given."""
-    times, shown = timeline.step_times(rank), timeline.shown
+    times, shown = timeline.step_times(rank), timeline.simulated_shown
     start, end = timeline.window(rank)
+    sections = Sections.of(timeline, rank)
+    assert sections is not None, "a repeat crosses the start of the steps shown: expand the timeline"
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
     others = [(s, c) for s, c in timeline.commands(rank, Copy) if not c.brings_weights]
     before, after = timeline.once(rank)
-    in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
-    kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
+    in_flight = union((s.ready, s.end) for s, _ in copies)
+    kernels = union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel))
     communications = timeline.communications(rank)
     calls = [s for s, c in communications if c.step in shown]
-    communicating = clip(union((s.start, s.end) for s, _ in communications), start, end)
-    skew = sum(s.ready - s.start for s in calls) / len(shown)
+    communicating = union((s.start, s.end) for s, _ in communications)
+    skew = sections.sum((s, s.ready - s.start) for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster while a copy slows another
-    contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls) / len(shown)
-    lasting = [times[step] for step in shown]
+    contention = sections.sum((s, max(s.end - s.ready - s.isolated_time, 0.0)) for s in calls) / len(shown)
+    lasting = [times[step] for step in timeline.shown]
+    busy = sections.measure(in_flight)
     settled = timeline.period == 1
     return {
         "schema_version": SCHEMA_VERSION,
@@ -153,21 +156,22 @@ def metrics(timeline: Timeline, profile: Profile, rank: int = 0, steps: int | No
         "step_time_spread_s": max(lasting) - min(lasting),
         "simulated_steps": len(times),
         "peak_memory_bytes": max(level for _, level in timeline.memory(rank)),
-        "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step in shown) // len(shown),
-        "h2d_busy_s": measure(in_flight) / len(shown),
-        "h2d_uncovered_s": (measure(in_flight) - overlap(in_flight, kernels)) / len(shown),
-        "collective_time_s": measure(communicating) / len(shown),
+        "h2d_bytes_per_step": int(sections.sum((s, c.bytes) for s, c in copies if c.step in shown)) // len(shown),
+        "h2d_busy_s": busy / len(shown),
+        "h2d_uncovered_s": (busy - sections.overlap(in_flight, kernels)) / len(shown),
+        "collective_time_s": sections.measure(communicating) / len(shown),
         "collective_inflation_s": skew + contention,
         "skew_s": skew,
         "contention_s": contention,
-        "h2d_collective_overlap_s": overlap(in_flight, communicating) / len(shown),
-        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)) / len(shown),
-        "block_copy_bytes_per_step": sum(c.bytes for _, c in others if c.step in shown) // len(shown),
-        "block_copy_s": measure(clip(union((s.ready, s.end) for s, _ in others), start, end)) / len(shown),
+        "h2d_collective_overlap_s": sections.overlap(in_flight, communicating) / len(shown),
+        "exposed_prefetch_s": sections.measure(_exposed(timeline, rank)) / len(shown),
+        "block_copy_bytes_per_step": int(sections.sum((s, c.bytes) for s, c in others if c.step in shown))
+        // len(shown),
+        "block_copy_s": sections.measure(union((s.ready, s.end) for s, _ in others)) / len(shown),
         "request_time_s": before + sum(times[:steps]) + after,
         "before_s": before,
         "after_s": after,
-        "lower_bound_s": lower_bound(timeline, profile, rank),
+        "lower_bound_s": lower_bound(timeline, profile, rank, sections),
         "device_memory_bytes": profile.memory_of(timeline.program.gpus),
         "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
         "fits_host_memory": None,  # profiles do not say how much there is
@@ -215,7 +219,7 @@ def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
     return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}
 
 
-def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
+def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0, sections: Sections | None = None) -> float:
     """A floor of the steps shown, s a step: the largest of
 
     - the isolated kernels and collectives of `rank`, one after the other on each stream;
@@ -227,15 +231,18 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     as long as the one before, or on all ranks, and too short to have moved all of its copies, resources count what has
     surely moved within it.
     """
-    shown, window = timeline.shown, timeline.window(rank)
+    sections = sections or Sections.of(timeline, rank)
+    assert sections is not None, "a repeat crosses the start of the steps shown: expand the timeline"
     ranks = range(timeline.program.world_size)
-    lasts = window[1] - window[0]
-    begins = shown.start - len(shown)
+    bounds = timeline.window(rank)
+    lasts = bounds[1] - bounds[0]
+    begins = timeline.shown.start - len(timeline.shown)
     settled = begins >= 0 and all(
         math.isclose(steps[stop] - steps[start], lasts, rel_tol=1e-9)
         for steps in timeline.steps
-        for start, stop in ((begins, shown.start), (shown.start, shown.stop))
+        for start, stop in ((begins, timeline.shown.start), (timeline.shown.start, timeline.shown.stop))
     )
+    shown, window = timeline.simulated_shown, (sections.start, sections.end)
     isolated: dict[str, float] = {}
     program = timeline.program
     calls = [
@@ -244,12 +251,12 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
         if c.step in shown and window[0] <= s.start and s.end <= window[1]
     ]
     for span, command in (*calls, *((s, k) for s, k in timeline.commands(rank, Kernel) if k.step in shown)):
-        isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
+        isolated[command.stream] = isolated.get(command.stream, 0.0) + sections.weight(span) * span.isolated_time
     copied: dict[str, float] = {}
     taken = [0.0] * len(profile.capacities)
     surely = [0.0] * len(profile.capacities)
     for other in ranks:
-        for (stream, kind, peer), (most, least) in _copied(timeline, profile, other, shown, window).items():
+        for (stream, kind, peer), (most, least) in _copied(timeline, profile, other, shown, sections).items():
             spec = profile.copy_flow(kind, program.gpus[other], None if peer is None else program.gpus[peer])
             if other == rank:
                 copied[stream] = copied.get(stream, 0.0) + most / spec.cap
@@ -257,14 +264,14 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
                 taken[resource] += multiplier * most
                 surely[resource] += multiplier * least
     moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
-    for _, call in calls:
+    for span, call in calls:
         what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
         if what not in moved:
             moved[what] = list(_moved(program, profile, rank, call))
         for spec, size in moved[what]:
             for resource, multiplier in spec.route:
-                taken[resource] += multiplier * size
-                surely[resource] += multiplier * size
+                taken[resource] += sections.weight(span) * multiplier * size
+                surely[resource] += sections.weight(span) * multiplier * size
     shared, proved = (max(t / c for t, c in zip(of, profile.capacities, strict=True)) for of in (taken, surely))
     if shared > lasts and not settled:
         shared = proved
@@ -285,10 +292,10 @@ def _moved(program: Program, profile: Profile, rank: int, call: Communication) -
 
 
 def _copied(
-    timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
+    timeline: Timeline, profile: Profile, rank: int, steps: range, sections: Sections
 ) -> dict[_Way, tuple[float, float]]:
-    """Bytes copied for `steps` each way: at most what can have moved in `window`, and what surely did."""
-    start, end = window
+    """Bytes copied for `steps` each way: at most what can have moved in their time, and what surely did."""
+    start, end = sections.start, sections.end
     wanted: dict[_Way, float] = {}
     within: dict[_Way, tuple[float, float]] = {}
     caps: dict[CopyKind, float] = {}
@@ -296,8 +303,9 @@ def _copied(
         if copy.step not in steps and (span.start >= end or span.end <= start):
             continue
         key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
+        weight = sections.weight(span)
         if copy.step in steps:
-            wanted[key] = wanted.get(key, 0.0) + copy.bytes
+            wanted[key] = wanted.get(key, 0.0) + weight * copy.bytes
         inside = min(span.end, end) - max(span.start, start)
         if inside > 0:
             if copy.kind not in caps:
@@ -305,7 +313,10 @@ def _copied(
             cap = caps[copy.kind]
             outside = span.end - span.start - inside
             most, least = within.get(key, (0.0, 0.0))
-            within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)
+            within[key] = (
+                most + weight * min(copy.bytes, cap * inside),
+                least + weight * max(copy.bytes - cap * outside, 0.0),
+            )
     return {
         key: (min(size, within.get(key, (0.0, 0.0))[0]), min(size, within.get(key, (0.0, 0.0))[1]))
         for key, size in wanted.items()
