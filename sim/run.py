@@ -14,7 +14,7 @@ from sim.inputs.units import show_bytes, show_seconds
 from sim.machine import SimulatedMachine
 from sim.policies import describe
 from sim.scenario import Scenario
-from sim.shortcuts import expanded, run_layers
+from sim.shortcuts import Shortened, run_layers
 from sim.timeline import Sections, Timeline, settling
 from sim.timeline.metrics import Metrics, fit, metrics, shown
 
@@ -23,7 +23,7 @@ class _Fields(NamedTuple):
     scenario: Scenario
     profile: Profile
     simulated: Timeline
-    """What was simulated, with the repeats that stand for more."""
+    """What was simulated, with the repeats that stand for more: figures and causes are read off it."""
     metrics: Metrics
     simulated_layers: int
     repeated_layers: int
@@ -37,8 +37,12 @@ class Result(_Fields):
 
     @cached_property
     def timeline(self) -> Timeline:
-        """All spans of the steps that figures are of; where layers were left out, with gaps before these steps."""
-        return expanded(self.simulated)
+        """All spans. Where layers were left out, all are simulated when this is asked for."""
+        if not self.repeated_layers:
+            return self.simulated
+        steps = len(self.simulated.steps[0]) - 1
+        whole = _run(self.scenario, SimulatedMachine(self.profile), steps, shortcuts=False)
+        return whole.timeline._replace(period=self.simulated.period)
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -82,20 +86,33 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     """
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
-    counts = (0, 0)
+    found = first = _run(scenario, machine, scenario.workload.steps, shortcuts)
 
     def run(steps: int) -> Timeline:
-        nonlocal counts
-        workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
-        found = run_layers(
-            machine, workload, scenario.policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
-        )
-        counts = found.simulated_layers, found.repeated_layers
+        nonlocal found
+        found = _run(scenario, machine, steps, shortcuts)
         return found.timeline
 
-    timeline = run(scenario.workload.steps)
+    timeline = first.timeline
     if settle:
-        timeline = settling.settle(timeline, run)
-    if any(Sections.of(timeline, rank) is None for rank in range(scenario.world_size)):
-        timeline = expanded(timeline)
-    return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)
+        timeline = settling.settle(timeline, first.commands, run)
+    if len(timeline.steps[0]) == len(first.timeline.steps[0]):
+        found = first
+    count = len(timeline.steps[0]) - 1
+    if found.left_out_steps and timeline.simulated_shown.start < 1:  # figures are of steps that were left out
+        found = _run(scenario, machine, count, shortcuts, all_steps=True)
+    if Sections.of(found.timeline, 0) is None:
+        found = _run(scenario, machine, count, shortcuts=False)
+    timeline = found.timeline._replace(period=timeline.period)
+    figures = metrics(timeline, profile, steps=scenario.workload.steps)
+    return Result(scenario, profile, timeline, figures, found.simulated_layers, found.repeated_layers)
+
+
+@_collector_paused()
+def _run(
+    scenario: Scenario, machine: SimulatedMachine, steps: int, shortcuts: bool, all_steps: bool = False
+) -> Shortened:
+    """A run of so many steps."""
+    workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
+    size, placement = scenario.world_size, scenario.placement or ()
+    return run_layers(machine, workload, scenario.policy, size, shortcuts, placement=placement, all_steps=all_steps)

@@ -22,6 +22,7 @@ from sim.timeline import HostSpan, Span
 class Running(Protocol):
     """A run of a program, as far as its state goes."""
 
+    endless_queues: bool
     env: Environment
     fabric: Fabric
     ranks: list[Rank]
@@ -57,16 +58,15 @@ def snapshot(run: Running) -> Snapshot:
     continuous: list[float] = []
     ended, issued = {}, {}
     for rank in run.ranks:
-        for number, thread in enumerate(rank.threads):
-            issued[rank.number, number] = thread.issued
-            discrete.append(tuple(_position(thread.process.generator)))
-            continuous.append(max(thread.clock - now, 0.0))
         for name, stream in rank.streams.items():
             ended[rank.number, name] = stream.ended
-            ahead = [at - now for at, _, _ in stream.commands if at > now]
-            discrete.append((tuple(_position(stream.process.generator)), stream.launches, len(stream.room), len(ahead)))
-            continuous += ahead
-        moving = tuple((m.kind, len(m.members)) for m in rank.moving if not m.done[rank.number].triggered)
+            discrete.append(tuple(_position(stream.process.generator)))
+            continuous += [now - time for time in _times(stream.process.generator)]
+        if not run.endless_queues:
+            _add_hosts(rank, now, issued, discrete, continuous)
+        now_moving = [m for m in rank.moving if not m.done[rank.number].triggered]
+        moving = tuple((m.kind, len(m.members)) for m in now_moving)
+        continuous += [now - m.ready for m in now_moving]
         blocked = rank.attention_end is not None and not rank.attention_end.triggered
         flags, counters = sorted(rank.flags.words.items()), sorted(rank.counters.items())
         discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
@@ -82,11 +82,34 @@ def snapshot(run: Running) -> Snapshot:
     return Snapshot(now, len(run.spans), len(run.blocked), ended, issued, tuple(discrete), tuple(continuous))
 
 
+def _add_hosts(
+    rank: Rank, now: float, issued: dict[tuple[int, int], int], discrete: list[Hashable], continuous: list[float]
+) -> None:
+    """Add how far the host threads of `rank` have got, and what they have enqueued ahead."""
+    for number, thread in enumerate(rank.threads):
+        issued[rank.number, number] = thread.issued
+        discrete.append(tuple(_position(thread.process.generator)))
+        continuous.append(max(thread.clock - now, 0.0))
+    for stream in rank.streams.values():
+        ahead = [at - now for at, _, _ in stream.commands if at > now]
+        discrete.append((stream.launches, len(stream.room), len(ahead)))
+        continuous += ahead
+
+
 def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
     """What is to happen: (time, priority, what). Outdated ends of flows are left out."""
     for at, priority, what in run.env.entries():
         if not run.fabric.is_stale(what):
             yield at, priority, what
+
+
+def _times(generator: Any) -> Iterator[float]:
+    """The times that the span of a stream's present command will tell: when it started, and when it became ready."""
+    while generator is not None and hasattr(generator, "gi_frame"):
+        if generator.gi_frame is not None:
+            variables = generator.gi_frame.f_locals
+            yield from (variables[name] for name in ("start", "began", "ready") if name in variables)
+        generator = generator.gi_yieldfrom
 
 
 def _position(generator: Any) -> Iterator[tuple[str, int]]:

@@ -34,7 +34,7 @@ class Stream:
     that the stream waits for a command.
     """
 
-    __slots__ = ("commands", "current", "ended", "idle", "launches", "name", "process", "room", "shared")
+    __slots__ = ("commands", "current", "ended", "ends", "idle", "launches", "name", "process", "room", "shared")
 
     process: Process
 
@@ -49,6 +49,8 @@ class Stream:
         self.current: tuple[AnyCommand, Ticket] | None = None
         self.ended = 0
         """Commands that have ended."""
+        self.ends: list[float] | None = None
+        """When each has, s, where that is asked for."""
 
 
 class Rank:

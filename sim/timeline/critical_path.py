@@ -236,7 +236,7 @@ def _add(total: dict[str, float], path: list[Segment], times: int = 1) -> None:
 
 
 def _through_copies(total: dict[str, float], walk: _Walk, repeat: Repeat, new: Callable[[], _Walk]) -> _Walk:
-    """Add what the copies of `repeat` add to `total`; `walk` has gone through the repeat itself, and goes on after them.
+    """Add what the copies of `repeat` add to `total`. `walk` has gone through the repeat itself; another goes on.
 
     A walk that leaves the repeat on a stream, so long before its start, enters the copy before on that stream, so long
     before its end. One that leaves a copy as it entered it leaves all others so.

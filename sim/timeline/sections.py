@@ -1,8 +1,8 @@
 """Figures of a run from the part of it that was simulated: what repeats counts as often as it happens.
 
-The machine's state at a repeat's end is that at its start. So what is in flight at a time within the repeat is in flight
-at that time in each copy of it, and an integral over the run is one over the simulated part in which the repeat has a
-weight. A span that ends within the repeat ends in each copy.
+The machine's state at a repeat's end is that at its start. So what is in flight at a time within the repeat is so in
+each copy of it, and an integral over the run is one over the simulated part in which the repeat has a weight. A span
+that ends within the repeat ends in each copy.
 """
 
 from __future__ import annotations

@@ -73,16 +73,13 @@ class HostSpan(NamedTuple):
 class Repeat(NamedTuple):
     """A part of a run that stands for `copies` more like it: from time `start` to `end`, s.
 
-    In it end the spans from number `spans[0]` up to before `spans[1]`, and the host's spans of numbers `host`. Each
-    rank records `events` events.
+    In it end the spans from number `spans[0]` up to before `spans[1]`.
     """
 
     start: float
     end: float
     spans: tuple[int, int]
-    host: tuple[int, int]
     copies: int
-    events: int
 
 
 class _Fields(NamedTuple):
