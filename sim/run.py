@@ -32,13 +32,13 @@ class _Fields(NamedTuple):
 class Result(_Fields):
     """What a simulation gives.
 
-    Of each rank `simulated_layers` were simulated and `repeated_layers` were not: they repeat what others did.
+    Of each rank `simulated_layers` of the longest run were simulated, `repeated_layers` were not: they repeat others.
     """
 
     @cached_property
     def timeline(self) -> Timeline:
         """All spans. Where layers were left out, all are simulated when this is asked for."""
-        if not self.repeated_layers:
+        if not self.simulated.repeats:
             return self.simulated
         steps = len(self.simulated.steps[0]) - 1
         whole = _run(self.scenario, SimulatedMachine(self.profile), steps, shortcuts=False)
@@ -86,26 +86,26 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     """
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
-    found = first = _run(scenario, machine, scenario.workload.steps, shortcuts)
+    found = first = longest = _run(scenario, machine, scenario.workload.steps, shortcuts)
 
     def run(steps: int) -> Timeline:
-        nonlocal found
-        found = _run(scenario, machine, steps, shortcuts)
-        return found.timeline
+        nonlocal longest
+        longest = _run(scenario, machine, steps, shortcuts)
+        return longest.timeline
 
     timeline = first.timeline
     if settle:
         timeline = settling.settle(timeline, first.commands, run)
-    if len(timeline.steps[0]) == len(first.timeline.steps[0]):
-        found = first
+    if len(timeline.steps[0]) > len(first.timeline.steps[0]):
+        found = longest
     count = len(timeline.steps[0]) - 1
     if found.left_out_steps and timeline.simulated_shown.start < 1:  # figures are of steps that were left out
-        found = _run(scenario, machine, count, shortcuts, all_steps=True)
+        found = longest = _run(scenario, machine, count, shortcuts, all_steps=True)
     if Sections.of(found.timeline, 0) is None:
-        found = _run(scenario, machine, count, shortcuts=False)
+        found = longest = _run(scenario, machine, count, shortcuts=False)
     timeline = found.timeline._replace(period=timeline.period)
     figures = metrics(timeline, profile, steps=scenario.workload.steps)
-    return Result(scenario, profile, timeline, figures, found.simulated_layers, found.repeated_layers)
+    return Result(scenario, profile, timeline, figures, longest.simulated_layers, longest.repeated_layers)
 
 
 @_collector_paused()

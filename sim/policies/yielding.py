@@ -125,7 +125,9 @@ def gate(stream: str) -> str:
 
 def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
-    blocks = (*(layer.block for layer in workload.all_layers), workload.closing)
+    blocks = {
+        id(block): block for block in (*(layer.block for layer in workload.all_layers), workload.closing)
+    }.values()
     meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
     return tuple(dict.fromkeys((COMPUTE, *(op.stream or COMPUTE for op in meetings))))
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from sim.machine import Issued
 from sim.program import Kernel, Program, RankProgram, RecordEvent, WaitEvent
 
-BLOCK = 64
+BLOCK = 128
 """Commands of a block at most: what is free for the last of them is taken to be needed for the first one."""
 
 

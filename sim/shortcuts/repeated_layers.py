@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -141,15 +142,12 @@ class _Short:
 
         With `endless_queues` host threads are left out of the states, if they prove to be ahead in the whole run.
         """
-        if not endless_queues and steps < self.workload.steps:
-            return None
         if endless_queues and not self.hosts_ahead:
             return None
-        program = self._program(regions, steps)
-        if endless_queues and not unobserved(program):
+        program, left = self._program(regions, steps), sum(region.kept for region in regions)
+        if endless_queues and not self._may_be_ahead(program, steps * left):
             self.hosts_ahead = False
             return None
-        left = sum(region.kept for region in regions)
         places = {id(rank): list(_first_of_layers(rank)) for rank in program.ranks}
         if any(len(of) != steps * left for of in places.values()):
             return None
@@ -213,6 +211,11 @@ class _Short:
             for rank, full in zip(program.ranks, self._whole.ranks, strict=True)
         }
         return Program(tuple(with_memory[id(rank)] for rank in program.ranks), program.placement)
+
+    def _may_be_ahead(self, program: Program, layers: int) -> bool:
+        """Whether it is worth a try: a queue takes more than what its stream gets in a layer."""
+        places = max(Counter(c.stream for c in program.ranks[0].commands()).values())
+        return unobserved(program) and places < layers * self.machine.profile.host.queue_depth.value
 
     def _ahead(
         self,
