@@ -56,7 +56,8 @@ def snapshot(run: Running) -> Snapshot:
     now = run.env.now
     discrete: list[Hashable] = []
     continuous: list[float] = []
-    ended, issued = {}, {}
+    ended: dict[tuple[int, str], int] = {}
+    issued: dict[tuple[int, int], int] = {}
     for rank in run.ranks:
         for name, stream in rank.streams.items():
             ended[rank.number, name] = stream.ended
