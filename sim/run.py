@@ -38,7 +38,7 @@ class Result(_Fields):
     @cached_property
     def timeline(self) -> Timeline:
         """All spans. Where layers were left out, all are simulated when this is asked for."""
-        if not self.simulated.repeats:
+        if not self.simulated.simulated_steps:
             return self.simulated
         steps = len(self.simulated.steps[0]) - 1
         whole = _run(self.scenario, SimulatedMachine(self.profile), steps, shortcuts=False)

@@ -14,7 +14,8 @@ from sim.machine import SimulatedMachine
 from sim.shortcuts import Shortened, run_layers
 from sim.timeline import Sections, Span, Timeline
 from sim.timeline.critical_path import causes
-from sim.timeline.metrics import metrics
+from sim.timeline.metrics import Metrics, metrics
+from validation.datasets import case_name, load_set
 
 REL, ABS = 1e-9, 1e-12
 
@@ -57,11 +58,13 @@ def assert_same(runs: Both, case: Case) -> None:
         return
     found_causes, expected_causes = causes(short, case.profile), causes(full, case.profile)
     assert found_causes == pytest.approx(expected_causes, rel=REL, abs=ABS * full.steps[0][-1])
-    figures, expected_figures = metrics(short, case.profile), metrics(full, case.profile)
-    for key, value in expected_figures.items():
-        assert figures[key] == (pytest.approx(value, rel=REL, abs=ABS) if isinstance(value, float | list) else value), (
-            key
-        )  # type: ignore[literal-required]
+    assert_figures(metrics(short, case.profile), metrics(full, case.profile))
+
+
+def assert_figures(found: Metrics, expected: Metrics) -> None:
+    for key, value in expected.items():
+        close = pytest.approx(value, rel=REL, abs=ABS) if isinstance(value, float | list) else value
+        assert found[key] == close, key  # type: ignore[literal-required]
 
 
 def spans_of(timeline: Timeline, rank: int) -> dict[str, list[tuple[str, float, float, float, float]]]:
@@ -137,3 +140,20 @@ def test_most_layers_are_left_out(policy: dict[str, Any]) -> None:
     assert ahead.short.left_out_steps == 2
     assert ahead.short.repeated_layers > 320 * 0.9
     assert_same(ahead, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["whole_layer", "yielding 16 MiB", "yielding 4 MiB"])
+def test_measured_workloads_come_to_the_same_both_ways(schedule: str) -> None:
+    cases = {case_name(case): case for case in load_set("h200x2-hostpath").cases}
+    scenario = cases[f"wan-14b block 1950 {schedule}"].load_scenario().with_steps(3)
+    measured, machine = scenario.workload.resolve(scenario.world_size), SimulatedMachine(scenario.profile())
+    workload = measured._replace(layers=measured.layers * 4)  # only a few were measured
+    short, full = (
+        run_layers(machine, workload, scenario.policy, scenario.world_size, shortcuts, worth=0).timeline
+        for shortcuts in (True, False)
+    )
+    assert short.repeats
+    expected = metrics(full, machine.profile)
+    assert_figures(metrics(short, machine.profile), expected)
+    assert causes(short, machine.profile) == pytest.approx(causes(full, machine.profile), rel=REL, abs=1e-9)

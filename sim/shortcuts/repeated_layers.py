@@ -118,24 +118,26 @@ class _Short:
         steps = self.workload.steps
         fewest = steps if all_steps else min(steps, MIN_STEPS)
         kept = MIN_KEPT + 2 * self.policy.prefetch_layers
-        while regions := self._regions(kept):
+        while True:
+            regions = self._regions(kept)
             for count in dict.fromkeys((fewest, steps)):
                 if sum(r.kept for r in regions) * count <= MAX_SHARE * len(self.layers) * steps:
                     for endless_queues in (True, False):
                         if (found := self._try(regions, count, endless_queues)) is not None:
                             return found
+            if not any(region.removed for region in regions):
+                return None
             kept *= 2
-        return None
 
     def _regions(self, kept: int) -> list[Region]:
-        """A step as regions of equal layers, of which `kept` stay; empty if too few layers would be left out."""
+        """A step as regions of equal layers, of which `kept` stay."""
         regions, first = [], 0
         for _, equal in groupby(self.layers):
             count = len(list(equal))
             stay = min(kept, count)
             regions.append(Region(first, stay, count - stay))
             first += stay
-        return regions if first <= MAX_SHARE * len(self.layers) else []
+        return regions
 
     def _try(self, regions: list[Region], steps: int, endless_queues: bool) -> Shortened | None:
         """Simulate `steps` steps, each with what is kept of `regions`; None if not all of them repeat.
@@ -163,14 +165,13 @@ class _Short:
         jitter = self.machine.profile.host.wake_spread.value > 0
         repeats = Repeats(program, Marks(run.states, places if endless_queues else {}, left, jitter))
         of_layers = repeats.of_layers(regions)
-        if not of_layers:
-            return None
         more, of_steps = self.workload.steps - steps, None
-        if more:
-            of_steps = repeats.of_steps(of_layers[0].first, more)
+        if more and of_layers is not None:
+            tried = [of_layers[0].first] if of_layers else range(left)
+            of_steps = next((f for layer in tried if (f := repeats.of_steps(layer, more)) is not None), None)
             of_layers = repeats.in_both_steps([f for f in of_layers if f.last < left])
-            if of_steps is None or not of_layers:
-                return None
+        if of_layers is None or (of_steps is None and (more or not of_layers)):
+            return None
         if endless_queues and not self._ahead(program, run, repeats, of_layers, of_steps, places):
             self.hosts_ahead = False
             return None
@@ -227,13 +228,14 @@ class _Short:
         places: dict[int, list[int]],
     ) -> bool:
         """Whether all host threads keep ahead in the whole run."""
+        first = min(found.first for found in (*of_layers, of_steps) if found is not None)
         depth = int(self.machine.profile.host.queue_depth.value)
         return all(
             ahead(
                 rank,
                 run.issued[number],
                 _pieces(run.states, places[id(rank)], len(rank.threads[0]), of_layers, of_steps),
-                repeats.unfinished(number, of_layers[0].first),
+                repeats.unfinished(number, first),
                 depth,
             )
             for number, rank in enumerate(program.ranks)
