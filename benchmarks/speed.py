@@ -4,7 +4,8 @@
 
 prints, for programs with few and with many commands, what building the program, running it and reading its figures cost
 a command, as multiples of a plain SimPy process that does nothing but one timeout a command. The three are measured in
-turns with the timeouts, so that a machine that is busy for a while slows all of them. With `--commands` it also
+turns with the timeouts, so that a machine that is busy for a while slows all of them. Then it prints what `simulate`
+takes where layers that repeat are left out, as a share of what a run of all layers takes. With `--commands` it also
 measures whole commands in processes of their own, as multiples of a bare start of Python.
 """
 
@@ -20,7 +21,10 @@ from statistics import median
 
 import simpy
 
+from sim.inputs.config import convert
 from sim.machine import SimulatedMachine
+from sim.policies import union
+from sim.run import simulate
 from sim.scenario import Scenario
 from sim.timeline.metrics import metrics
 from validation.datasets import case_name, load_set
@@ -29,6 +33,8 @@ MEASURED = "wan-14b block 1950"
 SCHEDULES = ("whole_layer", "yielding 16 MiB", "yielding 4 MiB", "yielding 1 MiB")
 HOSTS = {2: "h200x2-hostpath", 4: "h200x4-hostpath", 8: "h200x8-hostpath", 16: "h100x16-nvlink-2nodes"}
 """Ranks -> the profile on which they are simulated."""
+SHORTENED = (("whole_layer", ""), ("chunked", "16 MiB"), ("yielding", "4 MiB"), ("yielding", "1 MiB"))
+"""Schedules whose layers that repeat are left out."""
 REPEATS = 5
 EXAMPLE = Path(__file__).parent.parent / "examples" / "wan2.2-14b.yaml"
 COMMANDS = (["--help"], ["run", EXAMPLE, "--no-cache"], ["explain", EXAMPLE, "--no-cache"])
@@ -101,6 +107,22 @@ def whole_commands() -> None:
         print(f"{given[0]:24s} {seconds / bare:10.1f}")
 
 
+def shortened() -> Iterator[tuple[str, str, float]]:
+    """Of each schedule of the example: layers that are simulated, and `simulate`'s time as a share of one of all."""
+    example = Scenario.load(EXAMPLE).with_steps(4)
+    profile = example.profile()
+    for kind, chunk in SHORTENED:
+        policy = {"kind": kind} | ({"chunk_bytes": chunk} if chunk else {})
+        scenario = example.with_policy(convert(policy, union(), "policy"))
+        result = simulate(scenario, profile)
+        short, full = timed(
+            lambda s=scenario: simulate(s, profile),  # type: ignore[misc]
+            lambda s=scenario: simulate(s, profile, shortcuts=False),  # type: ignore[misc]
+        )
+        layers = result.simulated_layers + result.repeated_layers
+        yield f"{kind} {chunk}".strip(), f"{result.simulated_layers}/{layers}", short / full
+
+
 def measured(scenario: Scenario) -> tuple[int, list[float]]:
     """How many commands a scenario has, and what building, running and figures cost, as multiples of timeouts."""
     profile, program = scenario.profile(), scenario.program()
@@ -125,6 +147,9 @@ def main() -> None:
     for name, scenario in scenarios():
         count, (build, run, figures) = measured(scenario)
         print(f"{name:30s} {count:9d} {build:7.1f} {run:7.1f} {figures:7.1f}", flush=True)
+    print(f"\n{'simulate, of 4 steps':30s} {'layers':>9s} {'share':>7s}")
+    for name, layers, share in shortened():
+        print(f"{name:30s} {layers:>9s} {share:7.3f}", flush=True)
     if given.commands:
         whole_commands()
 

@@ -78,7 +78,9 @@ class Environment(simpy.Environment):
     def __init__(self, longest: float = 0.0) -> None:
         super().__init__(self.now)
         self.longest = 2.0 ** math.ceil(math.log2(longest)) if longest > 0 else 0.0
-        """Up to this time, at least `longest` s, the grid is exact: it is 2 ** -52 of it. 0: there is no grid."""
+        """Up to this time, at least `longest` s, the grid is exact: it is 2 ** -53 of it. 0: there is no grid."""
+        self.rounding = self.longest / 2
+        """What rounds a duration to the grid, where it is added and taken off again, s."""
         self._queue: list[Any] = []
         """Heap of (time, priority, number, event or action)."""
         self._present: deque[tuple[float, int, int, Event | Action]] = deque()
@@ -86,8 +88,8 @@ class Environment(simpy.Environment):
         self._end_of_instant: deque[Action] = deque()
 
     def on_grid(self, seconds: float) -> float:
-        """The duration nearest to `seconds` (0 or more, less than `longest`) that lies on the grid of times."""
-        return (seconds + self.longest) - self.longest
+        """The duration nearest to `seconds` (0 or more) that lies on the grid of times."""
+        return (seconds + self.rounding) - self.rounding
 
     def entries(self) -> Iterator[tuple[float, int, Event | Action]]:
         """What is scheduled, in no order: (time, priority, event or action)."""

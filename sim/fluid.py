@@ -247,7 +247,7 @@ class Fabric:
         if not flows:
             self._wake = None
             return
-        now, longest = self.env.now, self.env.longest
+        now, rounding = self.env.now, self.env.rounding
         first = math.inf
         rates, routes = self._rates()
         for flow, rate, route in zip(flows, rates, routes, strict=True):
@@ -262,7 +262,7 @@ class Fabric:
                     flow.finish = math.inf
                 else:
                     # as `on_grid`, without a call
-                    flow.finish = now + ((remaining / rate + longest) - longest) if remaining > 0 else now
+                    flow.finish = now + ((remaining / rate + rounding) - rounding) if remaining > 0 else now
             if flow.finish < first:
                 first = flow.finish
         if first == math.inf:

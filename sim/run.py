@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 from sim.hardware import Profile
@@ -14,8 +15,8 @@ from sim.isolated_runs import isolated_times
 from sim.machine import SimulatedMachine
 from sim.policies import Policy, describe
 from sim.scenario import Scenario
-from sim.shortcuts import expanded, run_layers
-from sim.timeline import Timeline, settling
+from sim.shortcuts import Shortened, run_layers
+from sim.timeline import Sections, Timeline, settling
 from sim.timeline.composed import with_isolated
 from sim.timeline.memory_components import Weights
 from sim.timeline.metrics import Metrics, fit, metrics, shown
@@ -24,16 +25,11 @@ from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Workload
 
 
-class Result(NamedTuple):
-    """What a simulation gives.
-
-    Of each rank `simulated_layers` were simulated and `repeated_layers` were not: they repeat what others did. The
-    timeline then has all spans of the steps that figures are of, and gaps before them.
-    """
-
+class _Fields(NamedTuple):
     scenario: Scenario
     profile: Profile
-    timeline: Timeline
+    simulated: Timeline
+    """What was simulated, with the repeats that stand for more: figures and causes are read off it."""
     metrics: Metrics
     simulated_layers: int
     repeated_layers: int
@@ -41,6 +37,23 @@ class Result(NamedTuple):
     """What ran: the scenario's policy with all decisions made."""
     decided: str = ""
     """What that is, in words, where the policy had to decide."""
+
+
+class Result(_Fields):
+    """What a simulation gives.
+
+    Of each rank `simulated_layers` of the longest run were simulated, `repeated_layers` were not: they repeat others.
+    """
+
+    @cached_property
+    def timeline(self) -> Timeline:
+        """All spans. Where layers were left out, all are simulated when this is asked for."""
+        if not self.simulated.simulated_steps:
+            return self.simulated
+        steps = len(self.simulated.steps[0]) - 1
+        policy, decided = self.scenario.decided(self.profile)
+        whole = _run(self.scenario, decided, policy, SimulatedMachine(self.profile), steps, shortcuts=False)
+        return whole.timeline._replace(period=self.simulated.period)
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -78,14 +91,12 @@ def engine_collectives(workload: Workload) -> dict[str, int]:
 
 
 @_collector_paused()
-def simulate(
-    scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = False
-) -> Result:
+def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = True) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
     Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
-    are then those of the last step. With `shortcuts` layers are left out that are found to repeat
-    (docs/performance.md says how exact that is).
+    are then those of the last step. With `shortcuts` layers are left out that are proved to repeat, which changes no
+    figure (docs/performance.md).
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.
@@ -94,21 +105,28 @@ def simulate(
     profile = profile or scenario.profile()
     machine = SimulatedMachine(profile)
     policy, decided = scenario.decided(profile)
-    counts = (0, 0)
+
+    def run_of(steps: int, shortcuts: bool = shortcuts, all_steps: bool = False) -> Shortened:
+        return _run(scenario, decided, policy, machine, steps, shortcuts, all_steps)
+
+    found = first = longest = run_of(scenario.workload.steps)
 
     def run(steps: int) -> Timeline:
-        nonlocal counts
-        workload = decided._replace(steps=steps)
-        found = run_layers(
-            machine, workload, policy, scenario.world_size, shortcuts, placement=scenario.placement or ()
-        )
-        counts = found.simulated_layers, found.repeated_layers
-        return found.timeline
+        nonlocal longest
+        longest = run_of(steps)
+        return longest.timeline
 
-    timeline = run(scenario.workload.steps)
+    timeline = first.timeline
     if settle:
-        timeline = settling.settle(timeline, run)
-    timeline = expanded(timeline)
+        timeline = settling.settle(timeline, first.commands, run)
+    if len(timeline.steps[0]) > len(first.timeline.steps[0]):
+        found = longest
+    count = len(timeline.steps[0]) - 1
+    if found.left_out_steps and timeline.simulated_shown.start < 1:  # figures are of steps that were left out
+        found = longest = run_of(count, all_steps=True)
+    if Sections.of(found.timeline, 0) is None:
+        found = longest = run_of(count, shortcuts=False)
+    timeline = found.timeline._replace(period=timeline.period)
     if timeline.composed:
         alone = isolated_times(machine, decided, scenario.world_size, scenario.placement or ())
         timeline = with_isolated(timeline, alone)
@@ -116,7 +134,23 @@ def simulate(
     words = "" if policy == scenario.policy else describe(policy)
     if words and (engines := engine_collectives(decided)):
         words += f", by copy engines: {', '.join(f'{name} ({show_bytes(size)})' for name, size in engines.items())}"
+    counts = longest.simulated_layers, longest.repeated_layers
     return Result(scenario, profile, timeline, figures, *counts, policy, words)
+
+
+@_collector_paused()
+def _run(
+    scenario: Scenario,
+    decided: Workload,
+    policy: Policy,
+    machine: SimulatedMachine,
+    steps: int,
+    shortcuts: bool,
+    all_steps: bool = False,
+) -> Shortened:
+    """A run of so many steps."""
+    workload, size, placement = decided._replace(steps=steps), scenario.world_size, scenario.placement or ()
+    return run_layers(machine, workload, policy, size, shortcuts, placement=placement, all_steps=all_steps)
 
 
 def _weights(scenario: Scenario, policy: Policy) -> Weights:

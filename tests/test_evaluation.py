@@ -112,7 +112,7 @@ def test_names_of_profiles_do_not_count_and_contents_do() -> None:
     renamed = one._replace(scenario=Scenario.from_plain(BASE | {"hardware": "h200x1", "world_size": 2}))
     assert one.key() == renamed.key() == job(hardware="h200x2-nvlink").key()
     faster = one._replace(profile=changed(PROFILE, {"h2d.cap": lambda v: v * 1.01}))
-    others = [faster, one._replace(causes=True), one._replace(code="x"), one._replace(shortcuts=True), job(2 * MIB)]
+    others = [faster, one._replace(causes=True), one._replace(code="x"), one._replace(shortcuts=False), job(2 * MIB)]
     assert len({one.key(), *(other.key() for other in others)}) == 1 + len(others)
 
 

@@ -2,73 +2,96 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from strategies import Case, cases, chunked, gated, sharded, whole_layer, workloads
+from strategies import Case, cases, chunked, gated, policies, sharded, whole_layer, workloads
 
 from sim.machine import SimulatedMachine
-from sim.program import RecordEvent, WaitEvent
-from sim.shortcuts import expanded, run_layers
-from sim.timeline import Timeline
+from sim.shortcuts import Shortened, run_layers
+from sim.timeline import Sections, Span, Timeline
 from sim.timeline.critical_path import causes
-from sim.timeline.metrics import metrics
+from sim.timeline.metrics import Metrics, metrics
+from validation.datasets import case_name, load_set
 
-REL, ABS = 1e-6, 1e-6
-"""Rounding grows from layer to layer where a period is not stable: a whole run then differs from itself by as much."""
+REL, ABS = 1e-9, 1e-12
 
 
-def both(case: Case, steps: int = 2) -> tuple[Timeline, Timeline, int]:
-    """The case with shortcuts and without, and how many layers were left out."""
+class Both(NamedTuple):
+    """A case with shortcuts, with them inside of steps only, and without."""
+
+    short: Shortened
+    short_steps: Shortened
+    full: Timeline
+
+
+def both(case: Case, steps: int = 2) -> Both:
     machine, scenario = SimulatedMachine(case.profile), case.scenario
     workload = scenario.workload.resolve(scenario.world_size)._replace(steps=steps)
-    short = run_layers(machine, workload, scenario.policy, scenario.world_size, worth=0)
-    full = run_layers(machine, workload, scenario.policy, scenario.world_size, shortcuts=False)
+    given = machine, workload, scenario.policy, scenario.world_size
+    full = run_layers(*given, shortcuts=False)
     assert full.repeated_layers == 0
-    assert short.simulated_layers + short.repeated_layers == full.simulated_layers
-    return expanded(short.timeline), full.timeline, short.repeated_layers
+    runs = [run_layers(*given, worth=0, all_steps=all_steps) for all_steps in (False, True)]
+    for run in runs:
+        assert run.simulated_layers + run.repeated_layers == full.simulated_layers
+        if run.left_out_steps == 0:
+            assert run.commands == full.commands
+    assert runs[1].left_out_steps == 0
+    return Both(*runs, full.timeline)
 
 
-def assert_same(short: Timeline, full: Timeline, case: Case) -> None:
+def assert_same(runs: Both, case: Case) -> None:
+    """Spans, steps, figures and causes are those of the full run."""
+    short, full = runs.short.timeline, runs.full
     for rank in range(case.ranks):
         assert short.steps[rank] == pytest.approx(full.steps[rank], rel=REL, abs=ABS)
-        since = full.window(rank)[0]
-        for stream in full.program.ranks[rank].streams:
-            found, expected = (spans_of(t, rank, stream, since) for t in (short, full))
-            assert [kind for kind, _ in found] == [kind for kind, _ in expected]
-            assert [times for _, times in found] == [pytest.approx(times, rel=REL, abs=ABS) for _, times in expected]
-    figures, expected_figures = metrics(short, case.profile), metrics(full, case.profile)
-    for key, value in expected_figures.items():
-        assert figures[key] == (pytest.approx(value, rel=REL, abs=ABS) if isinstance(value, float | list) else value), (
-            key
-        )  # type: ignore[literal-required]
+        found, expected = spans_of(runs.short_steps.timeline, rank), spans_of(full, rank)
+        assert found.keys() == expected.keys()
+        for stream, spans in expected.items():
+            assert [kind for kind, *_ in found[stream]] == [kind for kind, *_ in spans]
+            times = [time for _, *times in found[stream] for time in times]
+            assert times == pytest.approx([time for _, *times in spans for time in times], rel=REL, abs=ABS)
+    if Sections.of(short, 0) is None or short.simulated_shown.start < 1:
+        return
+    found_causes, expected_causes = causes(short, case.profile), causes(full, case.profile)
+    assert found_causes == pytest.approx(expected_causes, rel=REL, abs=ABS * full.steps[0][-1])
+    assert_figures(metrics(short, case.profile), metrics(full, case.profile))
 
 
-def spans_of(timeline: Timeline, rank: int, stream: str, since: float) -> list[tuple[str, tuple[float, ...]]]:
-    """Kind and times of a stream's spans after `since`; those of waits with the time of what they wait for."""
-    recorded = {c.event: s.end for s, c in timeline.commands(rank, RecordEvent)}
-    return [
-        (
-            s.kind,
-            (
-                s.start,
-                s.ready,
-                s.end,
-                s.isolated_time,
-                recorded[s.command.event] if isinstance(s.command, WaitEvent) else 0.0,
-            ),
-        )
-        for s in timeline.of(rank)
-        if s.command.stream == stream and s.start > since + ABS
-    ]
+def assert_figures(found: Metrics, expected: Metrics) -> None:
+    for key, value in expected.items():
+        close = pytest.approx(value, rel=REL, abs=ABS) if isinstance(value, float | list) else value
+        assert found[key] == close, key  # type: ignore[literal-required]
+
+
+def spans_of(timeline: Timeline, rank: int) -> dict[str, list[tuple[str, float, float, float, float]]]:
+    """Stream -> kind and times of its spans, with what repeats as often as it does."""
+    found: dict[str, list[tuple[str, float, float, float, float]]] = {}
+    at, shift = 0, 0.0
+
+    def play(spans: Sequence[Span], shift: float) -> None:
+        for s in spans:
+            if s.rank == rank:
+                times = s.start + shift, s.ready + shift, s.end + shift
+                found.setdefault(s.command.stream, []).append((s.kind, *times, s.isolated_time))
+
+    for repeat in timeline.repeats:
+        play(timeline.spans[at : repeat.spans[1]], shift)
+        at = repeat.spans[1]
+        for _ in range(repeat.copies):
+            shift += repeat.end - repeat.start
+            play(timeline.spans[slice(*repeat.spans)], shift)
+    play(timeline.spans[at:], shift)
+    return found
 
 
 @st.composite
 def deep(draw: st.DrawFn) -> Case:
     """Scenarios of many equal layers on hosts whose queues are short."""
-    case = draw(cases(workloads(), chunked | gated | whole_layer | sharded))
+    case = draw(cases(workloads(), chunked | gated | whole_layer | sharded | policies))
     workload = dict(case.workload)
     longer = draw(st.integers(20, 60))
     if "blocks" in workload:
@@ -77,14 +100,16 @@ def deep(draw: st.DrawFn) -> Case:
         ]
     else:
         workload["layers"] = longer
-    return case._replace(workload=workload, changes={**case.changes, "host.queue_depth": draw(st.integers(2, 40))})
+    return case._replace(
+        workload=workload, changes={**case.changes, "host.queue_depth": draw(st.integers(2, 40) | st.just(1000))}
+    )
 
 
-@given(deep())
-def test_shortcuts_change_nothing(case: Case) -> None:
-    short, full, left_out = both(case)
-    event(f"left out: {left_out > 0}")
-    assert_same(short, full, case)
+@given(deep(), st.sampled_from([1, 2, 2, 3, 5]))
+def test_shortcuts_change_nothing(case: Case, steps: int) -> None:
+    runs = both(case, steps)
+    event(f"left out: {runs.short.repeated_layers > 0}, steps: {runs.short.left_out_steps > 0}")
+    assert_same(runs, case)
 
 
 def example(policy: dict[str, Any], **changes: float) -> Case:
@@ -108,8 +133,27 @@ def example(policy: dict[str, Any], **changes: float) -> Case:
     ],
 )
 def test_most_layers_are_left_out(policy: dict[str, Any]) -> None:
-    case = example(policy)
-    short, full, left_out = both(case)
-    assert left_out > 160 / 3
-    assert_same(short, full, case)
-    assert causes(short, case.profile) == pytest.approx(causes(full, case.profile), rel=1e-9, abs=1e-8)
+    blocked = both(case := example(policy), 4)
+    assert blocked.short.repeated_layers > 320 * 0.8
+    assert_same(blocked, case)
+    ahead = both(case := example(policy, **{"host.queue_depth": 1000.0}), 4)
+    assert ahead.short.left_out_steps == 2
+    assert ahead.short.repeated_layers > 320 * 0.9
+    assert_same(ahead, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["whole_layer", "yielding 16 MiB", "yielding 4 MiB"])
+def test_measured_workloads_come_to_the_same_both_ways(schedule: str) -> None:
+    cases = {case_name(case): case for case in load_set("h200x2-hostpath").cases}
+    scenario = cases[f"wan-14b block 1950 {schedule}"].load_scenario().with_steps(3)
+    measured, machine = scenario.workload.resolve(scenario.world_size), SimulatedMachine(scenario.profile())
+    workload = measured._replace(layers=measured.layers * 4)  # only a few were measured
+    short, full = (
+        run_layers(machine, workload, scenario.policy, scenario.world_size, shortcuts, worth=0).timeline
+        for shortcuts in (True, False)
+    )
+    assert short.repeats
+    expected = metrics(full, machine.profile)
+    assert_figures(metrics(short, machine.profile), expected)
+    assert causes(short, machine.profile) == pytest.approx(causes(full, machine.profile), rel=REL, abs=1e-9)

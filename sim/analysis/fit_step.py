@@ -82,7 +82,7 @@ def fit_step(
         return msgspec.structs.replace(profile, compute_factor=Sourced(Number(factor), said))
 
     def step(factor: float) -> float:
-        return simulate(subject, with_factor(factor), shortcuts=True).metrics["step_time_s"]
+        return simulate(subject, with_factor(factor)).metrics["step_time_s"]
 
     low = Point(MIN_CAPACITY, step(MIN_CAPACITY))
     if seconds <= low.value * (1 + TOLERANCE):

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     help="Add where the step time lies, by the model's error and the profile's.",
 )
 @click.option(
-    "--shortcuts", is_flag=True, help="Leave out layers that are found to repeat; not with --trace or --html."
+    "--shortcuts/--no-shortcuts",
+    default=True,
+    help="Leave out layers that are proved to repeat (the default), or simulate every one, as --trace does.",
 )
 @no_cache_option
 @force_option
@@ -62,9 +64,9 @@ def run(
     check_outputs_shared(force, ("--trace", trace, "TRACE"), ("--html", html, "PAGE"))
     scenario, profile = loaded
     evaluator, job = Evaluator(cache=user_cache(not no_cache)), Job.of(*loaded, causes=True)
-    result = None if trace is None and html is None else job.simulate()
+    result = None if trace is None and html is None else job._replace(shortcuts=False).simulate()
     if result is None:
-        figures = evaluator.one(job._replace(shortcuts=shortcuts or None)).figures()
+        figures = evaluator.one(job._replace(shortcuts=None if shortcuts else False)).figures()
     else:
         figures = Figures.of(result, with_causes=True)
     by_cause = figures.causes_s

@@ -1,9 +1,12 @@
 """The simulated machine: host threads and streams as processes, kernels and transfers as flows."""
 
 from sim.machine.deadlock import DeadlockError
-from sim.machine.simulated import SimulatedMachine
+from sim.machine.simulated import LONGEST, Issued, Marked, SimulatedMachine
 
 __all__ = [
+    "LONGEST",
     "DeadlockError",
+    "Issued",
+    "Marked",
     "SimulatedMachine",
 ]

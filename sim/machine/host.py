@@ -57,7 +57,9 @@ class HostThread:
         self.clock = 0.0
         self.issued = 0
         """Commands issued before the one at which it last waited; all of them once it has ended."""
-        self.depth = int(host.queue_depth.value)
+        self.depth: float = int(host.queue_depth.value)
+        self.clocks: list[float] | None = None
+        """Its clock after each command, where that is asked for."""
         self.wake = float(host.wake.value)
         self.sync = on_grid(host.sync.value)
         self.spread = float(host.wake_spread.value)
@@ -87,7 +89,7 @@ class HostThread:
     def run(self, commands: tuple[AnyCommand, ...]) -> Steps:
         """The process that issues `commands` in order."""
         env, rank, streams, depth = self.env, self.rank, self.rank.streams, self.depth
-        issue_cost = self.issue_cost
+        issue_cost, clocks = self.issue_cost, self.clocks
         for index, command in enumerate(commands):
             if isinstance(command, HostWork):
                 self.clock += command.seconds
@@ -103,6 +105,8 @@ class HostThread:
             if isinstance(command, Copy) and command.kind in _ON_DEVICES:
                 cost = self.device_copy
             self.clock += cost * size
+            if clocks is not None:
+                clocks.append(self.clock)
             stream = streams[command.stream]
             if stream.shared and self.clock > env.now:
                 self.issued = index

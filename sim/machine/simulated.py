@@ -7,8 +7,9 @@ commands pending. Streams take commands in FIFO order; transfers and kernels bec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from simpy.events import Event
 
@@ -41,6 +42,24 @@ LONGEST = 4.0
 """How many times as long as estimated a run may take without being run again with a coarser grid of times."""
 
 
+class Issued(NamedTuple):
+    """A rank of a run with endless queues, s: when each command was issued, and when each has ended.
+
+    `clocks` has a list for each host thread, in the order of issue, `ends` one for each stream, in its order.
+    """
+
+    clocks: list[list[float]]
+    ends: dict[str, list[float]]
+
+
+class Marked(NamedTuple):
+    """A run, its states at marks, and with endless queues what was issued when on each rank."""
+
+    timeline: Timeline
+    states: list[Snapshot]
+    issued: list[Issued]
+
+
 class SimulatedMachine:
     """Runs programs on `profile`; `rate_law` shares the fabric's resources."""
 
@@ -50,14 +69,15 @@ class SimulatedMachine:
 
     def run(self, program: Program, lasts: float | None = None) -> Timeline:
         """Simulate `program` to its end; raises as `run_marked`."""
-        return self.run_marked(program, (), lasts)[0]
+        return self.run_marked(program, (), lasts).timeline
 
     def run_marked(
-        self, program: Program, marks: Iterable[AnyCommand], lasts: float | None = None
-    ) -> tuple[Timeline, list[Snapshot]]:
+        self, program: Program, marks: Iterable[AnyCommand], lasts: float | None = None, endless_queues: bool = False
+    ) -> Marked:
         """Simulate `program` to its end; also the state when each of `marks`, commands of rank 0, has ended.
 
-        `lasts` is about how long it takes, s, estimated unless given: the grid of its times follows from it.
+        `lasts` is about how long it takes, s, estimated unless given: the grid of its times follows from it. With
+        `endless_queues` host threads never wait for a place on a stream, and states leave them out.
 
         Raises:
             DeadlockError: commands are left that wait for something that never comes.
@@ -74,16 +94,17 @@ class SimulatedMachine:
             self.profile.copy_class(kind)
         longest = LONGEST * (lasts or self.estimated_length(program))
         while True:
-            run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)), longest)
+            run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)), longest, endless_queues)
             timeline = run.run()
             if run.env.now < run.env.longest:
-                return timeline, run.states
-            longest *= LONGEST**2
+                return Marked(timeline, run.states, run.issued() if endless_queues else [])
+            longest = LONGEST * run.env.now
 
     def estimated_length(self, program: Program) -> float:
         """About how long `program` takes, s: kernels and copies of the busiest stream at their isolated rates."""
         busy: dict[tuple[int, str], float] = {}
-        for rank, gpu in zip(program.ranks, program.gpus, strict=True):
+        different = {id(rank): (rank, gpu) for rank, gpu in zip(program.ranks, program.gpus, strict=True)}
+        for rank, gpu in different.values():
             for command in rank.commands():
                 if isinstance(command, Kernel):
                     seconds = self.profile.kernel_seconds(command, gpu)
@@ -99,8 +120,15 @@ class Run:
     """One run of one program."""
 
     def __init__(
-        self, profile: Profile, program: Program, rate_law: RateLaw, marks: frozenset[int], longest: float
+        self,
+        profile: Profile,
+        program: Program,
+        rate_law: RateLaw,
+        marks: frozenset[int],
+        longest: float,
+        endless_queues: bool,
     ) -> None:
+        self.endless_queues = endless_queues
         self.marks = marks
         self.states: list[Snapshot] = []
         self.profile = profile
@@ -139,6 +167,9 @@ class Run:
         for rank, program in zip(self.ranks, self.program.ranks, strict=True):
             for number, commands in enumerate(program.threads):
                 thread = HostThread(self.env, self.profile, rank, number, self.blocked)
+                if self.endless_queues:
+                    thread.depth = math.inf
+                    thread.clocks = []
                 thread.process = Process(self.env, thread.run(commands))
                 rank.threads.append(thread)
             for stream in rank.streams.values():
@@ -152,10 +183,21 @@ class Run:
         composed = composed_spans(self.program, [rank.events for rank in self.ranks])
         return Timeline(self.program, tuple(self.spans), steps, tuple(self.blocked), composed=composed)
 
+    def issued(self) -> list[Issued]:
+        """Of each rank: when its commands were issued and when they ended."""
+        return [
+            Issued(
+                [thread.clocks or [] for thread in rank.threads],
+                {name: stream.ends or [] for name, stream in rank.streams.items()},
+            )
+            for rank in self.ranks
+        ]
+
     def _stream(self, rank: Rank, stream: Stream) -> Steps:
         """A stream: executes its commands one after the other."""
         env, commands, execute = self.env, stream.commands, self.execute
         marks = self.marks if rank.number == 0 else ()
+        ends = stream.ends = [] if self.endless_queues else None
         while True:
             if not commands:
                 stream.idle = True
@@ -167,6 +209,8 @@ class Run:
             yield from execute[type(command)](rank, command, ticket)
             stream.current = None
             stream.ended += 1
+            if ends is not None:
+                ends.append(env.now)
             commands.popleft()
             stream.launches -= command.launches if type(command) is Kernel else 1
             if stream.room:

@@ -2,12 +2,12 @@
 
 A state is all that decides what comes: where each host thread and stream is in its commands and within the present one,
 what is in flight and how much of it is left, flags, engines, and when each scheduled event will happen. Times are
-relative to the moment; positions are counted, so that the same layer some layers later compares as equal.
+relative to the moment; positions are counted, so that the same layer some layers later compares as equal. Times lie on
+a grid on which sums are exact, so that equal states are equal to the last bit, and so are their futures.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -18,13 +18,11 @@ from sim.machine.rendezvous import Communications
 from sim.machine.state import Flags, Rank
 from sim.timeline import HostSpan, Span
 
-RELATIVE, ABSOLUTE = 1e-9, 1e-11
-"""Seconds, rates and shares that differ by less than these are equal: rounding of times of up to an hour."""
-
 
 class Running(Protocol):
     """A run of a program, as far as its state goes."""
 
+    endless_queues: bool
     env: Environment
     fabric: Fabric
     ranks: list[Rank]
@@ -49,16 +47,8 @@ class Snapshot(NamedTuple):
     continuous: tuple[float, ...]
 
     def equals(self, other: Snapshot) -> bool:
-        """Whether both are equal; the commands that are still to come are compared separately."""
-        return (
-            self.discrete == other.discrete
-            and len(self.continuous) == len(other.continuous)
-            and all(map(_close, self.continuous, other.continuous))
-        )
-
-
-def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+        """Whether both are equal, to the last bit; the commands that are still to come are compared separately."""
+        return self.discrete == other.discrete and self.continuous == other.continuous
 
 
 def snapshot(run: Running) -> Snapshot:
@@ -66,18 +56,18 @@ def snapshot(run: Running) -> Snapshot:
     now = run.env.now
     discrete: list[Hashable] = []
     continuous: list[float] = []
-    ended, issued = {}, {}
+    ended: dict[tuple[int, str], int] = {}
+    issued: dict[tuple[int, int], int] = {}
     for rank in run.ranks:
-        for number, thread in enumerate(rank.threads):
-            issued[rank.number, number] = thread.issued
-            discrete.append(tuple(_position(thread.process.generator)))
-            continuous.append(max(thread.clock - now, 0.0))
         for name, stream in rank.streams.items():
             ended[rank.number, name] = stream.ended
-            ahead = [at - now for at, _, _ in stream.commands if at > now]
-            discrete.append((tuple(_position(stream.process.generator)), stream.launches, len(stream.room), len(ahead)))
-            continuous += ahead
-        moving = tuple((m.kind, len(m.members)) for m in rank.moving if not m.done[rank.number].triggered)
+            discrete.append(tuple(_position(stream.process.generator)))
+            continuous += [now - time for time in _times(stream.process.generator)]
+        if not run.endless_queues:
+            _add_hosts(rank, now, issued, discrete, continuous)
+        now_moving = [m for m in rank.moving if not m.done[rank.number].triggered]
+        moving = tuple((m.kind, len(m.members)) for m in now_moving)
+        continuous += [now - m.ready for m in now_moving]
         blocked = rank.attention_end is not None and not rank.attention_end.triggered
         flags, counters = sorted(rank.flags.words.items()), sorted(rank.counters.items())
         discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
@@ -86,11 +76,25 @@ def snapshot(run: Running) -> Snapshot:
     discrete.append(run.communications.state())
     for flow in run.fabric.active:
         discrete.append(flow.number)
-        continuous += [run.fabric.left(flow) / flow.size, flow.rate]
+        continuous += [run.fabric.left(flow), flow.size, flow.rate, flow.finish - now]
     for at, priority, what in sorted(_scheduled(run), key=lambda entry: entry[:2]):
         discrete.append((priority, type(what).__name__))
         continuous.append(at - now)
     return Snapshot(now, len(run.spans), len(run.blocked), ended, issued, tuple(discrete), tuple(continuous))
+
+
+def _add_hosts(
+    rank: Rank, now: float, issued: dict[tuple[int, int], int], discrete: list[Hashable], continuous: list[float]
+) -> None:
+    """Add how far the host threads of `rank` have got, and what they have enqueued ahead."""
+    for number, thread in enumerate(rank.threads):
+        issued[rank.number, number] = thread.issued
+        discrete.append(tuple(_position(thread.process.generator)))
+        continuous.append(max(thread.clock - now, 0.0))
+    for stream in rank.streams.values():
+        ahead = [at - now for at, _, _ in stream.commands if at > now]
+        discrete.append((stream.launches, len(stream.room), len(ahead)))
+        continuous += ahead
 
 
 def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
@@ -98,6 +102,15 @@ def _scheduled(run: Running) -> Iterator[tuple[float, int, Any]]:
     for at, priority, what in run.env.entries():
         if not run.fabric.is_stale(what):
             yield at, priority, what
+
+
+def _times(generator: Any) -> Iterator[float]:
+    """The times that the span of a stream's present command will tell: when it started, and when it became ready."""
+    while generator is not None and hasattr(generator, "gi_frame"):
+        if generator.gi_frame is not None:
+            variables = generator.gi_frame.f_locals
+            yield from (variables[name] for name in ("start", "began", "ready") if name in variables)
+        generator = generator.gi_yieldfrom
 
 
 def _position(generator: Any) -> Iterator[tuple[str, int]]:

@@ -38,6 +38,7 @@ class Stream:
         "commands",
         "current",
         "ended",
+        "ends",
         "idle",
         "launches",
         "name",
@@ -63,6 +64,8 @@ class Stream:
         """Commands that have ended."""
         self.released, self.released_by = 0.0, -2
         """When an event that held it came, and the number of the command that waited for it."""
+        self.ends: list[float] | None = None
+        """When each has, s, where that is asked for."""
 
 
 class Rank:

@@ -48,7 +48,7 @@ def layouts_of(
             if changed.workload.resolve(changed.world_size).ranks:  # whose steps settle slowly
                 changed = changed.with_steps(scenario.workload.steps)
             changed.check(profile)
-            job = Job.of(changed, profile)._replace(shortcuts=True)
+            job = Job.of(changed, profile)
             found.append(Deployment(job, Floors(job)))
         except InputError as error:
             refused.append(error)

@@ -187,8 +187,8 @@ def communication_streams(workload: Workload, policy: Yielding) -> tuple[str, ..
 
     The compute stream is one where chunks yield to all. With `pieces` those on which they come.
     """
-    blocks = (*(block for layer in workload.all_layers for block in layer.blocks), workload.closing)
-    meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
+    found = {id(block): block for layer in workload.all_layers for block in layer.blocks}.values()
+    meetings = (op for block in (*found, workload.closing) for op in block if isinstance(op, MEETINGS))
     streams = [COMPUTE] if policy.yield_to == TO_ALL else []
     for op in meetings:
         if getattr(op, "detached", False):  # it may wait for its peers for long

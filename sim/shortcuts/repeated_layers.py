@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -9,30 +10,39 @@ from typing import NamedTuple
 import msgspec
 
 from sim import policies
-from sim.machine import SimulatedMachine
+from sim.machine import LONGEST, DeadlockError, Marked, SimulatedMachine
+from sim.machine.snapshot import Snapshot
 from sim.policies import Policy
-from sim.program import AnyCommand, Collective, Kernel, PointToPoint, Program
-from sim.shortcuts.expand import lengthened
-from sim.shortcuts.repeats import Region, find
-from sim.timeline import Timeline
-from sim.workloads.block_items import CopyOp
+from sim.program import Collective, Kernel, PointToPoint, Program, RankProgram
+from sim.shortcuts.hosts import Piece, ahead, unobserved
+from sim.shortcuts.repeats import Found, Marks, Region, Repeats
+from sim.timeline import Repeat, Timeline
+from sim.workloads.block_items import Compute, CopyOp
 from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Layer, Workload
 
-MIN_KEPT = 6
-"""Equal layers that are simulated at first; twice as many where nothing repeats among them."""
+MIN_KEPT = 4
+"""Equal layers in a row that are simulated at first, and two for each layer of prefetch; then twice as many."""
 MAX_SHARE = 1 / 2
-"""Of a pass's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
-MIN_COMMANDS = 50_000
+"""Of a run's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
+MIN_COMMANDS = 10_000
 """Commands from which on a run is long enough for a try."""
+MIN_STEPS = 2
+"""Steps that are simulated where all others are like the second one."""
 
 
 class Shortened(NamedTuple):
-    """A run, and the layers of each rank that were simulated and that others stand for."""
+    """A run, and the layers of each rank that were simulated and that others stand for.
+
+    `commands` are those of all ranks, of the layers left out too. With `left_out_steps`, the first of so many steps
+    that were not simulated is the second one.
+    """
 
     timeline: Timeline
     simulated_layers: int
     repeated_layers: int
+    commands: int
+    left_out_steps: int = 0
 
 
 def run_layers(
@@ -43,79 +53,275 @@ def run_layers(
     shortcuts: bool = True,
     worth: int = MIN_COMMANDS,
     placement: Sequence[int] = (),
+    all_steps: bool = False,
 ) -> Shortened:
-    """Run `workload` under `policy` on the GPUs of `placement`; with `shortcuts`, leave out layers that repeat.
+    """Run `workload` under `policy` on the GPUs of `placement`; with `shortcuts`, leave out what repeats.
 
-    Runs of fewer than `worth` commands are simulated as they are.
+    Runs of fewer than `worth` commands are simulated as they are. With `all_steps` none of them is left out whole.
     """
-    # what is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next
-    shortcuts = shortcuts and not (workload.before or workload.after or workload.closing or workload.ranks)
-    shortcuts = shortcuts and workload.forms is None  # nor do layers of passes that differ repeat
-    # and flags of collectives by copy engines count through all layers
-    uncommon = CopyOp | EngineCollective
-    shortcuts = shortcuts and not any(isinstance(op, uncommon) for layer in workload.layers for op in layer.block)
-    shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
-    passes, kept = workload.passes, MIN_KEPT + 2 * policy.prefetch_layers
-    layers = len(workload.layers)
-    whole: Program | None = None
-    while shortcuts and (regions := _regions(workload, policy, kept)):
-        whole = whole or policies.build(workload._replace(steps=0), policy, world_size, placement)
-        program, marks = _program(workload, policy, world_size, regions, whole, placement)
-        left = sum(region.kept for region in regions)
-        if len(marks) == passes * left:
-            timeline, states = machine.run_marked(program, marks)
-            jitter = machine.profile.host.wake_spread.value > 0
-            if (repeats := find(program, states, regions, left, jitter)) is not None:
-                return Shortened(lengthened(timeline, tuple(repeats)), passes * left, passes * (layers - left))
-        kept *= 2
+    lasts = _length(machine, workload, policy)
+    shortcuts = shortcuts and _may_repeat(workload, policy)
+    if shortcuts and policies.count_commands(workload, policy, world_size) >= worth:
+        short = _Short(machine, workload, policy, world_size, placement, lasts)
+        if (found := short.run(all_steps)) is not None:
+            return found
     program = policies.build(workload, policy, world_size, placement)
-    return Shortened(machine.run(program), passes * layers, 0)
+    layers = workload.passes * len(workload.layers)
+    return Shortened(machine.run(program, lasts), layers, 0, _count(program))
 
 
-def _regions(workload: Workload, policy: Policy, kept: int) -> list[Region]:
-    """The pass as regions of equal layers, of which `kept` stay; empty if too few layers would be skipped."""
-    if "layers_alike" not in vars(type(policy)) or not policy.layers_alike:
-        return []
-    if policy.resident_layers or policy.prefetch_counts != "all" or not policy.wrap_around:
-        return []
-    regions, first = [], 0
-    for _, equal in groupby(workload.layers):
-        count = len(list(equal))
-        stay = min(kept, count)
-        regions.append(Region(first, stay, count - stay))
-        first += stay
-    return regions if first <= MAX_SHARE * len(workload.layers) else []
+def _may_repeat(workload: Workload, policy: Policy) -> bool:
+    """Whether equal layers in a row are alike wherever they stand.
+
+    What is done once has no layer to repeat, and copies of blocks have buffers that live from one layer to the next.
+    Flags of collectives by copy engines count through all layers.
+    """
+    return (
+        "layers_alike" in vars(type(policy))
+        and policy.layers_alike
+        and not policy.resident_layers
+        and policy.prefetch_counts == "all"
+        and policy.wrap_around
+        and workload.forms is None
+        and workload.recorded is None
+        and not (workload.before or workload.after or workload.closing or workload.ranks)
+        and not any(isinstance(op, CopyOp | EngineCollective) for layer in workload.layers for op in layer.block)
+    )
 
 
-def _program(
-    workload: Workload,
-    policy: Policy,
-    world_size: int,
-    regions: list[Region],
-    whole: Program,
-    placement: Sequence[int],
-) -> tuple[Program, list[AnyCommand]]:
-    """The program without the removed layers, with the memory of `whole`; its layers' first commands on rank 0."""
-    layers: list[Layer] = []
-    at = 0
-    for region in regions:
-        layers += workload.layers[at : at + region.kept]
-        at += region.kept + region.removed
-    program = policies.build(workload._replace(layers=tuple(layers)), policy, world_size, placement)
-    with_memory = {
-        id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
-        for rank, full in zip(program.ranks, whole.ranks, strict=True)
-    }
-    program = Program(tuple(with_memory[id(rank)] for rank in program.ranks), program.placement)
-    return program, list(_first_of_layers(program))
+def _count(program: Program) -> int:
+    return sum(len(thread) for rank in program.ranks for thread in rank.threads)
 
 
-def _first_of_layers(program: Program) -> Iterator[AnyCommand]:
-    """The first kernel or collective of each layer on the compute stream of rank 0."""
-    rank = program.ranks[0]
+class _Short:
+    """Tries to run a workload with some of its layers."""
+
+    def __init__(
+        self,
+        machine: SimulatedMachine,
+        workload: Workload,
+        policy: Policy,
+        world_size: int,
+        placement: Sequence[int],
+        lasts: float,
+    ) -> None:
+        self.machine = machine
+        self.workload = workload
+        self.policy = policy
+        self.world_size = world_size
+        self.placement = placement
+        self.lasts = lasts
+        self.layers = workload.layers * workload.passes_per_step
+        """Of a step: a pass begins as any other layer does."""
+        self.hosts_ahead = True
+        """Whether host threads may be left out: not once they have been found to be waited for."""
+        self._whole: Program | None = None
+
+    def run(self, all_steps: bool) -> Shortened | None:
+        """The run, from what repeats in it; None if nothing is found among a share of its layers."""
+        steps = self.workload.steps
+        fewest = steps if all_steps else min(steps, MIN_STEPS)
+        kept = MIN_KEPT + 2 * self.policy.prefetch_layers
+        while True:
+            regions = self._regions(kept)
+            for count in dict.fromkeys((fewest, steps)):
+                if sum(r.kept for r in regions) * count <= MAX_SHARE * len(self.layers) * steps:
+                    for endless_queues in (True, False):
+                        if (found := self._try(regions, count, endless_queues)) is not None:
+                            return found
+            if not any(region.removed for region in regions):
+                return None
+            kept *= 2
+
+    def _regions(self, kept: int) -> list[Region]:
+        """A step as regions of equal layers, of which `kept` stay."""
+        regions, first = [], 0
+        for _, equal in groupby(self.layers):
+            count = len(list(equal))
+            stay = min(kept, count)
+            regions.append(Region(first, stay, count - stay))
+            first += stay
+        return regions
+
+    def _try(self, regions: list[Region], steps: int, endless_queues: bool) -> Shortened | None:
+        """Simulate `steps` steps, each with what is kept of `regions`; None if not all of them repeat.
+
+        With `endless_queues` host threads are left out of the states, if they prove to be ahead in the whole run.
+        """
+        if endless_queues and not self.hosts_ahead:
+            return None
+        program, left = self._program(regions, steps), sum(region.kept for region in regions)
+        if endless_queues and not self._may_be_ahead(program, steps * left):
+            self.hosts_ahead = False
+            return None
+        places = {id(rank): list(_first_of_layers(rank)) for rank in program.ranks}
+        if any(len(of) != steps * left for of in places.values()):
+            return None
+        first = program.ranks[0]
+        commands = list(first.commands())
+        marks = [commands[place] for place in places[id(first)]]
+        try:
+            run = self.machine.run_marked(program, marks, self.lasts, endless_queues)
+        except DeadlockError:
+            if endless_queues:
+                return None
+            raise
+        jitter = self.machine.profile.host.wake_spread.value > 0
+        repeats = Repeats(program, Marks(run.states, places if endless_queues else {}, left, jitter))
+        of_layers = repeats.of_layers(regions)
+        more, of_steps = self.workload.steps - steps, None
+        if more and of_layers is not None:
+            tried = [of_layers[0].first] if of_layers else range(left)
+            of_steps = next((f for layer in tried if (f := repeats.of_steps(layer, more)) is not None), None)
+            of_layers = repeats.in_both_steps([f for f in of_layers if f.last < left])
+        if of_layers is None or (of_steps is None and (more or not of_layers)):
+            return None
+        if endless_queues and not self._ahead(program, run, repeats, of_layers, of_steps, places):
+            self.hosts_ahead = False
+            return None
+        timeline = _lengthened(run, of_layers, of_steps)
+        end = max(times[-1] for times in timeline.steps)
+        if end >= LONGEST * self.lasts:  # beyond the grid: again with another, as the machine does
+            self.lasts = end
+            return self._try(regions, steps, endless_queues)
+        layers = self.workload.steps * len(self.layers)
+        if endless_queues:
+            count = sum(
+                piece.stop - piece.first
+                for rank in program.ranks
+                for piece in _pieces(run.states, places[id(rank)], len(rank.threads[0]), of_layers, of_steps)
+            )
+        else:
+            count = _count(program) + sum(
+                f.copies * (run.states[f.last].issued[key] - run.states[f.first].issued[key])
+                for f in of_layers
+                for key in run.states[0].issued
+            )
+        return Shortened(timeline, steps * left, layers - steps * left, count, more)
+
+    def _program(self, regions: list[Region], steps: int) -> Program:
+        """The program of `steps` steps without the removed layers, with the memory of the whole one."""
+        if self._whole is None:
+            nothing = self.workload._replace(steps=0)
+            self._whole = policies.build(nothing, self.policy, self.world_size, self.placement)
+        layers: list[Layer] = []
+        at = 0
+        for region in regions:
+            layers += self.layers[at : at + region.kept]
+            at += region.kept + region.removed
+        less = self.workload._replace(layers=tuple(layers), steps=steps, passes_per_step=1)
+        program = policies.build(less, self.policy, self.world_size, self.placement)
+        with_memory = {
+            id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
+            for rank, full in zip(program.ranks, self._whole.ranks, strict=True)
+        }
+        return Program(tuple(with_memory[id(rank)] for rank in program.ranks), program.placement)
+
+    def _may_be_ahead(self, program: Program, layers: int) -> bool:
+        """Whether it is worth a try: a queue takes more than what its stream gets in a layer."""
+        places = max(Counter(c.stream for c in program.ranks[0].commands()).values())
+        return unobserved(program) and places < layers * self.machine.profile.host.queue_depth.value
+
+    def _ahead(
+        self,
+        program: Program,
+        run: Marked,
+        repeats: Repeats,
+        of_layers: Sequence[Found],
+        of_steps: Found | None,
+        places: dict[int, list[int]],
+    ) -> bool:
+        """Whether all host threads keep ahead in the whole run."""
+        first = min(found.first for found in (*of_layers, of_steps) if found is not None)
+        depth = int(self.machine.profile.host.queue_depth.value)
+        return all(
+            ahead(
+                rank,
+                run.issued[number],
+                _pieces(run.states, places[id(rank)], len(rank.threads[0]), of_layers, of_steps),
+                repeats.unfinished(number, first),
+                depth,
+            )
+            for number, rank in enumerate(program.ranks)
+        )
+
+
+def _pieces(
+    states: Sequence[Snapshot], places: Sequence[int], stop: int, of_layers: Sequence[Found], of_steps: Found | None
+) -> list[Piece]:
+    """What the whole run issues: pieces of a thread, whose layers begin at `places` and which ends at `stop`."""
+    pieces: list[Piece] = []
+    shift = 0.0
+
+    def play(at: int, end: int, repeats: Sequence[Found]) -> None:
+        nonlocal shift
+        for repeat in repeats:
+            pieces.append(Piece(at, places[repeat.last], shift))
+            for _ in range(repeat.copies):
+                shift += states[repeat.last].time - states[repeat.first].time
+                pieces.append(Piece(places[repeat.first], places[repeat.last], shift))
+            at = places[repeat.last]
+        pieces.append(Piece(at, end, shift))
+
+    if of_steps is None:
+        play(0, stop, of_layers)
+        return pieces
+    begin, end = places[of_steps.first], places[of_steps.last]
+    early = [f for f in of_layers if f.first < of_steps.last]
+    play(0, end, early)
+    for _ in range(of_steps.copies):
+        shift += states[of_steps.last].time - states[of_steps.first].time
+        play(begin, end, early)
+    play(end, stop, of_layers[len(early) :])
+    return pieces
+
+
+def _lengthened(run: Marked, of_layers: Sequence[Found], of_steps: Found | None) -> Timeline:
+    """The timeline of the whole run: all its steps, and the spans that were simulated."""
+    repeats = []
+    for first, last, copies in of_layers:
+        a, b = run.states[first], run.states[last]
+        repeats.append(Repeat(a.time, b.time, (a.spans, b.spans), copies))
+
+    def later(time: float) -> float:
+        return time + sum(r.copies * (r.end - r.start) for r in repeats if r.end <= time)
+
+    steps = [[later(time) for time in times] for times in run.timeline.steps]
+    if of_steps is not None:
+        lasts = later(run.states[of_steps.last].time) - later(run.states[of_steps.first].time)
+        for times in steps:
+            times[2:] = [times[1] + n * lasts for n in range(1, of_steps.copies + 1)] + [
+                time + of_steps.copies * lasts for time in times[2:]
+            ]
+    return run.timeline._replace(
+        steps=tuple(map(tuple, steps)), repeats=tuple(repeats), simulated_steps=run.timeline.steps
+    )
+
+
+def _length(machine: SimulatedMachine, workload: Workload, policy: Policy) -> float:
+    """About how long a run takes, s: kernels, and copies at their cap, of rank 0; 1 where there are none.
+
+    It does not depend on whether layers are left out: neither does the grid of times, which follows from it.
+    """
+    profile, once = machine.profile, len(workload.all_layers) - len(workload.layers)
+    kernels: dict[int, float] = {}
+    compute = copied = 0.0
+    for number, layer in enumerate(workload.all_layers):
+        block = id(layer.block)
+        if block not in kernels:
+            works = (Kernel(stream="", name="", **op.work()) for op in layer.block if isinstance(op, Compute))
+            kernels[block] = sum(map(profile.kernel_seconds, works))
+        times = 1 if once and number >= len(workload.layers) else workload.passes
+        compute += times * kernels[block]
+        copied += times * policy.copied_of_layer(number, layer.bytes)
+    return max(compute, copied / profile.copy_class("h2d").cap.value) or 1.0
+
+
+def _first_of_layers(rank: RankProgram) -> Iterator[int]:
+    """The place of the first kernel or collective of each layer on the compute stream, among all commands of a rank."""
     stream, layer = rank.step_stream(), None
-    for command in rank.commands():
+    for place, command in enumerate(rank.commands()):
         if isinstance(command, Kernel | Collective | PointToPoint) and command.stream == stream:
             if command.layer != layer:
-                yield command
+                yield place
             layer = command.layer

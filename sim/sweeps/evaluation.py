@@ -54,13 +54,13 @@ class Figures(NamedTuple):
     @classmethod
     def of(cls, result: Result, with_causes: bool = False) -> Self:
         """Those of a run."""
-        steps = settling.words(result.timeline)
+        steps = settling.words(result.simulated)
         found = cls(result.metrics, result.simulated_layers, result.repeated_layers, steps, decided=result.decided)
         if not with_causes:
             return found
-        program = result.timeline.program
+        program = result.simulated.program
         gathers = bool(program.ranks[0].gather_streams())
-        by_cause: dict[str, float] = dict(causes(result.timeline, result.profile))
+        by_cause: dict[str, float] = dict(causes(result.simulated, result.profile))
         return found._replace(program=program.hash, gathers=gathers, causes_s=by_cause)
 
 

@@ -1,12 +1,14 @@
 """What a machine gives back: spans of commands, and what is read off them."""
 
 from sim.timeline.intervals import Intervals, clip, measure, overlap, union
+from sim.timeline.sections import Sections
 from sim.timeline.spans import HostSpan, Repeat, Span, Timeline, accesses, between_events
 
 __all__ = [
     "HostSpan",
     "Intervals",
     "Repeat",
+    "Sections",
     "Span",
     "Timeline",
     "accesses",

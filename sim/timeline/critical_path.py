@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from sim.hardware import Profile
 from sim.program import Communication, Copy, Kernel, RecordEvent, WaitEvent, WaitFlag
-from sim.timeline import HostSpan, Span, Timeline
+from sim.timeline import HostSpan, Repeat, Span, Timeline
 
 S = TypeVar("S", Span, HostSpan)
 
@@ -120,12 +121,12 @@ class _Backwards(Generic[S]):
 
 
 class _Walk:
-    """The walk back through the steps shown of one rank."""
+    """The walk back through the steps shown of one rank, in the times of the simulated run."""
 
     def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
         program = timeline.program.ranks[rank]
         self.profile = profile
-        self.begin, self.time = timeline.window(rank)
+        self.begin, self.time = timeline.simulated_window(rank)
         self.path: list[Segment] = []
         self.stream = program.step_stream()
         self.slots = {b.name for b in program.buffers if b.kind == "slot"}
@@ -145,9 +146,10 @@ class _Walk:
         for blocked in sorted((h for h in timeline.host if h.rank == rank), key=lambda h: h.end):
             self.blocked[blocked.thread].add(blocked)
 
-    def run(self) -> list[Segment]:
-        """All segments, latest first."""
-        while self.time > self.begin:
+    def run(self, until: float) -> list[Segment]:
+        """All segments back to the first one that starts at or before `until`, latest first."""
+        self.path = []
+        while self.time > until:
             end = self.spans[self.stream].end_before(self.time)
             if end is None or end < self.time:
                 self._through_host(self.begin if end is None else end)
@@ -235,15 +237,44 @@ class _Walk:
 
 def critical_path(timeline: Timeline, profile: Profile, rank: int = 0) -> list[Segment]:
     """The critical path of the steps shown on `rank`, latest piece first; the pieces tile the steps."""
-    return _Walk(timeline, profile, rank).run()
+    walk = _Walk(timeline, profile, rank)
+    return walk.run(walk.begin)
 
 
 def causes(timeline: Timeline, profile: Profile, rank: int = 0) -> dict[str, float]:
     """Seconds a step by cause, in the order of `CAUSES`; they sum to the mean of the steps shown."""
     total = dict.fromkeys(CAUSES, 0.0)
-    for segment in critical_path(timeline, profile, rank):
-        total[segment.cause] += segment.end - segment.start
+    walk = _Walk(timeline, profile, rank)
+    for repeat in reversed(timeline.repeats):
+        if repeat.end > walk.begin:
+            _add(total, walk.run(repeat.start))
+            walk = _through_copies(total, walk, repeat, lambda: _Walk(timeline, profile, rank))
+    _add(total, walk.run(walk.begin))
     return {cause: seconds / len(timeline.shown) for cause, seconds in total.items()}
+
+
+def _add(total: dict[str, float], path: list[Segment], times: int = 1) -> None:
+    for segment in path:
+        total[segment.cause] += times * (segment.end - segment.start)
+
+
+def _through_copies(total: dict[str, float], walk: _Walk, repeat: Repeat, new: Callable[[], _Walk]) -> _Walk:
+    """Add what the copies of `repeat` add to `total`. `walk` has gone through the repeat itself; another goes on.
+
+    A walk that leaves the repeat on a stream, so long before its start, enters the copy before on that stream, so long
+    before its end. One that leaves a copy as it entered it leaves all others so.
+    """
+    left = repeat.copies
+    while left:
+        entered = repeat.start - walk.time, walk.stream
+        one = new()
+        one.stream, one.time = walk.stream, repeat.end - entered[0]
+        path = one.run(repeat.start)
+        alike = (repeat.start - one.time, one.stream) == entered
+        _add(total, path, left if alike else 1)
+        left = 0 if alike else left - 1
+        walk = one
+    return walk
 
 
 class Waterfall(NamedTuple):

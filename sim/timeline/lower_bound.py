@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
+from itertools import groupby
+from operator import itemgetter
 
 import msgspec
 
@@ -20,7 +22,8 @@ from sim.timeline.floor_terms import (
     overlap_floor,
     rest_rate,
 )
-from sim.timeline.spans import Timeline
+from sim.timeline.sections import Sections
+from sim.timeline.spans import Repeat, Span, Timeline
 
 _Way = tuple[str, CopyKind, int | None]
 """A copy's stream, kind and peer."""
@@ -28,7 +31,7 @@ ROUNDING = 1e-9
 """A floor that is above the step by no more than this share is the step: sums of many times are rounded."""
 
 
-def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
+def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0, sections: Sections | None = None) -> float:
     """A floor of the steps shown, s a step: the largest of
 
     - the isolated kernels and collectives of `rank`, one after the other on each stream (of a collective that copies
@@ -45,24 +48,27 @@ def lower_bound(timeline: Timeline, profile: Profile, rank: int = 0) -> float:
     overlaps count what has surely moved within it. A chain that is longer than the steps shown does not count: they
     still used what had been prefetched.
     """
-    return _Floor(timeline, profile, rank).seconds()
+    sections = sections or Sections.of(timeline, rank)
+    assert sections is not None, "a repeat crosses the start of the steps shown: expand the timeline"
+    return _Floor(timeline, profile, rank, sections).seconds()
 
 
 class _Floor:
     """The terms of one floor, s of all steps shown."""
 
-    def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
-        self.timeline, self.profile, self.rank = timeline, profile, rank
+    def __init__(self, timeline: Timeline, profile: Profile, rank: int, sections: Sections) -> None:
+        self.timeline, self.profile, self.rank, self.sections = timeline, profile, rank, sections
         self.program: Program = timeline.program
         self.own: RankProgram = timeline.program.ranks[rank]
         self.gpu = timeline.program.gpus[rank]
-        self.shown, self.window = timeline.shown, timeline.window(rank)
-        self.lasts = self.window[1] - self.window[0]
-        begins = self.shown.start - len(self.shown)
+        self.shown, self.window = timeline.simulated_shown, (sections.start, sections.end)
+        shown, bounds = timeline.shown, timeline.window(rank)
+        self.lasts = bounds[1] - bounds[0]
+        begins = shown.start - len(shown)
         self.settled = begins >= 0 and all(
             math.isclose(steps[stop] - steps[start], self.lasts, rel_tol=1e-9)
             for steps in timeline.steps
-            for start, stop in ((begins, self.shown.start), (self.shown.start, self.shown.stop))
+            for start, stop in ((begins, shown.start), (shown.start, shown.stop))
         )
         composed = {id(whole.call) for whole in self.own.composed_collectives}
         inside = [
@@ -73,7 +79,7 @@ class _Floor:
         self.calls = [(s, c) for s, c in inside if id(c) not in composed]
         self.held = list(least_held(timeline, profile, rank, [s for s, _ in inside]))
         self.kernels = [(s, k) for s, k in timeline.commands(rank, Kernel) if k.step in self.shown]
-        self.copied = [_copied(timeline, profile, r, self.shown, self.window) for r in range(self.program.world_size)]
+        self.copied = [_copied(timeline, profile, r, self.shown, sections) for r in range(self.program.world_size)]
 
     def seconds(self) -> float:
         """The largest term, s a step."""
@@ -100,7 +106,8 @@ class _Floor:
         for stream, seconds in self.held:
             isolated[stream] = isolated.get(stream, 0.0) + seconds
         for span, command in (*self.calls, *self.kernels):
-            isolated[command.stream] = isolated.get(command.stream, 0.0) + span.isolated_time
+            weighted = self.sections.weight(span) * span.isolated_time
+            isolated[command.stream] = isolated.get(command.stream, 0.0) + weighted
         yield from isolated.values()
         copied: dict[str, float] = {}
         for (stream, kind, peer), (most, _) in self.copied[self.rank].items():
@@ -128,13 +135,13 @@ class _Floor:
                 for resource, multiplier in self._flow(rank, kind, peer).route:
                     taken[resource] += multiplier * amounts[surely]
         moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
-        for _, call in self.calls:
+        for span, call in self.calls:
             what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
             if what not in moved:
                 moved[what] = list(_moved(self.program, self.profile, self.rank, call))
             for spec, size in moved[what]:
                 for resource, multiplier in spec.route:
-                    taken[resource] += multiplier * size
+                    taken[resource] += self.sections.weight(span) * multiplier * size
         return max(t / c for t, c in zip(taken, self.profile.capacities, strict=True))
 
     def _overlap(self, surely: bool) -> float:
@@ -147,9 +154,12 @@ class _Floor:
             if kind == "h2d" and on in weights
         )
         segments = [
-            kernel_segment(self.profile, self.gpu, span.isolated_time, kernel.launches)
+            segment
             for span, kernel in self.kernels
             if kernel.stream == stream
+            for segment in self._often(
+                span, kernel_segment(self.profile, self.gpu, span.isolated_time, kernel.launches)
+            )
         ]
         segments += [Segment(seconds, 0.0, math.inf) for on, seconds in self.held if on == stream]
         known: dict[Hashable, list[Segment]] = {}
@@ -157,7 +167,7 @@ class _Floor:
             if call.stream != stream:
                 continue
             if not isinstance(call, Collective):
-                segments.append(Segment(span.isolated_time, 0.0, math.inf))
+                segments += self._often(span, Segment(span.isolated_time, 0.0, math.inf))
                 continue
             members = call.members(self.program.world_size)
             what = call.kind, call.bytes, members
@@ -165,8 +175,12 @@ class _Floor:
                 gpus = [self.program.gpus[member] for member in members]
                 place = members.index(self.rank)
                 known[what] = list(collective_segments(self.profile, call.kind, call.bytes, gpus, place))
-            segments += known[what]
+            segments += self._often(span, *known[what])
         return overlap_floor(segments, copied, rest_rate(self.profile, self.gpu))
+
+    def _often(self, span: Span, *segments: Segment) -> list[Segment]:
+        """The segments of a span, as often as it stands for one."""
+        return list(segments) * self.sections.weight(span)
 
     def _chain(self) -> float:
         """The chain of slots of the first step shown, as often as steps are shown."""
@@ -190,7 +204,10 @@ class _Floor:
                     copies.append((key, seconds))
         isolated = {id(k): s.isolated_time for s, k in self.kernels if k.step == step and k.stream == stream}
         isolated |= {id(c): s.isolated_time for s, c in self.calls if c.step == step and c.stream == stream}
+        spans = self.timeline.spans
+        repeated = {id(span.command): r for r in self.sections.repeats for span in spans[slice(*r.spans)]}
         turns: list[Turn] = []
+        repeats: list[Repeat | None] = []
         executed: list[tuple[int, str | None]] = []
         for command in self.own.commands():
             if not isinstance(command, Kernel | Communication) or id(command) not in isolated:
@@ -202,6 +219,7 @@ class _Floor:
             if not executed or executed[-1][0] != layer or (slot is not None and executed[-1][1] not in (None, slot)):
                 executed.append((layer, slot))
                 turns.append(Turn(0.0, 0.0, 0.0))
+                repeats.append(repeated.get(id(command)))
             whole = turns[-1].whole
             if isinstance(command, Kernel):
                 executed[-1] = layer, slot
@@ -211,8 +229,12 @@ class _Floor:
         if [layer for layer, slot in executed if slot] != [layer for (layer, _), _ in copies]:
             return
         waiting = iter(copies)
-        for turn, (_, slot) in zip(turns, executed, strict=True):
-            yield turn._replace(copy=next(waiting)[1]) if slot else turn
+        turns = [
+            turn._replace(copy=next(waiting)[1]) if slot else turn
+            for turn, (_, slot) in zip(turns, executed, strict=True)
+        ]
+        for repeat, part in groupby(zip(repeats, turns, strict=True), key=itemgetter(0)):
+            yield from [turn for _, turn in part] * (1 if repeat is None else 1 + repeat.copies)
 
 
 def _moved(program: Program, profile: Profile, rank: int, call: Communication) -> Iterator[tuple[FlowSpec, float]]:
@@ -229,10 +251,10 @@ def _moved(program: Program, profile: Profile, rank: int, call: Communication) -
 
 
 def _copied(
-    timeline: Timeline, profile: Profile, rank: int, steps: range, window: tuple[float, float]
+    timeline: Timeline, profile: Profile, rank: int, steps: range, sections: Sections
 ) -> dict[_Way, tuple[float, float]]:
-    """Bytes copied for `steps` each way: at most what can have moved in `window`, and what surely did."""
-    start, end = window
+    """Bytes copied for `steps` each way: at most what can have moved in their time, and what surely did."""
+    start, end = sections.start, sections.end
     wanted: dict[_Way, float] = {}
     within: dict[_Way, tuple[float, float]] = {}
     caps: dict[CopyKind, float] = {}
@@ -240,8 +262,9 @@ def _copied(
         if copy.step not in steps and (span.start >= end or span.end <= start):
             continue
         key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
+        weight = sections.weight(span)
         if copy.step in steps:
-            wanted[key] = wanted.get(key, 0.0) + copy.bytes
+            wanted[key] = wanted.get(key, 0.0) + weight * copy.bytes
         inside = min(span.end, end) - max(span.start, start)
         if inside > 0:
             if copy.kind not in caps:
@@ -249,7 +272,10 @@ def _copied(
             cap = caps[copy.kind]
             outside = span.end - span.start - inside
             most, least = within.get(key, (0.0, 0.0))
-            within[key] = most + min(copy.bytes, cap * inside), least + max(copy.bytes - cap * outside, 0.0)
+            within[key] = (
+                most + weight * min(copy.bytes, cap * inside),
+                least + weight * max(copy.bytes - cap * outside, 0.0),
+            )
     return {
         key: (min(size, within.get(key, (0.0, 0.0))[0]), min(size, within.get(key, (0.0, 0.0))[1]))
         for key, size in wanted.items()

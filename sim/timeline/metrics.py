@@ -14,7 +14,7 @@ from typing import TypedDict, cast
 from sim.hardware import Profile
 from sim.inputs.units import show_bytes
 from sim.program import Copy, Kernel, RecordEvent, WaitEvent
-from sim.timeline import Intervals, Span, Timeline, clip, measure, overlap, union
+from sim.timeline import Intervals, Sections, Span, Timeline, clip, union
 from sim.timeline.lower_bound import lower_bound
 from sim.timeline.memory_components import Weights, components, pinned_buffers
 
@@ -151,20 +151,24 @@ def metrics(
 
     `weights` says what the program does not: without it none count as pinned, and none as those of phases.
     """
-    times, shown = timeline.step_times(rank), timeline.shown
+    times, shown = timeline.step_times(rank), timeline.simulated_shown
     start, end = timeline.window(rank)
+    sections = Sections.of(timeline, rank)
+    assert sections is not None, "a repeat crosses the start of the steps shown: expand the timeline"
     copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
     others = [(s, c) for s, c in _other_copies(timeline, rank) if not c.brings_weights]
     before, after = timeline.once(rank)
-    in_flight = clip(union((s.ready, s.end) for s, _ in copies), start, end)
-    kernels = clip(union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel)), start, end)
+    in_flight = union((s.ready, s.end) for s, _ in copies)
+    kernels = union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel))
     communications = timeline.communications(rank)
     calls = [s for s, c in communications if c.step in shown]
-    communicating = clip(union((s.start, s.end) for s, _ in communications), start, end)
-    skew = sum(s.ready - s.start for s in calls) / len(shown)
+    communicating = union((s.start, s.end) for s, _ in communications)
+    skew = sections.sum((s, s.ready - s.start) for s in calls) / len(shown)
     # where a collective's own flows share a link, one of them can be faster while a copy slows another
-    contention = sum(max(s.end - s.ready - s.isolated_time, 0.0) for s in calls if s.isolated_time >= 0) / len(shown)
-    lasting = [times[step] for step in shown]
+    inflated = ((s, s.end - s.ready - s.isolated_time) for s in calls if s.isolated_time >= 0)
+    contention = sections.sum((s, max(seconds, 0.0)) for s, seconds in inflated) / len(shown)
+    lasting = [times[step] for step in timeline.shown]
+    busy = sections.measure(in_flight)
     settled = timeline.period == 1
     parts = components(timeline, rank, weights)
     pinned = (0 if weights is None else weights.pinned) + pinned_buffers(timeline.program)
@@ -180,21 +184,22 @@ def metrics(
         "peak_memory_bytes": sum(parts.values()),
         "memory_bytes": parts,
         "pinned_memory_bytes": pinned,
-        "h2d_bytes_per_step": sum(c.bytes for _, c in copies if c.step in shown) // len(shown),
-        "h2d_busy_s": measure(in_flight) / len(shown),
-        "h2d_uncovered_s": (measure(in_flight) - overlap(in_flight, kernels)) / len(shown),
-        "collective_time_s": measure(communicating) / len(shown),
+        "h2d_bytes_per_step": int(sections.sum((s, c.bytes) for s, c in copies if c.step in shown)) // len(shown),
+        "h2d_busy_s": busy / len(shown),
+        "h2d_uncovered_s": (busy - sections.overlap(in_flight, kernels)) / len(shown),
+        "collective_time_s": sections.measure(communicating) / len(shown),
         "collective_inflation_s": skew + contention,
         "skew_s": skew,
         "contention_s": contention,
-        "h2d_collective_overlap_s": overlap(in_flight, communicating) / len(shown),
-        "exposed_prefetch_s": measure(clip(_exposed(timeline, rank), start, end)) / len(shown),
-        "block_copy_bytes_per_step": sum(c.bytes for _, c in others if c.step in shown) // len(shown),
-        "block_copy_s": measure(clip(union((s.ready, s.end) for s, _ in others), start, end)) / len(shown),
+        "h2d_collective_overlap_s": sections.overlap(in_flight, communicating) / len(shown),
+        "exposed_prefetch_s": sections.measure(_exposed(timeline, rank)) / len(shown),
+        "block_copy_bytes_per_step": int(sections.sum((s, c.bytes) for s, c in others if c.step in shown))
+        // len(shown),
+        "block_copy_s": sections.measure(union((s.ready, s.end) for s, _ in others)) / len(shown),
         "request_time_s": before + sum(times[:steps]) + after,
         "before_s": before,
         "after_s": after,
-        "lower_bound_s": lower_bound(timeline, profile, rank),
+        "lower_bound_s": lower_bound(timeline, profile, rank, sections),
         "device_memory_bytes": profile.memory_of(timeline.program.gpus),
         "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
         "host_memory_bytes": there,

@@ -49,17 +49,16 @@ def _alike(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE)
 
 
-def settle(first: Timeline, longer: Callable[[int], Timeline]) -> Timeline:
+def settle(first: Timeline, commands: int, longer: Callable[[int], Timeline]) -> Timeline:
     """`first`, or a run with more steps where that one has not settled; its `period` says what the steps do.
 
-    `longer` runs the same program with the given number of steps, of which the first are those of `first`. A run whose
-    step time is what it would be with more steps is returned unchanged. A run of one step is not made longer: its user
-    wants to see the first step.
+    `commands` is how many `first` has, of all ranks, simulated or not. `longer` runs the same program with the given
+    number of steps, of which the first are those of `first`. A run whose step time is what it would be with more steps
+    is returned unchanged. A run of one step is not made longer: its user wants to see the first step.
     """
     steps = count = len(first.steps[0]) - 1
     if count < 2:
         return first._replace(period=0)
-    commands = sum(len(thread) for rank in first.program.ranks for thread in rank.threads)
     timeline, found = first, period(_durations(first))
     while not found:
         more = max(2 * steps if steps > MIN_ALIKE else 0, MIN_ALIKE + 1)  # no more than needed at first

@@ -74,16 +74,13 @@ class HostSpan(NamedTuple):
 class Repeat(NamedTuple):
     """A part of a run that stands for `copies` more like it: from time `start` to `end`, s.
 
-    In it end the spans from number `spans[0]` up to before `spans[1]`, and the host's spans of numbers `host`. Each
-    rank records `events` events.
+    In it end the spans from number `spans[0]` up to before `spans[1]`.
     """
 
     start: float
     end: float
     spans: tuple[int, int]
-    host: tuple[int, int]
     copies: int
-    events: int
 
 
 class _Fields(NamedTuple):
@@ -96,6 +93,8 @@ class _Fields(NamedTuple):
     """Parts of the simulated run that stood for more like them, in its own times (docs/performance.md)."""
     composed: tuple[Span, ...] = ()
     """Collectives that are made of other commands of the program, in order of their ends (`sim.timeline.composed`)."""
+    simulated_steps: tuple[tuple[float, ...], ...] = ()
+    """As `steps`, in the times of the simulated run, of the steps that it has; empty where they are the same."""
 
 
 class Timeline(_Fields):
@@ -192,6 +191,17 @@ class Timeline(_Fields):
     def window(self, rank: int = 0) -> tuple[float, float]:
         """When the first of the steps `shown` starts on `rank`, and when the last one ends, s."""
         return self.steps[rank][self.shown.start], self.steps[rank][self.shown.stop]
+
+    @property
+    def simulated_shown(self) -> range:
+        """The numbers that the steps `shown` have in the simulated run."""
+        left_out = len(self.steps[0]) - len(self.simulated_steps[0]) if self.simulated_steps else 0
+        return range(self.shown.start - left_out, self.shown.stop - left_out)
+
+    def simulated_window(self, rank: int = 0) -> tuple[float, float]:
+        """As `window`, in the times of the spans that were simulated."""
+        times, shown = (self.simulated_steps or self.steps)[rank], self.simulated_shown
+        return times[shown.start], times[shown.stop]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a span: rank, stream, kind, name, step, layer, bytes, start_s, ready_s, end_s, alone_s.
