@@ -202,17 +202,15 @@ class _Floor:
                     copies[-1] = key, copies[-1][1] + seconds
                 else:
                     copies.append((key, seconds))
-        isolated = {id(k): s.isolated_time for s, k in self.kernels if k.step == step and k.stream == stream}
-        isolated |= {id(c): s.isolated_time for s, c in self.calls if c.step == step and c.stream == stream}
+        on_it = [(s, c) for s, c in (*self.kernels, *self.calls) if c.step == step and c.stream == stream]
+        on_it.sort(key=lambda pair: (pair[0].start, pair[0].end))
         spans = self.timeline.spans
         repeated = {id(span.command): r for r in self.sections.repeats for span in spans[slice(*r.spans)]}
         turns: list[Turn] = []
         repeats: list[Repeat | None] = []
         executed: list[tuple[int, str | None]] = []
-        for command in self.own.commands():
-            if not isinstance(command, Kernel | Communication) or id(command) not in isolated:
-                continue
-            layer, seconds = command.layer, isolated[id(command)]
+        for span, command in on_it:
+            layer, seconds = command.layer, span.isolated_time
             slot = None  # not known before the first kernel
             if isinstance(command, Kernel):
                 slot = next((name for name in command.reads if name in slots), "")
