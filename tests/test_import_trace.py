@@ -124,6 +124,7 @@ def test_group_offload_predicts_the_measured_step(ours: Path) -> None:
     assert step(flux, kind="diffusers_group_offload") == pytest.approx(370.5, rel=0.10)
 
 
+@pytest.mark.slow
 def test_a_replay_says_what_habits_cost(ours: Path) -> None:
     file = ours / f"{OFFLOADED.name.split('.')[0]}.yaml"
     as_it_was = step(file)

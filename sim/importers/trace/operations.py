@@ -31,7 +31,7 @@ class Call(NamedTuple):
 
 
 class Sync(NamedTuple):
-    """What a profiler that was asked for `cuda_sync` says of a wait: which stream waits for which, and the record's call.
+    """What a profiler that was asked for `cuda_sync` says of a wait: which stream waits for which, and its record.
 
     Streams are None where it does not say; a host that waits for the whole device has neither.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -105,10 +106,7 @@ def nearest(found: Reference) -> tuple[str, Profile]:
     copied, alone = rates_of(found).h2d, [met for met in found.met.values() if met.alone and met.known]
     best: tuple[tuple[float, ...], str, Profile] | None = None
     largest = 0
-    for name in shipped():
-        if is_session(name):
-            continue
-        profile = load_profile(name)
+    for name, profile in _hosts():
         largest = max(largest, profile.gpus)
         if profile.gpus < world:
             continue
@@ -127,6 +125,12 @@ def nearest(found: Reference) -> tuple[str, Profile]:
         problem = f"is {world}, but no shipped profile has more than {largest} GPUs: give one that has with --hardware"
         raise InputError(found.trace.source, "distributedInfo.world_size", problem)
     return best[1], best[2]
+
+
+@cache
+def _hosts() -> tuple[tuple[str, Profile], ...]:
+    """Shipped profiles of hosts that users mean, by name."""
+    return tuple((name, load_profile(name)) for name in shipped() if not is_session(name))
 
 
 def _unlike(name: str, other: str) -> int:

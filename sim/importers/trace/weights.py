@@ -35,6 +35,7 @@ def weights_of(text: str, found: Reference, parts: Sequence[Piece], notes: Notes
         return _of_model(load_model(text, "--weights", text), found, parts, notes)
     if total <= 0:
         raise InputError("--weights", text, "expected more than 0 bytes")
+    notes.assume("no weights outside of the layers (workload.outside_bytes), which some runtimes copy in every pass")
     return Weights([(size, 0) for size in by_time(total, parts, notes)], 0)
 
 
