@@ -42,14 +42,14 @@ def test_every_scheduler_is_in_the_tests_of_what_must_hold() -> None:
 
 
 @given(plain=serving_scenarios())
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_no_request_is_lost_or_served_twice(plain: Plain) -> None:
     check(run(plain))
 
 
 @pytest.mark.slow
 @given(plain=serving_scenarios())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_no_request_is_lost_or_served_twice_often(plain: Plain) -> None:
     check(run(plain))
 

@@ -124,7 +124,7 @@ def test_few_layers_slow_down_as_many() -> None:
         scenarios[name, 2, 1] = Scenario.from_plain(made)
     groups = frozenset({Running("a", 1, (0, 1)), Running("b", 1, (2, 3))})
     few, all_layers = (
-        SimulatedContention(load_profile(UPLINK), scenarios, layers).together(groups) for layers in (12, 30)
+        SimulatedContention(load_profile(UPLINK), scenarios, layers).together(groups) for layers in (12, 24)
     )
     for of_group in groups:
         assert few[of_group] == pytest.approx(all_layers[of_group], rel=0.05)
