@@ -420,3 +420,10 @@ def test_a_run_without_requests_has_figures_and_a_page(tmp_path: Path) -> None:
     result = cli(file, "--json", "--html", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["requests"] == 0
+
+
+def test_standard_input_is_read_too() -> None:
+    plain = stated(arrivals={"kind": "poisson", "load": 0.5})
+    result = CliRunner().invoke(main, ["serve", "-", "--json"], input=yaml.safe_dump(plain))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == figures(run(plain)) | {"seeds": 1}
