@@ -75,7 +75,8 @@ def serve(
 ) -> None:
     """Serve the requests of the serving scenario FILE (- for standard input).
 
-    It says who is in time, how long requests take, and why some are late. FILE may also be a grid: a serving scenario with axes of its keys.
+    It says who is in time, how long requests take, and why some are late. FILE may also be a grid: a serving scenario
+    with axes of its keys.
     """
     import json
 
