@@ -42,14 +42,14 @@ def test_every_scheduler_is_in_the_tests_of_what_must_hold() -> None:
 
 
 @given(plain=serving_scenarios())
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_no_request_is_lost_or_served_twice(plain: Plain) -> None:
     check(run(plain))
 
 
 @pytest.mark.slow
 @given(plain=serving_scenarios())
-@settings(max_examples=400)
+@settings(max_examples=200)
 def test_no_request_is_lost_or_served_twice_often(plain: Plain) -> None:
     check(run(plain))
 
@@ -420,3 +420,10 @@ def test_a_run_without_requests_has_figures_and_a_page(tmp_path: Path) -> None:
     result = cli(file, "--json", "--html", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["requests"] == 0
+
+
+def test_standard_input_is_read_too() -> None:
+    plain = stated(arrivals={"kind": "poisson", "load": 0.5})
+    result = CliRunner().invoke(main, ["serve", "-", "--json"], input=yaml.safe_dump(plain))
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == figures(run(plain)) | {"seeds": 1}

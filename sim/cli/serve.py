@@ -18,6 +18,7 @@ from sim.cli.common import (
     with_exit_codes,
     workers_option,
 )
+from sim.cli.scenario_input import STANDARD_INPUT
 
 
 def _settings(texts: tuple[str, ...]) -> dict[str, object]:
@@ -72,26 +73,33 @@ def serve(
     no_cache: bool,
     force: bool,
 ) -> None:
-    """Serve the requests of the serving scenario FILE: who is in time, how long they take, and why some are late.
+    """Serve the requests of the serving scenario FILE (- for standard input).
 
-    FILE may also be a grid: a serving scenario with axes of its keys.
+    It says who is in time, how long requests take, and why some are late. FILE may also be a grid: a serving scenario
+    with axes of its keys.
     """
     import json
 
+    from sim.inputs.input_files import read_standard_input, text_of
     from sim.report.serving_tables import print_grid, print_pairs, print_served
     from sim.report.terminal import progress
     from sim.serving import replicate
     from sim.serving.grid import Grid, GridRow, grids_of, is_grid, points, run_grid, with_value
     from sim.serving.pairs import pairs
-    from sim.serving.scenario import ServingScenario, read_plain
+    from sim.serving.scenario import ServingScenario, plain_of, read_plain
     from sim.serving.serve import prepare
     from sim.sweeps.axes import parse_axes
     from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.worker_pool import Workers
 
-    source = str(file)
-    data, settings = read_plain(file), _settings(settings_given)
+    if str(file) == STANDARD_INPUT:
+        source = title = "standard input"
+        data = plain_of(text_of(read_standard_input(), source), source, Path())
+    else:
+        source, title = str(file), file.name
+        data = read_plain(file)
+    settings = _settings(settings_given)
     check_outputs_shared(force, ("--html", html, "PAGE"))
     evaluator = Evaluator(cache=user_cache(not no_cache))
     if is_grid(data):
@@ -112,13 +120,13 @@ def serve(
                 found = run_grid(grid, evaluator, partial(_further, advance, len(rows)), pool)
                 rows += found
                 if not as_json:
-                    print_grid(f"{file.name}: {name}" if name else file.name, found)
+                    print_grid(f"{title}: {name}" if name else title, found)
         if as_json:
             click.echo(json.dumps({"schema_version": 1, "rows": [row.to_plain() for row in rows]}, indent=2))
         if html is not None:
             from sim.report.serving_page import write_grid_page
 
-            write_grid_page(html, file.name, rows)
+            write_grid_page(html, title, rows)
             say(f"page: {html}")
         return
     prepared = prepare(ServingScenario.from_plain(data, source), evaluator, source)
@@ -128,7 +136,7 @@ def serve(
             plain = [[side._asdict() for side in pair] for pair in found_pairs]
             click.echo(json.dumps({"schema_version": 1, "pairs": plain}, indent=2))
         else:
-            print_pairs(file.name, found_pairs)
+            print_pairs(title, found_pairs)
         return
     window = None
     if html is not None:
@@ -137,9 +145,9 @@ def serve(
     if as_json:
         click.echo(json.dumps(served.to_plain(), indent=2))
     else:
-        print_served(file.name, served)
+        print_served(title, served)
     if html is not None:
         from sim.report.serving_page import write_page
 
-        write_page(html, file.name, served, minute)
+        write_page(html, title, served, minute)
         say(f"page: {html}")

@@ -100,7 +100,7 @@ class Host(Gpus):
 
     def degrees(self, job: Job) -> Sequence[int]:
         """How many GPUs the stage that a job is in can have, ascending."""
-        return [d for d in job.cls.degrees if (d, job.batch) in job.cls.cells] if job.denoising else (1,)
+        return job.cls.degrees_of(len(job.requests)) if job.denoising else (1,)
 
     def done(self, job: Job) -> float:
         """Steps of its stage that a job has done, parts of a step included."""
@@ -118,15 +118,16 @@ class Host(Gpus):
 
     def remaining_by_degree(self, job: Job) -> dict[int, float]:
         """`remaining` for each degree of its class."""
-        left, number, batch = job.total - self.done(job), job.stage_number, len(job.requests)
-        stage, step, rest = job.stages[number][0], job.cls.stage_step, job.stages[number + 1 :]
-        found = {}
-        for degree in job.cls.degrees:
-            total = left * step(stage, degree, batch)
-            for other, steps in rest:
-                total += steps * step(other, degree, batch)
-            found[degree] = total
-        return found
+        number, stages, batch = job.stage_number, job.stages, len(job.requests)
+        left, once = stages[number][1] - self.done(job), 0.0
+        if not job.denoising:
+            once, left = left * job.cls.stage_step(stages[number][0], 1, batch), 0.0
+        for stage, steps in stages[number + 1 :]:
+            if stage == "denoise":
+                left += steps
+            else:
+                once += steps * job.cls.stage_step(stage, 1, batch)
+        return {degree: once + left * step for degree, step in job.cls.steps_by_degree(batch)}
 
     def slack(self, job: Job, degree: int) -> float:
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""

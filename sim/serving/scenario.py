@@ -90,11 +90,16 @@ class ServingScenario(Config, frozen=True):
 
 def read_plain(file: Path) -> Any:
     """The plain data of a serving scenario's file, paths in it made absolute. Raises `InputError`."""
-    data = parse_yaml(read_text(file), str(file))
+    return plain_of(read_text(file), str(file), file.parent)
+
+
+def plain_of(text: str, source: str, folder: Path) -> Any:
+    """The plain data of a serving scenario's text; paths in it are relative to `folder`. Raises `InputError`."""
+    data = parse_yaml(text, source)
     if isinstance(data, Mapping) and data.keys() & {"workload", "policy", "world_size"}:
         problem = "is a scenario of steps, no serving scenario: run it with `chunkflow-sim run`"
-        raise InputError(str(file), "", problem)
-    return with_files_of(file.parent, data)
+        raise InputError(source, "", problem)
+    return with_files_of(folder, data)
 
 
 def with_files_of(folder: Path, data: Any) -> Any:

@@ -62,6 +62,8 @@ class ClassModel:
         self.priority = given.priority
         self.weights_name = given.model or name
         self.state = int(given.state)
+        self._degrees_of: dict[int, tuple[int, ...]] = {}
+        self._by_degree: dict[int, tuple[tuple[int, float], ...]] = {}
         self._stages: dict[int, tuple[tuple[Stage, int], ...]] = {}
 
     def step(self, degree: int, batch: int = 1) -> float:
@@ -82,6 +84,22 @@ class ClassModel:
         if stage == "denoise":
             return self.cells[degree, batch].step
         return batch * float(self.given.encode if stage == "encode" else self.given.decode)
+
+    def degrees_of(self, batch: int) -> tuple[int, ...]:
+        """Degrees on which a batch fits a GPU."""
+        found = self._degrees_of.get(batch)
+        if found is None:
+            known = tuple(degree for degree in self.degrees if (degree, batch) in self.cells)
+            found = self._degrees_of[batch] = known
+        return found
+
+    def steps_by_degree(self, batch: int) -> tuple[tuple[int, float], ...]:
+        """(degree, isolated step time in s) of a batch, for all degrees that fit a GPU."""
+        found = self._by_degree.get(batch)
+        if found is None:
+            known = tuple((degree, self.every[degree, batch].step) for degree in self.degrees)
+            found = self._by_degree[batch] = known
+        return found
 
     def latency(self, degree: int, steps: int | None = None) -> float:
         """Isolated latency of a request on `degree` GPUs, s."""

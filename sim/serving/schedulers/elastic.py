@@ -91,10 +91,12 @@ class Elastic:
         needs = self.needs(job)
         fastest = min(needs.values())
         found = [Option(0, self._worth(job, fastest, waits=True))]
+        if not job.denoising:
+            return [*found, Option(1, self._worth(job, fastest))]
+        now = len(job.gpus) if job.rate else 0
         for degree in self.host.degrees(job):
-            changes = job.rate and degree != len(job.gpus)
-            worth = self._worth(job, needs[degree] if job.denoising else fastest)
-            found.append(Option(degree, worth - (self.hysteresis if changes else 0.0)))
+            worth = self._worth(job, needs[degree])
+            found.append(Option(degree, worth - self.hysteresis if now and degree != now else worth))
         return found
 
     def _worth(self, job: Job, needs: float, waits: bool = False) -> float:

@@ -24,6 +24,9 @@ def best_widths(options: Sequence[Sequence[Option]], gpus: int) -> list[int]:
     Raises:
         ValueError: no choice of options fits.
     """
+    each = [max(of, key=lambda option: option.value) for of in options]  # the first of equal ones
+    if sum(option.width for option in each) <= gpus:
+        return [option.width for option in each]
     best: list[float | None] = [0.0] * (gpus + 1)
     chosen: list[list[int]] = []
     for of in options:
