@@ -59,7 +59,7 @@ def ahead(rank: RankProgram, issued: Issued, pieces: Sequence[Piece], since: int
     it issues as with endless queues.
     """
     blocks = _Blocks(rank, issued)
-    played = [(block, piece.shift, first) for piece in pieces for first, block in blocks.of(piece)]
+    played = [(block, piece.shift, first) for piece in pieces for first, block in blocks.of(piece, since)]
     looks = list(accumulate((b.look + shift for b, shift, _ in reversed(played)), min))
     looks.reverse()
     queues: dict[str, _Queue] = {}
@@ -123,11 +123,11 @@ class _Blocks:
                 look_of[stream] = end
         self.known: dict[int, _Block] = {}
 
-    def of(self, piece: Piece) -> Iterator[tuple[int, _Block]]:
-        """The blocks of a piece, and the number of each one's first command."""
+    def of(self, piece: Piece, since: int) -> Iterator[tuple[int, _Block]]:
+        """The blocks of a piece, and the number of each one's first command; one begins at command `since`."""
         first = piece.first
         while first < piece.stop:
-            stop = min(first - first % BLOCK + BLOCK, piece.stop)
+            stop = min(first - first % BLOCK + BLOCK, piece.stop, since if first < since else piece.stop)
             key = first * (len(self.commands) + 1) + stop
             if key not in self.known:
                 self.known[key] = self._block(first, stop)
