@@ -158,7 +158,10 @@ class BlockBuilder(LayerBuilder):
         if late:
             self.items.append(Wait(stream=DISPLACED, of_layer=True))
         for fresh, kept in ((k, keys), (v, values)):
-            self.permute(fresh, kept.part(rows=fresh.rows), (batch, fresh.rows, width), (0, 1, 2), 0)
+            if layout.displaced > 1:  # what came is put together with what is fresh, as DistriFusion does
+                self.permute(kept, kept, (batch, rows, width), (0, 1, 2), 0)
+            else:
+                self.permute(fresh, kept.part(rows=fresh.rows), (batch, fresh.rows, width), (0, 1, 2), 0)
         if layout.ring > 1:
             self.collective("all_gather", "kv", layout.ring * size, "ring")
         elif layout.displaced > 1:
