@@ -24,7 +24,7 @@ from sim.fluid import rates_together
 from sim.hardware import Profile, collectives
 from sim.policies import copied_bytes
 from sim.program import Kernel
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Exchange
 from sim.workloads.named import Named
 from sim.workloads.workload import Layer, Workload
 
@@ -171,7 +171,7 @@ def layer_time(
             if item.memory == "pageable":
                 seconds = profile.pageable_seconds(item.kind, int(item.bytes))
             walk.through(seconds, seconds, free)
-        elif isinstance(item, CollectiveOp):
+        elif isinstance(item, CollectiveOp | Exchange):
             for latency, data, contended, copying in _collective(profile, item, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, contended, copying)
@@ -239,7 +239,7 @@ def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> flo
     return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
 
 
-def _collective(profile: Profile, op: CollectiveOp, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
+def _collective(profile: Profile, op: CollectiveOp | Exchange, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
     groups = [[gpus[rank] for rank in group] for group in op.groups] or [list(gpus)]

@@ -18,7 +18,7 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Number
 from sim.program import CollectiveKind, RankProgram
-from sim.workloads.block_items import CollectiveOp, Shift, Transfers, command_count
+from sim.workloads.block_items import MEETINGS, command_count
 from sim.workloads.workload import Workload
 
 Counted = Literal["all", "offloaded"]
@@ -240,7 +240,7 @@ class Offload(Policy, frozen=True):
         if self.resident_fraction == 1.0:
             return world_size * command_count(block)
         copies = self.copies_of_layer(layer, workload)
-        collectives = sum(isinstance(op, CollectiveOp | Transfers | Shift) for op in block)
+        collectives = sum(isinstance(op, MEETINGS) for op in block)
         layer_adds, copy_adds, collective_adds = self.commands_around()
         per_rank = command_count(block) + 1 + layer_adds + collectives * collective_adds
         if copies:

@@ -26,7 +26,7 @@ from sim.policies.registry import register
 from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
 from sim.workloads.block_commands import COMPUTE
-from sim.workloads.block_items import CollectiveOp, Shift, Transfers
+from sim.workloads.block_items import MEETINGS
 from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
@@ -126,7 +126,7 @@ def gate(stream: str) -> str:
 def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
     blocks = (*(block for layer in workload.all_layers for block in layer.blocks), workload.closing)
-    meetings = (op for block in blocks for op in block if isinstance(op, CollectiveOp | Transfers | Shift))
+    meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
     attached = (op.stream or COMPUTE for op in meetings if not getattr(op, "detached", False))
     return tuple(dict.fromkeys((COMPUTE, *attached)))
 

@@ -23,6 +23,8 @@ RING = "ring"
 """The stream on which keys and values go round, as NCCL's own one does in torch."""
 DISPLACED = "displaced"
 """The stream on which keys and values are gathered for the next step."""
+VALUES = "values"
+"""The stream on which values are exchanged before queries and keys."""
 KV_CACHE = "kv_cache"
 """The buffer of the keys and values of all tokens."""
 
@@ -30,18 +32,28 @@ KV_CACHE = "kv_cache"
 class BlockBuilder(LayerBuilder):
     """The parts that blocks of models are made of."""
 
+    values: Matrix | None = None
+    """Where the values come that are exchanged first."""
+
     def to_heads(self, name: str, x: Matrix) -> Matrix:
         """Exchange a rank's tokens for its heads: [rows, heads] to [ranks * rows, heads / ranks]."""
+        return x if self.setup.ulysses == 1 else self.heads_of(name, x, self.send_heads(name, x))
+
+    def send_heads(self, name: str, x: Matrix, stream: str | None = None) -> Matrix:
+        """Start to exchange tokens for heads, on a stream of its own if that is given; returns where they come."""
         setup = self.setup
-        if setup.ulysses == 1:
-            return x
         ranks, size, share = setup.ulysses, x.rows * x.columns, x.columns // setup.ulysses
-        buffer, batch = self.buffer("all_to_all", size), setup.batch
-        y = self.registers.new(name, ranks * x.rows, share)
-        sent, received = (self.part_of(buffer, start, y.rows, share) for start in (0, size))
+        buffer, batch = self.buffer("all_to_all", size) + (f"@{stream}" if stream else ""), setup.batch
+        sent, received = (self.part_of(buffer, start, ranks * x.rows, share) for start in (0, size))
         self.permute(x, sent, (batch, x.rows, ranks, share), (2, 0, 1, 3), 0)
-        self.collective("all_to_all", name, size)
-        self.permute(received, y, (ranks, batch, x.rows, share), (1, 0, 2, 3), 1)
+        self.exchange(name, size, stream, setup.share)
+        return received
+
+    def heads_of(self, name: str, x: Matrix, received: Matrix) -> Matrix:
+        """What has come of all ranks' x."""
+        ranks, share = self.setup.ulysses, x.columns // self.setup.ulysses
+        y = self.registers.new(name, ranks * x.rows, share)
+        self.permute(received, y, (ranks, self.setup.batch, x.rows, share), (1, 0, 2, 3), 1)
         return y
 
     def to_tokens(self, name: str, x: Matrix, y: Matrix) -> None:
@@ -51,7 +63,7 @@ class BlockBuilder(LayerBuilder):
         buffer, batch = self.buffer("all_to_all", size), setup.batch
         sent, received = (self.part_of(buffer, start, x.rows, share) for start in (0, size))
         self.permute(x, sent, (batch, ranks, y.rows, share), (1, 0, 2, 3), 0)
-        self.collective("all_to_all", name, size)
+        self.exchange(name, size)
         self.permute(received, y, (ranks, batch, y.rows, share), (1, 2, 0, 3), 1)
 
     def attention(self, name: str, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
@@ -122,19 +134,47 @@ class BlockBuilder(LayerBuilder):
         """Attention over all rows of q, k and v, side by side in `qkv`."""
         setup = self.setup
         q, k, v = (qkv.part(column=i * self.heads, columns=self.heads) for i in range(3))
-        if setup.patch or setup.layout.displaced > 1:
+        if self.values is not None:
+            self._selected(q)
+            q, k = (self.to_heads(name, x) for name, x in (("q", q), ("k", k)))
+            self.items.append(Wait(stream=VALUES))
+            v = self.heads_of("v", v, self.values)
+            mine = self.registers.new("attention", q.rows, q.columns)
+            self.attend(q, k, v, mine, k.rows)
+            self.to_tokens("output", mine, y)
+        elif setup.patch or setup.layout.displaced > 1:
             self._attend_to_cache(q, k, v, y)
         elif setup.ulysses == 1:
             self.attend(q, k, v, y, self.setup.local)
         elif setup.model.ulysses.attention == "packed":
             self._packed_attention(qkv, y)
         elif setup.model.ulysses.attention == "separate":
+            self._selected(q)
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
             mine = self.registers.new("attention", q.rows, q.columns)
             self.attend(q, k, v, mine, k.rows)
             self.to_tokens("output", mine, y)
         else:
             assert_never(setup.model.ulysses.attention)
+
+    def values_first(self, qkv: Matrix) -> None:
+        """Start to exchange the values, beside what computes queries and keys (CoCoDiff's V-first)."""
+        self.values = self.send_heads("v", qkv.part(column=2 * self.heads, columns=self.heads), VALUES)
+
+    @property
+    def sends_values_first(self) -> bool:
+        """Whether values are exchanged before queries and keys are computed."""
+        setup = self.setup
+        separate = setup.model.ulysses.attention == "separate" and not setup.layout.stale
+        return setup.exchange.v_first and setup.ulysses > 1 and separate
+
+    def _selected(self, x: Matrix) -> None:
+        """Choose the tokens whose values have changed most, and tell all ranks which: 4 B a token."""
+        setup = self.setup
+        if setup.share < 1:
+            self.small("v_change", Normalise(x, x), 3 * x.rows * x.columns)
+            chosen = max(round(setup.share * x.rows), 1)
+            self.collective("all_gather", "chosen tokens", 2 * chosen * setup.ulysses)
 
     def _attend_to_cache(self, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
         """Attention over the keys and values of all tokens, of which these are the fresh ones.
@@ -179,7 +219,7 @@ class BlockBuilder(LayerBuilder):
         buffer = self.buffer("all_to_all", size)
         sent = self.part_of(buffer, 0, ranks * 3 * local, share)
         self.permute(qkv.part(rows=local), sent, (batch, local, 3, ranks, share), (3, 2, 0, 1, 4), 0)
-        self.collective("all_to_all", "qkv", size)
+        self.exchange("qkv", size)
         whole = []
         for i in range(3):
             block = batch * local * share
@@ -208,6 +248,20 @@ class BlockBuilder(LayerBuilder):
         for row, rows in streams:
             for column in range(0, y.columns, width):
                 self.linear(name, x.part(row, rows), y.part(row, rows, column, width))
+
+    def queries_keys_values(self, x: Matrix, qkv: Matrix, streams: Streams) -> None:
+        """The projections of each stream to q, k and v, side by side; values first if they are sent first."""
+        if not self.sends_values_first:
+            self.projections("qkv", x, qkv, streams)
+            return
+        width = self.heads
+        every = [[self.projection(x.columns, width) for _ in range(3)] for _ in streams]
+        for places in ((2,), (0, 1)):
+            for (row, rows), weights in zip(streams, every, strict=True):
+                for i in places:
+                    self.product("v" if i == 2 else "qk", x.part(row, rows), weights[i], qkv.part(row, rows, i * width, width))
+            if places == (2,):
+                self.values_first(qkv)
 
     def reduced(self, name: str, collective: str, x: Matrix, streams: Streams) -> Matrix:
         """Project x of each stream to hidden vectors and, under tensor parallelism, sum the ranks' partial results."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 from sim.program import RankBuilder
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Op, Shift, Transfers, Wait
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Exchange, Op, Shift, Transfers, Wait
 
 COMPUTE = "compute"
 
@@ -34,8 +34,8 @@ class BlockCommands:
         device: dict[str, int] = {}
         host: dict[str, CopyOp] = {}
         for op in ops:
-            if isinstance(op, CollectiveOp):
-                collectives[op.buffer] = op.buffer_bytes
+            if isinstance(op, CollectiveOp | Exchange):
+                collectives[op.buffer] = max(collectives.get(op.buffer, 0), op.buffer_bytes)
             elif isinstance(op, Transfers):
                 for t in (t for t in op.transfers if t.buffer != known):
                     collectives[t.buffer] = max(collectives.get(t.buffer, 0), t.offset + t.bytes)
@@ -59,7 +59,8 @@ class BlockCommands:
             match op:
                 case Compute():
                     used = (*reads, *self._copied) if self._copied else reads
-                    self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
+                    stream = self._fork(op.stream)
+                    self.rank.kernel(stream, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
                     stream = self._fork(op.stream, op.detached)
                     with self._keeping_clear(stream, op.detached, layer):
@@ -72,6 +73,20 @@ class BlockCommands:
                             step=step,
                             layer=layer,
                             group=op.groups[0] if op.groups else None,
+                        )
+                case Exchange():
+                    stream = self._fork(op.stream)
+                    with self.around(stream):
+                        self.rank.collective(
+                            stream,
+                            op.name,
+                            op.kind,
+                            op.bytes,
+                            writes=(op.buffer,),
+                            step=step,
+                            layer=layer,
+                            offset=op.offset,
+                            group=op.groups[0],
                         )
                 case Transfers():
                     stream = self._fork(op.stream, op.detached)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, FaultsError, refuse
@@ -54,7 +54,7 @@ class Compute(Config, frozen=True):
 
     `launches` says how many device kernels it stands for (they count for host issue and pending commands).
     `attention` says that its flops run at the device's efficiency of attention, not of matrix products. `ops` say what
-    it computes, for machines that do; models fill them in.
+    it computes, for machines that do; models fill them in. It runs on the compute stream unless `stream` names another.
     """
 
     name: str
@@ -64,8 +64,10 @@ class Compute(Config, frozen=True):
     launches: int = 1
     attention: bool = False
     ops: tuple[AnyOperation, ...] = ()
+    stream: str | None = None
 
     def __post_init__(self) -> None:
+        refuse(wrong_stream(self.stream))
         if self.seconds is None and not (self.flops or self.bytes):
             raise ValueError("compute needs seconds, or flops or bytes")
         if self.seconds is not None and (self.flops is not None or self.bytes is not None):
@@ -95,7 +97,7 @@ class CollectiveOp(Config, frozen=True):
 
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
-    `stream` names another. `detached`: nothing waits for it at its block's end, as it is used by a later step.
+    `stream` names another. With `levels` an all_to_all goes in phases (`sim.workloads.exchanges`). `detached`: nothing waits for it at its block's end, as it is used by a later step.
     """
 
     kind: CollectiveKind
@@ -104,6 +106,7 @@ class CollectiveOp(Config, frozen=True):
     group: str | tuple[int | tuple[int, ...], ...] | None = None
     stream: str | None = None
     detached: bool = False
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -111,6 +114,8 @@ class CollectiveOp(Config, frozen=True):
     def _wrong(self) -> Iterator[Fault]:
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
+        if self.levels and (self.kind != "all_to_all" or min(self.levels) < 1):
+            yield Fault("levels", f"are {list(self.levels)} of an {self.kind}: expected numbers from 1 on, of an all_to_all")
         if self.detached and self.stream is None:
             yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
         if self.group is None or isinstance(self.group, str):
@@ -206,6 +211,23 @@ class Transfers(NamedTuple):
     communicator: str | None = None
 
 
+class Exchange(NamedTuple):
+    """A phase of an all_to_all, within each of `groups`, from byte `offset` of a buffer of `buffer_bytes`."""
+
+    name: str
+    bytes: int
+    buffer: str
+    offset: int
+    buffer_bytes: int
+    groups: Groups
+    stream: str | None = None
+    kind: Literal["all_to_all"] = "all_to_all"
+
+    def of(self, rank: int) -> Exchange:
+        """What `rank` does."""
+        return self._replace(groups=(next(group for group in self.groups if rank in group),))
+
+
 class Shift(NamedTuple):
     """Every rank sends `bytes` of `buffer`, from byte `source` on, to the next one of its group.
 
@@ -229,7 +251,9 @@ class Shift(NamedTuple):
         return Transfers(self.name, (send, Recv(before, self.bytes, self.buffer, self.target)), self.stream)
 
 
-Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift
+Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift | Exchange
+MEETINGS = CollectiveOp, Transfers, Shift, Exchange
+"""Entries at which ranks meet."""
 
 
 class Item(Config, frozen=True):
@@ -256,7 +280,7 @@ class Item(Config, frozen=True):
 
 def side_streams(block: Sequence[Op]) -> tuple[str, ...]:
     """Streams besides the compute stream that a block issues on, in order of first use."""
-    streams = (op.stream for op in block if not isinstance(op, Compute | Wait))
+    streams = (op.stream for op in block if not isinstance(op, Wait))
     return tuple(dict.fromkeys(stream for stream in streams if stream))
 
 

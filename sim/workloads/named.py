@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
 from sim.workloads.block_setup import Parallelism, Setup, layout_of
+from sim.workloads.exchanges import PLAIN, ExchangeForm
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
-from sim.workloads.patches import displaced
+from sim.workloads.patches import displaced, in_shares
 from sim.workloads.stages import divided
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
 from sim.workloads.workload import Layer, Workload
@@ -49,6 +51,8 @@ class Named(Config, frozen=True):
     weights: Weights = AS_COMPUTED
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
+    exchange: ExchangeForm = PLAIN
+    """How Ulysses exchanges run."""
     patch_text: Literal["first", "each"] = "first"
     """Patches that the text of a joint attention goes with: the first one of a step, or each, as in xDiT."""
 
@@ -85,7 +89,17 @@ class Named(Config, frozen=True):
             text = -(-text // layout.ulysses)
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
-        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross, self.weights)
+        return Setup(
+            model,
+            self.parallelism,
+            world_size,
+            self.batch,
+            self.tokens(model),
+            text,
+            cross,
+            self.weights,
+            exchange=self.exchange,
+        )
 
     def _out_of_range(self) -> Iterator[Fault]:
         for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
@@ -125,6 +139,11 @@ class Named(Config, frozen=True):
         if (passes := self._passes(model)) % layout.cfg:
             says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
             yield _wrong("parallelism", says)
+        exchange = self.exchange
+        if layout.ulysses % math.prod(exchange.levels):
+            yield _wrong("exchange.levels", f"are {list(exchange.levels)}: they do not fill {layout.ulysses} ranks")
+        if exchange.v_major is not None and layout.stale:
+            yield _wrong("exchange.v_major", f"does not go with {layout}, which has stale activations of its own")
         if layout.patches > self.tokens(model):
             yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
@@ -152,6 +171,9 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
+        major = self.exchange.v_major
+        by_step = [major.share(step, self.steps) for step in range(self.steps)] if major else []
+        shares = [1.0, *dict.fromkeys(share for share in by_step if share < 1)] if major else []
         activations = scratch = 0
         for shape in model.blocks:
             made = block(setup, shape)
@@ -159,6 +181,9 @@ class Named(Config, frozen=True):
             if setup.layout.stale:
                 patches = [block(setup._replace(patch=True, with_text=text), shape) for text in (True, False)]
                 layer = layer._replace(others=tuple(patch.layer.block for patch in patches))
+            if shares:
+                partly = [block(setup._replace(share=share), shape) for share in shares[1:]]
+                layer = layer._replace(others=tuple(made.layer.block for made in partly))
             every += [layer] * shape.repeat
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
@@ -174,6 +199,8 @@ class Named(Config, frozen=True):
             phase_layers(self.before, layout, world_size),
             phase_layers(self.after, layout, world_size),
         )
+        if shares:
+            whole = in_shares(whole, setup, [shares.index(share) for share in by_step])
         if layout.displaced > 1:
             whole = displaced(whole, setup)
         return divided(whole, setup, self.patch_text == "each")

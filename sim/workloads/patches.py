@@ -8,7 +8,7 @@ stream of its own; the last one has the scheduler's latents to send, which the f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sim.inputs.units import Bytes
@@ -166,3 +166,14 @@ def displaced(whole: Workload, setup: Setup) -> Workload:
     forms = Forms((warm,) * setup.layout.warmup_steps, late, late)
     cache = kv_cache_bytes(setup, len(whole.layers)) * whole.passes_per_step
     return whole._replace(forms=forms, cache_bytes=cache)
+
+
+def in_shares(whole: Workload, setup: Setup, steps: Sequence[int]) -> Workload:
+    """`whole` with the form of each of its `steps`: by the share of tokens that cross slow links in it (V-major).
+
+    Each rank keeps what it got of queries, keys and values, and its own values, of every layer.
+    """
+    rows, width = setup.rows, setup.model.transformer.hidden // setup.layout.tensor
+    kept = 4 * rows * width * setup.batch * BF16 * len(whole.layers) * whole.passes_per_step
+    each = [(form,) * whole.passes_per_step for form in steps]
+    return whole._replace(forms=Forms(tuple(each), each[-1], each[-1]), cache_bytes=kept)

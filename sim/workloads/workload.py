@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sim.workloads.block_items import CollectiveOp, Op, Shift
+from sim.workloads.block_items import CollectiveOp, Exchange, Op, Shift
 
 
 class Layer(NamedTuple):
@@ -101,7 +101,7 @@ class Workload(NamedTuple):
         """Whether all ranks do the same: `of` then gives what it is asked of."""
         found = {id(block): block for layer in self.all_layers for block in layer.blocks}.values()
         ops = (op for block in (*found, self.closing) for op in block)
-        return not self.ranks and not any(isinstance(op, Shift) or _grouped(op) for op in ops)
+        return not self.ranks and not any(isinstance(op, Shift | Exchange) or _grouped(op) for op in ops)
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
@@ -135,7 +135,7 @@ def _grouped(op: Op) -> bool:
 
 def _of(op: Op, rank: int) -> Op | None:
     """What `rank` does of an entry; None if it takes no part."""
-    if isinstance(op, Shift):
+    if isinstance(op, Shift | Exchange):
         return op.of(rank)
     if not isinstance(op, CollectiveOp) or op.group is None:
         return op
