@@ -87,8 +87,12 @@ def simulate(
         counts = found.simulated_layers, found.repeated_layers
         return found.timeline
 
-    timeline = run(scenario.workload.steps)
-    if settle:
+    steps = scenario.workload.steps
+    timeline = run(steps)
+    forms = scenario.workload.resolve(scenario.world_size).forms
+    if forms is not None and len(forms.first) >= steps > 1:
+        timeline = timeline._replace(period=steps)  # each step is one of its own: figures are means over all of them
+    elif settle:
         timeline = settling.settle(timeline, run)
     timeline = expanded(timeline)
     return Result(scenario, profile, timeline, metrics(timeline, profile, steps=scenario.workload.steps), *counts)
