@@ -101,8 +101,8 @@ class Case(Config, frozen=True):
     - outside: the time of a request outside of its `request_steps` steps;
     - one_gpu: the same factor, by the request of the first run, which is on one GPU.
 
-    Runs on as many GPUs must come in the published order where they are `apart` or more, relative to the smaller figure. `median_error`
-    bounds the median of the relative errors of all figures that were not fitted.
+    Runs on as many GPUs must come in the published order where they are `apart` or more, relative to the smaller
+    figure. `median_error` bounds the median of the relative errors of all measured figures that were not fitted.
     """
 
     name: str
@@ -177,16 +177,18 @@ class Outcome(NamedTuple):
 
     @property
     def median_error(self) -> float:
-        """Of the figures that were not fitted, relative; 0 if there are none."""
-        return median([abs(r.error) for r in self.rows if not r.fitted and r.error is not None] or [0.0])
+        """Of the measured figures that were not fitted, relative; 0 if there are none."""
+        judged = (r for r in self.rows if not r.fitted and r.figure.kind == "M")
+        return median([abs(r.error) for r in judged if r.error is not None] or [0.0])
 
     @property
     def faults(self) -> list[str]:
         """Every stated bound that is broken, in words."""
         said = [f"{self.case.name}: {pair}" for pair in self.disorder]
-        most, found = self.case.median_error, self.median_error
-        if most is not None and found > most:
-            said.append(f"{self.case.name}: the median error is {100 * found:.1f} %, stated are {100 * most:.1f} %")
+        typical = self.case.median_error
+        if typical is not None and self.median_error > typical:
+            found = f"{100 * self.median_error:.1f} %, stated are {100 * typical:.1f} %"
+            said.append(f"{self.case.name}: the median error is {found}")
         for row in self.rows:
             if row.broken and row.figure.bounds:
                 least, most = row.figure.bounds

@@ -239,7 +239,9 @@ def _launch_delay(profile: Profile, item: Compute, rate: float, gpu: int) -> flo
     return profile.streams.launch_delay.value * item.launches * load / profile.capacities[link]
 
 
-def _collective(profile: Profile, op: CollectiveOp | Exchange, gpus: Sequence[int]) -> Iterator[tuple[float, float, float, float]]:
+def _collective(
+    profile: Profile, op: CollectiveOp | Exchange, gpus: Sequence[int]
+) -> Iterator[tuple[float, float, float, float]]:
     """A phase each: (latency, s of its bytes uncontended, and with copies on all ranks, rate of a copy meanwhile)."""
     copies = [profile.copy_flow("h2d", gpu) for gpu in gpus]
     groups = [[gpus[rank] for rank in group] for group in op.groups] or [list(gpus)]

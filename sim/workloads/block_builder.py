@@ -259,7 +259,9 @@ class BlockBuilder(LayerBuilder):
         for places in ((2,), (0, 1)):
             for (row, rows), weights in zip(streams, every, strict=True):
                 for i in places:
-                    self.product("v" if i == 2 else "qk", x.part(row, rows), weights[i], qkv.part(row, rows, i * width, width))
+                    self.product(
+                        "v" if i == 2 else "qk", x.part(row, rows), weights[i], qkv.part(row, rows, i * width, width)
+                    )
             if places == (2,):
                 self.values_first(qkv)
 

@@ -97,7 +97,8 @@ class CollectiveOp(Config, frozen=True):
 
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
-    `stream` names another. With `levels` an all_to_all goes in phases (`sim.workloads.exchanges`). `detached`: nothing waits for it at its block's end, as it is used by a later step.
+    `stream` names another. With `levels` an all_to_all goes in phases (`sim.workloads.exchanges`).
+    `detached`: nothing waits for it at its block's end, as it is used by a later step.
     """
 
     kind: CollectiveKind
@@ -115,7 +116,9 @@ class CollectiveOp(Config, frozen=True):
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
         if self.levels and (self.kind != "all_to_all" or min(self.levels) < 1):
-            yield Fault("levels", f"are {list(self.levels)} of an {self.kind}: expected numbers from 1 on, of an all_to_all")
+            yield Fault(
+                "levels", f"are {list(self.levels)} of an {self.kind}: expected numbers from 1 on, of an all_to_all"
+            )
         if self.detached and self.stream is None:
             yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
         if self.group is None or isinstance(self.group, str):
@@ -191,7 +194,7 @@ class CopyOp(Config, frozen=True):
 class Wait(Config, frozen=True):
     """The compute stream waits for all that was issued on another stream.
 
-    `of_layer`: for what is `detached` on it, and was issued last in a block of this layer; for nothing if there is none.
+    `of_layer`: for what is `detached` on it and was issued last in a block of this layer, if anything was.
     """
 
     stream: str

@@ -116,7 +116,9 @@ def _phases(op: CollectiveOp, groups: Groups, levels: Levels, slow_bytes: int) -
         if source != target:
             yield _reordered(op, levels, level, source, target)
         across = tuple(part for group in groups for part in levels.groups(group, level))
-        yield Exchange(f"{op.name or op.kind} level {level}", sent, op.buffer, target * size, 3 * size, across, op.stream)
+        yield Exchange(
+            f"{op.name or op.kind} level {level}", sent, op.buffer, target * size, 3 * size, across, op.stream
+        )
 
 
 def _reordered(op: CollectiveOp, levels: Levels, level: int, source: int, target: int) -> Compute:
@@ -131,7 +133,9 @@ def _reordered(op: CollectiveOp, levels: Levels, level: int, source: int, target
     block = size // ELEMENT // math.prod(levels.sizes)
     shape = (*(levels.sizes[i] for i in before), block)
     order = (*(before.index(i) for i in after), count)
-    x, y = (Matrix(op.buffer, place * size // ELEMENT, 1, size // ELEMENT, size // ELEMENT) for place in (source, target))
+    x, y = (
+        Matrix(op.buffer, place * size // ELEMENT, 1, size // ELEMENT, size // ELEMENT) for place in (source, target)
+    )
     return Compute(
         name="reorder",
         bytes=Bytes(2 * size),

@@ -13,8 +13,8 @@ from sim.workloads.exchanges import PLAIN, ExchangeForm
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
-from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.patches import displaced, in_shares
+from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.stages import divided
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
 from sim.workloads.workload import Layer, Workload
