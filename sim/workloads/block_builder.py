@@ -13,6 +13,7 @@ from sim.program.ops import (
     Gelu,
     Matrix,
     Normalise,
+    Permute,
     Rotate,
 )
 from sim.workloads.activation_memory import batched
@@ -145,12 +146,14 @@ class BlockBuilder(LayerBuilder):
         elif setup.patch or setup.layout.displaced > 1:
             self._attend_to_cache(q, k, v, y)
         elif setup.ulysses == 1:
+            self._keep_whole(k, v)
             self.attend(q, k, v, y, self.setup.local)
         elif setup.model.ulysses.attention == "packed":
             self._packed_attention(qkv, y)
         elif setup.model.ulysses.attention == "separate":
             self._selected(q)
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+            self._keep_whole(k, v)
             mine = self.registers.new("attention", q.rows, q.columns)
             self.attend(q, k, v, mine, k.rows)
             self.to_tokens("output", mine, y)
@@ -172,7 +175,8 @@ class BlockBuilder(LayerBuilder):
         """Choose the tokens whose values have changed most, and tell all ranks which: 4 B a token."""
         setup = self.setup
         if setup.share < 1:
-            self.small("v_change", Normalise(x, x), 3 * x.rows * x.columns)
+            same = Permute(x, x, (setup.batch, x.rows, x.columns), (0, 1, 2))
+            self.small("v_change", same, 3 * x.rows * x.columns)
             chosen = max(round(setup.share * x.rows), 1)
             self.collective("all_gather", "chosen tokens", 2 * chosen * setup.ulysses)
 
@@ -188,20 +192,14 @@ class BlockBuilder(LayerBuilder):
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
             mine = self.registers.new("attention", q.rows, q.columns)
         width, size = k.columns, 2 * k.rows * k.columns
-        rows = setup.cached_rows
-        whole = Matrix(KV_CACHE, 0, rows, width, width)
-        keys, values = (
-            batched(msgspec.structs.replace(whole, offset=batch * i * rows * width), batch, rows * width)
-            for i in range(2)
-        )
+        rows, (keys, values) = setup.cached_rows, self.cached(width)
         late = layout.displaced > 1 and setup.patch
         if late:
             self.items.append(Wait(stream=DISPLACED, of_layer=True))
         for fresh, kept in ((k, keys), (v, values)):
+            self.keep(fresh, kept)
             if layout.displaced > 1:  # what came is put together with what is fresh, as DistriFusion does
                 self.permute(kept, kept, (batch, rows, width), (0, 1, 2), 0)
-            else:
-                self.permute(fresh, kept.part(rows=fresh.rows), (batch, fresh.rows, width), (0, 1, 2), 0)
         if layout.ring > 1:
             self.collective("all_gather", "kv", layout.ring * size, "ring")
         elif layout.displaced > 1:
@@ -209,6 +207,30 @@ class BlockBuilder(LayerBuilder):
         self.attention("attention", q, keys, values, mine)
         if setup.ulysses > 1:
             self.to_tokens("output", mine, y)
+
+    def _keep_whole(self, k: Matrix, v: Matrix) -> None:
+        """Write the cache in a step of warm-up, where later ones read it."""
+        if self.setup.layout.patches > 1:
+            for fresh, kept in zip((k, v), self.cached(k.columns), strict=True):
+                self.keep(fresh, kept)
+
+    def cached(self, width: int) -> tuple[Matrix, Matrix]:
+        """The keys and values of all tokens, of `width` features."""
+        rows, batch = self.setup.cached_rows, self.setup.batch
+        keys, values = (Matrix(KV_CACHE, batch * i * rows * width, rows, width, width) for i in range(2))
+        return batched(keys, batch, rows * width), batched(values, batch, rows * width)
+
+    def keep(self, fresh: Matrix, kept: Matrix) -> None:
+        """Write keys or values into the cache: tokens from their patch's place on, text behind all tokens.
+
+        The place is that of the first patch of the first layer; `sim.workloads.patches` moves it.
+        """
+        setup, batch = self.setup, self.setup.batch
+        text = 0 if setup.is_cross or setup.ulysses > 1 else setup.words
+        for row, to, rows in ((0, 0, fresh.rows - text), (fresh.rows - text, kept.rows - text, text)):
+            if rows:
+                shape = (batch, rows, fresh.columns)
+                self.permute(fresh.part(row, rows), kept.part(to, rows), shape, (0, 1, 2), 0)
 
     def _packed_attention(self, qkv: Matrix, y: Matrix) -> None:
         """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""

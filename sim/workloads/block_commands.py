@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
@@ -25,8 +26,8 @@ class BlockCommands:
         """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
         self._copied: list[str] = []
         """Buffers that kernels read, as they have been copied into."""
-        self._detached: dict[tuple[str, int], int] = {}
-        """Stream and layer -> the event behind what is detached there, and was issued last."""
+        self._detached: dict[tuple[str, int], deque[int]] = {}
+        """Stream and layer -> the events behind what is detached there, of the last ones."""
 
     def declare(self, ops: Iterable[Op], known: str) -> None:
         """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
@@ -99,8 +100,8 @@ class BlockCommands:
                 case Wait():
                     if not op.of_layer:
                         self._join(op.stream)
-                    elif (event := self._detached.pop((op.stream, layer), None)) is not None:
-                        self.rank.wait(COMPUTE, event)
+                    elif len(events := self._detached.get((op.stream, layer), ())) > op.behind:
+                        self.rank.wait(COMPUTE, events[-1 - op.behind])
                 case Shift():
                     raise TypeError("a shift is of all ranks: Workload.of says what one does")
                 case _:
@@ -148,7 +149,7 @@ class BlockCommands:
                 yield
             return
         yield
-        self._detached[stream, layer] = self.rank.record(stream)
+        self._detached.setdefault((stream, layer), deque(maxlen=2)).append(self.rank.record(stream))
 
     def _join(self, stream: str) -> None:
         if (copied := self._forked.pop(stream, None)) is not None:

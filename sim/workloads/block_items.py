@@ -194,11 +194,13 @@ class CopyOp(Config, frozen=True):
 class Wait(Config, frozen=True):
     """The compute stream waits for all that was issued on another stream.
 
-    `of_layer`: for what is `detached` on it and was issued last in a block of this layer, if anything was.
+    `of_layer`: for what is `detached` on it and was issued last in a block of this layer, if anything was; or so many
+    `behind` the last.
     """
 
     stream: str
     of_layer: bool = False
+    behind: int = 0
 
 
 class Transfers(NamedTuple):

@@ -78,8 +78,6 @@ class LayerBuilder:
                 return item
             if not self.setup.weights.computable and any(isinstance(op, Linear) for op in item.ops):
                 return replace(item, ops=())  # what they read is not stored as matrices of bf16
-            if self.setup.patch or self.setup.layout.displaced > 1 or self.setup.share < 1:
-                return replace(item, ops=())  # where the patch lies in the cache is not the same in all passes
             return replace(item, ops=tuple(map(self.registers.place, item.ops)))
 
         return Block(Layer(self.weight_bytes, tuple(map(placed, self.items))), elements, self.scratch)
