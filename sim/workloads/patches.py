@@ -90,7 +90,7 @@ class StageOfPatches(NamedTuple):
     def _warm_up(self) -> list[_Pass]:
         """The passes of a step that is not pipelined; the first stage then waits for the latents."""
         hidden, latents = hidden_bytes(self.setup), latent_bytes(self.setup)
-        found = []
+        found: list[_Pass] = []
         for number in range(self.passes):
             ends = number == self.passes - 1
             found.append(
@@ -108,7 +108,7 @@ class StageOfPatches(NamedTuple):
 
     def _step(self, last: bool) -> list[_Pass]:
         """The passes of a step in patches; of the `last` one nothing is sent to the first stage."""
-        found = []
+        found: list[_Pass] = []
         for patch in range(self.setup.layout.patches):
             with_text = patch == 0 or self.text_each
             setup = self.setup._replace(patch=True, with_text=with_text)
