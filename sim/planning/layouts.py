@@ -83,10 +83,19 @@ def with_gpus(scenario: Scenario, count: int) -> Scenario:
 
 
 def divisions(count: int) -> Iterator[Parallelism]:
-    """Ways to divide a model among `count` GPUs: by one dimension, by CFG passes, or by tensor in pairs."""
+    """Ways to divide a model among `count` GPUs: by one dimension, by CFG passes, or by another dimension in pairs.
+
+    Pipelines are of patches, as many as stages, which is what PipeFusion's authors recommend.
+    """
     yield "ulysses"
     yield "tensor"
+    yield layouts.Layout(ring=count)
+    yield layouts.Layout(pipeline=count, patches=count)
     if count % 2 == 0:
-        yield layouts.Layout(cfg=2, ulysses=count // 2)
+        half = count // 2
+        yield layouts.Layout(cfg=2, ulysses=half)
         if count > 2:
-            yield layouts.Layout(tensor=2, ulysses=count // 2)
+            yield layouts.Layout(tensor=2, ulysses=half)
+            yield layouts.Layout(ulysses=2, ring=half)
+            yield layouts.Layout(ulysses=2, pipeline=half, patches=half)
+            yield layouts.Layout(cfg=2, pipeline=half, patches=half)
