@@ -16,8 +16,8 @@ from sim.hardware import Profile, collectives
 from sim.inputs.config import InputError
 from sim.inputs.units import show_seconds
 from sim.scenario import Scenario
-from sim.workloads.block_builder import VALUES
 from sim.workloads.block_items import CollectiveOp, Compute, Exchange, Wait
+from sim.workloads.exchange_builder import VALUES
 from sim.workloads.named import Named
 
 MAX_BATCH = 64
