@@ -127,7 +127,7 @@ def test_threads_that_keep_step_slow_each_other_more() -> None:
 @pytest.mark.slow
 def test_only_the_column_without_offload_is_fitted(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
-        assert {row.run for row in outcome.rows if row.fitted} <= {"no offload"}
+        assert {row.run for row in outcome.rows if row.fitted} <= {"no offload", "1 GPU"}
         assert all(abs(row.error or 0) < 0.002 for row in outcome.rows if row.fitted)
 
 

@@ -18,6 +18,7 @@ from sim.inputs.units import show_seconds
 from sim.scenario import Scenario
 from sim.workloads.block_items import CollectiveOp, Compute, Exchange, Wait
 from sim.workloads.exchange_builder import VALUES
+from sim.workloads.exchanges import PLAIN
 from sim.workloads.named import Named
 
 MAX_BATCH = 64
@@ -43,7 +44,7 @@ def values_first(scenario: Scenario, profile: Profile, batch: int | None = None)
     workload = scenario.workload
     if not isinstance(workload, Named):
         return None
-    exchange = msgspec.structs.replace(workload.exchange, v_first=True, v_major=None)
+    exchange = msgspec.structs.replace(workload.exchange or PLAIN, v_first=True, v_major=None)
     changed = msgspec.structs.replace(workload, exchange=exchange, batch=batch or workload.batch)
     try:
         layers = changed.resolve(scenario.world_size).of(0).layers
@@ -76,7 +77,7 @@ def sentences(scenario: Scenario, profile: Profile) -> Iterator[str]:
         return
     sides = f"The exchange of a block's values takes {show_seconds(now.transfer_s)}, the work on its queries and keys "
     sides += show_seconds(now.work_s)
-    used = "is" if workload.exchange.v_first else "would be"
+    used = "is" if workload.exchange is not None and workload.exchange.v_first else "would be"
     if not now.hides:
         yield f"{sides}: sent first, {100 * now.work_s / now.transfer_s:.0f} % of it {used} hidden (by first order)."
         return

@@ -127,7 +127,7 @@ def communication_streams(workload: Workload) -> tuple[str, ...]:
     """Streams that chunks keep clear of: the compute stream, and others with collectives or sends."""
     blocks = (*(block for layer in workload.all_layers for block in layer.blocks), workload.closing)
     meetings = (op for block in blocks for op in block if isinstance(op, MEETINGS))
-    attached = (op.stream or COMPUTE for op in meetings if not getattr(op, "detached", False))
+    attached = (op.stream or COMPUTE for op in meetings if getattr(op, "detached", False) is not True)
     return tuple(dict.fromkeys((COMPUTE, *attached)))
 
 

@@ -63,8 +63,8 @@ class BlockCommands:
                     stream = self._fork(op.stream)
                     self.rank.kernel(stream, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
-                    stream = self._fork(op.stream, op.detached)
-                    with self._keeping_clear(stream, op.detached, layer):
+                    stream, detached = self._fork(op.stream, op.detached is True), op.detached is True
+                    with self._keeping_clear(stream, detached, layer):
                         self.rank.collective(
                             stream,
                             op.name or op.kind,

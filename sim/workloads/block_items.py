@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, TypedDict
 
+import msgspec
+
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bytes, Flops, Seconds
@@ -106,7 +108,7 @@ class CollectiveOp(Config, frozen=True):
     name: str = ""
     group: str | tuple[int | tuple[int, ...], ...] | None = None
     stream: str | None = None
-    detached: bool = False
+    detached: bool | msgspec.UnsetType = msgspec.UNSET
     levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class CollectiveOp(Config, frozen=True):
             yield Fault(
                 "levels", f"are {list(self.levels)} of an {self.kind}: expected numbers from 1 on, of an all_to_all"
             )
-        if self.detached and self.stream is None:
+        if self.detached is True and self.stream is None:
             yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
         if self.group is None or isinstance(self.group, str):
             return

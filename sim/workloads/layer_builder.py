@@ -198,6 +198,6 @@ class LayerBuilder:
             name=name,
             group=self.setup.groups(among),
             stream=detached,
-            detached=detached is not None,
+            detached=msgspec.UNSET if detached is None else True,
         )
         self.items.append(op)

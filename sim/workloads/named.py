@@ -51,10 +51,10 @@ class Named(Config, frozen=True):
     weights: Weights = AS_COMPUTED
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
-    exchange: ExchangeForm = PLAIN
-    """How Ulysses exchanges run."""
-    patch_text: Literal["first", "each"] = "first"
-    """Patches that the text of a joint attention goes with: the first one of a step, or each, as in xDiT."""
+    exchange: ExchangeForm | None = None
+    """How Ulysses exchanges run; flat unless given."""
+    patch_text: Literal["first", "each"] | None = None
+    """Patches that the text of a joint attention goes with: the first one of a step (None), or each, as in xDiT."""
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -98,7 +98,7 @@ class Named(Config, frozen=True):
             text,
             cross,
             self.weights,
-            exchange=self.exchange,
+            exchange=self.exchange or PLAIN,
         )
 
     def _out_of_range(self) -> Iterator[Fault]:
@@ -139,7 +139,7 @@ class Named(Config, frozen=True):
         if (passes := self._passes(model)) % layout.cfg:
             says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
             yield _wrong("parallelism", says)
-        exchange = self.exchange
+        exchange = self.exchange or PLAIN
         if layout.ulysses % math.prod(exchange.levels):
             yield _wrong("exchange.levels", f"are {list(exchange.levels)}: they do not fill {layout.ulysses} ranks")
         if exchange.v_major is not None and layout.stale:
@@ -171,7 +171,7 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
-        major = self.exchange.v_major
+        major = None if self.exchange is None else self.exchange.v_major
         by_step = [major.share(step, self.steps) for step in range(self.steps)] if major else []
         shares = [1.0, *dict.fromkeys(share for share in by_step if share < 1)] if major else []
         activations = scratch = 0
