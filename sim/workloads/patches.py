@@ -148,19 +148,24 @@ class StageOfPatches(NamedTuple):
 
     def _copied(self, made: _Pass) -> Iterator[Op]:
         """Copy hidden vectors to where they are sent from, once the send before the last one has left that place."""
-        yield Wait(stream=SENDS, of_layer=True, behind=1)
+        # with an odd number of passes the last one of a step and the first one of the next have the same place
+        yield Wait(stream=SENDS, of_layer=True, behind=1 - self.setup.layout.patches * self.passes % 2)
         elements = made.sends // BF16
         x, y = (
             Matrix(ACTIVATIONS, 0, 1, elements, elements),
-            Matrix(OUTPUT, made.turn * elements, 1, elements, elements),
+            Matrix(OUTPUT, self._place(made) // BF16, 1, elements, elements),
         )
         copied = Permute(x, y, (1, elements), (0, 1))
         yield Compute(name=OUTPUT, bytes=Bytes(2 * made.sends), ops=(copied,))
 
+    def _place(self, made: _Pass) -> int:
+        """Byte at which a pass puts what it sends: places have room for a patch with the text."""
+        return made.turn * hidden_bytes(self.setup._replace(patch=True))
+
     def _send(self, made: _Pass, asynchronous: bool) -> Transfers:
         target = self.group[(self.stage + 1) % len(self.group)]
         name = LATENTS if self._is_last else OUTPUT
-        buffer, offset = name, made.turn * made.sends
+        buffer, offset = name, self._place(made)
         if not asynchronous:
             buffer, offset = LATENTS if self._is_last else ACTIVATIONS, 0
         elif self._is_last:
