@@ -85,7 +85,8 @@ def _collector_paused() -> Iterator[None]:
 
 def engine_collectives(workload: Workload) -> dict[str, int]:
     """Names of the collectives by copy engines of a workload's steps -> B of their pieces."""
-    blocks = dict.fromkeys(layer.block for own in workload.ranks or (workload,) for layer in own.layers)
+    layers = (layer for own in workload.ranks or (workload,) for layer in own.layers)
+    blocks = dict.fromkeys(block for layer in layers for block in layer.blocks)
     ops = (op for block in blocks for op in block)
     return {meeting_name(op): op.piece_bytes for op in ops if isinstance(op, EngineCollective)}
 
@@ -116,8 +117,10 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
         longest = run_of(steps)
         return longest.timeline
 
-    timeline = first.timeline
-    if settle:
+    timeline, forms, steps = first.timeline, decided.forms, scenario.workload.steps
+    if forms is not None and len(forms.first) >= steps > 1:
+        timeline = timeline._replace(period=steps)  # each step is one of its own: figures are means over all of them
+    elif settle:
         timeline = settling.settle(timeline, first.commands, run)
     if len(timeline.steps[0]) > len(first.timeline.steps[0]):
         found = longest

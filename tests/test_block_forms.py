@@ -89,6 +89,8 @@ def test_the_group_of_all_ranks_is_no_group() -> None:
 
 @given(st.lists(st.integers(1, 3), min_size=len(DIMENSIONS), max_size=len(DIMENSIONS)))
 def test_groups_of_a_layout_are_partitions_along_their_dimension(sizes: list[int]) -> None:
+    if sizes[DIMENSIONS.index("displaced")] > 1:  # which neither a ring nor a pipeline goes with
+        sizes = [1 if name in ("ring", "pipeline") else size for name, size in zip(DIMENSIONS, sizes, strict=True)]
     layout = Layout(**dict(zip(DIMENSIONS, sizes, strict=True)))
     world = 1
     for name, size in zip(DIMENSIONS, sizes, strict=True):

@@ -85,7 +85,9 @@ def test_a_plain_name_is_a_session_and_says_which(plain: str, session: str) -> N
 
 
 MEMORY = {
+    "NVIDIA A100": 81_920,
     "NVIDIA L40": 46_068,
+    "NVIDIA T4": 15_360,
     "NVIDIA H200": 143_771,
     "NVIDIA H100": 81_559,
     "NVIDIA H20": 97_871,

@@ -19,7 +19,7 @@ from sim.analysis.fit_step import fit_step
 from sim.hardware import Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import contradictions
-from sim.program import CollectiveKind
+from sim.program import CollectiveKind, Kernel, PointToPoint
 from sim.run import simulate
 from sim.scenario import Scenario
 
@@ -128,6 +128,26 @@ def test_an_exchange_collapses_with_the_number_of_ranks_and_a_ring_does_not() ->
     for kind in ("all_reduce", "all_gather", "send_recv"):
         rings = [rate(profile, kind, ranks) for ranks in range(2, 9)]  # type: ignore[arg-type]
         assert min(rings) > 13.9e9 and max(rings) < 1.05 * min(rings)
+
+
+def test_a_ring_hides_its_sends_behind_attention() -> None:
+    """They are posted before it: of xDiT's rings at 2048 x 2048 on two GPUs nothing is left to wait for."""
+    workload = {
+        "model": "flux.1-dev",
+        "height": 2048,
+        "width": 2048,
+        "steps": 2,
+        "layers": 2,
+        "parallelism": {"ring": 2},
+    }
+    plain = {"hardware": HOST, "world_size": 2, "workload": workload, "policy": {"kind": "resident"}}
+    timeline = simulate(Scenario.from_plain(plain)).timeline
+    sends = [s for s, c in timeline.commands(0, PointToPoint) if c.step == 1]
+    attention = [s for s, c in timeline.commands(0, Kernel) if c.step == 1 and c.name == "attention"]
+    assert len(sends) == 2
+    for send in sends:
+        (beside,) = [s for s in attention if s.start < send.end and send.start < s.end]
+        assert beside.start - 1e-5 < send.start < beside.start + 1e-4 and send.end < beside.end
 
 
 def test_the_profile_does_not_contradict_itself() -> None:

@@ -259,6 +259,14 @@ def test_layouts_of_a_model_are_compared() -> None:
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
 
 
+def test_the_best_layout_of_pixart_on_l40_is_the_published_one() -> None:
+    """xDiT's figures have guidance over two groups of GPUs, each a pipeline of patches, ahead of all others."""
+    model = {"model": "pixart-xl-2", "height": 2048, "width": 2048, "layers": 4, "steps": 2}
+    found = sim.plan(scenario_of(model, {"kind": "resident"}, 4, "l40x8-pcie"), parallelism="auto")
+    assert found.best is not None
+    assert getattr(found.best.scenario.workload, "parallelism", None) == Layout(cfg=2, pipeline=2, patches=2)
+
+
 @pytest.mark.parametrize(
     "workload",
     [

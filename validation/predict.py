@@ -92,7 +92,7 @@ def kernel_times(baselines: Sequence[MeasuredCase], profile: Profile) -> KernelT
 
 
 def _idle(case: MeasuredCase, event: float) -> float:
-    """How long the compute stream of a step ran no kernel and no collective, as it sent, received or waited for that, s.
+    """How long the compute stream of a step ran no kernel and no collective: it sent, received or waited for that, s.
 
     Only for programs with sends and receives: without them a resident step has a kernel or a collective at any time.
     """

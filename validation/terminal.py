@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sim.report.terminal import say, show, table
 from validation import comparison_tables
-from validation.published import HEADERS, Outcome, cells, verdicts
+from validation.published import Outcome
+from validation.published_tables import HEADERS, cells, verdicts
 from validation.run import Validation
 
 

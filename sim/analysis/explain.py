@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from sim import policies
+from sim.analysis import values_first
 from sim.analysis.binding import MIN_SHARE, Facts, facts_of, listed, verdict
 from sim.hardware import Profile
 from sim.inputs import units
@@ -143,6 +144,7 @@ def _what_binds(run: _Run, facts: Facts) -> Iterator[str]:
     if parts:
         yield f"Its critical path is {listed(parts)}."
     yield from verdict(facts)
+    yield from values_first.sentences(run.job.scenario, run.job.profile)
     delta = dict(fall.parts)
     slowed = [(c, delta.get(c, 0.0)) for c in ("copy_contention", "collective_contention")]
     if facts.offloads and sum(max(s, 0.0) for _, s in slowed) >= MIN_SHARE * step > 0:

@@ -24,7 +24,7 @@ from sim.contention import copy_rate, launch_delay, phases
 from sim.hardware import Profile
 from sim.policies import copied_bytes
 from sim.program import Kernel
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp
+from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Exchange
 from sim.workloads.named import Named
 from sim.workloads.workload import Layer, Workload
 
@@ -171,7 +171,7 @@ def layer_time(
             if item.memory == "pageable":
                 seconds = profile.pageable_seconds(item.kind, int(item.bytes))
             walk.through(seconds, seconds, free)
-        elif isinstance(item, CollectiveOp):
+        elif isinstance(item, CollectiveOp | Exchange):
             for latency, data, contended, copying in phases(profile, item.kind, int(item.bytes), item.groups, gpus):
                 walk.through(latency, latency, free)
                 walk.through(data, contended, copying)

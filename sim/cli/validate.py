@@ -83,7 +83,7 @@ def validate(
 def _validate_published(markdown: bool, workers: int | None) -> None:
     from sim.report.terminal import progress
     from sim.sweeps.worker_pool import Workers
-    from validation import published
+    from validation import published, published_tables
     from validation.terminal import print_published
 
     cases = [case for name in published.shipped() for case in published.load_suite(name).cases]
@@ -93,7 +93,7 @@ def _validate_published(markdown: bool, workers: int | None) -> None:
             outcomes.append(outcome)
             advance(len(outcomes))
     if markdown:
-        click.echo(published.markdown(outcomes))
+        click.echo(published_tables.markdown(outcomes))
     else:
         print_published(outcomes)
     if broken := sum(len(outcome.faults) for outcome in outcomes):

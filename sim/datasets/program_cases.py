@@ -125,7 +125,7 @@ def copies(
     def body(rank: Rank, step: int) -> None:
         rank.on(stream)
         for i in range(count):
-            # two places in turn are enough on one side; what is read is another part each time, of more than caches hold
+            # two places in turn are enough on one side; what is read is another part each time
             buffer = rank.device(f"{stream} {kind} {i % 2}", size)
             places = max(LARGE // size, 1)
             at = rank.staged % places * size

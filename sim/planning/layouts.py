@@ -60,7 +60,9 @@ def layouts_of(
 def by_copy_engines(scenario: Scenario) -> Scenario | None:
     """The scenario with all collectives by copy engines; None where it says what runs them, or has none."""
     workload = scenario.workload
-    if isinstance(workload, Recorded) or workload.collectives or not scenario.workload.resolve(scenario.world_size).collective_names:
+    if isinstance(workload, Recorded) or workload.collectives:
+        return None
+    if not workload.resolve(scenario.world_size).collective_names:
         return None
     changed = msgspec.structs.replace(workload, collectives={"algorithm": "copy_engine"})
     return msgspec.structs.replace(scenario, workload=changed)
@@ -107,10 +109,19 @@ def with_gpus(scenario: Scenario, count: int) -> Scenario:
 
 
 def divisions(count: int) -> Iterator[Parallelism]:
-    """Ways to divide a model among `count` GPUs: by one dimension, by CFG passes, or by tensor in pairs."""
+    """Ways to divide a model among `count` GPUs: by one dimension, by CFG passes, or by another dimension in pairs.
+
+    Pipelines are of patches, as many as stages, which is what PipeFusion's authors recommend.
+    """
     yield "ulysses"
     yield "tensor"
+    yield layouts.Layout(ring=count)
+    yield layouts.Layout(pipeline=count, patches=count)
     if count % 2 == 0:
-        yield layouts.Layout(cfg=2, ulysses=count // 2)
+        half = count // 2
+        yield layouts.Layout(cfg=2, ulysses=half)
         if count > 2:
-            yield layouts.Layout(tensor=2, ulysses=count // 2)
+            yield layouts.Layout(tensor=2, ulysses=half)
+            yield layouts.Layout(ulysses=2, ring=half)
+            yield layouts.Layout(ulysses=2, pipeline=half, patches=half)
+            yield layouts.Layout(cfg=2, pipeline=half, patches=half)

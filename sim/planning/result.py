@@ -117,9 +117,8 @@ class Plan(NamedTuple):
         kind = getattr(point.scenario.workload, "parallelism", None)
         if kind != getattr(self.scenario.workload, "parallelism", None):
             words.append(str(kind))
-        by_copies = BY_COPIES
-        if getattr(point.scenario.workload, "collectives", None) == getattr(self.scenario.workload, "collectives", None):
-            by_copies = ""
+        own, there = (getattr(s.workload, "collectives", None) for s in (self.scenario, point.scenario))
+        by_copies = "" if own == there else BY_COPIES
         return (f" on {', '.join(words)}" if words else "") + by_copies
 
     def __repr__(self) -> str:

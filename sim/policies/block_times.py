@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 from sim.policies.host_rates import CollectiveRates, HostRates
 from sim.policies.yielding import Yielding
-from sim.workloads.block_items import MEETINGS, CollectiveOp, Compute, CopyOp, Meeting, Op, Shift, Wait, meeting_name
+from sim.workloads.block_items import (
+    MEETINGS,
+    CollectiveOp,
+    Compute,
+    CopyOp,
+    Exchange,
+    Meeting,
+    Op,
+    Shift,
+    Wait,
+    meeting_name,
+)
 from sim.workloads.engine_collectives import EngineCollective, EnginePart
 from sim.workloads.workload import Layer, Workload
 
@@ -25,7 +36,7 @@ class BlockTimes:
             op = op.whole
         if isinstance(op, EngineCollective):
             return self.collectives.get((op.kind, op.bytes, len(op.groups[0]), op.piece_bytes))
-        if isinstance(op, CollectiveOp):
+        if isinstance(op, CollectiveOp | Exchange):
             ranks = len(op.groups[0]) if op.groups else self.world_size
             return self.collectives.get((op.kind, int(op.bytes), ranks, 0))
         if isinstance(op, Shift):

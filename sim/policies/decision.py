@@ -19,7 +19,7 @@ from sim.policies.host_rates import HostRates
 from sim.policies.predicted import predicted_step
 from sim.policies.yielding import TO_ALL, TO_NONE, Yielding
 from sim.workloads.algorithms import Algorithms
-from sim.workloads.block_items import CollectiveOp, meeting_name
+from sim.workloads.block_items import CollectiveOp, Exchange, meeting_name
 from sim.workloads.workload import Workload
 
 PARTS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -64,7 +64,7 @@ def by_nccl(workload: Workload) -> tuple[str, ...]:
     """Names of the collectives that run by NCCL, for which copy engines may be chosen."""
     blocks = dict.fromkeys(layer.block for own in workload.ranks or (workload,) for layer in own.layers)
     ops = (op for block in blocks for op in block)
-    return tuple(dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, CollectiveOp)))
+    return tuple(dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, CollectiveOp | Exchange)))
 
 
 def lowered(workload: Workload, names: Iterable[str], piece_bytes: int, world_size: int) -> Workload:

@@ -191,7 +191,7 @@ def communication_streams(workload: Workload, policy: Yielding) -> tuple[str, ..
     meetings = (op for block in (*found, workload.closing) for op in block if isinstance(op, MEETINGS))
     streams = [COMPUTE] if policy.yield_to == TO_ALL else []
     for op in meetings:
-        if getattr(op, "detached", False):  # it may wait for its peers for long
+        if getattr(op, "detached", False) is True:  # it may wait for its peers for long
             continue
         stream = stream_of(op) or COMPUTE
         if policy.yields_to(op):

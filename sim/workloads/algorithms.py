@@ -67,7 +67,7 @@ class Algorithms:
 
     def lowered(self, op: Op, world_size: int) -> Op:
         """A block's entry, or what it becomes where copy engines run it."""
-        if not isinstance(op, CollectiveOp) or op.detached:  # nothing waits for it within its layer: NCCL's
+        if not isinstance(op, CollectiveOp) or op.detached is True:  # nothing waits for it within its layer: NCCL's
             return op
         chosen = self.of(op)
         groups = tuple(group for group in op.groups if len(group) > 1)  # a rank alone takes no part

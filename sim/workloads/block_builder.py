@@ -17,7 +17,8 @@ from sim.program.ops import (
 )
 from sim.workloads.activation_memory import batched
 from sim.workloads.block_items import Shift, Wait
-from sim.workloads.layer_builder import BF16, LayerBuilder
+from sim.workloads.exchange_builder import VALUES, ExchangeBuilder
+from sim.workloads.layer_builder import BF16
 
 RING = "ring"
 """The stream on which keys and values go round, as NCCL's own one does in torch."""
@@ -27,32 +28,8 @@ KV_CACHE = "kv_cache"
 """The buffer of the keys and values of all tokens."""
 
 
-class BlockBuilder(LayerBuilder):
+class BlockBuilder(ExchangeBuilder):
     """The parts that blocks of models are made of."""
-
-    def to_heads(self, name: str, x: Matrix) -> Matrix:
-        """Exchange a rank's tokens for its heads: [rows, heads] to [ranks * rows, heads / ranks]."""
-        setup = self.setup
-        if setup.ulysses == 1:
-            return x
-        ranks, size, share = setup.ulysses, x.rows * x.columns, x.columns // setup.ulysses
-        buffer, batch = self.buffer("all_to_all", size), setup.batch
-        y = self.registers.new(name, ranks * x.rows, share)
-        sent, received = (self.part_of(buffer, start, y.rows, share) for start in (0, size))
-        self.permute(x, sent, (batch, x.rows, ranks, share), (2, 0, 1, 3), 0)
-        self.collective("all_to_all", name, size)
-        self.permute(received, y, (ranks, batch, x.rows, share), (1, 0, 2, 3), 1)
-        return y
-
-    def to_tokens(self, name: str, x: Matrix, y: Matrix) -> None:
-        """Exchange a rank's heads for its tokens: x [ranks * rows, heads / ranks] to y [rows, heads]."""
-        setup = self.setup
-        ranks, size, share = setup.ulysses, x.rows * x.columns, x.columns
-        buffer, batch = self.buffer("all_to_all", size), setup.batch
-        sent, received = (self.part_of(buffer, start, x.rows, share) for start in (0, size))
-        self.permute(x, sent, (batch, ranks, y.rows, share), (1, 0, 2, 3), 0)
-        self.collective("all_to_all", name, size)
-        self.permute(received, y, (ranks, batch, y.rows, share), (1, 2, 0, 3), 1)
 
     def attention(self, name: str, q: Matrix, k: Matrix, v: Matrix, y: Matrix) -> None:
         """Attention of every query over all keys; its output passes through memory of the kernel's own."""
@@ -122,14 +99,25 @@ class BlockBuilder(LayerBuilder):
         """Attention over all rows of q, k and v, side by side in `qkv`."""
         setup = self.setup
         q, k, v = (qkv.part(column=i * self.heads, columns=self.heads) for i in range(3))
-        if setup.patch or setup.layout.displaced > 1:
+        if self.values is not None:
+            self.selected(q)
+            q, k = (self.to_heads(name, x) for name, x in (("q", q), ("k", k)))
+            self.items.append(Wait(stream=VALUES))
+            v = self.heads_of("v", v, self.values)
+            mine = self.registers.new("attention", q.rows, q.columns)
+            self.attend(q, k, v, mine, k.rows)
+            self.to_tokens("output", mine, y)
+        elif setup.patch or setup.layout.displaced > 1:
             self._attend_to_cache(q, k, v, y)
         elif setup.ulysses == 1:
+            self._keep_whole(k, v)
             self.attend(q, k, v, y, self.setup.local)
         elif setup.model.ulysses.attention == "packed":
             self._packed_attention(qkv, y)
         elif setup.model.ulysses.attention == "separate":
+            self.selected(q)
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
+            self._keep_whole(k, v)
             mine = self.registers.new("attention", q.rows, q.columns)
             self.attend(q, k, v, mine, k.rows)
             self.to_tokens("output", mine, y)
@@ -148,17 +136,14 @@ class BlockBuilder(LayerBuilder):
             q, k, v = (self.to_heads(name, x) for name, x in (("q", q), ("k", k), ("v", v)))
             mine = self.registers.new("attention", q.rows, q.columns)
         width, size = k.columns, 2 * k.rows * k.columns
-        rows = setup.cached_rows
-        whole = Matrix(KV_CACHE, 0, rows, width, width)
-        keys, values = (
-            batched(msgspec.structs.replace(whole, offset=batch * i * rows * width), batch, rows * width)
-            for i in range(2)
-        )
+        rows, (keys, values) = setup.cached_rows, self.cached(width)
         late = layout.displaced > 1 and setup.patch
         if late:
             self.items.append(Wait(stream=DISPLACED, of_layer=True))
         for fresh, kept in ((k, keys), (v, values)):
-            self.permute(fresh, kept.part(rows=fresh.rows), (batch, fresh.rows, width), (0, 1, 2), 0)
+            self.keep(fresh, kept)
+            if layout.displaced > 1:  # what came is put together with what is fresh, as DistriFusion does
+                self.permute(kept, kept, (batch, rows, width), (0, 1, 2), 0)
         if layout.ring > 1:
             self.collective("all_gather", "kv", layout.ring * size, "ring")
         elif layout.displaced > 1:
@@ -166,6 +151,30 @@ class BlockBuilder(LayerBuilder):
         self.attention("attention", q, keys, values, mine)
         if setup.ulysses > 1:
             self.to_tokens("output", mine, y)
+
+    def _keep_whole(self, k: Matrix, v: Matrix) -> None:
+        """Write the cache in a step of warm-up, where later ones read it."""
+        if self.setup.layout.patches > 1:
+            for fresh, kept in zip((k, v), self.cached(k.columns), strict=True):
+                self.keep(fresh, kept)
+
+    def cached(self, width: int) -> tuple[Matrix, Matrix]:
+        """The keys and values of all tokens, of `width` features."""
+        rows, batch = self.setup.cached_rows, self.setup.batch
+        keys, values = (Matrix(KV_CACHE, batch * i * rows * width, rows, width, width) for i in range(2))
+        return batched(keys, batch, rows * width), batched(values, batch, rows * width)
+
+    def keep(self, fresh: Matrix, kept: Matrix) -> None:
+        """Write keys or values into the cache: tokens from their patch's place on, text behind all tokens.
+
+        The place is that of the first patch of the first layer; `sim.workloads.patches` moves it.
+        """
+        setup, batch = self.setup, self.setup.batch
+        text = 0 if setup.is_cross or setup.ulysses > 1 else setup.words
+        for row, to, rows in ((0, 0, fresh.rows - text), (fresh.rows - text, kept.rows - text, text)):
+            if rows:
+                shape = (batch, rows, fresh.columns)
+                self.permute(fresh.part(row, rows), kept.part(to, rows), shape, (0, 1, 2), 0)
 
     def _packed_attention(self, qkv: Matrix, y: Matrix) -> None:
         """q, k and v of the image in one exchange; the text, whole on every rank, is cut by heads and gathered."""
@@ -176,7 +185,7 @@ class BlockBuilder(LayerBuilder):
         buffer = self.buffer("all_to_all", size)
         sent = self.part_of(buffer, 0, ranks * 3 * local, share)
         self.permute(qkv.part(rows=local), sent, (batch, local, 3, ranks, share), (3, 2, 0, 1, 4), 0)
-        self.collective("all_to_all", "qkv", size)
+        self.exchange("qkv", size)
         whole = []
         for i in range(3):
             block = batch * local * share
@@ -205,6 +214,22 @@ class BlockBuilder(LayerBuilder):
         for row, rows in streams:
             for column in range(0, y.columns, width):
                 self.linear(name, x.part(row, rows), y.part(row, rows, column, width))
+
+    def queries_keys_values(self, x: Matrix, qkv: Matrix, streams: Streams) -> None:
+        """The projections of each stream to q, k and v, side by side; values first if they are sent first."""
+        if not self.sends_values_first:
+            self.projections("qkv", x, qkv, streams)
+            return
+        width = self.heads
+        every = [[self.projection(x.columns, width) for _ in range(3)] for _ in streams]
+        for places in ((2,), (0, 1)):
+            for (row, rows), weights in zip(streams, every, strict=True):
+                for i in places:
+                    self.product(
+                        "v" if i == 2 else "qk", x.part(row, rows), weights[i], qkv.part(row, rows, i * width, width)
+                    )
+            if places == (2,):
+                self.values_first(qkv)
 
     def reduced(self, name: str, collective: str, x: Matrix, streams: Streams) -> Matrix:
         """Project x of each stream to hidden vectors and, under tensor parallelism, sum the ranks' partial results."""

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
 from sim.program import RankBuilder
-from sim.workloads.block_items import CollectiveOp, Compute, CopyOp, Meeting, Op, Shift, Transfers, Wait, meeting_name
+from sim.workloads.block_items import (
+    CollectiveOp,
+    Compute,
+    CopyOp,
+    Exchange,
+    Meeting,
+    Op,
+    Shift,
+    Transfers,
+    Wait,
+    meeting_name,
+)
 from sim.workloads.copy_engine import AroundPiece, CopyEngine
 from sim.workloads.engine_collectives import EngineCollective, EnginePart
 
@@ -31,8 +43,8 @@ class BlockCommands:
         """Stream that the compute stream has not waited for -> buffers that have been copied on it."""
         self._copied: list[str] = []
         """Buffers that kernels read, as they have been copied into."""
-        self._detached: dict[tuple[str, int], int] = {}
-        """Stream and layer -> the event behind what is detached there, and was issued last."""
+        self._detached: dict[tuple[str, int], deque[int]] = {}
+        """Stream and layer -> the events behind what is detached there, of the last ones."""
 
     def declare(self, ops: Iterable[Op], known: str) -> None:
         """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
@@ -41,10 +53,10 @@ class BlockCommands:
         host: dict[str, CopyOp] = {}
         engines: list[tuple[EnginePart, str]] = []
         for op in ops:
-            if isinstance(op, CollectiveOp):
-                collectives[op.buffer] = op.buffer_bytes
+            if isinstance(op, CollectiveOp | Exchange):
+                collectives[op.buffer] = max(collectives.get(op.buffer, 0), op.buffer_bytes)
             elif isinstance(op, EnginePart):
-                collectives[op.whole.buffer] = op.whole.buffer_bytes
+                collectives[op.whole.buffer] = max(collectives.get(op.whole.buffer, 0), op.whole.buffer_bytes)
                 engines.append((op, op.whole.stream or COMPUTE))
             elif isinstance(op, Transfers):
                 for t in (t for t in op.transfers if t.buffer != known):
@@ -70,9 +82,10 @@ class BlockCommands:
             match op:
                 case Compute():
                     used = (*reads, *self._copied) if self._copied else reads
-                    self.rank.kernel(COMPUTE, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
+                    stream = self._fork(op.stream)
+                    self.rank.kernel(stream, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
                 case CollectiveOp():
-                    stream = self._fork(op.stream, op.detached)
+                    stream = self._fork(op.stream, op.detached is True)
                     with self._keeping_clear(stream, op, layer):
                         self.rank.collective(
                             stream,
@@ -83,6 +96,20 @@ class BlockCommands:
                             step=step,
                             layer=layer,
                             group=op.groups[0] if op.groups else None,
+                        )
+                case Exchange():
+                    stream = self._fork(op.stream)
+                    with self.around(stream, op):
+                        self.rank.collective(
+                            stream,
+                            op.name,
+                            op.kind,
+                            op.bytes,
+                            writes=(op.buffer,),
+                            step=step,
+                            layer=layer,
+                            offset=op.offset,
+                            group=op.groups[0],
                         )
                 case Transfers():
                     stream = self._fork(op.stream, op.detached)
@@ -99,8 +126,8 @@ class BlockCommands:
                 case Wait():
                     if not op.of_layer:
                         self._join(op.stream)
-                    elif (event := self._detached.pop((op.stream, layer), None)) is not None:
-                        self.rank.wait(COMPUTE, event)
+                    elif len(events := self._detached.get((op.stream, layer), ())) > op.behind:
+                        self.rank.wait(COMPUTE, events[-1 - op.behind])
                 case Shift() | EngineCollective():
                     raise TypeError(f"a {type(op).__name__} is of all ranks: Workload.of says what one does")
                 case _:
@@ -143,12 +170,12 @@ class BlockCommands:
     @contextmanager
     def _keeping_clear(self, stream: str, op: CollectiveOp | Transfers, layer: int) -> Iterator[None]:
         """Around a collective. Nothing keeps clear of what is detached: it may wait for its peers for long."""
-        if not op.detached:
+        if op.detached is not True:
             with self.around(stream, op):
                 yield
             return
         yield
-        self._detached[stream, layer] = self.rank.record(stream)
+        self._detached.setdefault((stream, layer), deque(maxlen=2)).append(self.rank.record(stream))
 
     def _join(self, stream: str) -> None:
         if (copied := self._forked.pop(stream, None)) is not None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, TypedDict
 
+import msgspec
+
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, FaultsError, refuse
 from sim.inputs.units import Bytes, Flops, Seconds
@@ -70,7 +72,7 @@ class Compute(Config, frozen=True):
 
     `launches` says how many device kernels it stands for (they count for host issue and pending commands).
     `attention` says that its flops run at the device's efficiency of attention, not of matrix products. `ops` say what
-    it computes, for machines that do; models fill them in.
+    it computes, for machines that do; models fill them in. It runs on the compute stream unless `stream` names another.
     """
 
     name: str
@@ -80,8 +82,10 @@ class Compute(Config, frozen=True):
     launches: int = 1
     attention: bool = False
     ops: tuple[AnyOperation, ...] = ()
+    stream: str | None = None
 
     def __post_init__(self) -> None:
+        refuse(wrong_stream(self.stream))
         if self.seconds is None and not (self.flops or self.bytes):
             raise ValueError("compute needs seconds, or flops or bytes")
         if self.seconds is not None and (self.flops is not None or self.bytes is not None):
@@ -116,7 +120,8 @@ class CollectiveOp(Config, frozen=True):
     All ranks take part; or those of `group`: one group of ranks, or several, of which each rank takes part in its own;
     or the groups of a dimension of the workload's `parallelism`, by its name. It runs on the compute stream unless
     `stream` names another. `algorithm`, with `piece_bytes`, says by what it runs, in place of the workload's
-    `collectives`. `detached`: nothing waits for it at its block's end, as it is used by a later step.
+    `collectives`. With `levels` an all_to_all goes in phases (`sim.workloads.exchanges`).
+    `detached`: nothing waits for it at its block's end, as it is used by a later step.
     """
 
     kind: CollectiveKind
@@ -126,7 +131,8 @@ class CollectiveOp(Config, frozen=True):
     stream: str | None = None
     algorithm: CommunicationAlgorithm | None = None
     piece_bytes: Bytes | None = None
-    detached: bool = False
+    detached: bool | msgspec.UnsetType = msgspec.UNSET
+    levels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -135,9 +141,15 @@ class CollectiveOp(Config, frozen=True):
         yield from too_few(self, ("bytes",))
         yield from wrong_stream(self.stream)
         yield from wrong_piece(self.algorithm, self.piece_bytes)
-        if self.detached and self.stream is None:
+        if self.levels and (self.kind != "all_to_all" or min(self.levels) < 1):
+            yield Fault(
+                "levels", f"are {list(self.levels)} of an {self.kind}: expected numbers from 1 on, of an all_to_all"
+            )
+        if self.detached is True and self.stream is None:
             yield Fault("detached", "is true, but it runs on the compute stream: give it a stream of its own")
-        if self.detached and self.algorithm == "copy_engine":
+        if self.levels and self.algorithm == "copy_engine":
+            yield Fault("levels", "are of NCCL's all-to-alls: algorithm copy_engine has none")
+        if self.detached is True and self.algorithm == "copy_engine":
             yield Fault("algorithm", "is copy_engine, but nothing waits for what is detached: only nccl can run it")
         if self.group is None or isinstance(self.group, str):
             return
@@ -212,11 +224,13 @@ class CopyOp(Config, frozen=True):
 class Wait(Config, frozen=True):
     """The compute stream waits for all that was issued on another stream.
 
-    `of_layer`: for what is `detached` on it, and was issued last in a block of this layer; for nothing if there is none.
+    `of_layer`: for what is `detached` on it and was issued last in a block of this layer, if anything was; or so many
+    `behind` the last.
     """
 
     stream: str
     of_layer: bool = False
+    behind: int = 0
 
 
 class Transfers(NamedTuple):
@@ -230,6 +244,23 @@ class Transfers(NamedTuple):
     stream: str | None = None
     detached: bool = False
     communicator: str | None = None
+
+
+class Exchange(NamedTuple):
+    """A phase of an all_to_all, within each of `groups`, from byte `offset` of a buffer of `buffer_bytes`."""
+
+    name: str
+    bytes: int
+    buffer: str
+    offset: int
+    buffer_bytes: int
+    groups: Groups
+    stream: str | None = None
+    kind: Literal["all_to_all"] = "all_to_all"
+
+    def of(self, rank: int) -> Exchange:
+        """What `rank` does."""
+        return self._replace(groups=(next(group for group in self.groups if rank in group),))
 
 
 class Shift(NamedTuple):
@@ -255,17 +286,15 @@ class Shift(NamedTuple):
         return Transfers(self.name, (send, Recv(before, self.bytes, self.buffer, self.target)), self.stream)
 
 
-Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift | EngineCollective | EnginePart
-Meeting = CollectiveOp | Transfers | Shift | EngineCollective | EnginePart
-MEETINGS = CollectiveOp, Transfers, Shift, EngineCollective, EnginePart
+Op = Compute | CollectiveOp | CopyOp | Wait | Transfers | Shift | Exchange | EngineCollective | EnginePart
+Meeting = CollectiveOp | Transfers | Shift | Exchange | EngineCollective | EnginePart
+MEETINGS = CollectiveOp, Transfers, Shift, Exchange, EngineCollective, EnginePart
 """Entries at which ranks meet."""
 
 
 def stream_of(op: Op) -> str | None:
     """The stream of its own that an entry names, if it does."""
     match op:
-        case Compute():
-            return None
         case EnginePart():
             return op.whole.stream
         case _:

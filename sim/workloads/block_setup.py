@@ -6,6 +6,7 @@ import math
 from typing import Literal, NamedTuple
 
 from sim.workloads.block_items import Groups
+from sim.workloads.exchanges import PLAIN, ExchangeForm
 from sim.workloads.layouts import Dimension, Layout
 from sim.workloads.model_shapes import Model
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
@@ -32,6 +33,9 @@ class Setup(NamedTuple):
     weights: Weights = AS_COMPUTED
     patch: bool = False
     with_text: bool = True
+    exchange: ExchangeForm = PLAIN
+    share: float = 1.0
+    """Of the tokens whose queries, keys and values cross slow levels in this form of the block."""
 
     @property
     def layout(self) -> Layout:

@@ -16,6 +16,7 @@ from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
 from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_items import CollectiveOp, Compute, Item, collective_buffer, too_few, wrong_block
+from sim.workloads.exchanges import phases_of
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.workload import Layer, Workload
@@ -92,7 +93,8 @@ class Explicit(Config, frozen=True):
         layout = self.parallelism
         layers: list[Layer] = []
         for _, group in self._groups():
-            block = tuple(with_ranks(item.op, layout, world_size) for item in group.block)
+            found = (with_ranks(item.op, layout, world_size) for item in group.block)
+            block = tuple(phase for op in found for phase in phases_of(op, world_size))
             layers += [Layer(int(group.layer_bytes), block, tensors=group.tensors or 0)] * group.repeat
         whole = Workload(
             tuple(layers),

@@ -18,6 +18,7 @@ from sim.program.ops import (
 from sim.workloads.activation_memory import Registers
 from sim.workloads.block_items import CollectiveOp, Compute, Op, collective_buffer
 from sim.workloads.block_setup import Block, Setup
+from sim.workloads.exchanges import in_phases
 from sim.workloads.layouts import Dimension
 from sim.workloads.model_shapes import BlockShape
 from sim.workloads.workload import Layer
@@ -77,8 +78,6 @@ class LayerBuilder:
                 return item
             if not self.setup.weights.computable and any(isinstance(op, Linear) for op in item.ops):
                 return replace(item, ops=())  # what they read is not stored as matrices of bf16
-            if self.setup.patch or self.setup.layout.displaced > 1:
-                return replace(item, ops=())  # where the patch lies in the cache is not the same in all passes
             return replace(item, ops=tuple(map(self.registers.place, item.ops)))
 
         return Block(Layer(self.weight_bytes, tuple(map(placed, self.items))), elements, self.scratch)
@@ -107,20 +106,30 @@ class LayerBuilder:
         """A kernel bound by device memory, which reads and writes `elements` of a sample."""
         self.add(name, op, elements * self.setup.batch * BF16)
 
-    def linear(self, name: str, x: Matrix, y: Matrix) -> None:
-        """A projection, with bias if the model's have one: the next weights of the layer."""
-        batch, inputs, outputs = self.setup.batch, x.columns, y.columns
+    def projection(self, inputs: int, outputs: int) -> tuple[Matrix, Matrix | None]:
+        """The next weights of the layer: a matrix, and a bias if the model's have one."""
         weight = Matrix(WEIGHTS, self.weights, outputs, inputs, inputs)
         self.weights += outputs * inputs
-        stored = self.setup.weights.matrix_bytes(outputs, inputs)
-        self.weight_bytes += stored
+        self.weight_bytes += self.setup.weights.matrix_bytes(outputs, inputs)
         bias = None
         if self.setup.model.transformer.bias is not False:
             bias = Matrix(WEIGHTS, self.weights, 1, outputs, outputs)
             self.weights += outputs
             self.weight_bytes += outputs * BF16
-        moved = BF16 * batch * x.rows * (inputs + outputs) + stored
+        return weight, bias
+
+    def product(self, name: str, x: Matrix, weights: tuple[Matrix, Matrix | None], y: Matrix, column: int = 0) -> None:
+        """Columns of a projection from `column` on, as many as y has."""
+        weight, bias = weights
+        batch, inputs, outputs = self.setup.batch, x.columns, y.columns
+        weight = weight.part(row=column, rows=outputs)
+        bias = None if bias is None else bias.part(column=column, columns=outputs)
+        moved = BF16 * batch * x.rows * (inputs + outputs) + self.setup.weights.matrix_bytes(outputs, inputs)
         self.add(name, Linear(x, weight, bias, y), moved, 2 * batch * x.rows * inputs * outputs)
+
+    def linear(self, name: str, x: Matrix, y: Matrix) -> None:
+        """A projection: the next weights of the layer."""
+        self.product(name, x, self.projection(x.columns, y.columns), y)
 
     def vector(self, columns: int) -> Matrix | None:
         """The next of the layer's vectors for a norm or a gate, if it has any."""
@@ -161,6 +170,23 @@ class LayerBuilder:
         """Name of the buffer of a collective over `elements` of each sample."""
         return collective_buffer(kind, elements * self.setup.batch * BF16)
 
+    def exchange(self, name: str, elements: int, stream: str | None = None, share: float = 1.0) -> None:
+        """Run an all_to_all over a buffer of `elements` of each sample, of which a `share` crosses slow levels."""
+        setup, size = self.setup, elements * self.setup.batch * BF16
+        slow = None if share == 1 else max(round(share * size / BF16 / setup.ulysses) * BF16 * setup.ulysses, 1)
+        levels = setup.exchange.levels
+        if slow is not None and not levels:
+            size, slow = slow, None
+        op = CollectiveOp(
+            kind="all_to_all",
+            bytes=Bytes(size),
+            name=name,
+            group=setup.groups("ulysses"),
+            stream=stream,
+            levels=levels,
+        )
+        self.items += in_phases(op, setup.world_size, slow)
+
     def collective(
         self, kind: CollectiveKind, name: str, elements: int, among: Dimension = "ulysses", detached: str | None = None
     ) -> None:
@@ -172,6 +198,6 @@ class LayerBuilder:
             name=name,
             group=self.setup.groups(among),
             stream=detached,
-            detached=detached is not None,
+            detached=msgspec.UNSET if detached is None else True,
         )
         self.items.append(op)

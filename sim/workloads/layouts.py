@@ -11,6 +11,7 @@ import msgspec
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.workloads.block_items import CollectiveOp, Groups, Op, too_few
+from sim.workloads.exchanges import wrong_levels
 
 Dimension = Literal["tensor", "ulysses", "ring", "displaced", "pipeline", "cfg", "data"]
 DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
@@ -87,7 +88,13 @@ class Layout(Config, frozen=True):
 
 def wrong_group(op: Op, layout: Layout | None, world_size: int) -> Iterator[Fault]:
     """The fault of the group of a block's entry, if it has one."""
-    if not isinstance(op, CollectiveOp) or op.group is None:
+    if not isinstance(op, CollectiveOp):
+        return
+    if isinstance(op.group, str) and op.group in DIMENSIONS and layout is not None:
+        yield from wrong_levels(op, {layout.sizes[op.group]})
+    elif not isinstance(op.group, str):
+        yield from wrong_levels(op, {len(group) for group in op.groups} or {world_size})
+    if op.group is None:
         return
     if isinstance(op.group, str):
         if op.group not in DIMENSIONS:

@@ -53,7 +53,7 @@ def _attend(block: BlockBuilder, streams: Streams, lasting: Streams) -> None:
     for row, rows in streams:
         block.normalise("norm", x.part(row, rows), normed.part(row, rows))
     qkv = block.registers.new("qkv", x.rows, 3 * block.heads)
-    block.projections("qkv", normed, qkv, streams)
+    block.queries_keys_values(normed, qkv, streams)
     block.queries_and_keys(qkv)
     y = block.registers.new("attention", x.rows, block.heads)
     block.self_attention(qkv, y)
@@ -68,8 +68,15 @@ def _single(block: BlockBuilder) -> None:
     block.modulation(3)
     block.normalise("norm", x, block.normed)
     wide = block.registers.new("qkv_mlp", x.rows, 3 * heads + block.up)
-    block.linear("qkv_mlp", block.normed, wide)
     qkv = wide.part(columns=3 * heads)
+    if block.sends_values_first:
+        weights = block.projection(x.columns, wide.columns)
+        block.product("v", block.normed, weights, wide.part(column=2 * heads, columns=heads), 2 * heads)
+        block.values_first(qkv)
+        block.product("qk_mlp", block.normed, weights, wide.part(columns=2 * heads))
+        block.product("qk_mlp", block.normed, weights, wide.part(column=3 * heads), 3 * heads)
+    else:
+        block.linear("qkv_mlp", block.normed, wide)
     block.queries_and_keys(qkv)
     # attention leaves its output where v was, next to the FFN's hidden layer
     block.self_attention(qkv, qkv.part(column=2 * heads))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -11,10 +12,11 @@ from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault
 from sim.workloads.algorithms import Algorithms
 from sim.workloads.block_setup import Parallelism, Setup, layout_of
+from sim.workloads.exchanges import PLAIN, ExchangeForm
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.model_shapes import Model, load_model, remembered, shipped
-from sim.workloads.patches import displaced
+from sim.workloads.patches import displaced, in_shares
 from sim.workloads.phases import Phase, phase_layers, wrong_phases
 from sim.workloads.stages import divided
 from sim.workloads.weight_formats import AS_COMPUTED, Weights
@@ -54,8 +56,10 @@ class Named(Config, frozen=True):
     divide_text: bool = False
     """Under Ulysses each rank has its part of the text of a joint attention, as in xDiT; else all of it."""
     collectives: dict[str, Any] = msgspec.field(default_factory=dict)
-    patch_text: Literal["first", "each"] = "first"
-    """Patches that the text of a joint attention goes with: the first one of a step, or each, as in xDiT."""
+    exchange: ExchangeForm | None = None
+    """How Ulysses exchanges run; flat unless given."""
+    patch_text: Literal["first", "each"] | None = None
+    """Patches that the text of a joint attention goes with: the first one of a step (None), or each, as in xDiT."""
 
     def tokens(self, model: Model) -> int:
         """Image or video tokens of one sample: latent frames x rows x columns, each divided by the patch.
@@ -90,7 +94,17 @@ class Named(Config, frozen=True):
             text = -(-text // layout.ulysses)
         cross = self.cross_attention_collectives
         cross = model.ulysses.cross_attention if cross is None else cross
-        return Setup(model, self.parallelism, world_size, self.batch, self.tokens(model), text, cross, self.weights)
+        return Setup(
+            model,
+            self.parallelism,
+            world_size,
+            self.batch,
+            self.tokens(model),
+            text,
+            cross,
+            self.weights,
+            exchange=self.exchange or PLAIN,
+        )
 
     def _out_of_range(self) -> Iterator[Fault]:
         for name in ("height", "width", "frames", "batch", "steps", "passes_per_step", "layers", "text_tokens"):
@@ -130,6 +144,11 @@ class Named(Config, frozen=True):
         if (passes := self._passes(model)) % layout.cfg:
             says = f"{over}: a step of {model.name} has {passes} pass{'es' * (passes > 1)} to divide: passes_per_step"
             yield _wrong("parallelism", says)
+        exchange = self.exchange or PLAIN
+        if layout.ulysses % math.prod(exchange.levels):
+            yield _wrong("exchange.levels", f"are {list(exchange.levels)}: they do not fill {layout.ulysses} ranks")
+        if exchange.v_major is not None and layout.stale:
+            yield _wrong("exchange.v_major", f"does not go with {layout}, which has stale activations of its own")
         if layout.patches > self.tokens(model):
             yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
@@ -157,6 +176,9 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
+        major = None if self.exchange is None else self.exchange.v_major
+        by_step = [major.share(step, self.steps) for step in range(self.steps)] if major else []
+        shares = [1.0, *dict.fromkeys(share for share in by_step if share < 1)] if major else []
         activations = scratch = 0
         for shape in model.blocks:
             made = block(setup, shape)
@@ -164,6 +186,9 @@ class Named(Config, frozen=True):
             if setup.layout.stale:
                 patches = [block(setup._replace(patch=True, with_text=text), shape) for text in (True, False)]
                 layer = layer._replace(others=tuple(patch.layer.block for patch in patches))
+            if shares:
+                partly = [block(setup._replace(share=share), shape) for share in shares[1:]]
+                layer = layer._replace(others=tuple(made.layer.block for made in partly))
             every += [layer] * shape.repeat
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
@@ -180,6 +205,8 @@ class Named(Config, frozen=True):
             phase_layers(self.after, layout, world_size),
             outside_bytes=model.parameters.outside * BF16,
         )
+        if shares:
+            whole = in_shares(whole, setup, [shares.index(share) for share in by_step])
         if layout.displaced > 1:
             whole = displaced(whole, setup)
         return Algorithms(self.collectives).applied(divided(whole, setup, self.patch_text == "each"), world_size)

@@ -8,6 +8,7 @@ from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
 from sim.workloads.block_items import Item, too_few, wrong_block
+from sim.workloads.exchanges import phases_of
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.workload import Layer
 
@@ -32,7 +33,8 @@ def phase_layers(phases: Sequence[Phase], layout: Layout | None, world_size: int
     """The layers of phases, with the ranks of their groups."""
     layers: list[Layer] = []
     for phase in phases:
-        block = tuple(with_ranks(item.op, layout, world_size) for item in phase.block)
+        found = (with_ranks(item.op, layout, world_size) for item in phase.block)
+        block = tuple(part for op in found for part in phases_of(op, world_size))
         layers += [Layer(int(phase.layer_bytes), block, int(phase.memory_bytes))] * phase.repeat
     return tuple(layers)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sim.workloads.block_items import MEETINGS, CollectiveOp, Op, Shift, meeting_name
+from sim.workloads.block_items import MEETINGS, CollectiveOp, Exchange, Op, Shift, meeting_name
 from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.recorded_operations import RecordedPass
 
@@ -48,9 +48,9 @@ class Workload(NamedTuple):
 
     `scratch_bytes` are taken by kernels for themselves, on top of the activations. `synchronous`: the host issues a
     step when the GPU has ended the one before. `before` and `after` are layers that run once, around all steps;
-    `closing` is what ends each step. Passes that are not alike have `forms`; `passes_per_step` is then their number in a
-    step after the first ones. `cache_bytes` hold keys and values from step to step. Ranks that do not do the same have
-    `ranks`, a workload each, whose steps count as those of this one; other fields are then those of rank 0.
+    `closing` is what ends each step. Passes that are not alike have `forms`; `passes_per_step` is then their number in
+    a step after the first ones. `cache_bytes` hold keys and values from step to step. Ranks that do not do the same
+    have `ranks`, a workload each, whose steps count as those of this one; other fields are then those of rank 0.
     """
 
     layers: tuple[Layer, ...]
@@ -120,7 +120,7 @@ class Workload(NamedTuple):
         found = {id(block): block for layer in self.all_layers for block in layer.blocks}.values()
         ops = (op for block in (*found, self.closing) for op in block)
         grouped = self.recorded is not None and self.recorded.grouped
-        apart = any(isinstance(op, Shift | EngineCollective) or _grouped(op) for op in ops)
+        apart = any(isinstance(op, Shift | Exchange | EngineCollective) or _grouped(op) for op in ops)
         return not self.ranks and not grouped and not apart
 
     def of(self, rank: int) -> Workload:
@@ -156,7 +156,7 @@ def _grouped(op: Op) -> bool:
 
 def _of(op: Op, rank: int) -> Op | None:
     """What `rank` does of an entry; None if it takes no part."""
-    if isinstance(op, Shift | EngineCollective):
+    if isinstance(op, Shift | Exchange | EngineCollective):
         return op.of(rank)
     if not isinstance(op, CollectiveOp) or op.group is None:
         return op
