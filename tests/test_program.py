@@ -170,6 +170,28 @@ def test_a_host_wait_orders_its_own_thread_alone() -> None:
         built(copies, lambda r: r.host_wait(r.record("copy")), RankBuilder.thread, reads)
 
 
+@pytest.mark.parametrize(("feeds", "waits"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_host_wait_orders_the_streams_that_its_thread_feeds_alone(feeds: int, waits: int) -> None:
+    """Also those that have commands already; streams of threads with smaller and larger numbers are not ordered."""
+
+    def build(rank: RankBuilder) -> None:
+        rank.thread()
+        rank.switch(feeds)
+        rank.kernel("compute", "first", seconds=1)
+        copies(rank)
+        done = rank.record("copy")
+        rank.switch(waits)
+        rank.host_wait(done)
+        rank.switch(feeds)
+        reads(rank)
+
+    if feeds == waits:
+        built(build).build()
+    else:
+        with pytest.raises(ProgramError, match="may still be writing it"):
+            built(build)
+
+
 @pytest.mark.parametrize(
     "work", [{"seconds": math.nan}, {"seconds": math.inf}, {"flops": -1.0, "hbm_bytes": 1.0}, {"flops": math.nan}]
 )
