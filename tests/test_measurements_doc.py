@@ -57,6 +57,24 @@ def test_tables_that_differ_are_named(tmp_path: Path) -> None:
     assert differences(measurements_doc.documents([tmp_path]), {"x": "| a |"}) == ["table x has 2 places"]
 
 
+def test_plots_that_differ_are_named(tmp_path: Path) -> None:
+    page, drawings = tmp_path / "deep" / "page.md", {"one": "<svg/>", "two": "<svg>2</svg>"}
+    page.parent.mkdir()
+    page.write_text("![One](../plots/one.svg) and ![a (b)](../plots/two.svg)\n\n[not shown](../plots/four.svg)\n")
+    texts = measurements_doc.documents([page])
+    measurements_doc.publish(drawings, {}, tmp_path / "plots", {})
+    assert measurements_doc.differing_plots(texts, drawings) == []
+    assert measurements_doc.differing_plots(texts, {"one": "<svg>1</svg>", "three": "<svg/>"}) == [
+        f"{page.parent}/../plots/one.svg: not as drawn from the data today",
+        f"{page.parent}/../plots/two.svg: nothing draws plot two",
+        "plot three is shown nowhere",
+    ]
+    (tmp_path / "plots" / "one.svg").unlink()
+    assert measurements_doc.differing_plots(texts, drawings) == [
+        f"{page.parent}/../plots/one.svg: not as drawn from the data today"
+    ]
+
+
 def test_documents_that_are_not_there_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.md"):
         with pytest.raises(FileNotFoundError, match=str(path)):
@@ -197,6 +215,27 @@ def test_charts_place_points_and_escape_words() -> None:
     series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], "#69707a", m) for m in (*svg.MARKERS, "none")]
     root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
     assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}
+
+
+def test_a_legend_that_is_too_wide_takes_as_many_rows_as_it_needs() -> None:
+    axis = svg.linear("x", 0, 10, 5)
+
+    def rows(count: int) -> tuple[list[float], float]:
+        """Heights of the names, each name at its place, and the height of the figure."""
+        series = [svg.Series(f"series {n:02}", [(0, 0)], "#69707a", "circle") for n in range(count)]
+        root = ElementTree.fromstring(svg.figure([svg.Panel("t", axis, axis, series)]))
+        names = [t for t in root.findall(".//{*}text") if (t.text or "").startswith("series ")]
+        places = [(float(t.get("x", 0)), float(t.get("y", 0))) for t in names]
+        assert len(places) == len({*places}) == count
+        assert all(svg.LEFT <= x < svg.WIDTH for x, _ in places)
+        assert places == sorted(places, key=lambda place: place[::-1])  # in order, from left to right and down
+        return sorted({y for _, y in places}), float(root.get("height", 0))
+
+    one, low = rows(2)
+    many, high = rows(30)
+    assert len(one) == 1 and len(many) >= 3
+    assert {b - a for a, b in pairwise(many)} == {svg.ROW}
+    assert high - low == (len(many) - 1) * svg.ROW
 
 
 def test_panels_stand_side_by_side_and_larger_is_higher() -> None:
