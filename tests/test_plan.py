@@ -220,12 +220,12 @@ def test_the_printed_answer(file: Path) -> None:
 def test_words_of_suggestions_wrap_in_a_narrow_terminal_and_figures_do_not(
     whatever: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for key, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "70"}.items():
+    for key, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "48"}.items():
         monkeypatch.setenv(key, value)
     print_plan("s.yaml", whatever)
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     helps = text[text.index("what would help") : text.index("memory of ")]
-    assert len(whatever.suggestions) > 1 and max(map(len, helps.splitlines())) <= 70
+    assert len(whatever.suggestions) > 1 and max(map(len, helps.splitlines())) <= 48
     for tip in whatever.suggestions:
         assert tip.words not in helps
         row = rf"{show_seconds(tip.step_time_s)} +[-+].* % +{show_bytes(tip.peak_memory_bytes)} "
