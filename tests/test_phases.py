@@ -98,7 +98,12 @@ def test_memory_of_before_is_gone_after() -> None:
     phases: list[Plain] = [{"before": [phase]}, {"before": [phase], "after": [phase]}]
     phases += [{"before": [phase] * 2, "after": [phase] * 3}, {"after": [phase | {"repeat": 2}, phase]}]
     for some in phases:
-        assert run(**some)["peak_memory_bytes"] == 3_040_000_000, some
+        timeline = simulate(scenario(**some)).timeline
+        begins, *_, ends = timeline.steps[0]
+        levels = timeline.memory(0)
+        assert max(level for _, level in levels) == 3_040_000_000, some
+        assert {level for time, level in levels if begins < time < ends} <= {40_000_000}, some
+        assert [level for time, level in levels if time <= begins][-1] == 40_000_000, some
 
 
 def test_what_ranks_do_together_may_be_done_once() -> None:

@@ -99,6 +99,16 @@ def writes(rank: RankBuilder) -> None:
             [copies, RankBuilder.thread, lambda r: r.wait("compute", r.record("copy")), reads],
             "'gemm' on stream 'compute' uses buffer 'w' while 'chunk' on stream 'copy' may still be writing it",
         ),
+        (
+            [
+                RankBuilder.thread,
+                copies,
+                lambda r: r.switch(0),
+                lambda r: r.wait("compute", r.record("copy")),
+                reads,
+            ],
+            "'gemm' on stream 'compute' uses buffer 'w' while 'chunk' on stream 'copy' may still be writing it",
+        ),
         # accesses that no event orders
         (
             [copies, reads],
