@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,12 @@ from xml.etree import ElementTree
 import pytest
 from conftest import shared_folder
 
-from sim.datasets.cases import Operation
+from sim.datasets.cases import Operation, workload_key
 from validation import measurements_doc, svg
-from validation.datasets import probed_sets
+from validation.compare import Compared, Job, Side, jobs
+from validation.datasets import load_set, probed_sets
 from validation.markdown import differences, placed, span, standing, table
-from validation.plots import plots
+from validation.plots import baselines, collectives, contention, hosts, plots, sm_copies
 from validation.step_statistics import Detailed, account, entries, late_chunks
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -136,6 +138,41 @@ def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
     errors = ElementTree.fromstring(drawn["errors"])
     marks = sum(len(errors.findall(f"{{*}}{kind}")) for kind in ("circle", "polygon"))
     assert marks == len(made) + 3  # the legend's
+
+
+@pytest.mark.parametrize("plot", [contention, sm_copies, collectives, hosts])
+def test_plots_of_probes_are_as_the_documents_show_them(plot: Callable[[], str]) -> None:
+    """Those of predictions, which take minutes, `make findings` compares."""
+    assert (DOCS / "plots" / f"{plot.__name__}.svg").read_text(encoding="utf-8") == plot()
+
+
+def test_repeats_without_offload_are_drawn_by_how_much_they_are_over_their_workload_s_first() -> None:
+    def seen(job: Job) -> Detailed:
+        side = Side(job.case.step_time_s, 0, *6 * (0.0,), {})
+        compared = Compared(job.set, job.set, job.case.number, "w", "s", "p", None, 0.0, 1, job.group, 0.0, False, "", side, side)  # fmt: skip
+        return Detailed(compared, job.case, account(()), account(()), (0, 0))
+
+    sets = ("h200x2-hostpath-20261121a", "h200x2-nvlink-20261121a")
+    found = [seen(job) for name in sets for job in jobs(load_set(name), steps_only=True)]
+    expected: list[list[tuple[int, float]]] = []
+    for name in sets:  # a panel each
+        repeats: dict[str, list[float]] = {}
+        for e in found:
+            if (e.compared.set, e.compared.group) == (name, "resident"):
+                repeats.setdefault(workload_key(e.case), []).append(e.case.step_time_s)
+        expected.append(sorted((n, 100 * (s / of[0] - 1)) for of in repeats.values() for n, s in enumerate(of, 1)))
+    assert all(len(points) >= 4 for points in expected)
+    root = ElementTree.fromstring(baselines(found))
+    marks = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in root.findall(".//{*}circle")]
+    marks = [(x, y) for x, y in marks if y > 60]  # below the legend
+    half, height = svg.WIDTH / 2, svg.HEIGHT - 34 - svg.BOTTOM
+    across, top = half - svg.LEFT - svg.RIGHT, float(root.get("height", 0)) - svg.BOTTOM - height
+    for panel, points in enumerate(expected):
+        left = panel * half + svg.LEFT
+        mine = [(x, y) for x, y in marks if panel * half < x < (panel + 1) * half]
+        shown = sorted((round((x - left) / across * 2.4 + 0.8), 8 * (0.5 - (y - top) / height)) for x, y in mine)
+        assert [n for n, _ in shown] == [n for n, _ in points]
+        assert [y for _, y in shown] == pytest.approx([y for _, y in points], abs=0.01)
 
 
 def test_every_plot_that_is_shown_is_there_and_well_formed() -> None:
