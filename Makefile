@@ -40,7 +40,7 @@ validate: $(VENV)/run
 	$(BIN)/chunkflow-sim validate --force --html $(OUT)/validation.html --trace $(OUT)/validation.trace.json
 	$(BIN)/chunkflow-sim validate --published
 
-# Whether the tables of docs/measurements are as the committed data makes them; findings-update writes them and the plots.
+# Whether tables and plots of docs/measurements are as the committed data makes them; findings-update writes them.
 FINDINGS := docs/measurements.md docs/measurements
 findings: $(VENV)/run
 	$(BIN)/python -m validation.measurements_doc --check $(FINDINGS)

@@ -19,7 +19,7 @@ from sim.analysis.steady_state import gb, gpu_list, sentences, steady_states
 from sim.fluid import caps_now, weighted_max_min
 from sim.hardware import Profile, load_profile, shipped, to_plain
 from sim.hardware.routes import Graph
-from sim.inputs.config import InputError
+from sim.inputs.config import InputError, convert
 from sim.inputs.units import plain
 from sim.report.hardware_page import hardware_page
 from sim.report.profile_rows import rows_of
@@ -345,6 +345,15 @@ def test_one_gpu_has_no_all_to_all_and_many_are_not_tried() -> None:
     many = tiny_profile(65)
     assert len(steady_states(many)) == 1
     assert "Left out: the all-to-all, with more than 64 GPUs." in hardware_page(many)
+
+
+@pytest.mark.parametrize("gpus", [2, 3])
+def test_an_all_to_all_between_domains_that_are_not_given_is_left_out(gpus: int) -> None:
+    made = to_plain(tiny_profile(gpus))
+    made["collectives"]["all_to_all"]["algorithm"] = "hierarchical"
+    page = hardware_page(convert(made, Profile, "made"))
+    assert "Left out: the all-to-all, for which the profile gives no domains." in page
+    assert "Left out" not in hardware_page(tiny_profile(gpus)) + hardware_page(tiny_profile(1))
 
 
 def test_numbers_and_lists_read_well() -> None:

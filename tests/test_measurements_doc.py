@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +16,12 @@ from xml.etree import ElementTree
 import pytest
 from conftest import shared_folder
 
-from sim.datasets.cases import Operation
+from sim.datasets.cases import Operation, workload_key
 from validation import measurements_doc, svg
-from validation.datasets import probed_sets
+from validation.compare import Compared, Job, Side, jobs
+from validation.datasets import load_set, probed_sets
 from validation.markdown import differences, placed, span, standing, table
-from validation.plots import plots
+from validation.plots import baselines, collectives, contention, hosts, plots, sm_copies
 from validation.step_statistics import Detailed, account, entries, late_chunks
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -55,6 +57,24 @@ def test_tables_that_differ_are_named(tmp_path: Path) -> None:
     ]
     two.write_text(one.read_text())
     assert differences(measurements_doc.documents([tmp_path]), {"x": "| a |"}) == ["table x has 2 places"]
+
+
+def test_plots_that_differ_are_named(tmp_path: Path) -> None:
+    page, drawings = tmp_path / "deep" / "page.md", {"one": "<svg/>", "two": "<svg>2</svg>"}
+    page.parent.mkdir()
+    page.write_text("![One](../plots/one.svg) and ![a (b)](../plots/two.svg)\n\n[not shown](../plots/four.svg)\n")
+    texts = measurements_doc.documents([page])
+    measurements_doc.publish(drawings, {}, tmp_path / "plots", {})
+    assert measurements_doc.differing_plots(texts, drawings) == []
+    assert measurements_doc.differing_plots(texts, {"one": "<svg>1</svg>", "three": "<svg/>"}) == [
+        f"{page.parent}/../plots/one.svg: not as drawn from the data today",
+        f"{page.parent}/../plots/two.svg: nothing draws plot two",
+        "plot three is shown nowhere",
+    ]
+    (tmp_path / "plots" / "one.svg").unlink()
+    assert measurements_doc.differing_plots(texts, drawings) == [
+        f"{page.parent}/../plots/one.svg: not as drawn from the data today"
+    ]
 
 
 def test_documents_that_are_not_there_are_refused(tmp_path: Path) -> None:
@@ -118,6 +138,41 @@ def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
     errors = ElementTree.fromstring(drawn["errors"])
     marks = sum(len(errors.findall(f"{{*}}{kind}")) for kind in ("circle", "polygon"))
     assert marks == len(made) + 3  # the legend's
+
+
+@pytest.mark.parametrize("plot", [contention, sm_copies, collectives, hosts])
+def test_plots_of_probes_are_as_the_documents_show_them(plot: Callable[[], str]) -> None:
+    """Those of predictions, which take minutes, `make findings` compares."""
+    assert (DOCS / "plots" / f"{plot.__name__}.svg").read_text(encoding="utf-8") == plot()
+
+
+def test_repeats_without_offload_are_drawn_by_how_much_they_are_over_their_workload_s_first() -> None:
+    def seen(job: Job) -> Detailed:
+        side = Side(job.case.step_time_s, 0, *6 * (0.0,), {})
+        compared = Compared(job.set, job.set, job.case.number, "w", "s", "p", None, 0.0, 1, job.group, 0.0, False, "", side, side)  # fmt: skip
+        return Detailed(compared, job.case, account(()), account(()), (0, 0))
+
+    sets = ("h200x2-hostpath-20261121a", "h200x2-nvlink-20261121a")
+    found = [seen(job) for name in sets for job in jobs(load_set(name), steps_only=True)]
+    expected: list[list[tuple[int, float]]] = []
+    for name in sets:  # a panel each
+        repeats: dict[str, list[float]] = {}
+        for e in found:
+            if (e.compared.set, e.compared.group) == (name, "resident"):
+                repeats.setdefault(workload_key(e.case), []).append(e.case.step_time_s)
+        expected.append(sorted((n, 100 * (s / of[0] - 1)) for of in repeats.values() for n, s in enumerate(of, 1)))
+    assert all(len(points) >= 4 for points in expected)
+    root = ElementTree.fromstring(baselines(found))
+    marks = [(float(c.get("cx", 0)), float(c.get("cy", 0))) for c in root.findall(".//{*}circle")]
+    marks = [(x, y) for x, y in marks if y > 60]  # below the legend
+    half, height = svg.WIDTH / 2, svg.HEIGHT - 34 - svg.BOTTOM
+    across, top = half - svg.LEFT - svg.RIGHT, float(root.get("height", 0)) - svg.BOTTOM - height
+    for panel, points in enumerate(expected):
+        left = panel * half + svg.LEFT
+        mine = [(x, y) for x, y in marks if panel * half < x < (panel + 1) * half]
+        shown = sorted((round((x - left) / across * 2.4 + 0.8), 8 * (0.5 - (y - top) / height)) for x, y in mine)
+        assert [n for n, _ in shown] == [n for n, _ in points]
+        assert [y for _, y in shown] == pytest.approx([y for _, y in points], abs=0.01)
 
 
 def test_every_plot_that_is_shown_is_there_and_well_formed() -> None:
@@ -197,6 +252,27 @@ def test_charts_place_points_and_escape_words() -> None:
     series = [svg.Series(f"<{m}>", [(0, 0), (10, 10)], "#69707a", m) for m in (*svg.MARKERS, "none")]
     root = ElementTree.fromstring(svg.figure([svg.Panel("t & u", axis, axis, series)]))
     assert {"t & u", "a < b", "<none>"} <= {t.text for t in root.iter() if t.tag.endswith("text")}
+
+
+def test_a_legend_that_is_too_wide_takes_as_many_rows_as_it_needs() -> None:
+    axis = svg.linear("x", 0, 10, 5)
+
+    def rows(count: int) -> tuple[list[float], float]:
+        """Heights of the names, each name at its place, and the height of the figure."""
+        series = [svg.Series(f"series {n:02}", [(0, 0)], "#69707a", "circle") for n in range(count)]
+        root = ElementTree.fromstring(svg.figure([svg.Panel("t", axis, axis, series)]))
+        names = [t for t in root.findall(".//{*}text") if (t.text or "").startswith("series ")]
+        places = [(float(t.get("x", 0)), float(t.get("y", 0))) for t in names]
+        assert len(places) == len({*places}) == count
+        assert all(svg.LEFT <= x < svg.WIDTH for x, _ in places)
+        assert places == sorted(places, key=lambda place: place[::-1])  # in order, from left to right and down
+        return sorted({y for _, y in places}), float(root.get("height", 0))
+
+    one, low = rows(2)
+    many, high = rows(30)
+    assert len(one) == 1 and len(many) >= 3
+    assert {b - a for a, b in pairwise(many)} == {svg.ROW}
+    assert high - low == (len(many) - 1) * svg.ROW
 
 
 def test_panels_stand_side_by_side_and_larger_is_higher() -> None:

@@ -179,6 +179,14 @@ def test_accesses_in_no_certain_order_are_refused(builds: list[list[Build]], mes
             for kind in ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
         ),
         pytest.param([[reduce("send_recv"), get()], [reduce("send_recv")], [put(), reduce("send_recv")]], id="send_recv"),
+        *(
+            pytest.param([[*before, put(), reduce()], [*before, reduce(), get()]], id=f"a collective after {len(before)}")
+            for before in ([reduce()], [reduce(), reduce("all_gather")], [reduce()] * 4)
+        ),
+        pytest.param(
+            [[move(Send(1, 8, "xs")), put(), move(Send(1, 8, "xs"))], [move(Recv(0, 8, "xs")), move(Recv(0, 8, "xs")), get()]],
+            id="the second transfer",
+        ),
         pytest.param([[put(), reduce(group=(1, 0))], [reduce(group=(1, 0)), get()], [reduce(group=(2,))]], id="a group"),
         pytest.param([[put(), move(Send(1, 8, "xs"))], [move(Recv(0, 8, "xs")), get()]], id="a receiver after its sender"),
         pytest.param(

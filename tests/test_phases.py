@@ -95,8 +95,15 @@ def test_a_component_that_is_swapped_takes_the_host_s_rates_and_memory_while_it_
 
 def test_memory_of_before_is_gone_after() -> None:
     phase = {"memory_bytes": "2 GB", "block": [copy("h2d", "1 GB"), compute(0.01)]}
-    once, twice = run(before=[phase]), run(before=[phase], after=[phase])
-    assert once["peak_memory_bytes"] == twice["peak_memory_bytes"] == 3_040_000_000
+    phases: list[Plain] = [{"before": [phase]}, {"before": [phase], "after": [phase]}]
+    phases += [{"before": [phase] * 2, "after": [phase] * 3}, {"after": [phase | {"repeat": 2}, phase]}]
+    for some in phases:
+        timeline = simulate(scenario(**some)).timeline
+        begins, *_, ends = timeline.steps[0]
+        levels = timeline.memory(0)
+        assert max(level for _, level in levels) == 3_040_000_000, some
+        assert {level for time, level in levels if begins < time < ends} <= {40_000_000}, some
+        assert [level for time, level in levels if time <= begins][-1] == 40_000_000, some
 
 
 def test_what_ranks_do_together_may_be_done_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ import sim
 from sim import Plan, Scenario
 from sim.cli import main
 from sim.inputs.config import InputError
+from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import kinds, register, unregister
 from sim.policies.chunked import Chunked
 from sim.report.plan_page import plan_page
+from sim.report.plan_tables import print_plan
 from sim.workloads.layouts import Layout
 
 MIB = 2**20
@@ -213,6 +216,21 @@ def test_the_printed_answer(file: Path) -> None:
     ):
         assert words in text
     assert "nan" not in text
+
+
+def test_words_of_suggestions_wrap_in_a_narrow_terminal_and_figures_do_not(
+    whatever: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "48"}.items():
+        monkeypatch.setenv(key, value)
+    print_plan("s.yaml", whatever)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    helps = text[text.index("what would help") : text.index("memory of ")]
+    assert len(whatever.suggestions) > 1 and max(map(len, helps.splitlines())) <= 48
+    for tip in whatever.suggestions:
+        assert tip.words not in helps
+        row = rf"{show_seconds(tip.step_time_s)} +[-+].* % +{show_bytes(tip.peak_memory_bytes)} "
+        assert re.search(row, helps), tip.words
 
 
 def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:

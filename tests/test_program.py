@@ -99,6 +99,16 @@ def writes(rank: RankBuilder) -> None:
             [copies, RankBuilder.thread, lambda r: r.wait("compute", r.record("copy")), reads],
             "'gemm' on stream 'compute' uses buffer 'w' while 'chunk' on stream 'copy' may still be writing it",
         ),
+        (
+            [
+                RankBuilder.thread,
+                copies,
+                lambda r: r.switch(0),
+                lambda r: r.wait("compute", r.record("copy")),
+                reads,
+            ],
+            "'gemm' on stream 'compute' uses buffer 'w' while 'chunk' on stream 'copy' may still be writing it",
+        ),
         # accesses that no event orders
         (
             [copies, reads],
@@ -168,6 +178,28 @@ def test_what_something_orders_is_accepted(build: list[Callable[[RankBuilder], o
 def test_a_host_wait_orders_its_own_thread_alone() -> None:
     with pytest.raises(ProgramError, match="may still be writing it"):
         built(copies, lambda r: r.host_wait(r.record("copy")), RankBuilder.thread, reads)
+
+
+@pytest.mark.parametrize(("feeds", "waits"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_host_wait_orders_the_streams_that_its_thread_feeds_alone(feeds: int, waits: int) -> None:
+    """Also those that have commands already; streams of threads with smaller and larger numbers are not ordered."""
+
+    def build(rank: RankBuilder) -> None:
+        rank.thread()
+        rank.switch(feeds)
+        rank.kernel("compute", "first", seconds=1)
+        copies(rank)
+        done = rank.record("copy")
+        rank.switch(waits)
+        rank.host_wait(done)
+        rank.switch(feeds)
+        reads(rank)
+
+    if feeds == waits:
+        built(build).build()
+    else:
+        with pytest.raises(ProgramError, match="may still be writing it"):
+            built(build)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,19 @@ def test_a_profile_with_too_few_gpus_is_refused() -> None:
         compare(job)
 
 
+def test_collectives_of_every_offloaded_case_are_held_against_those_of_its_baselines() -> None:
+    def lasting(group: str, measured: float, predicted: float, **other: Any) -> Compared:
+        found = case(1.0, 1.0, group, **other)
+        sides = found.measured._replace(collectives_s=measured), found.predicted._replace(collectives_s=predicted)
+        return found._replace(measured=sides[0], predicted=sides[1])
+
+    baselines = [lasting("resident", seconds, 2.0, number=n) for n, seconds in enumerate((1.0, 5.0, 2.0))]
+    rows = [lasting("fitted", 3.0, 2.5, number=3), lasting("unseen", 4.0, 6.0, number=4), lasting("unseen", 0.0, 1.0)]
+    alone = [lasting("unseen", 3.0, 3.0, name="there"), lasting("unseen", 3.0, 3.0, workload="other")]
+    found = comparison_tables.inflations([*rows, *baselines, *alone])
+    assert [(c.number, measured, predicted) for c, measured, predicted in found] == [(3, 1.5, 1.25), (4, 2.0, 3.0)]
+
+
 def test_errors_are_summarised() -> None:
     found = errors({"a": -0.02, "b": 0.01, "c": 0.0})
     assert found == (3, 0.01, pytest.approx(0.01), 0.02, 0.02, "a")

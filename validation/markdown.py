@@ -12,6 +12,8 @@ _PLACE = re.compile(
     re.DOTALL,
 )
 
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?P<file>[^)\s]+\.svg)\)")
+
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
     """A Markdown table whose first `words` columns hold words; the others hold numbers, at the right."""
@@ -37,6 +39,11 @@ def standing(text: str) -> Iterator[tuple[str, str]]:
     """(name, table) for each pair of markers in a document."""
     for match in _PLACE.finditer(text):
         yield match["name"], match["table"]
+
+
+def pictures(documents: Mapping[Path, str]) -> set[Path]:
+    """The drawings (SVG) that `documents` show."""
+    return {path.parent / m["file"] for path, text in documents.items() for m in _PICTURE.finditer(text)}
 
 
 def placed(documents: Mapping[Path, str], tables: Mapping[str, str]) -> dict[Path, str]:

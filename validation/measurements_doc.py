@@ -3,7 +3,7 @@
 `python -m validation.measurements_doc --out docs/plots` writes the plots and prints the tables; with `--document
 PATH...` it also puts each table between its markers in these files, or in the Markdown files of these
 folders. `--check PATH...` only says which tables there are not as they would be made now, have no place or
-have several.
+have several, and which of the plots that are shown there are not as they would be drawn now.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
 from validation import case_tables, copy_tables, other_profile_tables, probe_tables, program_tables
 from validation.datasets import probed_sets
-from validation.markdown import differences, placed
+from validation.markdown import differences, pictures, placed
 from validation.plots import plots
 from validation.step_statistics import Detailed, entries
 
@@ -85,8 +85,20 @@ def publish(drawings: Mapping[str, str], tables: Mapping[str, str], folder: Path
             write_atomically(path, text)
 
 
+def differing_plots(texts: Mapping[Path, str], drawings: Mapping[str, str]) -> list[str]:
+    """What sets the plots that `texts` show apart from `drawings`; a line each."""
+    shown = {file.stem: file for file in pictures(texts)}
+    found = [f"plot {name} is shown nowhere" for name in drawings if name not in shown]
+    for name, file in shown.items():
+        if name not in drawings:
+            found.append(f"{file}: nothing draws plot {name}")
+        elif not file.exists() or file.read_text(encoding="utf-8") != drawings[name]:
+            found.append(f"{file}: not as drawn from the data today")
+    return sorted(found)
+
+
 def main() -> None:
-    """Write the plots and print the tables, or compare the tables with those of documents."""
+    """Write the plots and print the tables, or compare both with those of documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder of the plots")
@@ -95,7 +107,7 @@ def main() -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="exit with 1 unless these files and folders have today's tables",
+        help="exit with 1 unless these files and folders have today's tables and show today's plots",
     )
     parser.add_argument(
         "--document",
@@ -116,7 +128,7 @@ def main() -> None:
         tables |= {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = other_profile_tables.cross(executor)
     if given.check:
-        if wrong := differences(texts, tables):
+        if wrong := [*differences(texts, tables), *differing_plots(texts, plots(found))]:
             sys.exit("\n".join(wrong))
         return
     publish(plots(found), tables, given.out, texts)
