@@ -27,3 +27,9 @@ class Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self.tags.append(f"/{tag}")
+
+
+def table_rows(source: str, title: str) -> int:
+    """How many rows, but the header, the table of the section of this title has."""
+    section = source[source.index(f">{title}</h2>") :]
+    return section[: section.index("</section>")].partition("<tbody>")[2].count("<tr>")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import LONG
+from html_reader import table_rows
 from strategies import Plain, tiny_profile
 
 from sim import hardware, simulate
@@ -117,7 +118,8 @@ def test_every_command_is_tested() -> None:
 def test_run_and_explain_of_every_policy(policy: str, tmp_path: Path) -> None:
     with scenario_file(tmp_path, scenario(POLICIES[policy])) as file:
         kind = POLICIES[policy]["kind"]
-        assert kind in invoke("run", file).splitlines()[1]
+        ran = invoke("run", file).splitlines()
+        assert ran[0].startswith("memory: ") and kind in next(line for line in ran if line.startswith("s.yaml on "))
         figures = json.loads(invoke("run", file, "--json", "--trace", str(tmp_path / "t.json")))
         assert 0 < figures["lower_bound_s"] <= figures["step_time_s"] * (1 + 1e-9)
         assert len(json.loads((tmp_path / "t.json").read_text())["traceEvents"]) > 10
@@ -156,7 +158,7 @@ def test_a_sweep_over_all_policies_prints_writes_and_draws(tmp_path: Path, capsy
     print_sweep("s.yaml", rows)
     assert capsys.readouterr().out.count(" yes ") == len(POLICIES)
     write_page(tmp_path / "page.html", "s.yaml", made, rows)
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<tr>") == 1 + len(POLICIES)
+    assert table_rows((tmp_path / "page.html").read_text(encoding="utf-8"), "All points") == len(POLICIES)
     lines = list(csv.DictReader((tmp_path / "rows.csv").open(newline="", encoding="utf-8")))
     assert [line["fits_memory"] for line in lines] == ["true"] * len(POLICIES)
     assert sweep(made, output=tmp_path / "rows.csv") == rows
@@ -195,7 +197,7 @@ def test_every_plot_of_an_experiment_takes_every_kind_of_axis(x: str, plot: str,
     chosen = convert(plain, Experiment, "e.yaml")
     made = chosen.points("e.yaml")
     write_experiment(tmp_path / "page.html", chosen, made, sweep(made))
-    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<tr>") == 1 + len(made)
+    assert table_rows((tmp_path / "page.html").read_text(encoding="utf-8"), "All points") == len(made)
 
 
 def test_curves_are_drawn_at_the_values_of_quantities(tmp_path: Path) -> None:

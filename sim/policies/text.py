@@ -73,8 +73,10 @@ def brief_parameters(policy: Policy) -> dict[str, str]:
 
 def _brief(value: object, written: str) -> str:
     """What is written of a value; of a long row of numbers only its ends."""
-    if isinstance(value, tuple) and len(value) > 3 and value == tuple(range(value[0], value[0] + len(value))):
-        return f"[{value[0]}, ..., {value[-1]}]"
+    if isinstance(value, tuple) and len(value) > 3 and isinstance(value[0], int):
+        first, last = value[0], value[-1]
+        if value == tuple(range(first, first + len(value))):
+            return f"[{first}, ..., {last}]"
     return written
 
 

@@ -9,7 +9,7 @@ from sim.planning import Plan
 from sim.planning.result import COLUMNS
 from sim.policies import describe
 from sim.report.tables import print_waterfall
-from sim.report.terminal import say, show, styled, table
+from sim.report.terminal import only_words_wrap, say, show, styled, table
 from sim.scenario import with_files_of
 from sim.timeline.memory_components import COMPONENTS
 
@@ -41,8 +41,6 @@ def print_plan(name: str, plan: Plan) -> None:
     if plan.suggestions:
         made = table("with", "step time", "change", "peak memory", title="what would help, each simulated")
         made.add_column("schedule", style="dim")
-        for at, column in enumerate(made.columns):  # words wrap, figures do not
-            column.no_wrap = 0 < at < len(made.columns) - 1
         for tip in plan.suggestions:
             made.add_row(
                 tip.words,
@@ -51,7 +49,7 @@ def print_plan(name: str, plan: Plan) -> None:
                 show_bytes(tip.peak_memory_bytes),
                 describe(tip.policy, short=True) + ("" if tip.fits_memory else ", does not fit"),
             )
-        show(made)
+        show(only_words_wrap(made))
     if plan.best is not None:
         made = table("peak memory by component", "", title=f"memory of {plan.best.words}")
         for part, size in plan.best.memory_bytes.items():

@@ -14,7 +14,7 @@ from sim.inputs.units import show_bytes, show_seconds
 from sim.policies import describe, describe_plain
 from sim.report.profile_rows import ANOTHER_TOPOLOGY, rows_of
 from sim.report.profile_rows import shown as shown_value
-from sim.report.terminal import say, show, styled, table
+from sim.report.terminal import only_words_wrap, say, show, styled, table
 from sim.run import Result
 from sim.scenario import Scenario
 from sim.sweeps.evaluation import Figures
@@ -107,7 +107,7 @@ def print_explanation(name: str, explanation: Explanation) -> None:
         )
     print_waterfall(explanation.waterfall)
     if explanation.changes:
-        show(made)
+        show(only_words_wrap(made))
 
 
 def print_sweep(name: str, rows: Sequence[Row]) -> None:

@@ -43,6 +43,13 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
+def only_words_wrap(made: Table) -> Table:
+    """The first and the last column, of words, wrap where a terminal is narrow; the figures between do not."""
+    for at, column in enumerate(made.columns):
+        column.no_wrap = 0 < at < len(made.columns) - 1
+    return made
+
+
 def show(*tables: Table) -> None:
     """Print tables to standard output."""
     console = Console()
