@@ -204,7 +204,9 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "a list": ("- 1", "expected a mapping of keys to values, got a list"),
     "a word": ("scenario", "expected a mapping of keys to values, got text"),
     "binary": (bytes(range(256)), "is not a text file (UTF-8 expected)"),
-    "ELF": (Path(sys.executable).read_bytes()[:4096], "is not a text file"),
+    "ELF": (Path(sys.executable).read_bytes()[:4096], "is a program (ELF), no scenario: give what it prints"),
+    "no UTF-8": (b"world_size: 2 # \xe9\n", "is not a text file (UTF-8 expected)"),
+    "no format that is known": (b"\x7fELVES\xff\xfe", "is not a text file (UTF-8 expected)"),
     "UTF-16": ("world_size: 2".encode("utf-16"), "is not a text file"),
     "null bytes": (b"\0" * 100, "is not YAML"),
     "control characters": (b"a: \x07", "is not YAML"),
@@ -248,7 +250,11 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "a byte order mark alone": ("\N{ZERO WIDTH NO-BREAK SPACE}", "expected a mapping"),
     "right to left": ("\N{RIGHT-TO-LEFT OVERRIDE}world_size: 2", "unknown key"),
     "a trace": ('{"traceEvents": []}', "is a profiler's trace"),
-    "a table": ("scenario_v1,world_size\n0123,2\n", "expected a mapping of keys to values, got text"),
+    "a sweep's rows": ("scenario_v1,world_size\n0123,2\n", "is rows of a sweep of ours (CSV), no scenario: resume it"),
+    "a word like a table's": ("scenario_v1 of mine", "expected a mapping of keys to values, got text"),
+    "a word like a file's mark": ("BZhost", "expected a mapping of keys to values, got text"),
+    "a key like a table's": ("scenario_v1: 2", "scenario_v1: unknown key"),
+    "a key like a file's mark": ("PAR1: 2", "PAR1: unknown key"),
 }
 
 
@@ -258,6 +264,8 @@ def test_files_that_hold_no_mapping_are_refused(name: str, command: str) -> None
     content, words = TEXTS[name]
     Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     args = [command, "bad.yaml", *(["--set", "policy.drain=true"] if command == "sweep" else [])]
+    if (name, command) == ("a trace", "explain"):  # which takes traces
+        words = "is a trace in which nothing ran on a GPU"
     # what a mapping must hold depends on what it is to be
     answered(args, 2, "bad.yaml", *([words] if command in ("run", "explain") else []))
     assert not Path("owned").exists()

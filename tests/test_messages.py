@@ -42,7 +42,7 @@ WRONG: list[tuple[tuple[str | int, ...], object, str, str]] = [
     (("workload", "steps"), "two", "workload.steps", "expected a whole number, got text 'two'"),
     (("workload", "block", 1, "collective", "kind"), "broadcast", "workload.block[1].collective.kind", "expected one of all_to_all, all_reduce, all_gather, reduce_scatter, send_recv"),
     (("workload", "block", 0, "compute", "secnds"), 1, "workload.block[0].compute.secnds", "did you mean 'seconds'?"),
-    (("policy", "kind"), "chunkd", "policy.kind", "is 'chunkd'; did you mean 'chunked'? expected one of chunked, "),
+    (("policy", "kind"), "chunkd", "policy.kind", "is 'chunkd'; did you mean 'chunked'? expected one of adaptive, chunked, "),
     (("policy",), None, "policy", "expected a mapping of keys to values, got nothing; write {kind: "),
 ]  # fmt: skip
 

@@ -345,6 +345,10 @@ def test_errors_name_the_key(change: dict[str, Any], world_size: int, path: str,
 def test_all_numbers_that_do_not_fit_a_model_are_told_at_once() -> None:
     for change, keys in (
         ({"frames": 80, "height": 481, "layers": 41}, {"frames", "height", "layers"}),
+        (
+            {"frames": 80, "layers": 41, "parallelism": {"pipeline": 2, "patches": 4}},
+            {"frames", "layers"},
+        ),
         ({"frames": 0, "batch": 0, "model": "wan"}, {"frames", "batch", "model"}),
     ):
         with pytest.raises(InputError) as caught:

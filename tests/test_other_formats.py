@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from pathlib import Path
@@ -61,6 +62,8 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
     "zip": (b"PK\x03\x04" + bytes(99), "a zip archive"),
     "tar": (bytes(257) + b"ustar" + bytes(99), "a tar archive"),
     "pickle": (b"\x80\x04\x95" + bytes(99), "a pickle of Python, no scenario: it is not opened"),
+    "bzip2": (bz2.compress(b"world_size: 2\n"), "a file packed with bzip2, no scenario: unpack it"),
+    "Parquet": (b"PAR1\x15\x04\x15\x10" + bytes(99), "a table (Parquet), no scenario"),
     "rows": ("scenario_v3,world_size\n1,2\n", "rows of a sweep of ours (CSV)"),
     "page": ('<!doctype html><meta name="generator" content="chunkflow-sim">', "a page that chunkflow-sim wrote"),
     "web page": ("<html><body></body></html>", "a web page (HTML)"),

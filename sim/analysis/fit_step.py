@@ -20,7 +20,7 @@ from sim.inputs.units import Number, show_seconds
 from sim.policies.resident import Resident
 from sim.run import simulate
 from sim.scenario import Scenario
-from sim.workloads.block_items import Item
+from sim.workloads.block_entries import Item
 from sim.workloads.named import Named
 from sim.workloads.recorded import Recorded
 

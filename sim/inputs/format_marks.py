@@ -145,8 +145,9 @@ TEXT = (
     ),
     _of(
         "rows of a sweep of ours (CSV)",
-        r"\Ascenario_v\d+",
+        r"\Ascenario_v\d+(?:,|\r?$)",
         advice="resume it with `chunkflow-sim sweep SCENARIO --out FILE`",
+        flags=_LINES,
     ),
     _of(
         "a project's settings (TOML)",
@@ -163,7 +164,7 @@ BINARY: tuple[tuple[bytes, int, str, str], ...] = (
     (b"SQLite format 3\0", 0, "a database (SQLite), perhaps of nsys export", f"it cannot be imported: {RECORD}"),
     (b"PK\x03\x04", 0, "a zip archive, or a checkpoint of PyTorch", "unpack it and give the file inside"),
     (b"ustar", 257, "a tar archive", "unpack it and give the file inside"),
-    (b"PAR1", 0, "a table (Parquet)", "it cannot be imported"),
+    (b"PAR1\x15", 0, "a table (Parquet)", "it cannot be imported"),
     (b"\x89HDF", 0, "an HDF5 file", "it cannot be imported"),
     (b"\x93NUMPY", 0, "an array of NumPy", "it cannot be imported"),
     (b"%PDF", 0, "a PDF document", "it cannot be imported"),
@@ -173,7 +174,7 @@ BINARY: tuple[tuple[bytes, int, str, str], ...] = (
     (b"\x80\x02", 0, "a pickle of Python", f"it is not opened; {RECORD}"),
     (b"\x80\x04", 0, "a pickle of Python", f"it is not opened; {RECORD}"),
     (b"\x80\x05", 0, "a pickle of Python", f"it is not opened; {RECORD}"),
-    (b"BZh", 0, "a file packed with bzip2", "unpack it"),
+    (b"1AY&SY", 4, "a file packed with bzip2", "unpack it"),
     (b"\xfd7zXZ", 0, "a file packed with xz", "unpack it"),
     (b"\x28\xb5\x2f\xfd", 0, "a file packed with zstd", "unpack it"),
 )

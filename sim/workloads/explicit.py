@@ -15,7 +15,8 @@ from sim.inputs.config import Config, InputError
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
 from sim.workloads.algorithms import Algorithms
-from sim.workloads.block_items import CollectiveOp, Compute, Item, collective_buffer, too_few, wrong_block
+from sim.workloads.block_entries import Item, wrong_block
+from sim.workloads.block_items import CollectiveOp, Compute, collective_buffer, too_few
 from sim.workloads.exchanges import phases_of
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.phases import Phase, phase_layers, wrong_phases

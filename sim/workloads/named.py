@@ -149,7 +149,7 @@ class Named(Config, frozen=True):
             yield _wrong("exchange.levels", f"are {list(exchange.levels)}: they do not fill {layout.ulysses} ranks")
         if exchange.v_major is not None and layout.stale:
             yield _wrong("exchange.v_major", f"does not go with {layout}, which has stale activations of its own")
-        if layout.patches > self.tokens(model):
+        if not any(self._wrong_shape(model)) and layout.patches > self.tokens(model):
             yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
             yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")

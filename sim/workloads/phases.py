@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from sim.inputs.config import Config
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bytes
-from sim.workloads.block_items import Item, too_few, wrong_block
+from sim.workloads.block_entries import Item, wrong_block
+from sim.workloads.block_items import too_few
 from sim.workloads.exchanges import phases_of
 from sim.workloads.layouts import Layout, with_ranks, wrong_group
 from sim.workloads.workload import Layer
