@@ -104,6 +104,7 @@ def check(tables: list[Table], most: float, typical: float) -> None:
     assert median(errors) < typical
 
 
+@pytest.mark.slow
 def test_two_tables_by_the_time_of_one_gpu() -> None:
     check([TABLES[0], TABLES[4]], 0.22, 0.12)
 
