@@ -184,7 +184,8 @@ def test_group_offload_waits_for_each_group() -> None:
     up, down = 0.1 / 7.937, 0.1 / 14.56
     # the first layer's copy is issued after the outside weights are up; 4 x 10 ms of copies, the last kernel after them
     assert block["step_time_s"] == pytest.approx(up + 4 * 10e-3 + 5e-3 + down, rel=0.06)
-    assert block["h2d_bytes_per_step"] == 4 * 553_500_000
+    assert block["h2d_bytes_per_step"] == 4 * 553_500_000 + 100_000_000
+    assert block["block_copy_bytes_per_step"] == 100_000_000
     pages = group_offload()["step_time_s"] - block["step_time_s"]
     assert pages == pytest.approx(0.1 / 1.8, rel=0.01)
 
@@ -200,3 +201,6 @@ def test_without_a_stream_weights_go_back_too() -> None:
     slow = group_offload(stream=False, new_pages=False)
     each = 0.5535 / 7.937 + 5e-3 + 0.5535 / 14.56
     assert slow["step_time_s"] == pytest.approx(4 * each + 0.1 / 7.937 + 0.1 / 14.56, rel=0.03)
+    # pageable or not, they are weights that come: all of them, and as many go back
+    assert slow["h2d_bytes_per_step"] == slow["block_copy_bytes_per_step"] == 4 * 553_500_000 + 100_000_000
+    assert slow["h2d_busy_s"] == pytest.approx((4 * 0.5535 + 0.1) / 7.937, rel=0.03)

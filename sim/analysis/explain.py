@@ -168,7 +168,7 @@ def _what_helps(facts: Facts, changes: list[Change]) -> Iterator[str]:
         elif changes:
             yield f"None of the variants tried fits into {capacity} either."
         return
-    faster = [c for c in changes if c.gain_s >= MIN_SHARE * step]
+    faster = [c for c in changes if c.gain_s >= MIN_SHARE * step > 0]
     helps = [c for c in faster if c.fits_memory]
     free = [c for c in helps if c.memory_bytes <= 0]
     for best in dict.fromkeys([*helps[:1], *free[:1]]):

@@ -49,7 +49,7 @@ CAUSES = tuple(cause for cause in CAUSE_LABELS if cause != "hidden")
 """What time on the critical path is spent on.
 
 `exposed_h2d` is the transfer of bytes at the rate of an isolated copy, `exposed_copy` that of copies of
-anything but layers' weights,
+anything but layers' weights from pinned memory,
 `exposed_gather` the isolated time of a collective that fills a slot. `copy_overhead` is the set-up of copies,
 `copy_contention` what other traffic adds, `engine_wait` a copy that waits until one of another stream leaves the copy
 engine. `yield_wait` is a stream blocked by a flag of the device: copies at a gate, collectives that drain. `skew` is

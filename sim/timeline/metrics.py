@@ -43,6 +43,7 @@ class Metrics(TypedDict):
     pinned_memory_bytes: int
     """Host memory that all ranks together pin, at least: weights that are copied, and buffers that blocks name."""
     h2d_bytes_per_step: int
+    """Of all weights that are copied to the GPU, from pinned or pageable memory."""
     h2d_busy_s: float
     h2d_uncovered_s: float
     collective_time_s: float
@@ -52,7 +53,7 @@ class Metrics(TypedDict):
     h2d_collective_overlap_s: float
     exposed_prefetch_s: float
     block_copy_bytes_per_step: int
-    """Of copies that blocks name, both directions; they are in no figure of prefetches."""
+    """Of copies that blocks name, both directions, and of weights that go back; in no figure of weights that come."""
     block_copy_s: float
     request_time_s: float
     """What runs once, and as many steps as were asked for."""
@@ -78,7 +79,7 @@ SHOWN = {
     "h2d_uncovered_s": ("  not under kernels", "copy in flight, no kernel running"),
     "h2d_collective_overlap_s": ("  under collectives", "copy and collective at once"),
     "h2d_bytes_per_step": ("H2D bytes a step", "per GPU"),
-    "block_copy_s": ("copies in blocks", "a copy that blocks name in flight"),
+    "block_copy_s": ("other copies", "named by blocks, or weights that go back, in flight"),
     "block_copy_bytes_per_step": ("  bytes a step", "per GPU, both directions"),
     "before_s": ("before the steps", "once a request"),
     "after_s": ("after the steps", "once a request"),
@@ -155,8 +156,7 @@ def metrics(
     start, end = timeline.window(rank)
     sections = Sections.of(timeline, rank)
     assert sections is not None, "a repeat crosses the start of the steps shown: expand the timeline"
-    copies = [(s, c) for s, c in timeline.commands(rank, Copy) if c.brings_weights]
-    others = [(s, c) for s, c in _other_copies(timeline, rank) if not c.brings_weights]
+    copies, others = _copies(timeline, rank)
     before, after = timeline.once(rank)
     in_flight = union((s.ready, s.end) for s, _ in copies)
     kernels = union((s.start, s.end) for s, _ in timeline.commands(rank, Kernel))
@@ -207,13 +207,20 @@ def metrics(
     }
 
 
-def _other_copies(timeline: Timeline, rank: int) -> list[tuple[Span, Copy]]:
-    """Copies that are no parts of collectives; of weights and of what blocks name."""
-    copies, program = timeline.commands(rank, Copy), timeline.program.ranks[rank]
-    if not program.composed_collectives:
-        return copies
-    parts = program.composed_streams
-    return [(s, c) for s, c in copies if c.stream not in parts and c.kind in ("h2d", "d2h")]
+_Copies = list[tuple[Span, Copy]]
+
+
+def _copies(timeline: Timeline, rank: int) -> tuple[_Copies, _Copies]:
+    """Copies that bring weights to the GPU, from whatever memory, and all others that are no parts of collectives."""
+    program = timeline.program.ranks[rank]
+    filled = {buffer.name for buffer in program.buffers if buffer.kind in ("weights", "slot")}
+    parts, weights, others = program.composed_streams, _Copies(), _Copies()
+    for span, copy in timeline.commands(rank, Copy):
+        if copy.brings_weights:
+            weights.append((span, copy))
+        elif not parts or (copy.stream not in parts and copy.kind in ("h2d", "d2h")):
+            (weights if copy.kind == "h2d" and copy.buffer in filled else others).append((span, copy))
+    return weights, others
 
 
 def _fits(timeline: Timeline, rank: int, memory: int) -> bool:
