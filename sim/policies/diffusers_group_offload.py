@@ -102,9 +102,9 @@ class DiffusersGroupOffload(Policy, frozen=True, tag="diffusers_group_offload"):
 
     @classmethod
     def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
-        """Both levels."""
+        """Either level: a leaf may fit where a block does not."""
         if any(layer.bytes for layer in workload.layers):
-            yield {"level": ("block", "leaf")}
+            yield from ({"level": (level,)} for level in ("block", "leaf"))
 
     def flags(self, world_size: int) -> Mapping[str, str]:
         """Of `enable_group_offload`."""
