@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from strategies import Case, cases, collective, compute, offloading, sharded, workloads
+from strategies import Case, cases, collective, compute, offloading, scenario, sharded, workloads
 
 from sim.hardware.profile_parameters import changed
 from sim.planning.floors import Floors
@@ -139,3 +139,15 @@ def test_floors_by_hand() -> None:
     assert floors.memory(whole) == 2 * 40 + 100 + 2 * 16
     assert floors.memory(half) == 3 * 20 + 2 * 20 + 100 + 2 * 16
     assert floors.memory(Resident()) == 120 + 100 + 2 * 16
+
+
+@pytest.mark.parametrize("layer_bytes", [3, 40, 16 * 2**20 + 1])
+@pytest.mark.parametrize("level", ["block", "leaf"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_floors_of_groups_are_below_their_runs(level: str, stream: bool, layer_bytes: int) -> None:
+    """A leaf takes less memory than a layer does, and may fit where no layer does."""
+    policy = {"kind": "diffusers_group_offload", "level": level, "stream": stream}
+    made = scenario({"layers": 3, "steps": 3, "layer_bytes": layer_bytes, "block": [compute(1e-4)]}, policy)
+    floors, metrics = Floors(Job.of(made)), simulate(made).metrics
+    assert floors.memory(made.policy) <= metrics["peak_memory_bytes"]
+    assert floors.step_s(made.policy) <= metrics["step_time_s"] * (1 + SETTLED)

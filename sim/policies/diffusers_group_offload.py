@@ -102,9 +102,10 @@ class DiffusersGroupOffload(Policy, frozen=True, tag="diffusers_group_offload"):
 
     @classmethod
     def offers(cls, workload: Workload, world_size: int) -> Iterator[Axes]:
-        """Either level: a leaf may fit where a block does not."""
+        """Both levels, each by itself: leaves take less memory."""
         if any(layer.bytes for layer in workload.layers):
-            yield from ({"level": (level,)} for level in ("block", "leaf"))
+            yield {"level": ("block",)}
+            yield {"level": ("leaf",)}
 
     def flags(self, world_size: int) -> Mapping[str, str]:
         """Of `enable_group_offload`."""
@@ -113,7 +114,9 @@ class DiffusersGroupOffload(Policy, frozen=True, tag="diffusers_group_offload"):
         return {"diffusers": f'enable_group_offload(offload_type="{self.level}_level"{blocks}{streams})'}
 
     def weight_bytes(self, workload: Workload, world_size: int) -> int:
-        """The largest layer, and what belongs to none."""
+        """The largest layer, and what belongs to none; by leaves, as much as the largest leaf at least."""
+        if self.level == "leaf":
+            return max((self.copied_of_layer(0, of.bytes) // groups_of(self, of) for of in workload.layers), default=0)
         return max((layer.bytes for layer in workload.layers), default=0) + workload.outside_bytes
 
     def least_copied(self, layer: int, layer_bytes: int, world_size: int) -> int:
