@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import yaml
 from conftest import Command
-from hypothesis import given
+from hypothesis import example, given
 from strategies import Case, Plain, cases, collective, compute, scenario
 
 from sim import policies
@@ -232,7 +232,19 @@ def test_every_cause_is_in_one_group() -> None:
     assert sorted(c for group in critical_path.CAUSE_GROUPS.values() for c in group) == sorted(CAUSES)
 
 
+PAGEABLE: Plain = {
+    "kind": "diffusers_group_offload",
+    "stream": False,
+    "new_pages": False,
+    "hook": 0.0,
+    "per_tensor": 0.0,
+}
+"""Weights come from pageable memory, and go back."""
+
+
 @given(cases())
+@example(Case({"steps": 1, "layers": 1, "layer_bytes": 2, "block": [compute(1.0)]}, PAGEABLE))
+@example(Case({"steps": 1, "layers": 1, "layer_bytes": 1, "block": [compute(0.0)]}, PAGEABLE))  # takes no time
 def test_sentences_say_what_the_causes_show(case: Case) -> None:
     result = case.run()
     found = explain(result)
