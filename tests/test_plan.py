@@ -277,6 +277,7 @@ def test_layouts_of_a_model_are_compared() -> None:
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
 
 
+@pytest.mark.slow
 def test_the_best_layout_of_pixart_on_l40_is_the_published_one() -> None:
     """xDiT's figures have guidance over two groups of GPUs, each a pipeline of patches, ahead of all others."""
     model = {"model": "pixart-xl-2", "height": 2048, "width": 2048, "layers": 4, "steps": 2}
@@ -329,6 +330,14 @@ def test_numbers_of_gpus_that_a_division_cannot_have_are_refused_and_one_gpu_nee
         sim.plan(divided, gpus=(1, 2))
     found = sim.plan(divided, gpus=(1, 4))
     assert {p.world_size for p in found.evaluated} == {1, 4}
+
+
+@pytest.mark.slow
+def test_a_division_that_is_given_is_among_those_that_are_looked_at() -> None:
+    model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 2, "steps": 2}
+    divided = scenario_of(
+        model | {"parallelism": {"tensor": 2, "ulysses": 2}}, {"kind": "resident"}, 4, "h200x4-hostpath"
+    )
     own = {getattr(p.scenario.workload, "parallelism", None) for p in sim.plan(divided, parallelism="auto").evaluated}
     assert Layout(tensor=2, ulysses=2) in own and "ulysses" in own
 
