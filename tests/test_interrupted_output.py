@@ -73,10 +73,10 @@ def test_closed_standard_output_is_code_1(args: list[str], folder: Path, chunkfl
 @pytest.mark.parametrize(
     "args",
     [
-        ["run", "long.yaml"],
+        ["run", "long.yaml", "--no-shortcuts"],
         ["run", "long.yaml", "--json", "--trace", "t.json"],
         ["run", "s.yaml", "--interval"],
-        ["explain", "long.yaml"],
+        ["explain", "long.yaml", "--set", "policy.resident_layers=1"],
         ["sensitivity", "long.yaml", "--workers", "2"],
     ],
     ids=" ".join,
