@@ -334,6 +334,7 @@ def test_disturbed_cases_are_shown_and_not_judged() -> None:
     assert slow.pop("h200x2-nvlink-20261121c") == [1]
     assert {name: len(found) for name, found in slow.items() if found} == {
         "h200x2-hostpath-20261121h": 1,
+        "h200x2-hostpath-20261129p": 1,
         "h200x2-nvlink-20261121h": 7,
     }
     rows = [case(1.0, 1.0, number=1), case(1.1, 1.1, number=2), case(1.2, 0.9, number=3, disturbed=True)]
