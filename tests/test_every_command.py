@@ -67,16 +67,16 @@ HOSTS_AND_POLICIES = [
     (host, policy)
     for i, host in enumerate(hardware.shipped())
     for j, policy in enumerate(POLICIES)
-    if LONG or (i + j) % 4 == 0
+    if LONG or (i + j) % 6 == 0
 ]
-"""Every host and every policy, each with a quarter of the others; all pairs in a long run."""
+"""Every host and every policy, each with a sixth of the others; all pairs in a long run."""
 HOSTS_AND_MODELS = [
     (host, name)
     for i, host in enumerate(hardware.shipped())
     for j, name in enumerate(named.shipped())
-    if LONG or (i + j) % 3 == 0
+    if LONG or (i + j) % 5 == 0
 ]
-"""Every host and every model, each with a third of the others; all pairs in a long run."""
+"""Every host and every model, each with a fifth of the others; all pairs in a long run."""
 TESTED_ELSEWHERE = {"calibrate", "doctor", "import", "measure", "plan", "serve", "validate"}
 """Commands that take no policy, profile or model, or that need a machine; test_measure and others run them."""
 
