@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def test_every_experiment_has_a_page(name: str, pool: Executor, tmp_path: Path) 
     experiment = load_experiment(name)
     points = experiment.points(name)[:6]
     write_experiment(tmp_path / "page.html", experiment, points, sweep(points, pool))
-    assert experiment.title in (tmp_path / "page.html").read_text()
+    assert escape(experiment.title) in (tmp_path / "page.html").read_text()
 
 
 def test_an_unknown_experiment_is_told_the_shipped_ones() -> None:
