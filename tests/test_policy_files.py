@@ -178,6 +178,7 @@ HELPERS = {
     "base",
     "block_times",
     "decision",
+    "hooked_layerwise",
     "host_rates",
     "predicted",
     "registry",
