@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import click
 
@@ -85,6 +85,21 @@ INTO_OPTIONS = (
 """Where measurements go."""
 
 
+class Measured(Protocol):
+    """What a benchmark's output says of a host."""
+
+    @property
+    def width(self) -> int:
+        """GPUs that it measured."""
+
+    @property
+    def gpus(self) -> Sequence[str]:
+        """Their names, as far as they are given."""
+
+
+M = TypeVar("M", bound=Measured)
+
+
 class Target(NamedTuple):
     """Where measurements go, as the options say."""
 
@@ -113,6 +128,23 @@ class Target(NamedTuple):
         if plain is not None:
             return plain, []
         return unknown_host(count, gpus, self.wanted, self.output.stem, ", ".join(file.name for file in files))
+
+    def fill(
+        self,
+        command: str,
+        files: Sequence[Path],
+        read: Callable[[Path], M],
+        fill: Callable[[dict[str, Any], M, str], list[str]],
+    ) -> None:
+        """Fill in what each file holds, by `fill(plain, measured, name)`; of the most GPUs last, as it knows most."""
+        found = sorted(((file, read(file)) for file in files), key=lambda one: one[1].width)
+        widest = max(found, key=lambda one: one[1].width)[1]
+        plain, remarks = self.start(widest.width, widest.gpus, files)
+        for file, measured in found:
+            if measured.width < widest.width:
+                remarks.append(f"contradiction: {file} has {measured.width} GPUs, another file {widest.width}")
+            remarks += fill(plain, measured, file.name)
+        self.finish(plain, command, files, remarks)
 
     def finish(self, plain: dict[str, Any], command: str, files: Sequence[Path], remarks: Sequence[str]) -> None:
         """Write the profile, and say what was assumed and what contradicts."""

@@ -24,12 +24,4 @@ def command(files: tuple[Path, ...], force: bool, **given: Any) -> None:
     from sim.importers.measured_copies import fill_nvbandwidth
     from sim.importers.nvbandwidth import read_file
 
-    target = Target.of(given, force)
-    found = [(file, read_file(file)) for file in files]
-    widest = max(found, key=lambda one: one[1].width)[1]
-    plain, remarks = target.start(widest.width, widest.gpus, files)
-    for file, bandwidths in sorted(found, key=lambda one: one[1].width):
-        if bandwidths.width < widest.width:
-            remarks.append(f"contradiction: {file} has {bandwidths.width} GPUs, another file {widest.width}")
-        remarks += fill_nvbandwidth(plain, bandwidths, file.name)
-    target.finish(plain, "nvbandwidth", files, remarks)
+    Target.of(given, force).fill("nvbandwidth", files, read_file, fill_nvbandwidth)

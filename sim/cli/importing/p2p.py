@@ -24,12 +24,4 @@ def command(files: tuple[Path, ...], force: bool, **given: Any) -> None:
     from sim.importers.measured_copies import fill_p2p
     from sim.importers.p2p import read_file
 
-    target = Target.of(given, force)
-    found = [(file, read_file(file)) for file in files]
-    widest = max(found, key=lambda one: one[1].width)[1]
-    plain, remarks = target.start(widest.width, widest.gpus, files)
-    for file, rates in sorted(found, key=lambda one: one[1].width):
-        if rates.width < widest.width:
-            remarks.append(f"contradiction: {file} has {rates.width} GPUs, another file {widest.width}")
-        remarks += fill_p2p(plain, rates, file.name)
-    target.finish(plain, "p2p", files, remarks)
+    Target.of(given, force).fill("p2p", files, read_file, fill_p2p)
