@@ -181,10 +181,6 @@ def test_a_measurement_far_off_lies_outside(covered: list[Covered]) -> None:
     assert [c.inside for c in (*far, *near)] == [False] * len(far) + [True] * len(near)
 
 
-NOT_YET = "h200x2-hostpath-20261129p"
-"""The set without rows in the table; docs/modelling.md says so."""
-
-
 @pytest.mark.slow
 def test_the_table_in_the_documentation_is_todays() -> None:
     name = "h100x1-20261121e"
@@ -194,7 +190,7 @@ def test_the_table_in_the_documentation_is_todays() -> None:
     _, _, *todays = markdown_table(coverage_table(covered)).splitlines()
     table = dict(standing((Path(__file__).parents[1] / "docs" / "modelling.md").read_text()))["coverage"]
     assert [row for row in table.splitlines() if name[:6] in row] == todays
-    assert all(session(other) in table for other in shipped_sets() if other != NOT_YET)
+    assert all(session(other) in table for other in shipped_sets())
 
 
 def test_groups_count_what_lies_inside() -> None:
