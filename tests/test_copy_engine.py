@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from copy_engine_programs import MAIN, Call, Memory, engine_program, expected, initial
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import Case, Plain, cases, collective, compute, gated, scenario, tiny_profile, workloads
 from timeline_checks import SLACK, check_order
@@ -223,6 +223,16 @@ ALGORITHMS: list[Plain] = [
 ]
 
 
+# one rank alone: its own block is a copy within the GPU, and no stream of copies is used
+@example(
+    Case(
+        {"layers": 1, "steps": 1, "layer_bytes": 2, "block": [compute(1.0), collective(2, "all_to_all")]},
+        {"kind": "resident"},
+        1,
+        {},
+    ),
+    ALGORITHMS[0],
+)
 @settings(max_examples=settings().max_examples // 2)
 @given(cases(), st.sampled_from(ALGORITHMS))
 def test_what_holds_of_every_run_holds_with_copy_engines(case: Case, algorithms: Plain) -> None:

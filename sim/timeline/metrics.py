@@ -218,7 +218,7 @@ def _copies(timeline: Timeline, rank: int) -> tuple[_Copies, _Copies]:
     for span, copy in timeline.commands(rank, Copy):
         if copy.brings_weights:
             weights.append((span, copy))
-        elif not parts or (copy.stream not in parts and copy.kind in ("h2d", "d2h")):
+        elif not program.composed_collectives or (copy.stream not in parts and copy.kind in ("h2d", "d2h")):
             (weights if copy.kind == "h2d" and copy.buffer in filled else others).append((span, copy))
     return weights, others
 
