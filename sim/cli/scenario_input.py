@@ -74,15 +74,11 @@ class Given(NamedTuple):
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
         """The one point of a sweep whose axes have one value each: keys are set, and left out, as a sweep does."""
-        from sim.inputs.config import InputError
-        from sim.sweeps.axes import parse_axes
+        from sim.sweeps.axes import parse_settings
         from sim.sweeps.grid import points
 
-        axes = parse_axes(self.settings)
-        for (path, values), text in zip(axes.items(), self.settings, strict=True):
-            if len(values) != 1:
-                problem = f"expected one value for {path}, got {len(values)}: several are what `sweep` runs"
-                raise InputError("--set", text, problem)
+        settings = parse_settings(self.settings, "several are what `sweep` runs")
+        axes = {path: [value] for path, value in settings.items()}
         (point,) = points(self.plain(), axes, self.source, note)
         return point.job.scenario, point.job.profile
 

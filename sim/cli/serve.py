@@ -21,18 +21,6 @@ from sim.cli.common import (
 from sim.cli.scenario_input import STANDARD_INPUT
 
 
-def _settings(texts: tuple[str, ...]) -> dict[str, object]:
-    """Keys and values, as --set gives them: one value each."""
-    from sim.inputs.config import InputError
-    from sim.sweeps.axes import parse_axes
-
-    axes = parse_axes(texts)
-    for (path, values), text in zip(axes.items(), texts, strict=True):
-        if len(values) != 1:
-            raise InputError("--set", text, f"expected one value for {path}, got {len(values)}: --vary takes several")
-    return {path: values[0] for path, values in axes.items()}
-
-
 def _further(advance: Callable[[int], None], before: int, done: int) -> None:
     advance(before + done)
 
@@ -88,7 +76,7 @@ def serve(
     from sim.serving.pairs import pairs
     from sim.serving.scenario import ServingScenario, plain_of, read_plain
     from sim.serving.serve import prepare
-    from sim.sweeps.axes import parse_axes
+    from sim.sweeps.axes import parse_axes, parse_settings
     from sim.sweeps.evaluation import Evaluator
     from sim.sweeps.figures_cache import user_cache
     from sim.sweeps.worker_pool import Workers
@@ -99,7 +87,7 @@ def serve(
     else:
         source, title = str(file), file.name
         data = read_plain(file)
-    settings = _settings(settings_given)
+    settings = parse_settings(settings_given, "--vary takes several")
     check_outputs_shared(force, ("--html", html, "PAGE"))
     evaluator = Evaluator(cache=user_cache(not no_cache))
     if is_grid(data):

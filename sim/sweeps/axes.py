@@ -55,6 +55,16 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
     return axes
 
 
+def parse_settings(texts: Sequence[str], several: str) -> dict[str, object]:
+    """As `parse_axes`, of one value each; `several` says what takes more. Raises InputError."""
+    settings: dict[str, object] = {}
+    for (path, values), text in zip(parse_axes(texts).items(), texts, strict=True):
+        if len(values) != 1:
+            raise InputError("--set", text, f"expected one value for {path}, got {len(values)}: {several}")
+        settings[path] = values[0]
+    return settings
+
+
 def _items(given: str) -> Iterator[str]:
     """Cut at the commas that are in no bracket."""
     start = depth = 0
