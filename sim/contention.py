@@ -18,7 +18,7 @@ from sim.isolated_runs import times_together
 from sim.machine import SimulatedMachine
 from sim.policies.host_rates import CollectiveRates, HostRates, PhaseRates
 from sim.program import CollectiveKind
-from sim.workloads.block_items import CollectiveOp, Exchange, Groups, Op, Shift, Transfers
+from sim.workloads.block_items import CollectiveOp, Exchange, Groups, Shift, Transfers
 from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Workload
 
@@ -130,7 +130,7 @@ def _collectives(profile: Profile, workload: Workload, gpus: Sequence[int]) -> I
 
 def _by_copy_engines(profile: Profile, workload: Workload, gpus: Sequence[int]) -> Iterator[CollectiveRates]:
     """Those of collectives by copy engines: each is simulated alone, and lasts as long as on its slowest rank."""
-    asked = {op for op in _ops(workload) if isinstance(op, EngineCollective)}
+    asked = {op for op in workload.entries() if isinstance(op, EngineCollective)}
     found: dict[tuple[CollectiveKind, int, int, int], float] = {}
     for op in asked:
         times = times_together(SimulatedMachine(profile), op, len(gpus), gpus)
@@ -144,16 +144,9 @@ def _by_copy_engines(profile: Profile, workload: Workload, gpus: Sequence[int]) 
         yield CollectiveRates(kind, Bytes(size), ranks, (phase,), piece_bytes=Bytes(piece))
 
 
-def _ops(workload: Workload) -> Iterator[Op]:
-    """Entries of the blocks of all ranks; equal blocks once."""
-    for own in workload.ranks or (workload,):
-        blocks = {id(block): block for layer in own.all_layers for block in layer.blocks}.values()
-        yield from (op for block in (*blocks, own.closing) for op in block)
-
-
 def _asked(workload: Workload, world_size: int) -> Iterator[tuple[tuple[CollectiveKind, int, int], Groups]]:
     seen = set[object]()
-    for op in _ops(workload):
+    for op in workload.entries():
         if isinstance(op, CollectiveOp | Exchange):
             ranks = len(op.groups[0]) if op.groups else world_size
             asked = (op.kind, int(op.bytes), ranks), op.groups

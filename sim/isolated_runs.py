@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sim import policies
 from sim.inputs.units import Seconds
@@ -22,7 +22,7 @@ def isolated_times(
 ) -> dict[IsolatedKey, float]:
     """Seconds of each collective by copy engines of `workload` on each rank of its group, with nothing beside it."""
     found: dict[IsolatedKey, float] = {}
-    for whole in dict.fromkeys(_engine_collectives(workload)):
+    for whole in dict.fromkeys(op for op in workload.entries() if isinstance(op, EngineCollective)):
         for group in whole.groups:
             found |= times_together(machine, whole._replace(groups=(group,)), world_size, placement)
     return found
@@ -37,10 +37,3 @@ def times_together(
     only = Workload((Layer(2, (lead, whole)),), steps=2)
     program = policies.build(only, Resident(), world_size, placement)
     return {isolated_key(span): span.end - span.start for span in machine.run(program).composed}
-
-
-def _engine_collectives(workload: Workload) -> Iterator[EngineCollective]:
-    for own in workload.ranks or (workload,):
-        blocks = {id(block): block for layer in own.all_layers for block in layer.blocks}.values()
-        for block in (*blocks, own.closing):
-            yield from (op for op in block if isinstance(op, EngineCollective))

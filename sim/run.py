@@ -133,7 +133,8 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     if timeline.composed:
         alone = isolated_times(machine, decided, scenario.world_size, scenario.placement or ())
         timeline = with_isolated(timeline, alone)
-    figures = metrics(timeline, profile, steps=scenario.workload.steps, weights=_weights(scenario, policy))
+    weights = _weights(decided, policy, scenario.world_size)
+    figures = metrics(timeline, profile, steps=scenario.workload.steps, weights=weights)
     words = "" if policy == scenario.policy else describe(policy)
     if words and (engines := engine_collectives(decided)):
         words += f", by copy engines: {', '.join(f'{name} ({show_bytes(size)})' for name, size in engines.items())}"
@@ -156,10 +157,8 @@ def _run(
     return run_layers(machine, workload, policy, size, shortcuts, placement=placement, all_steps=all_steps)
 
 
-def _weights(scenario: Scenario, policy: Policy) -> Weights:
+def _weights(whole: Workload, policy: Policy, ranks: int) -> Weights:
     """What host memory holds of them, and how many layers run once."""
-    ranks = scenario.world_size
-    whole = scenario.workload.resolve(ranks)
     each = [_pinned(whole.of(rank), policy, ranks) for rank in range(ranks if whole.ranks else 1)]
     first = whole.of(0)
     pinned = sum(each) if whole.ranks else ranks * each[0]

@@ -27,8 +27,7 @@ from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
 from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import MEETINGS, Meeting, meeting_name, stream_of
-from sim.workloads.copy_engine import receive_stream
-from sim.workloads.engine_collectives import EngineCollective, EnginePart
+from sim.workloads.engine_collectives import EngineCollective, EnginePart, copy_streams
 from sim.workloads.workload import Workload
 
 GATE, BUSY = "gate", "busy"
@@ -187,8 +186,7 @@ def communication_streams(workload: Workload, policy: Yielding) -> tuple[str, ..
 
     The compute stream is one where chunks yield to all. With `pieces` those on which they come.
     """
-    found = {id(block): block for layer in workload.all_layers for block in layer.blocks}.values()
-    meetings = (op for block in (*found, workload.closing) for op in block if isinstance(op, MEETINGS))
+    meetings = (op for op in workload.entries() if isinstance(op, MEETINGS))
     streams = [COMPUTE] if policy.yield_to == TO_ALL else []
     for op in meetings:
         if getattr(op, "detached", False) is True:  # it may wait for its peers for long
@@ -197,7 +195,7 @@ def communication_streams(workload: Workload, policy: Yielding) -> tuple[str, ..
         if policy.yields_to(op):
             streams.append(stream)
         elif policy.yield_to == TO_PIECES:
-            streams.append(receive_stream(stream))
+            streams.append(copy_streams(stream)[1])
     return tuple(dict.fromkeys(streams))
 
 

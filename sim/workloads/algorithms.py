@@ -83,9 +83,7 @@ class Algorithms:
         Raises:
             InputError: a key of these algorithms names no collective of the workload.
         """
-        owns = workload.ranks or (workload,)
-        ops = [op for own in owns for layer in own.all_layers for block in layer.blocks for op in block]
-        ops += [op for own in owns for op in own.closing]
+        ops = list(workload.entries())
         if faults := [*self.faults, *self.unknown(ops)]:
             raise InputError.of("scenario", [(f"workload.collectives.{path}", problem) for path, problem in faults])
         if not self.by_key and not any(isinstance(op, CollectiveOp) and op.algorithm for op in ops):

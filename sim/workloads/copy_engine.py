@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from sim.program import Collective, RankBuilder
 from sim.program.ops import Add, Matrix
-from sim.workloads.engine_collectives import ELEMENT, EnginePart, Turn
+from sim.workloads.engine_collectives import ELEMENT, EnginePart, Turn, copy_streams
 
 SLOTS = 4
 """Slots of a rank's ring: the way of a flag from one GPU to the other and back takes less than two pieces' copies."""
@@ -28,11 +28,6 @@ LANDINGS = 2
 
 AroundPiece = Callable[[str], AbstractContextManager[None]]
 """What a policy issues around the copy of a piece that has come, on the stream of that name."""
-
-
-def receive_stream(stream: str) -> str:
-    """The stream on which the pieces of collectives on `stream` come."""
-    return f"{stream} receive"
 
 
 class _Ring:
@@ -109,7 +104,7 @@ class CopyEngine:
             own, size = part.span(0 if whole.kind == "send_recv" else part.place, 0)[0], part.block_bytes
         else:
             own = size = 0
-        send, receive = f"{stream} send", receive_stream(stream)
+        send, receive = copy_streams(stream)
         turns = list(part.turns())
         begins = rank.record(stream)
         if turns:
@@ -162,7 +157,8 @@ class _Exchange:
         self.part = part
         self.label = part.whole.name or part.whole.kind
         self.ring = engine._ring(part, stream)
-        self.stream, self.send, self.receive = stream, f"{stream} send", receive_stream(stream)
+        self.stream = stream
+        self.send, self.receive = copy_streams(stream)
         self.step, self.layer = step, layer
         self.summed: dict[int, int] = {}
         """Piece of the rank's own block -> event after its last addition."""

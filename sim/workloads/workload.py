@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -107,21 +108,20 @@ class Workload(NamedTuple):
     @property
     def collective_names(self) -> tuple[str, ...]:
         """What the collectives, sends and receives of all ranks are called, each once, in program order."""
-        names: dict[str, None] = {}
+        return tuple(dict.fromkeys(meeting_name(op) for op in self.entries() if isinstance(op, MEETINGS)))
+
+    def entries(self) -> Iterator[Op]:
+        """Entries of the blocks of all ranks and forms, and of what ends steps; those of equal blocks once a rank."""
         for own in self.ranks or (self,):
-            blocks = {id(layer.block): layer.block for layer in own.all_layers}.values()
-            ops = (op for block in (*blocks, own.closing) for op in block)
-            names |= dict.fromkeys(meeting_name(op) for op in ops if isinstance(op, MEETINGS))
-        return tuple(names)
+            blocks = {id(block): block for layer in own.all_layers for block in layer.blocks}.values()
+            yield from (op for block in (*blocks, own.closing) for op in block)
 
     @property
     def alike(self) -> bool:
         """Whether all ranks do the same: `of` then gives what it is asked of."""
-        found = {id(block): block for layer in self.all_layers for block in layer.blocks}.values()
-        ops = (op for block in (*found, self.closing) for op in block)
-        grouped = self.recorded is not None and self.recorded.grouped
-        apart = any(isinstance(op, Shift | Exchange | EngineCollective) or _grouped(op) for op in ops)
-        return not self.ranks and not grouped and not apart
+        if self.ranks or (self.recorded is not None and self.recorded.grouped):
+            return False
+        return not any(isinstance(op, Shift | Exchange | EngineCollective) or _grouped(op) for op in self.entries())
 
     def of(self, rank: int) -> Workload:
         """What `rank` does: its own groups and peers, without what it takes no part in."""
