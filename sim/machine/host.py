@@ -92,7 +92,7 @@ class HostThread:
         issue_cost, clocks = self.issue_cost, self.clocks
         for index, command in enumerate(commands):
             if isinstance(command, HostWork):
-                self.clock += command.seconds
+                self.clock += env.on_grid(command.seconds)
                 continue
             if not command.stream:
                 self.clock += self.sync

@@ -63,12 +63,16 @@ def snapshot(run: Running) -> Snapshot:
             ended[rank.number, name] = stream.ended
             discrete.append(tuple(_position(stream.process.generator)))
             continuous += [now - time for time in _times(stream.process.generator)]
+            let_go = stream.released_by >= stream.ended - 1  # a send that comes next looks at when that was
+            discrete.append(let_go)
+            continuous += [now - stream.released] * let_go
         if not run.endless_queues:
             _add_hosts(rank, now, issued, discrete, continuous)
         now_moving = [m for m in rank.moving if not m.done[rank.number].triggered]
         moving = tuple((m.kind, len(m.members)) for m in now_moving)
         continuous += [now - m.ready for m in now_moving]
         blocked = rank.attention_end is not None and not rank.attention_end.triggered
+        continuous += [now - rank.attention_start] * blocked
         flags, counters = sorted(rank.flags.words.items()), sorted(rank.counters.items())
         discrete.append((moving, blocked, rank.kernels_running, tuple(flags), tuple(counters)))
     discrete.append(tuple(sorted(run.host_flags.words.items())))
