@@ -10,7 +10,6 @@ import time
 
 from sim.serving import ServingScenario, prepare, serve
 
-TARGET_S = 30.0
 LOAD = 0.7
 
 

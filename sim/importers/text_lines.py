@@ -25,15 +25,6 @@ class Line(NamedTuple):
     text: str
 
 
-def read_lines(file: Path) -> list[Line]:
-    """The lines of a text file, which may be packed with gzip.
-
-    Raises:
-        InputError: it cannot be read, is too large, or is no text.
-    """
-    return lines_of(unpacked(file), str(file))
-
-
 def unpacked(file: Path) -> bytes:
     """The content of `file`, unpacked where it is packed with gzip. Raises InputError."""
     content = read_bytes(file)

@@ -128,14 +128,6 @@ class Contention(Protocol):
         """How many times as long as its class's isolated step each group's step takes, while just these run."""
 
 
-class NoContention:
-    """Groups that run as if each were alone."""
-
-    def together(self, running: frozenset[Running]) -> Mapping[Running, float]:
-        """One for each."""
-        return dict.fromkeys(running, 1.0)
-
-
 class SimulatedContention:
     """Groups whose programs are simulated together on the host; each set of groups once.
 

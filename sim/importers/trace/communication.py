@@ -27,9 +27,6 @@ _KINDS: tuple[tuple[str, CollectiveKind], ...] = (
     ("reduce", "reduce_scatter"),
 )
 """What a name holds -> the kind that it is taken as; first match."""
-TAKEN_AS = ("broadcast", "scatter", "gather", "barrier", "reduce")
-"""Names of what is no collective of ours: taken as the one that moves as many bytes over each link."""
-
 _SIZES = {
     "float": 4,
     "half": 2,
