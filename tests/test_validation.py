@@ -162,7 +162,7 @@ def test_a_case_of_the_first_data_set_is_what_was_measured() -> None:
     assert plain["policy"] == {
         "kind": "yielding", "chunk_bytes": 2**24, "drain": True, "resident_fraction": 0.0, "prefetch_layers": 1,
         "window": "device_gate", "poll": 1e-3, "slots": None, "resident_layers": (), "lock": "issued",
-        "prefetch_counts": "all", "wrap_around": True,
+        "prefetch_counts": "all", "wrap_around": True, "yield_to": "all",
     }  # fmt: skip
     assert (plain["world_size"], plain["workload"]["layers"], plain["workload"]["layer_bytes"]) == (2, 10, 702545920)
     kernels = {i["compute"]["name"]: i["compute"]["seconds"] for i in plain["workload"]["block"] if i["compute"]}
