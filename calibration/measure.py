@@ -8,18 +8,17 @@ and program it holds are not run again.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
-from calibration.host import Sampler, fingerprint, inspect, now
+from calibration.host import Sampler, now, write_origin
 from calibration.torch_machine import Execution, Kind, MachineError, TorchMachine, check_ranks, unsupported
-from sim.datasets.cases import CASES, HOST, SCHEMA, MeasuredCase, Origin, load_cases, operations_of, with_nccl
+from sim.datasets.cases import CASES, SCHEMA, MeasuredCase, load_cases, operations_of, with_nccl
 from sim.hardware import Profile, load_profile
-from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone, write_atomically
+from sim.inputs.atomic_files import append, cut_torn_line, naming, open_alone
 from sim.inputs.config import InputError
 from sim.machine import DeadlockError
 from sim.program import Program
@@ -114,10 +113,7 @@ def measure(
     with open_alone(out / CASES) as file, _Machines(kind, timeout_s) as machines:
         done = _continued(out, planned)
         cut_torn_line(file, out / CASES)
-        environment = {k: v for k, v in sorted(os.environ.items()) if k.startswith(("NCCL_", "CUDA_", "TORCH_NCCL"))}
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=now(), command=command, environment=environment)
-        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(origin)) + b"\n")
+        write_origin(out)
         progress(len(done))
         for measurement in planned[len(done) :]:
             case = _measure(measurement, machines, runs)

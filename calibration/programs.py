@@ -10,12 +10,11 @@ from pathlib import Path
 import msgspec
 
 from calibration.command_line import exit_code
-from calibration.host import fingerprint, inspect, now
+from calibration.host import write_origin
 from calibration.torch_machine import Kind, MachineError, TorchMachine, check_ranks, devices, unsupported
-from sim.datasets.cases import HOST, Origin
 from sim.datasets.program_cases import ProgramCase, cases
 from sim.datasets.program_rows import PROGRAMS, SCHEMA, ProgramRow
-from sim.inputs.atomic_files import append, naming, open_alone, write_atomically
+from sim.inputs.atomic_files import append, naming, open_alone
 from sim.machine import DeadlockError
 
 
@@ -38,9 +37,7 @@ def measure(
     rows: list[ProgramRow] = []
     machine: TorchMachine | None = None
     with open_alone(out / PROGRAMS) as file:
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        origin = Origin(fingerprint=dict(fingerprint(inspect())), date=now(), command=command, environment={})
-        write_atomically(out / HOST, msgspec.json.format(msgspec.json.encode(origin)) + b"\n")
+        write_origin(out)
         try:
             for case in planned:
                 if machine is not None and (machine.closed or machine.world_size != case.ranks):

@@ -19,6 +19,7 @@ from validation.step_statistics import (
     MIB,
     NVLINK,
     TWO,
+    crosses_nvlink,
     folder,
     kernel_to_collective_gaps,
     probes,
@@ -37,10 +38,9 @@ def hosts() -> str:
     rows = []
     for name in probed_sets():
         everything, chosen = load_cases(folder(name)), load_set(name)
-        described = load_origin(folder(name))
-        host, environment = described.fingerprint, described.environment
-        single = host["peers"] == "none"
-        path = "none" if single else "host memory" if environment.get("NCCL_P2P_DISABLE") == "1" else "NVLink"
+        host = load_origin(folder(name)).fingerprint
+        path = "none" if host["peers"] == "none" else "NVLink" if crosses_nvlink(name) else "host memory"
+        dates = [case.date[11:16] for case in everything]
         baselines = sum(c.scenario["policy"]["kind"] == "resident" for c in chosen.cases)
         spreads = [100 * c.spread for c in chosen.cases]
         rows.append(
@@ -49,7 +49,7 @@ def hosts() -> str:
                 host["host"],
                 host["gpu"].replace("NVIDIA ", ""),
                 path,
-                f"{everything[0].date[11:16]} to {everything[-1].date[11:16]}",
+                f"{min(dates)} to {max(dates)}",
                 f"{len(chosen.cases) - baselines} + {baselines}",
                 _sampled(chosen.cases, "sm_mhz", "{:.0f}"),
                 _sampled(chosen.cases, "power_w", "{:.0f}"),
@@ -195,7 +195,7 @@ def released() -> str:
     rows = []
     for what, window_ in (("flag write, event", "device_gate"), ("event", "launch")):
         for name in probed_sets():
-            cases = [c for c in load_set(name).cases if yields(c) == window_]
+            cases = [c for c in load_set(name).cases if yields(c) == window_ and not c.by_copy_engines]
             seen = [pair for case in cases for pair in kernel_to_collective_gaps(case)]
             cells: list[str] = []
             for flying in (False, True):

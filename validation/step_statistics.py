@@ -207,7 +207,7 @@ def kernel_to_collective_gaps(case: MeasuredCase) -> list[tuple[bool, float]]:
     copies = [op for op in case.operations if op.kind == "Copy"]
     found = []
     for a, b in pairwise(compute):
-        if a.kind == "Kernel" and b.kind == "Collective":
+        if a.kind == "Kernel" and b.kind == "Collective" and a.stream == b.stream and a.end <= b.start:
             flying = any(c.start < a.end + 3 and c.end > a.end + 8 for c in copies)
             found.append((flying, (b.start - a.end) * 1e-6))
     return found

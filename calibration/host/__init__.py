@@ -6,6 +6,20 @@ Nothing here changes a setting.
 
 from calibration.host.facts import Gpu, Host, Port, Torch, by_kind
 from calibration.host.inspection import HOST_MEMORY, fingerprint, inspect, now
+from calibration.host.origin import write_origin
 from calibration.host.sampler import IDLE, Sampler
 
-__all__ = ["HOST_MEMORY", "IDLE", "Gpu", "Host", "Port", "Sampler", "Torch", "by_kind", "fingerprint", "inspect", "now"]
+__all__ = [
+    "HOST_MEMORY",
+    "IDLE",
+    "Gpu",
+    "Host",
+    "Port",
+    "Sampler",
+    "Torch",
+    "by_kind",
+    "fingerprint",
+    "inspect",
+    "now",
+    "write_origin",
+]
