@@ -68,11 +68,7 @@ MARKUP = (
         advice="open it in a browser",
     ),
     _of("a topology of lstopo (XML)", r'<!DOCTYPE topology|<topology\b|<object type="Machine"', "topo"),
-    _of(
-        "a topology of NCCL (XML)",
-        r"<system version=",
-        advice=f"it cannot be imported: {_LSTOPO}, or nvidia-smi topo -m",
-    ),
+    _of("a topology of NCCL (XML)", r"<system\b[^>]{,200}>(?:\s|<!--.{,2000}?-->)*<(?:cpu|pci|gpu)\b", "topo", flags=re.DOTALL),
     _of("a web page (HTML)", r"\A\s*(?:<!doctype html|<html)", flags=re.IGNORECASE),
     _of("a drawing (SVG)", r"\A\s*(?:<\?xml[^>]{,200}>\s*)?(?:<!--.{,2000}?-->\s*)?<svg\b", "", _LSTOPO, re.DOTALL),
     _of("an XML file", r"\A\s*<\?xml"),
