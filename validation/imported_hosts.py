@@ -25,7 +25,7 @@ from sim.datasets.cases import load_origin
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
 from sim.hardware.collectives import sent_per_rank
-from sim.importers import measured_collectives, measured_copies, nccl_tests, nvbandwidth, p2p
+from sim.importers import measured_collectives, measured_copies, nccl_runs, nccl_tests, nvbandwidth, p2p
 from sim.importers.cards import card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
 from sim.importers.topo_files import read_topologies
@@ -48,7 +48,7 @@ SETS = (
 )
 """Data sets of the table: a session to each kind of host, two to the kind with most cases."""
 
-TESTS = {kind: name for name, kind in nccl_tests.KINDS.items()}
+TESTS = {kind: name for name, kind in nccl_runs.KINDS.items()}
 """Kind of collective -> its test."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 from sim.importers.host_tree import HostTree, Place
@@ -43,7 +43,9 @@ def read_nccl_topology(content: bytes, source: str) -> HostTree:
         raise InputError(source, "", f"is XML with <{root.tag[:40]}>, expected <system> of NCCL_TOPO_DUMP_FILE")
     hosts = list(dict.fromkeys(hash_ for cpu in root.iter("cpu") if (hash_ := cpu.get("host_hash"))))
     if len(hosts) > 1:
-        raise InputError(source, "", f"tells of {len(hosts)} hosts, expected one: set NCCL_MNNVL_ENABLE=0 and dump again")
+        raise InputError(
+            source, "", f"tells of {len(hosts)} hosts, expected one: set NCCL_MNNVL_ENABLE=0 and dump again"
+        )
     uplinks: dict[str, PciLink] = {}
     found = _gpus(root, uplinks)
     named = [gpu for gpu in found if gpu.element is not None]
@@ -51,8 +53,8 @@ def read_nccl_topology(content: bytes, source: str) -> HostTree:
     if not gpus:
         raise InputError(source, "", "has no GPU: dump it with NCCL_TOPO_DUMP_FILE in a run that uses them")
     gpus.sort(key=lambda gpu: (gpu.dev, gpu.bus))
-    if any(a.dev == b.dev >= 0 for a, b in zip(gpus, gpus[1:], strict=False)):
-        raise InputError(source, "", f"has several GPUs of dev {_repeated(gpus)}: expected one host")
+    if (twice := next((a.dev for a, b in pairwise(gpus) if a.dev == b.dev >= 0), None)) is not None:
+        raise InputError(source, "", f"has several GPUs of dev {twice}: expected one host")
     remarks = []
     nodes = list(dict.fromkeys(gpu.place.root for gpu in gpus))
     slow = {bus for gpu in gpus for bus in gpu.place.bridges if _is_virtual(uplinks.get(bus), gpu.place.link)}
@@ -97,10 +99,6 @@ def _place(device: Any, node: str, above: tuple[str, ...]) -> Place:
     if device is None:
         return Place("", 0, node, above)
     return Place(name_of(device.get("vendor", ""), device.get("device", "")), 0, node, above, _link(device))
-
-
-def _repeated(gpus: Sequence[_Gpu]) -> int:
-    return next(a.dev for a, b in zip(gpus, gpus[1:], strict=False) if a.dev == b.dev)
 
 
 def _class(device: Any) -> str:

@@ -25,7 +25,7 @@ _HEAD = 4096
 
 
 def read_topologies(files: Sequence[Path]) -> HostTree:
-    """The host that dumps tell of: `nvidia-smi topo -m`, `lspci -tv`, `lspci -vv`, XML of `lstopo` or NCCL; one of each at most.
+    """The host that dumps tell of: `nvidia-smi topo -m`, `lspci -tv` or `-vv`, XML of `lstopo` or NCCL; one of each.
 
     Raises:
         InputError: a file is none of these, or two tell of different numbers of GPUs.

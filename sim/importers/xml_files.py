@@ -1,4 +1,4 @@
-"""XML of other tools, parsed with care: no entities, neither depth nor elements without end, one message for a fault."""
+"""XML of other tools, read with care: no entities, bounded depth and number of elements, one message for a fault."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse_xml(content: bytes, source: str, tool: str) -> Element:
 
     if b"<!ENTITY" in content:
         raise InputError(source, "", f"defines entities, which no file of {tool} does")
-    parser = ElementTree.XMLPullParser(["start", "end"])
+    parser: Any = ElementTree.XMLPullParser(["start", "end"])
     root: Any = None
     depth = count = 0
     try:

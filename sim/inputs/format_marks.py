@@ -39,6 +39,11 @@ JSON = (
     ),
     _of(TRACE, r'"traceEvents"\s*:|\A\s*\[[^\]]{,400}"ph"\s*:', "trace"),
     _of(TRACE, r'"deviceProperties"\s*:\s*\[', "trace"),
+    _of(
+        "the output of nccl-tests (JSON)",
+        r'"(?:out_of_place|average_bus_bandwidth)"\s*:|"args"\s*:\s*\[\s*"[^"]*_perf"|"inPlace"\s*:\s*\d',
+        "nccl-tests",
+    ),
     _of("the output of nvbandwidth (JSON)", r'\A\s*\{\s*"nvbandwidth"\s*:', "nvbandwidth"),
     _of(
         "rows of probes or measured cases of ours",
@@ -68,7 +73,12 @@ MARKUP = (
         advice="open it in a browser",
     ),
     _of("a topology of lstopo (XML)", r'<!DOCTYPE topology|<topology\b|<object type="Machine"', "topo"),
-    _of("a topology of NCCL (XML)", r"<system\b[^>]{,200}>(?:\s|<!--.{,2000}?-->)*<(?:cpu|pci|gpu)\b", "topo", flags=re.DOTALL),
+    _of(
+        "a topology of NCCL (XML)",
+        r"<system\b[^>]{,200}>(?:\s|<!--.{,2000}?-->)*<(?:cpu|pci|gpu)\b",
+        "topo",
+        flags=re.DOTALL,
+    ),
     _of("a web page (HTML)", r"\A\s*(?:<!doctype html|<html)", flags=re.IGNORECASE),
     _of("a drawing (SVG)", r"\A\s*(?:<\?xml[^>]{,200}>\s*)?(?:<!--.{,2000}?-->\s*)?<svg\b", "", _LSTOPO, re.DOTALL),
     _of("an XML file", r"\A\s*<\?xml"),
