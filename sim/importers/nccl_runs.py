@@ -23,7 +23,7 @@ _OTHERS = ("broadcast", "reduce", "gather", "scatter", "hypercube", "alltoallv")
 
 
 class Timed(NamedTuple):
-    """A row, and where it stands: bytes of the buffer, reduction, root; s of each half; bus over algorithm bandwidth."""
+    """A row, and where it stands: bytes of the buffer, reduction, root; s of halves; bus over algorithm bandwidth."""
 
     where: str
     size: int

@@ -49,10 +49,7 @@ def refuse_other(content: bytes, source: str, command: str) -> None:
     head = content[:_HEAD]
     if (problem := _binary(Path(source), head)) is not None:
         raise InputError(source, "", problem.replace(", no scenario", ""))
-    text = head.decode(errors="replace").removeprefix("\ufeff")
-    start = text.lstrip()[:1]
-    by_start = {"{": JSON, "[": (*JSON, *TEXT), "<": (*MARKUP, *TEXT)}
-    known = by_start.get(start, TEXT)
+    text, known = _text_and_formats(head)
     if any(one.command == command and one.pattern.search(text) for one in known):
         return
     found = _first(known, text)
@@ -60,6 +57,24 @@ def refuse_other(content: bytes, source: str, command: str) -> None:
         raise InputError(source, "", ours)
     if found is not None:
         raise InputError(source, "", f"is {found.name}: {_advice(found)}".replace("FILE", shlex.quote(source)))
+
+
+def import_of(content: bytes) -> str | None:
+    """Which `chunkflow-sim import` reads content; None for content that none reads, or that is not recognised."""
+    text, known = _text_and_formats(content[:_HEAD])
+    found = _first(known, text)
+    return found.command or None if found is not None else None
+
+
+def _text_and_formats(head: bytes) -> tuple[str, tuple[Format, ...]]:
+    """The text of a file's start, and the formats that it may have."""
+    text = (
+        head.decode("utf-16", errors="replace")  # what PowerShell redirects
+        if head.startswith((b"\xff\xfe", b"\xfe\xff"))
+        else head.decode(errors="replace").removeprefix("\ufeff")
+    )
+    by_start = {"{": JSON, "[": (*JSON, *TEXT), "<": (*MARKUP, *TEXT)}
+    return text, by_start.get(text.lstrip()[:1], TEXT)
 
 
 def _ours(text: str) -> str | None:
