@@ -409,6 +409,22 @@ def test_p2p_tells_who_reaches_whom_and_how_fast() -> None:
     assert none.topology.peers == "host" and "collectives go through host memory" in said
 
 
+def test_peers_that_a_profile_has_no_links_for_are_said(tmp_path: Path) -> None:
+    Path("full.json").write_text(done("hardware", "h200x2-hostpath", "--json").stdout)
+    pair = [[640.0, 22.0], [22.0, 640.0]]
+    Path("p2p.txt").write_text(p2p_output(pair, [[1, 1], [1, 1]]))
+    said = done("import", "p2p", "p2p.txt", "--into", "full.json", "-o", "out.yaml").stderr
+    assert "contradiction: p2p.txt: GPUs access each other, but h200x2-hostpath has no links between them" in said
+    assert load_profile("out.yaml").topology.peers == "host"
+
+
+def test_a_link_that_is_slower_than_tables_of_a_base_is_said() -> None:
+    Path("mine.yaml").write_text("name: mine\nlike: h200x2-hostpath\n")
+    Path("b.json").write_text(nvbandwidth_json({H2D: [12.0] * 2}))
+    said = done("import", "nvbandwidth", "b.json", "--into", "mine.yaml", "-o", "out.yaml").stderr
+    assert "contradiction: collectives.all_to_all.alone: " in said and "rows contradict the resources" in said
+
+
 def test_old_text_and_json_of_nvbandwidth_say_the_same() -> None:
     one = read_nvbandwidth_json(nvbandwidth_json(PAIRS).encode(), "f")
     other = read_nvbandwidth_text(lines_of(nvbandwidth_text(PAIRS).encode(), "f"), "f")

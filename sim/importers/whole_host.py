@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.importers import nccl_tests, nvbandwidth, p2p
 from sim.importers.base_profile import unknown_host
-from sim.importers.host_profile import Imported, Wanted, host_profile, profile_of
+from sim.importers.host_profile import Imported, Wanted, contradictions_of, host_profile
 from sim.importers.measured_collectives import fill_nccl_tests
 from sim.importers.measured_copies import fill_nvbandwidth, fill_p2p
 from sim.importers.text_lines import unpacked
@@ -70,5 +70,4 @@ def whole_host(
     if copies or peers or runs:
         plain["description"] = f"{str(plain['description']).replace('; not measured', '')}; {names}"
         plain["fingerprint"]["evidence"] = names
-    profile_of(plain, names)
-    return Imported(plain, tuple(dict.fromkeys(remarks)))
+    return Imported(plain, tuple(dict.fromkeys([*remarks, *contradictions_of(plain, names)])))

@@ -51,17 +51,6 @@ JSON = (
         advice="give its folder to `chunkflow-sim validate --data`",
     ),
     _of("what a data set's host is, of ours", r'\A\s*\{\s*"fingerprint"\s*:'),
-    _of("the result of `chunkflow-sim plan --json`", r'\A\s*\{\s*"best"\s*:|\A\s*\{[^[]{,2000}"smallest_within"\s*:'),
-    _of(
-        "the result of `chunkflow-sim run --json`",
-        r'\A\s*\{(?=.{,6000}"step_time_s"\s*:)(?=.{,60000}"step_times_s"\s*:)',
-        flags=re.DOTALL,
-    ),
-    _of(
-        "the configuration of a published model or pipeline",
-        r'\A\s*\{[^{]{,2000}"(?:_class_name|_diffusers_version|architectures|model_type)"\s*:',
-        advice="name the model as workload.model, or write its shapes as docs/models.md shows",
-    ),
     _of("a notebook", r'\A\s*\{\s*"cells"\s*:|"nbformat"\s*:'),
 )
 """Told by keys that no scenario has. Traces are large: they are recognised before they are parsed."""
