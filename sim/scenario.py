@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Container, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,11 +16,9 @@ from sim.hardware.collectives import domains_of, hierarchical_kinds
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
-from sim.inputs.input_files import read_bytes, text_of
 from sim.inputs.notebook_html import html_text
-from sim.inputs.other_formats import foreign_content, foreign_text, is_scenario, other_file
+from sim.inputs.other_formats import parse_kind, read_kind
 from sim.inputs.shipped_files import is_file
-from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Decided, Policy
 from sim.program import Program
 from sim.workloads.block_items import CollectiveOp, too_few
@@ -29,6 +26,8 @@ from sim.workloads.explicit import Explicit
 from sim.workloads.named import Named
 from sim.workloads.recorded import Recorded
 
+_KEYS = frozenset({"workload", "policy", "world_size"})
+"""Keys of which every scenario has one."""
 MAX_LAYERS = 10_000
 MAX_COMMANDS = 10_000_000
 """Commands of all ranks together."""
@@ -42,9 +41,7 @@ def read_plain(file: Path) -> Any:
     Raises:
         InputError: it cannot be read, or is of a format that is none of a scenario; it names the format.
     """
-    if (problem := foreign_content(file)) is not None:  # a trace may be longer than any input that is read whole
-        raise InputError(str(file), "", problem.replace("FILE", shlex.quote(str(file))))
-    return with_files_of(file.parent, plain_of(read_bytes(file), str(file)))
+    return with_files_of(file.parent, read_kind(file, "scenario", _KEYS))
 
 
 def with_files_of(folder: Path, data: Any) -> Any:
@@ -58,18 +55,7 @@ def with_files_of(folder: Path, data: Any) -> Any:
 
 def plain_of(content: bytes, source: str) -> Any:
     """The plain data of a scenario's text. Raises `InputError` of `source`, as `read_plain`."""
-    if (problem := foreign_content(content)) is not None:
-        raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
-    try:
-        data = parse_yaml(text_of(content, source), source)
-    except InputError:
-        if (problem := foreign_text(content)) is None:
-            raise
-        raise InputError(source, "", problem.replace("FILE", shlex.quote(source))) from None
-    problem = None if is_scenario(data) else other_file(data) or foreign_text(content)
-    if problem is not None:
-        raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
-    return data
+    return parse_kind(content, source, "scenario", _KEYS)
 
 
 class Scenario(Config, frozen=True):

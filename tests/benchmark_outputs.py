@@ -101,6 +101,79 @@ def nccl_output(
     return "\n".join([*lines, "# Out of bounds values : 0 OK", "# Avg bus bandwidth    : 12.3", "#"]) + "\n"
 
 
+def nccl_json(
+    test: str,
+    ranks: int,
+    times: Mapping[int, float],
+    processes: int = 1,
+    in_place: float = 1.0,
+    unchecked: bool = False,
+) -> str:
+    """What `-J FILE` writes: each process lists its first GPU only."""
+    each = ranks // processes
+    share = {"all_reduce": 2 * (ranks - 1) / ranks, "sendrecv": 1.0}.get(test, (ranks - 1) / ranks)
+
+    def half(size: int, time: float, wrong: float | None = 0.0) -> dict[str, float | None]:
+        return {"time": time, "alg_bw": size / time / 1e3, "bus_bw": size / time / 1e3 * share, "nwrong": wrong}
+
+    device = {"group": 0, "pid": 4711, "hostname": "host17", "device_hex": "0000:18:00", "device_info": "NVIDIA H200"}
+    rows = [
+        {"size": size, "count": size // 4, "type": "float", "redop": "sum", "root": "    -1"}
+        | {
+            "out_of_place": half(size, time),
+            "in_place": half(size, time * in_place, None if unchecked else 0.0),
+            "actual_iterations": 20,
+            "experiment_name": test,
+        }
+        for size, time in times.items()
+    ]
+    data = {
+        "version": 2,
+        "start_time": "2026-01-02 03:04:05",
+        "args": [f"./build/{test}_perf", "-b", "8K"],
+        "env": ["PATH=/bin", "NAME={[}"],
+        "nccl_version": 22809,
+        "config": {
+            "nthreads": 1,
+            "ngpus": each,
+            "minimum_bytes": 8192,
+            "blocking_collectives": "false",
+            "devices": [{"rank": p * each, "device": p * each, **device} for p in range(processes)],
+        },
+        "results": rows,
+        "out_of_bounds": {"count": 0, "okay": "true"},
+        "average_bus_bandwidth": {"bandwidth": 12.5, "okay": "unchecked"},
+        "end_time": "2026-01-02 03:04:15",
+        "errors": [],
+    }
+    return json.dumps(data, separators=(",", ":"))
+
+
+def rccl_json(name: str, ranks: int, times: Mapping[int, float], share: float) -> str:
+    """What `-Z json` of rccl-tests writes: a record each for out of place and in place."""
+    rows = [
+        {
+            "numCycle": 0,
+            "name": name,
+            "nodes": 1,
+            "ranks": ranks,
+            "ranksPerNode": ranks,
+            "gpusPerRank": 1,
+            "size": size,
+            "type": "float",
+            "redop": "sum",
+            "inPlace": inside,
+            "time": time * (1 + inside),
+            "algBw": size / time / (1 + inside) / 1e3,
+            "busBw": share * size / time / (1 + inside) / 1e3,
+            "wrong": 0,
+        }
+        for size, time in times.items()
+        for inside in (0, 1)
+    ]
+    return json.dumps(rows)
+
+
 def line_times(latency: float, rate: float, sizes: Sequence[int], factor: float = 1.0) -> dict[int, float]:
     """us by bytes of something that takes `latency` us and then moves `factor` times its bytes at `rate` GB/s."""
     return {size: latency + factor * size / rate / 1e3 for size in sizes}

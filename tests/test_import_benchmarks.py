@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import benchmark_outputs as outputs
 import pytest
 import topo_dumps as dumps
-from benchmark_outputs import SIZES, line_times, nccl_output, nvbandwidth_json, nvbandwidth_text, p2p_output
+from benchmark_outputs import SIZES, line_times, nccl_json, nccl_output, nvbandwidth_json, nvbandwidth_text, p2p_output
 from click.testing import CliRunner, Result
 
 from sim.cli import main
@@ -17,7 +19,8 @@ from sim.fluid import rates_together
 from sim.hardware import Profile, load_profile
 from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import contradictions
-from sim.importers.nccl_tests import KINDS, read_nccl_tests
+from sim.importers.nccl_runs import KINDS
+from sim.importers.nccl_tests import read_file, read_nccl_tests
 from sim.importers.nvbandwidth import read_nvbandwidth_json, read_nvbandwidth_text
 from sim.importers.text_lines import lines_of
 from sim.inputs.config import InputError
@@ -223,6 +226,123 @@ def test_what_an_output_does_not_say_is_inferred_or_asked_for() -> None:
             runs(test, 4)
     with pytest.raises(InputError, match="has rates of all_reduce on 4 ranks, but --ranks says 8"):
         runs("all_reduce", 4, ranks=8)
+    for test, gpus, kind in (("alltoall", 4, "all_to_all"), ("sendrecv", 2, "send_recv")):
+        text = nccl_output(test, gpus, rows, named=False, listed=False).replace("      0\n", "    N/A\n")
+        (found,) = read_nccl_tests(lines_of(text.encode(), "f"), "f")
+        assert (found.kind, found.ranks) == (kind, gpus)  # of two ranks of one process: nGpus 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (nccl_json("all_reduce", 8, line_times(20, 9, SIZES)), ("all_reduce", 8, "NVIDIA H200")),
+        (nccl_json("sendrecv", 4, line_times(20, 9, SIZES), 2, unchecked=True), ("send_recv", 4, "NVIDIA H200")),
+        (nccl_json("alltoall", 2, line_times(20, 9, SIZES), 2), ("all_to_all", 2, "NVIDIA H200")),
+        (outputs.rccl_json("AllGather", 8, line_times(20, 9, SIZES), 7 / 8), ("all_gather", 8, "")),
+    ],
+)
+def test_json_of_nccl_tests_is_read(text: str, expected: tuple[str, int, str]) -> None:
+    Path("a.json").write_text(text)
+    (found,) = read_file(Path("a.json"))
+    assert (found.kind, found.ranks, found.gpu) == expected
+    assert found.times == pytest.approx({s: t * 1e-6 for s, t in line_times(20, 9, SIZES).items()})
+    assert read_file(Path("a.json"), in_place=True)[0].times[SIZES[0]] > 0
+    made, _ = filled("nccl-tests", text)
+    if found.ranks <= 8:
+        kind: Any = found.kind
+        size = SIZES[-2]
+        assert isolated_time(made, kind, size, range(found.ranks)) == pytest.approx(found.times[size], rel=0.01)
+
+
+def test_several_objects_of_json_are_several_tests() -> None:
+    both = [nccl_json(test, 4, line_times(20, 9, SIZES)) for test in ("all_gather", "reduce_scatter")]
+    Path("a.json").write_text("\n".join(both))
+    assert [run.kind for run in read_file(Path("a.json"))] == ["all_gather", "reduce_scatter"]
+
+
+def changed(text: str, *path: Any, value: Any) -> str:
+    data = json.loads(text)
+    at = data
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return json.dumps(data)
+
+
+GOOD_JSON = nccl_json("all_reduce", 2, line_times(20, 9, SIZES))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD_JSON[:-900], "is it cut off?"),
+        (changed(GOOD_JSON, "results", value=3), "results: expected a list of rows"),
+        (changed(GOOD_JSON, "results", value=[]), "results: has no row"),
+        (changed(GOOD_JSON, "results", 1, "size", value="big"), "results[1].size: is 'big', expected bytes"),
+        (changed(GOOD_JSON, "results", 2, "out_of_place", "alg_bw", value=900.0), "results[2].out_of_place: does not add"),
+        (changed(GOOD_JSON, "results", 0, "in_place", value={"cpu_time": 9.0}), "gives times of the processor"),
+        (changed(GOOD_JSON, "config", "devices", 0, "rank", value=3), "on 2 ranks, but the list of ranks says 1"),
+        (changed(GOOD_JSON, "args", value=["./build/broadcast_perf"]), "is broadcast_perf, of which a profile has no"),
+        (nccl_output("all_reduce", 2, line_times(9, 9, SIZES)).replace("time   algbw", "cputime   algbw"), "processor"),
+    ],
+)  # fmt: skip
+def test_json_that_is_cut_off_or_odd_is_refused_with_its_path(text: str, told: str) -> None:
+    Path("given.json").write_text(text)
+    refused = run("import", "nccl-tests", "given.json", "-o", "x.yaml")
+    assert (refused.exit_code, refused.stderr.count("\n"), Path("x.yaml").exists()) == (2, 1, False), refused.output
+    assert refused.stderr.startswith("Error: given.json: ") and told in refused.stderr
+
+
+def with_iterations(text: str) -> str:
+    """With a report of each iteration, and the time of day."""
+    rows = []
+    for line in text.splitlines():
+        words = line.split()
+        if words and words[0].isdecimal():
+            extra = ["90.1", "120.5", "119.9", "4.2"]
+            line = " ".join([*words[:5], *words[5:9], *extra, *words[9:], *extra, "2026-01-02 03:04:05"])
+        rows.append(line)
+    return "\n".join(rows)
+
+
+SHAPES = {
+    "no check": lambda text: re.sub(r"      0(?= |$)", "    N/A", text, flags=re.MULTILINE),
+    "errors of floating point": lambda text: re.sub(r"      0\b", "  5e-07", text),
+    "iterations": with_iterations,
+    "groups": lambda text: text.replace("#  Rank", "#   Rank").replace(" Group  0", ""),
+    "windows": lambda text: text.replace("\n", "\r\n"),
+    "a build's log before it": lambda text: (
+        "Linking  reduce.o > build/reduce_perf\nalltoall_perf sendrecv_perf\n"
+        + text.replace("# Collective test", "# A")
+    ),
+    "rccl": lambda text: text.replace("# nccl-tests version 2", "rccl-tests: Version develop:83d38d9\n# 2"),
+    "two runs": lambda text: text + text,
+    "older settings": lambda text: re.sub(r"# nThread.*", "# nThreads: 1 nGpus: 2 minBytes: 8", text),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_columns_and_headers_of_all_versions_say_the_same(shape: str) -> None:
+    rows = {size: time for size, time in line_times(20, 9, SIZES).items() if size > 2**20}
+    text = SHAPES[shape](nccl_output("all_reduce", 2, rows))
+    found = read_nccl_tests(lines_of(text.encode(), "f"), "f")
+    assert {(run.kind, run.ranks) for run in found} == {("all_reduce", 2)}
+    assert all(run.times == pytest.approx({s: t * 1e-6 for s, t in rows.items()}, rel=1e-4) for run in found)
+
+
+def test_groups_of_ranks_are_collectives_of_their_own() -> None:
+    text = nccl_output("all_reduce", 4, line_times(20, 9, SIZES)).replace("   6.00", "   6.00")
+    split = re.sub(r"Rank  (\d) Group  0", lambda m: f"Rank  {m[1]} Group  {int(m[1]) % 2}", text)
+    with pytest.raises(InputError, match="on 4 ranks, but the list of ranks says 2"):
+        read_nccl_tests(lines_of(split.encode(), "f"), "f")
+    pairs = nccl_output("all_reduce", 2, line_times(20, 9, SIZES))
+    more = [
+        line.replace("Group  0", "Group  1").replace("Rank  ", "Rank  1")
+        for line in pairs.splitlines()
+        if "Rank" in line
+    ]
+    (found,) = read_nccl_tests(lines_of((more[0] + "\n" + more[1] + "\n" + pairs).encode(), "f"), "f")
+    assert found.ranks == 2 and "2 groups of ranks ran at once" in found.remarks[0]
 
 
 @pytest.mark.parametrize("prefix", ["0: ", "[1,0]<stdout>:", "\x1b[0m"])
@@ -287,6 +407,22 @@ def test_p2p_tells_who_reaches_whom_and_how_fast() -> None:
     assert "contradiction" in said and "200 GB/s between GPUs is above their PCIe links" in said
     none, said = filled("p2p", p2p_output(pair, [[int(a == b) for b in range(4)] for a in range(4)]), base="node.yaml")
     assert none.topology.peers == "host" and "collectives go through host memory" in said
+
+
+def test_peers_that_a_profile_has_no_links_for_are_said(tmp_path: Path) -> None:
+    Path("full.json").write_text(done("hardware", "h200x2-hostpath", "--json").stdout)
+    pair = [[640.0, 22.0], [22.0, 640.0]]
+    Path("p2p.txt").write_text(p2p_output(pair, [[1, 1], [1, 1]]))
+    said = done("import", "p2p", "p2p.txt", "--into", "full.json", "-o", "out.yaml").stderr
+    assert "contradiction: p2p.txt: GPUs access each other, but h200x2-hostpath has no links between them" in said
+    assert load_profile("out.yaml").topology.peers == "host"
+
+
+def test_a_link_that_is_slower_than_tables_of_a_base_is_said() -> None:
+    Path("mine.yaml").write_text("name: mine\nlike: h200x2-hostpath\n")
+    Path("b.json").write_text(nvbandwidth_json({H2D: [12.0] * 2}))
+    said = done("import", "nvbandwidth", "b.json", "--into", "mine.yaml", "-o", "out.yaml").stderr
+    assert "contradiction: collectives.all_to_all.alone: " in said and "rows contradict the resources" in said
 
 
 def test_old_text_and_json_of_nvbandwidth_say_the_same() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import nccl_topologies as nccl
 import pytest
 import topo_dumps as dumps
 from click.testing import CliRunner, Result
@@ -17,6 +18,7 @@ from sim.importers.cards import CARDS, card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
 from sim.importers.host_tree import tree_of
 from sim.importers.lspci import read_lspci_records, read_lspci_tree
+from sim.importers.nccl_topology import read_nccl_topology
 from sim.importers.nvidia_topo import MatrixError, read_matrix
 from sim.importers.pci_links import parse_link
 from sim.importers.text_lines import lines_of
@@ -231,6 +233,61 @@ def test_lstopo_tells_packages_bridges_and_links(tmp_path: Path) -> None:
     dump.write_text(LSTOPO.replace("<topology version", '<!DOCTYPE x [<!ENTITY a "b">]><topology version'))
     refused = invoke("import", "topo", str(dump), "-o", str(out))
     assert (refused.exit_code, "entities" in refused.stderr) == (2, True)
+
+
+NCCL_DUMPS = {
+    "switches": (nccl.SWITCHES, "A100 80GB PCIe", [(0, 1), (2, 3)], [(0, 1), (2, 3)], "none", ((0, 1), (2, 3))),
+    "NVSwitches": (nccl.DGX_H200, "H200", [], [FOUR, (4, 5, 6, 7)], "switch", "direct"),
+    "no links of a virtual machine": (nccl.NO_LINKS, "A100 80GB PCIe", [], [(0,), (1,)], "1 pairs", "direct"),
+    "a cloud's file": (nccl.CLOUD_FILE, None, [(0, 1)], [(0, 1), (2,)], "none", "host"),
+    "virtual bridges": (nccl.VIRTUAL_BRIDGE, "H100 SXM", [], [(0, 1)], "none", "host"),
+    "RCCL": (nccl.RCCL, "MI250X", [], [(0,), (1,)], "1 pairs", "direct"),
+    "Grace": (nccl.GRACE, "GH200", [], [(0,), (1,)], "1 pairs", "direct"),
+}
+
+
+@pytest.mark.parametrize("name", NCCL_DUMPS)
+def test_topologies_of_nccl_become_profiles(name: str) -> None:
+    text, gpu, shared, near, nvlink, peers = NCCL_DUMPS[name]
+    made = profile_of(host_profile(read_nccl_topology(text.encode(), "t"), Wanted(), "host", "t").plain, "t")
+    assert (uplinks(made), memories(made), fabric(made)) == (shared, near, nvlink)
+    assert made.topology.peers == peers and not contradictions(made)
+    if gpu is not None:
+        assert made.device.name == card_of(gpu).name  # type: ignore[union-attr]
+
+
+def test_links_and_uplinks_of_nccl_are_those_of_the_file(tmp_path: Path) -> None:
+    dump, out = tmp_path / "nccl.xml", tmp_path / "p.yaml"
+    dump.write_text(nccl.SWITCHES)
+    done = invoke("import", "topo", str(dump), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    made = load_profile(str(out))
+    assert together(made, ("h2d", 0), ("h2d", 1)) == [pytest.approx(12.5)] * 2
+    assert together(made, ("h2d", 2), ("h2d", 3)) == [pytest.approx(6.25, rel=1e-3)] * 2  # an uplink of x8
+    assert "NCCL, 0000:96:00.0" in out.read_text()
+    virtual = read_nccl_topology(nccl.VIRTUAL_BRIDGE.encode(), "t")
+    assert not virtual.uplinks and "virtual" in virtual.remarks[0]
+    links = read_nccl_topology(nccl.DGX_H200.encode(), "t").nvlinks
+    assert len(links) == 28 and set(links.values()) == {18}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (nccl.TWO_HOSTS, "tells of 2 hosts"),
+        (nccl.TWO_HOSTS.replace("0x2", "0x1"), "has several GPUs of dev 0"),
+        (nccl.SWITCHES[:900], "is not XML"),
+        (nccl.system(nccl.cpu("0", nccl.nic("0000:29:00.0"))), "has no GPU"),
+        ('<system version="1">' + "<pci>" * 200, "is nested too deeply"),
+        ('<system version="1">' + "<pci/>" * 310_000, "has more than 300000 elements"),
+    ],
+)
+def test_topologies_of_nccl_that_are_no_host_are_refused(tmp_path: Path, text: str, told: str) -> None:
+    dump = tmp_path / "nccl.xml"
+    dump.write_text(text)
+    refused = invoke("import", "topo", str(dump), "-o", str(tmp_path / "p.yaml"))
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert told in refused.stderr and str(dump) in refused.stderr
 
 
 def test_a_whole_report_names_its_gpus(tmp_path: Path) -> None:

@@ -52,7 +52,29 @@ GIVEN: dict[str, tuple[str | bytes, str]] = {
         '<?xml version="1.0"?>\n<topology version="2.0"></topology>\n',
         "lstopo (XML), no scenario: import it with",
     ),
-    "NCCL topology": ('<system version="1">\n<cpu numaid="0">\n', "a topology of NCCL (XML), no scenario"),
+    "NCCL topology": (
+        '<system version="1">\n<!-- of a cloud -->\n<cpu numaid="0">\n',
+        "a topology of NCCL (XML), no scenario: import it with `chunkflow-sim import topo given -o OUT.yaml`",
+    ),
+    "nccl-tests JSON": (
+        '{"version":1,"start_time":"2026","args":["./build/alltoall_perf","-g","2"],"env":["A=b"],"results":[]}',
+        "nccl-tests (JSON), no scenario: import it with `chunkflow-sim import nccl-tests given -o OUT.yaml`",
+    ),
+    "rccl-tests JSON": ('[{"name":"AllReduce", "ranks":2, "inPlace":0, "time":1}]', "nccl-tests (JSON), no scenario"),
+    "plan": ('{"schema_version": 1, "best": {}, "pareto": []}', "the result of `chunkflow-sim plan --json`, no scen"),
+    "run": ('{"step_time_s": 1.0, "step_times_s": [1.0]}', "the result of `chunkflow-sim run --json`, no scenario"),
+    "explanation": (
+        '{"sentences": [], "waterfall": [], "changes": []}',
+        "the result of `chunkflow-sim explain --json`",
+    ),
+    "serving": (
+        "gpus: 8\nclasses: {}\narrivals: {}\n",
+        "is a serving scenario, no scenario: run it with `chunkflow-sim serve",
+    ),
+    "simulated trace": (
+        '{"displayTimeUnit":"ms","otherData":{"generator":"chunkflow-sim"},"traceEvents":[{"ph":"X"}]}',
+        "a trace of a simulated run of ours, no scenario: open it in Perfetto",
+    ),
     "lstopo text": ("Machine (62GB total)\n  Package L#0\n", "give `lstopo --of xml` to `chunkflow-sim import topo`"),
     "nvbandwidth as a mapping": ("nvbandwidth Version: v0.8\nDriver Version: 1\n", "nvbandwidth (text), no scenario"),
     "nvidia-smi": ("| NVIDIA-SMI 580.1  Driver Version: 580.1 |\n", "give `nvidia-smi topo -m` to"),
@@ -154,16 +176,20 @@ def test_nothing_is_told_of_tables_that_are_not_used_or_are_the_host_s_own() -> 
         assert [invoke(*args, "s.yaml").stderr for args in COMMANDS] == [""] * 3
 
 
+NEWER = ("NCCL topology", "nccl-tests JSON", "rccl-tests JSON")
+
+
 @pytest.mark.parametrize(
-    "name", ["p2p", "nccl-tests", "topo", "nvbandwidth text", "lspci tree", "lstopo", "trace", "trace.gz"]
+    "name",
+    ["p2p", "nccl-tests", "topo", "nvbandwidth text", "lspci tree", "lstopo", "trace", "trace.gz", *NEWER],
 )
 @pytest.mark.parametrize("command", ["topo", "nvbandwidth", "nccl-tests", "p2p", "trace"])
 def test_an_import_of_another_kind_of_file_names_the_right_one(name: str, command: str) -> None:
     content = GIVEN[name][0]
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
-    right = {"nvbandwidth text": "nvbandwidth", "lspci tree": "topo", "lstopo": "topo", "trace.gz": "trace"}.get(
-        name, name
-    )
+    kinds = {"nvbandwidth text": "nvbandwidth", "trace.gz": "trace", "nccl-tests JSON": "nccl-tests"}
+    kinds |= {"rccl-tests JSON": "nccl-tests", **dict.fromkeys(("lspci tree", "lstopo", "NCCL topology"), "topo")}
+    right = kinds.get(name, name)
     done = invoke("import", command, "given", "-o", "out.yaml")
     if right == command:
         assert "chunkflow-sim import" not in done.stderr
@@ -184,13 +210,44 @@ def test_an_import_of_our_own_files_says_what_they_are() -> None:
     assert "is a zip archive" in invoke("import", "p2p", "z.gz", "-o", "out.yaml").stderr
 
 
-@pytest.mark.parametrize("name", ["topo", "nvbandwidth", "nccl-tests", "trace.gz", "zip"])
-def test_another_file_as_hardware_is_named(name: str) -> None:
-    content, told = GIVEN[name]
+OTHER_KINDS = {
+    "hardware profile": (["run", "s.yaml", "--hardware", "given"], ["hardware", "given"], ["import", "p2p", "p2p.txt", "--into", "given"]),
+    "model's shapes": (["models", "given"],),
+    "experiment": (["experiment", "given"],),
+    "serving scenario": (["serve", "given"],),
+}  # fmt: skip
+"""What commands want, and commands that are given another file."""
+AS_OTHERS = ["topo", "nvbandwidth", "nccl-tests", "nccl-tests JSON", "NCCL topology", "trace.gz", "p2p", "zip", "rows"]
+AS_OTHERS += ["recorded program", "page", "plan", "run", "explanation", "simulated trace", "config"]
+OWN = {
+    "model": "model's shapes",
+    "experiment": "experiment",
+    "serving": "serving scenario",
+    "profile": "hardware profile",
+}
+
+
+@pytest.mark.parametrize("name", [*AS_OTHERS, *OWN, "scenario"])
+def test_a_file_given_as_another_kind_is_named_with_what_to_do(name: str) -> None:
+    content, told = GIVEN[name] if name != "scenario" else (yaml.safe_dump(SMALL), "is a scenario, no")
     Path("given").write_bytes(content if isinstance(content, bytes) else content.encode())
     Path("s.yaml").write_text(yaml.safe_dump(SMALL))
-    done = invoke("run", "s.yaml", "--hardware", "given")
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert (
-        told.split(", no ")[0].removeprefix("the output of ") in done.stderr and "no hardware profile: " in done.stderr
-    )
+    Path("p2p.txt").write_text(P2P + "     0     1     0\n     1     0     1\n")
+    what = told.split(", no ")[0].removeprefix("the output of ")
+    for wanted, commands in OTHER_KINDS.items():
+        if OWN.get(name) == wanted:
+            continue
+        for args in commands:
+            done = invoke(*args)
+            assert (done.exit_code, done.stderr.count("\n")) == (2, 1), (args, done.stderr)
+            assert what in done.stderr and f"no {wanted}: " in done.stderr, (args, done.stderr)
+
+
+@pytest.mark.parametrize("name", ["plan", "run", "explanation", "model", "experiment", "serving", "simulated trace"])
+def test_an_import_of_our_own_results_says_what_they_are(name: str) -> None:
+    content, told = GIVEN[name]
+    Path("given").write_text(str(content))
+    for command in ("topo", "nvbandwidth", "nccl-tests", "p2p", "trace", "host"):
+        done = invoke("import", command, "given", "-o", "out.yaml")
+        assert (done.exit_code, done.stderr.count("\n"), Path("out.yaml").exists()) == (2, 1, False), done.stderr
+        assert told.split(", no ")[0].removeprefix("is ") in done.stderr

@@ -383,7 +383,7 @@ def test_wrong_options_are_one_error(args: list[str], said: str, tmp_path: Path)
 def test_a_scenario_of_steps_is_told_from_one_of_serving(tmp_path: Path) -> None:
     result = cli(written(tmp_path, {"hardware": "h200x1", "world_size": 1, "workload": {}, "policy": {}}))
     assert result.exit_code == 2
-    assert "is a scenario of steps, no serving scenario: run it with `chunkflow-sim run`" in result.stderr
+    assert "is a scenario, no serving scenario: run it with `chunkflow-sim run" in result.stderr
 
 
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)

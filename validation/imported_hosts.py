@@ -4,39 +4,32 @@ For each data set with probes, the outputs are written as those tools would have
 fingerprint, nvbandwidth, nccl-tests and p2pBandwidthLatencyTest from the probes' rates and times. They are imported as
 a user would, and the measured cases of the set are predicted on what comes out, on its own calibrated profile, and on
 what the topology alone gives.
-
-`python -m validation.imported_hosts` prints the table; with `--document docs/importing.md` it is put there, with
-`--check docs/importing.md` compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sim.datasets.cases import load_origin
 from sim.datasets.probe_rows import Row
 from sim.hardware import Profile, load_profile
 from sim.hardware.collectives import sent_per_rank
-from sim.importers import measured_collectives, measured_copies, nccl_tests, nvbandwidth, p2p
+from sim.importers import nccl_runs
 from sim.importers.cards import card_of
-from sim.importers.host_profile import Wanted, host_profile, profile_of
-from sim.importers.topo_files import read_topologies
-from sim.inputs.atomic_files import write_atomically
+from sim.importers.host_profile import Wanted, profile_of
+from sim.importers.whole_host import sorted_files, whole_host
 from sim.program import CollectiveKind
-from sim.sweeps.worker_pool import Workers
 from validation.compare import compare_all, jobs
 from validation.datasets import load_set, session
 from validation.error_statistics import Errors, errors, step_errors
-from validation.markdown import differences, placed, table
-from validation.step_statistics import crosses_nvlink, folder, probes
+from validation.markdown import table
+from validation.step_statistics import Detailed, crosses_nvlink, folder, probes
 
 SETS = (
     "h100x1-20261121e",
@@ -48,7 +41,7 @@ SETS = (
 )
 """Data sets of the table: a session to each kind of host, two to the kind with most cases."""
 
-TESTS = {kind: name for name, kind in nccl_tests.KINDS.items()}
+TESTS = {kind: name for name, kind in nccl_runs.KINDS.items()}
 """Kind of collective -> its test."""
 
 
@@ -155,32 +148,18 @@ class Imported(NamedTuple):
 
 
 def imported(name: str) -> Imported:
-    """The profiles that a user imports of the outputs of a set's host."""
+    """The profiles that a user imports of the outputs of a set's host, as `chunkflow-sim import host` does."""
     gpu = load_origin(folder(name)).fingerprint["gpu"].partition(" x ")[2]
     with TemporaryDirectory() as temporary:
         files = {file: Path(temporary, file) for file in outputs(name)}
         for file, text in outputs(name).items():
             files[file].write_text(text)
-        tree = read_topologies([files["topo.txt"]])
-        wanted = Wanted(card=card_of(gpu), peers=None if crosses_nvlink(name) or len(tree.places) == 1 else "host")
-        made = host_profile(tree, wanted, f"{name}-imported", "topo.txt")
-        topology = profile_of(made.plain, "topo.txt")
-        plain = made.plain
-        remarks = [*made.remarks]
-        remarks += measured_copies.fill_nvbandwidth(
-            plain, nvbandwidth.read_file(files["nvbandwidth.json"]), "nvbandwidth.json"
-        )
-        runs = [
-            run
-            for file, at in files.items()
-            if file.endswith(".txt") and "_" in file
-            for run in nccl_tests.read_file(at)
-        ]
-        if "p2p.txt" in files:
-            remarks += measured_copies.fill_p2p(plain, p2p.read_file(files["p2p.txt"]), "p2p.txt")
-        if runs:
-            remarks += measured_collectives.fill_nccl_tests(plain, runs)
-    return Imported(topology, profile_of(plain, name), tuple(remarks))
+        found = sorted_files(list(files.values()))
+        peers: Literal["host"] | None = None if crosses_nvlink(name) or gpus_of(name) == 1 else "host"
+        wanted = Wanted(card=card_of(gpu), peers=peers)
+        topology = whole_host({"topo": found["topo"]}, wanted, f"{name}-imported")
+        everything = whole_host(found, wanted, f"{name}-imported")
+    return Imported(profile_of(topology.plain, name), profile_of(everything.plain, name), everything.remarks)
 
 
 def offloaded_errors(name: str, profile: Profile, executor: Executor | None) -> Errors:
@@ -189,40 +168,17 @@ def offloaded_errors(name: str, profile: Profile, executor: Executor | None) -> 
     return errors(step_errors(compare_all(chosen, executor)))
 
 
-def imported_hosts(names: Sequence[str], executor: Executor | None = None) -> str:
-    """The table: errors of offloaded cases of each set on the three profiles."""
+def imported_hosts(found: Sequence[Detailed], executor: Executor | None, names: Sequence[str] = SETS) -> str:
+    """The table: errors of offloaded cases of each set on its own profile (from `found`) and on the imported ones."""
     rows = []
     for name in names:
         made = imported(name)
-        found = [offloaded_errors(name, p, executor) for p in (load_profile(name), made.all, made.topology)]
-        figures = [f"{100 * value:.2f}" for one in found for value in (one.median, one.p95)]
-        rows.append((session(name), str(found[0].cases), *figures))
+        own = [e.compared for e in found if e.compared.set == name and e.compared.group != "resident"]
+        compared = [errors(step_errors(own)), *(offloaded_errors(name, p, executor) for p in (made.all, made.topology))]
+        figures = [f"{100 * value:.2f}" for one in compared for value in (one.median, one.p95)]
+        rows.append((session(name), str(compared[0].cases), *figures))
     headers = (
         "host and session", "cases", "calibrated: median %", "95th %", "four outputs: median %", "95th %",
         "topology alone: median %", "95th %",
     )  # fmt: skip
     return table(headers, rows, 1)
-
-
-def main(given: Sequence[str] | None = None) -> None:
-    """Print the table, put it into documents, or compare it with theirs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--document", type=Path, help="put the table between its markers in this file")
-    parser.add_argument("--check", type=Path, help="exit with 1 unless this file has today's table")
-    parser.add_argument("sets", nargs="*", help="data sets; those of the table unless given")
-    options = parser.parse_args(given)
-    with Workers() as executor:
-        made = {"imported hosts": imported_hosts(options.sets or SETS, executor)}
-    print(made["imported hosts"])
-    path = options.check or options.document
-    if path is None:
-        return
-    texts: Mapping[Path, str] = {path: path.read_text(encoding="utf-8")}
-    if options.check and (wrong := differences(texts, made)):
-        sys.exit("\n".join(wrong))
-    if options.document:
-        write_atomically(path, placed(texts, made)[path])
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
-from validation import case_tables, copy_tables, other_profile_tables, probe_tables, program_tables
+from validation import case_tables, copy_tables, imported_hosts, other_profile_tables, probe_tables, program_tables
 from validation.datasets import probed_sets
 from validation.markdown import differences, pictures, placed
 from validation.plots import plots
@@ -127,6 +127,7 @@ def main() -> None:
         tables = {name: make() for name, make in SEEN.items()}
         tables |= {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = other_profile_tables.cross(executor)
+        tables["imported hosts"] = imported_hosts.imported_hosts(found, executor)
     if given.check:
         if wrong := [*differences(texts, tables), *differing_plots(texts, plots(found))]:
             sys.exit("\n".join(wrong))

@@ -148,12 +148,12 @@ class Target(NamedTuple):
 
     def finish(self, plain: dict[str, Any], command: str, files: Sequence[Path], remarks: Sequence[str]) -> None:
         """Write the profile, and say what was assumed and what contradicts."""
-        from sim.importers.host_profile import profile_of
+        from sim.importers.host_profile import contradictions_of
 
         names = ", ".join(file.name for file in files)
         if self.hardware is not None:
             plain["name"] = self.output.stem
-        profile_of(plain, names)
+        remarks = [*remarks, *contradictions_of(plain, names)]
         description = str(plain.get("description", "")).replace("; not measured", "")
         plain["description"] = description if names in description else f"{description}; {names}"
         fingerprint = plain.get("fingerprint")

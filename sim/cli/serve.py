@@ -68,7 +68,7 @@ def serve(
     """
     import json
 
-    from sim.inputs.input_files import read_standard_input, text_of
+    from sim.inputs.input_files import read_standard_input
     from sim.report.serving_tables import print_grid, print_pairs, print_served
     from sim.report.terminal import progress
     from sim.serving import replicate
@@ -83,7 +83,7 @@ def serve(
 
     if str(file) == STANDARD_INPUT:
         source = title = "standard input"
-        data = plain_of(text_of(read_standard_input(), source), source, Path())
+        data = plain_of(read_standard_input(), source, Path())
     else:
         source, title = str(file), file.name
         data = read_plain(file)

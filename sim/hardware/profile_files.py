@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from sim.hardware.inheritance import merged
 from sim.inputs.config import InputError
 from sim.inputs.faults import shown
-from sim.inputs.other_formats import foreign_content, foreign_text
+from sim.inputs.other_formats import read_kind
 from sim.inputs.shipped_files import ShippedFiles, is_there
 from sim.inputs.yaml_files import read_yaml
 
@@ -29,7 +28,7 @@ def read_profile(file: Path) -> Any:
     """
     heirs: list[tuple[Path, Any]] = []
     seen: list[Path] = []
-    data = _plain(file)
+    data = read_kind(file, "hardware profile", KEYS)
     while isinstance(data, dict) and "like" in data:
         seen.append(file.resolve())
         base = _base_of(data["like"], file)
@@ -42,24 +41,6 @@ def read_profile(file: Path) -> Any:
         data = merged(data, file.stem, own)
         file = heir
     return whole_devices(data)
-
-
-def _plain(file: Path) -> Any:
-    """The plain data of a file. Raises InputError, which names the format where it is none of a profile."""
-    try:
-        data = read_yaml(file)
-    except InputError:
-        if (problem := _other(file)) is None:
-            raise
-        raise InputError(str(file), "", problem) from None
-    if (not isinstance(data, dict) or not data.keys() & KEYS) and (problem := _other(file)) is not None:
-        raise InputError(str(file), "", problem)
-    return data
-
-
-def _other(file: Path) -> str | None:
-    problem = foreign_content(file) or foreign_text(file)
-    return problem and problem.replace("no scenario", "no hardware profile").replace("FILE", shlex.quote(str(file)))
 
 
 def whole_devices(data: Any) -> Any:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sim.hardware import shipped
-from sim.hardware.profile_files import profile_file, read_profile
+from sim.hardware.profile_files import KEYS, profile_file, read_profile
 from sim.importers.cards import card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
 from sim.importers.host_tree import HostTree, Place
 from sim.inputs.config import InputError
-from sim.inputs.yaml_files import read_yaml
+from sim.inputs.other_formats import read_kind
 
 Plain = dict[str, Any]
 
@@ -23,13 +23,13 @@ def base_of(into: Path | None, hardware: str | None) -> Plain | None:
     `into` keeps what it is like; of `hardware` all numbers are taken over, each with the profile that gave it.
     """
     if into is not None:
-        plain = read_yaml(into)
+        plain = read_kind(into, "hardware profile", KEYS)
         if not isinstance(plain, dict):
             raise InputError(str(into), "", "is no hardware profile, expected a mapping")
         if "like" in plain and plain["like"] not in shipped():
             return _whole(into) | {"name": plain.get("name", into.stem)}
         profile_of(plain, str(into))
-        return plain if "topology" in plain else _whole(into)
+        return plain if "topology" in plain and "like" in plain else _whole(into)
     if hardware is None:
         return None
     return _whole(profile_file(hardware))
@@ -39,8 +39,16 @@ def _whole(file: Path) -> Plain:
     """A profile without `like`: numbers keep whom they are from."""
     plain = read_profile(file)
     profile_of(plain, str(file))
-    assert isinstance(plain, dict)
-    return plain
+    whole = _given(plain)
+    assert isinstance(whole, dict)
+    return whole
+
+
+def _given(value: Any) -> Any:
+    """Plain data without keys that say nothing, which `hardware --json` writes, too."""
+    if isinstance(value, dict):
+        return {key: _given(inner) for key, inner in value.items() if inner is not None}
+    return [_given(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def unknown_host(count: int, gpus: Sequence[str], wanted: Wanted, name: str, evidence: str) -> tuple[Plain, list[str]]:

@@ -16,7 +16,8 @@ SHEET = "vendor datasheet"
 
 
 class Card(NamedTuple):
-    """A GPU: GB, dense bf16 TFLOP/s, GB/s; `nvlinks` of `nvlink` B/s each way; `p2p`: if drivers allow it over PCIe."""
+    """A GPU: GB, dense bf16 TFLOP/s, GB/s; `nvlinks` (xGMI links) of `nvlink` B/s each way; `p2p`: if drivers allow it
+    over PCIe."""
 
     name: str
     pattern: str
@@ -95,9 +96,9 @@ CARDS = (
     Card("NVIDIA GeForce RTX 3090", r"3090", 24, 71, 936, "gen4x16", 4, 14.06e9, p2p=False),
     Card("NVIDIA GeForce RTX 3080", r"3080", 10, 59.5, 760, "gen4x16", p2p=False),
     Card("NVIDIA GeForce RTX 2080 Ti", r"2080ti", 11, 53.8, 616, "gen3x16", 2, p2p=False),
-    Card("AMD Instinct MI355X", r"mi355", 288, 2500, 8000, "gen5x16"),
-    Card("AMD Instinct MI300X", r"mi300", 192, 1307, 5300, "gen5x16"),
-    Card("AMD Instinct MI250X", r"mi250", 64, 191.5, 1638, "gen4x16"),
+    Card("AMD Instinct MI355X", r"mi355", 288, 2500, 8000, "gen5x16", 7, 76.8e9),
+    Card("AMD Instinct MI300X", r"mi300", 192, 1307, 5300, "gen5x16", 7, 64e9),
+    Card("AMD Instinct MI250X", r"mi250", 64, 191.5, 1638, "gen4x16", 8, 50e9),
 )  # fmt: skip
 """More specific names first. GeForce: dense bf16 with fp32 accumulation. V100, P100, T4, RTX 2080 Ti: fp16."""
 

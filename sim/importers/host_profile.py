@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from sim.hardware import MAX_GPUS, Profile
 from sim.hardware.inheritance import merged
+from sim.hardware.profile_check import check_profile, summaries
 from sim.hardware.profile_files import profile_file, read_profile, whole_devices
 from sim.importers.cards import Card, card_of
 from sim.importers.host_topology import Fabric, TreeTopology, number, quantity
@@ -47,6 +48,11 @@ def profile_of(plain: Mapping[str, Any], source: str) -> Profile:
         base = profile_file(data["like"])
         data = merged(read_profile(base), base.stem, {k: v for k, v in data.items() if k != "like"})
     return convert(whole_devices(data), Profile, source)
+
+
+def contradictions_of(plain: Mapping[str, Any], source: str) -> list[str]:
+    """In which tables of collectives, as in those of a base, what was measured of links contradicts, in sentences."""
+    return [f"contradiction: {said}" for said in summaries(check_profile(profile_of(plain, source)))]
 
 
 def host_profile(tree: HostTree, wanted: Wanted, name: str, evidence: str) -> Imported:

@@ -56,7 +56,8 @@ class Fabric(NamedTuple):
         )
         complete = len(tree.nvlinks) == count * (count - 1) // 2
         switched = complete and count > 2 and widest * (count - 1) > own and len(set(tree.nvlinks.values())) == 1
-        said = f"NVLink, {rate / 1e9:.4g} GB/s a link each way"
+        name = "xGMI" if card is not None and card.name.startswith("AMD") else "NVLink"
+        said = f"{name}, {rate / 1e9:.4g} GB/s a link each way"
         each_way = rate * (widest if switched or count == 2 else sum(tree.nvlinks.values()) * 2 / max(count, 1))
         return cls(frozenset(tree.nvlinks), switched, each_way, rate, said)
 
@@ -152,7 +153,7 @@ class TreeTopology:
             return
         if fabric.switched or (count == 2 and fabric.direct):
             links = max(self.tree.nvlinks.values())
-            source = f"assumed: {fabric.generation}, NV{links}, vendor datasheet"
+            source = f"assumed: {fabric.generation}, {links} of them, vendor datasheet"
             if fabric.switched:
                 self.nodes["nvswitch"] = {"kind": "nvswitch"}
             ends = ["gpu{gpu}", "nvswitch"] if fabric.switched else ["gpu0", "gpu1"]
@@ -161,6 +162,6 @@ class TreeTopology:
             )
             return
         for (a, b), links in self.tree.nvlinks.items():
-            source = f"assumed: {fabric.generation}, NV{links}, vendor datasheet"
+            source = f"assumed: {fabric.generation}, {links} of them, vendor datasheet"
             each = number(quantity(links * fabric.rate), source)
             self.edges.append({"ends": [f"gpu{a}", f"gpu{b}"], "kind": "NVLink", "each_way": each})

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sim.importers.host_tree import HostTree, Place
-from sim.importers.pci_links import PciLink, generation_of
+from sim.importers.pci_links import WIDTHS, PciLink, generation_of
 from sim.importers.text_lines import Line
 
 _NOT_GPU = re.compile(
@@ -164,6 +164,6 @@ def _link(text: str, address: str) -> PciLink | None:
     assert speed is not None
     generation = generation_of(float(speed[1]))
     lanes = int((width or speed)[2])
-    if generation is None or lanes not in (1, 2, 4, 8, 12, 16, 32):
+    if generation is None or lanes not in WIDTHS:
         return None
     return PciLink(generation, lanes, f"lspci, {address}")

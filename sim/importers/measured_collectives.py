@@ -10,7 +10,7 @@ from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import check_profile
 from sim.importers.host_profile import profile_of
 from sim.importers.host_topology import number, quantity
-from sim.importers.nccl_tests import Run
+from sim.importers.nccl_runs import Run
 from sim.importers.scaled_tables import fit_tables, is_scaled, scale, table_of, tables
 from sim.inputs.config import InputError
 from sim.program import CollectiveKind

@@ -242,7 +242,13 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
             )
         elif not missing:
             groups: Any = peer_groups(count, pairs)
-            plain["topology"]["peers"] = groups
+            if groups != held and not _has_routes(plain, groups):
+                remarks.append(
+                    f"contradiction: {source}: GPUs access each other, but {profile.name} has no links between them: "
+                    "`peers` is kept; import its topology with `nvidia-smi topo -m`"
+                )
+            else:
+                plain["topology"]["peers"] = groups
     matrix = found.one_way.get(True)
     if matrix and pairs:
         rates = {
@@ -266,6 +272,15 @@ def fill_p2p(plain: Plain, found: PeerRates, source: str) -> list[str]:
             )
     fit_tables(plain, profile_of, source)
     return [*remarks, *reconcile(plain, source)]
+
+
+def _has_routes(plain: Plain, peers: Any) -> bool:
+    """Whether the links of a profile join all GPUs that `peers` says reach each other."""
+    try:
+        profile_of({**plain, "topology": {**plain["topology"], "peers": peers}}, "")
+    except InputError:
+        return False
+    return True
 
 
 def _fill_peers(plain: Plain, rates: dict[tuple[int, int], float], said: str, setup: float | None) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sim.importers.json_text import json_values
 from sim.importers.text_lines import Line, at, lines_of, unpacked
 from sim.inputs.config import InputError
 from sim.inputs.other_formats import refuse_other
@@ -41,15 +42,7 @@ class Bandwidths(NamedTuple):
 
 def read_nvbandwidth_json(content: bytes, source: str) -> Bandwidths:
     """Output of `nvbandwidth --json`; text before and after the object is skipped. Raises InputError of `source`."""
-    import json
-
-    text = content.decode(errors="replace")
-    try:
-        data, _ = json.JSONDecoder().raw_decode(text[text.index("{") :])
-    except (ValueError, RecursionError) as error:
-        line = text.count("\n", 0, getattr(error, "pos", 0)) + 1
-        problem = getattr(error, "msg", "is nested too deeply")
-        raise InputError(source, "", f"line {line}: is not JSON: {problem}; is it cut off?") from None
+    data = json_values(content[max(content.find(b"{"), 0) :], source)[0]
     about = data.get("nvbandwidth") if isinstance(data, dict) else None
     if not isinstance(about, dict):
         raise InputError(source, "nvbandwidth", "is missing, expected what `nvbandwidth --json` writes")

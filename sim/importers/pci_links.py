@@ -8,6 +8,9 @@ from typing import NamedTuple
 LANE = {1: 0.25e9, 2: 0.5e9, 3: 0.9846e9, 4: 1.9692e9, 5: 3.9385e9, 6: 7.5625e9}
 """B/s of one lane in one direction after line coding, by generation (PCI Express Base Specification)."""
 
+WIDTHS = (1, 2, 4, 8, 12, 16, 32)
+"""Lanes that a link may have."""
+
 _TRANSFERS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}
 """GT/s -> generation."""
 

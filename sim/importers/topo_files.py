@@ -9,6 +9,7 @@ from pathlib import Path
 from sim.importers.host_tree import HostTree, tree_of
 from sim.importers.lspci import LspciError, read_lspci_records, read_lspci_tree
 from sim.importers.lstopo import read_lstopo
+from sim.importers.nccl_topology import read_nccl_topology
 from sim.importers.nvidia_topo import MatrixError, read_matrix
 from sim.importers.text_lines import Line, lines_of, unpacked
 from sim.inputs.config import InputError
@@ -19,10 +20,12 @@ _NAMED = re.compile(r"\|\s+\d+\s+(\S.*?)\s+(?:On|Off|N/A)\s+\||\AGPU \d+: (.*?) 
 _TREE = re.compile(r"\s*-(?:\+-|-)?\[[0-9a-f:]+\]-|[ |]*[+\\]-\[[0-9a-f]{4}:[0-9a-f]{2}\]-")
 _RECORD = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] \S")
 """Lines that only `lspci -tv`, or only a list of `lspci`, has."""
+_HEAD = 4096
+"""Bytes in which an XML file's first element begins, after comments and its declaration."""
 
 
 def read_topologies(files: Sequence[Path]) -> HostTree:
-    """The host that dumps tell of: `nvidia-smi topo -m`, `lspci -tv`, `lspci -vv`, `lstopo` XML; one of each at most.
+    """The host that dumps tell of: `nvidia-smi topo -m`, `lspci -tv` or `-vv`, XML of `lstopo` or NCCL; one of each.
 
     Raises:
         InputError: a file is none of these, or two tell of different numbers of GPUs.
@@ -41,8 +44,9 @@ def _read(file: Path) -> HostTree:
     content = unpacked(file)
     source = str(file)
     refuse_other(content, source, "topo")
-    if content.lstrip()[:1] == b"<":
-        return read_lstopo(content, source)
+    markup = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if markup[:1] == b"<":
+        return read_nccl_topology(markup, source) if b"<system" in markup[:_HEAD] else read_lstopo(markup, source)
     lines = lines_of(content, source)
     try:
         if not _has_matrix(lines):

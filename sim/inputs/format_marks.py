@@ -39,6 +39,11 @@ JSON = (
     ),
     _of(TRACE, r'"traceEvents"\s*:|\A\s*\[[^\]]{,400}"ph"\s*:', "trace"),
     _of(TRACE, r'"deviceProperties"\s*:\s*\[', "trace"),
+    _of(
+        "the output of nccl-tests (JSON)",
+        r'"(?:out_of_place|average_bus_bandwidth)"\s*:|"args"\s*:\s*\[\s*"[^"]*_perf"|"inPlace"\s*:\s*\d',
+        "nccl-tests",
+    ),
     _of("the output of nvbandwidth (JSON)", r'\A\s*\{\s*"nvbandwidth"\s*:', "nvbandwidth"),
     _of(
         "rows of probes or measured cases of ours",
@@ -46,17 +51,6 @@ JSON = (
         advice="give its folder to `chunkflow-sim validate --data`",
     ),
     _of("what a data set's host is, of ours", r'\A\s*\{\s*"fingerprint"\s*:'),
-    _of("the result of `chunkflow-sim plan --json`", r'\A\s*\{\s*"best"\s*:|\A\s*\{[^[]{,2000}"smallest_within"\s*:'),
-    _of(
-        "the result of `chunkflow-sim run --json`",
-        r'\A\s*\{(?=.{,6000}"step_time_s"\s*:)(?=.{,60000}"step_times_s"\s*:)',
-        flags=re.DOTALL,
-    ),
-    _of(
-        "the configuration of a published model or pipeline",
-        r'\A\s*\{[^{]{,2000}"(?:_class_name|_diffusers_version|architectures|model_type)"\s*:',
-        advice="name the model as workload.model, or write its shapes as docs/models.md shows",
-    ),
     _of("a notebook", r'\A\s*\{\s*"cells"\s*:|"nbformat"\s*:'),
 )
 """Told by keys that no scenario has. Traces are large: they are recognised before they are parsed."""
@@ -70,8 +64,9 @@ MARKUP = (
     _of("a topology of lstopo (XML)", r'<!DOCTYPE topology|<topology\b|<object type="Machine"', "topo"),
     _of(
         "a topology of NCCL (XML)",
-        r"<system version=",
-        advice=f"it cannot be imported: {_LSTOPO}, or nvidia-smi topo -m",
+        r"<system\b[^>]{,200}>(?:\s|<!--.{,2000}?-->)*<(?:cpu|pci|gpu)\b",
+        "topo",
+        flags=re.DOTALL,
     ),
     _of("a web page (HTML)", r"\A\s*(?:<!doctype html|<html)", flags=re.IGNORECASE),
     _of("a drawing (SVG)", r"\A\s*(?:<\?xml[^>]{,200}>\s*)?(?:<!--.{,2000}?-->\s*)?<svg\b", "", _LSTOPO, re.DOTALL),

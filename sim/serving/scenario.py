@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -11,10 +11,10 @@ import msgspec
 from sim.hardware import MAX_GPUS, profile_file
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
-from sim.inputs.input_files import read_text
+from sim.inputs.input_files import read_bytes
+from sim.inputs.other_formats import parse_kind
 from sim.inputs.shipped_files import is_file
 from sim.inputs.units import Bytes, Number, Seconds
-from sim.inputs.yaml_files import parse_yaml
 from sim.serving.arrivals import Arrivals, Phases
 from sim.serving.classes import RequestClass
 from sim.serving.costs import Costs
@@ -90,15 +90,12 @@ class ServingScenario(Config, frozen=True):
 
 def read_plain(file: Path) -> Any:
     """The plain data of a serving scenario's file, paths in it made absolute. Raises `InputError`."""
-    return plain_of(read_text(file), str(file), file.parent)
+    return plain_of(read_bytes(file), str(file), file.parent)
 
 
-def plain_of(text: str, source: str, folder: Path) -> Any:
-    """The plain data of a serving scenario's text; paths in it are relative to `folder`. Raises `InputError`."""
-    data = parse_yaml(text, source)
-    if isinstance(data, Mapping) and data.keys() & {"workload", "policy", "world_size"}:
-        problem = "is a scenario of steps, no serving scenario: run it with `chunkflow-sim run`"
-        raise InputError(source, "", problem)
+def plain_of(content: bytes, source: str, folder: Path) -> Any:
+    """The plain data of a serving scenario's content; paths in it are relative to `folder`. Raises `InputError`."""
+    data = parse_kind(content, source, "serving scenario", {"classes", "arrivals", "scheduler"})
     return with_files_of(folder, data)
 
 

@@ -11,9 +11,8 @@ import msgspec
 
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
-from sim.inputs.other_formats import other_than_model
+from sim.inputs.other_formats import read_kind
 from sim.inputs.shipped_files import ShippedFiles
-from sim.inputs.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -230,10 +229,7 @@ def _read_model(name: str, source: str, path: str) -> Model:
     except InputError as error:
         raise error.within(source or name, path) from None
     try:
-        data = read_yaml(file)
-        if (problem := other_than_model(data)) is not None:
-            raise InputError(str(file), "", problem)
-        return convert(data, Model, str(file))
+        return convert(read_kind(file, "model's shapes", {"transformer"}), Model, str(file))
     except InputError as error:
         if not source:
             raise

@@ -22,13 +22,15 @@ from sim.cli.import_profile import HOST_OPTIONS, INTO_OPTIONS, Target, files_arg
 def command(
     files: tuple[Path, ...], kind: str | None, ranks: int | None, in_place: bool, force: bool, **given: Any
 ) -> None:
-    """Fill in times of collectives that nccl-tests measured (FILES: its output, one test or several).
+    """Fill in times of collectives that nccl-tests measured (FILES: its output, text or JSON, of one
+    test or several).
 
     Tables of isolated times for each kind and number of ranks: all_reduce, all_gather, reduce_scatter, alltoall and
     sendrecv.
     """
     from sim.importers.measured_collectives import fill_nccl_tests
-    from sim.importers.nccl_tests import check_kind, read_file
+    from sim.importers.nccl_runs import check_kind
+    from sim.importers.nccl_tests import read_file
 
     target = Target.of(given, force)
     check_kind(kind)
