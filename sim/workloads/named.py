@@ -153,6 +153,9 @@ class Named(Config, frozen=True):
             yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
             yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
+        elif layout.stage_layers and (count := sum(layout.stage_layers)) != (self.layers or model.layers):
+            expected = f"{self.layers or model.layers} in all"
+            yield _wrong("parallelism.stage_layers", f"are {count} layers, expected {expected}")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
         if self.divide_text and (model.ulysses.attention == "packed" or any(b.kind == "cross" for b in model.blocks)):

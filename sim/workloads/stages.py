@@ -12,13 +12,6 @@ from sim.workloads.patches import LATENTS, StageOfPatches
 from sim.workloads.workload import Layer, Workload
 
 
-def stage_layers(count: int, stages: int, stage: int) -> range:
-    """The numbers of the layers of a stage, of `count` in all: the first stages have one more where need be."""
-    each, more = divmod(count, stages)
-    first = stage * each + min(stage, more)
-    return range(first, first + each + (stage < more))
-
-
 def divided(whole: Workload, setup: Setup, text_each: bool = False) -> Workload:
     """`whole`, what a rank of one stage does, as what each rank does of a pipeline, with guidance over its groups.
 
@@ -41,7 +34,7 @@ def divided(whole: Workload, setup: Setup, text_each: bool = False) -> Workload:
     of = {rank: group for group in layout.groups("pipeline") for rank in group}
     for rank in range(setup.world_size):
         group, stage = of[rank], layout.place(rank, "pipeline")
-        layers = [whole.layers[i] for i in stage_layers(len(whole.layers), layout.pipeline, stage)]
+        layers = [whole.layers[i] for i in layout.stage(stage, len(whole.layers))]
         closing: tuple[Op, ...] = ()
         if stage > 0:
             came = Transfers("stage input", (Recv(group[stage - 1], hidden, ACTIVATIONS),))
@@ -63,7 +56,7 @@ def _in_patches(whole: Workload, setup: Setup, text_each: bool) -> Workload:
     ranks: list[Workload] = []
     for rank in range(setup.world_size):
         stage = layout.place(rank, "pipeline")
-        own = tuple(whole.layers[i] for i in stage_layers(len(whole.layers), layout.pipeline, stage))
+        own = tuple(whole.layers[i] for i in layout.stage(stage, len(whole.layers)))
         made = StageOfPatches(setup, of[rank], stage, whole.passes_per_step, text_each)
         ranks.append(made.workload(whole, own))
     return ranks[0]._replace(ranks=tuple(ranks))
