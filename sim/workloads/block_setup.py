@@ -102,7 +102,9 @@ class Setup(NamedTuple):
 
 def layout_of(parallelism: Parallelism, world_size: int) -> Layout:
     """Ranks of each dimension; a dimension's name stands for all ranks."""
-    return parallelism if isinstance(parallelism, Layout) else Layout(**{parallelism: world_size})
+    if isinstance(parallelism, Layout):
+        return parallelism
+    return Layout(tensor=world_size) if parallelism == "tensor" else Layout(ulysses=world_size)
 
 
 class Block(NamedTuple):

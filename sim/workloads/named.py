@@ -179,6 +179,7 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
+        takes: list[bool] = []
         major = None if self.exchange is None else self.exchange.v_major
         by_step = [major.share(step, self.steps) for step in range(self.steps)] if major else []
         shares = [1.0, *dict.fromkeys(share for share in by_step if share < 1)] if major else []
@@ -193,9 +194,11 @@ class Named(Config, frozen=True):
                 partly = [block(setup._replace(share=share), shape) for share in shares[1:]]
                 layer = layer._replace(others=tuple(made.layer.block for made in partly))
             every += [layer] * shape.repeat
+            takes += [shape.skip is True] * shape.repeat
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
-        layers = tuple(every[i * len(every) // count] for i in range(count))
+        chosen = [i * len(every) // count for i in range(count)]
+        layers = tuple(every[i] for i in chosen)
         sample, layout = self.batch * BF16, setup.layout
         whole = Workload(
             layers,
@@ -212,7 +215,8 @@ class Named(Config, frozen=True):
             whole = in_shares(whole, setup, [shares.index(share) for share in by_step])
         if layout.displaced > 1:
             whole = displaced(whole, setup)
-        return Algorithms(self.collectives).applied(divided(whole, setup, self.patch_text == "each"), world_size)
+        whole = divided(whole, setup, self.patch_text == "each", tuple(takes[i] for i in chosen))
+        return Algorithms(self.collectives).applied(whole, world_size)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:
