@@ -58,6 +58,8 @@ class Named(Config, frozen=True):
     collectives: dict[str, Any] = msgspec.field(default_factory=dict)
     exchange: ExchangeForm | None = None
     """How Ulysses exchanges run; flat unless given."""
+    pad_heads: bool = False
+    """Under Ulysses, heads that do not divide are padded: ranks attend to the padding as well, and send it."""
     patch_text: Literal["first", "each"] | None = None
     """Patches that the text of a joint attention goes with: the first one of a step (None), or each, as in xDiT."""
 
@@ -104,6 +106,7 @@ class Named(Config, frozen=True):
             cross,
             self.weights,
             exchange=self.exchange or PLAIN,
+            pad_heads=self.pad_heads,
         )
 
     def _out_of_range(self) -> Iterator[Fault]:
@@ -135,9 +138,15 @@ class Named(Config, frozen=True):
             yield from (_wrong(path, problem) for path, problem in faults)
             return
         over = f"{self.parallelism} over world_size {world_size}" if isinstance(self.parallelism, str) else str(layout)
-        if shapes.heads % (layout.tensor * layout.ulysses):
+        padded = self.pad_heads and not shapes.heads % layout.tensor
+        if self.pad_heads and (model.ulysses.attention == "packed" or layout.stale):
+            why = (
+                f"{model.name} sends q, k and v packed" if model.ulysses.attention == "packed" else f"{layout} is stale"
+            )
+            yield _wrong("pad_heads", f"{why}: expected false")
+        elif shapes.heads % (layout.tensor * layout.ulysses) and not padded:
             heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
-            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only"
+            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only, pad_heads pads them"
             yield _wrong("parallelism", f"{over}: {heads}: {why}")
         elif shapes.ffn % layout.tensor:
             yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
