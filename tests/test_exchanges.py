@@ -183,3 +183,57 @@ def test_figures_of_steps_with_different_shares_are_means_over_all() -> None:
     times = figures["step_times_s"]
     assert len(times) == 6 and times[1] > times[4]
     assert figures["request_time_s"] == pytest.approx(sum(times))
+
+
+# ---- heads that do not divide ---------------------------------------------------------------------------------------
+
+
+def sd35(world: int, **more: Any) -> Scenario:
+    workload: Plain = {
+        "model": "sd3.5-large",
+        "height": 768,
+        "width": 768,
+        "layers": 1,
+        "steps": 1,
+        "passes_per_step": 1,
+    }
+    workload |= {"divide_text": True, "pad_heads": True}
+    plain = {"hardware": HOST, "world_size": world, "policy": RESIDENT, "workload": workload | more}
+    return Scenario.from_plain(plain)
+
+
+@pytest.mark.parametrize(("world", "heads"), [(2, 19), (4, 10), (6, 7), (12, 4)])
+def test_padded_heads_are_sent_and_attended_to(world: int, heads: int) -> None:
+    """Of 38 heads each of n ranks has 38 / n, rounded up: 26 % more than its share on 12."""
+    program = sd35(world).program()
+    rows = 48 * 48 // world + -(-333 // world)
+    exchanges = [c for c in program.ranks[0].commands() if isinstance(c, Collective)]
+    assert [c.bytes for c in exchanges] == [world * rows * heads * 64 * 2] * 4
+    [attention] = [c for c in program.ranks[0].commands() if isinstance(c, Kernel) and c.name == "attention"]
+    assert attention.flops == 4 * (world * rows) ** 2 * heads * 64
+    projections = [c.flops for c in program.ranks[0].commands() if isinstance(c, Kernel) and c.name == "qkv"]
+    assert sum(projections) == 6 * rows * 2432 * 2432  # weights are as they are
+
+
+def test_heads_that_divide_are_not_padded() -> None:
+    plain, padded = (sd35(2, pad_heads=pad).program() for pad in (False, True))
+    assert plain == padded
+
+
+def test_a_padded_exchange_goes_in_phases_with_values_first() -> None:
+    program = sd35(12, exchange={"levels": [2, 6], "v_first": True}).program()
+    sizes = {c.bytes for c in program.ranks[0].commands() if isinstance(c, Collective)}
+    assert sizes == {12 * (48 * 48 // 12 + 28) * 4 * 64 * 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"pad_heads": False}, "pad_heads pads them"),
+        ({"parallelism": {"ulysses": 4, "pipeline": 3, "patches": 2}}, "is stale: expected false"),
+        ({"model": "hunyuanvideo", "frames": 5, "divide_text": False}, "packed: expected false"),
+    ],
+)
+def test_padding_has_limits(more: Plain, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        sd35(12, **more)

@@ -40,8 +40,9 @@ PUBLISHED = {
     "flux.2-dev": (32_223_281_152, (2 * 981.467648, 2 * 490.733824)),  # a public count of its shapes
     "hunyuanvideo-1.5": (8_326_608_160, (302.1,)),  # catalogues of models; a block by diffusers' code
     "sd3-medium": (2_085_000_000, (170.0,)),  # 4.17 GB of fp16 weights; a block by diffusers' code
+    "hunyuandit": (1_500_000_000, (68.2, 76.1)),  # rounded, from the announcement; blocks by diffusers' code
 }
-ROUNDED = {"sd3.5-large": 0.01, "sd3-medium": 0.001}
+ROUNDED = {"sd3.5-large": 0.01, "sd3-medium": 0.001, "hunyuandit": 0.001}
 """How far the counts may be from published ones that are rounded."""
 
 
@@ -102,6 +103,7 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("flux.2-dev", {"height": 1024, "width": 1024}, 4096),
         ("hunyuanvideo-1.5", {"frames": 121, "height": 720, "width": 1280}, 31 * 45 * 80),
         ("sd3-medium", {"height": 1024, "width": 1024}, 4096),
+        ("hunyuandit", {"height": 1024, "width": 1024}, 4096),
     ],
 )
 def test_tokens(model: str, size: dict[str, int], tokens: int) -> None:
@@ -279,6 +281,8 @@ def test_operations_account_for_all_buffers_flops_and_launches(name: str, parall
             apart = 2 if c.kind == "all_to_all" else 1
             buffers[collective_buffer(c.kind, int(c.bytes))] = apart * int(c.bytes)
         read_or_written = {m.buffer for item in computes(layer) for op in item.ops for m in op.operands()}
+        if any(item.name in ("skip", "skip_join") for item in computes(layer)):
+            buffers["skips"] = workload.skip_bytes
         assert read_or_written == buffers.keys()
         for item in computes(layer):
             assert item.launches == len(item.ops)

@@ -76,11 +76,12 @@ def test_a_patch_pipeline_runs_to_its_end_on_gloo(machine: TorchMachine) -> None
 class OneByOne:
     """A patch pipeline in one thread, patch after patch and stage after stage, with keys and values kept by hand.
 
-    Patch m attends to what patches up to m have in this step, and to what later ones had in the step before.
+    Patch m attends to what patches up to m have in this step, and to what later ones had in the step before. A stage
+    that `takes` hidden vectors of the one that mirrors it gets those of the same patch.
     """
 
-    def __init__(self, program: Program, whole: Workload, setup: Setup) -> None:
-        self.whole, self.setup = whole, setup
+    def __init__(self, program: Program, whole: Workload, setup: Setup, takes: Sequence[bool]) -> None:
+        self.whole, self.setup, self.takes = whole, setup, takes
         device = CpuDevice()
         self.memories = []
         for number, rank in enumerate(program.ranks):
@@ -94,10 +95,14 @@ class OneByOne:
         patches = self.setup.layout.patches
         for step in range(steps):
             for patch in range(patches) if step else [None]:
+                behind: list[Any] = []
                 for stage, memory in enumerate(self.memories):
                     form = 0 if patch is None else 1 if patch == 0 else 2
-                    self._block(stage, self.whole.layers[stage].blocks[form], patch)
                     rows = self.setup._replace(patch=patch is not None, with_text=form != 2).rows
+                    if self.takes[stage]:
+                        memory.buffers["skips"][: rows * 128] = behind[len(self.memories) - 1 - stage]
+                    self._block(stage, self.whole.layers[stage].blocks[form], patch)
+                    behind.append(memory.buffers["activations"][: rows * 128].clone())
                     if stage + 1 < len(self.memories):
                         after = self.memories[stage + 1].buffers["activations"]
                         after[: rows * 128] = memory.buffers["activations"][: rows * 128]
@@ -122,7 +127,7 @@ class OneByOne:
             build_operation(op, views, on_gpu=False)()
 
 
-@pytest.mark.parametrize(("model", "patches"), [("flux.1-dev", 4), ("cogvideox-5b", 3)])
+@pytest.mark.parametrize(("model", "patches"), [("flux.1-dev", 4), ("cogvideox-5b", 3), ("hunyuandit", 4)])
 def test_four_stages_of_patches_give_what_patches_one_by_one_give(
     machine: TorchMachine, model: str, patches: int
 ) -> None:
@@ -130,12 +135,15 @@ def test_four_stages_of_patches_give_what_patches_one_by_one_give(
     whole, setup = tiny(model, Layout(pipeline=4, patches=patches), 4, steps=3)
     patch_setups = [setup._replace(patch=True, with_text=text) for text in (True, False)]
     layers = []
-    for layer, shape in zip(whole.layers, setup.model.blocks * 4, strict=False):
-        layers.append(layer._replace(others=tuple(block(each, shape).layer.block for each in patch_setups)))
-    whole = whole._replace(layers=tuple((layers * 4)[:4]))
-    program = build(divided(whole, setup), Resident(), 4)
+    shapes = sorted((setup.model.blocks * 4)[:4], key=lambda shape: shape.skip is True)
+    for shape in shapes:
+        layer, *others = (block(each, shape).layer for each in (setup, *patch_setups))
+        layers.append(layer._replace(others=tuple(other.block for other in others)))
+    takes = tuple(shape.skip is True for shape in shapes)
+    whole = whole._replace(layers=tuple(layers))
+    program = build(divided(whole, setup, takes=takes), Resident(), 4)
     done = machine.execute(program, keep=("activations", "kv_cache"))
-    expected = OneByOne(program, whole, setup)
+    expected = OneByOne(program, whole, setup, takes)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the machine's ranks: sums in another order may round otherwise
     expected.run(3)

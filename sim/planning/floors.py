@@ -113,7 +113,8 @@ class Floors:
             for resource, multiplier in profile.copy_flow("h2d", gpu).route:
                 self._each[resource] += multiplier / profile.capacities[resource]
         self._cap = profile.copy_flow("h2d", gpus[0]).cap
-        self.beside = workload.activation_bytes + workload.scratch_bytes + workload.cache_bytes + max(buffers)
+        kept = workload.cache_bytes + workload.skip_bytes
+        self.beside = workload.activation_bytes + workload.scratch_bytes + kept + max(buffers)
         """Of a peak, what is not weights, at least, B."""
 
     def copied(self, policy: Policy) -> int:

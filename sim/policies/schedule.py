@@ -16,6 +16,7 @@ from itertools import takewhile
 from sim.policies.base import Policy
 from sim.program import LayerWeights, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
+from sim.workloads.block_builder import SKIPS
 from sim.workloads.block_commands import COMPUTE, BlockCommands
 from sim.workloads.block_items import Meeting, Op, Transfers
 from sim.workloads.workload import Workload
@@ -207,8 +208,10 @@ class Schedule:
             self.rank.buffer("scratch", self.workload.scratch_bytes, "scratch", static=True)
         if self.workload.cache_bytes:
             self.rank.buffer("kv_cache", self.workload.cache_bytes, "activations", static=True)
+        if self.workload.skip_bytes:
+            self.rank.buffer(SKIPS, self.workload.skip_bytes, "activations", static=True)
         blocks = (*(block for layer in layers for block in layer.blocks), self.workload.closing)
-        self.block.declare((op for block in blocks for op in block), ACTIVATIONS)
+        self.block.declare((op for block in blocks for op in block), (ACTIVATIONS, SKIPS))
         memories = {self.memory_of(number): layer.memory for number, layer in enumerate(layers) if layer.memory}
         for name, size in memories.items():
             self.rank.buffer(name, size, "activations")

@@ -13,6 +13,7 @@ from sim.program.ops import (
     Gelu,
     Matrix,
     Normalise,
+    Permute,
     Rotate,
 )
 from sim.workloads.activation_memory import batched
@@ -26,6 +27,8 @@ DISPLACED = "displaced"
 """The stream on which keys and values are gathered for the next step."""
 KV_CACHE = "kv_cache"
 """The buffer of the keys and values of all tokens."""
+SKIPS = "skips"
+"""The buffer of hidden vectors that layers take from others (`sim.workloads.skips`)."""
 
 
 class BlockBuilder(ExchangeBuilder):
@@ -245,6 +248,20 @@ class BlockBuilder(ExchangeBuilder):
         if self.setup.shards > 1:
             self.collective("all_reduce", collective, size, "tensor")
         return y
+
+    def joined_with_skip(self) -> None:
+        """Hidden vectors and those of the layer's mirror side by side, normalised and projected to hidden vectors.
+
+        The mirror's are at the buffer's start; `sim.workloads.skips` moves them.
+        """
+        x, batch, hidden = self.x, self.setup.batch, self.hidden
+        skipped = batched(Matrix(SKIPS, 0, x.rows, hidden, hidden), batch, x.rows * hidden)
+        both = self.registers.new("skip", x.rows, 2 * hidden)
+        for i, part in enumerate((x, skipped)):
+            whole = Permute(part, both.part(column=i * hidden, columns=hidden), (batch, x.rows, hidden), (0, 1, 2))
+            self.small("skip_join", whole, 2 * x.rows * hidden)
+        self.normalise("skip_norm", both, both)
+        self.linear("skip_linear", both, x)
 
     def cross_attention(self) -> None:
         """The image attends to the text."""

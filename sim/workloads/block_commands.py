@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import assert_never
 
@@ -45,21 +45,25 @@ class BlockCommands:
         """Buffers that kernels read, as they have been copied into."""
         self._detached: dict[tuple[str, int], deque[int]] = {}
         """Stream and layer -> the events behind what is detached there, of the last ones."""
+        self._behind = 0
+        """How many behind the last one a wait may ask for."""
 
-    def declare(self, ops: Iterable[Op], known: str) -> None:
-        """Declare the memory of collectives, sends and copies; buffer `known` is declared."""
+    def declare(self, ops: Iterable[Op], known: Collection[str]) -> None:
+        """Declare the memory of collectives, sends and copies; buffers `known` are declared."""
         collectives: dict[str, int] = {}
         device: dict[str, int] = {}
         host: dict[str, CopyOp] = {}
         engines: list[tuple[EnginePart, str]] = []
         for op in ops:
-            if isinstance(op, CollectiveOp | Exchange):
+            if isinstance(op, Wait):
+                self._behind = max(self._behind, op.behind)
+            elif isinstance(op, CollectiveOp | Exchange):
                 collectives[op.buffer] = max(collectives.get(op.buffer, 0), op.buffer_bytes)
             elif isinstance(op, EnginePart):
                 collectives[op.whole.buffer] = max(collectives.get(op.whole.buffer, 0), op.whole.buffer_bytes)
                 engines.append((op, op.whole.stream or COMPUTE))
             elif isinstance(op, Transfers):
-                for t in (t for t in op.transfers if t.buffer != known):
+                for t in (t for t in op.transfers if t.buffer not in known):
                     collectives[t.buffer] = max(collectives.get(t.buffer, 0), t.offset + t.bytes)
             elif isinstance(op, CopyOp):
                 size = int(op.bytes)
@@ -175,7 +179,7 @@ class BlockCommands:
                 yield
             return
         yield
-        self._detached.setdefault((stream, layer), deque(maxlen=2)).append(self.rank.record(stream))
+        self._detached.setdefault((stream, layer), deque(maxlen=self._behind + 1)).append(self.rank.record(stream))
 
     def _join(self, stream: str) -> None:
         if (copied := self._forked.pop(stream, None)) is not None:

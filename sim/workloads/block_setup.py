@@ -36,6 +36,8 @@ class Setup(NamedTuple):
     exchange: ExchangeForm = PLAIN
     share: float = 1.0
     """Of the tokens whose queries, keys and values cross slow levels in this form of the block."""
+    pad_heads: bool = False
+    """Whether heads that do not divide by Ulysses are padded until they do."""
 
     @property
     def layout(self) -> Layout:
@@ -51,6 +53,11 @@ class Setup(NamedTuple):
     def ring(self) -> int:
         """Ranks among which keys and values go round."""
         return self.layout.ring
+
+    def heads_share(self, columns: int) -> int:
+        """Features of the heads that a rank gets in an exchange, of `columns` that each has before it."""
+        head = self.model.transformer.hidden // self.model.transformer.heads
+        return -(-columns // (head * self.ulysses)) * head if self.pad_heads else columns // self.ulysses
 
     @property
     def shards(self) -> int:
@@ -102,7 +109,9 @@ class Setup(NamedTuple):
 
 def layout_of(parallelism: Parallelism, world_size: int) -> Layout:
     """Ranks of each dimension; a dimension's name stands for all ranks."""
-    return parallelism if isinstance(parallelism, Layout) else Layout(**{parallelism: world_size})
+    if isinstance(parallelism, Layout):
+        return parallelism
+    return Layout(tensor=world_size) if parallelism == "tensor" else Layout(ulysses=world_size)
 
 
 class Block(NamedTuple):

@@ -52,7 +52,7 @@ class LayerBuilder:
         self.registers = Registers(
             [
                 ("x", rows, self.hidden),
-                *([("context", setup.text, self.hidden)] if cross else []),
+                *([("context", setup.text, shapes.context or self.hidden)] if cross else []),
                 *([("condition", 1, shapes.modulation)] if shapes.modulation else []),
             ],
             setup.batch,

@@ -27,6 +27,7 @@ class Layout(Config, frozen=True):
 
     With `patches` the stages of a pipeline work on so many parts of the tokens, one after the other, each attending to
     what the other parts were a step ago (PipeFusion). The first `warmup_steps` of a request use nothing stale.
+    `stage_layers` are the layers of each stage, in order; equal ones but for one layer unless given.
     """
 
     tensor: int = 1
@@ -38,6 +39,7 @@ class Layout(Config, frozen=True):
     data: int = 1
     patches: int = 1
     warmup_steps: int = 1
+    stage_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         refuse(self._wrong())
@@ -48,12 +50,24 @@ class Layout(Config, frozen=True):
             yield Fault("warmup_steps", f"is {self.warmup_steps}, expected 0 or more")
         if self.patches > 1 and self.pipeline == 1:
             yield Fault("patches", f"is {self.patches}, but only the stages of a pipeline take patches: give pipeline")
+        if self.stage_layers and (len(self.stage_layers) != self.pipeline or min(self.stage_layers) < 1):
+            expected = f"expected {self.pipeline} numbers from 1 on, one a stage"
+            yield Fault("stage_layers", f"is {list(self.stage_layers)}, {expected}")
         if self.displaced > 1 and (self.pipeline > 1 or self.ring > 1):
             yield Fault("displaced", "does not go with pipeline or ring: expected tensor, ulysses, cfg or data")
 
     def __str__(self) -> str:
         words = " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
         return f"{words} in {self.patches} patches" if self.patches > 1 else words
+
+    def stage(self, stage: int, count: int) -> range:
+        """The numbers of the layers of a stage, of `count` in all: the first stages have one more where need be."""
+        if self.stage_layers:
+            first = sum(self.stage_layers[:stage])
+            return range(first, first + self.stage_layers[stage])
+        each, more = divmod(count, self.pipeline)
+        first = stage * each + min(stage, more)
+        return range(first, first + each + (stage < more))
 
     @property
     def stale(self) -> bool:

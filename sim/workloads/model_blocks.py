@@ -17,7 +17,9 @@ def block(setup: Setup, shape: BlockShape) -> Block:
     both = [image, text] if setup.with_text else [image]
     match shape.kind:
         case "cross":
-            _cross(made, [image])
+            if shape.skip:
+                made.joined_with_skip()
+            _cross(made, [image], shape.vectors or 6)
         case "joint":
             _streams(made, [(0, setup.local + setup.words)], [6, 6])
         case "double":
@@ -31,8 +33,8 @@ def block(setup: Setup, shape: BlockShape) -> Block:
     return made.finish()
 
 
-def _cross(block: BlockBuilder, streams: Streams) -> None:
-    block.modulation(6)
+def _cross(block: BlockBuilder, streams: Streams, vectors: int) -> None:
+    block.modulation(vectors)
     _attend(block, streams, streams)
     block.cross_attention()
     block.ffn(streams)

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
@@ -49,20 +50,29 @@ class Transformer(Config, frozen=True, kw_only=True):
     them from a projection that all blocks share."""
     qk_norm: bool
     rope: bool
-    bias: bool | msgspec.UnsetType = msgspec.UNSET
+    bias: bool | msgspec.UnsetType = UNSET
     """Whether projections have a bias; they do unless given."""
-    gated_ffn: bool | msgspec.UnsetType = msgspec.UNSET
+    gated_ffn: bool | msgspec.UnsetType = UNSET
     """Whether the FFN is gated (SwiGLU): its first projection makes twice `ffn`; not so unless given."""
+    context: int | msgspec.UnsetType = UNSET
+    """Width of the text's vectors that a cross-attention projects; `hidden` unless given."""
     source: str = NO_SOURCE
 
 
 class BlockShape(Config, frozen=True):
-    """`repeat` blocks of one kind. `small_parameters`: norm weights and tables, which no projection holds."""
+    """`repeat` blocks of one kind. `small_parameters`: norm weights and tables, which no projection holds.
+
+    Fields that are `UNSET` unless given are no part of a model's digest then.
+    """
 
     kind: BlockKind
     repeat: int
     small_parameters: int = 0
     source: str = NO_SOURCE
+    skip: bool | msgspec.UnsetType = UNSET
+    """Whether it starts by joining what the block that mirrors it in the first half put out (`sim.workloads.skips`)."""
+    vectors: int | msgspec.UnsetType = UNSET
+    """Shifts, scales and gates that a cross block projects its modulation to; 6 unless given."""
 
 
 class Vae(Config, frozen=True):
@@ -129,7 +139,7 @@ class Model(Config, frozen=True, kw_only=True):
     vae: Vae
     text: Text
     ulysses: Ulysses = Ulysses()
-    tensor: Tensor | msgspec.UnsetType = msgspec.UNSET
+    tensor: Tensor | msgspec.UnsetType = UNSET
     """`Tensor()` unless given."""
     guidance: Guidance = Guidance()
     parameters: Parameters = Parameters()
@@ -144,6 +154,9 @@ class Model(Config, frozen=True, kw_only=True):
         least_one |= {"vae.temporal": vae.temporal, "vae.spatial": vae.spatial, "text.tokens": self.text.tokens}
         least_one |= {"guidance.passes": self.guidance.passes, "experts": self.experts}
         least_one |= {f"blocks[{i}].repeat": shape.repeat for i, shape in enumerate(self.blocks)}
+        least_one |= {f"blocks[{i}].vectors": b.vectors for i, b in enumerate(self.blocks) if b.vectors is not UNSET}
+        if shapes.context is not UNSET:
+            least_one["transformer.context"] = shapes.context
         least_none = {"transformer.modulation": shapes.modulation}
         least_none |= {f"blocks[{i}].small_parameters": b.small_parameters for i, b in enumerate(self.blocks)}
         counts = {"parameters.outside": self.parameters.outside, "parameters.published": self.parameters.published or 0}
@@ -162,6 +175,7 @@ class Model(Config, frozen=True, kw_only=True):
             yield Fault("blocks", "is empty: give at least one kind of block")
         elif self.layers > MAX_BLOCKS:
             yield Fault("blocks", f"are {self.layers} in all, at most {MAX_BLOCKS} are simulated")
+        yield from self._wrong_blocks()
         kinds = {shape.kind for shape in self.blocks}
         if "cross" in kinds and len(kinds) > 1:
             others = ", ".join(sorted(kinds - {"cross"}))
@@ -171,10 +185,23 @@ class Model(Config, frozen=True, kw_only=True):
         if vae.temporal == 1 and shapes.patch[0] != 1:
             yield Fault("transformer.patch[0]", f"is {shapes.patch[0]}, but vae.temporal 1 makes images: expected 1")
 
+    def _wrong_blocks(self) -> Iterator[Fault]:
+        """Faults of keys that are of cross blocks, and of skips that nothing in the first half would feed."""
+        first = 0
+        for i, shape in enumerate(self.blocks):
+            for key in ("skip", "vectors"):
+                if getattr(shape, key) is not UNSET and shape.kind != "cross":
+                    yield Fault(f"blocks[{i}].{key}", f"is given for a {shape.kind} block: expected kind cross")
+            if shape.skip and 2 * first < self.layers:
+                yield Fault(f"blocks[{i}].skip", f"is true from block {first} on: expected blocks of the second half")
+            first += shape.repeat
+        if self.transformer.context is not UNSET and not any(shape.kind == "cross" for shape in self.blocks):
+            yield Fault("transformer.context", "is given, but no block is of kind cross")
+
     @property
     def cuts_cross_attention(self) -> bool:
         """Whether tensor parallelism cuts the cross-attention."""
-        return self.tensor is msgspec.UNSET or self.tensor.cross_attention == "cut"
+        return self.tensor is UNSET or self.tensor.cross_attention == "cut"
 
     @property
     def layers(self) -> int:

@@ -58,6 +58,8 @@ class Named(Config, frozen=True):
     collectives: dict[str, Any] = msgspec.field(default_factory=dict)
     exchange: ExchangeForm | None = None
     """How Ulysses exchanges run; flat unless given."""
+    pad_heads: bool = False
+    """Under Ulysses, heads that do not divide are padded: ranks attend to the padding as well, and send it."""
     patch_text: Literal["first", "each"] | None = None
     """Patches that the text of a joint attention goes with: the first one of a step (None), or each, as in xDiT."""
 
@@ -104,6 +106,7 @@ class Named(Config, frozen=True):
             cross,
             self.weights,
             exchange=self.exchange or PLAIN,
+            pad_heads=self.pad_heads,
         )
 
     def _out_of_range(self) -> Iterator[Fault]:
@@ -135,9 +138,15 @@ class Named(Config, frozen=True):
             yield from (_wrong(path, problem) for path, problem in faults)
             return
         over = f"{self.parallelism} over world_size {world_size}" if isinstance(self.parallelism, str) else str(layout)
-        if shapes.heads % (layout.tensor * layout.ulysses):
+        padded = self.pad_heads and not shapes.heads % layout.tensor
+        if self.pad_heads and (model.ulysses.attention == "packed" or layout.stale):
+            why = (
+                f"{model.name} sends q, k and v packed" if model.ulysses.attention == "packed" else f"{layout} is stale"
+            )
+            yield _wrong("pad_heads", f"{why}: expected false")
+        elif shapes.heads % (layout.tensor * layout.ulysses) and not padded:
             heads = f"{model.name} has {shapes.heads} attention heads, which cannot be divided evenly"
-            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only"
+            why = "xDiT, SGLang and vLLM give each rank whole heads; a ring divides tokens only, pad_heads pads them"
             yield _wrong("parallelism", f"{over}: {heads}: {why}")
         elif shapes.ffn % layout.tensor:
             yield _wrong("parallelism", f"{over} does not divide the FFN of {shapes.ffn}")
@@ -153,6 +162,9 @@ class Named(Config, frozen=True):
             yield _wrong("parallelism.patches", f"is {layout.patches}, but there are {self.tokens(model)} tokens")
         if layout.pipeline > (self.layers or model.layers):
             yield _wrong("parallelism", f"{over}: {self.layers or model.layers} layers are fewer than stages")
+        elif layout.stage_layers and (count := sum(layout.stage_layers)) != (self.layers or model.layers):
+            expected = f"{self.layers or model.layers} in all"
+            yield _wrong("parallelism.stage_layers", f"are {count} layers, expected {expected}")
         if self.layers is not None and self.layers > model.layers:
             yield _wrong("layers", f"is {self.layers}, but {model.name} has {model.layers}")
         if self.divide_text and (model.ulysses.attention == "packed" or any(b.kind == "cross" for b in model.blocks)):
@@ -176,6 +188,7 @@ class Named(Config, frozen=True):
         setup = self.setup(world_size)
         model = setup.model
         every: list[Layer] = []
+        takes: list[bool] = []
         major = None if self.exchange is None else self.exchange.v_major
         by_step = [major.share(step, self.steps) for step in range(self.steps)] if major else []
         shares = [1.0, *dict.fromkeys(share for share in by_step if share < 1)] if major else []
@@ -190,9 +203,11 @@ class Named(Config, frozen=True):
                 partly = [block(setup._replace(share=share), shape) for share in shares[1:]]
                 layer = layer._replace(others=tuple(made.layer.block for made in partly))
             every += [layer] * shape.repeat
+            takes += [shape.skip is True] * shape.repeat
             activations, scratch = max(activations, made.activations), max(scratch, made.scratch)
         count = self.layers or len(every)
-        layers = tuple(every[i * len(every) // count] for i in range(count))
+        chosen = [i * len(every) // count for i in range(count)]
+        layers = tuple(every[i] for i in chosen)
         sample, layout = self.batch * BF16, setup.layout
         whole = Workload(
             layers,
@@ -209,7 +224,8 @@ class Named(Config, frozen=True):
             whole = in_shares(whole, setup, [shares.index(share) for share in by_step])
         if layout.displaced > 1:
             whole = displaced(whole, setup)
-        return Algorithms(self.collectives).applied(divided(whole, setup, self.patch_text == "each"), world_size)
+        whole = divided(whole, setup, self.patch_text == "each", tuple(takes[i] for i in chosen))
+        return Algorithms(self.collectives).applied(whole, world_size)
 
 
 def block_bytes(model: Model) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from sim.workloads.block_builder import KV_CACHE
 from sim.workloads.block_items import CollectiveOp, Compute, Op, Transfers, Wait
 from sim.workloads.block_setup import Setup
 from sim.workloads.layer_builder import BF16
+from sim.workloads.skips import Skips
 from sim.workloads.workload import Forms, Layer, Workload
 
 WHOLE, WITH_TEXT, WITHOUT_TEXT = range(3)
@@ -36,7 +37,8 @@ LATENTS = "latents"
 class _Pass(NamedTuple):
     """A pass of a stage: its block, what it receives and sends (B, 0 for nothing), and whether it joins guidance.
 
-    `number` is that of guidance, `turn` which of the places of what is sent it takes.
+    `number` is that of guidance, `turn` which of the places of what is sent it takes, `place` which one it is of its
+    step.
     """
 
     block: int
@@ -46,6 +48,7 @@ class _Pass(NamedTuple):
     receives: int
     sends: int
     joins: int
+    place: int = 0
 
 
 class StageOfPatches(NamedTuple):
@@ -58,6 +61,8 @@ class StageOfPatches(NamedTuple):
     """Passes of guidance that a rank runs one after the other."""
     text_each: bool
     """Whether each patch goes with the text, not only the first one."""
+    skips: Skips
+    """Its skip connections."""
 
     def workload(self, whole: Workload, layers: tuple[Layer, ...]) -> Workload:
         """What the rank does: `whole` of `layers`, its own ones, which have the three blocks."""
@@ -77,11 +82,19 @@ class StageOfPatches(NamedTuple):
             ends = (at == 0) + 2 * (at == len(layers) - 1)
             blocks = []
             for p in numbers:
-                place = Place(self.setup, at + p.number * len(layers), p.patch)
-                blocks.append(self._block(place.of(layer.blocks[p.block]), p, ends))
+                block = Place(self.setup, at + p.number * len(layers), p.patch).of(layer.blocks[p.block])
+                if any(self.skips.takes):
+                    number, setup = self.skips.own[at], self._setup_of(p)
+                    block = (*self.skips.take(number, block, setup), *self.skips.keep(number, setup, p.place))
+                blocks.append(self._block(block, p, ends))
             made.append(layer._replace(block=blocks[0], others=tuple(blocks[1:])))
         cache = kv_cache_bytes(self.setup, len(layers)) * self.passes
-        return whole._replace(layers=tuple(made), passes_per_step=len(then), forms=forms, cache_bytes=cache)
+        whole = whole._replace(layers=tuple(made), passes_per_step=len(then), forms=forms)
+        return whole._replace(cache_bytes=cache, skip_bytes=self.skips.bytes())
+
+    def _setup_of(self, made: _Pass) -> Setup:
+        """How a pass runs."""
+        return self.setup if made.block == WHOLE else self.setup._replace(patch=True, with_text=made.block == WITH_TEXT)
 
     @property
     def _is_last(self) -> bool:
@@ -118,7 +131,7 @@ class StageOfPatches(NamedTuple):
                 receives = (latents if number == 0 else 0) if self.stage == 0 else hidden
                 sends = (latents if ends and not last else 0) if self._is_last else hidden
                 block = WITH_TEXT if with_text else WITHOUT_TEXT
-                found.append(_Pass(block, patch, number, len(found) % 2, receives, sends, ends))
+                found.append(_Pass(block, patch, number, len(found) % 2, receives, sends, ends, len(found)))
         return found
 
     def _block(self, block: tuple[Op, ...], made: _Pass, ends: int) -> tuple[Op, ...]:
@@ -129,6 +142,8 @@ class StageOfPatches(NamedTuple):
         waits_at_end = self.stage == 0 and not asynchronous
         if ends & 1 and made.receives and not waits_at_end:
             before.append(self._receive(made.receives))
+        if ends & 1:
+            before += self.skips.receives(self._setup_of(made))
         if ends & 2:
             if self._is_last and made.joins:
                 after += self._joined(asynchronous)
@@ -136,6 +151,7 @@ class StageOfPatches(NamedTuple):
                 after += self._copied(made)
             if made.sends:
                 after.append(self._send(made, asynchronous))
+            after += self.skips.sends(self._setup_of(made), made.place, asynchronous)
             if waits_at_end and made.receives:
                 after.append(self._receive(made.receives))
         return (*before, *block, *after) if before or after else block

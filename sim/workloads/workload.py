@@ -50,8 +50,9 @@ class Workload(NamedTuple):
     `scratch_bytes` are taken by kernels for themselves, on top of the activations. `synchronous`: the host issues a
     step when the GPU has ended the one before. `before` and `after` are layers that run once, around all steps;
     `closing` is what ends each step. Passes that are not alike have `forms`; `passes_per_step` is then their number in
-    a step after the first ones. `cache_bytes` hold keys and values from step to step. Ranks that do not do the same
-    have `ranks`, a workload each, whose steps count as those of this one; other fields are then those of rank 0.
+    a step after the first ones. `cache_bytes` hold keys and values from step to step, `skip_bytes` what layers take
+    from others. Ranks that do not do the same have `ranks`, a workload each, whose steps count as those of this one;
+    other fields are then those of rank 0.
     """
 
     layers: tuple[Layer, ...]
@@ -70,6 +71,7 @@ class Workload(NamedTuple):
     """What a host issued in a measured pass, of which `layers` are the blocks."""
     forms: Forms | None = None
     cache_bytes: int = 0
+    skip_bytes: int = 0
 
     def forms_of(self, step: int) -> tuple[int, ...]:
         """The form of each pass of a step."""
