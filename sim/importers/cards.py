@@ -55,7 +55,7 @@ class Card(NamedTuple):
 
 
 _A100 = (11e9, 25e9, "nvbandwidth of A100s, issues 11 and 53: H2D 11 to 13 GB/s beside D2H 24 to 25")
-_A100_SXM = "a100x8-nvlink"
+_A100S = "a100x8-nvlink"
 
 CARDS = (
     Card("NVIDIA GH200", r"gh200", 96, 989, 4000, "gen5x16", 18),
@@ -68,11 +68,11 @@ CARDS = (
     Card("NVIDIA H20", r"h20", pcie="gen5x16", nvlinks=18, shipped="h20x8-nvlink"),
     Card("NVIDIA B300", r"b300", 288, 2250, 8000, "gen6x16", 18, 50e9),
     Card("NVIDIA B200", r"b200", 180, 2250, 8000, "gen5x16", 18, 50e9),
-    Card("NVIDIA A100-SXM4-40GB", r"a100sxm440gb", 40, hbm=1555, nvlinks=12, shipped=_A100_SXM, duplex=_A100),
-    Card("NVIDIA A100 80GB PCIe", r"a10080gbpcie|a100pcie80gb", 80, hbm=1935, nvlinks=12, shipped=_A100_SXM, duplex=_A100),
-    Card("NVIDIA A100-PCIE-40GB", r"a100pcie", 40, hbm=1555, nvlinks=12, shipped=_A100_SXM, duplex=_A100),
-    Card("NVIDIA A100-SXM4-80GB", r"a100", nvlinks=12, shipped=_A100_SXM, duplex=_A100),
-    Card("NVIDIA A800", r"a800", 80, nvlinks=8, shipped=_A100_SXM),
+    Card("NVIDIA A100-SXM4-40GB", r"a100sxm440gb", 40, hbm=1555, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100 80GB PCIe", r"a10080gbpcie|a100pcie80gb", 80, hbm=1935, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100-PCIE-40GB", r"a100pcie", 40, hbm=1555, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100-SXM4-80GB", r"a100", nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A800", r"a800", 80, nvlinks=8, shipped=_A100S),
     Card("NVIDIA A40", r"a40(?!\d)", 48, 149.7, 696, "gen4x16", 4, 14.06e9),
     Card("NVIDIA A30", r"a30(?!\d)", 24, 165, 933, "gen4x16", 4),
     Card("NVIDIA A10G", r"a10g", 24, 70, 600, "gen4x16"),
