@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from sim.cli import main
 from sim.fluid import rates_together
-from sim.hardware import Profile, load_profile
+from sim.hardware import Profile, load_profile, shipped
 from sim.hardware.profile_check import contradictions
 from sim.importers.cards import CARDS, card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
@@ -354,6 +354,18 @@ def test_every_card_is_found_by_its_own_name_and_has_a_link() -> None:
         assert card.link.rate > 5e9
         device = card.device()
         assert device["name"] and all("source" in value for value in device.values() if isinstance(value, dict))
+
+
+def test_a_card_that_a_shipped_profile_has_takes_its_efficiencies() -> None:
+    devices = [load_profile(name).device for name in shipped()]
+    cards = [(card, device) for device in devices if (card := card_of(device.name)) is not None]
+    assert len(cards) > 20
+    for card in {card for card, _ in cards}:
+        efficiencies = {device.compute_efficiency.value for other, device in cards if other is card}
+        assert card.device()["compute_efficiency"]["value"] in efficiencies, card.name
+    small = card_of("A100-PCIE-40GB")
+    assert small is not None
+    assert (small.device()["memory"]["value"], small.device()["compute_efficiency"]["value"]) == ("40 GB", 0.55)
 
 
 def test_gpus_of_several_kinds_are_told_apart() -> None:

@@ -39,10 +39,11 @@ PUBLISHED = {
     "pixart-xl-2": (610_856_096, (42.5,)),
     "flux.2-dev": (32_223_281_152, (2 * 981.467648, 2 * 490.733824)),  # a public count of its shapes
     "hunyuanvideo-1.5": (8_326_608_160, (302.1,)),  # catalogues of models; a block by diffusers' code
+    "ltx-video": (2_000_000_000, (2 * 67.155968,)),  # by its name; a block by diffusers' code
     "sd3-medium": (2_085_000_000, (170.0,)),  # 4.17 GB of fp16 weights; a block by diffusers' code
     "hunyuandit": (1_500_000_000, (68.2, 76.1)),  # rounded, from the announcement; blocks by diffusers' code
 }
-ROUNDED = {"sd3.5-large": 0.01, "sd3-medium": 0.001, "hunyuandit": 0.001}
+ROUNDED = {"sd3.5-large": 0.01, "sd3-medium": 0.001, "hunyuandit": 0.001, "ltx-video": 0.05}
 """How far the counts may be from published ones that are rounded."""
 
 
@@ -104,6 +105,7 @@ def test_parameters_are_the_published_ones(name: str) -> None:
         ("hunyuanvideo-1.5", {"frames": 121, "height": 720, "width": 1280}, 31 * 45 * 80),
         ("sd3-medium", {"height": 1024, "width": 1024}, 4096),
         ("hunyuandit", {"height": 1024, "width": 1024}, 4096),
+        ("ltx-video", {"frames": 161, "height": 512, "width": 704}, 21 * 16 * 22),
     ],
 )
 def test_tokens(model: str, size: dict[str, int], tokens: int) -> None:

@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from sim.cli import main
 from sim.inputs.config import InputError
-from sim.inputs.shipped_files import SHIPPED
+from sim.inputs.shipped_files import SHIPPED, hub_names
 from sim.scenario import Scenario
 from sim.sweeps.job import Job
-from sim.workloads.named import load_model, parameters
+from sim.workloads.named import load_model, parameters, shipped
 
 DOCS = Path(__file__).parents[1] / "docs" / "models.md"
 
@@ -88,6 +88,33 @@ def test_a_folder_that_is_called_as_a_model_on_a_hub_does_not_hide_it(
     monkeypatch.chdir(tmp_path)
     Path("black-forest-labs/FLUX.1-dev").mkdir(parents=True)
     assert load_model("black-forest-labs/FLUX.1-dev").name == "flux.1-dev"
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("Wan-AI/Wan2.1-T2V-14B-Diffusers", "wan2.1-14b"),
+        ("wan2.2-t2v-a14b", "wan2.2-14b"),
+        ("Wan-AI/Wan2.2-TI2V-5B", "wan2.2-5b"),
+        ("hunyuanvideo-community/HunyuanVideo", "hunyuanvideo"),
+        ("black-forest-labs/FLUX.1-schnell", "flux.1-dev"),
+        ("stabilityai/stable-diffusion-3.5-large", "sd3.5-large"),
+        ("Lightricks/LTX-Video", "ltx-video"),
+    ],
+)
+def test_models_go_by_their_names_on_a_hub(name: str, model: str) -> None:
+    assert load_model(name).name == model
+
+
+def test_every_name_on_a_hub_stands_for_a_shipped_model_and_hides_none() -> None:
+    assert set(hub_names().values()) <= set(shipped())
+    assert not set(hub_names()) & set(shipped())
+    assert all(name == name.lower().removesuffix("-diffusers") for name in hub_names())
+
+
+def test_image_to_video_models_of_other_blocks_are_refused() -> None:
+    with pytest.raises(InputError, match="did you mean .*wan2.1-14b"):
+        load_model("Wan-AI/Wan2.1-I2V-14B-480P")
 
 
 def test_rows_of_a_sweep_go_on_when_all_has_moved_but_not_when_the_model_has_changed(

@@ -396,3 +396,16 @@ def test_what_helps_most_is_a_sentence_and_the_first_suggestion(today: Plan) -> 
     fitting = [tip.step_time_s for tip in today.suggestions if tip.fits_memory]
     assert fitting == sorted(fitting)
     assert any(f"What would help most: {today.suggestions[0].words}" in sentence for sentence in today.sentences)
+
+
+@pytest.mark.slow
+def test_the_plan_that_the_docs_show_is_todays(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    readme, planning = ((root / name).read_text() for name in ("README.md", "docs/planning.md"))
+    [scenario] = re.findall(r"```yaml\n(hardware: h200x2-hostpath\n.*?)```", readme, re.DOTALL)
+    (tmp_path / "scenario.yaml").write_text(scenario)
+    made = sim.plan(Scenario.load(tmp_path / "scenario.yaml"), memory=4 * 2**30)
+    [answer] = re.findall(r"--memory 4GiB\n((?:    .*\n)+)", planning)
+    assert " ".join(answer.split()).removeprefix("- ").split(" - ") == made.sentences
+    for suggestion in made.suggestions:
+        assert f"{show_seconds(suggestion.step_time_s)}   {100 * -suggestion.gain:+.2f} %" in readme

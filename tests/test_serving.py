@@ -19,6 +19,7 @@ from strategies import Plain
 
 from sim.cli import main
 from sim.inputs.config import InputError
+from sim.report.serving_figures import latency_curves
 from sim.serving import ServingScenario, figures, prepare, replicate
 from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid
 from sim.serving.replicates import mean_of
@@ -427,3 +428,12 @@ def test_standard_input_is_read_too() -> None:
     result = CliRunner().invoke(main, ["serve", "-", "--json"], input=yaml.safe_dump(plain))
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == figures(run(plain)) | {"seeds": 1}
+
+
+@pytest.mark.parametrize("latencies", [[3.3, 9.0, 16.0, 48.0], [3.3, 3.4], [0.02, 400.0], []])
+def test_the_axis_of_latencies_has_labels_that_are_seconds(latencies: list[float]) -> None:
+    axis = latency_curves({"image": latencies}, {"image": 10.0}).layout.xaxis
+    low, high = (10**end for end in axis.range)
+    assert all(low <= t <= high for t in [*latencies, 10.0])
+    assert list(axis.tickvals) == [float(text) for text in axis.ticktext]
+    assert len(axis.tickvals) >= 2 and all(low <= t <= high for t in axis.tickvals)

@@ -54,6 +54,7 @@ def run(
     force: bool,
 ) -> None:
     """Simulate the scenario FILE (- for standard input) and print its figures."""
+    from sim.analysis.computed_kernels import computes_kernels
     from sim.analysis.explain import resident
     from sim.sweeps.evaluation import Evaluator, Figures
     from sim.sweeps.figures_cache import user_cache
@@ -89,6 +90,7 @@ def run(
         if figures.decided:
             shown["decided"] = figures.decided
         shown |= given.fits.shown(profile)
+        shown["kernel_times_computed"] = computes_kernels(scenario, profile)
         if with_interval:
             shown["step_time_interval_s"] = [interval.low, interval.high] if interval else None
             if interval is None:
@@ -106,7 +108,7 @@ def run(
     if with_interval:
         from sim.report.uncertainty import print_interval
 
-        print_interval(interval, profile, scenario.world_size)
+        print_interval(interval, profile, scenario.world_size, computes_kernels(scenario, profile))
 
 
 def _interval(job: Job, no_cache: bool) -> Interval | None:

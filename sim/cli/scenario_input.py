@@ -60,6 +60,7 @@ class Given(NamedTuple):
 
     def load(self) -> tuple[Scenario, Profile]:
         """The scenario and its profile; notes what one should know of the profile. Raises `InputError`."""
+        from sim.analysis.computed_kernels import computes_kernels, remark
         from sim.scenario import Scenario
 
         if self.settings:
@@ -70,6 +71,8 @@ class Given(NamedTuple):
         scenario, profile = loaded[0], self.fits.fitted(*loaded)
         if scenario.world_size > 1:
             note_borrowed_tables({scenario.hardware: profile})
+        if computes_kernels(scenario, profile):
+            note(remark())
         return scenario, profile
 
     def _with_settings(self) -> tuple[Scenario, Profile]:

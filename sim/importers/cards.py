@@ -30,7 +30,7 @@ class Card(NamedTuple):
     nvlink: float = 25e9
     p2p: bool = True
     shipped: str = ""
-    """A shipped profile whose device it is."""
+    """A shipped profile whose device it is, but for memory and rates that are given here."""
     duplex: tuple[float, float, str] | None = None
     """Rates of H2D and D2H copies at once, B/s, and who measured them, where that is known of the card."""
 
@@ -41,18 +41,22 @@ class Card(NamedTuple):
 
     def device(self) -> dict[str, Any]:
         """A profile's `device`, or what it says other than the profile that it is like."""
-        if self.shipped:
-            device = read_profile(profile_file(self.shipped))["device"]
-            return {k: {"inherited_from": self.shipped, **v} if isinstance(v, dict) else v for k, v in device.items()}
-        return {
-            "name": self.name,
-            "memory": {"value": f"{self.memory:g} GB", "source": SHEET},
-            "peak_flops": {"value": f"{self.flops:g} TFLOP/s", "source": f"{SHEET}, dense bf16"},
-            "hbm_bandwidth": {"value": f"{self.hbm:g} GB/s", "source": SHEET},
-        }
+        own: dict[str, Any] = {}
+        if self.memory:
+            own["memory"] = {"value": f"{self.memory:g} GB", "source": SHEET}
+        if self.flops:
+            own["peak_flops"] = {"value": f"{self.flops:g} TFLOP/s", "source": f"{SHEET}, dense bf16"}
+        if self.hbm:
+            own["hbm_bandwidth"] = {"value": f"{self.hbm:g} GB/s", "source": SHEET}
+        if not self.shipped:
+            return {"name": self.name, **own}
+        device = read_profile(profile_file(self.shipped))["device"]
+        kept = {k: {"inherited_from": self.shipped, **v} if isinstance(v, dict) else v for k, v in device.items()}
+        return kept | own | {"name": self.name}
 
 
 _A100 = (11e9, 25e9, "nvbandwidth of A100s, issues 11 and 53: H2D 11 to 13 GB/s beside D2H 24 to 25")
+_A100S = "a100x8-nvlink"
 
 CARDS = (
     Card("NVIDIA GH200", r"gh200", 96, 989, 4000, "gen5x16", 18),
@@ -62,14 +66,14 @@ CARDS = (
     Card("NVIDIA H100 PCIe", r"h100(?:80gb)?pcie", pcie="gen5x16", nvlinks=12, shipped="h100x2-pcie"),
     Card("NVIDIA H100 SXM", r"h100", pcie="gen5x16", nvlinks=18, shipped="h100x8-nvlink"),
     Card("NVIDIA H800", r"h800", 80, 989, 3350, "gen5x16", 8),
-    Card("NVIDIA H20", r"h20", 96, 148, 4000, "gen5x16", 18),
+    Card("NVIDIA H20", r"h20", pcie="gen5x16", nvlinks=18, shipped="h20x8-nvlink"),
     Card("NVIDIA B300", r"b300", 288, 2250, 8000, "gen6x16", 18, 50e9),
     Card("NVIDIA B200", r"b200", 180, 2250, 8000, "gen5x16", 18, 50e9),
-    Card("NVIDIA A100-SXM4-40GB", r"a100sxm440gb", 40, 312, 1555, "gen4x16", 12, duplex=_A100),
-    Card("NVIDIA A100 80GB PCIe", r"a10080gbpcie|a100pcie80gb", 80, 312, 1935, "gen4x16", 12, duplex=_A100),
-    Card("NVIDIA A100-PCIE-40GB", r"a100pcie", 40, 312, 1555, "gen4x16", 12, duplex=_A100),
-    Card("NVIDIA A100-SXM4-80GB", r"a100", 80, 312, 2039, "gen4x16", 12, duplex=_A100),
-    Card("NVIDIA A800", r"a800", 80, 312, 2039, "gen4x16", 8),
+    Card("NVIDIA A100-SXM4-40GB", r"a100sxm440gb", 40, hbm=1555, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100 80GB PCIe", r"a10080gbpcie|a100pcie80gb", 80, hbm=1935, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100-PCIE-40GB", r"a100pcie", 40, hbm=1555, nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A100-SXM4-80GB", r"a100", nvlinks=12, shipped=_A100S, duplex=_A100),
+    Card("NVIDIA A800", r"a800", 80, nvlinks=8, shipped=_A100S),
     Card("NVIDIA A40", r"a40(?!\d)", 48, 149.7, 696, "gen4x16", 4, 14.06e9),
     Card("NVIDIA A30", r"a30(?!\d)", 24, 165, 933, "gen4x16", 4),
     Card("NVIDIA A10G", r"a10g", 24, 70, 600, "gen4x16"),
@@ -81,7 +85,7 @@ CARDS = (
     Card("NVIDIA V100-SXM2-32GB", r"v100.*32gb", 32, 125, 900, "gen3x16", 6),
     Card("NVIDIA V100-SXM2-16GB", r"v100", 16, 125, 900, "gen3x16", 6),
     Card("NVIDIA P100", r"p100", 16, 21.2, 732, "gen3x16", 4, 20e9),
-    Card("NVIDIA T4", r"t4(?!\d)", 16, 65, 320, "gen3x16"),
+    Card("NVIDIA T4", r"t4(?!\d)", pcie="gen3x16", shipped="t4x4-pcie"),
     Card("NVIDIA RTX PRO 6000 Blackwell", r"rtxpro6000|rtx6000d", 96, 503.8, 1792, "gen5x16"),
     Card("NVIDIA RTX 6000 Ada Generation", r"6000ada", 48, 364.2, 960, "gen4x16"),
     Card("NVIDIA RTX A6000", r"a6000", 48, 154.8, 768, "gen4x16", 4, 14.06e9),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +26,20 @@ def is_there(path: Path) -> bool:
         return False
 
 
+@cache
+def hub_names() -> dict[str, str]:
+    """Names of model hubs, in lower case and without their owners -> the shipped model of the same blocks."""
+    from sim.inputs.yaml_files import read_yaml
+
+    of_models: dict[str, list[str]] = read_yaml(SHIPPED / "hub_names.yaml")
+    return {name: model for model, names in of_models.items() for name in names}
+
+
 class ShippedFiles(NamedTuple):
     """The YAML files of one folder of `scenarios`.
 
     `what` one of them is called, `command`: what lists them all. Names go in any case, unless there is a file of that
-    path. With `hub` a name may have that of its owner in front, as model hubs have it.
+    path. With `hub` a name may be one of a model hub, with that of its owner in front (`hub_names`).
     """
 
     folder: str
@@ -55,7 +65,11 @@ class ShippedFiles(NamedTuple):
         # a folder may well be called as a model on a hub: as its copy on disk is
         if name and (is_file(Path(name)) if self.hub else is_there(Path(name))):
             return Path(name)
-        if (lower := wanted.lower()) in known:
+        lower = wanted.lower()
+        if self.hub:
+            lower = lower.removesuffix("-diffusers")
+            lower = hub_names().get(lower, lower)
+        if lower in known:
             return SHIPPED / self.folder / f"{lower}.yaml"
         shown = name if len(name) <= 60 else f"{name[:57]}..."
         close = difflib.get_close_matches(wanted[:100].lower(), known, 2, 0.57)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.analysis.computed_kernels import IF_COMPUTED, computes_kernels
 from sim.inputs.units import show_bytes, show_seconds
 from sim.planning.points import Point
 from sim.planning.result import Plan
@@ -125,7 +126,8 @@ def _sure(plan: Plan, best: Point) -> Iterator[str]:
     rival = plan.runner_up
     if best.interval is not None:
         low, high = (show_seconds(s) for s in best.interval)
-        yield f"The step lies within {low} to {high} (90 %, by the model's error on such hosts)."
+        given = f", {IF_COMPUTED}" if computes_kernels(plan.scenario, plan.profile) else ""
+        yield f"The step lies within {low} to {high} (90 %, by the model's error on such hosts){given}."
     else:
         yield "The model's error on this kind of host is not known: measure before you rely on small differences."
     if rival is None:

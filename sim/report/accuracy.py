@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
-from sim.report.figure_base import blank, key
+from sim.report.figure_base import blank, key, log_ticks
 from sim.report.theme import BAND, BLUE, GREY, NEUTRAL, YELLOW, duration, faded, plain, signed, styles
 
 _SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "bowtie"]
@@ -72,7 +72,7 @@ def error_against_step(rows: Sequence[Case]) -> go.Figure:
     if any(r.group != "unseen" for r in rows):
         key(figure, "resident or fitted (open)", "circle-open")
     figure.update_xaxes(
-        title_text="measured step time, ms", type="log", range=[math.log10(e) for e in ends], **_ticks(ends)
+        title_text="measured step time, ms", type="log", range=[math.log10(e) for e in ends], **log_ticks(ends)
     )
     reach = 1.15 * max([abs(r.error) for r in rows] + [5.0])
     figure.update_yaxes(title_text="error of the predicted step time, %", range=[-reach, reach])
@@ -154,7 +154,7 @@ def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str], log: b
     ends = [min(values) / 1.1 if log else 0.0, 1.05 * max(values)]
     axis: dict[str, Any] = {"range": ends}
     if log:
-        axis = {"type": "log", "range": [math.log10(e) for e in ends], **_ticks(ends)}
+        axis = {"type": "log", "range": [math.log10(e) for e in ends], **log_ticks(ends)}
     line = {"color": NEUTRAL, "width": 1}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=line, hoverinfo="skip", showlegend=False)
     for policy, (colour, symbol) in styles(r.policy for r in rows).items():
@@ -174,13 +174,6 @@ def pairs(rows: Sequence[Pair], what: str, write: Callable[[float], str], log: b
     figure.update_xaxes(title_text=f"{what}, measured", **axis)
     figure.update_yaxes(title_text="simulated", **axis)
     return figure
-
-
-def _ticks(ends: Sequence[float]) -> dict[str, Any]:
-    """Labels at 1, 2 and 5 times the powers of ten within a logarithmic axis."""
-    powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
-    values = [v for p in powers for n in (1, 2, 5) if ends[0] <= (v := n * 10.0**p) <= ends[1]]
-    return {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
 
 
 def _case_text(case: Case) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -42,6 +43,13 @@ def key(figure: go.Figure, name: str, symbol: str, colour: str = NEUTRAL, group:
 def axis_unit(seconds: Iterable[float]) -> TimeUnit:
     """The unit of an axis with these times, s."""
     return time_unit(max(seconds, default=0.0))
+
+
+def log_ticks(ends: Sequence[float]) -> dict[str, Any]:
+    """Labels at 1, 2 and 5 times the powers of ten within a logarithmic axis; its ends, not their logarithms."""
+    powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+    values = [v for p in powers for n in (1, 2, 5) if ends[0] <= (v := n * 10.0**p) <= ends[1]]
+    return {"tickvals": values, "ticktext": [f"{v:g}" for v in values]}
 
 
 def point_text(point: Point, what: str) -> str:

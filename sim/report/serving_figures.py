@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from sim.inputs.units import show_seconds
-from sim.report.figure_base import blank
+from sim.report.figure_base import blank, log_ticks
 from sim.report.theme import BAD, BLUE, GREEN, GREY, PINK, TEAL, VIOLET, YELLOW, faded, lighter, plain
 from sim.serving.figures import REASONS
 from sim.serving.host import Segment
@@ -82,9 +83,13 @@ def latency_curves(latencies: Mapping[str, Sequence[float]], deadlines: Mapping[
         figure.add_scatter(x=x, y=y, name=plain(name), mode="lines", line={"color": colour, "width": 2, "shape": "hv"})
         if name in deadlines:
             figure.add_vline(x=deadlines[name], line={"color": colour, "width": 1, "dash": "dot"})
-    figure.update_layout(
-        xaxis={"title_text": "latency, s", "type": "log"}, yaxis={"title_text": "requests, %", "range": [0, 102]}
-    )
+    axis: dict[str, Any] = {"title_text": "latency, s", "type": "log"}
+    if shown := [t for times in (*latencies.values(), deadlines.values()) for t in times if t > 0]:
+        ends = [min(shown) / 1.05, max(shown) * 1.05]
+        if ends[1] < 4 * ends[0]:  # a narrow axis would have no labels
+            ends = [ends[0] / 2, ends[1] * 2]
+        axis |= {"range": [math.log10(end) for end in ends], **log_ticks(ends)}
+    figure.update_layout(xaxis=axis, yaxis={"title_text": "requests, %", "range": [0, 102]})
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import floor, log10
 
+from sim.analysis.computed_kernels import IF_COMPUTED
 from sim.analysis.model_error import host_kind, known_errors, model_error
 from sim.analysis.sensitivity import NUDGE_S, Interval, Sensitivity
 from sim.hardware import Profile
@@ -55,8 +56,8 @@ def unknown_error(profile: Profile, ranks: int) -> str:
     )
 
 
-def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None:
-    """The step time on `ranks` GPUs of a profile with its interval, or why there is none."""
+def print_interval(found: Interval | None, profile: Profile, ranks: int, computed: bool = False) -> None:
+    """The step time on `ranks` GPUs of a profile with its interval, or why there is none; `computed`: kernel times."""
     known = model_error(profile, ranks)
     if found is None or known is None:
         say(f"no interval: {unknown_error(profile, ranks)}")
@@ -64,8 +65,9 @@ def print_interval(found: Interval | None, profile: Profile, ranks: int) -> None
     unit, factor = next(((u, f) for u, f in (("s", 1.0), ("ms", 1e-3)) if found.value >= f), ("us", 1e-6))
     centre, low, high = (_digits(found.high - found.low, value, factor) for value in found[:3])
     errors = f"one standard deviation {100 * known.deviation:.2g} %, largest {100 * known.largest:.2g} %"
+    given = f", {IF_COMPUTED}" if computed else ""
     say(
-        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %), by the model's error on {known.host} "
+        f"step {centre} {unit} ({low} to {high}, {100 * found.level:g} %){given}, by the model's error on {known.host} "
         f"({errors} of {known.cases} measured cases) and the {found.known} numbers of the profile whose uncertainty is "
         f"known; {found.unknown} other numbers and given times are taken as exact"
     )
