@@ -167,3 +167,11 @@ def test_a_layer_of_another_rank_in_a_repeat_does_not_count_for_the_floor() -> N
     full, short = both_ways(found, queue_depth=2.0)
     assert short.timeline.repeats
     assert_figures(metrics(short.timeline, found.profile()), metrics(full.timeline, found.profile()))
+
+
+def test_copies_for_the_next_step_do_not_count_for_the_first_one() -> None:
+    """The layers that are left out of a step copy for it, where those simulated already copy for the next one."""
+    workload = {"model": "wan2.1-1.3b", "height": 480, "width": 416, "frames": 1, "batch": 4, "steps": 1}
+    found = scenario(workload | {"weights": {"dtype": "int4"}}, {"kind": "whole_layer", "prefetch_layers": 5}, 1)
+    full, short = both_ways(found, queue_depth=1000.0)
+    assert_figures(metrics(short.timeline, found.profile()), metrics(full.timeline, found.profile()))
