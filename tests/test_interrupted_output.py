@@ -25,6 +25,13 @@ SMALL = {
     "policy": {"kind": "chunked", "chunk_bytes": "1 MiB"},
 }
 LONG = SMALL | {"workload": SMALL["workload"] | {"layers": 2000, "steps": 40}}  # type: ignore[operator]
+SERVING = {
+    "gpus": 1,
+    "duration": 10.0,
+    "classes": {"a": {"step_times": {1: 0.1}, "steps": 3, "degrees": [1], "share": 1, "deadline": {"seconds": 1.0}}},
+    "arrivals": {"kind": "poisson", "load": 0.5},
+    "scheduler": {"kind": "fcfs"},
+}
 
 
 @pytest.fixture
@@ -68,6 +75,30 @@ def test_closed_standard_output_is_code_1(args: list[str], folder: Path, chunkfl
     closed = ["sh", "-c", 'exec "$@" >&-', "sh", *chunkflow.line, *args]
     done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, cwd=folder, env=chunkflow.environment)
     assert (done.returncode, done.stderr) == (1, "Error: standard output is closed\n")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["sweep", "s.yaml", "--set", "world_size=1", "--workers", "1", "--html"],
+        ["plan", "s.yaml", "--workers", "1", "--html"],
+        ["plan", "s.yaml", "--workers", "1", "--json", "--out"],
+        ["serve", "serving.yaml", "--html"],
+        ["serve", "serving.yaml", "--vary", "seed=1,2", "--workers", "1", "--html"],
+    ],
+    ids=" ".join,
+)
+def test_files_are_written_though_nobody_reads_what_is_printed(
+    args: list[str], folder: Path, chunkflow: Command
+) -> None:
+    """As in `plan FILE --out chosen.yaml | head -3`: head ends before all is printed."""
+    (folder / "serving.yaml").write_text(yaml.safe_dump(SERVING))
+    gone, pipe = os.pipe()
+    os.close(gone)
+    done = chunkflow(*args, "written", cwd=folder, capture_output=False, stdout=pipe, stderr=subprocess.PIPE)
+    os.close(pipe)
+    assert done.returncode == 1 and "Error" not in done.stderr
+    assert (folder / "written").stat().st_size > 300
 
 
 @pytest.mark.parametrize(

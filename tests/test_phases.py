@@ -106,6 +106,13 @@ def test_memory_of_before_is_gone_after() -> None:
         assert [level for time, level in levels if time <= begins][-1] == 40_000_000, some
 
 
+@pytest.mark.parametrize("streams", [("side", None), (None, "side", None), ("side", "other")])
+def test_memory_is_taken_once_where_kernels_run_on_several_streams(streams: tuple[str | None, ...]) -> None:
+    block = [compute(0.1, **({} if stream is None else {"stream": stream})) for stream in streams]
+    plain, figures = run(), run(after=[{"block": block, "memory_bytes": "1 GB", "repeat": 2}])
+    assert figures["peak_memory_bytes"] == plain["peak_memory_bytes"] + 10**9
+
+
 def test_what_ranks_do_together_may_be_done_once() -> None:
     reduced = {"collective": {"kind": "all_reduce", "bytes": "80 MB", "group": [0, 1]}}
     plain = {"layers": 2, "steps": 2, "layer_bytes": "10 MB", "block": [compute(5e-3)], "after": [{"block": [reduced]}]}

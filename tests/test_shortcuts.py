@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
-from strategies import Case, cases, chunked, gated, policies, sharded, whole_layer, workloads
+from shortcut_runs import both_ways
+from strategies import Case, cases, chunked, gated, policies, scenario, sharded, whole_layer, workloads
 
 from sim.machine import SimulatedMachine
 from sim.shortcuts import Shortened, run_layers
@@ -157,3 +158,20 @@ def test_measured_workloads_come_to_the_same_both_ways(schedule: str) -> None:
     expected = metrics(full, machine.profile)
     assert_figures(metrics(short, machine.profile), expected)
     assert causes(short, machine.profile) == pytest.approx(causes(full, machine.profile), rel=REL, abs=1e-9)
+
+
+def test_a_layer_of_another_rank_in_a_repeat_does_not_count_for_the_floor() -> None:
+    """Ranks share commands, and what ends together on all of them may lie on either side of a repeat's end."""
+    workload = {"model": "wan2.1-1.3b", "frames": 5, "height": 240, "width": 416, "layers": 8, "steps": 4}
+    found = scenario(workload, {"kind": "whole_layer", "issue": "after_compute", "quiesce": True}, 4, "l40x8-pcie")
+    full, short = both_ways(found, queue_depth=2.0)
+    assert short.timeline.repeats
+    assert_figures(metrics(short.timeline, found.profile()), metrics(full.timeline, found.profile()))
+
+
+def test_copies_for_the_next_step_do_not_count_for_the_first_one() -> None:
+    """The layers that are left out of a step copy for it, where those simulated already copy for the next one."""
+    workload = {"model": "wan2.1-1.3b", "height": 480, "width": 416, "frames": 1, "batch": 4, "steps": 1}
+    found = scenario(workload | {"weights": {"dtype": "int4"}}, {"kind": "whole_layer", "prefetch_layers": 5}, 1)
+    full, short = both_ways(found, queue_depth=1000.0)
+    assert_figures(metrics(short.timeline, found.profile()), metrics(full.timeline, found.profile()))

@@ -298,9 +298,11 @@ def run_points(
         write_atomically(out, b"")  # as --force wants it: rows are not appended to what is none
     with running_on(workers, dask) as pool, progress(len(points), "points") as advance:
         rows = run_sweep(points, pool, out, advance, recompute, note, user_cache(not no_cache))
-    print_sweep(name, rows)
-    if html is not None:
-        write_page(html, rows)
-        say(f"page: {html}")
+    try:
+        print_sweep(name, rows)
+    finally:  # also where whoever read the table has gone
+        if html is not None:
+            write_page(html, rows)
+            say(f"page: {html}")
     if failed := sum(bool(row.error) for row in rows):
         raise Failure(f"{failed} of {len(rows)} points failed")

@@ -141,31 +141,33 @@ def plan(
             evaluator=evaluator,
         )
     results = None if measured is None or found.best is None else measure(found, measured, device, measure_out)
-    if as_json:
-        import json
+    try:
+        if as_json:
+            import json
 
-        more = {} if results is None else results.to_plain()
-        click.echo(json.dumps({**found.to_plain(), **more}, indent=2))
-    else:
-        from sim.report.plan_tables import print_plan
+            more = {} if results is None else results.to_plain()
+            click.echo(json.dumps({**found.to_plain(), **more}, indent=2))
+        else:
+            from sim.report.plan_tables import print_plan
 
-        print_plan(given.name, found)
-        if results is not None:
-            print_measured(results)
-    if html is not None:
-        from sim.report.plan_page import write_page
+            print_plan(given.name, found)
+            if results is not None:
+                print_measured(results)
+    finally:  # also where whoever read the answer has gone
+        if html is not None:
+            from sim.report.plan_page import write_page
 
-        write_page(html, given.name, found)
-        say(f"page: {html}")
+            write_page(html, given.name, found)
+            say(f"page: {html}")
+        if out is not None and found.best is not None:
+            from sim.inputs.atomic_files import write_atomically
+            from sim.report.plan_tables import scenario_text
+
+            write_atomically(out, scenario_text(found, given.fits.options))
+            say(f"scenario: {out}")
+            if given.fits.options:
+                note(f"its figures need the same options: chunkflow-sim run {out} {given.fits.options}")
     if found.best is None:
         raise Failure(found.sentences[0])
-    if out is not None:
-        from sim.inputs.atomic_files import write_atomically
-        from sim.report.plan_tables import scenario_text
-
-        write_atomically(out, scenario_text(found, given.fits.options))
-        say(f"scenario: {out}")
-        if given.fits.options:
-            note(f"its figures need the same options: chunkflow-sim run {out} {given.fits.options}")
     if results is not None and results.failures:
         raise Failure(f"{results.failures} of {len(results.cases)} cases failed")

@@ -101,21 +101,26 @@ def serve(
             data = with_value(data, path, value, source)
         named = [("", Grid(data, parse_axes(vary), seeds or 1, source))] if vary else []
     if named:
+        tables: list[tuple[str, list[GridRow]]] = []
         rows: list[GridRow] = []
         total = sum(len(list(points(grid))) for _, grid in named)
         with Workers(workers) as pool, progress(total, "points") as advance:
             for name, grid in named:
                 found = run_grid(grid, evaluator, partial(_further, advance, len(rows)), pool)
+                tables.append((f"{title}: {name}" if name else title, found))
                 rows += found
-                if not as_json:
-                    print_grid(f"{title}: {name}" if name else title, found)
-        if as_json:
-            click.echo(json.dumps({"schema_version": 1, "rows": [row.to_plain() for row in rows]}, indent=2))
-        if html is not None:
-            from sim.report.serving_page import write_grid_page
+        try:
+            if as_json:
+                click.echo(json.dumps({"schema_version": 1, "rows": [row.to_plain() for row in rows]}, indent=2))
+            else:
+                for name, found in tables:
+                    print_grid(name, found)
+        finally:  # also where whoever read the tables has gone
+            if html is not None:
+                from sim.report.serving_page import write_grid_page
 
-            write_grid_page(html, title, rows)
-            say(f"page: {html}")
+                write_grid_page(html, title, rows)
+                say(f"page: {html}")
         return
     prepared = prepare(ServingScenario.from_plain(data, source), evaluator, source)
     if together:
@@ -130,12 +135,14 @@ def serve(
     if html is not None:
         window = (0.0, float("inf")) if minute is None else (minute, minute + 60.0)
     served = replicate(prepared, seeds or 1, window)
-    if as_json:
-        click.echo(json.dumps(served.to_plain(), indent=2))
-    else:
-        print_served(title, served)
-    if html is not None:
-        from sim.report.serving_page import write_page
+    try:
+        if as_json:
+            click.echo(json.dumps(served.to_plain(), indent=2))
+        else:
+            print_served(title, served)
+    finally:  # also where whoever read the answer has gone
+        if html is not None:
+            from sim.report.serving_page import write_page
 
-        write_page(html, title, served, minute)
-        say(f"page: {html}")
+            write_page(html, title, served, minute)
+            say(f"page: {html}")

@@ -60,21 +60,23 @@ def validate(
             wanted = run.intervals(found)
             with progress(wanted.size, "intervals") as advance:
                 found = run.with_intervals(found, wanted, pool, advance)
-    if markdown:
-        click.echo(printable(comparison_tables.markdown(found.compared, found.judged, found.covered)))
-    else:
-        print_validation(found, with_cases=html is None)
-    worst = report.worst_cases(found) if html is not None or trace is not None else []
-    if html is not None:
-        report.write_page(html, found, [report.look(job, case) for job, case in worst])
-        say(f"report: {html.resolve()}")
-    if trace is not None and worst:
-        from sim.timeline.perfetto import write_trace
-        from validation.predict import predict
+    try:
+        if markdown:
+            click.echo(printable(comparison_tables.markdown(found.compared, found.judged, found.covered)))
+        else:
+            print_validation(found, with_cases=html is None)
+    finally:  # also where whoever read the tables has gone
+        worst = report.worst_cases(found) if html is not None or trace is not None else []
+        if html is not None:
+            report.write_page(html, found, [report.look(job, case) for job, case in worst])
+            say(f"report: {html.resolve()}")
+        if trace is not None and worst:
+            from sim.timeline.perfetto import write_trace
+            from validation.predict import predict
 
-        job, case = worst[0]
-        write_trace(predict(job.case, job.baselines, job.profile).timeline, trace)
-        say(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)")
+            job, case = worst[0]
+            write_trace(predict(job.case, job.baselines, job.profile).timeline, trace)
+            say(f"trace of {case.name}: {trace.resolve()} (open it in ui.perfetto.dev)")
     if found.broken:
         figures = (f"{j.bound.name}: {j.figure} {j.value:.2f} % > {j.allowed:g} %" for j in found.broken)
         raise Failure("a stated bound is broken: " + "; ".join(figures))

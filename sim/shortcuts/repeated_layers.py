@@ -13,7 +13,7 @@ from sim import policies
 from sim.machine import LONGEST, DeadlockError, Marked, SimulatedMachine
 from sim.machine.snapshot import Snapshot
 from sim.policies import Policy
-from sim.program import Collective, Kernel, PointToPoint, Program, RankProgram
+from sim.program import Collective, Copy, Kernel, PointToPoint, Program, RankProgram
 from sim.shortcuts.hosts import Piece, ahead, unobserved
 from sim.shortcuts.repeats import Found, Marks, Region, Repeats
 from sim.timeline import Repeat, Timeline
@@ -176,6 +176,8 @@ class _Short:
             of_layers = repeats.in_both_steps([f for f in of_layers if f.last < left])
         if of_layers is None or (of_steps is None and (more or not of_layers)):
             return None
+        if not _each_step_whole(run, of_layers, left, self.workload.steps):
+            return None
         if endless_queues and not self._ahead(program, run, repeats, of_layers, of_steps, places):
             self.hosts_ahead = False
             return None
@@ -244,6 +246,21 @@ class _Short:
             )
             for number, rank in enumerate(program.ranks)
         )
+
+
+def _each_step_whole(run: Marked, of_layers: Sequence[Found], left: int, steps: int) -> bool:
+    """Whether every step but the first has, with the repeats, as many commands as in the whole run; of one, that one.
+
+    What a repeat copies may be for the next step: then the repeat of the same layers one step before must be so, too.
+    """
+    ahead: dict[tuple[int, str], set[int]] = {}
+    for number, (first, last, _) in enumerate(of_layers):
+        region = number % sum(found.first < left for found in of_layers)
+        for span in run.timeline.spans[run.states[first].spans : run.states[last].spans]:
+            if isinstance(span.command, Copy | Collective):
+                known = ahead.setdefault((region, span.command.stream), {0} if steps == 1 else set())
+                known.add(span.command.step - first // left)
+    return all(len(later) == 1 for later in ahead.values())
 
 
 def _pieces(

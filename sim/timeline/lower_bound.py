@@ -205,7 +205,7 @@ class _Floor:
         on_it = [(s, c) for s, c in (*self.kernels, *self.calls) if c.step == step and c.stream == stream]
         on_it.sort(key=lambda pair: (pair[0].start, pair[0].end))
         spans = self.timeline.spans
-        repeated = {id(span.command): r for r in self.sections.repeats for span in spans[slice(*r.spans)]}
+        repeated = {id(span): r for r in self.sections.repeats for span in spans[slice(*r.spans)]}
         turns: list[Turn] = []
         repeats: list[Repeat | None] = []
         executed: list[tuple[int, str | None]] = []
@@ -217,7 +217,7 @@ class _Floor:
             if not executed or executed[-1][0] != layer or (slot is not None and executed[-1][1] not in (None, slot)):
                 executed.append((layer, slot))
                 turns.append(Turn(0.0, 0.0, 0.0))
-                repeats.append(repeated.get(id(command)))
+                repeats.append(repeated.get(id(span)))
             whole = turns[-1].whole
             if isinstance(command, Kernel):
                 executed[-1] = layer, slot

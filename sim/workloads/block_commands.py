@@ -81,13 +81,19 @@ class BlockCommands:
     def issue(
         self, block: Iterable[Op], step: int, layer: int, reads: tuple[str, ...] = (), writes: tuple[str, ...] = ()
     ) -> None:
-        """Issue a block whose kernels use buffers `reads` and `writes`, and wait for its other streams."""
+        """Issue a block whose kernels use buffers `reads` and `writes`, and wait for its other streams.
+
+        Buffers `writes` are taken while the kernels of one stream run: the compute stream, where it has any.
+        """
+        block = tuple(block)
+        writers = min((op.stream or "" for op in block if isinstance(op, Compute)), default="")
         for op in block:
             match op:
                 case Compute():
                     used = (*reads, *self._copied) if self._copied else reads
+                    written = writes if (op.stream or "") == writers else ()
                     stream = self._fork(op.stream)
-                    self.rank.kernel(stream, op.name, **op.work(), reads=used, writes=writes, step=step, layer=layer)
+                    self.rank.kernel(stream, op.name, **op.work(), reads=used, writes=written, step=step, layer=layer)
                 case CollectiveOp():
                     stream = self._fork(op.stream, op.detached is True)
                     with self._keeping_clear(stream, op, layer):
