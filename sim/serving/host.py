@@ -8,8 +8,7 @@ the middle of a step.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -18,6 +17,7 @@ from sim.serving.classes import Stage
 from sim.serving.costs import Costs
 from sim.serving.jobs import EPSILON, Job, Request
 from sim.serving.placement import Gpus
+from sim.serving.queues import WaitingRoom
 from sim.serving.step_times import ClassModel, Contention, Running
 
 
@@ -42,7 +42,7 @@ class Segment(NamedTuple):
     steps: float
 
 
-class Host(Gpus):
+class Host(Gpus, WaitingRoom):
     """`gpus` GPUs. Schedulers read its fields, and call `start`, `stop`, `join` and `wake`."""
 
     def __init__(
@@ -56,16 +56,13 @@ class Host(Gpus):
         aligned: bool = True,
         record: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(gpus, memory, aligned)
+        Gpus.__init__(self, gpus, memory, aligned)
+        WaitingRoom.__init__(self)
         self.env = Environment()
         self.classes = classes
         self.costs = costs
         self.contention = contention
         """None where groups do not slow each other."""
-        self.fresh: OrderedDict[int, Job] = OrderedDict()
-        """Jobs of which nothing was started yet, in the order of their arrivals."""
-        self.begun: dict[int, Job] = {}
-        """Other jobs that wait."""
         self.running: dict[int, Job] = {}
         self.segments: list[Segment] = []
         self.busy: dict[str, float] = {}
@@ -88,11 +85,6 @@ class Host(Gpus):
     def now(self) -> float:
         """Present time, s."""
         return self.env.now
-
-    def waiting(self) -> Iterator[Job]:
-        """Jobs that wait, those that have begun first."""
-        yield from self.begun.values()
-        yield from self.fresh.values()
 
     def fixed_degree(self, job: Job) -> int:
         """How many GPUs a job gets from schedulers that do not choose."""
@@ -118,16 +110,19 @@ class Host(Gpus):
 
     def remaining_by_degree(self, job: Job) -> dict[int, float]:
         """`remaining` for each degree of its class."""
-        number, stages, batch = job.stage_number, job.stages, len(job.requests)
-        left, once = stages[number][1] - self.done(job), 0.0
-        if not job.denoising:
-            once, left = left * job.cls.stage_step(stages[number][0], 1, batch), 0.0
-        for stage, steps in stages[number + 1 :]:
-            if stage == "denoise":
-                left += steps
-            else:
-                once += steps * job.cls.stage_step(stage, 1, batch)
-        return {degree: once + left * step for degree, step in job.cls.steps_by_degree(batch)}
+        if job.needs is not None:
+            return job.needs
+        cls, batch = job.cls, len(job.requests)
+        left = job.total - self.done(job)
+        steps, once = cls.after(job.stages, job.stage_number, batch)
+        if job.denoising:
+            found = {degree: once + left * step for degree, step in cls.steps_by_degree(batch)}
+        else:
+            once += left * cls.stage_step(job.stage, 1, batch)
+            found = {degree: once + steps * step for degree, step in cls.steps_by_degree(batch)}
+        if not job.rate:
+            job.needs = found
+        return found
 
     def slack(self, job: Job, degree: int) -> float:
         """How much later than now a job could go on with `degree` GPUs, and still meet its deadline, s."""
@@ -142,10 +137,10 @@ class Host(Gpus):
 
     def start_on(self, job: Job, degree: int, steps: float = math.inf) -> bool:
         """Start a waiting job on the best `degree` free GPUs, for at most so many steps; whether there were any."""
-        places = self.places(job, degree)
-        if places:
-            self.start(job, places[0], steps)
-        return bool(places)
+        place = self.best_place(job, degree)
+        if place is not None:
+            self.start(job, place, steps)
+        return place is not None
 
     def start(self, job: Job, gpus: tuple[int, ...], steps: float = math.inf) -> None:
         """Start a waiting job on these free GPUs: for at most so many steps of the stage that it is in.
@@ -159,7 +154,7 @@ class Host(Gpus):
             raise ValueError(f"job {job.number} is started on GPUs {list(gpus)}, of which not all are free")
         if len(gpus) not in self.degrees(job):
             raise ValueError(f"job {job.number} of class {job.cls.name} cannot be on {len(gpus)} GPUs")
-        (self.begun if job.number in self.begun else self.fresh).pop(job.number)
+        self._leaves(job)
         for gpu in gpus:
             self.free[gpu] = False
         self.free_count -= len(gpus)
@@ -180,12 +175,6 @@ class Host(Gpus):
             self._advance(job)
             job.target = boundary
             self._schedule_end(job)
-
-    def join(self, job: Job, others: Sequence[Job]) -> None:
-        """Make one batch of fresh jobs of one class."""
-        for other in others:
-            del self.fresh[other.number]
-            job.join(other)
 
     def wake(self, at: float) -> None:
         """Ask the scheduler again at time `at`, s."""
@@ -215,7 +204,7 @@ class Host(Gpus):
         for request in requests:
             if request.arrival > self.now:
                 yield request.arrival
-            self.fresh[request.number] = Job(request)
+            self._waits(Job(request), self.fresh)
             self.changed()
 
     def _settle(self) -> None:
@@ -270,7 +259,7 @@ class Host(Gpus):
         job.started, job.was_paused = True, False
         job.mark, job.began, job.steps_from, job.done_before = now, now, ready, job.done
         job.isolated_step = job.cls.stage_step(job.stage, len(gpus), job.batch)
-        job.rate = 1.0 / job.isolated_step
+        job.rate, job.needs = 1.0 / job.isolated_step, None
         self.running[job.number] = job
         self._schedule_end(job)
 
@@ -314,15 +303,14 @@ class Host(Gpus):
         self.memory.release(gpus)
         self._ended.append(job)
         if job.done >= job.total:
-            job.stage_number += 1
-            job.done = 0.0
+            job.next_stage()
         job.ready_since = now
-        if job.stage_number == len(job.stages):
+        if job.ended:
             for request in job.requests:
                 request.finish = now
             self.left -= len(job.requests)
         else:
-            self.begun[job.number] = job
+            self._waits(job, self.begun)
         self.changed()
 
     def _share(self, contention: Contention) -> None:

@@ -83,21 +83,26 @@ class Job:
         "began",
         "cls",
         "deadline",
+        "denoising",
         "done",
         "done_before",
+        "ended",
         "gpus",
         "isolated_step",
         "mark",
+        "needs",
         "number",
         "rate",
         "ready_since",
         "requests",
+        "stage",
         "stage_number",
         "stages",
         "started",
         "steps_from",
         "target",
         "token",
+        "total",
         "was_paused",
     )
 
@@ -108,7 +113,9 @@ class Job:
         self.deadline = request.deadline
         """The first of its requests'."""
         self.stages = self.cls.stages(request.steps)
-        self.stage_number = 0
+        self.stage_number = -1
+        self.ended = False
+        """Whether all its stages are done."""
         self.done = 0.0
         self.gpus: tuple[int, ...] = ()
         """Those that it runs on, or ran on last."""
@@ -131,26 +138,24 @@ class Job:
         self.target = 0.0
         """What `done` is when it gives its GPUs back."""
         self.token = 0
+        self.needs: dict[int, float] | None = None
+        """`Host.remaining_by_degree` of a job that waits, once it was asked for."""
+        self.next_stage()
 
-    @property
-    def stage(self) -> Stage:
-        """The stage that it is in."""
-        return self.stages[self.stage_number][0]
-
-    @property
-    def total(self) -> int:
-        """Steps of the stage that it is in."""
-        return self.stages[self.stage_number][1]
+    def next_stage(self) -> None:
+        """Go on to the next stage, if there is one; none of its steps has ended."""
+        self.stage_number += 1
+        self.ended = self.stage_number == len(self.stages)
+        if not self.ended:
+            self.done = 0.0
+            self.stage: Stage
+            self.stage, self.total = self.stages[self.stage_number]
+            self.denoising = self.stage == "denoise"
 
     @property
     def batch(self) -> int:
         """How many requests it has."""
         return len(self.requests)
-
-    @property
-    def denoising(self) -> bool:
-        """Whether it is in the stage that has several steps."""
-        return self.stage == "denoise"
 
     def join(self, other: Job) -> None:
         """Take the requests of a job of the same class in; neither may have been started."""
@@ -158,3 +163,4 @@ class Job:
         self.requests += other.requests
         self.deadline = min(self.deadline, other.deadline)
         self.ready_since = min(self.ready_since, other.ready_since)
+        self.needs = None

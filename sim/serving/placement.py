@@ -29,19 +29,33 @@ class Gpus:
 
     def places(self, job: Job, degree: int) -> list[tuple[int, ...]]:
         """Free GPUs on which a job could start, the best first: where it was, where its model is, in filled corners."""
+        found = self._places(job, degree)
+        if len(found) > 1:
+            found.sort(key=partial(self._preference, job, degree))
+        return found
+
+    def best_place(self, job: Job, degree: int) -> tuple[int, ...] | None:
+        """The first of `places`; None where there are none."""
+        found = self._places(job, degree)
+        if len(found) > 1:
+            return min(found, key=partial(self._preference, job, degree))
+        return found[0] if found else None
+
+    def _places(self, job: Job, degree: int) -> list[tuple[int, ...]]:
+        """In no order."""
         if degree > self.free_count:
             return []
         free = self.free
         if self._aligned:
-            found = [block for block in self.blocks(degree) if all(free[gpu] for gpu in block)]
+            if degree == 1:
+                return [block for block in self.blocks(1) if free[block[0]]]
+            return [block for block in self.blocks(degree) if all(free[gpu] for gpu in block)]
         else:
             where = [gpu for gpu in range(self.gpus) if free[gpu]]
             found = [tuple(where[:degree])]
             if len(job.gpus) == degree and all(free[gpu] for gpu in job.gpus) and job.gpus != found[0]:
                 found.append(job.gpus)
-        if len(found) > 1:
-            found.sort(key=partial(self._preference, job, degree))
-        return found
+            return found
 
     def _preference(self, job: Job, degree: int, block: tuple[int, ...]) -> tuple[bool, int, int, int]:
         name, memory = job.cls.weights_name, self.memory

@@ -64,6 +64,7 @@ class ClassModel:
         self.state = int(given.state)
         self._degrees_of: dict[int, tuple[int, ...]] = {}
         self._by_degree: dict[int, tuple[tuple[int, float], ...]] = {}
+        self._after: dict[tuple[tuple[tuple[Stage, int], ...], int, int], tuple[int, float]] = {}
         self._stages: dict[int, tuple[tuple[Stage, int], ...]] = {}
 
     def step(self, degree: int, batch: int = 1) -> float:
@@ -84,6 +85,17 @@ class ClassModel:
         if stage == "denoise":
             return self.cells[degree, batch].step
         return batch * float(self.given.encode if stage == "encode" else self.given.decode)
+
+    def after(self, stages: tuple[tuple[Stage, int], ...], number: int, batch: int) -> tuple[int, float]:
+        """What comes after stage `number` of a batch's stages: steps of denoising, and seconds on one GPU."""
+        key = stages, number, batch
+        found = self._after.get(key)
+        if found is None:
+            later = stages[number + 1 :]
+            steps = sum(count for stage, count in later if stage == "denoise")
+            once = sum(count * self.stage_step(stage, 1, batch) for stage, count in later if stage != "denoise")
+            found = self._after[key] = steps, once
+        return found
 
     def degrees_of(self, batch: int) -> tuple[int, ...]:
         """Degrees on which a batch fits a GPU."""

@@ -31,9 +31,10 @@ class ContentionAware(Scheduler, frozen=True, tag="contention_aware"):
 
 
 class _Decider(Elastic):
-    def needs(self, job: Job) -> dict[int, float]:
+    by_stage = True
+
+    def needs(self, job: Job, alone: dict[int, float]) -> dict[int, float]:
         """Beside the groups that run now, on the GPUs where they slow it least."""
-        alone = super().needs(job)
         if self.host.contention is None or not job.denoising:
             return alone
         others = self._others(job)
