@@ -100,12 +100,9 @@ def deep(draw: st.DrawFn) -> Case:
         ]
     else:
         workload["layers"] = longer
-    policy = dict(case.policy)
-    if policy["kind"] in ("chunked", "yielding", "whole_layer", "sharded"):
-        first, last = sorted((draw(st.integers(0, longer)), draw(st.integers(0, longer))))
-        policy["resident_layers"] = draw(st.sampled_from([(), last, list(range(first, last))]))
-    changes = {**case.changes, "host.queue_depth": draw(st.integers(2, 40) | st.just(1000))}
-    return case._replace(workload=workload, policy=policy, changes=changes)
+    return case._replace(
+        workload=workload, changes={**case.changes, "host.queue_depth": draw(st.integers(2, 40) | st.just(1000))}
+    )
 
 
 @given(deep(), st.sampled_from([1, 2, 2, 3, 5]))
@@ -132,8 +129,6 @@ def example(policy: dict[str, Any], **changes: float) -> Case:
         pytest.param({"kind": "yielding", "chunk_bytes": 4, "drain": True}, id="draining"),
         pytest.param({"kind": "whole_layer", "issue": "after_compute"}, id="whole layer"),
         pytest.param({"kind": "sharded", "chunk_bytes": 4}, id="sharded"),
-        pytest.param({"kind": "whole_layer", "resident_layers": 25}, id="first layers resident"),
-        pytest.param({"kind": "chunked", "chunk_bytes": 4, "resident_layers": list(range(15, 40))}, id="last ones"),
         pytest.param({"kind": "resident"}, id="resident"),
     ],
 )

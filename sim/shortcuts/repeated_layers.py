@@ -79,6 +79,7 @@ def _may_repeat(workload: Workload, policy: Policy) -> bool:
     return (
         "layers_alike" in vars(type(policy))
         and policy.layers_alike
+        and not policy.resident_layers
         and policy.prefetch_counts == "all"
         and policy.wrap_around
         and workload.forms is None
@@ -110,9 +111,8 @@ class _Short:
         self.world_size = world_size
         self.placement = placement
         self.lasts = lasts
-        stay = policy.numbers_of_resident_layers
-        self.layers = [(layer, i in stay) for i, layer in enumerate(workload.layers)] * workload.passes_per_step
-        """Of a step, each with whether all of its bytes stay on the GPU: a pass begins as any other layer does."""
+        self.layers = workload.layers * workload.passes_per_step
+        """Of a step: a pass begins as any other layer does."""
         self.hosts_ahead = True
         """Whether host threads may be left out: not once they have been found to be waited for."""
         self._whole: Program | None = None
@@ -204,18 +204,13 @@ class _Short:
         if self._whole is None:
             nothing = self.workload._replace(steps=0)
             self._whole = policies.build(nothing, self.policy, self.world_size, self.placement)
-        layers: list[tuple[Layer, bool]] = []
+        layers: list[Layer] = []
         at = 0
         for region in regions:
             layers += self.layers[at : at + region.kept]
             at += region.kept + region.removed
-        kept = tuple(layer for layer, _ in layers)
-        less = self.workload._replace(layers=kept, steps=steps, passes_per_step=1)
-        policy = self.policy
-        if policy.resident_layers:
-            stay = tuple(number for number, (_, stays) in enumerate(layers) if stays)
-            policy = msgspec.structs.replace(policy, resident_layers=stay)
-        program = policies.build(less, policy, self.world_size, self.placement)
+        less = self.workload._replace(layers=tuple(layers), steps=steps, passes_per_step=1)
+        program = policies.build(less, self.policy, self.world_size, self.placement)
         with_memory = {
             id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
             for rank, full in zip(program.ranks, self._whole.ranks, strict=True)
