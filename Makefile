@@ -5,7 +5,7 @@ OUT := out
 PIP := pip install --quiet --disable-pip-version-check
 EXAMPLE := examples/wan2.2-14b.yaml
 
-.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate validate-measured findings findings-update lint lock mutation bench regret ci clean
+.PHONY: demo fuzz test test-all test-long test-oracle test-latest test-oldest validate validate-measured findings findings-update lint lock mutation bench bench-update regret ci clean
 
 # Pinned versions with hashes, for running alone. The project itself is installed as it stands, without its build tools' newest.
 $(VENV)/run: pyproject.toml requirements.txt
@@ -104,9 +104,12 @@ mutation: $(VENV)/dev
 	$(BIN)/$(PIP) --editable .[mutation]
 	$(BIN)/python benchmarks/sample_mutations.py --results $(OUT)/mutations.jsonl
 
-# What simulations and commands cost, as ratios within one run.
+# What simulations and commands cost, as ratios within one run, beside the committed ones; bench-update commits new ones.
 bench: $(VENV)/run
-	$(BIN)/python benchmarks/speed.py --commands
+	$(BIN)/python -m benchmarks.speed
+
+bench-update: $(VENV)/run
+	$(BIN)/python -m benchmarks.speed --update
 
 # What the policy `adaptive` loses to fixed schedules over generated scenarios: hours; resumable.
 regret: $(VENV)/run
