@@ -18,6 +18,22 @@ MAX_COMMANDS = 500_000
 _Key = tuple[Workload, Policy, int, tuple[int, ...]]
 
 
+class _Hashed:
+    """A key that is hashed once: a workload of many layers takes a millisecond."""
+
+    __slots__ = ("hash", "key")
+
+    def __init__(self, key: _Key) -> None:
+        self.key = key
+        self.hash = hash(key)
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.hash == other.hash and self.key == other.key
+
+
 class Programs:
     """The programs built last, at most `MAX_COMMANDS` commands in all; a larger one is not kept. Threads may share it.
 
@@ -28,7 +44,9 @@ class Programs:
         self.most_commands = most_commands
         self.built = 0
         """How many had to be built."""
-        self._kept: OrderedDict[_Key, tuple[Program, int]] = OrderedDict()
+        self._kept: OrderedDict[_Hashed, tuple[Program, int]] = OrderedDict()
+        self._commands = 0
+        """Of all that are kept."""
         self._lock = Lock()
 
     def get(self, key: _Key, make: Callable[[], Program]) -> Program:
@@ -37,19 +55,23 @@ class Programs:
         Raises what that does.
         """
         try:
-            with self._lock:
-                if (known := self._kept.get(key)) is not None:
-                    self._kept.move_to_end(key)
-                    return known[0]
+            hashed = _Hashed(key)
         except TypeError:  # a policy of one's own whose fields cannot be hashed
             return make()
+        with self._lock:
+            if (known := self._kept.get(hashed)) is not None:
+                self._kept.move_to_end(hashed)
+                return known[0]
         program = make()
         commands = sum(len(thread) for rank in {id(r): r for r in program.ranks}.values() for thread in rank.threads)
         with self._lock:
             self.built += 1
-            self._kept[key] = program, commands
-            while sum(count for _, count in self._kept.values()) > self.most_commands:
-                self._kept.popitem(last=False)
+            if hashed not in self._kept:  # another thread may have built it meanwhile
+                self._commands += commands
+            self._kept[hashed] = program, commands
+            while self._commands > self.most_commands:
+                _, (_, count) = self._kept.popitem(last=False)
+                self._commands -= count
         return program
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -21,7 +22,7 @@ class ComposedCollective(msgspec.Struct, frozen=True, gc=False):
     ends: tuple[int, ...]
 
 
-class RankProgram(msgspec.Struct, frozen=True):
+class RankProgram(msgspec.Struct, frozen=True, dict=True):
     """What one rank's process does: commands per host thread in issue order, buffers, and step boundaries.
 
     `step_events` are steps + 1 events on the compute stream; step i runs from event i to event i + 1. `weights` has
@@ -77,29 +78,47 @@ class RankProgram(msgspec.Struct, frozen=True):
         recording = (c for c in self.commands() if isinstance(c, RecordEvent) and c.event in last) if last else ()
         return frozenset(c.stream for c in recording) - own
 
-    @property
+    @cached_property
     def streams(self) -> tuple[str, ...]:
         """Stream names in order of first use."""
         return tuple(dict.fromkeys(c.stream for thread in self.threads for c in thread if c.stream))
 
     def step_stream(self) -> str:
         """The stream whose events bound the steps: the compute stream."""
+        return self._step_stream
+
+    @cached_property
+    def _step_stream(self) -> str:
         last = self.step_events[-1]
         return next(c.stream for c in self.commands() if isinstance(c, RecordEvent) and c.event == last)
 
     def feeders(self) -> dict[str, int]:
         """Which host thread feeds each stream (further ones may record events on it)."""
+        return dict(self._feeders)
+
+    @cached_property
+    def _feeders(self) -> dict[str, int]:
         found: dict[str, int] = {}
         for number, thread in enumerate(self.threads):
-            for command in thread:
-                if command.stream and not isinstance(command, RecordEvent):
-                    found.setdefault(command.stream, number)
+            for stream in {c.stream for c in thread if type(c) is not RecordEvent}:
+                if stream:
+                    found.setdefault(stream, number)
         return found
 
     def gather_streams(self) -> set[str]:
         """Streams of the collectives that fill slots: they bring weights, others exchange activations."""
+        return set(self._gather_streams)
+
+    @cached_property
+    def _gather_streams(self) -> frozenset[str]:
         slots = {b.name for b in self.buffers if b.kind == "slot"}
-        return {c.stream for c in self.commands() if isinstance(c, Collective) and slots.intersection(c.writes)}
+        calls = (c for c in self.commands() if isinstance(c, Collective))
+        return frozenset(c.stream for c in calls if slots.intersection(c.writes))
+
+    @cached_property
+    def weight_streams(self) -> frozenset[str]:
+        """Streams of the copies that bring weights."""
+        return frozenset(c.stream for c in self.commands() if isinstance(c, Copy) and c.brings_weights)
 
     def commands(self) -> Iterable[AnyCommand]:
         """All commands, thread by thread."""

@@ -80,14 +80,15 @@ class _Floor:
         self.held = list(least_held(timeline, profile, rank, [s for s, _ in inside]))
         self.kernels = [(s, k) for s, k in timeline.commands(rank, Kernel) if k.step in self.shown]
         self.copied = [_copied(timeline, profile, r, self.shown, sections) for r in range(self.program.world_size)]
+        self._flows: dict[tuple[int, CopyKind, int | None], FlowSpec] = {}
 
     def seconds(self) -> float:
         """The largest term, s a step."""
         chain = self._chain()
         terms = [
-            self._proved(*(self._shared(surely) for surely in (False, True))),
+            self._proved(*self._shared()),
             self._proved(*(self._engines(surely) for surely in (False, True))),
-            self._proved(*(self._overlap(surely) for surely in (False, True))),
+            self._proved(*self._overlap()),
             chain if chain <= self.lasts else 0.0,
             *self._streams(),
         ]
@@ -115,8 +116,11 @@ class _Floor:
         yield from copied.values()
 
     def _flow(self, rank: int, kind: CopyKind, peer: int | None) -> FlowSpec:
-        gpus = self.program.gpus
-        return self.profile.copy_flow(kind, gpus[rank], None if peer is None else gpus[peer])
+        key = rank, kind, peer
+        if key not in self._flows:
+            gpus = self.program.gpus
+            self._flows[key] = self.profile.copy_flow(kind, gpus[rank], None if peer is None else gpus[peer])
+        return self._flows[key]
 
     def _engines(self, surely: bool) -> float:
         """The copies of each direction, as many at once as it has engines."""
@@ -127,40 +131,47 @@ class _Floor:
             busy[kind] = busy.get(kind, 0.0) + seconds
         return max(busy.values(), default=0.0)
 
-    def _shared(self, surely: bool) -> float:
-        """What all ranks take of each resource."""
-        taken = [0.0] * len(self.profile.capacities)
+    def _shared(self) -> tuple[float, float]:
+        """What all ranks take of each resource: with all copies, and with those that surely ran."""
+        both = [0.0] * len(self.profile.capacities), [0.0] * len(self.profile.capacities)
         for rank, copied in enumerate(self.copied):
             for (_, kind, peer), amounts in copied.items():
                 for resource, multiplier in self._flow(rank, kind, peer).route:
-                    taken[resource] += multiplier * amounts[surely]
+                    for taken, amount in zip(both, amounts, strict=True):
+                        taken[resource] += multiplier * amount
         moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
         for span, call in self.calls:
             what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
             if what not in moved:
                 moved[what] = list(_moved(self.program, self.profile, self.rank, call))
+            weight = self.sections.weight(span)
             for spec, size in moved[what]:
                 for resource, multiplier in spec.route:
-                    taken[resource] += self.sections.weight(span) * multiplier * size
-        return max(t / c for t, c in zip(taken, self.profile.capacities, strict=True))
+                    for taken in both:
+                        taken[resource] += weight * multiplier * size
+        most, least = (max(t / c for t, c in zip(of, self.profile.capacities, strict=True)) for of in both)
+        return most, least
 
-    def _overlap(self, surely: bool) -> float:
-        """The stream on which steps end, with the copies of weights beside it."""
+    def _overlap(self) -> tuple[float, float]:
+        """The stream on which steps end, with the copies of weights beside it: all of them, and what surely ran."""
         stream = self.own.step_stream()
-        weights = {c.stream for c in self.own.commands() if isinstance(c, Copy) and c.brings_weights}
-        copied = sum(
-            amounts[surely]
-            for (on, kind, _), amounts in self.copied[self.rank].items()
-            if kind == "h2d" and on in weights
-        )
-        segments = [
-            segment
-            for span, kernel in self.kernels
-            if kernel.stream == stream
-            for segment in self._often(
-                span, kernel_segment(self.profile, self.gpu, span.isolated_time, kernel.launches)
+        weights = self.own.weight_streams
+        most, least = (
+            sum(
+                amounts[surely]
+                for (on, kind, _), amounts in self.copied[self.rank].items()
+                if kind == "h2d" and on in weights
             )
-        ]
+            for surely in (False, True)
+        )
+        segments: list[Segment] = []
+        kernels: dict[tuple[float, int], Segment] = {}
+        for span, kernel in self.kernels:
+            if kernel.stream == stream:
+                key = span.isolated_time, kernel.launches
+                if key not in kernels:
+                    kernels[key] = kernel_segment(self.profile, self.gpu, *key)
+                segments += self._often(span, kernels[key])
         segments += [Segment(seconds, 0.0, math.inf) for on, seconds in self.held if on == stream]
         known: dict[Hashable, list[Segment]] = {}
         for span, call in self.calls:
@@ -176,7 +187,8 @@ class _Floor:
                 place = members.index(self.rank)
                 known[what] = list(collective_segments(self.profile, call.kind, call.bytes, gpus, place))
             segments += self._often(span, *known[what])
-        return overlap_floor(segments, copied, rest_rate(self.profile, self.gpu))
+        rate = rest_rate(self.profile, self.gpu)
+        return overlap_floor(segments, most, rate), overlap_floor(segments, least, rate)
 
     def _often(self, span: Span, *segments: Segment) -> list[Segment]:
         """The segments of a span, as often as it stands for one."""
@@ -256,19 +268,23 @@ def _copied(
     wanted: dict[_Way, float] = {}
     within: dict[_Way, tuple[float, float]] = {}
     caps: dict[CopyKind, float] = {}
+    weights = sections.weights
     for span, copy in timeline.commands(rank, Copy):
-        if copy.step not in steps and (span.start >= end or span.end <= start):
+        _, _, began, _, ended, _ = span  # most of what a floor takes is spent here
+        wants = copy.step in steps
+        if not wants and (began >= end or ended <= start):
             continue
-        key = copy.stream, copy.kind, None if copy.peer is msgspec.UNSET else copy.peer
-        weight = sections.weight(span)
-        if copy.step in steps:
+        kind = copy.kind
+        key = copy.stream, kind, None if copy.peer is msgspec.UNSET else copy.peer
+        weight = weights.get(id(span), 1)
+        if wants:
             wanted[key] = wanted.get(key, 0.0) + weight * copy.bytes
-        inside = min(span.end, end) - max(span.start, start)
+        inside = (ended if ended < end else end) - (began if began > start else start)
         if inside > 0:
-            if copy.kind not in caps:
-                caps[copy.kind] = profile.copy_class(copy.kind).cap.value
-            cap = caps[copy.kind]
-            outside = span.end - span.start - inside
+            if kind not in caps:
+                caps[kind] = profile.copy_class(kind).cap.value
+            cap = caps[kind]
+            outside = ended - began - inside
             most, least = within.get(key, (0.0, 0.0))
             within[key] = (
                 most + weight * min(copy.bytes, cap * inside),

@@ -258,7 +258,5 @@ def _exposed(timeline: Timeline, rank: int) -> Intervals:
 def prefetch_events(timeline: Timeline, rank: int) -> set[int]:
     """Events recorded on streams that fill slots: to wait for one is to wait for a prefetch."""
     program = timeline.program.ranks[rank]
-    streams = program.gather_streams() | {
-        c.stream for c in program.commands() if isinstance(c, Copy) and c.brings_weights
-    }
+    streams = program.gather_streams() | program.weight_streams
     return {c.event for _, c in timeline.commands(rank, RecordEvent) if c.stream in streams}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never, get_args
 
 import msgspec
@@ -111,15 +112,12 @@ class Timeline(_Fields):
     def _by_rank(self) -> dict[int, dict[type[AnyCommand], list[Span]]]:
         """Spans by rank and type of command: figures look at them many times."""
         found: dict[int, dict[type[AnyCommand], list[Span]]] = {}
+        lists: dict[tuple[int, type[AnyCommand]], list[Span]] = {}
         for span in self.spans:
-            kinds = found.get(span.rank)
-            if kinds is None:
-                kinds = found[span.rank] = {}
-            kind = type(span.command)
-            same = kinds.get(kind)
-            if same is None:
-                same = kinds[kind] = []
-            same.append(span)
+            key = span[0], type(span[1])
+            if key not in lists:
+                lists[key] = found.setdefault(span.rank, {})[key[1]] = []
+            lists[key].append(span)
         return found
 
     def __repr__(self) -> str:
@@ -138,7 +136,7 @@ class Timeline(_Fields):
 
     def of(self, rank: int) -> list[Span]:
         """Spans of `rank`, in order of their ends."""
-        return [s for s in self.spans if s.rank == rank]
+        return [s for s in self.spans if s[0] == rank]
 
     def drawn(self, rank: int) -> list[Span]:
         """Spans of `rank` as they are drawn: with collectives that are made of others on their own streams."""
@@ -149,7 +147,7 @@ class Timeline(_Fields):
         found = [same for of, same in self._by_rank.get(rank, {}).items() if issubclass(of, kind)]
         if len(found) > 1:  # in the order of all spans
             found = [[s for s in self.spans if s.rank == rank and isinstance(s.command, kind)]]
-        return [(s, s.command) for same in found for s in same]  # type: ignore[misc]
+        return [(s, s[1]) for same in found for s in same]  # type: ignore[misc]
 
     def communications(self, rank: int) -> list[tuple[Span, Communication]]:
         """Spans of what `rank` meets others at, in order of their ends: collectives, sends and receives.
@@ -163,6 +161,11 @@ class Timeline(_Fields):
         if not made:
             return [(s, s.command) for s in self.spans if s.rank == rank and isinstance(s.command, Communication)]
         return sorted((pair for found in kinds for pair in found), key=lambda pair: pair[0].end)
+
+    def _users(self, rank: int) -> list[Span]:
+        """Spans of `rank` whose commands may use buffers, in order of their ends."""
+        kinds = {of for of in self._by_rank.get(rank, {}) if issubclass(of, (Kernel, Copy, Collective, PointToPoint))}
+        return [s for s in self.spans if s[0] == rank and type(s[1]) in kinds]
 
     def step_times(self, rank: int = 0) -> list[float]:
         """Duration of each step, s."""
@@ -265,9 +268,9 @@ class Timeline(_Fields):
         open_: dict[str, tuple[float, float, bool]] = {}
         live: list[tuple[Buffer, float, float]] = []
         # commands of most types use no buffer: the order among equals is that of all spans
-        users = [s for s in self.of(rank) if isinstance(s.command, Kernel | Copy | Communication)] if buffers else []
-        for span in sorted(users, key=lambda s: s.ready):
-            for name, writes in accesses(span.command):
+        users = self._users(rank) if buffers else []
+        for span in sorted(users, key=itemgetter(3)):
+            for name, writes in accesses(span[1]):
                 if name not in buffers:
                     continue
                 used = not writes or buffers[name].kind == "collective"
