@@ -40,7 +40,7 @@ class Graph:
         self.edges: dict[str, list[_Edge]] = {f"gpu{g}": [] for g in range(gpus)}
         self.nodes: dict[str, Node] = {}
         """With `{gpu}` in their names replaced."""
-        self._inside: dict[str, tuple[int | None, int | None, int | None]] = {}
+        self.inside: dict[str, tuple[int | None, int | None, int | None]] = {}
         self._routes: dict[tuple[str, Use], dict[str, OrderedRoute | None]] = {}
         self._faults: list[Fault] = []
         self._add_nodes()
@@ -116,7 +116,7 @@ class Graph:
                     self._wrong("topology.nodes", f"has {name!r}: expected a word without '-', '>' and '.in'")
                 self.edges[name] = []
                 self.nodes[name] = node
-                self._inside[name] = (
+                self.inside[name] = (
                     self._resource(f"{name}.in", node.into),
                     self._resource(f"{name}.out", node.out_of),
                     self._resource(name, node.through),
@@ -154,8 +154,8 @@ class Graph:
 
     def _edge(self, a: str, b: str, hops: int, own: tuple[int | None, ...]) -> _Edge:
         """From a to b: what leaves a, the link, what enters b. `through` of b is crossed on entering it."""
-        leave = self._inside.get(a, (None, None, None))[1]
-        enter, _, through = self._inside.get(b, (None, None, None))
+        leave = self.inside.get(a, (None, None, None))[1]
+        enter, _, through = self.inside.get(b, (None, None, None))
         crossed = [(r, 1.0) for r in (leave, *own, enter) if r is not None]
         if through is not None:
             cost = self.nodes[b].write_cost
@@ -220,7 +220,7 @@ class Graph:
         """Resources on the route from `start` to every other vertex; None where the route is ambiguous."""
         away = self.distances(start)
         width = {start: inf}
-        first = self._inside.get(start, (None, None, None))[2]
+        first = self.inside.get(start, (None, None, None))[2]
         routes: dict[str, OrderedRoute | None] = {start: ((first, 1.0),) if first is not None else ()}
         before: dict[str, list[tuple[str, _Edge]]] = {}
         for at in away:

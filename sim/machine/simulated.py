@@ -16,6 +16,7 @@ from simpy.events import Event
 from sim.environment import Environment, Process
 from sim.fluid import Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import Profile
+from sim.hardware.host_flows import HostFlows
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
@@ -61,11 +62,15 @@ class Marked(NamedTuple):
 
 
 class SimulatedMachine:
-    """Runs programs on `profile`; `rate_law` shares the fabric's resources."""
+    """Runs programs on `profile`; `rate_law` shares the fabric's resources.
 
-    def __init__(self, profile: Profile, rate_law: RateLaw = weighted_max_min) -> None:
+    With `flows`, these are those of the ranks of its programs, instead of what `profile` makes of them.
+    """
+
+    def __init__(self, profile: Profile, rate_law: RateLaw = weighted_max_min, flows: HostFlows | None = None) -> None:
         self.profile = profile
         self.rate_law = rate_law
+        self.flows = flows
 
     def run(self, program: Program, lasts: float | None = None) -> Timeline:
         """Simulate `program` to its end; raises as `run_marked`."""
@@ -93,8 +98,9 @@ class SimulatedMachine:
         for kind in {c.kind for rank in ranks for c in rank.commands() if isinstance(c, Copy)}:
             self.profile.copy_class(kind)
         longest = LONGEST * (lasts or self.estimated_length(program))
+        flows = self.flows or HostFlows(self.profile, program.gpus, self.rate_law)
         while True:
-            run = Run(self.profile, program, self.rate_law, frozenset(map(id, marks)), longest, endless_queues)
+            run = Run(self.profile, program, self.rate_law, flows, frozenset(map(id, marks)), longest, endless_queues)
             timeline = run.run()
             if run.env.now < run.env.longest:
                 return Marked(timeline, run.states, run.issued() if endless_queues else [])
@@ -124,6 +130,7 @@ class Run:
         profile: Profile,
         program: Program,
         rate_law: RateLaw,
+        flows: HostFlows,
         marks: frozenset[int],
         longest: float,
         endless_queues: bool,
@@ -135,7 +142,8 @@ class Run:
         self.program = program
         self.rate_law = rate_law
         self.env = Environment(longest)
-        self.fabric = Fabric(self.env, profile.capacities, rate_law)
+        self.flows = flows
+        self.fabric = Fabric(self.env, flows.capacities, rate_law)
         self.ranks = [Rank(i, gpu, r) for i, (gpu, r) in enumerate(zip(program.gpus, program.ranks, strict=True))]
         self.host_flags = Flags()
         self.spans: list[Span] = []
@@ -150,8 +158,8 @@ class Run:
         self.wait_cost = {on_host: on_grid(streams.wait_cost(on_host)) for on_host in places}
         self.flag_wake = {on_host: on_grid(streams.wake_cost(on_host)) for on_host in places}
         self.copy_start: dict[CollectiveKind, float] = {}
-        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span)
-        self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
+        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, flows, self._span)
+        self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law, flows)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -232,7 +240,7 @@ class Run:
         key = rank.gpu, seconds, command.launches
         flow = self.kernel_flows.get(key)
         if flow is None:
-            flow = self.kernel_flows[key] = self.profile.kernel_flow(*key)
+            flow = self.kernel_flows[key] = self.flows.kernel(*key)
         self.fabric.move(flow, seconds, rank.streams[command.stream].process)
         yield None
         rank.kernels_running -= 1

@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
+from sim.hardware.host_flows import Group, HostFlows
 from sim.program import CollectiveKind
 
 MIN_PASSES = 4
@@ -75,21 +76,20 @@ def kernel_segment(profile: Profile, gpu: int, seconds: float, launches: int) ->
 
 
 def collective_segments(
-    profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], place: int
+    flows: HostFlows, kind: CollectiveKind, size: int, group: Group, rank: int
 ) -> Iterator[Segment]:
-    """What a collective of ranks on `gpus` is on the rank at `place`, one after the other."""
-    whole = collectives.isolated_times(profile, kind, size, gpus)[place]
-    copy = profile.copy_flow("h2d", gpus[place])
+    """What a collective of the ranks of a group is on `rank`, one after the other."""
+    whole = flows.isolated(kind, size, group)[flows.place(group, rank)]
+    copy = flows.profile.copy_flow("h2d", flows.gpus[rank])
     latencies = 0.0
     found: list[Segment] = []
-    phases = collectives.flows(profile, kind, size, gpus)
-    for number, phase in enumerate(phases):
+    phases = flows.collective(kind, size, group)
+    for number, (phase, incoming) in enumerate(zip(phases, flows.incoming(kind, size, group, rank), strict=True)):
         latencies += phase.latency
-        incoming = [(spec, part) for spec, part in phase.flows if any(target == place for _, target in part.edges)]
-        lasts = collectives.phase_time(phase, profile.capacities)
+        lasts = collectives.phase_time(phase, flows.capacities)
         if number == len(phases) - 1:
             lasts = max(whole - sum(s.seconds for s in found) - latencies, 0.0)
-        cost, most = _beside(profile, copy, incoming, lasts)
+        cost, most = _beside(flows.profile, copy, incoming, lasts)
         found.append(Segment(lasts, cost, most))
     yield Segment(latencies, 0.0, copy.cap * latencies)
     yield from found

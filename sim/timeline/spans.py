@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never, get_args
 
 import msgspec
 
+from sim.hardware import Profile
+from sim.hardware.host_flows import HostFlows
+from sim.hardware.quotient import Quotient
 from sim.inputs.notebook_html import html_table
 from sim.inputs.units import show_seconds
 from sim.program import (
@@ -96,6 +99,8 @@ class _Fields(NamedTuple):
     """Collectives that are made of other commands of the program, in order of their ends (`sim.timeline.composed`)."""
     simulated_steps: tuple[tuple[float, ...], ...] = ()
     """As `steps`, in the times of the simulated run, of the steps that it has; empty where they are the same."""
+    quotient: Quotient | None = None
+    """Which ranks stand for which: `spans` and `host` then hold those of classes' first ranks only."""
 
 
 class Timeline(_Fields):
@@ -133,6 +138,19 @@ class Timeline(_Fields):
             found.setdefault((span.rank, span.command.stream, span.kind), []).append((span.ready, span.end))
         rows = [(*key, len(of), show_seconds(measure(union(of)))) for key, of in sorted(found.items())]
         return html_table(self._about(), ("rank", "stream", "command", "spans", "busy"), rows)
+
+    def flows_on(self, profile: Profile) -> HostFlows:
+        """The flows of its ranks on the host that it ran on."""
+        return self.quotient or HostFlows(profile, self.program.gpus)
+
+    @property
+    def simulated_ranks(self) -> Sequence[int]:
+        """The ranks whose spans it holds."""
+        return range(self.program.world_size) if self.quotient is None else self.quotient.representatives
+
+    def simulated_as(self, rank: int) -> int:
+        """The rank whose spans stand for those of `rank`."""
+        return rank if self.quotient is None else self.quotient.representatives[self.quotient.class_of[rank]]
 
     def of(self, rank: int) -> list[Span]:
         """Spans of `rank`, in order of their ends."""
