@@ -126,9 +126,11 @@ def test_damaged_outputs_are_imported_or_refused(command: str, data: st.DataObje
 
 @pytest.mark.parametrize("command", GOOD)
 def test_bytes_of_no_format_are_refused(command: str) -> None:
-    for content in (b"", b"\x00" * 9000, b"\x1f\x8b", b"\xff\xfe\x00", b"<" * 5000, b"[" * 100_000, b'{"a":' * 50_000):
+    blank = (b" " * 150_000, b"\t" * 150_000, b"\n" * 150_000, b" \n" * 80_000, b"\r\n" * 80_000)
+    for content in (b"", b"\x00" * 9000, b"\x1f\x8b", b"\xff\xfe\x00", b"<" * 5000, b"[" * 100_000, *blank):
         judged(command, content)
-    judged(command, b"GPU0 GPU1\n" * 20_000)
+    judged(command, b"GPU0 GPU1\n" * 5_000)
+    judged(command, b"<system>" + b"<!-- -->" * 10_000)
 
 
 def odd_json(random: Random, value: object) -> object:
