@@ -97,7 +97,7 @@ TEXT = (
     ),
     _of(
         "the output of nvidia-smi topo -m",
-        r"^[ \t>|]{,99}(?:\x1b\[4m)?[ \t]{,99}GPU0(?:\x1b\[0m)?\s+(?:\x1b\[4m)?"
+        r"^[ \t>|]{,99}(?:\x1b\[4m)?[ \t]{,99}GPU0(?:\x1b\[0m)?(?: \|)?\s+(?:\x1b\[4m)?"
         r"(?:GPU\d|CPU Affinity|NIC\d|NUMA|mlx\d|X\s)",
         "topo",
         flags=_LINES,
