@@ -165,6 +165,16 @@ def test_lspci_draws_which_gpus_share_a_switch() -> None:
     assert made.topology.peers == ((0, 1),)
 
 
+def test_lspci_in_a_quoted_report_with_numbers_for_names(tmp_path: Path) -> None:
+    dump, out = tmp_path / "report.md", tmp_path / "p.yaml"
+    tree = TREE.replace("GA100 [A100 PCIe 80GB]", "Device 2330")
+    dump.write_text("It shows:\n\n" + "".join(f"> {line}\n" for line in ("$ lspci -tv", *tree.splitlines())))
+    done = invoke("import", "topo", str(dump), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    made = load_profile(str(out))
+    assert (made.gpus, made.device.name, uplinks(made)) == (4, "NVIDIA H100 SXM", [(0, 1)])
+
+
 RECORDS = """\
 16:01.0 PCI bridge: Intel Corporation Device 347a (rev 04) (prog-if 00 [Normal decode])
 \tNUMA node: 0
