@@ -323,7 +323,7 @@ def test_more_ranks_than_gpus(folder: Path, chunkflow: Command) -> None:
     [
         (["hardware", "gb300"], "'gb300' is not a hardware profile; "),
         (["hardware", "junk"], "Error: junk: is not a text file"),
-        (["hardware", "s.yaml"], "Error: s.yaml: hardware: unknown key"),
+        (["hardware", "s.yaml"], "Error: s.yaml: is a scenario, no hardware profile"),
         (["models", "flux"], "'flux' is not a known model"),
         (["frobnicate"], "No such command 'frobnicate'"),
         (["run"], "Missing argument 'FILE'"),

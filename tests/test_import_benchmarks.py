@@ -425,6 +425,36 @@ def test_a_link_that_is_slower_than_tables_of_a_base_is_said() -> None:
     assert "contradiction: collectives.all_to_all.alone: " in said and "rows contradict the resources" in said
 
 
+def test_p2p_of_mixed_gpus_names_each_and_their_groups() -> None:
+    cards = ["GeForce RTX 4090"] * 2 + ["GeForce RTX 5090"] * 2 + ["RTX A6000"] + ["GeForce RTX 3090"] * 2
+    groups = ({0, 1}, {2, 3}, {4, 5, 6})
+    near = [[int(any({a, b} <= group for group in groups)) for b in range(7)] for a in range(7)]
+    rates = [[900.0 if a == b else 24.0 if near[a][b] else 6.0 for b in range(7)] for a in range(7)]
+    text = p2p_output(rates, near)
+    for gpu, card in enumerate(cards):
+        text = text.replace(f"Device: {gpu}, NVIDIA RTX A6000,", f"Device: {gpu}, NVIDIA {card},", 1)
+    Path("p2p.txt").write_text(text)
+    done("import", "p2p", "p2p.txt", "-o", "mixed.yaml")
+    made = load_profile("mixed.yaml")
+    assert [made.device_of(g).name for g in range(7)] == [f"NVIDIA {card}" for card in cards]
+    assert made.topology.peers == ((0, 1), (2, 3), (4, 5, 6)) and not contradictions(made)
+
+
+def test_documentation_and_grace_outputs_of_nvbandwidth_are_read() -> None:
+    rows = "memcpy CE CPU(row) -> GPU(column) bandwidth (GB/s)\n          0         1\n0     26.03     25.94\n"
+    (found,) = [read_nvbandwidth_text(lines_of(("Running host_to_device_memcpy_ce.\n" + rows).encode(), "f"), "f")]
+    assert found.row(H2D) == [26.03, 25.94]
+    grace = nvbandwidth_text({H2D: [359.05], D2H: [377.15]}, "NVIDIA GB300")
+    grace = grace.replace("Device 0", "station-1\nDevice 0").replace(
+        "CUDA Runtime", "CUDA Driver Version: 13000\nCUDA Runtime"
+    )
+    grace += "\nRunning device_to_device_memcpy_read_ce.\nWaived: \n"
+    Path("grace.txt").write_text(grace)
+    said = done("import", "nvbandwidth", "grace.txt", "-o", "grace.yaml").stderr
+    assert "359.1 GB/s on gpu0 is above its link, PCIe Gen6 x16" in said
+    assert together(load_profile("grace.yaml"), ("h2d", 0)) == [pytest.approx(359.1)]
+
+
 def test_old_text_and_json_of_nvbandwidth_say_the_same() -> None:
     one = read_nvbandwidth_json(nvbandwidth_json(PAIRS).encode(), "f")
     other = read_nvbandwidth_text(lines_of(nvbandwidth_text(PAIRS).encode(), "f"), "f")

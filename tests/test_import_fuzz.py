@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import nccl_topologies as nccl
 import pytest
 import topo_dumps as dumps
-from benchmark_outputs import line_times, nccl_output, nvbandwidth_json, nvbandwidth_text, p2p_output
+from benchmark_outputs import (
+    line_times,
+    nccl_json,
+    nccl_output,
+    nvbandwidth_json,
+    nvbandwidth_text,
+    p2p_output,
+    rccl_json,
+)
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sim.cli import main
 
@@ -21,14 +34,17 @@ RATES = {
 }
 SIZES = (2**14, 2**20, 2**26)
 GOOD = {
-    "topo": [dumps.DGX_A100, dumps.NESTED, dumps.NO_AFFINITY, dumps.WIDE],
+    "topo": [dumps.DGX_A100, dumps.NESTED, dumps.NO_AFFINITY, dumps.WIDE, nccl.SWITCHES, nccl.DGX_H200, nccl.RCCL],
     "nvbandwidth": [nvbandwidth_json(RATES), nvbandwidth_text(RATES)],
     "nccl-tests": [
         nccl_output("all_reduce", 4, line_times(20, 9, SIZES)),
         nccl_output("alltoall", 2, line_times(20, 9, SIZES), root=False),
+        nccl_json("all_reduce", 2, line_times(20, 9, SIZES)),
+        rccl_json("AllGather", 2, line_times(20, 9, SIZES), 0.5),
     ],
     "p2p": [p2p_output([[600.0, 20.0], [20.0, 600.0]], [[1, 1], [1, 1]])],
 }
+GOOD["host"] = [one for group in list(GOOD.values()) for one in group]
 COUNT = 14
 
 
@@ -78,20 +94,43 @@ def twice(random: Random, text: str) -> bytes:
 DAMAGE: tuple[Callable[[Random, str], bytes], ...] = (cut, shuffled, mixed, odd_bytes, odd_words, huge_line, twice)
 
 
+def judged(command: str, content: bytes) -> None:
+    """Import `content` of a file here: it becomes a profile, or is refused in one line that names it."""
+    Path("given.txt").write_bytes(content)
+    Path("out.yaml").unlink(missing_ok=True)
+    done = CliRunner().invoke(main, ["import", command, "given.txt", "-o", "out.yaml"])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code in (0, 2), done.output
+    assert Path("out.yaml").exists() == (done.exit_code == 0)
+    if done.exit_code == 2:
+        assert done.stderr.startswith("Error: given.txt: "), done.stderr
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with contextlib.chdir(tmp_path_factory.mktemp("fuzz")):
+        yield
+
+
 @pytest.mark.parametrize("command", GOOD)
-def test_damaged_outputs_are_imported_or_refused(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for number in range(COUNT):
-        random = Random(f"{command}:{number}")
-        content = DAMAGE[number % len(DAMAGE)](random, random.choice(GOOD[command]))
-        Path("given.txt").write_bytes(content)
-        Path("out.yaml").unlink(missing_ok=True)
-        done = CliRunner().invoke(main, ["import", command, "given.txt", "-o", "out.yaml"])
-        assert done.exception is None or isinstance(done.exception, SystemExit), (number, done.exception)
-        assert done.exit_code in (0, 2), (number, done.output)
-        assert Path("out.yaml").exists() == (done.exit_code == 0), number
-        if done.exit_code == 2:
-            assert done.stderr.startswith("Error: given.txt: "), (number, done.stderr)
+@settings(max_examples=max(COUNT, settings().max_examples // 4))
+@given(data=st.data())
+def test_damaged_outputs_are_imported_or_refused(command: str, data: st.DataObject) -> None:
+    random = Random(data.draw(st.integers(0, 2**32)))
+    damage = data.draw(st.sampled_from(DAMAGE))
+    content = damage(random, data.draw(st.sampled_from(GOOD[command])))
+    if data.draw(st.booleans()):
+        content = damage(random, content.decode(errors="replace"))
+    judged(command, gzip.compress(content, mtime=0) if data.draw(st.integers(0, 4)) == 0 else content)
+
+
+@pytest.mark.parametrize("command", GOOD)
+def test_bytes_of_no_format_are_refused(command: str) -> None:
+    blank = (b" " * 150_000, b"\t" * 150_000, b"\n" * 150_000, b" \n" * 80_000, b"\r\n" * 80_000)
+    for content in (b"", b"\x00" * 9000, b"\x1f\x8b", b"\xff\xfe\x00", b"<" * 5000, b"[" * 100_000, *blank):
+        judged(command, content)
+    judged(command, b"GPU0 GPU1\n" * 5_000)
+    judged(command, b"<system>" + b"<!-- -->" * 10_000)
 
 
 def odd_json(random: Random, value: object) -> object:
@@ -103,13 +142,17 @@ def odd_json(random: Random, value: object) -> object:
     return [odd_json(random, inner) for inner in value] if isinstance(value, list) else value
 
 
-def test_odd_json_is_imported_or_refused_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    good = json.loads(nvbandwidth_json(RATES))
-    for number in range(30):
-        Path("given.json").write_text(json.dumps({"nvbandwidth": odd_json(Random(number), good["nvbandwidth"])}))
-        done = CliRunner().invoke(main, ["import", "nvbandwidth", "given.json", "-o", "out.yaml"])
-        assert done.exit_code in (0, 2), (number, done.exception)
-        assert done.exit_code == 0 or done.stderr.startswith("Error: given.json: "), (number, done.stderr)
-    Path("given.json").write_text('{"nvbandwidth": ' + "[" * 100_000)
-    assert CliRunner().invoke(main, ["import", "nvbandwidth", "given.json", "-o", "out.yaml"]).exit_code == 2
+JSONS = {
+    "nvbandwidth": nvbandwidth_json(RATES),
+    "nccl-tests": nccl_json("all_reduce", 2, line_times(20, 9, SIZES)),
+    "nccl-tests of AMD": rccl_json("AllReduce", 2, line_times(20, 9, SIZES), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", JSONS)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_odd_json_is_imported_or_refused_with_its_path(name: str, seed: int) -> None:
+    good = json.loads(JSONS[name])
+    odd = odd_json(Random(seed), good) if name != "nvbandwidth" else {name: odd_json(Random(seed), good[name])}
+    judged(name.removesuffix(" of AMD"), json.dumps(odd).encode())

@@ -69,6 +69,12 @@ HOSTS = {
     "no affinities": (dumps.NO_AFFINITY, "RTX 4090", [], [(0, 1)], "none", "host"),
     "NVLink mesh": (dumps.MESH_A100, "A100", [], [(0,), (1,), (2,), (3,)], "6 pairs", "direct"),
     "wrapped by a terminal": (dumps.WIDE, "H100", [], [(0, 1), (2, 3)], "switch", "direct"),
+    "a table of Markdown": (dumps.MARKDOWN, "RTX 4090", [], [(0, 1)], "none", "host"),
+    "links of one GPU partly down": (dumps.DEGRADED, "B200", [], [FOUR], "switch", "direct"),
+    "a log with times, no nodes": (dumps.TIMED, "A10", [], [(0, 1)], "none", "host"),
+    "an indented block": (dumps.INDENTED, "L40S", [(0, 1)], [(0, 1)], "none", "direct"),
+    "lists of nodes": (dumps.NODE_LISTS, "GH200", [], [(0,), (1,)], "1 pairs", "direct"),
+    "old names of NICs": (dumps.OLD_NICS, "V100", [], [(0,), (1,)], "1 pairs", "direct"),
     "three behind one switch": (dumps.UNEVEN, "L40", [(0, 1, 2)], [(0, 1, 2, 3, 4)], "none", ((0, 1, 2),)),
 }  # fmt: skip
 
@@ -93,6 +99,12 @@ def test_a_hybrid_mesh_keeps_each_pairs_links_and_sends_the_rest_through_the_hos
     assert (rates["gpu0", "gpu1"], rates["gpu0", "gpu3"]) == (25e9, 50e9)
     assert isinstance(made.topology.peers, tuple) and {0, 4} in map(set, made.topology.peers)
     assert not any({0, 5} <= set(group) for group in made.topology.peers)
+
+
+def test_a_gpu_with_links_down_has_fewer_to_the_switch() -> None:
+    made = profile(dumps.DEGRADED, "B200")
+    rates = {link.gpus: link.each_way.value for link in made.topology.links if link.kind == "NVLink" and link.each_way}
+    assert rates == {(0, 1, 3): 18 * 50e9, (2,): 16 * 50e9}
 
 
 def test_rates_follow_from_generation_and_width_and_say_so() -> None:
@@ -151,6 +163,16 @@ def test_lspci_draws_which_gpus_share_a_switch() -> None:
     made = profile_of(host_profile(tree, Wanted(), "host", "lspci").plain, "lspci")
     assert (made.gpus, made.device.name, uplinks(made)) == (4, "NVIDIA A100 80GB PCIe", [(0, 1)])
     assert made.topology.peers == ((0, 1),)
+
+
+def test_lspci_in_a_quoted_report_with_numbers_for_names(tmp_path: Path) -> None:
+    dump, out = tmp_path / "report.md", tmp_path / "p.yaml"
+    tree = TREE.replace("GA100 [A100 PCIe 80GB]", "Device 2330")
+    dump.write_text("It shows:\n\n" + "".join(f"> {line}\n" for line in ("$ lspci -tv", *tree.splitlines())))
+    done = invoke("import", "topo", str(dump), "-o", str(out))
+    assert done.exit_code == 0, done.output
+    made = load_profile(str(out))
+    assert (made.gpus, made.device.name, uplinks(made)) == (4, "NVIDIA H100 SXM", [(0, 1)])
 
 
 RECORDS = """\

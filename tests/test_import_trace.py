@@ -174,6 +174,25 @@ def test_collectives_are_named_by_their_metadata(told: str, kind: str, tmp_path:
     assert (told == "broadcast") == any("is taken as" in note for note in made.notes.assumed)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "all_reduce"),
+        ("ncclSymkDevKernel_AllReduce_RSxLDMC_AGxSTMC_sum_bf16(ncclSymkDevWorkArgs4K)", "all_reduce"),
+        ("ncclSymDevKernel_AllGather_STMC(ncclSymDevArgs)", "all_gather"),
+        ("ncclKernel_ReduceScatter_RING_SIMPLE_Sum_half(ncclDevComm*, unsigned long, ncclWork*)", "reduce_scatter"),
+        ("void vllm::cross_device_reduce_1stage<__nv_bfloat16, 2>(vllm::RankData*, vllm::RankSignals)", "all_reduce"),
+        ("void sglang::cross_device_reduce_2stage<half, 4>(sglang::RankData*)", "all_reduce"),
+        ("void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot_lamport<1>(Params)", "all_reduce"),
+        ("two_shot_all_reduce_kernel", "all_reduce"),
+        ("multimem_all_gather_kernel", "all_gather"),
+    ],
+)
+def test_collectives_are_named_by_their_kernels(kernel: str, kind: str, tmp_path: Path) -> None:
+    made = imported(Trace(name=kernel, metadata="none").write(tmp_path / "t.json"))
+    assert made.scenario["workload"]["blocks"][1]["block"][1]["collective"]["kind"] == kind
+
+
 def test_collectives_without_metadata_take_their_time(tmp_path: Path) -> None:
     done = invoke("import", "trace", Trace(metadata="none").write(tmp_path / "t.json"), "-o", tmp_path / "s.yaml")
     assert "3 collectives of unknown bytes" in done.stderr

@@ -102,3 +102,25 @@ NO_AFFINITY = "GPU0 GPU1\nGPU0 X PHB\nGPU1 PHB X\n"
 MESH_A100 = dump(all_nvlink(4, 4), "0123")
 WIDE = wrapped(DGX_H100, 60)
 UNEVEN = dump("X P P N N/P X P N N/P P X N N/N N N X H/N N N H X", "00000")
+MARKDOWN = """\
+| | GPU0 | GPU1 | CPU Affinity | NUMA Affinity |
+|---|---|---|---|---|
+| GPU0 | X | PHB | 0-15 | N/A |
+| GPU1 | PHB | X | 0-15 | N/A |
+"""
+DEGRADED = dump("X 18 16 18/18 X 16 18/16 16 X 16/18 18 16 X", "0000")
+TIMED = "".join(
+    f"2026-01-02T03:04:05.12{n}Z {line}\n"
+    for n, line in enumerate(
+        ("\tGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID", "GPU0\t X \tPHB\t0-7\t\t\tN/A", "GPU1\tPHB\t X \t0-7\t\t\tN/A")
+    )
+)  # fmt: skip
+INDENTED = "".join(f"    {line}\n" for line in ("```", *dump("X P/P X", "00").splitlines(), "```"))
+NODE_LISTS = (
+    "\tGPU0\tGPU1\tCPU Affinity\tNUMA Affinity\tGPU NUMA ID\n"
+    "GPU0\t X \tNV18\t0-71\t0,2-17\t2\nGPU1\tNV18\t X \t72-143\t1,18-33\t18\n"
+)
+OLD_NICS = (
+    "\tGPU0\tGPU1\tmlx5_0\tib0\tCPU Affinity\nGPU0\t X \tNV2\tPIX\tPHB\t0-19,40-59\n"
+    "GPU1\tNV2\t X \tSYS\tSYS\t20-39,60-79\nmlx5_0\tPIX\tSYS\t X \tPHB\t\nib0\tPHB\tSYS\tPHB\t X\n"
+)

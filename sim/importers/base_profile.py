@@ -8,7 +8,6 @@ from typing import Any
 
 from sim.hardware import shipped
 from sim.hardware.profile_files import KEYS, profile_file, read_profile
-from sim.importers.cards import card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
 from sim.importers.host_tree import HostTree, Place
 from sim.inputs.config import InputError
@@ -52,13 +51,12 @@ def _given(value: Any) -> Any:
 
 
 def unknown_host(count: int, gpus: Sequence[str], wanted: Wanted, name: str, evidence: str) -> tuple[Plain, list[str]]:
-    """A host of which only the number of GPUs is known, and perhaps their name: each has a root port of its own."""
+    """A host of which only the number of GPUs is known, and perhaps their names: each has a root port of its own."""
     if count < 1:
         raise InputError(evidence, "", "tells of no GPU")
     called = gpus[0] if gpus else ""
-    tree = HostTree(tuple(Place(called, 0, "", ()) for _ in range(count)), {}, (), {}, "nothing")
-    if wanted.card is None and called:
-        wanted = wanted._replace(card=card_of(called))
+    names = gpus if len(gpus) == count else (called,) * count
+    tree = HostTree(tuple(Place(name, 0, "", ()) for name in names), {}, (), {}, "nothing")
     made = host_profile(tree, wanted, name, evidence)
     remark = (
         f"nothing tells how the {count} GPUs are joined: each is taken to have a PCIe link of its own to one memory; "

@@ -55,7 +55,7 @@ class Fabric(NamedTuple):
             else widest * 3
         )
         complete = len(tree.nvlinks) == count * (count - 1) // 2
-        switched = complete and count > 2 and widest * (count - 1) > own and len(set(tree.nvlinks.values())) == 1
+        switched = complete and count > 2 and min(tree.nvlinks.values()) * (count - 1) > own
         name = "xGMI" if card is not None and card.name.startswith("AMD") else "NVLink"
         said = f"{name}, {rate / 1e9:.4g} GB/s a link each way"
         each_way = rate * (widest if switched or count == 2 else sum(tree.nvlinks.values()) * 2 / max(count, 1))
@@ -151,17 +151,20 @@ class TreeTopology:
         fabric, count = self.fabric, len(self.tree.places)
         if not fabric.direct:
             return
-        if fabric.switched or (count == 2 and fabric.direct):
-            links = max(self.tree.nvlinks.values())
-            source = f"assumed: {fabric.generation}, {links} of them, vendor datasheet"
-            if fabric.switched:
-                self.nodes["nvswitch"] = {"kind": "nvswitch"}
-            ends = ["gpu{gpu}", "nvswitch"] if fabric.switched else ["gpu0", "gpu1"]
-            self.edges.append(
-                {"ends": ends, "kind": "NVLink", "each_way": number(quantity(links * fabric.rate), source)}
-            )
+        if fabric.switched:
+            self.nodes["nvswitch"] = {"kind": "nvswitch"}
+            by_links: dict[int, list[int]] = {}
+            for gpu in range(count):  # one whose links are partly down has fewer to all others
+                own = max(links for pair, links in self.tree.nvlinks.items() if gpu in pair)
+                by_links.setdefault(own, []).append(gpu)
+            for links, gpus in by_links.items():
+                edge: Plain = {"ends": ["gpu{gpu}", "nvswitch"], "kind": "NVLink", "each_way": self._nvlinks(links)}
+                self.edges.append(edge | ({"gpus": gpus} if len(by_links) > 1 else {}))
             return
         for (a, b), links in self.tree.nvlinks.items():
-            source = f"assumed: {fabric.generation}, {links} of them, vendor datasheet"
-            each = number(quantity(links * fabric.rate), source)
-            self.edges.append({"ends": [f"gpu{a}", f"gpu{b}"], "kind": "NVLink", "each_way": each})
+            self.edges.append({"ends": [f"gpu{a}", f"gpu{b}"], "kind": "NVLink", "each_way": self._nvlinks(links)})
+
+    def _nvlinks(self, links: int) -> Plain:
+        """What so many NVLinks move each way."""
+        source = f"assumed: {self.fabric.generation}, {links} of them, vendor datasheet"
+        return number(quantity(links * self.fabric.rate), source)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sim.importers.host_tree import HostTree, Place
+from sim.importers.pci_devices import name_of
 from sim.importers.pci_links import WIDTHS, PciLink, generation_of
 from sim.importers.text_lines import Line
 
@@ -57,6 +58,11 @@ def _is_gpu(text: str) -> bool:
 
 
 def _name(text: str) -> str:
+    """The GPU's name, in brackets or by its number where lspci has no name for it."""
+    if (numbers := re.search(r"\bDevice ([0-9a-f]{4})\b|\[10de:([0-9a-f]{4})\]", text)) is not None:
+        known = name_of("10de", numbers[1] or numbers[2])
+        if known:
+            return known
     inner = re.search(r"\[([^\[\]]*(?:[A-Z]+\d|RTX|Tesla|Quadro|Radeon|Instinct)[^\[\]]*)\]", text)
     return (inner[1] if inner else re.sub(r"^NVIDIA Corporation\s*", "", text)).strip()
 

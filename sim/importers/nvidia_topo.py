@@ -48,7 +48,7 @@ def read_matrix(lines: Sequence[Line]) -> Matrix:
     Raises:
         MatrixError: there is none, a row is cut off or has a word that means nothing, or two rows contradict.
     """
-    clean = [Line(n, re.sub(r"^[\s>|]*(?=GPU\d|NIC\d|\w+_\d)", _indent, text)) for n, text in lines]
+    clean = [Line(n, re.sub(r"^[\s>|]*(?=GPU\d|NIC\d|\w+_\d)", _indent, _cells(text))) for n, text in lines]
     start = next((i for i, line in enumerate(clean) if _is_header(line.text)), None)
     if start is None:
         raise MatrixError("has no header of `nvidia-smi topo -m` (GPU0 GPU1 ...)")
@@ -80,6 +80,13 @@ def read_matrix(lines: Sequence[Line]) -> Matrix:
     gpus = tuple(c for c in columns if _GPU.fullmatch(c))
     _check(gpus, cells)
     return Matrix(gpus, tuple(c for c in columns if c not in gpus), cells, affinity)
+
+
+def _cells(text: str) -> str:
+    """A row of a Markdown table as the columns that it shows; any other line as it is."""
+    if not text.lstrip().startswith("|") or text.count("|") < 3:
+        return text
+    return re.sub(r" *\| *", "\t", text.strip().strip("|").strip(" "))
 
 
 def _indent(match: re.Match[str]) -> str:

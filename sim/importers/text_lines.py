@@ -10,12 +10,14 @@ from typing import NamedTuple
 from sim.inputs.config import InputError
 from sim.inputs.input_files import MAX_BYTES, read_bytes
 
-MAX_LINE = 20_000
-"""Characters of a line that are read; no line of these formats has as many."""
+MAX_LINE = 4_000
+"""Characters of a line that are read; no line of these formats has as many, but what logs print beside them may."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|\x1b[=>()][AB0]?|[\x00\x07\x08]")
 _LAUNCHER = re.compile(r"^(?:\[\d+,\d+\]<std(?:out|err)>:|\s*\d+: (?=\s*[#\d])|\d{4}-\d\d-\d\d[T ][\d:.,]+Z? )")
 """What mpirun, srun and log collectors put before each line of a rank."""
+_QUOTED = re.compile(r"^(?:> ?){1,5}")
+"""What mail and reports put before lines that they quote."""
 
 
 class Line(NamedTuple):
@@ -52,9 +54,7 @@ def lines_of(content: bytes, source: str) -> list[Line]:
         text = content.decode("utf-8-sig", errors="replace")
     lines = []
     for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > MAX_LINE:
-            raise InputError(source, "", f"line {number}: has {len(line)} characters, expected at most {MAX_LINE}")
-        lines.append(Line(number, _LAUNCHER.sub("", _ESCAPES.sub("", line)).rstrip()))
+        lines.append(Line(number, _LAUNCHER.sub("", _QUOTED.sub("", _ESCAPES.sub("", line[:MAX_LINE]))).rstrip()))
     return lines
 
 

@@ -15,11 +15,15 @@ from sim.importers.text_lines import Line, lines_of, unpacked
 from sim.inputs.config import InputError
 from sim.inputs.other_formats import refuse_other
 
-_NAMED = re.compile(r"\|\s+\d+\s+(\S.*?)\s+(?:On|Off|N/A)\s+\||\AGPU \d+: (.*?) \(UUID")
-"""A GPU in the table of nvidia-smi, or in its list."""
+_NAMED = re.compile(
+    r"\|\s+\d+\s+(\S.*?)\s+(?:On|Off|N/A)\s+\||\AGPU \d+: (.*?) \(UUID|\A\d+, ((?:NVIDIA|AMD|Tesla) [^,]+),"
+)
+"""A GPU in the table of nvidia-smi, in its list, or in the answer to a query."""
 _TREE = re.compile(r"\s*-(?:\+-|-)?\[[0-9a-f:]+\]-|[ |]*[+\\]-\[[0-9a-f]{4}:[0-9a-f]{2}\]-")
 _RECORD = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7] \S")
 """Lines that only `lspci -tv`, or only a list of `lspci`, has."""
+_WIDE = 200
+"""Characters of a line that may name a GPU."""
 _HEAD = 4096
 """Bytes in which an XML file's first element begins, after comments and its declaration."""
 
@@ -57,7 +61,8 @@ def _read(file: Path) -> HostTree:
         tree = tree_of(read_matrix(lines))
     except (MatrixError, LspciError) as error:
         raise InputError(source, "", str(error)) from None
-    names = [next(filter(None, m.groups())) for line in lines if (m := _NAMED.search(line.text)) is not None]
+    told = [m for line in lines if (m := _NAMED.search(line.text[:_WIDE])) is not None]
+    names = [next(filter(None, m.groups())) for m in told]
     places = tree.places
     if len(names) >= len(places):
         places = tuple(p._replace(name=name) for p, name in zip(places, names, strict=False))
@@ -65,7 +70,7 @@ def _read(file: Path) -> HostTree:
 
 
 def _has_matrix(lines: Sequence[Line]) -> bool:
-    return any(re.match(r"[\s>|]*GPU\d+\s+(?:X|GPU\d|CPU)", line.text) for line in lines)
+    return any(re.match(r"[\s>|]{,99}GPU\d+(?: \|)?\s+(?:X|GPU\d|CPU)", line.text) for line in lines)
 
 
 def _together(one: HostTree, other: HostTree) -> HostTree:

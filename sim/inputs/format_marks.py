@@ -64,7 +64,7 @@ MARKUP = (
     _of("a topology of lstopo (XML)", r'<!DOCTYPE topology|<topology\b|<object type="Machine"', "topo"),
     _of(
         "a topology of NCCL (XML)",
-        r"<system\b[^>]{,200}>(?:\s|<!--.{,2000}?-->)*<(?:cpu|pci|gpu)\b",
+        r"<system\b[^>]{,200}>.{,2000}?<(?:cpu|pci|gpu)\b",
         "topo",
         flags=re.DOTALL,
     ),
@@ -77,7 +77,7 @@ MARKUP = (
 TEXT = (
     _of(
         "the output of nccl-tests",
-        r"^(?:\s*\d+:|\[\d+,\d+\]<stdout>:)?\s*#[^\n]{,300}"
+        r"^(?:[ \t]{,20}\d{1,6}:|\[\d+,\d+\]<stdout>:)?[ \t]{,40}#[^\n]{,300}"
         r"(?:\balgbw\b|\bbusbw\b|\bnccl-tests\b|\bnThread\b|Avg bus band)",
         "nccl-tests",
         flags=_LINES,
@@ -97,7 +97,8 @@ TEXT = (
     ),
     _of(
         "the output of nvidia-smi topo -m",
-        r"^[ \t>|]*(?:\x1b\[4m)?[ \t]*GPU0(?:\x1b\[0m)?\s+(?:\x1b\[4m)?(?:GPU\d|CPU Affinity|NIC\d|NUMA|mlx\d|X\s)",
+        r"^[ \t>|]{,99}(?:\x1b\[4m)?[ \t]{,99}GPU0(?:\x1b\[0m)?(?: \|)?\s+(?:\x1b\[4m)?"
+        r"(?:GPU\d|CPU Affinity|NIC\d|NUMA|mlx\d|X\s)",
         "topo",
         flags=_LINES,
     ),

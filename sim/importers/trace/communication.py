@@ -9,8 +9,15 @@ from typing import NamedTuple
 from sim.importers.trace.kineto import Args, Distributed, plain, whole, words
 from sim.program import CollectiveKind
 
-_KERNEL = re.compile(r"^(?:nccl|rccl)(?:Dev)?(?:Kernel)?_?([A-Za-z]+)", re.IGNORECASE)
-"""`ncclKernel_AllReduce_RING_LL_Sum_float(...)`, `ncclDevKernel_SendRecv(...)`, `ncclAllReduceRingLLKernel_...`."""
+_KERNEL = re.compile(r"^(?:nccl|rccl)(?:Symk?)?(?:Dev)?(?:Kernel)?_?([A-Za-z]+)", re.IGNORECASE)
+"""`ncclKernel_AllReduce_RING_LL_Sum_float(...)`, `ncclDevKernel_SendRecv(...)`, `ncclAllReduceRingLLKernel_...`,
+`ncclSymkDevKernel_AllReduce_...` (on symmetric memory)."""
+_OWN_KERNELS = re.compile(
+    r"cross_device_reduce_(?:1|2)stage|(?:one|two)_?shot_all_?reduce|multimem_all_?reduce|allreduce_fusion_kernel|"
+    r"(multimem_all_?gather)",
+    re.IGNORECASE,
+)
+"""Collectives that vLLM, SGLang, PyTorch (symmetric memory), FlashInfer and TensorRT-LLM bring."""
 
 _KINDS: tuple[tuple[str, CollectiveKind], ...] = (
     ("alltoall", "all_to_all"),
@@ -58,8 +65,16 @@ class Exchange(NamedTuple):
 
 
 def is_collective(kernel: str) -> bool:
-    """Whether a kernel of this name is NCCL's or RCCL's."""
-    return _KERNEL.match(kernel) is not None
+    """Whether a kernel of this name is NCCL's or RCCL's, or a collective that a runtime brings."""
+    return _called(kernel) is not None
+
+
+def _called(kernel: str) -> str | None:
+    """What a kernel's name says of its collective; None for other kernels."""
+    if (found := _KERNEL.match(kernel)) is not None:
+        return found[1]
+    own = _OWN_KERNELS.search(kernel[:400])
+    return None if own is None else "all_gather" if own[1] else "all_reduce"
 
 
 def exchange(kernel: str, args: Args | None, distributed: Distributed | None) -> Exchange:
@@ -67,8 +82,8 @@ def exchange(kernel: str, args: Args | None, distributed: Distributed | None) ->
     name = words(args.collective if args else None)
     kind = kind_of(name) if name else None
     if kind is None:
-        found = _KERNEL.match(kernel)
-        kind, name = (kind_of(found[1]), found[1]) if found else (None, name)
+        called = _called(kernel)
+        kind, name = (kind_of(called), called) if called else (None, name)
     if args is None:
         return Exchange(kind, None, None, None, name)
     into, out = whole(args.elements_in), whole(args.elements_out)

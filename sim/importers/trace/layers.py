@@ -13,6 +13,9 @@ NEARLY = 0.9
 """Share of operations that a further layer has in common with those of its run: the last one often differs a little."""
 _MAX_PERIOD = 6000
 _MAX_RUNS = 12
+_MIN_PERIODS = 600
+_MAX_COMPARED = 150_000_000
+"""Pairs of operations that are compared in one search, unless that would be less than `_MIN_PERIODS` lengths."""
 
 
 class Run(NamedTuple):
@@ -72,19 +75,20 @@ def _best(row: object, cost: object, start: int, end: int) -> Run | None:
     """The run of repeats in [start, end) that covers most time; the shortest layer among those that cover as much."""
     import numpy as np
 
-    part, total = row[start:end], cost  # type: ignore[index]
+    part, total = row[start:end], np.asarray(cost)  # type: ignore[index]
     size = end - start
     best: Run | None = None
     most = 0.0
-    for length in range(MIN_LENGTH, min(size // 2, _MAX_PERIOD) + 1):
+    for length in range(MIN_LENGTH, min(size // 2, _MAX_PERIOD, max(_MIN_PERIODS, _MAX_COMPARED // max(size, 1))) + 1):
         same = np.concatenate([[False], part[length:] == part[:-length], [False]])
         edges = np.flatnonzero(same[1:] != same[:-1])
-        for first, behind in zip(edges[::2], edges[1::2], strict=True):
-            count = (behind - first) // length + 1
-            if count < 2:
-                continue
-            run = Run(start + int(first), length, int(count))
-            covered = float(total[run.end] - total[run.start])  # type: ignore[index]
-            if covered > most * (1 + 1e-3):
-                best, most = run, covered
+        first, behind = edges[::2], edges[1::2]
+        long = behind - first >= length
+        if not long.any():
+            continue
+        first, repeat = first[long], (behind[long] - first[long]) // length + 1
+        covered = total[start + first + repeat * length] - total[start + first]
+        longest = int(np.argmax(covered))
+        if covered[longest] > most * (1 + 1e-3):
+            best, most = Run(start + int(first[longest]), length, int(repeat[longest])), float(covered[longest])
     return best

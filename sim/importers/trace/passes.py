@@ -12,7 +12,9 @@ from sim.importers.trace.operations import Operation, RankTrace
 
 STRICTNESS = (1.0, 0.999, 0.99, 0.98)
 """Shares of operations that must be the same one period later, tried one after the other."""
-_MAX_CANDIDATES = 2000
+_MAX_CANDIDATES, _MIN_CANDIDATES = 2000, 300
+_MAX_COMPARED = 100_000_000
+"""Pairs of tokens that are compared for one token that tells the period, unless that would be too few candidates."""
 
 
 class Pass(NamedTuple):
@@ -106,13 +108,22 @@ def repeats_after(tokens: Sequence[Hashable]) -> int | None:
     numbers: dict[Hashable, int] = {}
     row = np.array([numbers.setdefault(t, len(numbers)) for t in tokens])
     often = Counter(row.tolist())
+    shares: dict[int, float] = {}
+
+    def equal(period: int) -> float:
+        """The share of tokens that are the same `period` later."""
+        if period not in shares:
+            shares[period] = float((row[period:] == row[:-period]).mean())
+        return shares[period]
+
+    most = min(_MAX_CANDIDATES, max(_MIN_CANDIDATES, _MAX_COMPARED // count))
     for share in STRICTNESS:
         # some token that repeats least often tells the period
         for rare in sorted((t for t in often if often[t] > 1), key=lambda t: often[t])[:3]:
             (at,) = np.nonzero(row == rare)
             distances = sorted({int(at[-1] - other) for other in at[:-1]} | {int(b - a) for a, b in pairwise(at)})
-            for period in distances[:_MAX_CANDIDATES]:
-                if period <= count // 2 and (row[period:] == row[:-period]).mean() >= share:
+            for period in distances[:most]:
+                if period <= count // 2 and equal(period) >= share:
                     return period
     return None
 
