@@ -70,6 +70,63 @@ def test_stages_that_mirror_several_others_send_to_each(n: int, patches: int) ->
         assert moved(program, stage, "skips", Send, 2) == expected
 
 
+class Memory:
+    """The skips of one rank, as its commands use them in their order: who wrote each place, and who reads it."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.wrote: dict[int, int] = {}
+        """Byte -> the layer that wrote there last."""
+        self.sent: dict[int, list[dict[int, int]]] = {}
+        """Peer -> of each message, which layer wrote each byte of it where something starts."""
+        self.received: dict[int, tuple[int, int, int]] = {}
+        """Peer -> number of the last message, and the bytes from where to where it lies."""
+        self.read: list[tuple[int, int | None, int, int]] = []
+        """(Layer, peer whose message it reads or None, number of the message, byte of it); of memory: who wrote it."""
+
+    def use(self, c: object) -> None:
+        """What a command does."""
+        if isinstance(c, PointToPoint) and c.name == "skips":
+            [t] = c.transfers
+            if isinstance(t, Send):
+                inside = {at - t.offset: layer for at, layer in self.wrote.items() if 0 <= at - t.offset < t.bytes}
+                self.sent.setdefault(t.peer, []).append(inside)
+            else:
+                number = self.received.get(t.peer, (-1, 0, 0))[0] + 1
+                self.received[t.peer] = number, t.offset, t.offset + t.bytes
+        elif isinstance(c, Kernel):
+            for m in (m for op in c.ops for m in op.operands() if m.buffer == "skips"):
+                self._touch(2 * m.offset, self.first + c.layer, c.name == "skip")
+
+    def _touch(self, at: int, layer: int, writes: bool) -> None:
+        came = [(peer, number, at - a) for peer, (number, a, b) in self.received.items() if a <= at < b]
+        if writes:
+            assert not came
+            self.wrote[at] = layer
+        elif came:
+            [(peer, number, byte)] = came
+            self.read.append((layer, peer, number, byte))
+        else:
+            self.read.append((layer, None, 0, self.wrote[at]))
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.sampled_from([1, 2, 3, 4, 5]), st.sampled_from([1, 3]), st.sampled_from([1, 2]))
+def test_each_layer_reads_what_its_mirror_wrote(n: int, patches: int, batch: int) -> None:
+    """Wherever it lies on both ranks, in each message."""
+    layout = {"pipeline": n, "patches": patches if n > 1 else 1}
+    program = scenario(layout, n, layers=12, batch=batch, steps=3).program()
+    each = [12 // n + (stage < 12 % n) for stage in range(n)]
+    memories = [Memory(sum(each[:rank])) for rank in range(n)]
+    for memory, rank in zip(memories, program.ranks, strict=True):
+        for c in rank.commands():
+            memory.use(c)
+    read = [(rank, *entry) for rank, memory in enumerate(memories) for entry in memory.read]
+    assert {layer for _, layer, *_ in read} == {layer for layer in range(12) if layer * L // 12 > 20}
+    for rank, layer, peer, number, at in read:
+        assert (at if peer is None else memories[peer].sent[rank][number][at]) == 11 - layer
+
+
 def test_stages_of_given_sizes_send_for_as_many_layers() -> None:
     layout = {"pipeline": 4, "patches": 4, "stage_layers": [8, 12, 12, 8]}
     program = scenario(layout, 4).program()

@@ -58,6 +58,8 @@ class Layout(Config, frozen=True):
 
     def __str__(self) -> str:
         words = " x ".join(f"{name} {size}" for name, size in self.sizes.items() if size > 1) or "1 rank"
+        if self.stage_layers:
+            words += f" of {', '.join(map(str, self.stage_layers))} layers"
         return f"{words} in {self.patches} patches" if self.patches > 1 else words
 
     def stage(self, stage: int, count: int) -> range:
