@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from sim.cli import main
 from sim.fluid import rates_together
 from sim.hardware import Profile, load_profile, shipped
+from sim.hardware.collectives import isolated_time, sent_per_rank
 from sim.hardware.profile_check import contradictions
 from sim.importers.cards import CARDS, card_of
 from sim.importers.host_profile import Wanted, host_profile, profile_of
@@ -368,6 +369,17 @@ def test_options_that_say_nothing_are_refused(tmp_path: Path, options: list[str]
     done = invoke("import", "topo", str(dump), "-o", str(tmp_path / "p.yaml"), *options)
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert told in done.stderr and not (tmp_path / "p.yaml").exists()
+
+
+def test_two_cards_behind_one_switch_are_slower_together_than_two_on_different_sockets() -> None:
+    # NCCL issue 1309: RTX 4090s without P2P, where a pair behind one switch shares its uplink in both directions
+    made = profile(dumps.dump("X P S S/P X S S/S S X P/S S P X", "0011"), "RTX 4090")
+    assert uplinks(made)[0] == (0, 1) and not contradictions(made)
+    for kind in ("all_reduce", "all_to_all"):
+        same, other = (isolated_time(made, kind, 100_000_000, gpus) for gpus in ((0, 1), (0, 2)))
+        table = made.collective_class(kind).alone
+        assert same > 1.1 * other, kind
+        assert other == pytest.approx(table.at(sent_per_rank(kind, 100_000_000, 2)), rel=0.02)
 
 
 def test_every_card_is_found_by_its_own_name_and_has_a_link() -> None:

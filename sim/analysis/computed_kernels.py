@@ -36,8 +36,8 @@ def computes_kernels(scenario: Scenario, profile: Profile) -> bool:
 
 def _blocks(workload: Explicit) -> Iterator[Iterable[Item]]:
     yield workload.block or ()
-    yield from (part.block for part in workload.blocks or ())
-    yield from (part.block for part in (*workload.before, *workload.after))
+    yield from (blocks.block for blocks in workload.blocks or ())
+    yield from (phase.block for phase in (*workload.before, *workload.after))
 
 
 def _computed(block: Iterable[Item]) -> bool:

@@ -40,6 +40,9 @@ class Check(NamedTuple):
     isolated_s: float
     bottlenecks: tuple[str, ...]
     """Resources that are full while it runs; `holds` in JSON."""
+    gpus: tuple[int, ...]
+    """Where the ranks sit: on the first GPUs; of a table that another host's was scaled to, spread over the host where
+    these share too narrow a link, as such a table is of no placement."""
 
     @property
     def error(self) -> float:
@@ -82,6 +85,7 @@ def to_plain(profile: Profile, checks: Sequence[Check]) -> dict[str, object]:
     for check in checks:
         row = check._asdict()
         row["holds"] = row.pop("bottlenecks")
+        row["gpus"] = list(row["gpus"])
         rows.append({**row, "error": check.error, "contradicts": check.contradicts})
     return {"profile": profile.name, "contradictions": summaries(checks), "rows": rows}
 
@@ -131,14 +135,19 @@ def _is_whole(profile: Profile, kind: CollectiveKind, ranks: int) -> bool:
 def _rows(profile: Profile, kind: CollectiveKind, ranks: int, path: str, table: IsolatedTimes) -> Iterator[Check]:
     for sent, seconds in zip(table.bytes, table.seconds, strict=True):
         buffer = round(sent / sent_per_rank(kind, 1, ranks))
-        isolated = isolated_time(profile, kind, buffer, range(ranks))
-        check = Check(path, kind, ranks, buffer, float(seconds), isolated, ())
-        yield check._replace(bottlenecks=_full(profile, kind, buffer, ranks)) if check.contradicts else check
+        gpus = tuple(range(ranks))
+        isolated = isolated_time(profile, kind, buffer, gpus)
+        check = Check(path, kind, ranks, buffer, float(seconds), isolated, (), gpus)
+        if check.contradicts and table.scaled_from:
+            spread = tuple(rank * profile.gpus // ranks for rank in range(ranks))
+            apart = check._replace(isolated_s=isolated_time(profile, kind, buffer, spread), gpus=spread)
+            check = min(check, apart, key=lambda c: c.isolated_s)
+        yield check._replace(bottlenecks=_full(profile, kind, buffer, check.gpus)) if check.contradicts else check
 
 
-def _full(profile: Profile, kind: CollectiveKind, size: int, ranks: int) -> tuple[str, ...]:
+def _full(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]) -> tuple[str, ...]:
     """Resources that a collective of one phase fills as it begins."""
-    specs = [spec for phase in flows(profile, kind, size, range(ranks)) for spec, _ in phase.flows]
+    specs = [spec for phase in flows(profile, kind, size, gpus) for spec, _ in phase.flows]
     load = [0.0] * len(profile.capacities)
     for spec, rate in zip(specs, rates_together(specs, profile.capacities), strict=True):
         for resource, multiplier in spec.route:

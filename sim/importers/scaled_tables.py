@@ -82,7 +82,7 @@ def fit_tables(plain: Plain, profile_of: Callable[[Plain, str], Profile], source
         if not check.contradicts or not is_scaled(table):
             continue
         share = sent_per_rank(check.kind, 1, check.ranks)
-        times = [isolated_time(profile, check.kind, round(size / share), range(check.ranks)) for size in table["bytes"]]
+        times = [isolated_time(profile, check.kind, round(size / share), check.gpus) for size in table["bytes"]]
         table["seconds"] = [float(f"{t * (1 + TOLERANCE / 4):.6g}") for t in times]
         if _SLOWED not in table["source"]:
             table["source"] += _SLOWED
