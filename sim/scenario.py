@@ -19,7 +19,8 @@ from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.input_files import read_bytes, text_of
 from sim.inputs.notebook_html import html_text
-from sim.inputs.other_formats import foreign_content, foreign_text, is_scenario, other_file
+from sim.inputs.other_formats import foreign_content, foreign_text
+from sim.inputs.own_formats import SCENARIO, other_than
 from sim.inputs.shipped_files import is_file
 from sim.inputs.yaml_files import parse_yaml
 from sim.policies import Decided, Policy
@@ -66,7 +67,8 @@ def plain_of(content: bytes, source: str) -> Any:
         if (problem := foreign_text(content)) is None:
             raise
         raise InputError(source, "", problem.replace("FILE", shlex.quote(source))) from None
-    problem = None if is_scenario(data) else other_file(data) or foreign_text(content)
+    ours = isinstance(data, Mapping) and data.keys() & SCENARIO
+    problem = None if ours else other_than("scenario", data, source) or foreign_text(content)
     if problem is not None:
         raise InputError(source, "", problem.replace("FILE", shlex.quote(source)))
     return data

@@ -10,6 +10,7 @@ from sim.hardware.inheritance import merged
 from sim.inputs.config import InputError
 from sim.inputs.faults import shown
 from sim.inputs.other_formats import foreign_content, foreign_text
+from sim.inputs.own_formats import other_than
 from sim.inputs.shipped_files import ShippedFiles, is_there
 from sim.inputs.yaml_files import read_yaml
 
@@ -30,6 +31,8 @@ def read_profile(file: Path) -> Any:
     heirs: list[tuple[Path, Any]] = []
     seen: list[Path] = []
     data = _plain(file)
+    if (problem := other_than("profile", data, str(file))) is not None:
+        raise InputError(str(file), "", problem)
     while isinstance(data, dict) and "like" in data:
         seen.append(file.resolve())
         base = _base_of(data["like"], file)

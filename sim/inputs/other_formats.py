@@ -11,12 +11,11 @@ from typing import Any
 
 from sim.inputs.config import InputError
 from sim.inputs.format_marks import BINARY, JSON, MARKUP, PROTOBUF, SUFFIXES, TEXT, Format
+from sim.inputs.own_formats import kind_of, named
 
 _HEAD = 2**18
 """Bytes at a file's start that are looked at; compressed ones are unpacked up to this size."""
 _GZIP = b"\x1f\x8b"
-_SCENARIO = {"workload", "policy", "world_size"}
-_PROFILE = {"topology", "like", "gpus"}
 
 
 def foreign_content(given: Path | bytes) -> str | None:
@@ -56,49 +55,23 @@ def refuse_other(content: bytes, source: str, command: str) -> None:
     if any(one.command == command and one.pattern.search(text) for one in known):
         return
     found = _first(known, text)
-    if found is None and (ours := _ours(text)) is not None:
+    if found is None and (ours := _ours(text, source)) is not None:
         raise InputError(source, "", ours)
     if found is not None:
         raise InputError(source, "", f"is {found.name}: {_advice(found)}".replace("FILE", shlex.quote(source)))
 
 
-def _ours(text: str) -> str | None:
+def _ours(text: str, source: str) -> str | None:
     """What a file of ours is, by its keys at the start of lines."""
-    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
-    if keys >= {"workload", "policy"} or keys >= {"hardware", "workload"}:
-        return "is a scenario: run it with `chunkflow-sim run`"
-    if "name" in keys and keys & _PROFILE:
-        return "is a hardware profile: give it as --into, to fill it in, or as --hardware"
-    return None
+    keys = dict.fromkeys(re.findall(r"^(\w+):", text, re.MULTILINE))
+    if kind_of(keys) == "profile":
+        return "is a hardware profile: give it as --into, to fill it in, or as --hardware" if "name" in keys else None
+    return None if len(keys) < 2 else named(keys, source)
 
 
-def other_file(data: Any) -> str | None:
-    """What is wrong with giving plain data as a scenario, if they are another file of ours; else None."""
-    if not isinstance(data, Mapping) or data.keys() & _SCENARIO:
-        return None
-    if "scenario" in data and data.keys() & {"axes", "cases", "x", "plot"}:
-        return "is an experiment, no scenario: run it with `chunkflow-sim experiment FILE`"
-    if "transformer" in data:
-        return "is a model's shapes, no scenario: give its path as workload.model, or see `chunkflow-sim models FILE`"
-    if data.keys() & _PROFILE:
-        return "is a hardware profile, no scenario: give it as `hardware` in a scenario"
-    return None
-
-
-def is_scenario(data: Any) -> bool:
-    """Whether plain data have a key that only scenarios have."""
-    return isinstance(data, Mapping) and bool(data.keys() & _SCENARIO)
-
-
-def other_than_model(data: Any) -> str | None:
-    """What is wrong with giving plain data as a model's shapes, if they are another known kind of file; else None."""
-    if not isinstance(data, Mapping) or "transformer" in data:
-        return None
-    if "workload" in data:
-        return "is a scenario, no model's shapes"
-    if data.keys() & _PROFILE:
-        return "is a hardware profile, no model's shapes"
-    if data.keys() & {"_class_name", "num_attention_heads", "architectures"}:
+def published_configuration(data: Any) -> str | None:
+    """What is wrong with giving plain data as a model's shapes, if they are a published model's own; else None."""
+    if isinstance(data, Mapping) and data.keys() & {"_class_name", "num_attention_heads", "architectures"}:
         return "is the configuration of a published model: write its shapes as docs/models.md shows"
     return None
 

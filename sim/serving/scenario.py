@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -12,6 +12,7 @@ from sim.hardware import MAX_GPUS, profile_file
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.input_files import read_text
+from sim.inputs.own_formats import other_than
 from sim.inputs.shipped_files import is_file
 from sim.inputs.units import Bytes, Number, Seconds
 from sim.inputs.yaml_files import parse_yaml
@@ -96,8 +97,7 @@ def read_plain(file: Path) -> Any:
 def plain_of(text: str, source: str, folder: Path) -> Any:
     """The plain data of a serving scenario's text; paths in it are relative to `folder`. Raises `InputError`."""
     data = parse_yaml(text, source)
-    if isinstance(data, Mapping) and data.keys() & {"workload", "policy", "world_size"}:
-        problem = "is a scenario of steps, no serving scenario: run it with `chunkflow-sim run`"
+    if (problem := other_than("serving scenario", data, source)) is not None:
         raise InputError(source, "", problem)
     return with_files_of(folder, data)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from sim.inputs import units
 from sim.inputs.config import Config, InputError, convert
+from sim.inputs.own_formats import other_than
 from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 from sim.scenario import with_files_of
@@ -99,6 +100,8 @@ def load_experiment(name: str) -> Experiment:
     """Load a shipped experiment by name, or a YAML file by path. Raises `InputError`."""
     file = _FILES.file(name)
     data = read_yaml(file)
+    if (problem := other_than("experiment", data, str(file))) is not None:
+        raise InputError(str(file), "", problem)
     if isinstance(data, dict):
         data["scenario"] = with_files_of(file.parent, data.get("scenario"))
     return convert(data, Experiment, str(file))

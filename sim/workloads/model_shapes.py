@@ -11,7 +11,8 @@ import msgspec
 
 from sim.inputs.config import Config, InputError, convert
 from sim.inputs.faults import Fault, refuse
-from sim.inputs.other_formats import other_than_model
+from sim.inputs.other_formats import published_configuration
+from sim.inputs.own_formats import other_than
 from sim.inputs.shipped_files import ShippedFiles
 from sim.inputs.yaml_files import read_yaml
 
@@ -231,7 +232,7 @@ def _read_model(name: str, source: str, path: str) -> Model:
         raise error.within(source or name, path) from None
     try:
         data = read_yaml(file)
-        if (problem := other_than_model(data)) is not None:
+        if (problem := other_than("model", data, str(file)) or published_configuration(data)) is not None:
             raise InputError(str(file), "", problem)
         return convert(data, Model, str(file))
     except InputError as error:
