@@ -251,3 +251,28 @@ def test_an_import_of_our_own_results_says_what_they_are(name: str) -> None:
         done = invoke("import", command, "given", "-o", "out.yaml")
         assert (done.exit_code, done.stderr.count("\n"), Path("out.yaml").exists()) == (2, 1, False), done.stderr
         assert told.split(", no ")[0].removeprefix("is ") in done.stderr
+
+
+OURS = {
+    "scenario": (["run"], "hardware: h200x1\nworld_size: 1\nworkload: {}\npolicy: {kind: resident}\n"),
+    "serving scenario": (["serve"], (SHIPPED / "serving" / "two-groups.yaml").read_text()),
+    "grid": (["serve"], (SHIPPED / "serving" / "genserve-grid.yaml").read_text()),
+    "experiment": (["experiment"], (SHIPPED / "experiments" / "aces.yaml").read_text()),
+    "model": (["models"], (SHIPPED / "models" / "wan2.2-5b.yaml").read_text()),
+    "profile": (["hardware"], (SHIPPED / "hardware" / "h200x2-gen4.yaml").read_text()),
+}
+READERS = [["run"], ["plan"], ["explain"], ["serve"], ["experiment"], ["models"], ["hardware"], ["import", "topo"]]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_own_files_are_named_by_every_command_that_reads_another_kind(name: str) -> None:
+    own, content = OURS[name]
+    Path("given").write_text(content)
+    for args in READERS:
+        if args == own or (own == ["run"] and args in (["plan"], ["explain"])):
+            continue
+        done = invoke(*args, "given", *(["-o", "out.yaml"] if args[0] == "import" else []))
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1), (args, done.stderr)
+        kind = {"grid": "serving scenario", "profile": "hardware profile"}.get(name, name)
+        assert done.stderr.startswith(f"Error: given: is a{'n' * (name == 'experiment')} {kind}"), (args, done.stderr)
+        assert own[0] in done.stderr, (args, done.stderr)

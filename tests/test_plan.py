@@ -248,6 +248,18 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
     assert f"It fits with {halved['words']}" in " ".join(plain["sentences"])
 
 
+def test_where_the_host_is_too_small_no_more_device_memory_is_asked_for(scenario: Scenario) -> None:
+    found = sim.plan(scenario, memory=22 * MIB, host_memory=2 * MIB)
+    assert found.best is None and found.needed is not None and found.needed.fits_memory
+    words = " ".join(found.sentences)
+    assert words.startswith("Nothing fits 22 MiB and the host's 2 MiB: the smallest schedule")
+    enough = found.needed.host_memory_bytes // MIB
+    assert f"It fits with --host-memory {enough}MiB or more" in words and "--memory 22MiB" not in words
+    link = next(tip for tip in found.suggestions if "host link" in tip.words)
+    assert not link.fits_memory and link.words not in words
+    assert sim.plan(scenario, memory=22 * MIB, host_memory=enough * MIB).best is not None
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -257,7 +269,7 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
         (["--gpus", "1,x"], "expected whole numbers, such as 1,2,4"),
         (["--gpus", "4"], "name a model instead"),
         (["--parallelism", "auto"], "name a model instead"),
-        (["--memory", "1GiB", "--reserve", "1GiB"], "--reserve: is 1073741824, and leaves nothing"),
+        (["--memory", "1GiB", "--reserve", "1GiB"], "--reserve: is 1 GiB, and leaves nothing of 1 GiB"),
     ],
 )
 def test_wrong_options_are_refused(options: list[str], said: str, file: Path) -> None:

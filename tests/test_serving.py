@@ -372,6 +372,8 @@ def test_a_grid_is_a_file_or_given_by_options(tmp_path: Path) -> None:
         (["--set", "gpus=1,2"], "expected one value for gpus, got 2: --vary takes several"),
         (["--set", "classes.a.shares=1"], "serving.yaml: classes.a.shares: unknown key"),
         (["--vary", "arrivals.load=0"], "serving.yaml: arrivals: expected either rate"),
+        (["--vary", "arrivals.load="], "--vary: arrivals.load=: expected key.path=value, such as arrivals.load=0.3"),
+        (["--together"], "serving.yaml: has no classes that are simulated on a host"),
     ],
 )
 def test_wrong_options_are_one_error(args: list[str], said: str, tmp_path: Path) -> None:
@@ -379,6 +381,21 @@ def test_wrong_options_are_one_error(args: list[str], said: str, tmp_path: Path)
     assert result.exit_code == 2, result.output
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_figures_are_of_what_is_known() -> None:
+    """Without a host no GPU has a memory, and without contention nothing takes longer or shorter, not by rounding."""
+    short = {"steps": 10, "degrees": [1, 2], "step_times": {1: 0.05, 2: 0.03}, "deadline": {"scale": 2}}
+    long = short | {"step_times": {1: 1.0, 2: 0.55}}
+    classes = {"short": short | {"priority": 1}, "long": long}
+    plain = stated(gpus=4, duration=100.0, classes=classes, scheduler={"kind": "genserve"})
+    plain["arrivals"] = {"kind": "poisson", "load": 0.7}
+    found = figures(run(plain))
+    assert found["memory_bytes"] is None
+    parts = [found["mean_s"], *(of["mean_s"] for of in found["classes"].values())]
+    assert all(value >= 0.0 for part in parts for value in part.values())
+    with pytest.raises(InputError, match="memory: is 0, at least 1 is needed"):
+        ServingScenario.from_plain(plain | {"memory": 0})
 
 
 def test_a_scenario_of_steps_is_told_from_one_of_serving(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ class OutputPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class SecondsRange(click.FloatRange):
+    """A number of seconds in a range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Fails for one out of the range, and for NaN, which is in every range."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return number
+
+
 class Failure(click.ClickException):
     """One line on stderr and exit code 1."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
 from sim.cli.common import (
     Failure,
     OutputPath,
+    SecondsRange,
     check_outputs_shared,
     force_option,
     main,
@@ -20,23 +21,13 @@ from sim.cli.common import (
 )
 
 
-class _Seconds(click.FloatRange):
-    """A finite number of seconds in a range."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if number != number:  # NaN is in every range
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
-        return number
-
-
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--set", "settings", multiple=True, help="An axis as `sweep` takes it, for every scenario file.")
 @click.option("--out", required=True, type=OutputPath(folder=True), help="Folder of the data set; continued if there.")
 @click.option("--runs", type=click.IntRange(1), default=2, show_default=True, help="Uninstrumented runs of each case.")
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="What to run on; GPUs if there are any.")
-@click.option("--timeout", type=_Seconds(1, 1e6), default=120.0, show_default=True, help="Seconds a run may take.")
+@click.option("--timeout", type=SecondsRange(1, 1e6), default=120.0, show_default=True, help="Seconds a run may take.")
 @force_option
 @with_exit_codes
 def measure(

@@ -10,6 +10,7 @@ import click
 
 from sim.cli.common import (
     OutputPath,
+    SecondsRange,
     check_outputs_shared,
     force_option,
     main,
@@ -38,7 +39,7 @@ def _further(advance: Callable[[int], None], before: int, done: int) -> None:
 @click.option("--seeds", type=click.IntRange(1, 1000), help="Runs of each point, each with a new seed.")
 @click.option(
     "--minute",
-    type=click.FloatRange(0),
+    type=SecondsRange(0, 1e12),
     help="Start, s, of the minute that the page shows; the busiest one unless given.",
 )
 @click.option("--together", is_flag=True, help="Print step times of pairs of classes side by side, and serve nothing.")
@@ -93,13 +94,13 @@ def serve(
     if is_grid(data):
         named = list(grids_of(data, file.parent, source, settings))
         if vary:
-            named = [("", named[0][1]._replace(axes=parse_axes(vary)))]
+            named = [("", named[0][1]._replace(axes=parse_axes(vary, "--vary")))]
         if seeds is not None:
             named = [(name, grid._replace(seeds=seeds)) for name, grid in named]
     else:
         for path, value in settings.items():
             data = with_value(data, path, value, source)
-        named = [("", Grid(data, parse_axes(vary), seeds or 1, source))] if vary else []
+        named = [("", Grid(data, parse_axes(vary, "--vary"), seeds or 1, source))] if vary else []
     if named:
         tables: list[tuple[str, list[GridRow]]] = []
         rows: list[GridRow] = []

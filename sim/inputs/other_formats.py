@@ -41,7 +41,7 @@ def _kind(kind: str, every: str, some: str, advice: str) -> Ours:
 
 OURS = (
     _kind("scenario", "", "workload policy world_size", "run it with `chunkflow-sim run FILE`"),
-    _kind("serving scenario", "", "classes arrivals scheduler", "run it with `chunkflow-sim serve FILE`"),
+    _kind("serving scenario", "", "classes arrivals scheduler serving", "run it with `chunkflow-sim serve FILE`"),
     _kind("experiment", "scenario", "axes cases x plot", "run it with `chunkflow-sim experiment FILE`"),
     _kind("model's shapes", "transformer", "", "give its path as workload.model, or see `chunkflow-sim models FILE`"),
     _kind("result of `chunkflow-sim run --json`", "step_times_s", "", "give the scenario that it came from"),

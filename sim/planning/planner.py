@@ -16,7 +16,7 @@ from sim.hardware import Profile
 from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
-from sim.inputs.units import Bytes
+from sim.inputs.units import Bytes, show_bytes
 from sim.planning.layouts import layouts_of
 from sim.planning.points import Point, pareto
 from sim.planning.result import Plan
@@ -121,7 +121,9 @@ class _Planning:
         """Of a GPU's memory, B. Raises `InputError` if nothing is left."""
         given = int(memory) if self.asked.memory is None else self.asked.memory
         if given <= self.reserve:
-            raise InputError("--reserve", "", f"is {self.reserve}, and leaves nothing of {given}")
+            raise InputError(
+                "--reserve", "", f"is {show_bytes(self.reserve)}, and leaves nothing of {show_bytes(given)}"
+            )
         return given - self.reserve
 
     def run(self) -> Plan:

@@ -32,18 +32,25 @@ def _nothing_fits(plan: Plan) -> Iterator[str]:
         yield f"Nothing fits {limit}, and no schedule could be simulated."
         return
     need = show_bytes(plan.needed.peak_memory_bytes)
-    yield f"Nothing fits {limit}: the smallest schedule, {plan.needed.words}, peaks at {need}, before {LEFT_OUT}."
+    there = show_bytes(plan.host_memory_bytes or 0)
+    host = f" and the host's {there}" if plan.needed.fits_memory else ""
+    yield f"Nothing fits {limit}{host}: the smallest schedule, {plan.needed.words}, peaks at {need}, before {LEFT_OUT}."
     parts = sorted(plan.needed.memory_bytes.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{COMPONENTS[name]} {show_bytes(size)}" for name, size in parts if size)
     yield f"Of it are {listed}."
     if plan.needed.fits_memory:
-        there = show_bytes(plan.host_memory_bytes or 0)
         yield f"That would fit the GPUs, but {pinned(plan.needed)}, and the host has {there}."
     helps = [s for s in plan.suggestions if s.fits_memory]
     for tip in helps:
         yield f"It fits with {tip.words}: {show_bytes(tip.peak_memory_bytes)}, step {show_seconds(tip.step_time_s)}."
-    enough = -(-(plan.needed.peak_memory_bytes + plan.reserve_bytes) // 2**20)
-    more = f"It fits with --memory {enough}MiB or more, or with fewer frames or pixels"
+    if plan.needed.fits_memory:
+        enough = -(-plan.needed.host_memory_bytes // 2**20)
+        more = (
+            f"It fits with --host-memory {enough}MiB or more, or with more --memory, for weights that stay on the GPUs"
+        )
+    else:
+        enough = -(-(plan.needed.peak_memory_bytes + plan.reserve_bytes) // 2**20)
+        more = f"It fits with --memory {enough}MiB or more, or with fewer frames or pixels"
     yield f"{more}." if helps else f"{more}; no change tried is enough."
 
 

@@ -37,6 +37,7 @@ class Suggestion(NamedTuple):
     """How much shorter the step is than the plan's best, relative; None where there is none."""
     peak_memory_bytes: int
     fits_memory: bool
+    """Whether every rank fits its GPU, and all together the host as far as its memory is known."""
 
     def rank(self) -> tuple[bool, float]:
         """Its place among others: what fits by its step, the rest by its peak."""
@@ -75,7 +76,8 @@ def suggestions(
         if evaluated.found is None:
             continue
         metrics = evaluated.found.metrics
-        step, peak, fits = metrics["step_time_s"], metrics["peak_memory_bytes"], metrics["fits_memory"]
+        step, peak = metrics["step_time_s"], metrics["peak_memory_bytes"]
+        fits = metrics["fits_memory"] and metrics["fits_host_memory"] is not False
         gain = None if not best_step_s else 1 - step / best_step_s
         tip = Suggestion(change.words, policy, step, gain, peak, fits)
         before = found.get(change.words)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sim.serving.jobs import Request
-from sim.serving.serve import Served
+from sim.serving.serve import UNLIMITED, Served
 
 SCHEMA_VERSION = 1
 REASONS = ("queue", "preempted", "slow step", "contention", "switching")
@@ -56,7 +56,7 @@ def figures(served: Served) -> dict[str, Any]:
         "makespan_s": makespan,
         "utilisation": sum(served.busy.values()) / capacity if capacity else 0.0,
         "peak_memory_bytes": max(served.peak_memory),
-        "memory_bytes": prepared.memory,
+        "memory_bytes": None if prepared.memory == UNLIMITED else prepared.memory,
         "classes": classes,
     }
 

@@ -281,7 +281,7 @@ class Host(Gpus, WaitingRoom):
         isolated = steps * job.isolated_step
         for request in job.requests:
             request.isolated += isolated
-            request.contention += seconds - isolated
+            request.contention += max(seconds - isolated, 0.0)  # alone they differ by rounding
 
     def _end(self, job: Job, token: int) -> None:
         """A job comes to the end of what it was started for."""

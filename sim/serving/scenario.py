@@ -95,7 +95,7 @@ def read_plain(file: Path) -> Any:
 
 def plain_of(content: bytes, source: str, folder: Path) -> Any:
     """The plain data of a serving scenario's content; paths in it are relative to `folder`. Raises `InputError`."""
-    data = parse_kind(content, source, "serving scenario", {"classes", "arrivals", "scheduler"})
+    data = parse_kind(content, source, "serving scenario", {"classes", "arrivals", "scheduler", "serving"})
     return with_files_of(folder, data)
 
 

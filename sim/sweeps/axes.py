@@ -17,17 +17,18 @@ _NEEDS = "expected a range that ascends, with a factor or step, such as 1MiB..25
 MAX_POINTS = 1_000_000
 
 
-def parse_axis(text: str) -> tuple[str, list[object]]:
+def parse_axis(text: str, option: str = "--set") -> tuple[str, list[object]]:
     """Read "key.path=values": a list "a,b,c", or a range "first..last:x2" (factor) or "first..last:+4 MiB" (step).
 
     Raises:
-        InputError: naming the axis and what was expected.
+        InputError: naming the `option`, the axis and what was expected.
     """
     path, equals, given = text.partition("=")
     path = path.strip()
     if not equals or not path or not given.strip():
-        raise InputError("--set", text, "expected key.path=value, such as policy.chunk_bytes=1MiB..256MiB:x2")
-    return path, parse_values(given, "--set", text)
+        example = "arrivals.load=0.3..1.1:+0.2" if option == "--vary" else "policy.chunk_bytes=1MiB..256MiB:x2"
+        raise InputError(option, text, f"expected key.path=value, such as {example}")
+    return path, parse_values(given, option, text)
 
 
 def parse_values(given: str, source: str, path: str) -> list[object]:
@@ -44,13 +45,13 @@ def parse_values(given: str, source: str, path: str) -> list[object]:
     return values
 
 
-def parse_axes(texts: Sequence[str]) -> dict[str, list[object]]:
+def parse_axes(texts: Sequence[str], option: str = "--set") -> dict[str, list[object]]:
     """What `parse_axis` reads of each of `texts`, in their order. Raises InputError, also for an axis given twice."""
     axes: dict[str, list[object]] = {}
     for text in texts:
-        path, values = parse_axis(text)
+        path, values = parse_axis(text, option)
         if path in axes:
-            raise InputError("--set", text, f"{path} is given twice")
+            raise InputError(option, text, f"{path} is given twice")
         axes[path] = values
     return axes
 
