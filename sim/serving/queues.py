@@ -1,4 +1,4 @@
-"""Jobs that wait, in an order: kept sorted, so that a decision looks at the first ones only, however long a queue is."""
+"""Jobs that wait, kept in order: a decision looks at the first ones only, however many there are."""
 
 from __future__ import annotations
 
