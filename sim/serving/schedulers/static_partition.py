@@ -63,9 +63,9 @@ class _Decider:
                 self._start(job, group)
         for size, queue in self._queues.items():
             for group in self._groups[size]:
-                if group not in self._taken and (job := queue.first()) is not None:
-                    self._taken[group] = job
-                    self._start(job, group)
+                if group not in self._taken and (head := queue.first()) is not None:
+                    self._taken[group] = head
+                    self._start(head, group)
 
     def _start(self, job: Job, group: tuple[int, ...]) -> None:
         degree = max(d for d in self.host.degrees(job) if d <= min(len(group), self.host.fixed_degree(job)))
