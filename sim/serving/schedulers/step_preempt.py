@@ -35,21 +35,23 @@ class StepPause(_Preempting, frozen=True, tag="step_pause"):
 
     def decider(self, host: Host) -> Decider:
         """As `Scheduler` says."""
-        return _Decider(host, float(self.max_pause), 0)
+        return _Decider(host, float(self.max_pause), 0, keeps=False)
 
 
 @register
 class StepDemote(_Preempting, frozen=True, tag="step_demote"):
     """While there is foreground, background goes on with at most `degree` GPUs a job, where there are any left.
 
-    Else as `step_pause`.
+    What is demoted keeps these GPUs; without `keeps`, foreground that waits takes them at the end of a step. Else as
+    `step_pause`.
     """
 
     degree: int = 1
+    keeps: bool = True
 
     def decider(self, host: Host) -> Decider:
         """As `Scheduler` says."""
-        return _Decider(host, float(self.max_pause), self.degree)
+        return _Decider(host, float(self.max_pause), self.degree, self.keeps)
 
 
 @dataclass
@@ -72,10 +74,11 @@ class _Kind:
 
 
 class _Decider:
-    def __init__(self, host: Host, max_pause: float, demoted: int) -> None:
+    def __init__(self, host: Host, max_pause: float, demoted: int, keeps: bool) -> None:
         self.host = host
         self.max_pause = max_pause
         self.demoted = demoted
+        self.keeps = keeps
         # by priority and the fewest GPUs
         self._firm: dict[tuple[int, int], Queue] = {}
         self._background: dict[tuple[int, int], Feasible] = {}
@@ -132,8 +135,7 @@ class _Decider:
         short = foreground.short()
         self._share(others, host.gpus, short)
         self._start(aged, host.gpus)
-        # what is demoted keeps its GPUs: it pauses for nobody
-        needed = 0 if self.demoted and gives_way else short + others.short()
+        needed = 0 if self.keeps and gives_way else short + others.short()
         self._share(young, self.demoted if gives_way else host.gpus, needed)
 
     def _queues(self) -> Iterator[tuple[tuple[int, int], Queue | Feasible]]:
