@@ -10,7 +10,7 @@ from sim.serving.host import Decider, Host
 from sim.serving.jobs import EPSILON, Job
 from sim.serving.queues import Feasible, Queue
 from sim.serving.schedulers.base import Scheduler
-from sim.serving.schedulers.knapsack import Option, best_widths
+from sim.serving.schedulers.knapsack import NOTHING, best_chosen, choice
 from sim.serving.schedulers.registry import register
 
 MAX_JOBS = 3
@@ -74,27 +74,32 @@ class _Decider:
             self.host.start_on(job, 1)
 
     def _give(self, jobs: list[Job]) -> None:
-        host = self.host
-        options = []
+        host, until = self.host, EPSILON - self.host.now
+        leasts: list[int | None] = []
+        choices = []
         for job in jobs:
-            least = self._least(job)
-            late = self._latest_start(job) + EPSILON < host.now + self.length
-            options.append([Option(0, 0.0 if late else 1.0)])
-            if least is not None:
-                options[-1].append(Option(least, 1.0 - 1e-6 * least))
-        widths = best_widths(options, host.free_count)
-        left = host.free_count - sum(widths)
+            left, needs = until + job.deadline, host.remaining_by_degree(job)
+            least = next((degree for degree, takes in needs.items() if takes <= left), None)
+            leasts.append(least)
+            # one that would still be in time after the next round can wait
+            gives = least is not None and min(needs.values()) + self.length > left
+            choices.append(choice([(least, 1.0 - 1e-6 * least)]) if least is not None and gives else NOTHING)
+        widths = best_chosen(choices, host.free_count)
+        left_over = host.free_count - sum(widths)
         for place, job in enumerate(jobs):
-            if not widths[place] and left:
-                least = self._least(job) or host.degrees(job)[0]
-                widths[place] = least if least <= left else host.degrees(job)[0] if host.degrees(job)[0] <= left else 0
-                left -= widths[place]
+            if not left_over:
+                break
+            if not widths[place]:
+                smallest = host.degrees(job)[0]
+                wanted = leasts[place] or smallest
+                widths[place] = wanted if wanted <= left_over else smallest if smallest <= left_over else 0
+                left_over -= widths[place]
         for place, job in enumerate(jobs):
-            if widths[place]:
-                wider = [d for d in host.degrees(job) if widths[place] < d <= widths[place] + left]
+            if widths[place] and left_over:
+                wider = [d for d in host.degrees(job) if widths[place] < d <= widths[place] + left_over]
                 faster = [d for d in wider if host.remaining(job, d) < host.remaining(job, widths[place])]
                 if faster:
-                    left -= faster[-1] - widths[place]
+                    left_over -= faster[-1] - widths[place]
                     widths[place] = faster[-1]
         order = sorted(range(len(jobs)), key=lambda place: (-widths[place], place))
         for place in order:
@@ -106,8 +111,3 @@ class _Decider:
             for degree in [d for d in reversed(host.degrees(job)) if d <= width]:
                 if host.start_on(job, degree, float(steps)):
                     break
-
-    def _least(self, job: Job) -> int | None:
-        """The fewest GPUs by which it is in time; None where none are enough."""
-        until = job.deadline + EPSILON - self.host.now
-        return next((d for d, needs in self.host.remaining_by_degree(job).items() if needs <= until), None)
