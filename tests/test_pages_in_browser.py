@@ -33,7 +33,21 @@ AXES = [
     "--set", "policy.chunk_bytes=4MiB,16MiB",
     "--set", "policy.resident_fraction=0,0.5",
 ]  # fmt: skip
+SERVING: dict[str, Any] = {
+    "gpus": 2,
+    "duration": 600.0,
+    "classes": {
+        "short": {"steps": 4, "degrees": [1], "step_times": {1: 1.0}, "deadline": {"seconds": 8}, "share": 0.8},
+        "long": {"steps": 20, "degrees": [1, 2], "step_times": {1: 2.0, 2: 1.1}, "deadline": {"seconds": 50}},
+    },
+    "arrivals": {"kind": "poisson", "load": 0.9},
+    "scheduler": {"kind": "edf", "preemptive": True},
+    "costs": {"pause": 0.1, "resume": 0.2},
+}
+VARY = ["--vary", "scheduler.kind=fcfs,genserve", "--vary", "arrivals.load=0.5,0.9", "--seeds", "2", "--workers", "1"]
 COMMANDS = {
+    "serve": ["serve", "SERVING", "--html", "PAGE"],
+    "serve grid": ["serve", "SERVING", *VARY, "--html", "PAGE"],
     "sweep": ["sweep", "SCENARIO", *AXES, "--html", "PAGE"],
     "plan": ["plan", "SCENARIO", "--memory", "800MiB", "--html", "PAGE", "--workers", "1"],
     "run": ["run", "SCENARIO", "--html", "PAGE"],
@@ -41,7 +55,7 @@ COMMANDS = {
     "validate": ["validate", "--data", "h100x1-20261121e", "--html", "PAGE", "--workers", "1"],
     "hardware": ["hardware", "h200x8-hostpath", "--html", "PAGE"],
 }
-FIGURES = {"sweep": 5, "plan": 2, "run": 3, "explain": 3, "validate": 5, "hardware": 4}
+FIGURES = {"serve": 3, "serve grid": 2, "sweep": 5, "plan": 2, "run": 3, "explain": 3, "validate": 5, "hardware": 4}
 INK = 0.01
 """Share of a figure's pixels that a drawing covers at least."""
 VIEWS = [(1280, False), (400, True)]
@@ -57,7 +71,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def test_a_page_is_drawn_and_legible(name: str, browser: Browser, tmp_path: Path) -> None:
     scenario, page = tmp_path / "s.yaml", tmp_path / "page.html"
     scenario.write_text(yaml.safe_dump(SCENARIO))
-    places = {"SCENARIO": str(scenario), "PAGE": str(page)}
+    (serving := tmp_path / "serving.yaml").write_text(yaml.safe_dump(SERVING))
+    places = {"SCENARIO": str(scenario), "SERVING": str(serving), "PAGE": str(page)}
     done = CliRunner().invoke(main, [places.get(word, word) for word in COMMANDS[name]])
     assert done.exit_code == 0, done.output
     backgrounds = set()

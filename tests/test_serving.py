@@ -22,6 +22,8 @@ from sim.inputs.config import InputError
 from sim.report.serving_figures import latency_curves
 from sim.serving import ServingScenario, figures, prepare, replicate
 from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid
+from sim.serving.jobs import Job, Request
+from sim.serving.queues import Feasible, Queue
 from sim.serving.replicates import mean_of
 from sim.serving.scenario import read_plain
 from sim.serving.schedulers import kinds
@@ -78,6 +80,44 @@ def test_the_knapsack_is_the_best_of_all_choices(jobs: list[list[tuple[int, floa
     assert sum(widths) <= gpus
     found = sum(max(o.value for o in of if o.width == width) for of, width in zip(options, widths, strict=True))
     assert found == pytest.approx(best(options, gpus))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 2.0, 3.0, 5.0]), st.integers(0, 8), st.booleans()), max_size=25),
+    st.integers(1, 30),
+)
+def test_queues_are_in_order_whatever_came_and_left(jobs: list[tuple[float, int, bool]], count: int) -> None:
+    cls = prepare(ServingScenario.from_plain(stated())).classes["a"]
+    waiting = [Job(Request(number, cls, 0.0, due, 1)) for number, (due, _, _) in enumerate(jobs)]
+    latest = {job.number: float(at) for job, (_, at, _) in zip(waiting, jobs, strict=True)}
+    queue = Queue(lambda job: latest[job.number])
+    feasible = Feasible(lambda job: job.deadline, lambda job: latest[job.number])
+    for job in waiting:
+        queue.add(job)
+        feasible.add(job)
+    for now in (0.0, 2.5, 4.5, 9.5):
+        for job, (_, _, leaves) in zip(list(waiting), jobs, strict=False):
+            if leaves and now == 2.5 and job in queue:
+                queue.remove(job)
+                feasible.remove(job)
+                waiting.remove(job)
+        late = {job.number: latest[job.number] < now for job in waiting}
+        by_deadline = sorted(waiting, key=lambda job: (late[job.number], job.deadline, job.number))
+        assert feasible.first(now, count) == by_deadline[:count]
+        by_time = sorted(waiting, key=lambda job: (late[job.number], latest[job.number], job.number))
+        assert queue.up_from(now, count) == by_time[:count]
+        assert len(queue) == len(feasible) == len(waiting)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.floats(0.01, 4)), min_size=9, max_size=40), st.integers(1, 8))
+def test_the_knapsack_of_many_jobs_is_the_best_too(jobs: list[tuple[int, float]], gpus: int) -> None:
+    best = [0.0] * (gpus + 1)
+    for width, value in jobs:
+        for room in range(gpus, width - 1, -1):
+            best[room] = max(best[room], best[room - width] + value)
+    widths = best_widths([[Option(0, 0.0), Option(width, value)] for width, value in jobs], gpus)
+    assert sum(widths) <= gpus
+    assert sum(value for taken, (_, value) in zip(widths, jobs, strict=True) if taken) == pytest.approx(best[gpus])
 
 
 def waits(servers: int, load: float, count: int, source: random.Random, tmp_path: Path) -> list[float]:
@@ -167,6 +207,28 @@ def test_a_wider_group_costs_a_change(tmp_path: Path) -> None:
     assert short.finish == pytest.approx(2.0)
     assert video_request.finish == pytest.approx(2.0 + 0.375 + 4.0)
     assert video_request.switching == pytest.approx(0.375)
+
+
+@pytest.mark.parametrize(("keeps", "finish"), [(True, 12.0), (False, 5.0)])
+def test_demoted_background_keeps_its_gpu_or_gives_it_to_foreground(keeps: bool, finish: float, tmp_path: Path) -> None:
+    rows = [(0.0, "long"), (0.0, "long"), (2.5, "short")]
+    classes = {"long": LONG, "short": SHORT | {"priority": 1}}
+    scheduler = {"kind": "step_demote", "keeps": keeps}
+    served = run(traced(tmp_path, rows, classes=classes, scheduler=scheduler))
+    assert served.requests[2].finish == pytest.approx(finish)
+    check(served)
+
+
+def test_lanes_that_overlap_take_turns_only_while_both_are_needed(tmp_path: Path) -> None:
+    wide = {"steps": 4, "degrees": [2], "step_times": {2: 1.0}, "deadline": {"seconds": 99.0}}
+    classes = {"wide": wide, "short": SHORT}
+    scheduler = {"kind": "load_adaptive", "wide": 2, "backlog": 1}
+    served = run(traced(tmp_path, [(0.0, "wide"), (1.5, "short")], classes=classes, scheduler=scheduler))
+    # the second one gets a narrow lane; they take turns from 2 s on, the one that waits first
+    assert [request.finish for request in served.requests] == pytest.approx([6.0, 5.0])
+    starts = [(segment.start, segment.steps) for segment in served.segments if segment.cls == "wide"]
+    assert starts[0] == (0.0, 2.0), "alone it is not asked after each step"
+    check(served)
 
 
 def test_models_are_loaded_and_dropped_as_memory_allows(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +16,10 @@ from sim.report.serving_tables import CLASS_COLUMNS, class_rows, grid_columns, g
 from sim.serving import Replicates, Served
 from sim.serving.figures import PARTS, REASONS
 from sim.serving.grid import GridRow
+from sim.serving.replicates import Figures, Mean, mean_of
 
 MINUTE = 60.0
+SCHEDULER = "scheduler.kind"
 
 
 def write_page(file: Path, name: str, found: Replicates, minute: float | None = None) -> None:
@@ -104,6 +107,7 @@ def write_grid_page(file: Path, name: str, rows: Sequence[GridRow]) -> None:
 def grid_page(name: str, rows: Sequence[GridRow]) -> str:
     """The HTML of a grid's page: attainment over each axis of several values, and all points."""
     sections = [Section(f"Requests in time, by {axis}", _GRID, figure) for axis, figure in _curves(rows)]
+    sections += _late_by_scheduler(rows)
     sections.append(
         Section("All points", "A click on a header sorts.", Table(grid_columns(rows), grid_rows(rows), True))
     )
@@ -115,20 +119,45 @@ def grid_page(name: str, rows: Sequence[GridRow]) -> str:
     return page(f"Serving {name}", "a grid of serving scenarios", sections, facts)
 
 
-_GRID = "Means over all other axes but the scheduler's."
+_GRID = "Means over all other axes but the scheduler's; with 95 % intervals over seeds, where there are several."
+_GRID_LATE = "Means over all points. " + _LATE
+
+
+def _by_scheduler(rows: Sequence[GridRow]) -> dict[str, list[GridRow]]:
+    """Points by their scheduler, where that is an axis."""
+    found: dict[str, list[GridRow]] = {}
+    for row in rows:
+        found.setdefault(str(row.values.get(SCHEDULER, "all")), []).append(row)
+    return found
 
 
 def _curves(rows: Sequence[GridRow]) -> Iterator[tuple[str, Any]]:
-    from sim.serving.replicates import mean_of
+    axes = [axis for axis in rows[0].values if axis != SCHEDULER]
+    curves = _by_scheduler(rows) if axes else {"all": list(rows)}
+    for axis in axes or [SCHEDULER]:
+        found: dict[str, list[tuple[str, Mean]]] = {}
+        for name, points in curves.items():
+            by_value: dict[str, list[GridRow]] = {}
+            for row in points:
+                by_value.setdefault(str(row.values[axis]), []).append(row)
+            found[name] = [(value, _over_points(of)) for value, of in by_value.items()]
+        if len({value for curve in found.values() for value, _ in curve}) > 1:
+            yield axis, draw.attainment_curves(axis, found)
 
-    by = "scheduler.kind"
-    axes = [axis for axis in rows[0].values if axis != by]
-    for axis in axes or [by]:
-        found: dict[str, dict[str, list[float]]] = {}
-        for row in rows:
-            curve = found.setdefault(str(row.values.get(by, "all")) if axes else "all", {})
-            values = [float(of["attainment"]) for of in row.runs]
-            curve.setdefault(str(row.values[axis]), []).extend(values)
-        if len({x for curve in found.values() for x in curve}) > 1:
-            curves = {name: [(x, mean_of(of)) for x, of in curve.items()] for name, curve in found.items()}
-            yield axis, draw.attainment_curves(axis, curves)
+
+def _over_points(rows: Sequence[GridRow]) -> Mean:
+    """Requests in time, a mean over points; the interval is over seeds."""
+    by_seed: list[Figures] = list(zip(*(row.runs for row in rows), strict=True))
+    return mean_of([math.fsum(of["attainment"] for of in runs) / len(rows) for runs in by_seed])
+
+
+def _late_by_scheduler(rows: Sequence[GridRow]) -> Iterator[Section]:
+    shares = {}
+    for name, points in _by_scheduler(rows).items():
+        runs = [of for row in points for of in row.runs if of["requests"]]
+        shares[name] = {
+            reason: math.fsum(of["missed"][reason] / of["requests"] for of in runs) / max(len(runs), 1)
+            for reason in REASONS
+        }
+    if any(any(of.values()) for of in shares.values()):
+        yield Section("Why requests were late", _GRID_LATE, draw.late_reasons(shares))

@@ -15,14 +15,19 @@ from sim.serving.replicates import Mean
 
 def percent(of: Mean) -> str:
     """A share with its interval, in percent."""
-    width = f" \N{PLUS-MINUS SIGN} {100 * of.half_width:.1f}" if of.half_width else ""
+    width = f" \N{PLUS-MINUS SIGN} {100 * of.half_width:.1f}" if _differs(of) else ""
     return f"{100 * of.mean:.1f}{width} %"
 
 
 def seconds(of: Mean) -> str:
     """A time with its interval."""
-    width = f" \N{PLUS-MINUS SIGN} {show_seconds(of.half_width)}" if of.half_width else ""
+    width = f" \N{PLUS-MINUS SIGN} {show_seconds(of.half_width)}" if _differs(of) else ""
     return show_seconds(of.mean) + width
+
+
+def _differs(of: Mean) -> bool:
+    """Whether the runs differ by more than rounding does."""
+    return of.half_width > 1e-9 * abs(of.mean)
 
 
 def class_rows(found: Replicates) -> list[list[str]]:

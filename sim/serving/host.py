@@ -131,7 +131,7 @@ class Host(Gpus, WaitingRoom):
     def groups(self) -> dict[Running, Job]:
         """Groups that take steps, and those that are started at this instant, with their jobs."""
         started = (job for job, _ in self._starting)
-        return {running_of(job): job for job in (*self.running.values(), *started) if job.denoising}
+        return {job.group: job for job in (*self.running.values(), *started) if job.denoising}
 
     # what schedulers do
 
@@ -160,6 +160,7 @@ class Host(Gpus, WaitingRoom):
         self.free_count -= len(gpus)
         self._starting.append((job, self._cost(job, gpus)))
         job.gpus = gpus
+        job.group = Running(job.cls.name, len(job.requests), gpus)
         job.target = min(job.done + max(steps, 1), job.total)
 
     def stop(self, job: Job) -> None:
@@ -316,18 +317,13 @@ class Host(Gpus, WaitingRoom):
     def _share(self, contention: Contention) -> None:
         """Set the rates of all groups that take steps by which others run."""
         taking = [job for job in self.running.values() if job.denoising]
-        together = contention.together(frozenset(map(running_of, taking)))
+        together = contention.together(frozenset(job.group for job in taking))
         for job in taking:
-            rate = 1.0 / (job.isolated_step * together[running_of(job)])
+            rate = 1.0 / (job.isolated_step * together[job.group])
             if rate != job.rate:
                 self._advance(job)
                 job.rate = rate
                 self._schedule_end(job)
-
-
-def running_of(job: Job) -> Running:
-    """The group in which a job takes steps."""
-    return Running(job.cls.name, job.batch, job.gpus)
 
 
 def slowdowns(contention: Contention | None, groups: frozenset[Running]) -> Mapping[Running, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.serving.classes import Stage
-from sim.serving.step_times import ClassModel
+from sim.serving.step_times import ClassModel, Running
 
 EPSILON = 1e-9
 """Steps: what is nearer to a step's end has reached it."""
@@ -88,6 +88,7 @@ class Job:
         "done_before",
         "ended",
         "gpus",
+        "group",
         "isolated_step",
         "mark",
         "needs",
@@ -119,6 +120,8 @@ class Job:
         self.done = 0.0
         self.gpus: tuple[int, ...] = ()
         """Those that it runs on, or ran on last."""
+        self.group = Running(self.cls.name, 1, ())
+        """It on these GPUs."""
         self.ready_since = request.arrival
         self.started = False
         """Whether a stage of it has been started."""

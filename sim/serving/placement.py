@@ -50,12 +50,11 @@ class Gpus:
             if degree == 1:
                 return [block for block in self.blocks(1) if free[block[0]]]
             return [block for block in self.blocks(degree) if all(free[gpu] for gpu in block)]
-        else:
-            where = [gpu for gpu in range(self.gpus) if free[gpu]]
-            found = [tuple(where[:degree])]
-            if len(job.gpus) == degree and all(free[gpu] for gpu in job.gpus) and job.gpus != found[0]:
-                found.append(job.gpus)
-            return found
+        where = [gpu for gpu in range(self.gpus) if free[gpu]]
+        found = [tuple(where[:degree])]
+        if len(job.gpus) == degree and all(free[gpu] for gpu in job.gpus) and job.gpus != found[0]:
+            found.append(job.gpus)
+        return found
 
     def _preference(self, job: Job, degree: int, block: tuple[int, ...]) -> tuple[bool, int, int, int]:
         name, memory = job.cls.weights_name, self.memory

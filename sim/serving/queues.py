@@ -1,4 +1,4 @@
-"""Jobs that wait, in an order: kept sorted, so that a decision looks at the first ones only, however long a queue is."""
+"""Jobs that wait, kept in order: a decision looks at the first ones only, however many there are."""
 
 from __future__ import annotations
 
@@ -67,9 +67,10 @@ class Queue:
 
 
 class Feasible:
-    """Jobs by `rank`, but those last of which the latest time to start has passed.
+    """Jobs by `rank`, but those last of which a time has passed.
 
-    `latest` says until when a job can be started and still be in time, s; it does not change while a job waits.
+    `latest` is that time, s: such as until when a job can be started and still be in time. It does not change while a
+    job waits.
     """
 
     def __init__(self, rank: Rank, latest: Rank, wanted: Callable[[Job], bool] = lambda job: True) -> None:
@@ -96,6 +97,12 @@ class Feasible:
 
     def first(self, now: float, count: int) -> list[Job]:
         """At most `count` jobs in order at time `now`, which never falls."""
+        in_time, late = self.split(now)
+        found = list(islice(in_time, count))
+        return found + list(islice(late, count - len(found))) if len(late) else found
+
+    def split(self, now: float) -> tuple[Queue, Queue]:
+        """Those whose time has not passed at time `now`, which never falls, and those whose time has."""
         times = self._times
         while times and times[0][0] + EPSILON < now:
             job = heappop(times)[2]
@@ -103,8 +110,7 @@ class Feasible:
             if job in self._in_time and self._latest(job) + EPSILON < now:
                 self._in_time.remove(job)
                 self._late.add(job)
-        found = list(islice(self._in_time, count))
-        return found + list(islice(self._late, count - len(found))) if len(self._late) else found
+        return self._in_time, self._late
 
 
 class Follower(Protocol):

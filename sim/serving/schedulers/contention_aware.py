@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.units import Number, Seconds
-from sim.serving.host import Decider, Host, running_of, slowdowns
+from sim.serving.host import Decider, Host, slowdowns
 from sim.serving.jobs import Job
 from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.elastic import Elastic
@@ -33,22 +33,44 @@ class ContentionAware(Scheduler, frozen=True, tag="contention_aware"):
 class _Decider(Elastic):
     by_stage = True
 
+    def __init__(self, host: Host, batching: bool, hysteresis: float, late: float, period: float | None = None) -> None:
+        super().__init__(host, batching, hysteresis, late, period)
+        self._groups: frozenset[Running] | None = None
+        """Those that run, of the present decision about videos."""
+        self._factors: dict[tuple[frozenset[Running], str, int, int], float] = {}
+
+    def decide(self) -> None:
+        """As `Decider` says."""
+        self._groups = None
+        super().decide()
+
     def needs(self, job: Job, alone: dict[int, float]) -> dict[int, float]:
         """Beside the groups that run now, on the GPUs where they slow it least."""
-        if self.host.contention is None or not job.denoising:
+        host = self.host
+        if host.contention is None or not job.denoising:
             return alone
-        others = self._others(job)
-        return {degree: needs * self._factor(job, degree, others) for degree, needs in alone.items()}
+        if self._groups is None:
+            self._groups = frozenset(host.groups())
+        others = self._groups - {job.group} if job.rate else self._groups
+        found = {degree: needs * self._factor(job, degree, others) for degree, needs in alone.items()}
+        if job.rate:
+            own = slowdowns(host.contention, self._groups)[job.group]
+            found[len(job.gpus)] = alone[len(job.gpus)] * own
+        return found
 
     def _factor(self, job: Job, degree: int, others: frozenset[Running]) -> float:
+        """How much longer its steps take on the best GPUs that the others leave, whichever it has now."""
+        key = others, job.cls.name, job.batch, degree
+        if (known := self._factors.get(key)) is not None:
+            return known
         host = self.host
-        if job.rate and len(job.gpus) == degree:
-            return slowdowns(host.contention, others | {running_of(job)})[running_of(job)]
         taken = {gpu for other in others for gpu in other.gpus}
         mine = (Running(job.cls.name, job.batch, block) for block in host.blocks(degree))
         apart = [group for group in mine if taken.isdisjoint(group.gpus)]
         # what runs where it would be moves, or ends: then it is alone there
-        return min((slowdowns(host.contention, others | {group})[group] for group in apart), default=1.0)
+        found = min((slowdowns(host.contention, others | {group})[group] for group in apart), default=1.0)
+        self._factors[key] = found
+        return found
 
     def place(self, job: Job, degree: int) -> tuple[int, ...] | None:
         """Where it costs the fewest GPU-seconds, of itself and of groups that run; None where it does more harm."""
@@ -74,6 +96,3 @@ class _Decider(Elastic):
         if best is None and not running:
             return places[0]
         return None if best is None else best[1]
-
-    def _others(self, job: Job) -> frozenset[Running]:
-        return frozenset(group for group, other in self.host.groups().items() if other is not job)

@@ -24,6 +24,10 @@ class Choice(NamedTuple):
     """(width, what it is worth over waiting), of options that are worth more."""
 
 
+NOTHING = Choice(0, 0.0, [])
+"""Of a job that can wait."""
+
+
 def choice(gains: Iterable[tuple[int, float]]) -> Choice:
     """Of (width, what it is worth over waiting)."""
     best, most, density = 0, 0.0, 0.0

@@ -7,7 +7,6 @@ from itertools import cycle
 
 from sim.inputs.units import Seconds
 from sim.serving.host import Decider, Host
-from sim.serving.jobs import Job
 from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.lanes import Lane, Lanes
 from sim.serving.schedulers.registry import register
@@ -29,7 +28,7 @@ class LoadAdaptive(Scheduler, frozen=True, tag="load_adaptive"):
 
     def decider(self, host: Host) -> Decider:
         """As `Scheduler` says."""
-        return Lanes(host, _Pick(host, self), overlap=True)
+        return Lanes(host, _Pick(host, self))
 
 
 class _Pick:
@@ -40,14 +39,11 @@ class _Pick:
         self._narrow = cycle(host.blocks(min(given.narrow, host.gpus)))
         self._last = -math.inf
         self._high_until = -math.inf
-        self._bound: list[Job] = []
 
-    def __call__(self, job: Job) -> Lane:
+    def __call__(self, bound: int) -> Lane:
         now = self.host.now
         if now - self._last <= self.given.gap:
             self._high_until = max(self._high_until, now + self.given.cooldown)
         self._last = now
-        self._bound = [other for other in self._bound if other.stage_number < len(other.stages)]
-        high = now <= self._high_until or len(self._bound) >= self.given.backlog
-        self._bound.append(job)
+        high = now <= self._high_until or bound >= self.given.backlog
         return next(self._narrow if high else self._wide)

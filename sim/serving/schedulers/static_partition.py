@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sim.inputs.config import InputError
 from sim.inputs.faults import Fault, refuse
 from sim.serving.host import Decider, Host
 from sim.serving.jobs import Job
+from sim.serving.queues import Queue
 from sim.serving.schedulers.base import Scheduler
 from sim.serving.schedulers.registry import register
+
+
+def _arrival(job: Job) -> float:
+    return job.requests[0].arrival
 
 
 @register
@@ -47,30 +52,27 @@ class _Decider:
                 )
                 raise InputError("scenario", "scheduler.sizes", problem)
         self._taken: dict[tuple[int, ...], Job] = {}
+        self._queues = {size: host.follow(Queue(_arrival, self._belongs(size))) for size in self._groups}
 
     def decide(self) -> None:
         """Start the first of each size whose group is free."""
         for group, job in list(self._taken.items()):
-            if job.stage_number == len(job.stages):
+            if job.ended:
                 del self._taken[group]
             elif not job.rate:
                 self._start(job, group)
-        full: set[int] = set()
-        for job in list(self.host.fresh.values()):
-            size = self._size(job)
-            if size not in full:
-                free = [group for group in self._groups[size] if group not in self._taken]
-                if free:
-                    self._taken[free[0]] = job
-                    self._start(job, free[0])
-                else:
-                    full.add(size)
-                    if len(full) == len(self._groups):
-                        return
+        for size, queue in self._queues.items():
+            for group in self._groups[size]:
+                if group not in self._taken and (head := queue.first()) is not None:
+                    self._taken[group] = head
+                    self._start(head, group)
 
     def _start(self, job: Job, group: tuple[int, ...]) -> None:
         degree = max(d for d in self.host.degrees(job) if d <= min(len(group), self.host.fixed_degree(job)))
         self.host.start(job, group[:degree])
+
+    def _belongs(self, size: int) -> Callable[[Job], bool]:
+        return lambda job: not job.started and self._size(job) == size
 
     def _size(self, job: Job) -> int:
         sizes = sorted(size for size in self._groups if size >= job.cls.degrees[0])

@@ -19,4 +19,4 @@ class StaticSp(Scheduler, frozen=True, tag="static_sp"):
     def decider(self, host: Host) -> Decider:
         """As `Scheduler` says."""
         turns = cycle(host.blocks(min(self.degree, host.gpus)))
-        return Lanes(host, lambda job: next(turns), overlap=False)
+        return Lanes(host, lambda bound: next(turns))

@@ -7,13 +7,18 @@ import math
 from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Seconds
 from sim.serving.host import Decider, Host
-from sim.serving.jobs import Job
+from sim.serving.jobs import EPSILON, Job
+from sim.serving.queues import Feasible, Queue
 from sim.serving.schedulers.base import Scheduler
-from sim.serving.schedulers.knapsack import Option, best_widths
+from sim.serving.schedulers.knapsack import NOTHING, best_chosen, choice
 from sim.serving.schedulers.registry import register
 
 MAX_JOBS = 3
 """Jobs a GPU that a round looks at, the most urgent ones."""
+
+
+def _deadline(job: Job) -> float:
+    return job.deadline
 
 
 @register
@@ -41,55 +46,60 @@ class _Decider:
         self.host = host
         self.length = length
         self._ends = 0.0
+        self._once = host.follow(Queue(_deadline, lambda job: not job.denoising))
+        self._denoise = host.follow(Feasible(_deadline, self._latest_start, lambda job: job.denoising))
+
+    def _latest_start(self, job: Job) -> float:
+        """Until when it could go on and still be in time, s."""
+        return job.deadline - min(self.host.remaining_by_degree(job).values())
 
     def decide(self) -> None:
         """Nothing within a round but encoding and decoding, on GPUs that are free."""
         host = self.host
         if host.now < self._ends - 1e-12:
-            for job in sorted((job for job in host.waiting() if not job.denoising), key=self._urgency):
-                if not host.start_on(job, 1):
-                    return
+            self._start_once()
             return
-        jobs = sorted(host.waiting(), key=self._urgency)
-        if not jobs and not host.running:
+        if not (len(self._once) or len(self._denoise) or host.running):
             return  # the next request begins a round
         self._ends = host.now + self.length
         host.wake(self._ends)
-        for job in jobs:
-            if not job.denoising:
-                host.start_on(job, 1)
-        self._give([job for job in jobs if job.denoising])
+        self._start_once()
+        if host.free_count:
+            # those that can be in time first, and no more than could be given anything
+            self._give(self._denoise.first(host.now, MAX_JOBS * host.gpus))
 
-    def _urgency(self, job: Job) -> tuple[float, int]:
-        return job.deadline, job.number
+    def _start_once(self) -> None:
+        """Start encoding and decoding."""
+        while self.host.free_count and (job := self._once.first()) is not None:
+            self.host.start_on(job, 1)
 
     def _give(self, jobs: list[Job]) -> None:
-        host = self.host
-        if not jobs or not host.free_count:
-            return
-        # those that can be in time first, and no more than could be given anything
-        jobs = sorted(jobs, key=lambda job: self._least(job) is None)[: MAX_JOBS * host.gpus]
-        options = []
+        host, until = self.host, EPSILON - self.host.now
+        leasts: list[int | None] = []
+        choices = []
         for job in jobs:
-            least = self._least(job)
-            fastest = min(host.remaining(job, degree) for degree in job.cls.degrees)
-            late = host.now + self.length + fastest > job.deadline
-            options.append([Option(0, 0.0 if late else 1.0)])
-            if least is not None:
-                options[-1].append(Option(least, 1.0 - 1e-6 * least))
-        widths = best_widths(options, host.free_count)
-        left = host.free_count - sum(widths)
+            left, needs = until + job.deadline, host.remaining_by_degree(job)
+            least = next((degree for degree, takes in needs.items() if takes <= left), None)
+            leasts.append(least)
+            # one that would still be in time after the next round can wait
+            gives = least is not None and min(needs.values()) + self.length > left
+            choices.append(choice([(least, 1.0 - 1e-6 * least)]) if least is not None and gives else NOTHING)
+        widths = best_chosen(choices, host.free_count)
+        left_over = host.free_count - sum(widths)
         for place, job in enumerate(jobs):
-            if not widths[place] and left:
-                least = self._least(job) or host.degrees(job)[0]
-                widths[place] = least if least <= left else host.degrees(job)[0] if host.degrees(job)[0] <= left else 0
-                left -= widths[place]
+            if not left_over:
+                break
+            if not widths[place]:
+                smallest = host.degrees(job)[0]
+                wanted = leasts[place] or smallest
+                widths[place] = wanted if wanted <= left_over else smallest if smallest <= left_over else 0
+                left_over -= widths[place]
         for place, job in enumerate(jobs):
-            if widths[place]:
-                wider = [d for d in host.degrees(job) if widths[place] < d <= widths[place] + left]
+            if widths[place] and left_over:
+                wider = [d for d in host.degrees(job) if widths[place] < d <= widths[place] + left_over]
                 faster = [d for d in wider if host.remaining(job, d) < host.remaining(job, widths[place])]
                 if faster:
-                    left -= faster[-1] - widths[place]
+                    left_over -= faster[-1] - widths[place]
                     widths[place] = faster[-1]
         order = sorted(range(len(jobs)), key=lambda place: (-widths[place], place))
         for place in order:
@@ -101,8 +111,3 @@ class _Decider:
             for degree in [d for d in reversed(host.degrees(job)) if d <= width]:
                 if host.start_on(job, degree, float(steps)):
                     break
-
-    def _least(self, job: Job) -> int | None:
-        """The fewest GPUs by which it is in time; None where none are enough."""
-        host = self.host
-        return next((d for d in host.degrees(job) if host.now + host.remaining(job, d) <= job.deadline), None)
