@@ -38,11 +38,15 @@ class Search(Simulated):
         self.small = small
 
     def run(self, families: Sequence[Family], briefly: bool = False) -> None:
-        """Search families; what is found is in `best`, `smallest` and `known`.
+        """Search families; what is found, and confirmed, is in `best`, `smallest` and `known`.
 
         `briefly`: one schedule of each family with the most residency that fits, and of the best family one with the
         least.
         """
+        self._run(families, briefly)
+        self.confirm()
+
+    def _run(self, families: Sequence[Family], briefly: bool) -> None:
         if sum(self._cost(family) for family in families) <= self.small:
             for family in families:
                 places = sorted(family.all_places(), key=lambda at: tuple(at.values()))
