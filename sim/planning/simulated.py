@@ -154,7 +154,8 @@ class Simulated:
             self.confirmed |= keys
             for layout, policy in keys:
                 job = self.layouts[layout].job
-                whole = job._replace(scenario=job.scenario.with_policy(policy))
+                # with causes, which are wanted of the fastest later: then it is not simulated again
+                whole = job._replace(scenario=job.scenario.with_policy(policy), causes=True)
                 self.known[layout, policy] = Found(layout, policy, self.evaluator.one(whole).figures())
             self.best = self.smallest = None
             for found in self.known.values():
