@@ -1,4 +1,7 @@
-"""The benchmark's problem on SimGrid, in C++ and in Python, where it is installed (Debian: libsimgrid-dev, python3-simgrid)."""
+"""The benchmark's problem on SimGrid, in C++ and in Python, where that is installed.
+
+Debian's packages are g++ and libsimgrid-dev, and python3-simgrid.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,22 @@ from benchmarks.problems import Problem
 PYTHON = "/usr/bin/python3"
 HERE = Path(__file__).parent
 # max-min fairness: no factors for TCP, and no weight of latencies
-OPTIONS = [
-    *(
-        f"--cfg={option}"
-        for option in (
-            "network/model:CM02",
-            "network/TCP-gamma:0",
-            "network/bandwidth-factor:1",
-            "network/latency-factor:1",
-            "network/weight-S:0",
-            "network/crosstraffic:0",
-        )
-    ),
-    "--log=root.thres:error",
-]
+SETTINGS = {
+    "model": "CM02",
+    "TCP-gamma": "0",
+    "bandwidth-factor": "1",
+    "latency-factor": "1",
+    "weight-S": "0",
+    "crosstraffic": "0",
+}
+OPTIONS = ["--log=root.thres:error", *(f"--cfg=network/{name}:{value}" for name, value in SETTINGS.items())]
+
+
+class Driver(NamedTuple):
+    """A program that runs problems, and its options."""
+
+    program: tuple[str, ...]
+    options: tuple[str, ...] = ()
 
 
 class Run(NamedTuple):
@@ -36,29 +41,28 @@ class Run(NamedTuple):
     run: float
 
 
-def python_driver() -> list[str] | None:
-    """The command of the driver in Python; None where the binding is not installed."""
+def python_driver() -> Driver | None:
+    """The driver in Python; None where the binding is not installed."""
     try:
         found = subprocess.run([PYTHON, "-c", "import simgrid"], capture_output=True).returncode == 0
     except OSError:
         return None
-    return [PYTHON, str(HERE / "simgrid_driver.py")] if found else None
+    return Driver((PYTHON, str(HERE / "simgrid_driver.py"))) if found else None
 
 
-def cpp_driver(folder: Path) -> list[str] | None:
-    """The command of the driver in C++, made in `folder`; None where there is no compiler or library."""
+def cpp_driver(folder: Path) -> Driver | None:
+    """The driver in C++, compiled in `folder`; None where there is no compiler or library."""
     if which("g++") is None:
         return None
     made = folder / "simgrid_driver"
     line = ["g++", "-O2", "-std=c++17", str(HERE / "simgrid_driver.cpp"), "-o", str(made), "-lsimgrid"]
     if subprocess.run(line, capture_output=True).returncode:
         return None
-    return [str(made), "--cfg=contexts/factory:raw"]
+    return Driver((str(made),), ("--cfg=contexts/factory:raw",))
 
 
-def run(driver: list[str], problem: Problem) -> Run:
+def run(driver: Driver, problem: Problem) -> Run:
     """Run the problem in a process of its own."""
-    program, *options = driver[: 1 + driver[0].endswith("python3")], *driver[1 + driver[0].endswith("python3") :]
-    line = [*program, *problem.arguments(), *options, *OPTIONS]
+    line = [*driver.program, *problem.arguments(), *driver.options, *OPTIONS]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     return Run(*map(float, done.stdout.split()))

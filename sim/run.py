@@ -92,12 +92,18 @@ def engine_collectives(workload: Workload) -> dict[str, int]:
 
 
 @_collector_paused()
-def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = True, shortcuts: bool = True) -> Result:
+def simulate(
+    scenario: Scenario,
+    profile: Profile | None = None,
+    settle: bool = True,
+    shortcuts: bool = True,
+    max_steps: int = settling.MAX_STEPS,
+) -> Result:
     """Run `scenario` on the simulated machine, on its own hardware profile unless another is given.
 
-    Where its steps have not settled, more are simulated (`sim.timeline.settling`), unless `settle` is False: figures
-    are then those of the last step. With `shortcuts` layers are left out that are proved to repeat, which changes no
-    figure (docs/performance.md).
+    Where its steps have not settled, more are simulated, at most `max_steps` (`sim.timeline.settling`), unless `settle`
+    is False: figures are then those of the last step. With `shortcuts` layers are left out that are proved to repeat,
+    which changes no figure (docs/performance.md).
 
     Raises:
         InputError: the profile cannot be loaded or has too few GPUs.
@@ -121,7 +127,7 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     if forms is not None and len(forms.first) >= steps > 1:
         timeline = timeline._replace(period=steps)  # each step is one of its own: figures are means over all of them
     elif settle:
-        timeline = settling.settle(timeline, first.commands, run)
+        timeline = settling.settle(timeline, first.commands, run, max_steps)
     if len(timeline.steps[0]) > len(first.timeline.steps[0]):
         found = longest
     count = len(timeline.steps[0]) - 1

@@ -124,6 +124,21 @@ def test_a_schedule_is_discarded_exactly_where_its_floor_says_so() -> None:
     assert search.pruned == {(0, sparing): 8.0}
 
 
+def test_what_is_chosen_is_simulated_until_it_settles_as_run_does() -> None:
+    # copies run ahead, so that the last steps have none: the fewer steps, the larger their part
+    block = {"layers": 3, "steps": 2, "layer_bytes": 40, "block": [compute(4.0), collective(32)]}
+    case = Case(block, {"kind": "diffusers_group_offload", "level": "leaf", "hook": 0, "per_tensor": 0}, 2)
+    whole = simulate(case.scenario, case.profile).metrics
+    few = simulate(case.scenario, case.profile, max_steps=8).metrics
+    assert not few["settled"] and few["step_time_s"] < whole["step_time_s"]
+    policy = case.scenario.policy
+    axes = {name: (getattr(policy, name),) for name in ("level", "hook", "per_tensor")}
+    search = Search([layout(case, 10**6)], Limits(0.0), Evaluator(), small=10**9)
+    search.run([Family(0, type(policy), axes)])
+    assert search.best is not None and search.best.policy == policy
+    assert search.best.step_s == whole["step_time_s"]
+
+
 def test_floors_by_hand() -> None:
     # 3 layers of 40 B in 2 passes: 240 B at 8 B/s on one rank; collectives of 16 B send 8 B at 8 B/s
     block = {"layers": 3, "steps": 2, "passes_per_step": 2, "layer_bytes": 40, "activation_bytes": 100}

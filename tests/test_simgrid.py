@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import simgrid_runs
+from benchmarks.problems import MIB, Problem
 from sim.environment import Environment
 from sim.fluid import Fabric, FlowSpec
+from sim.machine import SimulatedMachine
 
 PYTHON = "/usr/bin/python3"
 PROBLEMS = 300
@@ -70,3 +73,32 @@ def test_flows_end_when_simgrid_says() -> None:
     theirs = json.loads(done.stdout.splitlines()[-1])
     for given, found in zip(problems, theirs, strict=True):
         assert ends(given) == pytest.approx(found, rel=0, abs=5e-9), given
+
+
+LAYERS = [
+    Problem("chunked", layers=3),
+    Problem("yielding", layers=3),
+    Problem("yielding", layers=2, chunk_bytes=5 * MIB),
+    Problem("chunked", ranks=4, layers=2, chunk_bytes=64 * MIB, slow=0.7),
+    Problem("yielding", ranks=3, layers=2, slow=0.99),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, simgrid_runs.Driver | None]:
+    folder = tmp_path_factory.mktemp("simgrid")
+    return {"C++": simgrid_runs.cpp_driver(folder), "Python": simgrid_runs.python_driver()}
+
+
+@pytest.mark.parametrize("problem", LAYERS, ids=str)
+@pytest.mark.parametrize("language", ["C++", "Python"])
+def test_layers_of_chunks_and_all_to_alls_end_when_simgrid_says(
+    language: str, problem: Problem, compiled: dict[str, simgrid_runs.Driver | None]
+) -> None:
+    """A whole program: streams, slots, gates and collectives."""
+    driver = compiled[language]
+    if driver is None:
+        pytest.skip(f"SimGrid for {language} is not installed")
+    timeline = SimulatedMachine(problem.profile()).run(problem.scenario().program())
+    last = max(span.end for span in timeline.spans)
+    assert last == pytest.approx(simgrid_runs.run(driver, problem).makespan, rel=1e-11)

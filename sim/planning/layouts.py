@@ -13,13 +13,14 @@ from sim.planning.space import Deployment
 from sim.policies import Resident
 from sim.scenario import Scenario
 from sim.sweeps.job import Job
+from sim.timeline.settling import MIN_ALIKE
 from sim.workloads import layouts
 from sim.workloads.block_setup import Parallelism
 from sim.workloads.named import Named
 from sim.workloads.recorded import Recorded
 
-STEPS = 2
-"""Steps of a point: the second one is as all later ones, or more are simulated until they repeat."""
+STEPS = MIN_ALIKE + 1
+"""Steps of a point: with fewer it would not show whether they have settled; more are simulated where they have not."""
 
 
 def layouts_of(

@@ -131,7 +131,7 @@ class _Planning:
         search = self._search()
         every = families(self.layouts)
         chosen = [f for family in every if (f := self._restricted(family)) is not None]
-        search.simulate([(number, Resident()) for number in range(len(self.layouts))], anyway=True)
+        search.baselines()
         search.run(chosen)
         wider = search
         if self.asked.runtime != ANY:
@@ -184,7 +184,7 @@ class _Planning:
         allowed = [p for p in mine if allowed_by(self.asked.runtime, p.world_size)(p.policy)]
         best = None if search.best is None else points[search.best.layout, search.best.policy]
         smallest = None if search.smallest is None else points[search.smallest.layout, search.smallest.policy]
-        residents = [points[number, Resident()] for number in range(len(self.layouts))]
+        residents = [p for n in range(len(self.layouts)) if (p := points.get((n, Resident()))) is not None]
         binding, fall, by_cause = [], None, {}
         found = search.best
         if found is not None:
@@ -238,7 +238,8 @@ class _Planning:
             return []
         step = None if best is None else best.step_time_s
         own = {f.policy: None for f in (search.best, search.smallest, needed) if f is not None}
-        tips = suggestions(self.layouts[at.layout].job, [*own, Resident()], step, self.evaluator)
+        jobs = [layout.job for layout in self.layouts]
+        tips = suggestions(self.layouts[at.layout].job, [*own, Resident()], step, self.evaluator, jobs)
         others = {OWN: wider.best, f"{OWN}, the least memory within {100 * self.asked.within:g} %": wider.smallest}
         if wider is search or wider.best is None or (step is not None and wider.best.step_s >= step * (1 - WORTH)):
             return tips

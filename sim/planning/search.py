@@ -24,6 +24,8 @@ PROMISING = 0.1
 STRIDES = (4, 2, 1)
 SMALL = 150_000
 """Commands of a whole space that is simulated without a search."""
+TOGETHER = 2
+"""Layouts whose resident schedules are simulated at once: more might be for nothing."""
 DESCENTS = 2
 """Families from whose best schedules a search goes on."""
 
@@ -38,11 +40,26 @@ class Search(Simulated):
         self.small = small
 
     def run(self, families: Sequence[Family], briefly: bool = False) -> None:
-        """Search families; what is found is in `best`, `smallest` and `known`.
+        """Search families; what is found, and confirmed, is in `best`, `smallest` and `known`.
 
         `briefly`: one schedule of each family with the most residency that fits, and of the best family one with the
         least.
         """
+        self._run(families, briefly)
+        self.confirm()
+
+    def baselines(self) -> None:
+        """Simulate all weights resident on each layout, but for those that are proved to be behind what fits.
+
+        No schedule has a lower floor. The layouts with the lowest come first, a few at a time.
+        """
+        floors = {n: layout.floors.step_s(Resident()) for n, layout in enumerate(self.layouts)}
+        order = sorted(floors, key=lambda n: floors[n])
+        for first in range(0, len(order), TOGETHER):
+            few = order[first : first + TOGETHER]
+            self.simulate([(n, Resident()) for n in few if not self._behind(n)], anyway=True)
+
+    def _run(self, families: Sequence[Family], briefly: bool) -> None:
         if sum(self._cost(family) for family in families) <= self.small:
             for family in families:
                 places = sorted(family.all_places(), key=lambda at: tuple(at.values()))
@@ -55,11 +72,11 @@ class Search(Simulated):
             return
         self._in_turn(families, starts)
         closed = self.closed(families)  # then more residency serves only to find the smallest
-        order = self._ranked(families, starts)
+        order = [n for n in self._ranked(families, starts) if not self._resident_is_best(families[n])]
         larger = {n: self._filled(families[n], starts[n]) for n in order if not (closed and self._near(families[n]))}
         self._in_turn(families, {n: at for n, at in larger.items() if at})
         for number in self._ranked(families, starts)[:DESCENTS]:
-            if self._promising(families[number]):
+            if self._promising(families[number]) and not self._resident_is_best(families[number]):
                 self._descend(families[number], starts[number], families)
         for number in self._ranked(families, starts)[:DESCENTS]:
             self._shrink(families[number])
@@ -79,11 +96,19 @@ class Search(Simulated):
                 self.simulate((layout, policy) for policy in together[layout])
 
     def _behind(self, layout: int) -> bool:
-        """Whether a layout takes longer with all weights resident than the best schedule found on another one does."""
-        resident = self.known.get((layout, Resident()))
-        if resident is None or self.best is None or self.best.layout == layout:
+        """Whether a layout takes longer with all weights resident than the best schedule found on another one does.
+
+        Where that was not simulated, by its floor.
+        """
+        if self.best is None or self.best.layout == layout:
             return False
-        return resident.step_s >= self.best.step_s
+        resident = self.known.get((layout, Resident()))
+        least = self.layouts[layout].floors.step_s(Resident()) if resident is None else resident.step_s
+        return least >= self.best.step_s
+
+    def _resident_is_best(self, family: Family) -> bool:
+        """Whether the best schedule has all weights resident, on the family's layout: less residency is not faster."""
+        return self.best is not None and (self.best.layout, self.best.policy) == (family.layout, Resident())
 
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""

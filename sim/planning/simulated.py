@@ -64,6 +64,8 @@ class Simulated:
         self.smallest: Found | None = None
         self.pruned: dict[tuple[int, Policy], float] = {}
         """What was not simulated, with its floor, s."""
+        self.confirmed: set[tuple[int, Policy]] = set()
+        """What has not settled in few steps, and was simulated with as many as it needs."""
 
     def take(self, other: Simulated) -> None:
         """Know what another search of the same layouts and limits has found."""
@@ -138,6 +140,28 @@ class Simulated:
         for key in keys:  # in their order, whatever the order they came in
             if (found := self.known[key]) is not None:
                 self._note(found)
+
+    def confirm(self) -> None:
+        """Simulate the fastest and the smallest with as many steps as they need, where they have not settled in few.
+
+        That may make them slower than others, which are then the fastest and the smallest, and are confirmed in turn.
+        """
+        while True:
+            chosen = [f for f in (self.best, self.smallest) if f is not None and not f.figures.metrics["settled"]]
+            keys = {(f.layout, f.policy) for f in chosen} - self.confirmed
+            if not keys:
+                return
+            self.confirmed |= keys
+            for layout, policy in keys:
+                job = self.layouts[layout].job
+                # with causes, which are wanted of the fastest later: then it is not simulated again
+                whole = job._replace(scenario=job.scenario.with_policy(policy), causes=True)
+                self.known[layout, policy] = Found(layout, policy, self.evaluator.one(whole).figures())
+            self.best = self.smallest = None
+            for found in self.known.values():
+                if found is not None:
+                    self._note(found)
+            self.simulate(list(self.pruned))
 
     def _note(self, found: Found) -> None:
         if not found.fits:

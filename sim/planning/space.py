@@ -14,6 +14,8 @@ from sim.planning.floors import Floors
 from sim.policies import Axes, Policy, Resident, kinds
 from sim.sweeps.job import Job
 
+COARSE_STEPS = 8
+"""Steps of a point that are simulated to see them settle, at most; more only of what is chosen."""
 RESIDENCY = ("resident_fraction", "resident_layers")
 """Axes along which memory buys time."""
 
@@ -120,9 +122,9 @@ def largest_fit(family: Family, at: dict[str, int], fits: Callable[[Policy], boo
 
 
 def under(job: Job, policy: Policy) -> Job | None:
-    """`job` under `policy`; None if it is too large to simulate: nobody could choose it."""
+    """`job` under `policy`, with few steps; None if it is too large to simulate: nobody could choose it."""
     try:
-        return job._replace(scenario=job.scenario.with_policy(policy))
+        return job._replace(scenario=job.scenario.with_policy(policy), max_steps=COARSE_STEPS)
     except InputError:
         return None
 

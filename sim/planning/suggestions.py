@@ -59,16 +59,23 @@ class Change(NamedTuple):
 
 
 def suggestions(
-    job: Job, policies: Sequence[Policy], best_step_s: float | None, evaluator: Evaluator
+    job: Job,
+    policies: Sequence[Policy],
+    best_step_s: float | None,
+    evaluator: Evaluator,
+    compared: Sequence[Job] = (),
 ) -> list[Suggestion]:
     """What each change would give with the best of `policies` that fits there; the largest gain first.
 
-    Where none fits under a change, it is the one with the smallest peak.
+    Where none fits under a change, it is the one with the smallest peak. Left out are the layouts of jobs that the plan
+    has `compared`, and what is proved to take as long as the plan's best step.
     """
+    known = [_layout(other) for other in compared]
     tried = [
         (change, policy, made)
         for change in _changes(job)
-        for policy in _worth_trying(change.job, _policies(change, policies))
+        if change.job.profile is not job.profile or _layout(change.job) not in known
+        for policy in _worth_trying(change.job, _policies(change, policies), best_step_s)
         if (made := under(change.job, policy))
     ]
     found: dict[str, Suggestion] = {}
@@ -95,12 +102,21 @@ def _policies(change: Change, policies: Sequence[Policy]) -> list[Policy]:
     return [*(policy for policy in deciding if policy is not None), *policies]
 
 
-def _worth_trying(job: Job, policies: Sequence[Policy]) -> list[Policy]:
-    """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first."""
+def _layout(job: Job) -> Scenario:
+    """The scenario, whatever its schedule and steps."""
+    return job.scenario.with_policy(Resident()).with_steps(1)
+
+
+def _worth_trying(job: Job, policies: Sequence[Policy], best_step_s: float | None) -> list[Policy]:
+    """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first.
+
+    Nothing where that is proved to take `best_step_s` or more.
+    """
     floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
     may = [policy for policy in policies if floors.memory(policy) <= limit]
     resident: list[Policy] = [policy for policy in may if isinstance(policy, Resident)]
-    return (resident or may or list(policies))[:1]
+    first = (resident or may or list(policies))[:1]
+    return [policy for policy in first if best_step_s is None or floors.step_s(policy) < best_step_s]
 
 
 def _changes(job: Job) -> Iterator[Change]:

@@ -16,6 +16,7 @@ from sim.inputs import units
 from sim.policies import Policy, loaded_contents
 from sim.run import Result, simulate
 from sim.scenario import Scenario
+from sim.timeline.settling import MAX_STEPS
 from sim.workloads.named import remembered
 
 _SHOWING = ("cli", "cli.py", "report")
@@ -38,6 +39,8 @@ class Job(NamedTuple):
     """Whether the causes of the critical path are wanted, too."""
     shortcuts: bool | None = None
     """Whether layers that are found to repeat may be left out; None: as `sim.run.simulate` does by itself."""
+    max_steps: int = MAX_STEPS
+    """Steps that are simulated to see them settle, at most."""
 
     @classmethod
     def of(cls, scenario: Scenario, profile: Profile | None = None, causes: bool = False) -> Job:
@@ -64,7 +67,16 @@ class Job(NamedTuple):
         for key in NAMING:
             plain["workload"].pop(key, None)
         models = list(self.models.values())
-        content = [plain, to_plain(self.profile), models, self.code, self.causes, self.shortcuts, sys.version]
+        content = [
+            plain,
+            to_plain(self.profile),
+            models,
+            self.code,
+            self.causes,
+            self.shortcuts,
+            self.max_steps,
+            sys.version,
+        ]
         return hashlib.sha256(canonical(content)).hexdigest()
 
     def simulate(self) -> Result:
@@ -78,8 +90,8 @@ class Job(NamedTuple):
             raise StaleCodeError("the code of chunkflow-sim was changed while this ran")
         with remembered(self.models):
             if self.shortcuts is None:
-                return simulate(self.scenario, self.profile)
-            return simulate(self.scenario, self.profile, shortcuts=self.shortcuts)
+                return simulate(self.scenario, self.profile, max_steps=self.max_steps)
+            return simulate(self.scenario, self.profile, shortcuts=self.shortcuts, max_steps=self.max_steps)
 
 
 class StaleCodeError(Exception):

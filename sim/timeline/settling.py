@@ -21,6 +21,7 @@ MIN_ALIKE = 3
 MAX_PERIOD = 8
 """Longest period that is looked for, in steps."""
 MAX_STEPS = 64
+"""Unless a caller gives a limit of its own."""
 MAX_COMMANDS = 2_000_000
 """Of all ranks: a run is not simulated beyond these two limits to see it settle."""
 
@@ -49,12 +50,13 @@ def _alike(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=TOLERANCE)
 
 
-def settle(first: Timeline, commands: int, longer: Callable[[int], Timeline]) -> Timeline:
+def settle(first: Timeline, commands: int, longer: Callable[[int], Timeline], max_steps: int = MAX_STEPS) -> Timeline:
     """`first`, or a run with more steps where that one has not settled; its `period` says what the steps do.
 
     `commands` is how many `first` has, of all ranks, simulated or not. `longer` runs the same program with the given
     number of steps, of which the first are those of `first`. A run whose step time is what it would be with more steps
-    is returned unchanged. A run of one step is not made longer: its user wants to see the first step.
+    is returned unchanged. A run of one step is not made longer: its user wants to see the first step. No run is made
+    longer than `max_steps`.
     """
     steps = count = len(first.steps[0]) - 1
     if count < 2:
@@ -62,7 +64,7 @@ def settle(first: Timeline, commands: int, longer: Callable[[int], Timeline]) ->
     timeline, found = first, period(_durations(first))
     while not found:
         more = max(2 * steps if steps > MIN_ALIKE else 0, MIN_ALIKE + 1)  # no more than needed at first
-        if more > MAX_STEPS or commands * (more / count) > MAX_COMMANDS:
+        if more > max_steps or commands * (more / count) > MAX_COMMANDS:
             break
         steps = more
         timeline = longer(steps)
