@@ -104,7 +104,7 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
         ProgramError: the scenario makes no valid program.
     """
     profile = profile or scenario.profile()
-    machine = SimulatedMachine(profile)
+    machine = SimulatedMachine(profile, trains=shortcuts)
     policy, decided = scenario.decided(profile)
 
     def run_of(steps: int, shortcuts: bool = shortcuts, all_steps: bool = False) -> Shortened:
