@@ -12,7 +12,6 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from sim.hardware.profile import Profile
 from sim.hardware.routes import Graph
 
 
@@ -34,23 +33,23 @@ class Symmetry(NamedTuple):
     resource_class: tuple[int, ...]
 
 
-_KNOWN: WeakKeyDictionary[Graph, dict[tuple[int, ...], Symmetry]] = WeakKeyDictionary()
-"""Of each topology, by the GPUs of ranks, what has been looked for."""
+_KNOWN: WeakKeyDictionary[Graph, dict[tuple[tuple[int, ...], tuple[int, ...]], Symmetry]] = WeakKeyDictionary()
+"""Of each topology, by the GPUs of ranks and their kinds, what has been looked for."""
 
 
-def symmetry(profile: Profile, gpus: Sequence[int]) -> Symmetry:
-    """A group of automorphisms of `profile` that permutes the ranks on `gpus`; of one element if none is found."""
-    known = _KNOWN.setdefault(profile.graph, {})
-    placed = tuple(gpus)
-    if placed not in known:
-        known[placed] = _find(profile, placed)
-    return known[placed]
+def symmetry(graph: Graph, gpus: Sequence[int], kinds: Sequence[int]) -> Symmetry:
+    """A group of automorphisms that permutes the ranks on `gpus`, which are of `kinds`; one of 1 if none is found."""
+    known = _KNOWN.setdefault(graph, {})
+    key = tuple(gpus), tuple(kinds)
+    if key not in known:
+        known[key] = _find(graph, *key)
+    return known[key]
 
 
-def _find(profile: Profile, gpus: tuple[int, ...]) -> Symmetry:
-    checker = _Checker(profile, gpus)
+def _find(graph: Graph, gpus: tuple[int, ...], kinds: tuple[int, ...]) -> Symmetry:
+    checker = _Checker(graph, gpus, kinds)
     generators = tuple(_generators(checker, len(gpus)))
-    ranks, resources = _Orbits(len(gpus)), _Orbits(len(profile.capacities))
+    ranks, resources = _Orbits(len(gpus)), _Orbits(len(graph.limits))
     for generator in generators:
         for rank, image in enumerate(generator.ranks):
             ranks.join(rank, image)
@@ -112,13 +111,13 @@ class _Checker:
     Vertices are numbered: those of ranks first, then nodes.
     """
 
-    def __init__(self, profile: Profile, gpus: Sequence[int]) -> None:
-        self.graph = graph = profile.graph
+    def __init__(self, graph: Graph, gpus: Sequence[int], kinds: Sequence[int]) -> None:
+        self.graph = graph
         self.count = len(gpus)
         names = [*(f"gpu{gpu}" for gpu in gpus), *graph.nodes]
         number = {name: at for at, name in enumerate(names)}
         looks: dict[Hashable, int] = {}
-        self.looks = [looks.setdefault(id(profile.device_of(gpu)), len(looks)) for gpu in gpus]
+        self.looks = [looks.setdefault(kind, len(looks)) for kind in kinds]
         self.looks += [looks.setdefault(self._look(name), len(looks)) for name in graph.nodes]
         self.inside = {number[name]: inside for name, inside in graph.inside.items()}
         self.edges: dict[tuple[int, int], _Edge] = {}

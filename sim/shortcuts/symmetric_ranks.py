@@ -8,7 +8,6 @@ from typing import Self
 from sim import policies
 from sim.fluid import weighted_max_min
 from sim.hardware.quotient import BrokenSymmetryError, Quotient
-from sim.hardware.symmetry import symmetry
 from sim.machine import SimulatedMachine
 from sim.policies import Policy
 from sim.program import (
@@ -71,7 +70,7 @@ class Ranks:
         if world_size < 2 or not (workload.alike and policy.ranks_alike) or machine.rate_law is not weighted_max_min:
             return None
         profile, gpus = machine.profile, tuple(placement) or tuple(range(world_size))
-        found = symmetry(profile, gpus)
+        found = profile.symmetry_of(gpus)
         if len(set(found.rank_class)) == world_size:
             return None
         quotient = Quotient(profile, gpus, found)
