@@ -15,7 +15,7 @@ from sim.isolated_runs import isolated_times
 from sim.machine import SimulatedMachine
 from sim.policies import Policy, describe
 from sim.scenario import Scenario
-from sim.shortcuts import Shortened, run_layers
+from sim.shortcuts import Shortened, expanded, run_layers
 from sim.timeline import Sections, Timeline, settling
 from sim.timeline.composed import with_isolated
 from sim.timeline.memory_components import Weights
@@ -49,11 +49,11 @@ class Result(_Fields):
     def timeline(self) -> Timeline:
         """All spans. Where layers were left out, all are simulated when this is asked for."""
         if not self.simulated.simulated_steps:
-            return self.simulated
+            return expanded(self.simulated)
         steps = len(self.simulated.steps[0]) - 1
         policy, decided = self.scenario.decided(self.profile)
-        whole = _run(self.scenario, decided, policy, SimulatedMachine(self.profile), steps, shortcuts=False)
-        return whole.timeline._replace(period=self.simulated.period)
+        whole = _run(self.scenario, decided, policy, SimulatedMachine(self.profile), steps, all_layers=True)
+        return expanded(whole.timeline._replace(period=self.simulated.period))
 
     def __repr__(self) -> str:
         step, peak = show_seconds(self.metrics["step_time_s"]), show_bytes(self.metrics["peak_memory_bytes"])
@@ -107,8 +107,8 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     machine = SimulatedMachine(profile, trains=shortcuts)
     policy, decided = scenario.decided(profile)
 
-    def run_of(steps: int, shortcuts: bool = shortcuts, all_steps: bool = False) -> Shortened:
-        return _run(scenario, decided, policy, machine, steps, shortcuts, all_steps)
+    def run_of(steps: int, all_steps: bool = False, all_layers: bool = False) -> Shortened:
+        return _run(scenario, decided, policy, machine, steps, shortcuts, all_steps, all_layers)
 
     found = first = longest = run_of(scenario.workload.steps)
 
@@ -128,7 +128,7 @@ def simulate(scenario: Scenario, profile: Profile | None = None, settle: bool = 
     if found.left_out_steps and timeline.simulated_shown.start < 1:  # figures are of steps that were left out
         found = longest = run_of(count, all_steps=True)
     if Sections.of(found.timeline, 0) is None:
-        found = longest = run_of(count, shortcuts=False)
+        found = longest = run_of(count, all_layers=True)
     timeline = found.timeline._replace(period=timeline.period)
     if timeline.composed:
         alone = isolated_times(machine, decided, scenario.world_size, scenario.placement or ())
@@ -149,12 +149,22 @@ def _run(
     policy: Policy,
     machine: SimulatedMachine,
     steps: int,
-    shortcuts: bool,
+    shortcuts: bool = True,
     all_steps: bool = False,
+    all_layers: bool = False,
 ) -> Shortened:
     """A run of so many steps."""
     workload, size, placement = decided._replace(steps=steps), scenario.world_size, scenario.placement or ()
-    return run_layers(machine, workload, policy, size, shortcuts, placement=placement, all_steps=all_steps)
+    return run_layers(
+        machine,
+        workload,
+        policy,
+        size,
+        shortcuts,
+        placement=placement,
+        all_steps=all_steps,
+        all_layers=all_layers,
+    )
 
 
 def _weights(whole: Workload, policy: Policy, ranks: int) -> Weights:

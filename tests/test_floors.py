@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import Case, Plain, changes, collective, compute, scenario, tiny_profile, workloads
 
+from sim.hardware.host_flows import HostFlows
 from sim.run import Result, simulate
 from sim.timeline.floor_terms import Segment, Turn, chain_floor, collective_segments, kernel_segment, overlap_floor
 
@@ -30,13 +31,14 @@ def test_copies_go_where_they_cost_least() -> None:
 def test_a_byte_beside_a_collective_costs_what_it_delays() -> None:
     # 4 B/s come alone, for 4 s; beside copies the link's 8 B/s are shared 1 : 4, 1.6 and 6.4 B/s
     profile = tiny_profile(2, {"collective.cap": 4, "collective.weight": 0.25})
-    latency, moving = collective_segments(profile, "all_to_all", 32, [0, 1], 0)
+    latency, moving = collective_segments(HostFlows(profile, [0, 1]), "all_to_all", 32, None, 0)
     assert latency == Segment(0, 0, 0)
     assert moving.seconds == pytest.approx(4)
     assert moving.cost == pytest.approx((1 - 1.6 / 4) / 6.4)
     assert moving.most == pytest.approx(6.4 * 10)
     # with as much weight as a copy it keeps its rate, and a copy gets the rest of the link
-    _, free = collective_segments(tiny_profile(2, {"collective.cap": 4}), "all_to_all", 32, [0, 1], 0)
+    fast = tiny_profile(2, {"collective.cap": 4})
+    _, free = collective_segments(HostFlows(fast, [0, 1]), "all_to_all", 32, None, 0)
     assert free.cost == 0
     assert free.most == pytest.approx(4 * 4)
 
@@ -49,7 +51,10 @@ def test_copies_that_something_else_holds_up_cost_a_collective_nothing() -> None
         "peers": "host",
     }
     profile = tiny_profile(2, {"collective.cap": 4, "collective.weight": 0.25}, topology)
-    assert [segment.cost for segment in collective_segments(profile, "all_to_all", 32, [0, 1], 0)] == [0, 0]
+    assert [segment.cost for segment in collective_segments(HostFlows(profile, [0, 1]), "all_to_all", 32, None, 0)] == [
+        0,
+        0,
+    ]
 
 
 def test_a_kernel_is_delayed_by_its_launches() -> None:

@@ -20,7 +20,7 @@ Algorithms:
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, assert_never, get_args
 
 from simpy.events import Event
@@ -42,12 +42,26 @@ class Part(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Flows that go at once. Of `ranks` that take part together each sends `sent` bytes, to `peers` at a time."""
+    """Flows that go at once. Of `ranks` that take part together each sends `sent` bytes, to `peers` at a time.
+
+    Where every ordered pair of a group has a flow of its own, these are the groups in `pairs_of`.
+    """
 
     parts: tuple[Part, ...]
     ranks: int
     sent: float
     peers: int
+    pairs_of: tuple[tuple[int, ...], ...] = ()
+
+
+class Pairs(NamedTuple):
+    """Which flows of pairs are wanted: those from `sources`, to `targets`; of any where these are None."""
+
+    sources: Container[int] | None = None
+    targets: Container[int] | None = None
+
+
+ALL_PAIRS = Pairs()
 
 
 class PhaseFlows(NamedTuple):
@@ -71,9 +85,17 @@ def sent_per_rank(kind: CollectiveKind, size: int, world_size: int) -> float:
 
 
 def phases(
-    kind: CollectiveKind, size: int, world_size: int, algorithm: Algorithm, domains: Sequence[tuple[int, ...]] = ()
+    kind: CollectiveKind,
+    size: int,
+    world_size: int,
+    algorithm: Algorithm,
+    domains: Sequence[tuple[int, ...]] = (),
+    wanted: Pairs = ALL_PAIRS,
 ) -> tuple[Phase, ...]:
-    """What moves a collective of `size` bytes per rank; nothing for a single rank."""
+    """What moves a collective of `size` bytes per rank; nothing for a single rank.
+
+    Where each pair has a flow, parts are only those that are `wanted`.
+    """
     n = world_size
     if n == 1:
         return ()
@@ -83,11 +105,11 @@ def phases(
         return (Phase(shift, n, float(size), 1),)
     match algorithm:
         case "direct":
-            return (_exchange(everyone, sent_per_rank(kind, size, n)),)
+            return (_exchange(everyone, sent_per_rank(kind, size, n), wanted),)
         case "ring":
-            return (_ring(everyone, sent_per_rank(kind, size, n)),)
+            return (_ring(everyone, sent_per_rank(kind, size, n), wanted),)
         case "hierarchical":
-            return _hierarchical(kind, size, n, domains)
+            return _hierarchical(kind, size, n, domains, wanted)
         case _:
             assert_never(algorithm)
 
@@ -97,6 +119,7 @@ def _hierarchical(
     size: int,
     n: int,
     domains: Sequence[tuple[int, ...]],
+    wanted: Pairs,
 ) -> tuple[Phase, ...]:
     """A phase within `domains` and one between them, in the order of the kind."""
     within, across = tuple(domains), tuple(zip(*domains, strict=True))
@@ -113,19 +136,30 @@ def _hierarchical(
             steps = [(_ring, within, near), (_ring, across, 2 * far), (_ring, within, near)]
         case _:
             assert_never(kind)
-    return tuple(move(groups, sent) for move, groups, sent in steps if sent)
+    return tuple(move(groups, sent, wanted) for move, groups, sent in steps if sent)
 
 
-def _exchange(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
-    """Every ordered pair of each group, one flow each."""
+def _exchange(groups: Iterable[tuple[int, ...]], sent: float, wanted: Pairs, /) -> Phase:
+    """Every ordered pair of each group that is `wanted`, one flow each."""
     groups = tuple(groups)
     n = len(groups[0])
-    pairs = tuple(Part(((a, b),), sent / (n - 1), (a, b)) for group in groups for a in group for b in group if a != b)
-    return Phase(pairs, n, sent, n - 1)
+    pairs = tuple(
+        Part(((a, b),), sent / (n - 1), (a, b))
+        for group in groups
+        for targets in [_among(group, wanted.targets)]
+        for a in _among(group, wanted.sources)
+        for b in targets
+        if a != b
+    )
+    return Phase(pairs, n, sent, n - 1, groups)
 
 
-def _ring(groups: Iterable[tuple[int, ...]], sent: float) -> Phase:
-    """A ring in each group, one flow each."""
+def _among(group: Sequence[int], wanted: Container[int] | None) -> Sequence[int]:
+    return group if wanted is None else [rank for rank in group if rank in wanted]
+
+
+def _ring(groups: Iterable[tuple[int, ...]], sent: float, _: Pairs, /) -> Phase:
+    """A ring in each group, one flow each, whatever pairs are wanted."""
     groups = tuple(groups)
     rings = tuple(Part(tuple(zip(group, group[1:] + group[:1], strict=True)), sent, group) for group in groups)
     return Phase(rings, len(groups[0]), sent, 1)
@@ -144,7 +178,9 @@ def algorithm_of(cls: CollectiveClass, kind: CollectiveKind) -> Algorithm:
             assert_never(kind)
 
 
-def phases_of(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]) -> tuple[Phase, ...]:
+def phases_of(
+    profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], wanted: Pairs = ALL_PAIRS
+) -> tuple[Phase, ...]:
     """`phases` by the algorithm and the domains of `profile`, for ranks that sit on `gpus`.
 
     Raises:
@@ -152,7 +188,7 @@ def phases_of(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[
     """
     algorithm = algorithm_of(profile.collective_class(kind), kind)
     domains = domains_of(profile, gpus) if algorithm == "hierarchical" and len(gpus) > 1 else ()
-    return phases(kind, size, len(gpus), algorithm, domains)
+    return phases(kind, size, len(gpus), algorithm, domains, wanted)
 
 
 def flows(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]) -> list[PhaseFlows]:
@@ -164,19 +200,21 @@ def flows(profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int]
     Raises:
         InputError: a hierarchical collective on domains that the ranks do not fill evenly.
     """
+    return [flows_of_phase(profile, kind, gpus, phase) for phase in phases_of(profile, kind, size, gpus)]
+
+
+def flows_of_phase(profile: Profile, kind: CollectiveKind, gpus: Sequence[int], phase: Phase) -> PhaseFlows:
+    """As `flows`, of one phase."""
     cls = profile.collective_class(kind)
-    found = []
-    for phase in phases_of(profile, kind, size, gpus):
-        cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
-        share = cls.contention(phase.ranks)
-        weight = share.weight.value / phase.peers
-        specs = []
-        for part in phase.parts:
-            edges = tuple((gpus[a], gpus[b]) for a, b in part.edges)
-            spec = _flow(profile, share, edges, cap, weight)
-            specs.append((_tagged(cls, profile.like(kind), spec, [gpus[rank] for rank in part.ranks]), part))
-        found.append(PhaseFlows(cls.latency_of(phase.ranks), tuple(specs)))
-    return found
+    cap = cls.demand_cap(phase.ranks, phase.sent) / phase.peers
+    share = cls.contention(phase.ranks)
+    weight = share.weight.value / phase.peers
+    specs = []
+    for part in phase.parts:
+        edges = tuple((gpus[a], gpus[b]) for a, b in part.edges)
+        spec = _flow(profile, share, edges, cap, weight)
+        specs.append((_tagged(cls, profile.like(kind), spec, [gpus[rank] for rank in part.ranks]), part))
+    return PhaseFlows(cls.latency_of(phase.ranks), tuple(specs))
 
 
 def transfer(
@@ -223,10 +261,17 @@ def isolated_times(
     profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], law: RateLaw = weighted_max_min
 ) -> tuple[float, ...]:
     """`isolated_time` on each rank: one is done with the last of its own flows. Raises InputError as `flows`."""
-    *before, last = flows(profile, kind, size, gpus) or [PhaseFlows(0.0, ())]
-    begun = sum(phase.latency + phase_time(phase, profile.capacities, law) for phase in before)
-    ends = _ends(last, profile.capacities, law)
-    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(len(gpus)))
+    return times_alone(flows(profile, kind, size, gpus), len(gpus), profile.capacities, law)
+
+
+def times_alone(
+    moves: Sequence[PhaseFlows], count: int, capacities: Sequence[float], law: RateLaw = weighted_max_min
+) -> tuple[float, ...]:
+    """Seconds of `moves`, phase after phase with nothing else in flight, for each of `count` ranks."""
+    *before, last = moves or [PhaseFlows(0.0, ())]
+    begun = sum(phase.latency + phase_time(phase, capacities, law) for phase in before)
+    ends = _ends(last, capacities, law)
+    return tuple(begun + (last.latency + ends.get(rank, 0.0)) for rank in range(count))
 
 
 def phase_time(phase: PhaseFlows, capacities: Sequence[float], law: RateLaw = weighted_max_min) -> float:

@@ -14,6 +14,7 @@ from simpy.events import Event
 from sim.environment import Environment
 from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
+from sim.hardware.host_flows import HostFlows
 from sim.machine.state import Rank, Steps, Stream, Work
 from sim.machine.trains import Moving, Trains
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
@@ -59,6 +60,7 @@ class Copies:
         profile: Profile,
         gpus: tuple[int, ...],
         law: RateLaw,
+        flows: HostFlows,
         span: Callable[[Rank, Copy, float, float, float], None],
         trains: Trains | None,
     ) -> None:
@@ -69,6 +71,7 @@ class Copies:
         self._profile = profile
         self._gpus = gpus
         self._law = law
+        self._flows = flows
         self._costs: dict[tuple[CopyKind, int, int | None], _Costs] = {}
         self._engines: dict[tuple[CopyKind, int], _Engine] = {}
 
@@ -162,8 +165,8 @@ class Copies:
         key = command.kind, rank.gpu, peer
         costs = self._costs.get(key)
         if costs is None:
-            spec, cls = self._profile.copy_flow(*key), self._profile.copy_class(command.kind, rank.gpu)
-            rate = self._law([spec], self._profile.capacities)[0]
+            spec, cls = self._flows.copy(*key), self._profile.copy_class(command.kind, rank.gpu)
+            rate = self._law([self._profile.copy_flow(*key)], self._profile.capacities)[0]
             on_grid = self._env.on_grid
             times = on_grid(cls.setup.value), float(cls.minimum.value), on_grid(cls.switch.value)
             costs = self._costs[key] = _Costs(spec, rate, *times, self._engine(command.kind, rank.gpu))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 
-from simpy.events import Event
+import msgspec
+from simpy.events import NORMAL, Event
 
 from sim.environment import Environment, Process
 from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile, collectives
+from sim.hardware.host_flows import Group, HostFlows
 from sim.machine.state import CollectiveKey, Rank, Rendezvous, Steps, TransferKey, Work
-from sim.program import Collective, CollectiveKind, PointToPoint, Send
+from sim.program import Collective, PointToPoint, Send
 
-Flows = list[collectives.PhaseFlows]
+_LAST = NORMAL + 1
+"""Priority of what happens after all else that is scheduled for an instant."""
 
 
 class Communications:
@@ -25,6 +29,7 @@ class Communications:
         profile: Profile,
         ranks: Sequence[Rank],
         law: RateLaw,
+        flows: HostFlows,
     ) -> None:
         self._env = env
         self._fabric = fabric
@@ -34,23 +39,23 @@ class Communications:
         self.rendezvous: dict[CollectiveKey | TransferKey, Rendezvous] = {}
         self._posted: dict[TransferKey, dict[int, tuple[int, bool]]] = {}
         """Transfer -> rank -> (transfers in the same direction beside it, whether one goes in reverse)."""
-        self._flows: dict[tuple[CollectiveKind, int, tuple[int, ...]], Flows] = {}
+        self._flows = flows
         self._transfers: dict[tuple[int, int, int, int, bool], tuple[float, FlowSpec]] = {}
-        self._isolated: dict[tuple[CollectiveKind, int, tuple[int, ...]], tuple[float, ...]] = {}
         self._isolated_transfers: dict[tuple[tuple[int, int, int], ...], float] = {}
 
     def collective(self, rank: Rank, command: Collective, key: CollectiveKey) -> Work:
         """Let `rank` take part in a collective to its end. Began: when all had arrived."""
         if key not in self.rendezvous:
-            self.rendezvous[key] = Rendezvous(self._env, command.kind, command.members(len(self._ranks)))
+            self.rendezvous[key] = Rendezvous(self._env, command.kind, self._flows.members(_group(command)))
         rendezvous = self.rendezvous[key]
         rendezvous.arrived.append(rank.number)
         if len(rendezvous.arrived) == len(rendezvous.members):
             rendezvous.ready = self._env.now
-            Process(self._env, self._move(command, rendezvous))
+            # whoever arrives last, what else happens now comes first on all ranks
+            self._env.call_at(self._env.now, partial(Process, self._env, self._move(command, rendezvous)), _LAST)
         yield rendezvous.done[rank.number]
         place = rendezvous.members.index(rank.number)
-        return rendezvous.ready, self._isolated_time(command, rendezvous)[place]
+        return rendezvous.ready, self._flows.isolated(command.kind, command.bytes, _group(command))[place]
 
     def point_to_point(self, rank: Rank, command: PointToPoint, keys: Sequence[TransferKey]) -> Work:
         """Make the sends and receives of `rank`. Began: when all were posted on both sides."""
@@ -82,7 +87,8 @@ class Communications:
     def _move(self, command: Collective, rendezvous: Rendezvous) -> Steps:
         """Run a collective at which all ranks have arrived; each rank's `done` happens with the last of its flows."""
         env, fabric, members = self._env, self._fabric, rendezvous.members
-        *before, last = self._flows_of(command, rendezvous) or [collectives.PhaseFlows(0.0, ())]
+        flows = self._flows.collective(command.kind, command.bytes, _group(command))
+        *before, last = flows or [collectives.PhaseFlows(0.0, ())]
         for phase in before:
             yield env.now + env.on_grid(phase.latency)
             self._moves(rendezvous)
@@ -128,19 +134,6 @@ class Communications:
             moving = [m for m in rank.moving if m is not rendezvous and not m.done[number].triggered]
             rank.moving = [*moving, rendezvous]
 
-    def _flows_of(self, command: Collective, rendezvous: Rendezvous) -> Flows:
-        key = command.kind, command.bytes, self._gpus(rendezvous.members)
-        if key not in self._flows:
-            self._flows[key] = collectives.flows(self._profile, *key)
-        return self._flows[key]
-
-    def _isolated_time(self, command: Collective, rendezvous: Rendezvous) -> tuple[float, ...]:
-        """Duration on each rank on an idle host with all ranks arriving together."""
-        key = command.kind, command.bytes, self._gpus(rendezvous.members)
-        if key not in self._isolated:
-            self._isolated[key] = collectives.isolated_times(self._profile, *key, self._law)
-        return self._isolated[key]
-
     def _transfers_isolated(self, rank: Rank, command: PointToPoint) -> float:
         """Seconds of a rank's sends and receives on an idle host, all of them posted at once."""
         ends = [
@@ -165,3 +158,7 @@ class Communications:
                 self._law,
             )
         return self._isolated_transfers[key]
+
+
+def _group(command: Collective) -> Group:
+    return None if command.group is msgspec.UNSET else command.group

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from simpy.events import Event
 
 from sim.environment import Environment, Process
 from sim.fluid import Fabric, FlowSpec, RateLaw, weighted_max_min
 from sim.hardware import Profile
+from sim.hardware.host_flows import HostFlows
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
+from sim.machine.marked import Issued, Marked
 from sim.machine.rendezvous import Communications
 from sim.machine.snapshot import Snapshot, snapshot
 from sim.machine.state import Flags, Rank, Steps, Stream, Ticket
@@ -43,38 +45,24 @@ LONGEST = 4.0
 """How many times as long as estimated a run may take without being run again with a coarser grid of times."""
 
 
-class Issued(NamedTuple):
-    """A rank of a run with endless queues, s: when each command was issued, and when each has ended.
-
-    `clocks` has a list for each host thread, in the order of issue, `ends` one for each stream, in its order.
-    """
-
-    clocks: list[list[float]]
-    ends: dict[str, list[float]]
-
-
-class Marked(NamedTuple):
-    """A run, its states at marks, and with endless queues what was issued when on each rank.
-
-    `in_trains` counts copies that were made in trains.
-    """
-
-    timeline: Timeline
-    states: list[Snapshot]
-    issued: list[Issued]
-    in_trains: int
-
-
 class SimulatedMachine:
     """Runs programs on `profile`; `rate_law` shares the fabric's resources.
 
-    With `trains`, copies that nobody can look at meanwhile are run in one go (`sim.machine.trains`), which changes
-    nothing but the time that it takes.
+    With `flows`, these are those of the ranks of its programs, instead of what `profile` makes of them. With `trains`,
+    copies that nobody can look at meanwhile are made in one go (`sim.machine.trains`), which changes nothing but the
+    time that it takes.
     """
 
-    def __init__(self, profile: Profile, rate_law: RateLaw = weighted_max_min, trains: bool = True) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        rate_law: RateLaw = weighted_max_min,
+        flows: HostFlows | None = None,
+        trains: bool = True,
+    ) -> None:
         self.profile = profile
         self.rate_law = rate_law
+        self.flows = flows
         self.trains = trains
 
     def run(self, program: Program, lasts: float | None = None) -> Timeline:
@@ -103,10 +91,11 @@ class SimulatedMachine:
         for kind in {c.kind for rank in ranks for c in rank.commands() if isinstance(c, Copy)}:
             self.profile.copy_class(kind)
         longest = LONGEST * (lasts or self.estimated_length(program))
+        flows = self.flows or HostFlows(self.profile, program.gpus, self.rate_law)
         marked = frozenset(map(id, marks))
         trains = self.trains and not any(isinstance(mark, OF_TRAINS) for mark in marks)
         while True:
-            run = Run(self.profile, program, self.rate_law, marked, longest, endless_queues, trains)
+            run = Run(self.profile, program, self.rate_law, flows, marked, longest, endless_queues, trains)
             timeline = run.run()
             if run.env.now < run.env.longest:
                 in_trains = run.trains.made if run.trains is not None else 0
@@ -137,6 +126,7 @@ class Run:
         profile: Profile,
         program: Program,
         rate_law: RateLaw,
+        flows: HostFlows,
         marks: frozenset[int],
         longest: float,
         endless_queues: bool,
@@ -149,7 +139,8 @@ class Run:
         self.program = program
         self.rate_law = rate_law
         self.env = Environment(longest)
-        self.fabric = Fabric(self.env, profile.capacities, rate_law)
+        self.flows = flows
+        self.fabric = Fabric(self.env, flows.capacities, rate_law)
         self.ranks = [Rank(i, gpu, r) for i, (gpu, r) in enumerate(zip(program.gpus, program.ranks, strict=True))]
         self.host_flags = Flags()
         self.spans: list[Span] = []
@@ -165,8 +156,8 @@ class Run:
         self.flag_wake = {on_host: on_grid(streams.wake_cost(on_host)) for on_host in places}
         self.copy_start: dict[CollectiveKind, float] = {}
         self.trains = Trains(self) if trains else None
-        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, self._span, self.trains)
-        self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law)
+        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, flows, self._span, self.trains)
+        self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law, flows)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
             Copy: self._copy,
@@ -247,7 +238,7 @@ class Run:
         key = rank.gpu, seconds, command.launches
         flow = self.kernel_flows.get(key)
         if flow is None:
-            flow = self.kernel_flows[key] = self.profile.kernel_flow(*key)
+            flow = self.kernel_flows[key] = self.flows.kernel(*key)
         self.fabric.move(flow, seconds, rank.streams[command.stream].process)
         yield None
         rank.kernels_running -= 1

@@ -93,20 +93,20 @@ class Trains:
         if left:
             self._skip[id(stream)] = left - 1, more
             return now
-        last = now
         until = self._run.env.free_until(self._run.fabric.is_wake)
         if until > now.due + now.command.bytes / rate and (flows := self._run.fabric.ahead(spec)) is not None:
             train = _Train(self._run, rank, stream, flows, rate, setup_of, until)
+            last = now
             while (following := train.pull(last)) is not last:
                 last = following
-            self.made += train.made
-        if last is now:
-            self._skip[id(stream)] = more, min(2 * more, MAX_SKIPPED)
-            return now
-        self._skip.pop(id(stream), None)
-        flows.apply()
-        stream.current = last.command, None
-        return last
+            if last is not now:
+                self.made += train.made
+                self._skip.pop(id(stream), None)
+                flows.apply()
+                stream.current = last.command, None
+                return last
+        self._skip[id(stream)] = more, min(2 * more, MAX_SKIPPED)
+        return now
 
 
 class _Train:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from sim.hardware import Profile, collectives
+from sim.hardware import Profile
+from sim.hardware.host_flows import HostFlows
 from sim.policies import Policy
 from sim.program import Kernel
 from sim.sweeps.job import Job
@@ -54,6 +55,7 @@ class Floors:
         self.ranks_differ = bool(whole.ranks)
         """Whether ranks have workloads of their own: what the others copy is not known here."""
         gpus = job.scenario.gpus
+        flows = HostFlows(profile, gpus)
         self.stream_s, taken = 0.0, [0.0] * len(profile.capacities)
         segments: list[Segment] = []
         known: dict[tuple[str, int], list[Segment]] = {}
@@ -85,13 +87,13 @@ class Floors:
                     size = int(op.bytes)
                     if (op.kind, size) not in isolated:
                         loads = [0.0] * len(taken)
-                        for phase in collectives.flows(profile, op.kind, size, gpus):
+                        for phase in flows.collective(op.kind, size, None):
                             for spec, part in phase.flows:
                                 for resource, multiplier in spec.route:
                                     loads[resource] += multiplier * part.size
-                        lasts = collectives.isolated_times(profile, op.kind, size, gpus)[0]
+                        lasts = flows.isolated(op.kind, size, None)[0]
                         isolated[op.kind, size] = lasts, loads
-                        known[op.kind, size] = list(collective_segments(profile, op.kind, size, gpus, 0))
+                        known[op.kind, size] = list(collective_segments(flows, op.kind, size, None, 0))
                     seconds, loads = isolated[op.kind, size]
                     self.stream_s += count * seconds
                     of_pass += known[op.kind, size]

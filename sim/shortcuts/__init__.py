@@ -5,5 +5,6 @@ earlier one; what lies between repeats from then on, and stands for the rest. St
 """
 
 from sim.shortcuts.repeated_layers import Shortened, run_layers
+from sim.shortcuts.symmetric_ranks import expanded
 
-__all__ = ["Shortened", "run_layers"]
+__all__ = ["Shortened", "expanded", "run_layers"]

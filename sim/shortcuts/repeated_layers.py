@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
 
 from sim import policies
+from sim.hardware.quotient import BrokenSymmetryError
 from sim.machine import LONGEST, DeadlockError, Marked, SimulatedMachine
 from sim.machine.snapshot import Snapshot
 from sim.policies import Policy
 from sim.program import Collective, Kernel, PointToPoint, Program, RankProgram
 from sim.shortcuts.hosts import Piece, ahead, unobserved
 from sim.shortcuts.repeats import Found, Marks, Region, Repeats
+from sim.shortcuts.symmetric_ranks import Ranks
 from sim.timeline import Repeat, Timeline
 from sim.workloads.block_items import Compute, CopyOp
 from sim.workloads.engine_collectives import EngineCollective
@@ -54,20 +57,28 @@ def run_layers(
     worth: int = MIN_COMMANDS,
     placement: Sequence[int] = (),
     all_steps: bool = False,
+    all_layers: bool = False,
 ) -> Shortened:
     """Run `workload` under `policy` on the GPUs of `placement`; with `shortcuts`, leave out what repeats.
 
-    Runs of fewer than `worth` commands are simulated as they are. With `all_steps` none of them is left out whole.
+    Of ranks that do the same at the same time, one is simulated. Runs of fewer than `worth` commands are simulated as
+    they are. With `all_steps` none of them is left out whole, with `all_layers` no layer.
     """
     lasts = _length(machine, workload, policy)
-    shortcuts = shortcuts and _may_repeat(workload, policy)
-    if shortcuts and policies.count_commands(workload, policy, world_size) >= worth:
-        short = _Short(machine, workload, policy, world_size, placement, lasts)
-        if (found := short.run(all_steps)) is not None:
-            return found
-    program = policies.build(workload, policy, world_size, placement)
+    shortcuts = shortcuts and policies.count_commands(workload, policy, world_size) >= worth
+    leave_out = shortcuts and not all_layers and _may_repeat(workload, policy)
+    if shortcuts and (alike := Ranks.alike(machine, workload, policy, world_size, placement)) is not None:
+        with suppress(BrokenSymmetryError, DeadlockError):  # a message about a deadlock names all ranks
+            return _run(alike, workload, lasts, leave_out, all_steps)
+    return _run(Ranks(machine, policy, world_size, placement), workload, lasts, leave_out, all_steps)
+
+
+def _run(ranks: Ranks, workload: Workload, lasts: float, leave_out: bool, all_steps: bool) -> Shortened:
+    if leave_out and (found := _Short(ranks, workload, lasts).run(all_steps)) is not None:
+        return found._replace(timeline=ranks.of_all(found.timeline))
+    program = ranks.build(workload)
     layers = workload.passes * len(workload.layers)
-    return Shortened(machine.run(program, lasts), layers, 0, _count(program))
+    return Shortened(ranks.of_all(ranks.machine.run(program, lasts)), layers, 0, _count(program, ranks))
 
 
 def _may_repeat(workload: Workload, policy: Policy) -> bool:
@@ -89,27 +100,20 @@ def _may_repeat(workload: Workload, policy: Policy) -> bool:
     )
 
 
-def _count(program: Program) -> int:
-    return sum(len(thread) for rank in program.ranks for thread in rank.threads)
+def _count(program: Program, ranks: Ranks) -> int:
+    """Commands of all ranks."""
+    return sum(
+        size * len(thread) for rank, size in zip(program.ranks, ranks.sizes, strict=True) for thread in rank.threads
+    )
 
 
 class _Short:
     """Tries to run a workload with some of its layers."""
 
-    def __init__(
-        self,
-        machine: SimulatedMachine,
-        workload: Workload,
-        policy: Policy,
-        world_size: int,
-        placement: Sequence[int],
-        lasts: float,
-    ) -> None:
-        self.machine = machine
+    def __init__(self, ranks: Ranks, workload: Workload, lasts: float) -> None:
+        self.ranks = ranks
+        self.machine = ranks.machine
         self.workload = workload
-        self.policy = policy
-        self.world_size = world_size
-        self.placement = placement
         self.lasts = lasts
         self.layers = workload.layers * workload.passes_per_step
         """Of a step: a pass begins as any other layer does."""
@@ -121,7 +125,7 @@ class _Short:
         """The run, from what repeats in it; None if nothing is found among a share of its layers."""
         steps = self.workload.steps
         fewest = steps if all_steps else min(steps, MIN_STEPS)
-        kept = MIN_KEPT + 2 * self.policy.prefetch_layers
+        kept = MIN_KEPT + 2 * self.ranks.policy.prefetch_layers
         while True:
             regions = self._regions(kept)
             for count in dict.fromkeys((fewest, steps)):
@@ -187,13 +191,13 @@ class _Short:
         layers = self.workload.steps * len(self.layers)
         if endless_queues:
             count = sum(
-                piece.stop - piece.first
-                for rank in program.ranks
+                size * (piece.stop - piece.first)
+                for rank, size in zip(program.ranks, self.ranks.sizes, strict=True)
                 for piece in _pieces(run.states, places[id(rank)], len(rank.threads[0]), of_layers, of_steps)
             )
         else:
-            count = _count(program) + sum(
-                f.copies * (run.states[f.last].issued[key] - run.states[f.first].issued[key])
+            count = _count(program, self.ranks) + sum(
+                f.copies * self.ranks.sizes[key[0]] * (run.states[f.last].issued[key] - run.states[f.first].issued[key])
                 for f in of_layers
                 for key in run.states[0].issued
             )
@@ -203,14 +207,14 @@ class _Short:
         """The program of `steps` steps without the removed layers, with the memory of the whole one."""
         if self._whole is None:
             nothing = self.workload._replace(steps=0)
-            self._whole = policies.build(nothing, self.policy, self.world_size, self.placement)
+            self._whole = self.ranks.build(nothing)
         layers: list[Layer] = []
         at = 0
         for region in regions:
             layers += self.layers[at : at + region.kept]
             at += region.kept + region.removed
         less = self.workload._replace(layers=tuple(layers), steps=steps, passes_per_step=1)
-        program = policies.build(less, self.policy, self.world_size, self.placement)
+        program = self.ranks.build(less)
         with_memory = {
             id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)
             for rank, full in zip(program.ranks, self._whole.ranks, strict=True)

@@ -124,6 +124,7 @@ class _Walk:
     """The walk back through the steps shown of one rank, in the times of the simulated run."""
 
     def __init__(self, timeline: Timeline, profile: Profile, rank: int) -> None:
+        rank = timeline.simulated_as(rank)
         program = timeline.program.ranks[rank]
         self.profile = profile
         self.begin, self.time = timeline.simulated_window(rank)

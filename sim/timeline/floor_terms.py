@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from sim.fluid import FlowSpec
 from sim.hardware import Profile, collectives
+from sim.hardware.host_flows import Group, HostFlows
 from sim.program import CollectiveKind
 
 MIN_PASSES = 4
@@ -75,28 +76,27 @@ def kernel_segment(profile: Profile, gpu: int, seconds: float, launches: int) ->
 
 
 def collective_segments(
-    profile: Profile, kind: CollectiveKind, size: int, gpus: Sequence[int], place: int
+    flows: HostFlows, kind: CollectiveKind, size: int, group: Group, rank: int
 ) -> Iterator[Segment]:
-    """What a collective of ranks on `gpus` is on the rank at `place`, one after the other."""
-    whole = collectives.isolated_times(profile, kind, size, gpus)[place]
-    copy = profile.copy_flow("h2d", gpus[place])
+    """What a collective of the ranks of a group is on `rank`, one after the other."""
+    whole = flows.isolated(kind, size, group)[flows.place(group, rank)]
+    copy = flows.profile.copy_flow("h2d", flows.gpus[rank])
     latencies = 0.0
     found: list[Segment] = []
-    phases = collectives.flows(profile, kind, size, gpus)
-    for number, phase in enumerate(phases):
+    phases = flows.collective(kind, size, group)
+    for number, (phase, incoming) in enumerate(zip(phases, flows.incoming(kind, size, group, rank), strict=True)):
         latencies += phase.latency
-        incoming = [(spec, part) for spec, part in phase.flows if any(target == place for _, target in part.edges)]
-        lasts = collectives.phase_time(phase, profile.capacities)
+        lasts = collectives.phase_time(phase, flows.capacities)
         if number == len(phases) - 1:
             lasts = max(whole - sum(s.seconds for s in found) - latencies, 0.0)
-        cost, most = _beside(profile, copy, incoming, lasts)
+        cost, most = _beside(flows.profile, copy, incoming, lasts)
         found.append(Segment(lasts, cost, most))
     yield Segment(latencies, 0.0, copy.cap * latencies)
     yield from found
 
 
 def _beside(
-    profile: Profile, copy: FlowSpec, incoming: Sequence[tuple[FlowSpec, collectives.Part]], lasts: float
+    profile: Profile, copy: FlowSpec, incoming: Sequence[tuple[FlowSpec, float]], lasts: float
 ) -> tuple[float, float]:
     """The least cost, s a byte, of copies beside the incoming flows of a phase of `lasts` s, and for how many bytes."""
     free = 0.0, math.inf
@@ -105,7 +105,7 @@ def _beside(
     routes = [dict(spec.route if spec.alternate_route is None else spec.alternate_route[1]) for spec, _ in incoming]
     if any(resource not in route for resource, _ in copy.route for route in routes):
         return free  # copies may be held up where these flows are not: then they cost nothing
-    alone = sum(part.size for _, part in incoming) / lasts
+    alone = sum(size for _, size in incoming) / lasts
     weight = sum(spec.weight for spec, _ in incoming) / copy.weight
     limits = [(profile.capacities[r], m, min(route[r] for route in routes)) for r, m in copy.route]
 

@@ -58,6 +58,7 @@ class _Floor:
 
     def __init__(self, timeline: Timeline, profile: Profile, rank: int, sections: Sections) -> None:
         self.timeline, self.profile, self.rank, self.sections = timeline, profile, rank, sections
+        self.flows = timeline.flows_on(profile)
         self.program: Program = timeline.program
         self.own: RankProgram = timeline.program.ranks[rank]
         self.gpu = timeline.program.gpus[rank]
@@ -79,8 +80,8 @@ class _Floor:
         self.calls = [(s, c) for s, c in inside if id(c) not in composed]
         self.held = list(least_held(timeline, profile, rank, [s for s, _ in inside]))
         self.kernels = [(s, k) for s, k in timeline.commands(rank, Kernel) if k.step in self.shown]
-        self.copied = [_copied(timeline, profile, r, self.shown, sections) for r in range(self.program.world_size)]
-        self._flows: dict[tuple[int, CopyKind, int | None], FlowSpec] = {}
+        self.copied = {r: _copied(timeline, profile, r, self.shown, sections) for r in timeline.simulated_ranks}
+        self._specs: dict[tuple[int, CopyKind, int | None], FlowSpec] = {}
 
     def seconds(self) -> float:
         """The largest term, s a step."""
@@ -117,10 +118,10 @@ class _Floor:
 
     def _flow(self, rank: int, kind: CopyKind, peer: int | None) -> FlowSpec:
         key = rank, kind, peer
-        if key not in self._flows:
+        if key not in self._specs:
             gpus = self.program.gpus
-            self._flows[key] = self.profile.copy_flow(kind, gpus[rank], None if peer is None else gpus[peer])
-        return self._flows[key]
+            self._specs[key] = self.profile.copy_flow(kind, gpus[rank], None if peer is None else gpus[peer])
+        return self._specs[key]
 
     def _engines(self, surely: bool) -> float:
         """The copies of each direction, as many at once as it has engines."""
@@ -133,24 +134,37 @@ class _Floor:
 
     def _shared(self) -> tuple[float, float]:
         """What all ranks take of each resource: with all copies, and with those that surely ran."""
-        both = [0.0] * len(self.profile.capacities), [0.0] * len(self.profile.capacities)
-        for rank, copied in enumerate(self.copied):
+        capacities, gpus = self.flows.capacities, self.program.gpus
+        both = [0.0] * len(capacities), [0.0] * len(capacities)
+        for rank, copied in self.copied.items():
             for (_, kind, peer), amounts in copied.items():
-                for resource, multiplier in self._flow(rank, kind, peer).route:
+                spec = self.flows.copy(kind, gpus[rank], None if peer is None else gpus[peer])
+                for resource, multiplier in spec.route:
                     for taken, amount in zip(both, amounts, strict=True):
                         taken[resource] += multiplier * amount
         moved: dict[Hashable, list[tuple[FlowSpec, float]]] = {}
         for span, call in self.calls:
             what = (call.kind, call.bytes, call.group) if isinstance(call, Collective) else call.transfers
             if what not in moved:
-                moved[what] = list(_moved(self.program, self.profile, self.rank, call))
+                moved[what] = list(self._moved(call))
             weight = self.sections.weight(span)
             for spec, size in moved[what]:
                 for resource, multiplier in spec.route:
                     for taken in both:
                         taken[resource] += weight * multiplier * size
-        most, least = (max(t / c for t, c in zip(of, self.profile.capacities, strict=True)) for of in both)
+        most, least = (max(t / c for t, c in zip(of, capacities, strict=True)) for of in both)
         return most, least
+
+    def _moved(self, call: Communication) -> Iterator[tuple[FlowSpec, float]]:
+        """The flows of a collective, or of the sends and receives of the rank, and the bytes of each."""
+        if isinstance(call, Collective):
+            for phase in self.flows.collective(call.kind, call.bytes, call.communicates_on[0]):
+                yield from ((spec, part.size) for spec, part in phase.flows)
+            return
+        for t in call.transfers:
+            ends = (self.rank, t.peer) if isinstance(t, Send) else (t.peer, self.rank)
+            source, target = (self.program.gpus[end] for end in ends)
+            yield collectives.transfer(self.profile, t.bytes, source, target)[1], float(t.bytes)
 
     def _overlap(self) -> tuple[float, float]:
         """The stream on which steps end, with the copies of weights beside it: all of them, and what surely ran."""
@@ -180,12 +194,9 @@ class _Floor:
             if not isinstance(call, Collective):
                 segments += self._often(span, Segment(span.isolated_time, 0.0, math.inf))
                 continue
-            members = call.members(self.program.world_size)
-            what = call.kind, call.bytes, members
+            what = call.kind, call.bytes, call.communicates_on[0]
             if what not in known:
-                gpus = [self.program.gpus[member] for member in members]
-                place = members.index(self.rank)
-                known[what] = list(collective_segments(self.profile, call.kind, call.bytes, gpus, place))
+                known[what] = list(collective_segments(self.flows, *what, self.rank))
             segments += self._often(span, *known[what])
         rate = rest_rate(self.profile, self.gpu)
         return overlap_floor(segments, most, rate), overlap_floor(segments, least, rate)
@@ -245,19 +256,6 @@ class _Floor:
         ]
         for repeat, part in groupby(zip(repeats, turns, strict=True), key=itemgetter(0)):
             yield from [turn for _, turn in part] * (1 if repeat is None else 1 + repeat.copies)
-
-
-def _moved(program: Program, profile: Profile, rank: int, call: Communication) -> Iterator[tuple[FlowSpec, float]]:
-    """The flows of a collective, or of the sends and receives of `rank`, and the bytes of each."""
-    if isinstance(call, Collective):
-        gpus = [program.gpus[member] for member in call.members(program.world_size)]
-        for phase in collectives.flows(profile, call.kind, call.bytes, gpus):
-            yield from ((spec, part.size) for spec, part in phase.flows)
-        return
-    for t in call.transfers:
-        ends = (rank, t.peer) if isinstance(t, Send) else (t.peer, rank)
-        source, target = (program.gpus[end] for end in ends)
-        yield collectives.transfer(profile, t.bytes, source, target)[1], float(t.bytes)
 
 
 def _copied(

@@ -152,6 +152,7 @@ def metrics(
 
     `weights` says what the program does not: without it none count as pinned, and none as those of phases.
     """
+    rank = timeline.simulated_as(rank)
     times, shown = timeline.step_times(rank), timeline.simulated_shown
     start, end = timeline.window(rank)
     sections = Sections.of(timeline, rank)
@@ -201,7 +202,9 @@ def metrics(
         "after_s": after,
         "lower_bound_s": lower_bound(timeline, profile, rank, sections),
         "device_memory_bytes": profile.memory_of(timeline.program.gpus),
-        "fits_memory": all(_fits(timeline, r, profile.memory_of([g])) for r, g in enumerate(timeline.program.gpus)),
+        "fits_memory": all(
+            _fits(timeline, rank, profile.memory_of([timeline.program.gpus[rank]])) for rank in timeline.simulated_ranks
+        ),
         "host_memory_bytes": there,
         "fits_host_memory": None if there is None else pinned <= there,
     }
