@@ -90,7 +90,7 @@ def _turns(checker: _Checker, ranks: Sequence[int]) -> Iterator[Automorphism]:
                 block = turn
                 break
         else:
-            return
+            block = max(d for d in range(1, block) if block % d == 0)
 
 
 def _turned(ranks: Sequence[int], turn: int, block: int) -> dict[int, int]:
@@ -123,6 +123,11 @@ class _Orbits:
     def classes(self) -> tuple[int, ...]:
         """The smallest number of each one's set."""
         return tuple(map(self.root, range(len(self.parent))))
+
+
+def _counted(what: Iterable[Hashable]) -> Hashable:
+    """The same for the same things in any order."""
+    return frozenset(Counter(what).items())
 
 
 class _Edge(NamedTuple):
@@ -179,9 +184,13 @@ class _Checker:
         looks, count = self.looks, 0
         while len(set(looks)) > count:
             count, seen = len(set(looks)), dict[Hashable, int]()
+            peers: list[list[Hashable]] = [[] for _ in looks]
+            for group in self.peers:
+                for rank in group:
+                    peers[rank].append(_counted(looks[other] for other in group))
             around = [
-                (look, frozenset(Counter((looks[a], link) for a, link in near).items()))
-                for look, near in zip(looks, self.near, strict=True)
+                (look, _counted((looks[a], link) for a, link in near), _counted(groups))
+                for look, near, groups in zip(looks, self.near, peers, strict=True)
             ]
             looks = [seen.setdefault(each, len(seen)) for each in around]
         found: dict[int, list[int]] = {}
