@@ -193,6 +193,20 @@ def test_which_ranks_stand_alike(topology: Plain | None, gpus: Sequence[int], cl
     assert list(profile.symmetry_of(gpus).rank_class) == classes
 
 
+def rails() -> Plain:
+    """Two switches with two GPUs each, and a link from each GPU to a network, where the memory is.
+
+    A ring through all ranks enters the first GPU of each switch from the network, and leaves there by the second one.
+    """
+    nodes: Plain = {"memory": {"kind": "memory"}, "net": {"kind": "network"}}
+    links: list[Plain] = [{"ends": ["memory", "net"]}, {"ends": ["net", "gpu{gpu}"], "each_way": limit(8.0), "hops": 2}]
+    for switch in (0, 1):
+        nodes[f"s{switch}"] = {"kind": "switch"}
+        both = [2 * switch, 2 * switch + 1]
+        links.append({"ends": [f"s{switch}", "gpu{gpu}"], "gpus": both, "each_way": limit(16.0)})
+    return {"nodes": nodes, "links": links}
+
+
 def simulated(policy: Plain, block: list[Plain], topology: Plain, **changes: float) -> list[int]:
     """The ranks that are simulated of four, or of six on a star; figures are compared with those of all of them."""
     ranks = 6 if "switch" in topology["nodes"] else 4
@@ -217,7 +231,9 @@ RING = [compute(1.0), collective(48, "all_reduce")]
         pytest.param(CHUNKED | {"kind": "yielding", "window": "kernel"}, EXCHANGE, star(), [0], id="two host threads"),
         pytest.param(CHUNKED, EXCHANGE, star(slow=4.0), [0, 1], id="a slow link"),
         pytest.param(CHUNKED, RING, star(slow=4.0), [0, 1], id="a slow link of a ring"),
-        # the ring passes from socket to socket at the second and at the last GPU
+        pytest.param(CHUNKED, EXCHANGE, rails(), [0], id="exchange over rails"),
+        pytest.param(CHUNKED, RING, rails(), [0, 1], id="ring over rails, in beside copies or out"),
+        pytest.param(CHUNKED, [collective(48, "send_recv")], rails(), [0, 1], id="shift over rails"),
         pytest.param(CHUNKED, RING, two_sockets(), [0], id="ring through the host"),
         pytest.param(CHUNKED, [collective(48, "send_recv")], two_sockets(), [0], id="shift through the host"),
         pytest.param({"kind": "sharded"}, EXCHANGE, star(), list(range(6)), id="ranks of a policy that differ"),
@@ -239,6 +255,17 @@ def test_host_threads_that_wake_at_random_times_are_all_simulated() -> None:
     waiting = {"kind": "yielding", "chunk_bytes": 8, "window": "kernel"}
     assert simulated(waiting, EXCHANGE, star(), **{"host.wake": 0.25, "host.wake_spread": 0.5}) == list(range(6))
     assert simulated(CHUNKED, EXCHANGE, star(), **{"host.wake": 0.25, "host.wake_spread": 0.5}) == [0], "none waits"
+
+
+@pytest.mark.parametrize("chunk", [4, 8])
+def test_what_happens_as_a_collective_starts_is_alike_on_all_ranks(chunk: int) -> None:
+    # chunks end and start as the kernel ends: whether they start beside the collective, which delays them, is one answer
+    work = {"layers": 4, "steps": 2, "layer_bytes": 40, "block": [compute(1.0), collective(32, "all_reduce")]}
+    case = Case(work, {"kind": "chunked", "chunk_bytes": chunk}, 4, {"all_reduce.copy_start": 0.5})
+    short, full = runs(case.scenario, case.profile, all_layers=True)
+    assert list(short.timeline.simulated_ranks) == [0]
+    assert len(set(full.timeline.steps)) == 1
+    assert_same_spans(short.timeline, full.timeline)
 
 
 def test_a_rate_law_of_ones_own_has_all_ranks_simulated() -> None:
