@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Self
 
 from sim import policies
@@ -70,16 +71,14 @@ class Ranks:
         if world_size < 2 or not (workload.alike and policy.ranks_alike) or machine.rate_law is not weighted_max_min:
             return None
         profile, gpus = machine.profile, tuple(placement) or tuple(range(world_size))
-        found = profile.symmetry_of(gpus)
-        if len(set(found.rank_class)) == world_size:
-            return None
-        quotient = Quotient(profile, gpus, found)
-        try:
-            for op in dict.fromkeys(op for op in workload.entries() if isinstance(op, CollectiveOp)):
-                quotient.collective(op.kind, int(op.bytes), None)
-        except BrokenSymmetryError:
-            return None
-        return cls(machine, policy, world_size, placement, quotient)
+        calls = dict.fromkeys(op for op in workload.entries() if isinstance(op, CollectiveOp))
+        for part in profile.symmetry_of(gpus).parts():
+            quotient = Quotient(profile, gpus, part)
+            with suppress(BrokenSymmetryError):
+                for op in calls:
+                    quotient.collective(op.kind, int(op.bytes), None)
+                return cls(machine, policy, world_size, placement, quotient)
+        return None
 
     def build(self, workload: Workload) -> Program:
         """The program of the ranks that are simulated.
