@@ -351,6 +351,10 @@ class Ahead:
         """How long a flow of `size` units takes that comes, s."""
         return (size / self._beside[-1] + self._rounding) - self._rounding
 
+    def first_end(self) -> float:
+        """When the first flow in flight would end if none came, s."""
+        return min((finish for *_, finish in self._states), default=math.inf)
+
     def pass_by(self, start: float, end: float, after: float, size: float, count: int, until: float) -> int:
         """Let `count` flows of `size` units pass by, or as many as do before another flow ends or `until` comes.
 

@@ -198,8 +198,10 @@ class _Train:
             return 1
         length = len(gap.commands) + 1
         most = len(self.stream.commands)
-        if self.until < math.inf:
-            most = min(most, math.ceil((self.until - now.due) / (following.due - now.due)))
+        # a flow in flight may end later than it would alone: what follows then is another try
+        before = min(self.until, self.flows.first_end())
+        if before < math.inf:
+            most = min(most, max(math.ceil((before - now.due) / (following.due - now.due)), 1))
         pattern: Sequence[AnyCommand] = (*gap.commands, now.command)
         kind, peer = now.command.kind, now.command.peer
         count, place = 0, 0

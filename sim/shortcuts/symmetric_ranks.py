@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Self
 
@@ -94,6 +94,12 @@ class Ranks:
                 raise BrokenSymmetryError("a command concerns other ranks")
         first = self.quotient.representatives
         return Program(tuple(program.ranks[rank] for rank in first), tuple(program.gpus[rank] for rank in first))
+
+    def shared(self, of: tuple[Hashable, ...], make: Callable[[], Program]) -> Program:
+        """What `make` gives of their programs, or gave before of what is equal (`policies.programs_shared`)."""
+        ranks = None if self.quotient is None else (self.quotient.representatives, self.quotient.class_of)
+        jitter = self.machine.profile.host.wake_spread.value > 0  # which may break the symmetry
+        return policies.shared((*of, self.policy, self.world_size, self.placement, ranks, jitter), make)
 
     def _concerns_itself(self, rank: RankProgram) -> bool:
         """Whether a rank meets others at collectives only, and its host threads take the time that any rank's do."""
