@@ -126,6 +126,18 @@ class Environment(simpy.Environment):
         """When something is to be done next, s; infinity where nothing is."""
         return self.now if self._present or self._end_of_instant else super().peek()
 
+    def free_until(self, unneeded: Callable[[Any], bool]) -> float:
+        """Up to when nothing is to be done, s; now where something is.
+
+        What is `unneeded` is dropped where it comes first.
+        """
+        if self._present or self._end_of_instant:
+            return self.now
+        queue = self._queue
+        while queue and unneeded(queue[0][3]):
+            heappop(queue)
+        return float(queue[0][0]) if queue else math.inf
+
     def step(self) -> None:
         """Do what is to be done next. Raises `simpy.core.EmptySchedule` where nothing is."""
         self._steps(1)

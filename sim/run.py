@@ -110,7 +110,7 @@ def simulate(
         ProgramError: the scenario makes no valid program.
     """
     profile = profile or scenario.profile()
-    machine = SimulatedMachine(profile)
+    machine = SimulatedMachine(profile, trains=shortcuts)
     policy, decided = scenario.decided(profile)
 
     def run_of(steps: int, all_steps: bool = False, all_layers: bool = False) -> Shortened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import permutations
 from math import inf
 from typing import Any
 
@@ -252,6 +253,22 @@ def test_ways_have_the_fewest_hops_and_of_these_the_greatest_width(made: Graph) 
             own = [(made.names.index(start), 1.0)] if start in made.names else []
             carried = [[c for c in (*own, *path[2]) if made.limits[c[0]].carries != "peers"] for path in best]
             assert list(found) in carried
+
+
+@given(topologies())
+def test_a_route_looked_for_by_itself_is_that_of_all_from_there(made: Graph) -> None:
+    ends = [f"gpu{g}" for g in range(made.gpus)] + [
+        n for n, node in made.topology.nodes.items() if node.kind == "memory"
+    ]
+    alone, at_once = (Graph(made.topology, made.gpus, one_by_one) for one_by_one in (1000, 0))
+    for start, end in permutations(ends, 2):
+        found: list[object] = []
+        for each in (alone, at_once):
+            try:
+                found.append(each.route(start, end, "peers"))
+            except ValueError as error:
+                found.append(str(error))
+        assert found[0] == found[1]
 
 
 @given(trees(), cases())

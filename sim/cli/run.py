@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--shortcuts/--no-shortcuts",
     default=True,
-    help="Leave out layers that are proved to repeat (the default), or simulate every one, as --trace does.",
+    help="Leave out layers that are proved to repeat and ranks that are alike (the default), or simulate all of them.",
 )
 @no_cache_option
 @force_option

@@ -146,8 +146,9 @@ def _exchange(groups: Iterable[tuple[int, ...]], sent: float, wanted: Pairs, /) 
     pairs = tuple(
         Part(((a, b),), sent / (n - 1), (a, b))
         for group in groups
+        for targets in [_among(group, wanted.targets)]
         for a in _among(group, wanted.sources)
-        for b in _among(group, wanted.targets)
+        for b in targets
         if a != b
     )
     return Phase(pairs, n, sent, n - 1, groups)

@@ -22,6 +22,7 @@ class HostFlows:
         self.law = law
         self.capacities = profile.capacities
         self._collectives: dict[tuple[CollectiveKind, int, Group], list[collectives.PhaseFlows]] = {}
+        self._incoming: dict[tuple[CollectiveKind, int, Group, int], list[list[tuple[FlowSpec, float]]]] = {}
         self._isolated: dict[tuple[CollectiveKind, int, Group], tuple[float, ...]] = {}
 
     def kernel(self, gpu: int, seconds: float, launches: int) -> FlowSpec:
@@ -54,16 +55,25 @@ class HostFlows:
             self._isolated[key] = self._find_isolated(*key)
         return self._isolated[key]
 
-    def incoming(
+    def incoming(self, kind: CollectiveKind, size: int, group: Group, rank: int) -> list[list[tuple[FlowSpec, float]]]:
+        """Of each phase, the flows that `rank` gets something by, and their sizes, B.
+
+        Their routes are over the profile's resources, at least those that copies to the rank's GPU cross.
+        """
+        key = kind, size, group, rank
+        if key not in self._incoming:
+            self._incoming[key] = self._find_incoming(*key)
+        return self._incoming[key]
+
+    def _find_incoming(
         self, kind: CollectiveKind, size: int, group: Group, rank: int
-    ) -> list[list[tuple[FlowSpec, collectives.Part]]]:
-        """Of each phase, the flows that `rank` gets something by, over the profile's resources."""
+    ) -> list[list[tuple[FlowSpec, float]]]:
         ranks = tuple(range(len(self.gpus))) if group is None else group
         place, gpus = ranks.index(rank), self._gpus_of(group)
         found = []
         for phase in collectives.phases_of(self.profile, kind, size, gpus, collectives.Pairs(targets={place})):
             flows = collectives.flows_of_phase(self.profile, kind, gpus, phase).flows
-            found.append([(spec, part) for spec, part in flows if any(to == place for _, to in part.edges)])
+            found.append([(spec, part.size) for spec, part in flows if any(to == place for _, to in part.edges)])
         return found
 
     def place(self, group: Group, rank: int) -> int:

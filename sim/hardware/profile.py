@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
 from typing import Any, NamedTuple, assert_never, get_args
@@ -15,6 +15,7 @@ from sim.hardware.collective_classes import CollectiveClass, Collectives
 from sim.hardware.inheritance import Inherited
 from sim.hardware.routes import Graph
 from sim.hardware.schema import MAX_GPUS, CopyClass, Device, DeviceGroup, HostIssue, Pageable, Streams
+from sim.hardware.symmetry import Symmetry, symmetry
 from sim.hardware.topology import MIN_CAPACITY, Sourced, Topology
 from sim.inputs import units
 from sim.inputs.config import MAX_FAULTS, Config, InputError
@@ -109,7 +110,12 @@ class Profile(Config, frozen=True, dict=True):
         except FaultsError as faults:
             yield from faults.faults
             return
-        for gpu in range(self.gpus):
+        different = sorted(set(self.symmetry_of(range(self.gpus)).rank_class))
+        if any(True for _ in self._wrong_routes_of(graph, different)):
+            yield from self._wrong_routes_of(graph, range(self.gpus))
+
+    def _wrong_routes_of(self, graph: Graph, gpus: Iterable[int]) -> Iterator[Fault]:
+        for gpu in gpus:
             try:
                 for kind in get_args(HostCopyKind):
                     if not graph.copy(gpu, kind):
@@ -159,6 +165,10 @@ class Profile(Config, frozen=True, dict=True):
     def graph(self) -> Graph:
         """The topology's resources and routes."""
         return Graph(self.topology, self.gpus)
+
+    def symmetry_of(self, gpus: Sequence[int]) -> Symmetry:
+        """How ranks that sit on `gpus` may be permuted."""
+        return symmetry(self.graph, gpus, [id(self.device_of(gpu)) for gpu in gpus])
 
     @property
     def resource_names(self) -> tuple[str, ...]:

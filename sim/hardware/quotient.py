@@ -115,6 +115,43 @@ class Quotient(HostFlows):
             found.append(collectives.PhaseFlows(moves.latency, parts))
         return found
 
+    def _find_incoming(
+        self, kind: CollectiveKind, size: int, group: Group, rank: int
+    ) -> list[list[tuple[FlowSpec, float]]]:
+        """As of `HostFlows`; of pairs, from flows of representatives to any rank of the class of `rank`.
+
+        An automorphism maps such a rank to `rank`, and its flows and copies to those of `rank`.
+        """
+        ranks = tuple(range(len(self.gpus))) if group is None else group
+        place, gpus = ranks.index(rank), [self.gpus[member] for member in ranks]
+        own, classes = self.profile.graph.copy(self.gpus[rank], "h2d"), self.class_of
+        same = {at for at, member in enumerate(ranks) if classes[member] == classes[rank]}
+        sources = {at for at, member in enumerate(ranks) if self.symmetry.rank_class[member] == member}
+        found = []
+        for phase in collectives.phases_of(self.profile, kind, size, gpus, collectives.Pairs(sources, same)):
+            flows = collectives.flows_of_phase(self.profile, kind, gpus, phase).flows
+            if not phase.pairs_of:
+                found.append([(spec, part.size) for spec, part in flows if any(to == place for _, to in part.edges)])
+                continue
+            alike: Counter[tuple[FlowSpec, float]] = Counter()
+            for spec, part in flows:
+                source, target = part.ranks
+                copied = self.profile.graph.copy(gpus[target], "h2d")
+                moved = {resource: to for (resource, _), (to, _) in zip(copied, own, strict=True)}
+                route, other = _crossed(spec.route, moved), spec.alternate_route
+                at_rank = spec._replace(
+                    route=route,
+                    tags=(),
+                    slowed_by=(),
+                    alternate_route=None if other is None else (other[0], _crossed(other[1], moved)),
+                )
+                alike[at_rank, part.size] += self.sizes[classes[ranks[source]]]
+            share = self.sizes[classes[rank]]
+            found.append(
+                [(s._replace(weight=s.weight * n / share), length * n / share) for (s, length), n in alike.items()]
+            )
+        return found
+
     def _check_groups(self, groups: Sequence[_Ranks]) -> None:
         """Automorphisms must permute the groups whose pairs exchange something: then they permute these pairs."""
         sets = {frozenset(group) for group in groups}
@@ -167,6 +204,11 @@ class Quotient(HostFlows):
             every = loaded[at] == self.resources_in[at]
             if not every or not math.isclose(taken, first.setdefault(at, taken), rel_tol=1e-12):
                 raise BrokenSymmetryError("flows that are alike load resources of a class differently")
+
+
+def _crossed(route: Route, moved: dict[int, int]) -> Route:
+    """What a route takes of the resources that are `moved`, as where they are moved to."""
+    return tuple((moved[resource], taken) for resource, taken in route if resource in moved)
 
 
 def _times(spec: FlowSpec, count: int) -> FlowSpec:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from itertools import islice
 from math import inf
 from typing import NamedTuple, assert_never
@@ -14,6 +16,10 @@ from sim.program import HostCopyKind
 
 OrderedRoute = tuple[tuple[int, float], ...]
 """(resource, what a byte takes of it), in the order in which they are crossed; one may be crossed twice."""
+
+
+ROUTES_ONE_BY_ONE = 8
+"""To look for all routes from a vertex of a large host takes as long as for some of them."""
 
 
 class _Edge(NamedTuple):
@@ -27,12 +33,15 @@ class _Edge(NamedTuple):
 class Graph:
     """A `Topology` of `gpus` GPUs with its resources numbered and its routes found.
 
+    So many routes from a vertex are looked for `one_by_one`; then all from there at once.
+
     Raises:
         FaultsError: links, groups or placements name what is not there, or a route is missing or ambiguous.
     """
 
-    def __init__(self, topology: Topology, gpus: int) -> None:
+    def __init__(self, topology: Topology, gpus: int, one_by_one: int = ROUTES_ONE_BY_ONE) -> None:
         self.topology = topology
+        self.one_by_one = one_by_one
         self.gpus = gpus
         self.names: list[str] = []
         """Of the resources: `a>b` and `a-b` of links, `n`, `n.in` and `n.out` of nodes."""
@@ -41,7 +50,11 @@ class Graph:
         self.nodes: dict[str, Node] = {}
         """With `{gpu}` in their names replaced."""
         self.inside: dict[str, tuple[int | None, int | None, int | None]] = {}
+        self._into: dict[str, dict[str, _Edge]] = {name: {} for name in self.edges}
+        """Of each vertex: the edges that lead there, by where they come from."""
         self._routes: dict[tuple[str, Use], dict[str, OrderedRoute | None]] = {}
+        self._single: dict[tuple[str, str, Use], OrderedRoute | None] = {}
+        self._asked: Counter[tuple[str, Use]] = Counter()
         self._faults: list[Fault] = []
         self._add_nodes()
         for i, link in enumerate(topology.links):
@@ -84,8 +97,14 @@ class Graph:
     def route(self, start: str, end: str, use: Use) -> OrderedRoute:
         """Resources on the route between two vertices, in their order."""
         routes = self._routes.get((start, use))
+        if routes is None and (start, end, use) in self._single:
+            routes = {end: self._single[start, end, use]}
         if routes is None:
-            routes = self._routes[start, use] = self._search(start, use)
+            self._asked[start, use] += 1
+            if self._asked[start, use] > self.one_by_one:
+                routes = self._routes[start, use] = self._search(start, use)
+            else:
+                routes = self._single_route(start, end, use)
         if end not in routes:
             raise FaultsError([Fault("topology", f"there is no route from {start} to {end}{self._hint(start, end)}")])
         found = routes[end]
@@ -115,6 +134,7 @@ class Graph:
                 if not name or any(c in name for c in "{}>- ") or name.endswith((".in", ".out")):
                     self._wrong("topology.nodes", f"has {name!r}: expected a word without '-', '>' and '.in'")
                 self.edges[name] = []
+                self._into[name] = {}
                 self.nodes[name] = node
                 self.inside[name] = (
                     self._resource(f"{name}.in", node.into),
@@ -143,14 +163,16 @@ class Graph:
             if a == b:
                 self._wrong(where, f"joins {a} to itself")
                 return
-            if any(edge.to == b for edge in self.edges[a]):
+            if a in self._into[b]:
                 self._wrong(where, f"joins {a} and {b}, which are joined already")
                 return
             both = self._resource(f"{a}-{b}", link.both_ways)
             there = self._resource(f"{a}>{b}", link.there or link.each_way)
             back = self._resource(f"{b}>{a}", link.back or link.each_way)
-            self.edges[a].append(self._edge(a, b, link.hops, (both, there)))
-            self.edges[b].append(self._edge(b, a, link.hops, (both, back)))
+            for one, other, way in ((a, b, there), (b, a, back)):
+                edge = self._edge(one, other, link.hops, (both, way))
+                self.edges[one].append(edge)
+                self._into[other][one] = edge
 
     def _edge(self, a: str, b: str, hops: int, own: tuple[int | None, ...]) -> _Edge:
         """From a to b: what leaves a, the link, what enters b. `through` of b is crossed on entering it."""
@@ -190,8 +212,7 @@ class Graph:
             self._wrong("topology.pinned", f"has GPU {gpu} in {' and in '.join(given)}")
         if given:
             return given[0]
-        away = self.distances(f"gpu{gpu}")
-        near = sorted((away[name], name) for name in memories if name in away)
+        near = self._nearest(f"gpu{gpu}")
         if not near:
             self._wrong("topology", f"there is no route from gpu{gpu} to a memory: add links")
             return ""
@@ -216,6 +237,78 @@ class Graph:
                     heapq.heappush(heap, (there, edge.to))
         return away
 
+    def _nearest(self, start: str) -> list[tuple[int, str]]:
+        """(hops, name) of the memories that are nearest to a GPU."""
+        away, found = {start: 0}, list[tuple[int, str]]()
+        heap = [(0, start)]
+        while heap:
+            hops, at = heapq.heappop(heap)
+            if found and hops > found[0][0]:
+                break
+            if hops > away[at]:
+                continue
+            if at in self.nodes and not self._forwards(at):
+                found.append((hops, at))
+            elif not found and (at == start or at in self.nodes):
+                for edge in self.edges[at]:
+                    if edge.to in self.nodes and (there := hops + edge.hops) < away.get(edge.to, there + 1):
+                        away[edge.to] = there
+                        heapq.heappush(heap, (there, edge.to))
+        return sorted(found)
+
+    @cached_property
+    def _core(self) -> dict[str, list[_Edge]]:
+        """Of each vertex that passes on what comes in: edges to others that do."""
+        return {name: [e for e in self.edges[name] if self._forwards(e.to)] for name in self.nodes}
+
+    def _single_route(self, start: str, end: str, use: Use) -> dict[str, OrderedRoute | None]:
+        """As `_search`, of one vertex: what is farther away than that is not looked at."""
+        to_end, away, heap = self._into[end], {start: 0}, [(0, start)]
+        least = inf
+        while heap:
+            hops, at = heapq.heappop(heap)
+            if hops >= least:
+                break
+            if hops > away[at]:
+                continue
+            if at in to_end:
+                least = min(least, hops + to_end[at].hops)
+            onward = self._core[at] if at != start else [e for e in self.edges[at] if self._forwards(e.to)]
+            for edge in onward:
+                if (there := hops + edge.hops) < min(away.get(edge.to, inf), least):
+                    away[edge.to] = there
+                    heapq.heappush(heap, (there, edge.to))
+        if least == inf:
+            return {}
+        away[end] = int(least)
+        first = self.inside.get(start, (None, None, None))[2]
+        known: dict[str, tuple[float, OrderedRoute | None]] = {
+            start: (inf, ((first, 1.0),) if first is not None else ())
+        }
+
+        def widest(at: str) -> tuple[float, OrderedRoute | None]:
+            if at not in known:
+                before = [start, *(e.to for e in self._core.get(at, ()))] if at != end else [*away]
+                wide = []
+                for a in dict.fromkeys(before):
+                    edge = self._into[at].get(a)
+                    if edge is not None and a != at and a in away and away[a] + edge.hops == away[at]:
+                        width, came = widest(a)
+                        wide.append((min(width, self._width(edge)), came, edge))
+                most = max(width for width, _, _ in wide)
+                best = [(came, edge) for width, came, edge in wide if width == most]
+                came, edge = best[0]
+                known[at] = most, None if len(best) > 1 or came is None else came + edge.resources
+            return known[at]
+
+        found = widest(end)[1]
+        found = self._single[start, end, use] = None if found is None else self._carrying(found, use)
+        return {end: found}
+
+    def _carrying(self, route: OrderedRoute, use: Use) -> OrderedRoute:
+        """What of a route limits traffic of a use."""
+        return tuple(c for c in route if self.limits[c[0]].carries in ("all", use))
+
     def _search(self, start: str, use: Use) -> dict[str, OrderedRoute | None]:
         """Resources on the route from `start` to every other vertex; None where the route is ambiguous."""
         away = self.distances(start)
@@ -235,7 +328,7 @@ class Graph:
             came = routes[best[0][0]]
             routes[at] = None if len(best) > 1 or came is None else came + best[0][1].resources
         return {
-            name: found if found is None else tuple(c for c in found if self.limits[c[0]].carries in ("all", use))
+            name: found if found is None else self._carrying(found, use)
             for name, found in routes.items()
             if name != start
         }

@@ -8,11 +8,11 @@ of equal size) and then checked on the whole graph: a wrong guess costs time, ne
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from sim.hardware.profile import Profile
 from sim.hardware.routes import Graph
 
 
@@ -33,48 +33,69 @@ class Symmetry(NamedTuple):
     rank_class: tuple[int, ...]
     resource_class: tuple[int, ...]
 
-
-_KNOWN: WeakKeyDictionary[Graph, dict[tuple[int, ...], Symmetry]] = WeakKeyDictionary()
-"""Of each topology, by the GPUs of ranks, what has been looked for."""
-
-
-def symmetry(profile: Profile, gpus: Sequence[int]) -> Symmetry:
-    """A group of automorphisms of `profile` that permutes the ranks on `gpus`; of one element if none is found."""
-    known = _KNOWN.setdefault(profile.graph, {})
-    placed = tuple(gpus)
-    if placed not in known:
-        known[placed] = _find(profile, placed)
-    return known[placed]
+    def parts(self) -> Iterator[Symmetry]:
+        """The groups of the first generators: all of them, then always one less, as long as some ranks are joined."""
+        for count in range(len(self.generators), 0, -1):
+            yield generated(self.generators[:count], len(self.rank_class), len(self.resource_class))
 
 
-def _find(profile: Profile, gpus: tuple[int, ...]) -> Symmetry:
-    checker = _Checker(profile, gpus)
-    generators = tuple(_generators(checker, len(gpus)))
-    ranks, resources = _Orbits(len(gpus)), _Orbits(len(profile.capacities))
+_KNOWN: WeakKeyDictionary[Graph, dict[tuple[tuple[int, ...], tuple[int, ...]], Symmetry]] = WeakKeyDictionary()
+"""Of each topology, by the GPUs of ranks and their kinds, what has been looked for."""
+
+
+def symmetry(graph: Graph, gpus: Sequence[int], kinds: Sequence[int]) -> Symmetry:
+    """A group of automorphisms that permutes the ranks on `gpus`, which are of `kinds`; one of 1 if none is found."""
+    known = _KNOWN.setdefault(graph, {})
+    key = tuple(gpus), tuple(kinds)
+    if key not in known:
+        known[key] = _find(graph, *key)
+    return known[key]
+
+
+def _find(graph: Graph, gpus: tuple[int, ...], kinds: tuple[int, ...]) -> Symmetry:
+    checker = _Checker(graph, gpus, kinds)
+    return generated(tuple(_generators(checker, len(gpus))), len(gpus), len(graph.limits))
+
+
+def generated(generators: tuple[Automorphism, ...], ranks: int, resources: int) -> Symmetry:
+    """The group that `generators` generate, of so many ranks and resources."""
+    of_ranks, of_resources = _Orbits(ranks), _Orbits(resources)
     for generator in generators:
-        for rank, image in enumerate(generator.ranks):
-            ranks.join(rank, image)
-        for resource, image in generator.resources.items():
-            resources.join(resource, image)
-    return Symmetry(generators, ranks.classes(), resources.classes())
+        of_ranks.join_all(enumerate(generator.ranks))
+        of_resources.join_all(generator.resources.items())
+    return Symmetry(generators, of_ranks.classes(), of_resources.classes())
 
 
 def _generators(checker: _Checker, count: int) -> Iterator[Automorphism]:
-    """Automorphisms that turn ranks in blocks: of all ranks, then within a block of those, and so on."""
-    block = count
+    """Automorphisms that turn ranks in blocks: all of them, and where that joins not all, those that look alike."""
+    joined = _Orbits(count)
+    for generator in _turns(checker, range(count)):
+        yield generator
+        joined.join_all(enumerate(generator.ranks))
+    if len(set(joined.classes())) > 1:
+        for ranks in checker.alike():
+            if len({joined.root(rank) for rank in ranks}) > 1:
+                for generator in _turns(checker, ranks):
+                    yield generator
+                    joined.join_all(enumerate(generator.ranks))
+
+
+def _turns(checker: _Checker, ranks: Sequence[int]) -> Iterator[Automorphism]:
+    """Automorphisms that turn `ranks` in blocks: of all of them, then within a block of those, and so on."""
+    block = len(ranks)
     while block > 1:
         for turn in (d for d in range(1, block) if block % d == 0):
-            if (found := checker.check(_turned(range(count), turn, block))) is not None:
+            if (found := checker.check(_turned(ranks, turn, block))) is not None:
                 yield found
                 block = turn
                 break
         else:
-            return
+            block = max(d for d in range(1, block) if block % d == 0)
 
 
-def _turned(ranks: Sequence[int], turn: int, block: int) -> list[int]:
+def _turned(ranks: Sequence[int], turn: int, block: int) -> dict[int, int]:
     """Where each of `ranks` goes if those of each block of so many move on by `turn` places."""
-    return [ranks[at - at % block + (at % block + turn) % block] for at in range(len(ranks))]
+    return {rank: ranks[at - at % block + (at % block + turn) % block] for at, rank in enumerate(ranks)}
 
 
 class _Orbits:
@@ -83,20 +104,30 @@ class _Orbits:
     def __init__(self, count: int) -> None:
         self.parent = list(range(count))
 
-    def _root(self, number: int) -> int:
+    def root(self, number: int) -> int:
+        """The smallest number that `number` is joined with."""
         parent = self.parent
         while parent[number] != number:
             parent[number] = number = parent[parent[number]]
         return number
 
     def join(self, a: int, b: int) -> None:
-        a, b = self._root(a), self._root(b)
+        a, b = self.root(a), self.root(b)
         if a != b:
             self.parent[max(a, b)] = min(a, b)
 
+    def join_all(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for a, b in pairs:
+            self.join(a, b)
+
     def classes(self) -> tuple[int, ...]:
         """The smallest number of each one's set."""
-        return tuple(map(self._root, range(len(self.parent))))
+        return tuple(map(self.root, range(len(self.parent))))
+
+
+def _counted(what: Iterable[Hashable]) -> Hashable:
+    """The same for the same things in any order."""
+    return frozenset(Counter(what).items())
 
 
 class _Edge(NamedTuple):
@@ -112,13 +143,13 @@ class _Checker:
     Vertices are numbered: those of ranks first, then nodes.
     """
 
-    def __init__(self, profile: Profile, gpus: Sequence[int]) -> None:
-        self.graph = graph = profile.graph
+    def __init__(self, graph: Graph, gpus: Sequence[int], kinds: Sequence[int]) -> None:
+        self.graph = graph
         self.count = len(gpus)
         names = [*(f"gpu{gpu}" for gpu in gpus), *graph.nodes]
         number = {name: at for at, name in enumerate(names)}
         looks: dict[Hashable, int] = {}
-        self.looks = [looks.setdefault(id(profile.device_of(gpu)), len(looks)) for gpu in gpus]
+        self.looks = [looks.setdefault(kind, len(looks)) for kind in kinds]
         self.looks += [looks.setdefault(self._look(name), len(looks)) for name in graph.nodes]
         self.inside = {number[name]: inside for name, inside in graph.inside.items()}
         self.edges: dict[tuple[int, int], _Edge] = {}
@@ -148,8 +179,28 @@ class _Checker:
         limits = (None if r is None else (graph.limits[r].value, graph.limits[r].carries) for r in graph.inside[name])
         return node.kind == "memory", *limits, None if node.write_cost is None else node.write_cost.value
 
-    def check(self, ranks: Sequence[int]) -> Automorphism | None:
-        """The automorphism that maps ranks so; None if there is none, or its nodes are not found."""
+    def alike(self) -> list[list[int]]:
+        """Ranks that look alike, from however far (colour refinement): no others can be joined."""
+        looks, count = self.looks, 0
+        while len(set(looks)) > count:
+            count, seen = len(set(looks)), dict[Hashable, int]()
+            peers: list[list[Hashable]] = [[] for _ in looks]
+            for group in self.peers:
+                for rank in group:
+                    peers[rank].append(_counted(looks[other] for other in group))
+            around = [
+                (look, _counted((looks[a], link) for a, link in near), _counted(groups))
+                for look, near, groups in zip(looks, self.near, peers, strict=True)
+            ]
+            looks = [seen.setdefault(each, len(seen)) for each in around]
+        found: dict[int, list[int]] = {}
+        for rank in range(self.count):
+            found.setdefault(looks[rank], []).append(rank)
+        return list(found.values())
+
+    def check(self, moves: dict[int, int]) -> Automorphism | None:
+        """The automorphism that moves ranks so, and no others; None if there is none, or its nodes are not found."""
+        ranks = [moves.get(rank, rank) for rank in range(self.count)]
         image = self._image(ranks)
         if image is None or any(image[self.pinned[r]] != self.pinned[to] for r, to in enumerate(ranks)):
             return None

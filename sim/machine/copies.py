@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from sim.fluid import Fabric, FlowSpec, RateLaw
 from sim.hardware import Profile
 from sim.hardware.host_flows import HostFlows
 from sim.machine.state import Rank, Steps, Stream, Work
+from sim.machine.trains import Moving, Trains
 from sim.program import Copy, CopyKind, RecordEvent, WaitEvent
 
 
@@ -43,6 +45,10 @@ class _Costs(NamedTuple):
     switch: float
     engine: _Engine
 
+    def setup_of(self, env: Environment, size: int) -> float:
+        """The set-up of a copy of `size` bytes, s: longer where it would take less than the least duration."""
+        return max(self.setup, env.on_grid(max(self.minimum - size / self.rate, 0.0)))
+
 
 class Copies:
     """Runs the copies of one program. `gpus` is where its ranks sit."""
@@ -56,9 +62,11 @@ class Copies:
         law: RateLaw,
         flows: HostFlows,
         span: Callable[[Rank, Copy, float, float, float], None],
+        trains: Trains | None,
     ) -> None:
         self._env = env
         self._span = span
+        self._trains = trains
         self._fabric = fabric
         self._profile = profile
         self._gpus = gpus
@@ -79,8 +87,7 @@ class Copies:
         env = self._env
         start = began = env.now
         costs = self._costs_of(command, rank)
-        moving = command.bytes / costs.rate
-        setup = max(costs.setup, env.on_grid(max(costs.minimum - moving, 0.0)))
+        moving, setup = command.bytes / costs.rate, costs.setup_of(env, command.bytes)
         engine = costs.engine
         if stream.name not in engine.holders:
             if engine.free:
@@ -96,6 +103,13 @@ class Copies:
         if rank.pageable and rank.is_staged(command):
             moving, rest = yield from self._staged(command, costs, returned)
         else:
+            if self._trains is not None and not engine.waiting:
+                at = Moving(command, start, began, setup, env.now)
+                train = self._trains.make(rank, stream, costs.spec, costs.rate, partial(costs.setup_of, env), at)
+                if train is not at:
+                    command, start, began, setup, due = train
+                    moving = command.bytes / costs.rate
+                    yield due
             self._fabric.move(costs.spec, command.bytes, stream.process)
             yield None
         if not (engine.waiting and self._followed(rank, stream, command.kind)):

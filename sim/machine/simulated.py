@@ -8,8 +8,8 @@ commands pending. Streams take commands in FIFO order; transfers and kernels bec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from simpy.events import Event
 
@@ -20,9 +20,11 @@ from sim.hardware.host_flows import HostFlows
 from sim.machine.copies import Copies
 from sim.machine.deadlock import check_finished
 from sim.machine.host import HostThread
+from sim.machine.marked import Issued, Marked
 from sim.machine.rendezvous import Communications
 from sim.machine.snapshot import Snapshot, snapshot
 from sim.machine.state import Flags, Rank, Steps, Stream, Ticket
+from sim.machine.trains import OF_TRAINS, Trains
 from sim.program import (
     AnyCommand,
     Collective,
@@ -43,41 +45,32 @@ LONGEST = 4.0
 """How many times as long as estimated a run may take without being run again with a coarser grid of times."""
 
 
-class Issued(NamedTuple):
-    """A rank of a run with endless queues, s: when each command was issued, and when each has ended.
-
-    `clocks` has a list for each host thread, in the order of issue, `ends` one for each stream, in its order.
-    """
-
-    clocks: list[list[float]]
-    ends: dict[str, list[float]]
-
-
-class Marked(NamedTuple):
-    """A run, its states at marks, and with endless queues what was issued when on each rank."""
-
-    timeline: Timeline
-    states: list[Snapshot]
-    issued: list[Issued]
-
-
 class SimulatedMachine:
     """Runs programs on `profile`; `rate_law` shares the fabric's resources.
 
-    With `flows`, these are those of the ranks of its programs, instead of what `profile` makes of them.
+    With `flows`, these are those of the ranks of its programs, instead of what `profile` makes of them. With `trains`,
+    copies that nobody can look at meanwhile are made in one go (`sim.machine.trains`), which changes nothing but the
+    time that it takes.
     """
 
-    def __init__(self, profile: Profile, rate_law: RateLaw = weighted_max_min, flows: HostFlows | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        rate_law: RateLaw = weighted_max_min,
+        flows: HostFlows | None = None,
+        trains: bool = True,
+    ) -> None:
         self.profile = profile
         self.rate_law = rate_law
         self.flows = flows
+        self.trains = trains
 
     def run(self, program: Program, lasts: float | None = None) -> Timeline:
         """Simulate `program` to its end; raises as `run_marked`."""
         return self.run_marked(program, (), lasts).timeline
 
     def run_marked(
-        self, program: Program, marks: Iterable[AnyCommand], lasts: float | None = None, endless_queues: bool = False
+        self, program: Program, marks: Sequence[AnyCommand], lasts: float | None = None, endless_queues: bool = False
     ) -> Marked:
         """Simulate `program` to its end; also the state when each of `marks`, commands of rank 0, has ended.
 
@@ -99,11 +92,14 @@ class SimulatedMachine:
             self.profile.copy_class(kind)
         longest = LONGEST * (lasts or self.estimated_length(program))
         flows = self.flows or HostFlows(self.profile, program.gpus, self.rate_law)
+        marked = frozenset(map(id, marks))
+        trains = self.trains and not any(isinstance(mark, OF_TRAINS) for mark in marks)
         while True:
-            run = Run(self.profile, program, self.rate_law, flows, frozenset(map(id, marks)), longest, endless_queues)
+            run = Run(self.profile, program, self.rate_law, flows, marked, longest, endless_queues, trains)
             timeline = run.run()
             if run.env.now < run.env.longest:
-                return Marked(timeline, run.states, run.issued() if endless_queues else [])
+                in_trains = run.trains.made if run.trains is not None else 0
+                return Marked(timeline, run.states, run.issued() if endless_queues else [], in_trains)
             longest = LONGEST * run.env.now
 
     def estimated_length(self, program: Program) -> float:
@@ -134,6 +130,7 @@ class Run:
         marks: frozenset[int],
         longest: float,
         endless_queues: bool,
+        trains: bool,
     ) -> None:
         self.endless_queues = endless_queues
         self.marks = marks
@@ -158,7 +155,8 @@ class Run:
         self.wait_cost = {on_host: on_grid(streams.wait_cost(on_host)) for on_host in places}
         self.flag_wake = {on_host: on_grid(streams.wake_cost(on_host)) for on_host in places}
         self.copy_start: dict[CollectiveKind, float] = {}
-        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, flows, self._span)
+        self.trains = Trains(self) if trains else None
+        self.copies = Copies(self.env, self.fabric, profile, program.gpus, rate_law, flows, self._span, self.trains)
         self.communications = Communications(self.env, self.fabric, profile, self.ranks, rate_law, flows)
         self.execute: dict[type, Callable[[Rank, Any, Ticket], Steps]] = {
             Kernel: self._kernel,
@@ -249,10 +247,8 @@ class Run:
         self._span(rank, command, start, start, seconds)
 
     def _copy(self, rank: Rank, command: Copy, ticket: Ticket) -> Steps:
-        lost = self.beside_kernel if rank.kernels_running else 0.0
-        busy = lost + self._start_delay(rank)
         returned = ticket if isinstance(ticket, Event) else None
-        return self.copies.run(rank, rank.streams[command.stream], command, busy, returned)
+        return self.copies.run(rank, rank.streams[command.stream], command, self.copy_delay(rank), returned)
 
     def _communication(self, rank: Rank, command: Collective | PointToPoint, ticket: Ticket) -> Steps:
         start = self.env.now
@@ -268,6 +264,11 @@ class Run:
     def _busy(self, rank: Rank, seconds: float) -> float:
         """When a stream has spent `seconds` on a command, and `beside_kernel` more while a kernel runs, s."""
         return self.env.now + (seconds + (self.beside_kernel if rank.kernels_running else 0.0))
+
+    def copy_delay(self, rank: Rank) -> float:
+        """What a stream loses before a copy that starts now, s."""
+        lost = self.beside_kernel if rank.kernels_running else 0.0
+        return lost + (self._start_delay(rank) if rank.moving else 0.0)
 
     def _start_delay(self, rank: Rank) -> float:
         """Extra start-up time of a copy that starts now, while a collective moves data on its rank, s."""

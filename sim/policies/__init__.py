@@ -52,6 +52,7 @@ __all__ = [
     "loaded_contents",
     "programs_shared",
     "register",
+    "shared",
     "union",
     "unregister",
     "variants",

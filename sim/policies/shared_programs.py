@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 
-from sim.policies.base import Policy
 from sim.program import Program
-from sim.workloads.workload import Workload
 
 MAX_COMMANDS = 500_000
 """Of all programs that are kept: some 60 MB."""
 
-_Key = tuple[Workload, Policy, int, tuple[int, ...]]
+_Key = tuple[Hashable, ...]
+"""All that a program is made of."""
 
 
 class _Hashed:
@@ -50,7 +49,7 @@ class Programs:
         self._lock = Lock()
 
     def get(self, key: _Key, make: Callable[[], Program]) -> Program:
-        """The program of a workload, policy, ranks and placement: one that is kept, or what `make` gives.
+        """The program of a workload, policy, ranks and what else makes it: one that is kept, or what `make` gives.
 
         Raises what that does.
         """

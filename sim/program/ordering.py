@@ -44,6 +44,9 @@ class _Stream:
         self.arrived = False
 
 
+_FLAGS = (WriteFlag, WaitFlag)
+
+
 def check_order(ranks: Sequence[RankProgram]) -> None:
     """Raise ProgramError where ranks may use the same bytes at once, or where each waits for another."""
     if any(map(_needs_proof, {id(rank): rank for rank in ranks}.values())):
@@ -61,7 +64,7 @@ def _needs_proof(rank: RankProgram) -> bool:
             return True
         if Copy in kinds and any(type(c) is Copy and c.kind == "p2p" for c in thread):
             return True
-        if kinds & {WriteFlag, WaitFlag} and any(isinstance(c, WriteFlag | WaitFlag) and c.on_host for c in thread):
+        if kinds & {WriteFlag, WaitFlag} and any(isinstance(c, _FLAGS) and c.on_host for c in thread):
             return True
         callers += Collective in kinds
     return callers > 1

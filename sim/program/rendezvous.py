@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from sim.program.commands import Collective, Communicator, PointToPoint, ProgramError, Send
+from sim.program.commands import Collective, Communicator, Copy, PointToPoint, ProgramError, Send, WaitFlag
 from sim.program.rank_program import RankProgram
 
 
@@ -45,6 +45,9 @@ def _communications(rank: RankProgram) -> _Rank:
     for thread in rank.threads:
         calls = []
         for command in thread:
+            kind = type(command)
+            if kind is Copy or kind is WaitFlag:  # most commands
+                continue
             if isinstance(command, Collective):
                 same = found.collectives.setdefault(command.communicates_on, [])
                 calls.append(_Call(command.communicates_on, len(same)))

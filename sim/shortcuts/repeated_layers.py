@@ -25,7 +25,10 @@ from sim.workloads.engine_collectives import EngineCollective
 from sim.workloads.workload import Layer, Workload
 
 MIN_KEPT = 4
-"""Equal layers in a row that are simulated at first, and two for each layer of prefetch; then twice as many."""
+"""Equal layers in a row that are simulated at first, and two for each layer of prefetch; then twice as many.
+
+With prefetch, one less is tried before.
+"""
 MAX_SHARE = 1 / 2
 """Of a run's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
 MIN_COMMANDS = 10_000
@@ -126,16 +129,24 @@ class _Short:
         steps = self.workload.steps
         fewest = steps if all_steps else min(steps, MIN_STEPS)
         kept = MIN_KEPT + 2 * self.ranks.policy.prefetch_layers
+        if self.ranks.policy.prefetch_layers:  # most schedules repeat so soon where host threads are ahead
+            regions = self._regions(kept - 1)
+            if self._worth(regions, fewest) and (found := self._try(regions, fewest, endless_queues=True)) is not None:
+                return found
         while True:
             regions = self._regions(kept)
             for count in dict.fromkeys((fewest, steps)):
-                if sum(r.kept for r in regions) * count <= MAX_SHARE * len(self.layers) * steps:
+                if self._worth(regions, count):
                     for endless_queues in (True, False):
                         if (found := self._try(regions, count, endless_queues)) is not None:
                             return found
             if not any(region.removed for region in regions):
                 return None
             kept *= 2
+
+    def _worth(self, regions: Sequence[Region], steps: int) -> bool:
+        """Whether so many steps of what is kept are few enough of all layers."""
+        return sum(r.kept for r in regions) * steps <= MAX_SHARE * len(self.layers) * self.workload.steps
 
     def _regions(self, kept: int) -> list[Region]:
         """A step as regions of equal layers, of which `kept` stay."""
@@ -207,15 +218,19 @@ class _Short:
 
     def _program(self, regions: list[Region], steps: int) -> Program:
         """The program of `steps` steps without the removed layers, with the memory of the whole one."""
-        if self._whole is None:
-            nothing = self.workload._replace(steps=0)
-            self._whole = self.ranks.build(nothing)
         layers: list[Layer] = []
         at = 0
         for region in regions:
             layers += self.layers[at : at + region.kept]
             at += region.kept + region.removed
         less = self.workload._replace(layers=tuple(layers), steps=steps, passes_per_step=1)
+        nothing = self.workload._replace(steps=0)
+        return self.ranks.shared((less, nothing), lambda: self._with_memory(less, nothing))
+
+    def _with_memory(self, less: Workload, nothing: Workload) -> Program:
+        """The program of `less` with the memory of `nothing`, which has all layers."""
+        if self._whole is None:
+            self._whole = self.ranks.build(nothing)
         program = self.ranks.build(less)
         with_memory = {
             id(rank): msgspec.structs.replace(rank, buffers=full.buffers, weights=full.weights)

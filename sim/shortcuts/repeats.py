@@ -91,11 +91,15 @@ class Repeats:
         return found
 
     def _first(self, begin: int, region: Region) -> Found | None:
-        """The first repeat in a region whose first layer is number `begin`."""
-        for last in range(begin + 1, begin + region.kept):
-            for period in range(1, min(LONGEST, last - begin) + 1):
-                if region.removed % period == 0 and self.same(last - period, last):
-                    return Found(last - period, last, region.removed // period)
+        """The first repeat in a region whose first layer is number `begin`.
+
+        One from its first layer on is the last that is taken: there host threads may not be ahead yet.
+        """
+        for earliest in (begin + 1, begin):
+            for last in range(earliest + 1, begin + region.kept):
+                for period in range(1, min(LONGEST, last - earliest) + 1):
+                    if region.removed % period == 0 and self.same(last - period, last):
+                        return Found(last - period, last, region.removed // period)
         return None
 
     def of_steps(self, layer: int, steps: int) -> Found | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Self
 
 from sim import policies
 from sim.fluid import weighted_max_min
 from sim.hardware.quotient import BrokenSymmetryError, Quotient
-from sim.hardware.symmetry import symmetry
 from sim.machine import SimulatedMachine
 from sim.policies import Policy
 from sim.program import (
@@ -71,16 +71,14 @@ class Ranks:
         if world_size < 2 or not (workload.alike and policy.ranks_alike) or machine.rate_law is not weighted_max_min:
             return None
         profile, gpus = machine.profile, tuple(placement) or tuple(range(world_size))
-        found = symmetry(profile, gpus)
-        if len(set(found.rank_class)) == world_size:
-            return None
-        quotient = Quotient(profile, gpus, found)
-        try:
-            for op in dict.fromkeys(op for op in workload.entries() if isinstance(op, CollectiveOp)):
-                quotient.collective(op.kind, int(op.bytes), None)
-        except BrokenSymmetryError:
-            return None
-        return cls(machine, policy, world_size, placement, quotient)
+        calls = dict.fromkeys(op for op in workload.entries() if isinstance(op, CollectiveOp))
+        for part in profile.symmetry_of(gpus).parts():
+            quotient = Quotient(profile, gpus, part)
+            with suppress(BrokenSymmetryError):
+                for op in calls:
+                    quotient.collective(op.kind, int(op.bytes), None)
+                return cls(machine, policy, world_size, placement, quotient)
+        return None
 
     def build(self, workload: Workload) -> Program:
         """The program of the ranks that are simulated.
@@ -96,6 +94,12 @@ class Ranks:
                 raise BrokenSymmetryError("a command concerns other ranks")
         first = self.quotient.representatives
         return Program(tuple(program.ranks[rank] for rank in first), tuple(program.gpus[rank] for rank in first))
+
+    def shared(self, of: tuple[Hashable, ...], make: Callable[[], Program]) -> Program:
+        """What `make` gives of their programs, or gave before of what is equal (`policies.programs_shared`)."""
+        ranks = None if self.quotient is None else (self.quotient.representatives, self.quotient.class_of)
+        jitter = self.machine.profile.host.wake_spread.value > 0  # which may break the symmetry
+        return policies.shared((*of, self.policy, self.world_size, self.placement, ranks, jitter), make)
 
     def _concerns_itself(self, rank: RankProgram) -> bool:
         """Whether a rank meets others at collectives only, and its host threads take the time that any rank's do."""

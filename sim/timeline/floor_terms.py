@@ -96,7 +96,7 @@ def collective_segments(
 
 
 def _beside(
-    profile: Profile, copy: FlowSpec, incoming: Sequence[tuple[FlowSpec, collectives.Part]], lasts: float
+    profile: Profile, copy: FlowSpec, incoming: Sequence[tuple[FlowSpec, float]], lasts: float
 ) -> tuple[float, float]:
     """The least cost, s a byte, of copies beside the incoming flows of a phase of `lasts` s, and for how many bytes."""
     free = 0.0, math.inf
@@ -105,7 +105,7 @@ def _beside(
     routes = [dict(spec.route if spec.alternate_route is None else spec.alternate_route[1]) for spec, _ in incoming]
     if any(resource not in route for resource, _ in copy.route for route in routes):
         return free  # copies may be held up where these flows are not: then they cost nothing
-    alone = sum(part.size for _, part in incoming) / lasts
+    alone = sum(size for _, size in incoming) / lasts
     weight = sum(spec.weight for spec, _ in incoming) / copy.weight
     limits = [(profile.capacities[r], m, min(route[r] for route in routes)) for r, m in copy.route]
 
