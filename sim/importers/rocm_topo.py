@@ -54,9 +54,9 @@ def read_rocm_topology(lines: Sequence[Line]) -> HostTree:
             cells |= {(columns.index(words[0]), j): word for j, word in enumerate(words[1:])}
     if not columns or rows != len(columns) or len(set(columns)) != len(columns):
         raise MatrixError(f"has {rows} of {len(columns)} rows of {_LINKS!r}: is it cut off?")
-    said = [nodes.get(gpu, 0) for gpu in range(len(columns))]
-    known = list(dict.fromkeys(said))
-    places = [Place(names.get(g, ""), known.index(node), f"node {node}", ()) for g, node in enumerate(said)]
+    near = [nodes.get(gpu, 0) for gpu in range(len(columns))]
+    known = list(dict.fromkeys(near))
+    places = [Place(names.get(g, ""), known.index(node), f"node {node}", ()) for g, node in enumerate(near)]
     pairs = {pair: 1 for pair, word in sorted(cells.items()) if word == "XGMI" and pair[0] < pair[1]}
     remarks = ["rocm-smi tells no switches: each GPU is taken to have a root port of its own"]
     if pairs:
