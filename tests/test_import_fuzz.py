@@ -34,7 +34,16 @@ RATES = {
 }
 SIZES = (2**14, 2**20, 2**26)
 GOOD = {
-    "topo": [dumps.DGX_A100, dumps.NESTED, dumps.NO_AFFINITY, dumps.WIDE, nccl.SWITCHES, nccl.DGX_H200, nccl.RCCL],
+    "topo": [
+        dumps.DGX_A100,
+        dumps.NESTED,
+        dumps.NO_AFFINITY,
+        dumps.WIDE,
+        nccl.SWITCHES,
+        nccl.DGX_H200,
+        nccl.RCCL,
+        dumps.rocm(4, "0011"),
+    ],
     "nvbandwidth": [nvbandwidth_json(RATES), nvbandwidth_text(RATES)],
     "nccl-tests": [
         nccl_output("all_reduce", 4, line_times(20, 9, SIZES)),

@@ -166,6 +166,27 @@ def test_lspci_draws_which_gpus_share_a_switch() -> None:
     assert made.topology.peers == ((0, 1),)
 
 
+def test_rocm_smi_tells_xgmi_and_nodes(tmp_path: Path) -> None:
+    dump, out = tmp_path / "rocm.txt", tmp_path / "p.yaml"
+    dump.write_text(dumps.rocm(8, "00001111"))
+    done = invoke("import", "topo", str(dump), "-o", str(out), "--gpu", "MI300X")
+    assert done.exit_code == 0, done.output
+    made = load_profile(str(out))
+    assert (memories(made), fabric(made), made.topology.peers) == ([FOUR, (4, 5, 6, 7)], "28 pairs", "direct")
+    (link, *_) = [link for link in made.topology.links if link.kind == "NVLink"]
+    assert link.each_way is not None and link.each_way.value == 64e9 and "xGMI" in link.each_way.source
+    dump.write_text(dumps.rocm(2, "01", "PCIE"))
+    assert invoke("import", "topo", str(dump), "-o", str(out), "--gpu", "MI300X").exit_code == 0
+    assert load_profile(str(out)).topology.peers == "host"
+    for text, told in (
+        (dumps.rocm(4, "0011").replace("XGMI", "WIRE", 1), "has 'WIRE', which is no link"),
+        (dumps.rocm(4, "0011").partition("GPU3   XGMI")[0], "has 3 of 4 rows"),
+    ):
+        dump.write_text(text)
+        refused = invoke("import", "topo", str(dump), "-o", str(out))
+        assert refused.exit_code == 2 and told in refused.stderr
+
+
 def test_lspci_in_a_quoted_report_with_numbers_for_names(tmp_path: Path) -> None:
     dump, out = tmp_path / "report.md", tmp_path / "p.yaml"
     tree = TREE.replace("GA100 [A100 PCIe 80GB]", "Device 2330")

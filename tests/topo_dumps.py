@@ -124,3 +124,19 @@ OLD_NICS = (
     "\tGPU0\tGPU1\tmlx5_0\tib0\tCPU Affinity\nGPU0\t X \tNV2\tPIX\tPHB\t0-19,40-59\n"
     "GPU1\tNV2\t X \tSYS\tSYS\t20-39,60-79\nmlx5_0\tPIX\tSYS\t X \tPHB\t\nib0\tPHB\tSYS\tPHB\t X\n"
 )
+
+
+def rocm(count: int, nodes: str, link: str = "XGMI") -> str:
+    """What `rocm-smi --showtopo` prints."""
+
+    def table(title: str, own: str, other: str) -> str:
+        heads = [f"GPU{g}" for g in range(count)]
+        rows = [head.ljust(7) + "".join((own if head == h else other).ljust(13) for h in heads) for head in heads]
+        return "\n".join([f" {title} ".center(90, "="), " " * 7 + "".join(h.ljust(13) for h in heads), *rows, ""])
+
+    text = "\n" + " ROCm System Management Interface ".center(90, "=") + "\n"
+    text += table("Weight between two GPUs", "0", "15") + "\n" + table("Hops between two GPUs", "0", "1") + "\n"
+    text += table("Link Type between two GPUs", "0", link) + "\n" + " Numa Nodes ".center(90, "=") + "\n"
+    for gpu, node in enumerate(nodes):
+        text += f"GPU[{gpu}]\t\t: (Topology) Numa Node: {node}\nGPU[{gpu}]\t\t: (Topology) Numa Affinity: {node}\n"
+    return text + " End of ROCm SMI Log ".center(90, "=") + "\n"

@@ -11,6 +11,7 @@ from sim.importers.lspci import LspciError, read_lspci_records, read_lspci_tree
 from sim.importers.lstopo import read_lstopo
 from sim.importers.nccl_topology import read_nccl_topology
 from sim.importers.nvidia_topo import MatrixError, read_matrix
+from sim.importers.rocm_topo import is_rocm, read_rocm_topology
 from sim.importers.text_lines import Line, lines_of, unpacked
 from sim.inputs.config import InputError
 from sim.inputs.other_formats import refuse_other
@@ -53,6 +54,8 @@ def _read(file: Path) -> HostTree:
         return read_nccl_topology(markup, source) if b"<system" in markup[:_HEAD] else read_lstopo(markup, source)
     lines = lines_of(content, source)
     try:
+        if is_rocm(lines):
+            return read_rocm_topology(lines)
         if not _has_matrix(lines):
             if any(_TREE.match(line.text) for line in lines):
                 return read_lspci_tree(lines)

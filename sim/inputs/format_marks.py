@@ -116,7 +116,12 @@ TEXT = (
         flags=_LINES,
     ),
     _of("the text output of lstopo", r"\A\s*Machine \([^)]{,60}(?:total|MB|GB|MiB|GiB)\b", advice=_LSTOPO),
-    _of("the output of rocm-smi", r"ROCm System Management Interface", advice=_LSTOPO),
+    _of("the output of rocm-smi --showtopo", r"= Link Type between two GPUs =", "topo"),
+    _of(
+        "the output of rocm-smi",
+        r"ROCm System Management Interface",
+        advice="give `rocm-smi --showtopo` to `chunkflow-sim import topo`",
+    ),
     _of(
         "the output of nvidia-smi",
         r"^\|? ?NVIDIA-SMI \d|^=+NVSMI LOG=+|^\| NVIDIA-SMI|^GPU \d+: .{,80}\(UUID",

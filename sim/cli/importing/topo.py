@@ -38,9 +38,9 @@ def command(
 ) -> None:
     """Make a hardware profile of dumps of a host's topology.
 
-    FILES are the output of `nvidia-smi topo -m`, `lspci -tv`, `lspci -vv` or `lstopo --of xml`; several of one host are
-    put together. Rates follow from the links' generation and width until `import nvbandwidth`, `import nccl-tests` and
-    `import p2p` fill in what was measured.
+    FILES are the output of `nvidia-smi topo -m`, `rocm-smi --showtopo`, `lspci -tv`, `lspci -vv`, `lstopo --of xml`, or
+    XML of NCCL_TOPO_DUMP_FILE; several of one host are put together. Rates follow from the links' generation and width
+    until `import nvbandwidth`, `import nccl-tests` and `import p2p` fill in what was measured.
     """
     from sim.importers.host_profile import host_profile
     from sim.importers.topo_files import read_topologies
