@@ -68,10 +68,10 @@ def plan(
 ) -> Plan:
     """Search the schedules of a scenario's workload and host; its own policy plays no part.
 
-    `memory`, `reserve` and `host_memory` in bytes, or text such as "24GiB": the card's memory, what CUDA's context and NCCL take of it, and the
-    host's memory, each as the profile says unless given; `within` relative;
-    `runtime` is `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`,
-    here unless given.
+    `memory`, `reserve` and `host_memory` in bytes, or text such as "24GiB": the card's memory, what CUDA's context and
+    NCCL take of it, and the host's memory, each as the profile says unless given; `within` relative; `runtime` is
+    `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`, here unless
+    given.
 
     Raises:
         InputError: the scenario cannot run on its host, or an option is wrong.
