@@ -278,6 +278,22 @@ def test_wrong_options_are_refused(options: list[str], said: str, file: Path) ->
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"memory": -1}, "--memory: expected a size"),
+        ({"memory": "much"}, "--memory: expected a size"),
+        ({"within": float("nan")}, "--within: expected a number"),
+        ({"within": -0.1}, "--within: expected a number"),
+        ({"reserve": -5}, "--reserve: expected a size"),
+        ({"host_memory": -1}, "--host-memory: expected a size"),
+    ],
+)
+def test_wrong_arguments_are_refused_as_options_are(options: dict[str, Any], said: str, scenario: Scenario) -> None:
+    with pytest.raises(InputError, match=said):
+        sim.plan(scenario, **options)
+
+
 def test_layouts_of_a_model_are_compared() -> None:
     model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 2, "steps": 2}
     small = scenario_of(model, {"kind": "resident"}, 2)

@@ -163,6 +163,41 @@ def test_a_file_without_policies_is_bad_input(
     assert done.returncode == 2 and name in done.stderr and "Traceback" not in done.stderr
 
 
+BROKEN = """
+from sim.policies import Offload, Schedule, register
+
+
+@register
+class Broken(Offload, frozen=True, tag="broken"):
+    how: str = "raise"
+
+    def schedule(self, workload, world_size, rank):
+        return Chunks(workload, self).build() if self.how == "short" else None if self.how == "none" else 1 / 0
+
+
+class Chunks(Schedule):
+    def chunks(self, n):
+        yield "most of it", 0, self.place(n)[2] - 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("raise", "broken.py: line 10: ZeroDivisionError: division by zero"),
+        ("none", "broken.py: TypeError: schedule returns NoneType, expected a RankProgram"),
+        ("short", "s.yaml: workload: chunks of layer 0 have 41943038 bytes in all, but 41943040 are copied"),
+    ],
+)
+def test_a_policy_that_fails_is_named_with_its_line(how: str, said: str, toy: Path, chunkflow: Command) -> None:
+    (toy / "broken.py").write_text(BROKEN)
+    policy = f"policy={{kind: broken, how: {how}}}"
+    known = {"cwd": toy, "env": chunkflow.environment | {FILES: "broken.py"}}
+    done = chunkflow("run", "s.yaml", "--set", policy, "--no-cache", **known)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert said in done.stderr
+
+
 def test_register_refuses_classes_that_are_no_policies() -> None:
     class Nameless(Offload, frozen=True):
         pass

@@ -16,7 +16,7 @@ from sim.hardware import Profile
 from sim.hardware.profile_parameters import changed, numbers_by_path
 from sim.hardware.topology import Sourced
 from sim.inputs.config import InputError
-from sim.inputs.units import Bytes, show_bytes
+from sim.inputs.units import Bytes, Number, Q, parse, show_bytes
 from sim.planning.layouts import layouts_of
 from sim.planning.points import Point, pareto
 from sim.planning.result import Plan
@@ -56,30 +56,43 @@ class Asked(NamedTuple):
 
 def plan(
     scenario: Scenario,
-    memory: int | None = None,
+    memory: int | str | None = None,
     within: float = WITHIN,
     runtime: str = TODAY,
     gpus: Sequence[int] = (),
     parallelism: str | None = None,
-    reserve: int | None = None,
-    host_memory: int | None = None,
+    reserve: int | str | None = None,
+    host_memory: int | str | None = None,
     profile: Profile | None = None,
     evaluator: Evaluator | None = None,
 ) -> Plan:
     """Search the schedules of a scenario's workload and host; its own policy plays no part.
 
-    `memory`, `reserve` and `host_memory` in bytes: the card's memory, what CUDA's context and NCCL take of it, and the
-    host's memory, each as the profile says unless given; `within` relative;
-    `runtime` is `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`,
-    here unless given.
+    `memory`, `reserve` and `host_memory` in bytes, or text such as "24GiB": the card's memory, what CUDA's context and
+    NCCL take of it, and the host's memory, each as the profile says unless given; `within` relative; `runtime` is
+    `today`, `any` or a runtime's name; `parallelism` may be `auto`. Points are simulated by `evaluator`, here unless
+    given.
 
     Raises:
         InputError: the scenario cannot run on its host, or an option is wrong.
     """
     if parallelism not in (None, "auto"):
         raise InputError("--parallelism", str(parallelism), "expected auto: the scenario says any other")
-    asked = Asked(memory, within, runtime, tuple(gpus), parallelism == "auto", reserve, host_memory)
+    sizes = [
+        None if given is None else int(_read(Bytes, given, option))
+        for option, given in (("--memory", memory), ("--reserve", reserve), ("--host-memory", host_memory))
+    ]
+    share = float(_read(Number, within, "--within"))
+    asked = Asked(sizes[0], share, runtime, tuple(gpus), parallelism == "auto", *sizes[1:])
     return _Planning(scenario, profile or scenario.profile(), asked, evaluator or Evaluator()).run()
+
+
+def _read(kind: type[Q], given: object, option: str) -> Q:
+    """What an option gives. Raises `InputError` of the option."""
+    try:
+        return parse(kind, given)
+    except ValueError as error:
+        raise InputError(option, "", str(error)) from None
 
 
 def measured_overhead(profile: Profile) -> int | None:

@@ -16,6 +16,7 @@ from sim.policies.registry import (
     kinds,
     load_policies,
     loaded_contents,
+    naming_own_file,
     register,
     union,
     unregister,
@@ -74,7 +75,10 @@ def build(workload: Workload, policy: Policy, world_size: int, placement: Sequen
             own = workload if alike else workload.of(rank)
             key = rank if not policy.ranks_alike else 0 if own is workload else own
             if key not in made:
-                made[key] = policy.schedule(own, world_size, rank)
+                with naming_own_file(policy):
+                    made[key] = policy.schedule(own, world_size, rank)
+                    if not isinstance(made[key], RankProgram):
+                        raise TypeError(f"schedule returns {type(made[key]).__name__}, expected a RankProgram")
             ranks.append(made[key])
         return Program(tuple(ranks), placed)
 

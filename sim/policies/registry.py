@@ -11,17 +11,21 @@ import copyreg
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, reduce
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from operator import or_
 from pathlib import Path
 from pkgutil import iter_modules
+from traceback import extract_tb
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sim.inputs.config import InputError
 from sim.inputs.input_files import read_bytes
 from sim.policies.base import Policy
+from sim.program import ProgramError
 
 FILES = "CHUNKFLOW_SIM_POLICIES"
 """Environment variable that names files with policies of one's own."""
@@ -99,6 +103,26 @@ def load_policies(file: str | Path) -> tuple[str, ...]:
     listed = [str(Path(part).resolve()) for part in os.environ.get(FILES, "").split(os.pathsep) if part]
     os.environ[FILES] = os.pathsep.join(dict.fromkeys([*listed, str(path)]))
     return added
+
+
+@contextmanager
+def naming_own_file(policy: Policy) -> Iterator[None]:
+    """Turn what a policy of one's own raises into an error that says where in its file.
+
+    Raises:
+        InputError: of the file, with the line of it that was run last.
+    """
+    file = getattr(sys.modules.get(type(policy).__module__), "__file__", None)
+    try:
+        yield
+    except (InputError, ProgramError, MemoryError):
+        raise
+    except Exception as error:
+        if file is None or Path(file) not in _LOADED:
+            raise
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == file]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise InputError(file, "", f"{where}{type(error).__name__}: {error}") from error
 
 
 def loaded_contents() -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 
 from sim.policies.base import Policy
-from sim.program import LayerWeights, RankBuilder, RankProgram
+from sim.program import LayerWeights, ProgramError, RankBuilder, RankProgram
 from sim.workloads.activation_memory import ACTIVATIONS
 from sim.workloads.block_builder import SKIPS
 from sim.workloads.block_commands import COMPUTE, BlockCommands
@@ -122,12 +122,22 @@ class Schedule:
         first = before + (n - before) // count * count
         return first, first + count
 
+    def all_chunks(self, n: int) -> Iterator[tuple[str, int, int]]:
+        """`chunks`. Raises `ProgramError` if they are not all bytes that the layer copies."""
+        _, layer, copied = self.place(n)
+        total = 0
+        for chunk in self.chunks(n):
+            total += chunk[2]
+            yield chunk
+        if total != copied:
+            raise ProgramError(f"chunks of layer {layer} have {total} bytes in all, but {copied} are copied")
+
     def prefetch(self, n: int) -> None:
         """Issue the copies for the n-th layer executed; leave the event after them in `landed`."""
         if not self.place(n)[2]:
             return
         self.wait_for_slot(n)
-        for name, offset, size in self.chunks(n):
+        for name, offset, size in self.all_chunks(n):
             self.copy(n, name, offset, size)
         self.landed[n] = self.rank.record(COPY)
 

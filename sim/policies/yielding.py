@@ -278,7 +278,7 @@ class HostSchedule(_YieldingSchedule):
         rank.switch(self.worker)
         rank.host_wait_counter(REQUESTED, least=turn - self.ahead + 1)
         self.wait_for_slot(n)
-        for name, offset, size in self.chunks(n):
+        for name, offset, size in self.all_chunks(n):
             rank.host_wait_counter(ACTIVE, most=0)
             rank.host_acquire(LOCK)
             self.copy(n, name, offset, size)
