@@ -27,13 +27,15 @@ def pairs(prepared: Prepared) -> Iterator[tuple[Side, Side]]:
         InputError: the host has too few GPUs for a pair, or nothing of it is simulated.
     """
     if prepared.contention is None:
-        raise InputError("scenario", "", "has no classes that are simulated on a host with contention: nothing to pair")
+        raise InputError(
+            prepared.source, "", "has no classes that are simulated on a host with contention: nothing to pair"
+        )
     for first, second in combinations_with_replacement(prepared.classes.values(), 2):
         # the second one begins at a multiple of its degree
         start = -(-first.degree // second.degree) * second.degree
         if start + second.degree > prepared.gpus:
             problem = f"is {prepared.gpus}: too few for {first.name} and {second.name} side by side"
-            raise InputError("scenario", "gpus", problem)
+            raise InputError(prepared.source, "gpus", problem)
         groups = [
             Running(first.name, 1, tuple(range(first.degree))),
             Running(second.name, 1, tuple(range(start, start + second.degree))),
