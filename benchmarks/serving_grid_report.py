@@ -66,7 +66,10 @@ def tables(found: Results) -> Iterator[str]:
 def summary(found: Results) -> Iterator[str]:
     """How often the ordering holds, and what the gains are."""
     ordered = clear = total = 0
-    failing, gains, over_all, p90 = [], {}, {}, {}
+    failing: list[tuple[object, ...]] = []
+    gains: dict[str, list[float]] = {}
+    p90: dict[str, list[float]] = {}
+    over_all: dict[tuple[str, str], list[float]] = {}
     best_of: dict[str, int] = {}
     for at in found.points():
         values = {kind: found.value(kind, *at) for kind in KINDS}
@@ -81,13 +84,12 @@ def summary(found: Results) -> Iterator[str]:
             failing.append((at, shown(fcfs), shown(srtf), shown(genserve)))
         if max(fcfs, srtf) > 0.0:
             gains.setdefault(at[0], []).append(100 * (genserve / max(fcfs, srtf) - 1.0))
-        rivals = {
-            kind: value for kind in KINDS if kind not in ("genserve", "contention_aware") and (value := values[kind])
-        }
-        if rivals:
-            best = max(rivals, key=lambda kind: rivals[kind])
+        rivals = {kind: values[kind] for kind in KINDS if kind not in ("genserve", "contention_aware")}
+        most = {kind: value for kind, value in rivals.items() if value}
+        if most and None not in rivals.values():
+            best = max(most, key=lambda kind: most[kind])
             best_of[best] = best_of.get(best, 0) + 1
-            over_all.setdefault((at[2], at[0]), []).append(100 * (genserve / rivals[best] - 1.0))
+            over_all.setdefault((at[2], at[0]), []).append(100 * (genserve / most[best] - 1.0))
         ours, theirs = (found.value(kind, *at, key="image_latency_p90_s") for kind in ("genserve", "fcfs"))
         if ours and theirs and at[2] != "0.5":
             p90.setdefault(at[0], []).append(theirs / ours)
@@ -100,8 +102,8 @@ def summary(found: Results) -> Iterator[str]:
             yield f"  {key}: {min(values):.1f} to {max(values):.1f}"
     yield f"best of the others: {best_of}"
     yield "gain over the strongest baseline, %, by deadline scale and load"
-    for key, values in sorted(over_all.items()):
-        yield f"  {key}: {min(values):.1f} to {max(values):.1f}"
+    for both, values in sorted(over_all.items()):
+        yield f"  {both}: {min(values):.1f} to {max(values):.1f}"
 
 
 def assumptions(rows: Sequence[Row]) -> Iterator[str]:
