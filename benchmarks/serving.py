@@ -1,6 +1,6 @@
 """How long serving takes: 100,000 requests of 20 steps on 8 GPUs, by scheduler. CPU time of one core.
 
-python benchmarks/serving.py [requests]
+python benchmarks/serving.py [requests [load]]
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import sys
 import time
 
 from sim.serving import ServingScenario, prepare, serve
+from sim.serving.schedulers import kinds
 
-LOAD = 0.7
 
-
-def scenario(kind: str, requests: int) -> ServingScenario:
-    """Short requests on one GPU and long ones on up to eight: `requests` of them at a load of 0.7."""
+def scenario(kind: str, requests: int, load: float) -> ServingScenario:
+    """Short requests on one GPU and long ones on up to eight: `requests` of them at such a load."""
     classes = {
         "image": {
             "steps": 20,
@@ -40,7 +39,7 @@ def scenario(kind: str, requests: int) -> ServingScenario:
             "share": 0.1,
         },
     }
-    plain = {"gpus": 8, "classes": classes, "arrivals": {"kind": "poisson", "load": LOAD}, "scheduler": {"kind": kind}}
+    plain = {"gpus": 8, "classes": classes, "arrivals": {"kind": "poisson", "load": load}, "scheduler": {"kind": kind}}
     rate = prepare(ServingScenario.from_plain(plain)).rate
     return ServingScenario.from_plain(plain | {"duration": requests / rate})
 
@@ -48,14 +47,18 @@ def scenario(kind: str, requests: int) -> ServingScenario:
 def main() -> None:
     """Print CPU seconds, and microseconds a request, of each scheduler."""
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    for kind in ("fcfs", "srtf", "static_partition", "genserve"):
-        prepared = prepare(scenario(kind, requests))
+    load = float(sys.argv[2]) if len(sys.argv) > 2 else 0.7
+    for kind in sorted(kinds()):
+        prepared = prepare(scenario(kind, requests, load))
         began = time.process_time()
         served = serve(prepared)
         took = time.process_time() - began
         count = len(served.requests)
         steps = sum(request.steps for request in served.requests)
-        print(f"{kind:17} {count:7} requests, {steps:8} steps: {took:6.1f} s, {1e6 * took / count:5.0f} us a request")
+        print(
+            f"{kind:17} {count:7} requests, {steps:8} steps: {took:6.1f} s, {1e6 * took / count:5.0f} us a request",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from sim.cli import main
 from sim.inputs.config import InputError
 from sim.report.serving_figures import latency_curves
 from sim.serving import ServingScenario, figures, prepare, replicate
-from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid
+from sim.serving.grid import Grid, grids_of, is_grid, points, run_grid, with_value
 from sim.serving.jobs import Job, Request
 from sim.serving.queues import Feasible, Queue
 from sim.serving.replicates import mean_of
@@ -324,6 +324,8 @@ def test_traces_may_be_json_lines(tmp_path: Path) -> None:
         ("arrival_s,class\n", "has no requests"),
         ('{"arrival_s": 1, "class": "a"}\n{"arrival_s": 1\n', "line 2: is not JSON"),
         ('{"arrival_s": 1, "class": "a", "steps": 0}\n', "line 1: steps: is 0"),
+        ('{"arrival_s": 1, "class": "a", "steps": 1000001}\n', "line 1: steps: is 1000001, expected 1 to 1000000"),
+        ('[{"arrival_s": 1, "class": "a"}]\n', "is a JSON list: expected JSON lines"),
     ],
 )
 def test_wrong_traces_name_the_line(text: str, said: str, tmp_path: Path) -> None:
@@ -345,6 +347,7 @@ def test_wrong_traces_name_the_line(text: str, said: str, tmp_path: Path) -> Non
         ("scheduler.kind", "best", "scheduler.kind: is 'best'; expected one of contention_aware"),
         ("gpus", 1, r"classes\.a\.degrees: has 2, but there are 1 GPUs"),
         ("gpus", 0, "gpus: is 0, expected 1 to"),
+        ("costs", {"load_rate": 0}, r"costs\.load_rate: is 0, expected more"),
     ],
 )
 def test_wrong_scenarios_name_the_key(path: str, value: object, said: str) -> None:
@@ -373,6 +376,12 @@ def test_a_grid_runs_every_point_and_drops_keys_of_other_kinds() -> None:
     rows = run_grid(Grid(plain, {"scheduler.kind": ["srtf", "fcfs"], "classes.a.step_times.2": [0.5, 0.6]}, 2))
     assert [list(row.values.values()) for row in rows] == [["srtf", 0.5], ["srtf", 0.6], ["fcfs", 0.5], ["fcfs", 0.6]]
     assert rows[0].mean("requests").mean > 0
+
+
+def test_another_kind_of_arrivals_keeps_the_load_only_where_it_has_one() -> None:
+    plain = stated(arrivals={"kind": "poisson", "load": 0.5})
+    assert with_value(plain, "arrivals.kind", "bursts")["arrivals"] == {"load": 0.5, "kind": "bursts"}
+    assert with_value(plain, "arrivals.kind", "trace")["arrivals"] == {"kind": "trace"}
 
 
 def written(tmp_path: Path, plain: Plain) -> Path:
@@ -500,6 +509,7 @@ def test_a_run_without_requests_has_figures_and_a_page(tmp_path: Path) -> None:
     result = cli(file, "--json", "--html", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["requests"] == 0
+    assert "100" not in cli(file).stdout, "of no requests none is in time"
 
 
 def test_standard_input_is_read_too() -> None:

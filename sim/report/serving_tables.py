@@ -33,19 +33,20 @@ def _differs(of: Mean) -> bool:
 def class_rows(found: Replicates) -> list[list[str]]:
     """A row a class, and one of all requests."""
     paths: list[tuple[str, ...]] = [("classes", name) for name in found.first.prepared.classes]
-    rows = []
-    for path in [*paths, ()]:
-        mean = found.mean
-        rows.append(
-            [
-                path[-1] if path else "all",
-                f"{mean(*path, 'requests').mean:.0f}",
-                percent(mean(*path, "attainment")),
-                *(seconds(mean(*path, key)) for key in ("latency_mean_s", *_PERCENTILES)),
-                percent(mean(*path, "utilisation")),
-            ]
-        )
-    return rows
+    return [[path[-1] if path else "all", *_class_cells(found, path)] for path in [*paths, ()]]
+
+
+def _class_cells(found: Replicates, path: tuple[str, ...]) -> list[str]:
+    count = found.mean(*path, "requests").mean
+    if not count:
+        return ["0", *["-"] * (len(CLASS_COLUMNS) - 2)]
+    mean = found.mean
+    return [
+        f"{count:.0f}",
+        percent(mean(*path, "attainment")),
+        *(seconds(mean(*path, key)) for key in ("latency_mean_s", *_PERCENTILES)),
+        percent(mean(*path, "utilisation")),
+    ]
 
 
 _PERCENTILES = ("latency_p50_s", "latency_p90_s", "latency_p99_s")

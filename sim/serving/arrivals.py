@@ -17,6 +17,8 @@ from sim.inputs.input_files import read_text
 from sim.inputs.units import Number, Seconds
 
 MAX_REQUESTS = 2_000_000
+MAX_STEPS = 1_000_000
+"""Of a request of a trace."""
 
 
 class Arrival(NamedTuple):
@@ -184,8 +186,8 @@ def read_trace(trace: Trace, classes: Mapping[str, Any]) -> Sequence[Arrival]:
         row = convert(plain, _Row, where)
         if row.cls not in classes:
             raise InputError(where, "class", f"is {row.cls!r}, expected one of {', '.join(classes)}")
-        if row.steps is not None and row.steps < 1:
-            raise InputError(where, "steps", f"is {row.steps}, expected 1 or more")
+        if row.steps is not None and not 1 <= row.steps <= MAX_STEPS:
+            raise InputError(where, "steps", f"is {row.steps}, expected 1 to {MAX_STEPS}")
         found.append(Arrival(row.arrival_s / trace.speed, row.cls, row.steps, row.deadline_s))
         if len(found) > MAX_REQUESTS:
             raise InputError(source, "", f"has more than {MAX_REQUESTS} requests")
@@ -197,6 +199,8 @@ def read_trace(trace: Trace, classes: Mapping[str, Any]) -> Sequence[Arrival]:
 
 def _rows(lines: Sequence[str], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number of the line, keys and values) of CSV or JSON lines."""
+    if lines and lines[0].lstrip().startswith("["):
+        raise InputError(source, "", "is a JSON list: expected JSON lines, an object a line, or CSV")
     if lines and lines[0].lstrip().startswith("{"):
         for number, line in enumerate(lines, 1):
             if line.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sim.inputs.config import Config
+from sim.inputs.faults import Fault, refuse
 from sim.inputs.units import Bandwidth, Seconds
 
 
@@ -19,3 +20,6 @@ class Costs(Config, frozen=True):
     """Before the first step on several GPUs that were no group before: communicators are set up."""
     load_rate: Bandwidth | None = None
     """Of loading a model's weights to each of its GPUs at once, B/s; that of copies on the host unless given."""
+
+    def __post_init__(self) -> None:
+        refuse([Fault("load_rate", "is 0, expected more")] if self.load_rate == 0.0 else [])

@@ -19,6 +19,8 @@ from sim.serving.step_times import Cell
 from sim.sweeps.evaluation import Evaluator
 
 MAX_POINTS = 10_000
+RANDOM = ("poisson", "bursts")
+"""Kinds of arrivals at a mean rate, or load."""
 
 
 class Grid(NamedTuple):
@@ -71,7 +73,7 @@ def with_value(data: Any, path: str, value: object, source: str = "scenario") ->
         if not isinstance(at, dict):
             raise InputError(source, path, f"{key} is no mapping: there is no key {last} in it")
     if last == "kind" and at.get("kind") != value:
-        kept = {"load", "rate"} if above == ["arrivals"] else set()
+        kept = {"load", "rate"} if above == ["arrivals"] and value in RANDOM else set()
         for key in [key for key in at if key not in kept]:
             del at[key]
     at[last] = copy.deepcopy(value)

@@ -94,9 +94,8 @@ def prepare(
         classes = {}
         for name, given in scenario.classes.items():
             if given.degrees[-1] > gpus:
-                raise InputError(
-                    source, f"classes.{name}.degrees", f"has {given.degrees[-1]}, but there are {gpus} GPUs"
-                )
+                problem = f"has {given.degrees[-1]}, but there are {gpus} GPUs: expected no degree above that"
+                raise InputError(source, f"classes.{name}.degrees", problem)
             cells: dict[tuple[int, int], Cell] = {}
             for degree in given.degrees:
                 for batch in given.batches:
@@ -234,7 +233,7 @@ class _Loading:
 
     def __call__(self, gpus: Sequence[int], size: int) -> float:
         if self.rate is not None:
-            return size / self.rate if self.rate else 0.0
+            return size / self.rate
         if self.profile is None:
             return 0.0
         key = tuple(gpus)
