@@ -70,7 +70,7 @@ def assert_figures(found: Metrics, expected: Metrics) -> None:
 def spans_of(timeline: Timeline, rank: int) -> dict[str, list[tuple[str, float, float, float, float]]]:
     """Stream -> kind and times of its spans, with what repeats as often as it does."""
     found: dict[str, list[tuple[str, float, float, float, float]]] = {}
-    at, shift = 0, 0.0
+    at, shift, rank = 0, 0.0, timeline.simulated_as(rank)
 
     def play(spans: Sequence[Span], shift: float) -> None:
         for s in spans:
