@@ -1,4 +1,4 @@
-"""Spans of commands as the events around them see them: what a run on GPUs can measure."""
+"""Spans of a program whose commands lie between events, as a machine without a clock of its own sees them."""
 
 from __future__ import annotations
 
