@@ -172,7 +172,7 @@ class Profile(Config, frozen=True, dict=True):
 
     @cached_property
     def quotients(self) -> dict[tuple[tuple[int, ...], ...], Any]:
-        """By the GPUs of ranks and the classes of these and of resources: the `Quotient` of this host, once it has been made."""
+        """By the GPUs of ranks, and classes of ranks and resources: the `Quotient` of this host, once it is made."""
         return {}
 
     @property
