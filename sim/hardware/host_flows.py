@@ -37,10 +37,6 @@ class HostFlows:
         """The ranks of a group that are simulated."""
         return tuple(range(len(self.gpus))) if group is None else group
 
-    def communicator(self, group: Group) -> Group:
-        """What ranks that meet call their group: the same for all of them."""
-        return group
-
     def collective(self, kind: CollectiveKind, size: int, group: Group) -> list[collectives.PhaseFlows]:
         """The phases of a collective; ranks of parts are places among `members`. Raises InputError as `flows`."""
         key = kind, size, group

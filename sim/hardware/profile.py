@@ -170,6 +170,11 @@ class Profile(Config, frozen=True, dict=True):
         """How ranks that sit on `gpus` may be permuted."""
         return symmetry(self.graph, gpus, [id(self.device_of(gpu)) for gpu in gpus])
 
+    @cached_property
+    def quotients(self) -> dict[tuple[tuple[int, ...], ...], Any]:
+        """By the GPUs of ranks, and classes of ranks and resources: the `Quotient` of this host, once it is made."""
+        return {}
+
     @property
     def resource_names(self) -> tuple[str, ...]:
         """Every resource of the host."""

@@ -31,12 +31,9 @@ class Quotient(HostFlows):
     """The flows of classes of ranks. Class c is that of rank `representatives[c]`, the smallest one.
 
     Resources of `capacities` are classes of those of the profile. Groups are groups of ranks; members are classes.
-    `groups` are those that meet at the same time, each in one entry: all that one collective of the workload names.
     """
 
-    def __init__(
-        self, profile: Profile, gpus: Sequence[int], symmetry: Symmetry, groups: Iterable[tuple[_Ranks, ...]] = ()
-    ) -> None:
+    def __init__(self, profile: Profile, gpus: Sequence[int], symmetry: Symmetry) -> None:
         super().__init__(profile, gpus)
         self.symmetry = symmetry
         self.representatives = tuple(sorted(set(symmetry.rank_class)))
@@ -50,6 +47,15 @@ class Quotient(HostFlows):
         """Of each resource of the profile."""
         self.resources_in = Counter(self.resource_class)
         self.capacities = tuple(profile.capacities[resource] for resource in kept)
+
+    @classmethod
+    def of(cls, profile: Profile, gpus: tuple[int, ...], symmetry: Symmetry) -> Quotient:
+        """That of `profile`, made once: runs that differ in their programs share it."""
+        key = gpus, symmetry.rank_class, symmetry.resource_class
+        if key not in profile.quotients:
+            profile.quotients[key] = cls(profile, gpus, symmetry)
+        found: Quotient = profile.quotients[key]
+        return found
 
     def kernel(self, gpu: int, seconds: float, launches: int) -> FlowSpec:
         """What kernels of a class of ranks are, from that of one of them."""

@@ -73,7 +73,7 @@ class Ranks:
         profile, gpus = machine.profile, tuple(placement) or tuple(range(world_size))
         calls = dict.fromkeys(op for op in workload.entries() if isinstance(op, CollectiveOp))
         for part in profile.symmetry_of(gpus).parts():
-            quotient = Quotient(profile, gpus, part)
+            quotient = Quotient.of(profile, gpus, part)
             with suppress(BrokenSymmetryError):
                 for op in calls:
                     quotient.collective(op.kind, int(op.bytes), None)
