@@ -12,12 +12,12 @@ from strategies import collective, compute, program, tiny_profile
 from sim.inputs.config import InputError
 from sim.machine import SimulatedMachine
 from sim.policies import describe, variants
-from sim.policies.diffusers_group_offload import tensors_of
 from sim.program import Copy, HostWaitEvent, HostWork, Kernel, ProgramError, RankBuilder
 from sim.run import simulate
 from sim.scenario import Scenario
 from sim.workloads.explicit import Layer
 from sim.workloads.recorded import GENERATOR
+from sim.workloads.tensors import tensors_of
 
 Plain = dict[str, Any]
 

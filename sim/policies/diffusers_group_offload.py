@@ -16,10 +16,9 @@ from sim.policies.schedule import COPY, Schedule
 from sim.program import RankProgram
 from sim.workloads.block_commands import COMPUTE
 from sim.workloads.block_items import Compute, Op, command_count
+from sim.workloads.tensors import tensors_of
 from sim.workloads.workload import Layer, Workload
 
-TENSORS = 16
-"""Tensors of a layer whose number is not known."""
 OUTSIDE_TENSORS = 20
 """Tensors of no block: embeddings, the last norm and projection; 20 in FLUX."""
 _LIVE = 64
@@ -141,35 +140,6 @@ class DiffusersGroupOffload(Policy, frozen=True, tag="diffusers_group_offload"):
     def schedule(self, workload: Workload, world_size: int, rank: int) -> RankProgram:
         """Groups one after the other."""
         return _GroupSchedule(workload, self).build()
-
-
-def tensors_of(layer: Layer) -> int:
-    """Tensors of a layer; of a named model, the places of its weights that kernels use."""
-    return layer.tensors or _places(layer.block) or TENSORS
-
-
-_PLACES: dict[int, tuple[Sequence[Op], int]] = {}
-"""Blocks that were counted last, by their `id`: layers share them, and a schedule asks for each copy."""
-_MAX_PLACES = 64
-
-
-def _places(block: Sequence[Op]) -> int:
-    """Places of a layer's weights that the kernels of its block use."""
-    known, count = _PLACES.get(id(block), (None, 0))
-    if known is block:
-        return count
-    places = {
-        (matrix.offset, matrix.rows)
-        for op in block
-        if isinstance(op, Compute)
-        for operation in op.ops
-        for matrix in operation.operands()
-        if matrix.buffer == "weights"
-    }
-    if len(_PLACES) >= _MAX_PLACES:
-        _PLACES.clear()
-    _PLACES[id(block)] = block, len(places)
-    return len(places)
 
 
 def groups_of(policy: DiffusersGroupOffload, layer: Layer) -> int:

@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, Self
 from sim.inputs.faults import Fault
 from sim.inputs.units import Seconds
 from sim.policies.base import Axes, Offload, Policy
-from sim.policies.diffusers_group_offload import tensors_of
 from sim.policies.whole_layer import WholeLayer, WholeLayerSchedule
 from sim.program import RankProgram
+from sim.workloads.tensors import tensors_of
 from sim.workloads.workload import Workload
 
 

@@ -11,11 +11,11 @@ from sim.importers.trace.reference import Reference
 from sim.inputs import units
 from sim.inputs.config import InputError
 from sim.inputs.units import Bytes, show_bytes
-from sim.policies.diffusers_group_offload import tensors_of
 from sim.workloads.block_setup import Setup
 from sim.workloads.layer_builder import BF16
 from sim.workloads.model_blocks import block
 from sim.workloads.named import Model, load_model
+from sim.workloads.tensors import tensors_of
 
 
 class Weights(NamedTuple):
