@@ -1,6 +1,6 @@
 """How long serving takes: 100,000 requests of 20 steps on 8 GPUs, by scheduler. CPU time of one core.
 
-python benchmarks/serving.py [requests [load]]
+python benchmarks/serving.py [requests [load [scheduler ...]]]
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
     """Print CPU seconds, and microseconds a request, of each scheduler."""
     requests = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     load = float(sys.argv[2]) if len(sys.argv) > 2 else 0.7
-    for kind in sorted(kinds()):
+    for kind in sys.argv[3:] or sorted(kinds()):
         prepared = prepare(scenario(kind, requests, load))
         began = time.process_time()
         served = serve(prepared)
