@@ -26,6 +26,9 @@ from sim.workloads.named import Named
 from sim.workloads.recorded import Recorded
 from sim.workloads.weight_formats import Weights
 
+ENGINE_STEPS = 2
+"""Steps of a schedule by copy engines: the second one is what is told."""
+
 
 class Suggestion(NamedTuple):
     """A change and what it is simulated to do (s, B)."""
@@ -76,7 +79,7 @@ def suggestions(
         for change in _changes(job)
         if change.job.profile is not job.profile or _layout(change.job) not in known
         for policy in _worth_trying(change.job, _policies(change, policies), best_step_s)
-        if (made := under(change.job, policy))
+        if (made := _few_steps(change, under(change.job, policy)))
     ]
     found: dict[str, Suggestion] = {}
     for (change, policy, _), evaluated in zip(tried, evaluator.in_order([made for _, _, made in tried]), strict=True):
@@ -100,6 +103,14 @@ def _policies(change: Change, policies: Sequence[Policy]) -> list[Policy]:
     ranks = change.job.scenario.world_size
     deciding = [Adaptive.from_policy(policy, ranks) for policy in policies if isinstance(policy, Offload)]
     return [*(policy for policy in deciding if policy is not None), *policies]
+
+
+def _few_steps(change: Change, job: Job | None) -> Job | None:
+    """The job; by copy engines with two steps only, as each has thousands of pieces and no layer is left out."""
+    if job is None or not change.adaptive:
+        return job
+    steps = min(job.scenario.workload.steps, ENGINE_STEPS)
+    return job._replace(scenario=job.scenario.with_steps(steps), max_steps=steps)
 
 
 def _layout(job: Job) -> Scenario:
