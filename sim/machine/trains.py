@@ -14,7 +14,8 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from sim.environment import Environment
-from sim.fluid import Ahead, Fabric, FlowSpec
+from sim.fluid import Fabric, FlowSpec
+from sim.machine.flows_ahead import Ahead
 from sim.machine.state import Flags, Rank, Stream
 from sim.program import AnyCommand, Copy, RecordEvent, WaitEvent, WaitFlag, WriteFlag
 from sim.timeline import Span
@@ -94,7 +95,7 @@ class Trains:
             self._skip[id(stream)] = left - 1, more
             return now
         until = self._run.env.free_until(self._run.fabric.is_wake)
-        if until > now.due + now.command.bytes / rate and (flows := self._run.fabric.ahead(spec)) is not None:
+        if until > now.due + now.command.bytes / rate and (flows := Ahead.of(self._run.fabric, spec)) is not None:
             train = _Train(self._run, rank, stream, flows, rate, setup_of, until)
             last = now
             while (following := train.pull(last)) is not last:
