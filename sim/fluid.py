@@ -226,7 +226,7 @@ class Fabric:
         return type(what) is _Wake and what.fabric is self
 
     def rates_beside(self, spec: FlowSpec) -> tuple[list[float], list[float]] | None:
-        """Rates of the flows in flight, alone and beside one more of `spec`, the last; None where that changes routes."""
+        """Rates of the flows in flight, alone and beside one of `spec`, the last; None where that changes routes."""
         routes = [flow.route for flow in self._flows]
         alone = self._rates()[0] if self._flows else []
         self._flows.append(Flow(spec, self._number(spec), 1.0, self.env.now, None))
