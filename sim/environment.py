@@ -129,12 +129,12 @@ class Environment(simpy.Environment):
     def free_until(self, unneeded: Callable[[Any], bool]) -> float:
         """Up to when nothing is to be done, s; now where something is.
 
-        What is `unneeded` is dropped where it comes first.
+        What is `unneeded` is dropped where it comes first, and later than now.
         """
         if self._present or self._end_of_instant:
             return self.now
         queue = self._queue
-        while queue and unneeded(queue[0][3]):
+        while queue and queue[0][0] > self.now and unneeded(queue[0][3]):
             heappop(queue)
         return float(queue[0][0]) if queue else math.inf
 

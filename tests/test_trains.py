@@ -40,8 +40,14 @@ def assert_same(steps: Marked, trains: Marked) -> None:
     assert trains.issued == steps.issued
 
 
-@given(cases(workloads(st.integers(8, 60)), small_chunks), st.booleans())
-def test_trains_change_nothing(case: Case, endless: bool) -> None:
+@given(
+    cases(workloads(st.integers(8, 60)), small_chunks),
+    st.sampled_from([1, 1, 2]),
+    st.sampled_from([0.125, 0.25, 0.3]),
+    st.booleans(),
+)
+def test_trains_change_nothing(case: Case, ranks: int, setup: float, endless: bool) -> None:
+    case = case._replace(ranks=ranks, changes={**case.changes, "h2d.setup": setup})
     steps, trains = both(case.scenario.program(), case.profile, endless)
     event(f"trains: {trains.in_trains > 0}, ranks: {case.ranks}")
     assert_same(steps, trains)
@@ -107,4 +113,54 @@ def test_a_train_ends_where_the_gate_will_have_closed() -> None:
     ends = [s.end for s in trains.timeline.spans if isinstance(s.command, Copy)]
     assert ends == pytest.approx([1.125, 2.25, 3.375, *(7.3 + 1.125 * n for n in range(1, 6))])
     assert trains.in_trains > 2
+    assert_same(steps, trains)
+
+
+def test_who_waits_for_an_event_or_a_flag_goes_on_when_the_copy_ahead_of_it_has_ended() -> None:
+    """Another stream waits for what the copy stream records or writes between its copies, and does nothing else."""
+    rank = RankBuilder()
+    rank.record_step("compute")
+    for number in range(9):
+        name = f"b{number}"
+        rank.copy("copy", name, 8, rank.buffer(name, 8, "weights"), step=0)
+        if number == 3:
+            event = rank.record("copy")
+        if number == 6:
+            rank.write_flag("copy", "there", 1)
+    rank.wait("compute", event)
+    rank.wait_flag("compute", "there", 1)
+    rank.record_step("compute")
+    steps, trains = both(program(rank), tiny_profile(1, {"h2d.setup": 0.25}))
+    assert trains.in_trains >= 5
+    assert trains.timeline.steps == ((0.0, 8.75),)
+    assert_same(steps, trains)
+
+
+def test_copies_that_are_issued_late_wait_for_their_host_thread() -> None:
+    steps, trains = both(one_rank(), tiny_profile(1, {"h2d.setup": 0.125, "host.copy": 2.0}))
+    assert trains.in_trains == 0
+    assert_same(steps, trains)
+    steps, trains = both(one_rank(), tiny_profile(1, {"h2d.setup": 0.125, "host.copy": 1.0}))
+    assert_same(steps, trains)
+
+
+def test_a_flow_that_ends_with_a_gap_cuts_the_train() -> None:
+    """The kernel ends exactly when the third copy is about to move, and then when it has moved."""
+    for seconds in (2.5 + 0.25, 3.75):
+        steps, trains = both(one_rank(kernel=seconds), tiny_profile(1, {"h2d.setup": 0.25}))
+        assert trains.in_trains < 9
+        assert_same(steps, trains)
+
+
+def test_isolated_times_are_those_of_each_copy() -> None:
+    """The first copy turns the engine to its stream, which takes it longer."""
+    rank = RankBuilder()
+    rank.record_step("compute")
+    for stream, count in (("other", 2), ("copy", 6)):
+        for number in range(count):
+            name = f"{stream}{number}"
+            rank.copy(stream, name, 8, rank.buffer(name, 8, "weights"), step=0)
+    rank.record_step("compute")
+    steps, trains = both(program(rank), tiny_profile(1, {"h2d.setup": 0.25, "h2d.switch": 0.5}))
+    assert trains.in_trains > 0
     assert_same(steps, trains)
