@@ -58,6 +58,10 @@ class SecondsRange(click.FloatRange):
         return number
 
 
+_AT_END = "notes at the end"
+"""Where a command's context holds what is said after its results."""
+
+
 class Failure(click.ClickException):
     """One line on stderr and exit code 1."""
 
@@ -79,6 +83,8 @@ def with_exit_codes(command: Callable[..., None]) -> Callable[..., None]:
 
         try:
             command(*args, **kwargs)
+            for text in click.get_current_context().meta.pop(_AT_END, ()):
+                note(text)
         except InputError as error:
             raise _BadInput(str(error)) from None
         except ProgramError as error:  # blocks whose entries use one buffer at once, or communicate in no order
@@ -129,6 +135,11 @@ def note(text: str) -> None:
     if text not in said:
         said.add(text)
         say(f"note: {text}")
+
+
+def note_at_end(text: str) -> None:
+    """As `note`, once the command has done what it was asked for."""
+    click.get_current_context().meta.setdefault(_AT_END, []).append(text)
 
 
 def note_borrowed_tables(profiles: Mapping[str, Profile]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from sim.cli.common import note, note_borrowed_tables
+from sim.cli.common import note, note_at_end, note_borrowed_tables
 from sim.cli.fits import FIT_OPTIONS, Fits
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Given(NamedTuple):
         if scenario.world_size > 1:
             note_borrowed_tables({scenario.hardware: profile})
         if computes_kernels(scenario, profile):
-            note(remark())
+            note_at_end(remark())
         return scenario, profile
 
     def _with_settings(self) -> tuple[Scenario, Profile]:
