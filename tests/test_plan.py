@@ -371,7 +371,7 @@ def test_a_division_that_is_given_is_among_those_that_are_looked_at() -> None:
         model | {"parallelism": {"tensor": 2, "ulysses": 2}}, {"kind": "resident"}, 4, "h200x4-hostpath"
     )
     own = {getattr(p.scenario.workload, "parallelism", None) for p in sim.plan(divided, parallelism="auto").evaluated}
-    assert Layout(tensor=2, ulysses=2) in own and "ulysses" in own
+    assert Layout(tensor=2, ulysses=2) in own and len(own) > 1
 
 
 def test_the_limit_holds_for_gpus_of_every_kind(tmp_path: Path) -> None:

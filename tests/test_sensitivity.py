@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from strategies import Case, cases, collective, compute, offloading, scaled, scenario, tiny_profile
 
 from sim import Scenario, SimulatedMachine
+from sim.analysis.computed_kernels import remark
 from sim.analysis.model_error import model_error
 from sim.analysis.sensitivity import (
     NUDGE_S,
@@ -288,7 +289,7 @@ def test_the_command_gives_what_the_function_gives(file: Path, chunkflow: Comman
     expected = sensitivity(MIXED, uncertain_host(), change=0.02)
     done = chunkflow("sensitivity", file, "--json", "--change", "2%", "--workers", "2")
     plain = json.loads(done.stdout)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"note: {remark()}\n")
     assert [(tuple(n["paths"]), n["elasticity"], n["moved"], n["deviation"], n["remark"]) for n in plain["numbers"]] == [
         (e.factor.paths, *e[1:]) for e in expected.effects
     ]  # fmt: skip

@@ -462,7 +462,8 @@ def test_bounds_that_hold_exit_with_0(part: Path) -> None:
 
 @pytest.mark.parametrize("law", [twice_their_share, without_capacity])
 def test_a_broken_fabric_exits_with_1(law: Any, part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SimulatedMachine.__init__, "__defaults__", (law,))
+    defaults = SimulatedMachine.__init__.__defaults__
+    monkeypatch.setattr(SimulatedMachine.__init__, "__defaults__", (law, *defaults[1:]))
     done = command("--data", part, "--html", part / "page.html")
     assert done.exit_code == 1
     assert "a stated bound is broken: 2 GPUs, host memory, unseen: max" in done.output

@@ -286,22 +286,28 @@ class Graph:
             start: (inf, ((first, 1.0),) if first is not None else ())
         }
 
-        def widest(at: str) -> tuple[float, OrderedRoute | None]:
-            if at not in known:
-                before = [start, *(e.to for e in self._core.get(at, ()))] if at != end else [*away]
-                wide = []
-                for a in dict.fromkeys(before):
-                    edge = self._into[at].get(a)
-                    if edge is not None and a != at and a in away and away[a] + edge.hops == away[at]:
-                        width, came = widest(a)
-                        wide.append((min(width, self._width(edge)), came, edge))
-                most = max(width for width, _, _ in wide)
-                best = [(came, edge) for width, came, edge in wide if width == most]
-                came, edge = best[0]
-                known[at] = most, None if len(best) > 1 or came is None else came + edge.resources
-            return known[at]
-
-        found = widest(end)[1]
+        before: dict[str, list[tuple[str, _Edge]]] = {}
+        looked_at = [end]
+        for at in looked_at:
+            if at in before or at == start:
+                continue
+            others = [*away] if at == end else [start, *(e.to for e in self._core.get(at, ()))]
+            before[at] = [
+                (a, into)
+                for a in dict.fromkeys(others)
+                if (into := self._into[at].get(a)) is not None
+                and a != at
+                and a in away
+                and away[a] + into.hops == away[at]
+            ]
+            looked_at += [a for a, _ in before[at]]
+        for at in sorted(before, key=lambda name: away[name]):
+            wide = [(min(known[a][0], self._width(last)), known[a][1], last) for a, last in before[at]]
+            most = max(width for width, _, _ in wide)
+            best = [(came, last) for width, came, last in wide if width == most]
+            came, last = best[0]
+            known[at] = most, None if len(best) > 1 or came is None else came + last.resources
+        found = known[end][1]
         found = self._single[start, end, use] = None if found is None else self._carrying(found, use)
         return {end: found}
 

@@ -150,6 +150,7 @@ class _Planning:
         if self.asked.runtime != ANY:
             wider = self._search(search)
             wider.run([family for family in every if not self._named(family)], briefly=True)
+        search.confirm(lambda: [self._runner_up(search)])
         return self._plan(search, wider, chosen)
 
     def _search(self, after: Search | None = None) -> Search:
@@ -184,6 +185,20 @@ class _Planning:
             found.figures.decided,
         )
 
+    def _runner_up(self, search: Search) -> Found | None:
+        """The fastest schedule of another kind that may be chosen, or the fastest other one."""
+        best = search.best
+        if best is None:
+            return None
+        allowed = (
+            f
+            for f in search.fitting()
+            if f is not best and allowed_by(self.asked.runtime, self.layouts[f.layout].world_size)(f.policy)
+        )
+        others = sorted(allowed, key=lambda f: (f.step_s, f.peak))
+        kinds = (f for f in others if f.policy.label() != best.policy.label())
+        return next(kinds, others[0] if others else None)
+
     def _causes(self, layout: Deployment, found: Found) -> Figures:
         job = layout.job._replace(scenario=layout.job.scenario.with_policy(found.policy), causes=True)
         return self.evaluator.one(job).figures()
@@ -195,6 +210,7 @@ class _Planning:
         ordered = sorted(points.values(), key=lambda p: (p.step_time_s, p.peak_memory_bytes))
         mine = [points[f.layout, f.policy] for f in search.fitting()]
         allowed = [p for p in mine if allowed_by(self.asked.runtime, p.world_size)(p.policy)]
+        rival = self._runner_up(search)
         best = None if search.best is None else points[search.best.layout, search.best.policy]
         smallest = None if search.smallest is None else points[search.smallest.layout, search.smallest.policy]
         residents = [p for n in range(len(self.layouts)) if (p := points.get((n, Resident()))) is not None]
@@ -224,7 +240,7 @@ class _Planning:
             self._suggestions(search, wider, best, needed),
             ordered,
             min(residents, key=lambda p: p.step_time_s),
-            _runner_up(best, allowed),
+            None if rival is None else points[rival.layout, rival.policy],
             [] if best is None else nearest(best, (points[f.layout, f.policy] for f in wider.fitting())),
             None if needed is None else self._point(needed),
             fall,
@@ -266,12 +282,3 @@ class _Planning:
 
 def _shallow(family: Family) -> dict[str, int]:
     return {"prefetch_layers": 0} if "prefetch_layers" in family.axes else {}
-
-
-def _runner_up(best: Point | None, points: Sequence[Point]) -> Point | None:
-    """The fastest schedule of another kind, or the fastest other one."""
-    if best is None:
-        return None
-    others = sorted((p for p in points if p is not best), key=lambda p: p.step_time_s)
-    kinds = (p for p in others if p.policy.label() != best.policy.label())
-    return next(kinds, others[0] if others else None)

@@ -51,13 +51,14 @@ class Search(Simulated):
     def baselines(self) -> None:
         """Simulate all weights resident on each layout, but for those that are proved to be behind what fits.
 
-        No schedule has a lower floor. The layouts with the lowest come first, a few at a time.
+        No schedule has a lower floor. The layouts with the lowest come first, a few at a time. The first one of all,
+        which is the scenario's own if that is asked for, is simulated in any case.
         """
         floors = {n: layout.floors.step_s(Resident()) for n, layout in enumerate(self.layouts)}
         order = sorted(floors, key=lambda n: floors[n])
         for first in range(0, len(order), TOGETHER):
             few = order[first : first + TOGETHER]
-            self.simulate([(n, Resident()) for n in few if not self._behind(n)], anyway=True)
+            self.simulate([(n, Resident()) for n in few if n == 0 or not self._behind(n)], anyway=True)
 
     def _run(self, families: Sequence[Family], briefly: bool) -> None:
         if sum(self._cost(family) for family in families) <= self.small:

@@ -5,7 +5,7 @@ Only proved floors leave anything out (`Simulated.needed`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sim.inputs.config import InputError
@@ -141,13 +141,15 @@ class Simulated:
             if (found := self.known[key]) is not None:
                 self._note(found)
 
-    def confirm(self) -> None:
+    def confirm(self, others: Callable[[], Iterable[Found | None]] = tuple) -> None:
         """Simulate the fastest and the smallest with as many steps as they need, where they have not settled in few.
 
-        That may make them slower than others, which are then the fastest and the smallest, and are confirmed in turn.
+        That may make them slower than others, which are then the fastest and the smallest, and are confirmed in turn;
+        `others` are what else the plan names.
         """
         while True:
-            chosen = [f for f in (self.best, self.smallest) if f is not None and not f.figures.metrics["settled"]]
+            named = (self.best, self.smallest, *others())
+            chosen = [f for f in named if f is not None and not f.figures.metrics["settled"]]
             keys = {(f.layout, f.policy) for f in chosen} - self.confirmed
             if not keys:
                 return

@@ -52,6 +52,8 @@ class ServingScenario(Config, frozen=True):
             yield Fault("classes", "all have a share of 0")
         if self.gpus is not None and not 1 <= self.gpus <= MAX_GPUS:
             yield Fault("gpus", f"is {self.gpus}, expected 1 to {MAX_GPUS}")
+        if self.memory is not None and self.memory < 1:
+            yield Fault("memory", f"is {int(self.memory)}, at least 1 is needed")
         if not self.duration > 0.0:
             yield Fault("duration", "is 0, expected more")
         if not self.deadline_scale > 0.0:
