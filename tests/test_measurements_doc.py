@@ -18,6 +18,7 @@ from conftest import shared_folder
 
 from sim.datasets.cases import Operation, workload_key
 from validation import measurements_doc, svg
+from validation.bounds import Bound, Limits
 from validation.compare import Compared, Job, Side, jobs
 from validation.datasets import load_set, probed_sets
 from validation.markdown import differences, placed, span, standing, table
@@ -138,6 +139,19 @@ def test_plots_are_made_of_all_cases(made: list[Detailed]) -> None:
     errors = ElementTree.fromstring(drawn["errors"])
     marks = sum(len(errors.findall(f"{{*}}{kind}")) for kind in ("circle", "polygon"))
     assert marks == len(made) + 3  # the legend's
+
+
+def test_bounds_of_all_sets_are_judged_with_the_tables(made: list[Detailed], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a set that is in no table."""
+    tight = [Bound(name=name, of="step time", sets=(name,), target=Limits(max=1e-6)) for name in SETS]
+    some = [entry for entry in made if entry.compared.set != SETS[0]]
+    with ProcessPoolExecutor(2) as pool:
+        monkeypatch.setattr(measurements_doc, "shipped_sets", lambda: SETS)
+        assert measurements_doc.broken_bounds(some, pool) == []
+        monkeypatch.setattr(measurements_doc, "load_bounds", lambda: tight)
+        lines = measurements_doc.broken_bounds(some, pool)
+    assert len(lines) == len(SETS)
+    assert all(f"a stated bound is broken: {name}: max " in line for name, line in zip(SETS, lines, strict=True))
 
 
 @pytest.mark.parametrize("plot", [contention, sm_copies, collectives, hosts])

@@ -3,7 +3,8 @@
 `python -m validation.measurements_doc --out docs/plots` writes the plots and prints the tables; with `--document
 PATH...` it also puts each table between its markers in these files, or in the Markdown files of these
 folders. `--check PATH...` only says which tables there are not as they would be made now, have no place or
-have several, and which of the plots that are shown there are not as they would be drawn now.
+have several, which of the plots that are shown there are not as they would be drawn now, and which stated bounds of all
+shipped sets are broken.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from sim.inputs.atomic_files import write_atomically
 from sim.sweeps.worker_pool import Workers
 from validation import case_tables, copy_tables, imported_hosts, other_profile_tables, probe_tables, program_tables
-from validation.datasets import probed_sets
+from validation.bounds import judge, load_bounds
+from validation.compare import compare_all, jobs
+from validation.datasets import load_set, probed_sets, shipped_sets
 from validation.markdown import differences, pictures, placed
 from validation.plots import plots
 from validation.step_statistics import Detailed, entries
@@ -97,6 +101,18 @@ def differing_plots(texts: Mapping[Path, str], drawings: Mapping[str, str]) -> l
     return sorted(found)
 
 
+def broken_bounds(found: Sequence[Detailed], executor: Executor) -> list[str]:
+    """The stated bounds that do not hold, of `found` and the shipped sets that are not among them; a line each."""
+    compared = [entry.compared for entry in found]
+    others = sorted(set(shipped_sets()) - {case.set for case in compared})
+    compared += compare_all([job for name in others for job in jobs(load_set(name), steps_only=True)], executor)
+    return [
+        f"a stated bound is broken: {j.bound.name}: {j.figure} {j.value:.2f} %, {j.allowed:g} % at most"
+        for j in judge(load_bounds(), compared)
+        if j.verdict == "broken"
+    ]
+
+
 def main() -> None:
     """Write the plots and print the tables, or compare both with those of documents."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -107,7 +123,7 @@ def main() -> None:
         type=Path,
         nargs="+",
         metavar="PATH",
-        help="exit with 1 unless these files and folders have today's tables and show today's plots",
+        help="exit with 1 unless these files and folders have today's tables and show today's plots, and bounds hold",
     )
     parser.add_argument(
         "--document",
@@ -128,8 +144,9 @@ def main() -> None:
         tables |= {name: make(found) for name, make in PREDICTED.items()}
         tables["other hosts"] = other_profile_tables.cross(executor)
         tables["imported hosts"] = imported_hosts.imported_hosts(found, executor)
+        broken = broken_bounds(found, executor) if given.check else []
     if given.check:
-        if wrong := [*differences(texts, tables), *differing_plots(texts, plots(found))]:
+        if wrong := [*broken, *differences(texts, tables), *differing_plots(texts, plots(found))]:
             sys.exit("\n".join(wrong))
         return
     publish(plots(found), tables, given.out, texts)
