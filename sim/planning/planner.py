@@ -37,6 +37,8 @@ OWN = "a runtime that has it, such as ChunkFlow's (--runtime any)"
 """What a schedule that no named runtime runs today needs."""
 WITHIN = 0.01
 """How much longer the smallest schedule may take than the fastest, unless given."""
+RIVAL = 0.05
+"""How far behind a runner-up may be whose step must be known as well as that of the fastest."""
 
 
 class Asked(NamedTuple):
@@ -150,7 +152,7 @@ class _Planning:
         if self.asked.runtime != ANY:
             wider = self._search(search)
             wider.run([family for family in every if not self._named(family)], briefly=True)
-        search.confirm(lambda: [self._runner_up(search)])
+        search.confirm(lambda: [f for f in (self._runner_up(search),) if f is not None and search.near(f, RIVAL)])
         return self._plan(search, wider, chosen)
 
     def _search(self, after: Search | None = None) -> Search:

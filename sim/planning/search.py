@@ -114,7 +114,11 @@ class Search(Simulated):
     def _promising(self, family: Family, behind: float = PROMISING) -> bool:
         """Whether a family's best schedule is not far behind the best one."""
         found = self._of(family)
-        return found is not None and self.best is not None and found.step_s <= self.best.step_s * (1 + behind)
+        return found is not None and self.near(found, behind)
+
+    def near(self, found: Found, behind: float = PROMISING) -> bool:
+        """Whether a schedule is not far behind the best one."""
+        return self.best is not None and found.step_s <= self.best.step_s * (1 + behind)
 
     def _near(self, family: Family) -> bool:
         """Whether a family's best schedule is nearly as fast as the best one."""

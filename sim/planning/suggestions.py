@@ -11,7 +11,7 @@ from sim.analysis.fit_collective import with_byte_times
 from sim.analysis.sensitivity import factors
 from sim.hardware.profile_parameters import changed
 from sim.inputs.config import InputError
-from sim.inputs.units import Bytes
+from sim.inputs.units import Bytes, Number
 from sim.planning.floors import Floors
 from sim.planning.layouts import by_copy_engines, divided, divisions, with_gpus
 from sim.planning.points import plain_policy
@@ -28,6 +28,8 @@ from sim.workloads.weight_formats import Weights
 
 ENGINE_STEPS = 2
 """Steps of a schedule by copy engines: the second one is what is told."""
+ENGINE_LAYERS = 8
+"""Layers of it, for a named model: all have thousands of pieces each, and none is left out."""
 
 
 class Suggestion(NamedTuple):
@@ -59,6 +61,8 @@ class Change(NamedTuple):
     job: Job
     adaptive: bool = False
     """Whether schedules of `adaptive` are tried, too: what it needs is no named runtime's anyway."""
+    few: tuple[Job, Job] | None = None
+    """The changed and the unchanged workload with some of their layers, if the step follows from these two."""
 
 
 def suggestions(
@@ -79,15 +83,21 @@ def suggestions(
         for change in _changes(job)
         if change.job.profile is not job.profile or _layout(change.job) not in known
         for policy in _worth_trying(change.job, _policies(change, policies), best_step_s)
-        if (made := _few_steps(change, under(change.job, policy)))
+        if (made := _made(change, policy, policies[0]))
     ]
     found: dict[str, Suggestion] = {}
-    for (change, policy, _), evaluated in zip(tried, evaluator.in_order([made for _, _, made in tried]), strict=True):
-        if evaluated.found is None:
+    evaluated = iter(evaluator.in_order([one for _, _, made in tried for one in made]))
+    for change, policy, made in tried:
+        results = [next(evaluated).found for _ in made]
+        if None in results:
             continue
-        metrics = evaluated.found.metrics
+        metrics, *others = (result.metrics for result in results if result is not None)
         step, peak = metrics["step_time_s"], metrics["peak_memory_bytes"]
         fits = metrics["fits_memory"] and metrics["fits_host_memory"] is not False
+        for few in others:
+            step *= (best_step_s or 0.0) / few["step_time_s"]
+            peak = max(peak, Floors(change.job).memory(policy))
+            fits = peak <= change.job.profile.memory_of(change.job.scenario.gpus)
         gain = None if not best_step_s else 1 - step / best_step_s
         tip = Suggestion(change.words, policy, step, gain, peak, fits)
         before = found.get(change.words)
@@ -105,10 +115,31 @@ def _policies(change: Change, policies: Sequence[Policy]) -> list[Policy]:
     return [*(policy for policy in deciding if policy is not None), *policies]
 
 
-def _few_steps(change: Change, job: Job | None) -> Job | None:
-    """The job; by copy engines with two steps only, as each has thousands of pieces and no layer is left out."""
-    if job is None or not change.adaptive:
-        return job
+def _made(change: Change, policy: Policy, own: Policy) -> list[Job]:
+    """What is simulated of a change under `policy`; where it has `few` layers, then those unchanged, under `own`."""
+    if change.few is not None:
+        layers = len(change.job.scenario.workload.resolve(change.job.scenario.world_size).layers)
+        changed, before = (
+            under(job, _by_fraction(of, layers)) for job, of in zip(change.few, (policy, own), strict=True)
+        )
+        if changed is not None and before is not None:
+            return [_few_steps(changed), before]
+    whole = under(change.job, policy)
+    if whole is None:
+        return []
+    return [_few_steps(whole) if change.adaptive else whole]
+
+
+def _by_fraction(policy: Policy, layers: int) -> Policy:
+    """The policy with as large a share of few layers resident as of all `layers` by their numbers."""
+    if not isinstance(policy, Offload) or not policy.resident_layers:
+        return policy
+    kept = policy.resident_layers
+    share = Number((kept if isinstance(kept, int) else len(kept)) / layers)
+    return msgspec.structs.replace(policy, resident_layers=(), resident_fraction=share)
+
+
+def _few_steps(job: Job) -> Job:
     steps = min(job.scenario.workload.steps, ENGINE_STEPS)
     return job._replace(scenario=job.scenario.with_steps(steps), max_steps=steps)
 
@@ -156,9 +187,18 @@ def _copies(paths: Iterable[str]) -> bool:
 
 def _copy_engines(job: Job) -> Iterator[Change]:
     """Collectives as copies through host memory, with prefetches that keep clear of them."""
-    if (scenario := by_copy_engines(job.scenario)) is not None and job.profile.topology.peers == "host":
-        words = "collectives by copy engines (docs/beyond.md), and a runtime for it"
-        yield Change(words, _job(scenario, job), adaptive=True)
+    if (scenario := by_copy_engines(job.scenario)) is None or job.profile.topology.peers != "host":
+        return
+    words, few = "collectives by copy engines (docs/beyond.md), and a runtime for it", None
+    workload = job.scenario.workload
+    layers = len(workload.resolve(job.scenario.world_size).layers)
+    if isinstance(workload, Named) and layers > ENGINE_LAYERS:
+        shorter = msgspec.structs.replace(workload, layers=ENGINE_LAYERS)
+        unchanged = msgspec.structs.replace(job.scenario, workload=shorter)
+        if (changed := by_copy_engines(unchanged)) is not None:
+            words += f" (by {ENGINE_LAYERS} of {layers} layers)"
+            few = _job(changed, job), _job(unchanged, job)
+    yield Change(words, _job(scenario, job), adaptive=True, few=few)
 
 
 def _smaller_weights(job: Job) -> Iterator[Change]:
