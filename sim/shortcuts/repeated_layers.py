@@ -31,7 +31,7 @@ With prefetch, one less is tried before.
 """
 MAX_SHARE = 1 / 2
 """Of a run's layers, that may be simulated to find a repeat; beyond, a run of all costs hardly more."""
-MIN_COMMANDS = 10_000
+MIN_COMMANDS = 2_000
 """Commands from which on a run is long enough for a try."""
 MIN_STEPS = 2
 """Steps that are simulated where all others are like the second one."""
