@@ -21,6 +21,7 @@ from sim import Plan, Scenario
 from sim.cli import main
 from sim.inputs.config import InputError
 from sim.inputs.units import show_bytes, show_seconds
+from sim.planning.points import plain_policy
 from sim.policies import kinds, register, unregister
 from sim.policies.chunked import Chunked
 from sim.report.plan_page import plan_page
@@ -247,6 +248,18 @@ def test_what_cannot_fit_says_what_would_make_it_fit(file: Path) -> None:
     assert halved["fits_memory"] and halved["peak_memory_bytes"] <= 20 * MIB
     assert plain["needed_memory_bytes"] == (2 * 2 + 10 + 8) * MIB  # two leaves, activations, both buffers
     assert f"It fits with {halved['words']}" in " ".join(plain["sentences"])
+
+
+@pytest.mark.parametrize("memory", [20 * MIB, 40 * MIB])
+def test_engines_of_a_model_are_simulated_with_few_layers_where_a_schedule_fits(memory: int) -> None:
+    model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 10, "steps": 2}
+    found = sim.plan(scenario_of(model, {"kind": "resident"}, 2), memory=memory)
+    tip = next(tip for tip in found.suggestions if "copy engines" in tip.words)
+    assert ("(by 8 of 10 layers)" in tip.words) == (found.best is not None) == tip.fits_memory
+    changed = model | {"collectives": {"algorithm": "copy_engine"}}
+    whole = sim.simulate(scenario_of(changed, plain_policy(tip.policy), 2)).metrics
+    assert tip.step_time_s == pytest.approx(whole["step_time_s"], rel=0.03)
+    assert tip.peak_memory_bytes == pytest.approx(whole["peak_memory_bytes"], rel=0.01)
 
 
 def test_where_the_host_is_too_small_no_more_device_memory_is_asked_for(scenario: Scenario) -> None:

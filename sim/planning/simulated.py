@@ -78,20 +78,7 @@ class Simulated:
 
     def may_fit(self, layout: int, policy: Policy) -> bool:
         """Whether it is not proved that a schedule needs more memory than there is."""
-        at = self.layouts[layout]
-        return at.floors.memory(policy) <= at.memory and self._fits_host(layout, policy)
-
-    def _fits_host(self, layout: int, policy: Policy) -> bool:
-        host = self.layouts[layout].job.profile.host_memory
-        return host is None or self.host_memory(layout, policy) <= host
-
-    def host_memory(self, layout: int, policy: Policy) -> int:
-        """Pinned bytes of all ranks for the weights that are copied, at least."""
-        at = self.layouts[layout]
-        if at.floors.ranks_differ:
-            return 0
-        layers = enumerate(at.floors.workload.all_layers)
-        return at.world_size * sum(policy.least_copied(i, layer.bytes, at.world_size) for i, layer in layers)
+        return self.layouts[layout].may_fit(policy)
 
     def needed(self, layout: int, policy: Policy) -> bool:
         """Whether a schedule may be the fastest, or smaller than the smallest and nearly as fast; by floors alone."""

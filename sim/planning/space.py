@@ -40,6 +40,18 @@ class Deployment(NamedTuple):
         """GPUs."""
         return self.job.scenario.world_size
 
+    def may_fit(self, policy: Policy) -> bool:
+        """Whether it is not proved that a schedule needs more memory than there is, of a GPU or of the host."""
+        host = self.job.profile.host_memory
+        return self.floors.memory(policy) <= self.memory and (host is None or self._host_memory(policy) <= host)
+
+    def _host_memory(self, policy: Policy) -> int:
+        """Pinned bytes of all ranks for the weights that are copied, at least."""
+        if self.floors.ranks_differ:
+            return 0
+        layers = enumerate(self.floors.workload.all_layers)
+        return self.world_size * sum(policy.least_copied(i, layer.bytes, self.world_size) for i, layer in layers)
+
 
 class Family(NamedTuple):
     """Schedules of one kind on one layout that differ along axes of ordered values."""

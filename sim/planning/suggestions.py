@@ -15,7 +15,7 @@ from sim.inputs.units import Bytes, Number
 from sim.planning.floors import Floors
 from sim.planning.layouts import by_copy_engines, divided, divisions, with_gpus
 from sim.planning.points import plain_policy
-from sim.planning.space import under
+from sim.planning.space import Deployment, under
 from sim.policies import Offload, Policy, Resident, describe
 from sim.policies.adaptive import Adaptive
 from sim.scenario import Scenario
@@ -78,28 +78,30 @@ def suggestions(
     has `compared`, and what is proved to take as long as the plan's best step.
     """
     known = [_layout(other) for other in compared]
-    tried = [
-        (change, policy, made)
-        for change in _changes(job)
-        if change.job.profile is not job.profile or _layout(change.job) not in known
-        for policy in _worth_trying(change.job, _policies(change, policies), best_step_s)
-        if (made := _made(change, policy, policies[0]))
-    ]
+    own = None if best_step_s is None else policies[0]
+    tried: list[tuple[Change, Deployment, Policy, list[Job]]] = []
+    for change in _changes(job):
+        if change.job.profile is job.profile and _layout(change.job) in known:
+            continue
+        at = Deployment(change.job, Floors(change.job))
+        worth = _worth_trying(at, _policies(change, policies), best_step_s)
+        tried.extend((change, at, policy, made) for policy in worth if (made := _made(change, at, policy, own)))
     found: dict[str, Suggestion] = {}
-    evaluated = iter(evaluator.in_order([one for _, _, made in tried for one in made]))
-    for change, policy, made in tried:
+    evaluated = iter(evaluator.in_order([one for *_, made in tried for one in made]))
+    for change, at, policy, made in tried:
         results = [next(evaluated).found for _ in made]
         if None in results:
             continue
         metrics, *others = (result.metrics for result in results if result is not None)
-        step, peak = metrics["step_time_s"], metrics["peak_memory_bytes"]
+        words, step, peak = change.words, metrics["step_time_s"], metrics["peak_memory_bytes"]
         fits = metrics["fits_memory"] and metrics["fits_host_memory"] is not False
-        for few in others:
-            step *= (best_step_s or 0.0) / few["step_time_s"]
-            peak = max(peak, Floors(change.job).memory(policy))
-            fits = peak <= change.job.profile.memory_of(change.job.scenario.gpus)
-        gain = None if not best_step_s else 1 - step / best_step_s
-        tip = Suggestion(change.words, policy, step, gain, peak, fits)
+        for few in others:  # memory of a few layers says nothing of that of all
+            assert best_step_s is not None
+            step *= best_step_s / few["step_time_s"]
+            peak, fits = max(peak, at.floors.memory(policy)), at.may_fit(policy)
+            words += f" (by {ENGINE_LAYERS} of {len(at.floors.workload.layers)} layers)"
+        gain = None if best_step_s is None else 1 - step / best_step_s
+        tip = Suggestion(words, policy, step, gain, peak, fits)
         before = found.get(change.words)
         if before is None or tip.rank() < before.rank():
             found[change.words] = tip
@@ -115,10 +117,13 @@ def _policies(change: Change, policies: Sequence[Policy]) -> list[Policy]:
     return [*(policy for policy in deciding if policy is not None), *policies]
 
 
-def _made(change: Change, policy: Policy, own: Policy) -> list[Job]:
-    """What is simulated of a change under `policy`; where it has `few` layers, then those unchanged, under `own`."""
-    if change.few is not None:
-        layers = len(change.job.scenario.workload.resolve(change.job.scenario.world_size).layers)
+def _made(change: Change, at: Deployment, policy: Policy, own: Policy | None) -> list[Job]:
+    """What is simulated of a change under `policy`; where it has `few` layers, then those unchanged, under `own`.
+
+    All layers where there is no schedule of the plan's `own` to compare with.
+    """
+    if change.few is not None and own is not None:
+        layers = len(at.floors.workload.layers)
         changed, before = (
             under(job, _by_fraction(of, layers)) for job, of in zip(change.few, (policy, own), strict=True)
         )
@@ -149,16 +154,15 @@ def _layout(job: Job) -> Scenario:
     return job.scenario.with_policy(Resident()).with_steps(1)
 
 
-def _worth_trying(job: Job, policies: Sequence[Policy], best_step_s: float | None) -> list[Policy]:
+def _worth_trying(at: Deployment, policies: Sequence[Policy], best_step_s: float | None) -> list[Policy]:
     """All weights resident if that may fit, by what is proved of its memory; else the first that may, or the first.
 
     Nothing where that is proved to take `best_step_s` or more.
     """
-    floors, limit = Floors(job), job.profile.memory_of(job.scenario.gpus)
-    may = [policy for policy in policies if floors.memory(policy) <= limit]
+    may = [policy for policy in policies if at.may_fit(policy)]
     resident: list[Policy] = [policy for policy in may if isinstance(policy, Resident)]
     first = (resident or may or list(policies))[:1]
-    return [policy for policy in first if best_step_s is None or floors.step_s(policy) < best_step_s]
+    return [policy for policy in first if best_step_s is None or at.floors.step_s(policy) < best_step_s]
 
 
 def _changes(job: Job) -> Iterator[Change]:
@@ -191,12 +195,11 @@ def _copy_engines(job: Job) -> Iterator[Change]:
         return
     words, few = "collectives by copy engines (docs/beyond.md), and a runtime for it", None
     workload = job.scenario.workload
-    layers = len(workload.resolve(job.scenario.world_size).layers)
-    if isinstance(workload, Named) and layers > ENGINE_LAYERS:
+    whole = workload.resolve(job.scenario.world_size)
+    if isinstance(workload, Named) and not whole.ranks and len(whole.layers) > ENGINE_LAYERS:
         shorter = msgspec.structs.replace(workload, layers=ENGINE_LAYERS)
         unchanged = msgspec.structs.replace(job.scenario, workload=shorter)
         if (changed := by_copy_engines(unchanged)) is not None:
-            words += f" (by {ENGINE_LAYERS} of {layers} layers)"
             few = _job(changed, job), _job(unchanged, job)
     yield Change(words, _job(scenario, job), adaptive=True, few=few)
 
