@@ -19,14 +19,13 @@ class Ahead:
     `beside` a flow that comes. They must be settled, and nobody may wait for the next end of a flow from now on.
     """
 
-    __slots__ = ("_alone", "_beside", "_fabric", "_rounding", "_spec", "_states")
+    __slots__ = ("_alone", "_beside", "_fabric", "_spec", "_states")
 
     def __init__(self, fabric: Fabric, spec: FlowSpec, alone: Sequence[float], beside: Sequence[float]) -> None:
         self._fabric = fabric
         self._spec = spec
         self._alone = alone
         self._beside = beside
-        self._rounding = fabric.env.rounding
         self._states: list[_State] = [(f.remaining, f.since, f.rate, f.finish) for f in fabric.active]
 
     @classmethod
@@ -37,7 +36,7 @@ class Ahead:
 
     def lasts(self, size: float) -> float:
         """How long a flow of `size` units takes that comes, s."""
-        return (size / self._beside[-1] + self._rounding) - self._rounding
+        return self._fabric.env.on_grid(size / self._beside[-1])
 
     def first_end(self) -> float:
         """When the first flow in flight would end if none came, s."""
@@ -71,15 +70,17 @@ class Ahead:
         self, rates: Sequence[float], now: float, until: float, states: list[_State] | None = None
     ) -> list[_State] | None:
         """The flows as they are with `rates` from `now` on; None if one of them ends by `until`, s."""
-        changed, rounding = [], self._rounding
+        changed, on_grid = [], self._fabric.env.on_grid
         for state, new in zip(self._states if states is None else states, rates, strict=False):
             remaining, since, rate, finish = state
             if new != rate:
                 remaining -= rate * (now - since)
                 if new <= 0:
                     finish = math.inf
+                elif remaining > 0:
+                    finish = now + on_grid(remaining / new)
                 else:
-                    finish = now + ((remaining / new + rounding) - rounding) if remaining > 0 else now
+                    finish = now
                 state = remaining, now, new, finish
             if finish <= until:
                 return None
