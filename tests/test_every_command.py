@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,14 @@ BLOCK = [
     {"compute": {"name": "b", "flops": "1 GFLOP", "launches": 3}},
 ]
 EXPLICIT: Plain = {"layers": 2, "steps": 2, "layer_bytes": "40 MiB", "block": BLOCK}
-HOSTS_AND_POLICIES = [
-    (host, policy)
-    for i, host in enumerate(hardware.shipped())
-    for j, policy in enumerate(POLICIES)
-    if LONG or (i + j) % 6 == 0
-]
-"""Every host and every policy, each with a sixth of the others; all pairs in a long run."""
-HOSTS_AND_MODELS = [
-    (host, name)
-    for i, host in enumerate(hardware.shipped())
-    for j, name in enumerate(named.shipped())
-    if LONG or (i + j) % 5 == 0
-]
-"""Every host and every model, each with a fifth of the others; all pairs in a long run."""
+
+
+def pairs(others: Iterable[str], share: int) -> list[tuple[str, str]]:
+    """Every host and all of `others`, each with one of `share` of the other kind; all pairs in a long run."""
+    hosts_and_others = product(enumerate(hardware.shipped()), enumerate(others))
+    return [(host, other) for (i, host), (j, other) in hosts_and_others if LONG or (i + j) % share == 0]
+
+
 TESTED_ELSEWHERE = {"calibrate", "doctor", "import", "measure", "plan", "serve", "validate"}
 """Commands that take no policy, profile or model, or that need a machine; test_measure and others run them."""
 
@@ -252,7 +247,7 @@ def test_sensitivity_of_every_kind_of_policy_is_printed(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("host", "policy"), HOSTS_AND_POLICIES)
+@pytest.mark.parametrize(("host", "policy"), pairs(POLICIES, 6))
 def test_every_policy_on_every_profile(
     host: str, policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -268,7 +263,7 @@ def test_every_policy_on_every_profile(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("host", "name"), HOSTS_AND_MODELS)
+@pytest.mark.parametrize(("host", "name"), pairs(named.shipped(), 5))
 def test_every_model_under_every_policy_on_every_profile(
     host: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -308,17 +308,27 @@ def test_wrong_arguments_are_refused_as_options_are(options: dict[str, Any], sai
         sim.plan(scenario, **options)
 
 
+def assert_compared(found: Plan, model: dict[str, Any], layouts: list[tuple[int, Any]], hardware: str) -> None:
+    """Each of `layouts` was simulated, or left out by its floor: then it must be behind."""
+    assert found.best is not None
+    tried = {(p.world_size, getattr(p.scenario.workload, "parallelism", None)) for p in found.evaluated}
+    assert len(tried) > 1
+    for ranks, parallelism in layouts:
+        if (ranks, parallelism) not in tried:
+            divided = model | {"parallelism": msgspec.to_builtins(parallelism)}
+            other = scenario_of(divided, {"kind": "resident"}, ranks, hardware)
+            assert sim.simulate(other).metrics["step_time_s"] >= found.best.step_time_s
+
+
 def test_layouts_of_a_model_are_compared() -> None:
     model = {"model": "wan2.1-1.3b", "frames": 17, "height": 256, "width": 256, "layers": 2, "steps": 2}
     small = scenario_of(model, {"kind": "resident"}, 2)
     found = sim.plan(small, gpus=(1, 2), parallelism="auto")
-    tried = {(p.world_size, getattr(p.scenario.workload, "parallelism", None)) for p in found.evaluated}
-    assert found.best is not None and len(tried) > 1
-    for ranks, parallelism in [(1, "ulysses"), (2, "ulysses"), (2, "tensor"), (2, Layout(cfg=2))]:
-        if (ranks, parallelism) not in tried:  # left out by its floor: it must be behind
-            other = scenario_of(model | {"parallelism": msgspec.to_builtins(parallelism)}, {"kind": "resident"}, ranks)
-            assert sim.simulate(other).metrics["step_time_s"] >= found.best.step_time_s
+    assert_compared(
+        found, model, [(1, "ulysses"), (2, "ulysses"), (2, "tensor"), (2, Layout(cfg=2))], "h200x2-hostpath"
+    )
     assert json.loads(json.dumps(found.to_plain()))["evaluated"]
+    assert found.best is not None
     assert found.best.step_time_s == min(p.step_time_s for p in found.evaluated if p.fits_memory and p.runtimes)
 
 
@@ -383,8 +393,9 @@ def test_a_division_that_is_given_is_among_those_that_are_looked_at() -> None:
     divided = scenario_of(
         model | {"parallelism": {"tensor": 2, "ulysses": 2}}, {"kind": "resident"}, 4, "h200x4-hostpath"
     )
-    own = {getattr(p.scenario.workload, "parallelism", None) for p in sim.plan(divided, parallelism="auto").evaluated}
-    assert Layout(tensor=2, ulysses=2) in own and len(own) > 1
+    found = sim.plan(divided, parallelism="auto")
+    assert Layout(tensor=2, ulysses=2) in {getattr(p.scenario.workload, "parallelism", None) for p in found.evaluated}
+    assert_compared(found, model, [(4, "ulysses")], "h200x4-hostpath")
 
 
 def test_the_limit_holds_for_gpus_of_every_kind(tmp_path: Path) -> None:
